@@ -1,0 +1,185 @@
+"""Scores of hand-made replies, the Wilson interval, and baselines over all truths there can be."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tsd.schema import FACETS, LABELS, PREDICTIONS, SCORES
+from tsd.scoring import Interval, accuracy, baselines, class_table, score
+
+Row = Mapping[str, str | None]
+
+RISING = {"trend": "increasing", "noise": "low", "maximum": "end", "minimum": "beginning"}
+FALLING = {"trend": "decreasing", "noise": "high", "maximum": "beginning", "minimum": "end"}
+FLAT = {"trend": "flat", "noise": "medium", "maximum": "middle", "minimum": "end"}
+UNREADABLE = dict.fromkeys(FACETS)
+
+truths = st.lists(
+    st.fixed_dictionaries({facet: st.sampled_from(classes) for facet, classes in FACETS.items()}),
+    min_size=1,
+    max_size=60,
+)
+
+
+def predictions(labels: Sequence[Row], truth: Sequence[Row]) -> pa.Table:
+    rows = [
+        {"run_id": "r", "series_id": number, "text": "", "labels": said, "truth": true}
+        for number, (said, true) in enumerate(zip(labels, truth, strict=True))
+    ]
+    return pa.Table.from_pylist(rows, schema=PREDICTIONS)
+
+
+def values(scores: Mapping[str, Interval]) -> dict[str, float]:
+    return {name: interval.value for name, interval in scores.items()}
+
+
+def test_a_perfect_reply_scores_one_everywhere() -> None:
+    truth = [RISING, FALLING, FLAT]
+    assert values(score(predictions(truth, truth))) == dict.fromkeys(SCORES, 1.0)
+
+
+def test_one_wrong_label_costs_its_facet_and_all_four_but_not_the_others() -> None:
+    labels = [RISING, FALLING, FLAT, {**RISING, "noise": "high"}]
+    assert values(score(predictions(labels, [RISING, FALLING, FLAT, RISING]))) == {
+        "trend": 1.0,
+        "noise": 0.75,
+        "maximum": 1.0,
+        "minimum": 1.0,
+        "all_four": 0.75,
+        "valid": 1.0,
+    }
+
+
+def test_a_label_that_is_not_stated_is_wrong_and_makes_the_reply_invalid() -> None:
+    labels = [{**RISING, "maximum": None}, UNREADABLE]
+    assert values(score(predictions(labels, [RISING, FALLING]))) == {
+        "trend": 0.5,
+        "noise": 0.5,
+        "maximum": 0.0,
+        "minimum": 0.5,
+        "all_four": 0.0,
+        "valid": 0.0,
+    }
+
+
+def test_a_reply_can_be_valid_and_wrong() -> None:
+    found = values(score(predictions([FALLING], [RISING])))
+    assert found == {**dict.fromkeys(SCORES, 0.0), "valid": 1.0}
+
+
+def test_all_four_asks_for_the_four_on_the_same_row() -> None:
+    labels = [{**RISING, "trend": "flat"}, {**RISING, "minimum": "end"}]
+    found = values(score(predictions(labels, [RISING, RISING])))
+    assert (found["trend"], found["minimum"], found["all_four"]) == (0.5, 0.5, 0.0)
+
+
+def test_a_table_in_several_chunks_scores_as_the_whole() -> None:
+    whole = predictions([RISING, FALLING, RISING], [RISING, FLAT, RISING])
+    chunked = pa.concat_tables([whole.slice(0, 1), whole.slice(1)])
+    assert chunked.column("labels").num_chunks == 2
+    assert score(chunked) == score(whole)
+
+
+def test_no_predictions_are_no_score() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        score(PREDICTIONS.empty_table())
+
+
+def test_ten_of_ten_is_not_certainty() -> None:
+    # Wilson 1927 at 10/10 in closed form: the lower end is n / (n + z²), z = 1.959964.
+    found = accuracy(np.ones(10, dtype=np.bool_))
+    assert found.value == 1.0
+    assert found.low == pytest.approx(10 / (10 + 1.959964**2), abs=1e-6)
+    assert found.high == pytest.approx(1.0)
+
+
+def test_the_interval_is_plain_floats_that_fit_the_runs_table() -> None:
+    row = accuracy(np.array([True, False, True])).as_dict()
+    assert list(row) == ["value", "low", "high"]
+    assert {type(number) for number in row.values()} == {float}
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=300))
+@settings(deadline=None)
+def test_the_wilson_interval_holds_the_value_and_stays_within_zero_and_one(hits: list[bool]) -> None:
+    found = accuracy(np.array(hits, dtype=np.bool_))
+    assert found.value == sum(hits) / len(hits)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.low < found.high
+
+
+@given(st.integers(1, 40), st.integers(0, 40))
+@settings(deadline=None)
+def test_ten_times_the_rows_narrow_the_interval(right: int, wrong: int) -> None:
+    few = np.array([True] * right + [False] * wrong)
+    once, ten_times = accuracy(few), accuracy(np.tile(few, 10))
+    assert ten_times.high - ten_times.low < once.high - once.low
+
+
+@given(truths)
+@settings(deadline=None)
+def test_no_baseline_is_below_a_more_ignorant_one(truth: list[Row]) -> None:
+    found = baselines(truth)
+    for facet in FACETS:
+        assert found[facet]["chance"] <= found[facet]["majority"] + 1e-12 <= 1 + 1e-12
+    for place in ("maximum", "minimum"):
+        assert found[place]["majority"] <= found[place]["place_given_trend"] <= 1
+    assert found["all_four"]["chance"] <= found["all_four"]["majority"]
+    assert found["all_four"]["majority"] <= min(found[facet]["majority"] for facet in FACETS)
+
+
+@given(truths)
+@settings(deadline=None)
+def test_always_saying_the_most_frequent_class_scores_the_majority_baseline(truth: list[Row]) -> None:
+    shares, found = class_table(truth), baselines(truth)
+    guess = {facet: max(of_class, key=lambda name: of_class[name]) for facet, of_class in shares.items()}
+    scores = values(score(predictions([guess] * len(truth), truth)))
+    assert {facet: scores[facet] for facet in FACETS} == {
+        facet: pytest.approx(found[facet]["majority"]) for facet in FACETS
+    }
+
+
+@given(truths)
+@settings(deadline=None)
+def test_the_class_shares_of_every_facet_sum_to_one(truth: list[Row]) -> None:
+    shares = class_table(truth)
+    assert {facet: tuple(of_class) for facet, of_class in shares.items()} == FACETS
+    assert [sum(of_class.values()) for of_class in shares.values()] == pytest.approx([1.0] * len(FACETS))
+
+
+def test_the_trend_gives_the_place_away_where_rising_series_peak_at_their_end() -> None:
+    truth = [RISING, RISING, {**RISING, "maximum": "middle"}, FALLING, FALLING, FLAT]
+    found = baselines(truth)
+    # maximum: end 2, middle 2, beginning 2; given the trend: 2 of 3 rising, 2 of 2 falling, 1 of 1 flat
+    assert found["maximum"] == pytest.approx({"chance": 1 / 3, "majority": 2 / 6, "place_given_trend": 5 / 6})
+    assert found["minimum"] == pytest.approx({"chance": 1 / 3, "majority": 3 / 6, "place_given_trend": 1.0})
+    assert found["trend"] == pytest.approx({"chance": 1 / 3, "majority": 3 / 6})
+    assert found["all_four"] == pytest.approx({"chance": 1 / 81, "majority": 2 / 6})
+
+
+def test_a_table_and_its_structs_have_the_same_baselines() -> None:
+    truth = [RISING, FALLING, FLAT, RISING]
+    table = pa.table({"truth": pa.array(truth, type=LABELS)})
+    assert baselines(table) == baselines(truth)
+    assert class_table(table) == class_table(truth)
+
+
+def test_a_class_that_no_row_has_is_listed_with_a_share_of_zero() -> None:
+    assert class_table([RISING, FALLING])["trend"] == {"increasing": 0.5, "decreasing": 0.5, "flat": 0.0}
+
+
+@pytest.mark.parametrize("wrong", ["sideways", None])
+def test_a_truth_that_is_no_class_is_refused_by_its_facet_and_value(wrong: str | None) -> None:
+    with pytest.raises(ValueError, match=f"truth.trend has .*{wrong}"):
+        baselines([RISING, {**RISING, "trend": wrong}])
+
+
+def test_no_truth_has_no_baseline() -> None:
+    with pytest.raises(ValueError, match="at least one row"):
+        baselines([])
+    with pytest.raises(ValueError, match="at least one row"):
+        class_table(PREDICTIONS.empty_table())

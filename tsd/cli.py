@@ -1,0 +1,174 @@
+"""The `tsd` command. What is heavy is imported by the command that needs it: `tsd --help` is instant."""
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tsd.errors import TsdError, UserError
+
+if TYPE_CHECKING:
+    from tsd.recipe import Recipe
+
+app = typer.Typer(
+    name="tsd",
+    help="""Distil the reading of time series into small language models.
+
+    A study goes one way: [bold]generate[/] series whose truth is known, [bold]annotate[/] them with a teacher,
+    [bold]curate[/] what it said, [bold]train[/] students of several sizes on several volumes, [bold]evaluate[/]
+    them, [bold]report[/] how they scale. [bold]study[/] does all of it and goes on where it was stopped.
+
+    Start with: [bold]tsd study laptop[/]""",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe's name (see `tsd recipes`) or the path of a .yaml file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one field of the recipe; repeatable.")
+]
+Out = Annotated[str | None, typer.Option(help="The folder that holds studies: a path or a URI such as s3://bucket/x.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and how long it takes; do nothing.")]
+
+
+@app.command()
+def study(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+    """Run a whole study, from drawing series to the report; started again, it goes on where it was stopped.
+
+    Example: tsd study laptop --set students.volumes=[500,2000] --set name=small
+    """
+    _stage(recipe, set_, out, dry_run, "study")
+
+
+@app.command()
+def generate(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+    """Draw the series and measure what is true of them. Writes RUN/series."""
+    _stage(recipe, set_, out, dry_run, "generate")
+
+
+@app.command()
+def annotate(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+    """Have the teacher describe every series. Reads RUN/series, writes RUN/annotations."""
+    _stage(recipe, set_, out, dry_run, "annotate")
+
+
+@app.command()
+def curate(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+    """Keep the descriptions that hold up. Reads RUN/annotations, writes RUN/examples and RUN/rejects."""
+    _stage(recipe, set_, out, dry_run, "curate")
+
+
+@app.command()
+def train(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+    """Train every student that is not finished. Reads RUN/examples, writes RUN/students."""
+    _stage(recipe, set_, out, dry_run, "train")
+
+
+@app.command()
+def evaluate(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+    """Decode and score the students on held-out series. Writes RUN/predictions and RUN/runs."""
+    _stage(recipe, set_, out, dry_run, "evaluate")
+
+
+@app.command()
+def report(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+    """Fit the scaling laws and write RUN/report.html."""
+    _stage(recipe, set_, out, dry_run, "report")
+
+
+@app.command()
+def explain(
+    file: Annotated[str, typer.Argument(help="A CSV file with a header line and one row a time step.")],
+    model: Annotated[str, typer.Option(help="A student: a folder such as RUN/students/NAME.")],
+    column: Annotated[str | None, typer.Option(help="The column to read; may be left out if one is numeric.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print labels, sentences and what was done as JSON.")] = False,
+) -> None:
+    """Print what a trained student says of a series of your own."""
+    from tsd import explain as explaining
+
+    print(explaining.explain(file, model, column, as_json))
+
+
+recipes_app = typer.Typer(help="List recipes, or show one with everything it inherits.", invoke_without_command=True)
+app.add_typer(recipes_app, name="recipes")
+
+
+@recipes_app.callback()
+def recipes(context: typer.Context) -> None:
+    """List the recipes that come with tsd."""
+    if context.invoked_subcommand is None:
+        from tsd.recipe import load, names
+
+        for name in names():
+            print(f"{name:<10} {load(name).about}")
+
+
+@recipes_app.command()
+def show(recipe: RecipeName, set_: Overrides = None) -> None:
+    """Print the whole resolved recipe; save it to a file to start your own."""
+    from tsd.recipe import load, to_yaml
+
+    print(to_yaml(load(recipe, set_ or [])), end="")
+
+
+def _stage(name: str, overrides: list[str] | None, out: str | None, dry_run: bool, stage: str) -> None:
+    from tsd.recipe import load
+
+    recipe = load(name, overrides or [])
+    if out is not None:
+        recipe = recipe.model_copy(update={"out": out})
+    if dry_run:
+        from tsd.plan import plan
+
+        print(plan(recipe, stage))
+        return
+    _run(recipe, stage)
+
+
+def _run(recipe: "Recipe", stage: str) -> None:
+    from tsd.cluster import study as studies
+    from tsd.progress import Reporter
+
+    reporter = Reporter()
+    if stage == "study":
+        studies.run(recipe, reporter)
+        return
+    with studies.connected(reporter, recipe) as one:
+        getattr(one, stage)()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command: exit code 2 and one line for what the user can mend, 1 for what failed, 130 if stopped."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        app(arguments, standalone_mode=False)
+    except UserError as error:
+        _leave(str(error), 2)
+    except TsdError as error:
+        _leave(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        _leave("stopped; the same command goes on from here", 130)
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # a wrong option or argument, as typer says it
+            error.show()
+            sys.exit(2)
+        cause = getattr(error, "cause", None)  # what a Ray task raised
+        if isinstance(cause, TsdError):
+            _leave(str(cause), 2 if isinstance(cause, UserError) else 1)
+        raise
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"tsd: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

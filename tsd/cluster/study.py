@@ -1,0 +1,342 @@
+"""A whole study, stage by stage; each is skipped where an earlier start has finished it."""
+
+import importlib.metadata
+import io
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+import tsd
+from tsd import report as reporting
+from tsd import scaling, scoring, store
+from tsd.cluster import stages, training
+from tsd.cluster.session import session
+from tsd.corpus import select
+from tsd.errors import InputError
+from tsd.progress import Reporter, Step, clock
+from tsd.recipe import Recipe, to_yaml
+from tsd.schema import ANNOTATIONS, EXAMPLES, PREDICTIONS, REJECTS, RUNS, SCORES, SERIES
+
+BYTES_PER_SERIES = 2_000  # over all tables, generously: the laptop study's hold about 600
+SAMPLES = 8
+RESAMPLES = 100
+TRAINING, DECODING = "Train the students", "Decode"
+
+T = TypeVar("T")
+
+
+class Study:
+    """One study's folder and what its stages share. Use it inside `session`."""
+
+    def __init__(self, recipe: Recipe, reporter: Reporter) -> None:
+        self.recipe = recipe
+        self.reporter = reporter
+        store.require_writable(recipe.folder, bytes_needed(recipe))
+        store.write_bytes(recipe.folder, "recipe.yaml", to_yaml(recipe).encode())
+
+    def generate(self) -> store.Dataset:
+        """Draw the series."""
+        return self._timed("Draw series", lambda: stages.generate(self.recipe, self.reporter))
+
+    def annotate(self) -> store.Dataset:
+        """Ask the teacher; the series must be there."""
+        series = self._open("series", SERIES)
+        return self._timed("Ask the teacher", lambda: stages.annotate(self.recipe, series, self.reporter))
+
+    def curate(self) -> None:
+        """Sort the annotations; say what was kept."""
+        series, annotations = self._open("series", SERIES), self._open("annotations", ANNOTATIONS)
+        kept, rejected = self._timed(
+            "Curate", lambda: stages.curate(self.recipe, series, annotations, self.reporter)
+        )
+        self.reporter.say(f"  kept {kept.rows:,} replies, rejected {rejected.rows:,}")
+
+    def train(self) -> None:
+        """Train every run that is not finished yet."""
+        examples = self._open("examples", EXAMPLES)
+        require_examples(self.recipe, examples)
+        self._timed("Prepare the tokenizer", lambda: self._tokenizer(examples))
+        runs = training.plan_runs(self.recipe, examples.digest)
+        self._timed(TRAINING, lambda: self._train(runs))
+
+    def evaluate(self) -> pa.Table:
+        """Decode and score every finished run; write the runs table."""
+        series, examples = self._open("series", SERIES), self._open("examples", EXAMPLES)
+        records = self._records(examples)
+        seconds = self._timed(
+            DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter)
+        )
+        rows = []
+        for run_id, record in records.items():
+            predictions = store.open_dataset(f"{self.recipe.folder}/predictions/{run_id}", PREDICTIONS).read()
+            spent = seconds.get(run_id, record.get("decode_seconds"))
+            scores = scoring.score(predictions)
+            if record.get("decode_seconds") != spent:
+                store.write_json(f"{self.recipe.folder}/records", f"{run_id}.json", {**record, "decode_seconds": spent})
+            rows.append({**record, "decode_seconds": spent} | {name: scores[name].as_dict() for name in SCORES})
+        table = pa.Table.from_pylist(sorted(rows, key=_run_order), RUNS)
+        folder, key = f"{self.recipe.folder}/runs", store.digest(["runs", rows])
+        store.delete_folder(folder)
+        store.write_part(folder, 0, table, RUNS, key)
+        store.commit(folder, RUNS, key, 1, {"series": series.digest, "examples": examples.digest})
+        self._track_scores(table)
+        return table
+
+    def report(self) -> str:
+        """Fit the laws and write the report. Returns where it lies."""
+        runs = self._open("runs", RUNS).read()
+        with self.reporter.stage("Fit and report", 2, "parts") as step:
+            fits = self._timed("Fit the laws", lambda: fit_laws(runs, self.recipe.evaluation.series))
+            step.advance(1)
+            study = self._timed("Write the report", lambda: self._assemble(runs, fits))
+            store.write_bytes(self.recipe.folder, "report.html", reporting.write(study).encode())
+            picture = io.BytesIO()
+            reporting.scaling_figure(runs, study.baselines, fits).savefig(picture, format="png", dpi=144)
+            store.write_bytes(self.recipe.folder, "scaling.png", picture.getvalue())
+            step.advance(1)
+        for line in reporting.headlines(study):
+            self.reporter.say(f"  {line}")
+        place = f"{self.recipe.folder}/report.html"
+        self.reporter.say(f"[bold]Report:[/] {place if '://' in place else os.path.abspath(place)}")
+        return place
+
+    def _train(self, runs: Sequence[dict[str, Any]]) -> None:
+        done = training.finished(self.recipe, runs)
+        missing = [run for run in runs if run["run_id"] not in done]
+        sizes = {run["run_id"]: self._weight(run) for run in runs}
+        with self.reporter.stage(f"Train {len(runs)} students", sum(sizes.values()), "") as step:
+            step.skip(sum(sizes[run_id] for run_id in done))
+            step.note = f"{len(done)}/{len(runs)} finished"
+            if missing:
+                progress = _Training(self._tracker(), step, sizes, len(done), len(runs))
+                training.train_all(self.recipe, missing, progress)
+                training.forget_checkpoints(self.recipe)
+
+    def _weight(self, run: Mapping[str, Any]) -> float:
+        """A run's share of the training, for the progress bar: examples times size, plus a start."""
+        name = run["student"]["name"]
+        rank = [student.name for student in self.recipe.students.sizes].index(name)
+        return float(run["examples"] * (1 + rank) + 1000)
+
+    def _tracker(self) -> Any:
+        """The MLflow tracker; imported here, since only training and scoring pay for it."""
+        from tsd.tracking import Tracker
+
+        recipe = self.recipe
+        return Tracker(recipe.tracking.uri, recipe.tracking.experiment, recipe.folder, to_yaml(recipe))
+
+    def _track_scores(self, runs: pa.Table) -> None:
+        tracker = self._tracker()
+        for row in runs.to_pylist():
+            tracker.finish(row, {name: row[name]["value"] for name in SCORES}, int(time.time() * 1000))
+        tracker.close(None)
+
+    def _tokenizer(self, examples: store.Dataset) -> None:
+        """Build the small tokenizer for students from scratch, once a study."""
+        folder = f"{self.recipe.folder}/tokenizer"
+        if store.read_json(folder, "tokenizer_config.json") is None:
+            from tsd.students import build_tokenizer
+
+            columns = examples.read(["prompt", "completion"])
+            texts = [*columns["prompt"].to_pylist(), *columns["completion"].to_pylist()]
+            with tempfile.TemporaryDirectory() as local:
+                build_tokenizer(texts, self.recipe.training.max_length).save_pretrained(local)
+                store.copy_folder(local, folder)
+
+    def _records(self, examples: store.Dataset) -> dict[str, dict[str, Any]]:
+        runs = training.plan_runs(self.recipe, examples.digest)
+        records = training.finished(self.recipe, runs)
+        if not records:
+            raise InputError(f"{self.recipe.folder} holds no trained student: run `tsd train` first")
+        return {run["run_id"]: records[run["run_id"]] for run in runs if run["run_id"] in records}
+
+    def _assemble(self, runs: pa.Table, fits: dict[str, Any]) -> reporting.Study:
+        recipe = self.recipe
+        series, annotations = self._open("series", SERIES), self._open("annotations", ANNOTATIONS)
+        test = stages.test_series(recipe, series)
+        seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
+        rejects = self._open("rejects", REJECTS).read(["reason"])["reason"].value_counts().to_pylist()
+        kept = self._open("examples", EXAMPLES).rows
+        reasons = {row["values"]: row["counts"] for row in sorted(rejects, key=lambda row: -row["counts"])}
+        return reporting.Study(
+            title=recipe.name,
+            recipe_yaml=to_yaml(recipe),
+            runs=runs,
+            baselines=scoring.baselines(test),
+            fits=fits,
+            samples=self._samples(runs, test, annotations),
+            seconds=seconds,
+            useful_share=useful_share(recipe, runs, seconds),
+            classes=scoring.class_table(series.read(["truth"])),
+            curated={"kept": kept, **reasons},
+            facts=self._facts(series, test),
+        )
+
+    def _samples(self, runs: pa.Table, test: pa.Table, annotations: store.Dataset) -> list[reporting.Sample]:
+        """Test series with what the teacher and the best student said of them: half of them its mistakes."""
+        best = reporting.best(runs)["run_id"]
+        said = store.open_dataset(f"{self.recipe.folder}/predictions/{best}", PREDICTIONS).read().to_pylist()
+        wrong = [i for i, row in enumerate(said) if row["labels"] != row["truth"]][: SAMPLES // 2]
+        right = [i for i, row in enumerate(said) if row["labels"] == row["truth"]][: SAMPLES - len(wrong)]
+        ids = pa.array([said[i]["series_id"] for i in sorted(wrong + right)])
+        rows = annotations.read(["series_id", "text", "labels"])
+        taught = {row["series_id"]: row for row in rows.filter(pc.is_in(rows["series_id"], ids)).to_pylist()}
+        values = {row["series_id"]: row["values"] for row in test.to_pylist()}
+        return [
+            reporting.Sample(
+                series_id=row["series_id"],
+                values=values[row["series_id"]],
+                truth=row["truth"],
+                teacher=taught[row["series_id"]]["text"] or "",
+                student=row["text"],
+                student_labels=row["labels"],
+                teacher_labels=taught[row["series_id"]]["labels"],
+            )
+            for row in (said[i] for i in sorted(wrong + right))
+        ]
+
+    def _facts(self, series: store.Dataset, test: pa.Table) -> dict[str, str]:
+        packages = ("ray", "torch", "transformers", "mlflow")
+        return {
+            "Study": self.recipe.folder,
+            "Written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "Series": f"{series.rows:,}, of which {len(test):,} of the test split are scored",
+            "Series digest": series.digest,
+            "Machine": f"{os.cpu_count()} CPUs, {platform.machine()}, {platform.system()}",
+            "Versions": ", ".join(
+                [f"tsd {tsd.__version__}", *(f"{name} {importlib.metadata.version(name)}" for name in packages)]
+            ),
+            "MLflow": without_credentials(self.recipe.tracking.uri),
+        }
+
+    def _open(self, name: str, schema: pa.Schema) -> store.Dataset:
+        return store.open_dataset(f"{self.recipe.folder}/{name}", schema)
+
+    def _timed(self, stage: str, work: Callable[[], T]) -> T:
+        """Do a stage and add its wall seconds to the study's, over all starts."""
+        started = time.monotonic()
+        try:
+            return work()
+        finally:
+            self.spent(stage, time.monotonic() - started)
+
+    def spent(self, stage: str, seconds: float) -> None:
+        """Add wall seconds to a stage of `timings.json`."""
+        timings = store.read_json(self.recipe.folder, "timings.json") or {}
+        timings[stage] = timings.get(stage, 0.0) + seconds
+        store.write_json(self.recipe.folder, "timings.json", timings)
+
+
+class _Training:
+    """Follows the trials: moves the progress bar and logs to MLflow."""
+
+    def __init__(self, tracker: Any, step: Step, sizes: dict[str, float], done: int, total: int) -> None:
+        self.tracker = tracker
+        self.step, self.sizes, self.done, self.total = step, sizes, done, total
+        self.seen: dict[str, float] = {}
+
+    def __call__(self, run_id: str, metrics: dict[str, float]) -> None:
+        if "share" not in metrics:
+            return
+        gained = metrics["share"] - self.seen.get(run_id, 0.0)
+        self.seen[run_id] = metrics["share"]
+        logged = {"loss": metrics["loss"]}
+        if "validation_loss" in metrics:
+            self.done += 1
+            logged["validation_loss"] = metrics["validation_loss"]
+        self.tracker.log(run_id, int(metrics["step"]), logged, int(time.time() * 1000))
+        self.step.advance(
+            max(gained, 0.0) * self.sizes[run_id],
+            f"{self.done}/{self.total} finished, {run_id.rsplit('-', 1)[0]} at loss {metrics['loss']:.3f}",
+        )
+
+
+@contextmanager
+def connected(reporter: Reporter, recipe: Recipe) -> Iterator[Study]:
+    """A study inside a Ray session, with the start of Ray shown and counted."""
+    study = Study(recipe, reporter)
+    with ExitStack() as stack:
+        started = time.monotonic()
+        with reporter.stage("Start Ray", 1, "") as step:
+            stack.enter_context(session())
+            step.advance(1, f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs")
+        study.spent("Start Ray", time.monotonic() - started)
+        yield study
+
+
+def run(recipe: Recipe, reporter: Reporter) -> None:
+    """Run a whole study from wherever an earlier start left it."""
+    started = time.monotonic()
+    with connected(reporter, recipe) as study:
+        study.generate()
+        study.annotate()
+        study.curate()
+        study.train()
+        study.evaluate()
+        study.report()
+    reporter.say(f"Everything in {clock(time.monotonic() - started)}")
+
+
+def bytes_needed(recipe: Recipe) -> int:
+    """About how much a study writes, in bytes; from-scratch students are too small to count."""
+    return 16 * 2**20 + recipe.series.count * BYTES_PER_SERIES
+
+
+def require_examples(recipe: Recipe, examples: store.Dataset) -> None:
+    """Raise InputError, before anything is trained, when fewer examples were kept than are asked for."""
+    splits = examples.read(["series_id", "split"])
+    for split, count in (
+        ("train", max(recipe.students.volumes)),
+        ("validation", recipe.evaluation.validation_examples),
+    ):
+        select(splits, split, count)
+
+
+def fit_laws(runs: pa.Table, test_series: int) -> dict[str, scaling.FittedLaw | str]:
+    """Fit the loss and each error rate, all at once on Ray. Where there are too few runs, says so instead.
+
+    An error rate of nothing in n is taken as half a series in n, since a law is fitted to its logarithm.
+    """
+    columns = {"loss": runs["validation_loss"].to_numpy()}
+    for name in SCORES[:-1]:
+        correct = pc.struct_field(runs[name], "value").to_numpy()
+        columns[name] = np.maximum(1.0 - correct, 0.5 / test_series)
+    sizes, volumes = runs["parameters_without_embeddings"].to_numpy(), runs["examples"].to_numpy()
+    fit = ray.remote(_fit).options(num_cpus=1)
+    waiting = {name: fit.remote(sizes, volumes, column) for name, column in columns.items()}
+    return {name: ray.get(result) for name, result in waiting.items()}
+
+
+def _fit(sizes: Any, volumes: Any, losses: Any) -> scaling.FittedLaw | str:
+    try:
+        return scaling.fit_with_intervals(sizes, volumes, losses, seed=0, resamples=RESAMPLES)
+    except ValueError as error:
+        return str(error)
+
+
+def useful_share(recipe: Recipe, runs: pa.Table, seconds: Mapping[str, float]) -> float:
+    """The share of the wall time in which students learned or replied: their seconds over as many at once."""
+    trained = pc.sum(runs["train_seconds"]).as_py() / min(recipe.training.parallel_trials, len(runs))
+    decoded = (pc.sum(runs["decode_seconds"]).as_py() or 0.0) / recipe.evaluation.workers
+    return float((trained + decoded) / sum(seconds.values()))
+
+
+def without_credentials(uri: str) -> str:
+    """A URI without the user and the password that it may hold."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
+
+
+def _run_order(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    return row["parameters"], row["examples"], row["seed"]

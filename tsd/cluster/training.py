@@ -1,0 +1,296 @@
+"""Many students at once: a Ray Tune trial for each run, and in each trial a Ray Train run over FSDP2.
+
+A finished run leaves a student folder and, written last, its record; a run that was stopped goes on from its
+last sharded checkpoint.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.train
+import ray.train.torch
+from ray import tune
+
+from tsd import store
+from tsd.errors import TrainingError
+from tsd.language import PROMPT_VERSION
+from tsd.recipe import Recipe, Student
+from tsd.schema import EXAMPLES
+
+Report = Callable[[str, dict[str, float]], None]
+REPORT_SECONDS = 1.0
+
+
+def plan_runs(recipe: Recipe, examples_digest: str) -> list[dict[str, Any]]:
+    """Every run of a study, the longest first; its id changes with anything that shapes its weights."""
+    runs = []
+    for student in recipe.students.sizes:
+        for volume in recipe.students.volumes:
+            for seed in recipe.students.seeds:
+                run = {
+                    "student": student.model_dump(),
+                    "examples": volume,
+                    "seed": seed,
+                    "training": recipe.training.model_dump(include=SHAPING),
+                    "validation_examples": recipe.evaluation.validation_examples,
+                }
+                key = store.digest([run, examples_digest])
+                runs.append({**run, "run_id": f"{student.name}-{volume}-s{seed}-{key[:8]}"})
+    order = {student.name: i for i, student in enumerate(recipe.students.sizes)}
+    return sorted(runs, key=lambda run: (-run["examples"], -order[run["student"]["name"]], run["seed"]))
+
+
+# What of the training section shapes weights; where and how many at once does not.
+SHAPING = {"epochs", "batch_size", "betas", "weight_decay", "warmup", "clip", "max_length"}
+
+
+def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) -> None:
+    """Train the runs, several at once. report(run_id, metrics) is called here as they go.
+
+    Raises TrainingError, naming them, when runs failed; those that finished stay finished.
+    """
+    folder = _absolute(recipe.folder)
+    board = _Board.remote()  # type: ignore[attr-defined]
+    listener = _Listener(board, report)
+    settings = {
+        "folder": folder,
+        "training": recipe.training.model_dump(),
+        "length": recipe.series.length,
+        "board": board,
+    }
+    trial = tune.with_resources(partial(_trial, settings=settings), {"memory": 1})
+    tuner = tune.Tuner(
+        trial,
+        param_space={"run": tune.grid_search(list(runs))},
+        tune_config=tune.TuneConfig(
+            # One more than can train: it starts its processes and waits for the first worker that is free.
+            max_concurrent_trials=recipe.training.parallel_trials + 1,
+            reuse_actors=True,
+            trial_name_creator=_run_id,
+            trial_dirname_creator=_run_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=f"{folder}/trials",
+            callbacks=[listener],
+            verbose=0,
+        ),
+    )
+    results = tuner.fit()
+    listener.collect()
+    failed = [str(error).strip().splitlines()[-1] for error in results.errors]
+    if failed:
+        raise TrainingError(f"{len(failed)} of {len(runs)} runs failed; the first says: {failed[0]}")
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Where trials leave word of how far they are. Ray Train's own reports wait for its controller each time."""
+
+    def __init__(self) -> None:
+        self.news: dict[str, dict[str, float]] = {}
+
+    def post(self, run_id: str, metrics: dict[str, float]) -> None:
+        """The last word of each run stands."""
+        self.news[run_id] = metrics
+
+    def collect(self) -> dict[str, dict[str, float]]:
+        """What was posted since the last call."""
+        news, self.news = self.news, {}
+        return news
+
+
+class _Listener(tune.Callback):
+    """Hands what trials post to the driver's own function, now and then while Tune works."""
+
+    def __init__(self, board: Any, report: Report) -> None:
+        self.board, self.report = board, report
+        self.asked = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune saves its callbacks for a restore of its own, which is never asked for: nothing to save."""
+        return {}
+
+    def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
+        """Called by Tune in the driver, many times a second."""
+        if time.monotonic() - self.asked > REPORT_SECONDS:
+            self.asked = time.monotonic()
+            self.collect()
+
+    def collect(self) -> None:
+        """Ask the board for news."""
+        for run_id, metrics in ray.get(self.board.collect.remote()).items():
+            self.report(run_id, metrics)
+
+
+def _run_id(trial: Any) -> str:
+    run_id: str = trial.config["run"]["run_id"]
+    return run_id
+
+
+def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
+    """One run: a Ray Train run whose name makes a restart go on from its last checkpoint."""
+    run, training = config["run"], settings["training"]
+    trainer = ray.train.torch.TorchTrainer(
+        _worker,
+        train_loop_config={**settings, "run": run},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=training["workers"],
+            use_gpu=training["gpu"],
+            resources_per_worker={"GPU": 1} if training["gpu"] else {"CPU": training["threads"]},
+        ),
+        run_config=ray.train.RunConfig(
+            name=run["run_id"],
+            storage_path=f"{settings['folder']}/trials",
+            failure_config=ray.train.FailureConfig(max_failures=training["max_failures"]),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    trainer.fit()
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    started = time.perf_counter()
+    import torch
+
+    from tsd import corpus, students, training
+    from tsd.recipe import TrainingConfig
+
+    context = ray.train.get_context()
+    settings = TrainingConfig(**config["training"])
+    run, folder = config["run"], config["folder"]
+    student = Student.model_validate(run["student"])
+    device = str(ray.train.torch.get_device()) if settings.gpu else "cpu"
+    place = training.Place(context.get_world_rank(), context.get_world_size(), device)
+    if not settings.gpu:
+        torch.set_num_threads(settings.threads)
+    tokenizer = students.load_tokenizer(student.source or f"{folder}/tokenizer")
+    examples = store.open_dataset(f"{folder}/examples", EXAMPLES).read()
+    corpora = {
+        split: corpus.tokenise(corpus.select(examples, split, count), tokenizer, settings.max_length)
+        for split, count in (("train", run["examples"]), ("validation", run["validation_examples"]))
+    }
+    model = students.build(student, tokenizer, run["seed"], settings.max_length)
+    total, body = students.parameter_counts(model)
+    peak = training.matmul_peak(device)
+    model = training.shard(model.to(device), place)
+    optimiser = training.make_optimiser(model, settings)
+    progress = _restore(model, optimiser)
+    steps = corpus.steps_in(len(corpora["train"]), settings.batch_size, settings.epochs)
+    ready = time.perf_counter() - started
+
+    def post(now: training.Progress) -> None:
+        if place.rank == 0:
+            config["board"].post.remote(run["run_id"], _metrics(now, steps))
+
+    training.train(
+        model,
+        corpora["train"],
+        settings,
+        learning_rate=students.learning_rate(student),
+        seed=run["seed"],
+        place=place,
+        optimiser=optimiser,
+        progress=progress,
+        report=post,
+        save=lambda now: _save(model, optimiser, now, steps),
+    )
+    loss = training.evaluate(model, corpora["validation"], settings.batch_size, place)
+    state = training.full_state(model)
+    if place.rank == 0:
+        mean_length = float(corpora["train"].lengths.mean())
+        flops = students.training_flops(model, body, progress.tokens, progress.supervised, mean_length)
+        record = {
+            "run_id": run["run_id"],
+            "student": student.name,
+            "parameters": total,
+            "parameters_without_embeddings": body,
+            "examples": run["examples"],
+            "tokens": progress.tokens,
+            "supervised_tokens": progress.supervised,
+            "flops": flops,
+            "steps": progress.step,
+            "seed": run["seed"],
+            "validation_loss": loss,
+            "train_seconds": progress.seconds,
+            "tokens_per_second": progress.tokens / progress.seconds,
+            "utilisation": flops / progress.seconds / place.workers / peak,
+        }
+        card = {"run": record, "length": config["length"], "prompt_version": PROMPT_VERSION}
+        _export(students.build(student, tokenizer, run["seed"], settings.max_length), state, tokenizer, folder, card)
+        store.write_json(f"{folder}/records", f"{run['run_id']}.json", {**record, "ready_seconds": ready})
+        config["board"].post.remote(run["run_id"], {**_metrics(progress, steps), "validation_loss": loss})
+
+
+def _metrics(progress: Any, steps: int) -> dict[str, float]:
+    return {"step": progress.step, "share": progress.step / steps, "loss": progress.loss, "seconds": progress.seconds}
+
+
+def _save(model: Any, optimiser: Any, progress: Any, steps: int) -> None:
+    """Write this worker's shards and report them; Ray Train merges the workers' folders."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    weights, moments = get_state_dict(model, optimiser)
+    with tempfile.TemporaryDirectory() as folder:
+        dcp.save({"model": weights, "optimiser": moments}, checkpoint_id=folder)
+        if ray.train.get_context().get_world_rank() == 0:
+            (Path(folder) / "progress.json").write_text(json.dumps(asdict(progress)))
+        ray.train.report(
+            _metrics(progress, steps),
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_dir_name=f"step-{progress.step:08d}",
+        )
+
+
+def _restore(model: Any, optimiser: Any) -> Any:
+    """Load the last checkpoint in place, if there is one, and return how far it is."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    from tsd.training import Progress
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return Progress()
+    with checkpoint.as_directory() as folder:
+        weights, moments = get_state_dict(model, optimiser)
+        state = {"model": weights, "optimiser": moments}
+        dcp.load(state, checkpoint_id=folder)
+        set_state_dict(model, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
+        return Progress(**json.loads((Path(folder) / "progress.json").read_text()))
+
+
+def _export(model: Any, state: Any, tokenizer: Any, folder: str, card: dict[str, Any]) -> None:
+    from tsd import students
+
+    target = f"{folder}/students/{card['run']['run_id']}"
+    with tempfile.TemporaryDirectory() as local:
+        students.export(model, state, tokenizer, Path(local), card)
+        store.copy_folder(local, target)
+
+
+def finished(recipe: Recipe, runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The records of the runs that are finished, by run id."""
+    records = {run["run_id"]: store.read_json(f"{recipe.folder}/records", f"{run['run_id']}.json") for run in runs}
+    return {run_id: record for run_id, record in records.items() if record is not None}
+
+
+def forget_checkpoints(recipe: Recipe) -> None:
+    """Delete the checkpoints of a study all of whose runs are finished."""
+    store.delete_folder(f"{recipe.folder}/trials")
+
+
+def _absolute(folder: str) -> str:
+    return folder if "://" in folder else str(Path(folder).resolve())
+

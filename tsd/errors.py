@@ -1,0 +1,40 @@
+"""Every error that tsd raises on purpose.
+
+    TsdError
+    ├── UserError            something that was given is wrong: exit code 2, one line, no traceback
+    │   ├── RecipeError      a recipe or an override
+    │   ├── InputError       a file to explain, a model folder
+    │   └── StorageError     a folder that cannot be written, a full disk, a dataset of another recipe
+    ├── DataError            a table that breaks its schema or its manifest: a bug or a damaged file
+    └── TrainingError        a run that cannot go on (the loss is not a number, a trial failed)
+
+A row's failure is never an error: it is a `status` and a `reason` in its table.
+"""
+
+
+class TsdError(Exception):
+    """The root: `except TsdError` catches what tsd raises on purpose and nothing else."""
+
+
+class UserError(TsdError):
+    """What was given is wrong; the message names the thing, the place and the fix."""
+
+
+class RecipeError(UserError):
+    """A recipe, a field of it or an override is wrong."""
+
+
+class InputError(UserError):
+    """A file or a model folder that was handed in cannot be used."""
+
+
+class StorageError(UserError):
+    """A dataset folder cannot be written, or holds something else than was asked for."""
+
+
+class DataError(TsdError):
+    """A table does not have its schema, or a dataset does not match its manifest."""
+
+
+class TrainingError(TsdError):
+    """A training run cannot go on."""

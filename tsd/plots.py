@@ -1,0 +1,35 @@
+"""Series -> plots, as PNG bytes for a teacher that looks."""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tsd.recipe import PlotConfig
+
+DPI = 100
+
+
+def render(values: npt.NDArray[np.uint8], style: PlotConfig) -> list[bytes]:
+    """Draw each series as a line over its index, on axes that are the same for all.
+
+    values: (batch, length) uint8, 0–99.
+    Returns one PNG a row, `style.width` × `style.height` pixels, 8-bit grey.
+    """
+    figure = Figure(figsize=(style.width / DPI, style.height / DPI), dpi=DPI, layout="tight")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlim=(0, values.shape[1] - 1), ylim=(0, 100), xlabel="time", ylabel="value")
+    axes.grid(color="0.85")
+    (line,) = axes.plot(np.arange(values.shape[1]), np.zeros(values.shape[1]), color="black", linewidth=1.2)
+    pictures = []
+    for row in values:
+        line.set_ydata(row)
+        canvas.draw()
+        grey = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("L")
+        file = io.BytesIO()
+        grey.save(file, "PNG", compress_level=1)
+        pictures.append(file.getvalue())
+    return pictures

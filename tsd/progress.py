@@ -1,0 +1,123 @@
+"""What a person sees while a stage works: which one, how far, how long still."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+QUIET_SECONDS = 10.0  # between two lines where there is no terminal to redraw
+
+
+class Step:
+    """One stage under way. `advance` takes what was finished since the last call."""
+
+    def __init__(self, total: float, show: Callable[["Step"], None]) -> None:
+        self.total = total
+        self.done = 0.0
+        self.skipped = 0.0
+        self.note = ""
+        self.started = time.monotonic()
+        self._show = show
+
+    def skip(self, amount: float) -> None:
+        """Count what an earlier start had already finished: it says nothing about the rate."""
+        self.skipped += amount
+        self._show(self)
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """Count what was finished now."""
+        self.done += amount
+        self.note = note or self.note
+        self._show(self)
+
+    @property
+    def share(self) -> float:
+        """How much of the stage is finished, 0 to 1."""
+        return min(1.0, (self.done + self.skipped) / self.total) if self.total else 1.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At the rate so far; None before anything is finished."""
+        if self.done <= 0:
+            return None
+        return (self.total - self.done - self.skipped) * (time.monotonic() - self.started) / self.done
+
+
+class Reporter:
+    """Shows stages on a console: a live bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, soft_wrap=True)
+
+    @contextmanager
+    def stage(self, title: str, total: float, unit: str) -> Iterator[Step]:
+        """Show a stage while it works, and what it took when it is done. An empty unit shows a percentage."""
+        if self.console.is_terminal:
+            with self._bar(title, total, unit) as step:
+                yield step
+        else:
+            self.say(f"{title} …")
+            step = Step(total, self._lines(title, unit))
+            yield step
+        took = clock(time.monotonic() - step.started)
+        count = f"{step.done + step.skipped:,.0f} {unit}" if unit else step.note
+        again = f", {step.skipped:,.0f} of them from before" if step.skipped and unit else ""
+        self.say(f"[green]✓[/] {title:<32} {count}{again} in {took}")
+
+    @contextmanager
+    def _bar(self, title: str, total: float, unit: str) -> Iterator[Step]:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description:<32}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[count]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]} {task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(title, total=1.0, count="", left="", note="")
+
+            def show(step: Step) -> None:
+                bar.update(
+                    task, completed=step.share, count=_count(step, unit), left=_left(step), note=step.note
+                )
+
+            yield Step(total, show)
+
+    def _lines(self, title: str, unit: str) -> Callable[[Step], None]:
+        shown = time.monotonic()
+
+        def show(step: Step) -> None:
+            nonlocal shown
+            if time.monotonic() - shown >= QUIET_SECONDS:
+                shown = time.monotonic()
+                elapsed = clock(shown - step.started)
+                self.say(f"  {title}: {_count(step, unit)} after {elapsed}, {_left(step)} {step.note}")
+
+        return show
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them: 4.2 s, 1:05, 2:03:00."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _count(step: Step, unit: str) -> str:
+    if not unit:
+        return f"{step.share:.0%}"
+    return f"{step.done + step.skipped:,.0f}/{step.total:,.0f} {unit}"
+
+
+def _left(step: Step) -> str:
+    left = step.seconds_left
+    return f"about {clock(max(left, 0.0))} left" if left is not None else ""

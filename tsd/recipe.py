@@ -1,0 +1,434 @@
+"""The recipe of a whole study: pydantic models, loading, `extends` and overrides.
+
+A recipe is a YAML file. It may extend another, by name or by path, and then names only what differs.
+Whatever is wrong with it is said in one line, before anything is spent: the field, the value, what was
+expected, and the nearest valid name.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tsd.errors import RecipeError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Shares = tuple[Share, Share, Share]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class SeriesConfig(Section):
+    """Which series are drawn. The defaults give balanced classes; see docs/decisions.md."""
+
+    count: Annotated[int, Field(gt=0, le=10**10)] = 12_500
+    """How many series, over all splits."""
+    length: Annotated[int, Field(ge=32, le=1024)] = 128
+    """Points in each series."""
+    split: Shares = (0.8, 0.1, 0.1)
+    """Shares of train, validation and test."""
+    trend_shares: Shares = (0.27, 0.27, 0.46)
+    """How often a rising, a falling and no drift is drawn; noise moves some of the last into the others."""
+    noise_shares: Shares = (0.34, 0.33, 0.33)
+    """How often low, medium and high noise is drawn."""
+    noise_rms: tuple[Range, Range, Range] = ((0.5, 1.8), (2.3, 10.5), (12.6, 18.0))
+    """Residual around a cubic fit for low, medium and high noise, in value units."""
+    tau: tuple[Range, Range, Range] = ((0.2, 0.8), (0.016, 0.31), (0.0055, 0.031))
+    """Mean-reversion time for low, medium and high noise, as a fraction of the length. Slow reversion where
+    noise is low lets the path wander, so that the trend does not give the extrema away."""
+    drift: Annotated[tuple[float, float], Field(min_length=2)] = (6.0, 14.0)
+    """Size of a drift from first point to last, in value units."""
+    drift_per_spread: Annotated[float, Field(ge=0)] = 0.4
+    """Added to the drift for each value unit by which noise alone moves the two ends apart."""
+    blocks_per_part: Positive = 1
+    """Blocks of 1,024 series in one Parquet part."""
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> Self:
+        for name in ("split", "trend_shares", "noise_shares"):
+            total = sum(getattr(self, name))
+            if abs(total - 1) > 1e-6:
+                raise ValueError(f"{name} must sum to 1, not {total:g}")
+        for name in ("noise_rms", "tau"):
+            if any(low > high for low, high in getattr(self, name)):
+                raise ValueError(f"{name} must give each range as low, high")
+        return self
+
+
+class PlotConfig(Section):
+    """How a series is drawn for a teacher that looks."""
+
+    width: Annotated[int, Field(ge=64, le=4096)] = 448
+    """Pixels."""
+    height: Annotated[int, Field(ge=64, le=4096)] = 224
+    """Pixels."""
+
+
+class ErrorRates(Section):
+    """How often the rules teacher states a wrong class, by facet."""
+
+    trend: Share = 0.03
+    noise: Share = 0.05
+    maximum: Share = 0.04
+    minimum: Share = 0.04
+
+
+class RulesTeacher(Section):
+    """A teacher that is not a model: it states the measured facets in varied sentences."""
+
+    kind: Literal["rules"] = "rules"
+    error_rate: ErrorRates = ErrorRates()
+    """The share of wrong labels, by facet."""
+
+    @property
+    def name(self) -> str:
+        """What the tables call this teacher."""
+        return "rules"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that shapes its replies."""
+        return self.model_dump()
+
+
+class ApiTeacher(Section):
+    """A multimodal model behind an OpenAI-compatible API, shown the plot of each series."""
+
+    kind: Literal["openai"]
+    model: str
+    """The model's name, as the server knows it."""
+    base_url: str
+    """Where the API is, ending in /v1."""
+    key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key. The key itself stands nowhere else."""
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    max_tokens: Positive = 256
+    """Longest reply, in tokens."""
+    in_flight: Positive = 8
+    """Requests under way at once in each worker."""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds until a request counts as failed."""
+    retries: Annotated[int, Field(ge=0)] = 4
+    """How often a failed request is tried again."""
+    usd_per_million_input: Annotated[float, Field(ge=0)] = 0.0
+    usd_per_million_output: Annotated[float, Field(ge=0)] = 0.0
+
+    @property
+    def name(self) -> str:
+        """What the tables call this teacher."""
+        return self.model
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that shapes its replies; how fast and how often it is asked does not."""
+        return self.model_dump(include={"kind", "model", "base_url", "temperature", "max_tokens"})
+
+
+class CurationConfig(Section):
+    """Which annotations become training examples."""
+
+    against_truth: Literal["drop", "keep"] = "drop"
+    """What to do with a reply that contradicts what is measurable: reject it, or train on it all the same."""
+
+
+class Lora(Section):
+    """Low-rank adapters instead of full fine-tuning; merged into the model on export."""
+
+    r: Positive = 4
+    alpha: Positive = 32
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+class Student(Section):
+    """One student: an architecture of `tsd.students.SCRATCH` trained from scratch, or a model to start from."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    """What tables and folders call it; the name of a built-in size unless `source` is given."""
+    source: str | None = None
+    """A hub name or a folder to load instead of training from scratch."""
+    lora: Lora | None = None
+    """Train adapters only. Needs a `source`."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate; the size's own when left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_bare_name_is_a_student(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known_or_given(self) -> Self:
+        if self.source is None:
+            if self.name not in SCRATCH_SIZES:
+                raise ValueError(
+                    f"unknown size {self.name!r}{nearest(self.name, SCRATCH_SIZES)}; "
+                    "a student of another name needs a `source`"
+                )
+            if self.lora is not None:
+                raise ValueError("lora needs a `source`: there is nothing to adapt in a model from scratch")
+        elif self.learning_rate is None:
+            raise ValueError("a student with a `source` needs a learning_rate")
+        return self
+
+
+SCRATCH_SIZES = ("0.03M", "0.1M", "0.3M", "1M")
+
+
+class StudentsConfig(Section):
+    """Which students are trained, on how much, how often."""
+
+    sizes: Annotated[tuple[Student, ...], Field(min_length=1)] = (
+        Student(name="0.03M"),
+        Student(name="0.1M"),
+        Student(name="0.3M"),
+    )
+    """The students. Sizes are parameters without embeddings."""
+    volumes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (500, 2000, 8000)
+    """Numbers of training examples; each volume holds the smaller ones."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    """Every student is trained once for each seed."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for name, items in (("sizes", [s.name for s in self.sizes]), ("volumes", self.volumes), ("seeds", self.seeds)):
+            if len(set(items)) < len(items):
+                raise ValueError(f"{name} names the same thing twice")
+        return self
+
+
+class TrainingConfig(Section):
+    """How every student is trained."""
+
+    epochs: Positive = 2
+    """Passes over a student's examples."""
+    batch_size: Positive = 16
+    """Examples in a step, over all workers."""
+    betas: tuple[Share, Share] = (0.9, 0.98)
+    """AdamW's decay rates."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises; a cosine then takes it to zero."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
+    max_length: Positive = 2048
+    """Longest example in tokens; a longer one is an error, never cut."""
+    workers: Positive = 1
+    """Ray Train workers for each trial; FSDP2 shards over them."""
+    threads: Positive = 1
+    """Threads of each worker on CPU."""
+    gpu: bool = False
+    """Train on GPUs (NCCL, bf16) rather than CPUs (gloo, float32)."""
+    parallel_trials: Positive = 2
+    """Trials under way at once."""
+    checkpoint_every: Positive = 250
+    """Steps between checkpoints."""
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """How often a trial whose worker died goes on from its last checkpoint."""
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.batch_size % self.workers:
+            raise ValueError(f"batch_size {self.batch_size} cannot be shared by {self.workers} workers")
+        return self
+
+
+class EvaluationConfig(Section):
+    """What every student is measured on."""
+
+    series: Positive = 1000
+    """Test series that are decoded and scored."""
+    validation_examples: Positive = 512
+    """Held-out examples for the loss."""
+    batch_size: Positive = 250
+    """Series decoded at once."""
+    max_new_tokens: Positive = 80
+    """Longest reply, in tokens."""
+    workers: Positive = 2
+    """Processes that decode."""
+
+
+class TrackingConfig(Section):
+    """Where MLflow keeps the runs."""
+
+    uri: str = "sqlite:///runs/mlflow.db"
+    """An MLflow tracking URI; credentials come from MLflow's own environment variables."""
+    experiment: str = "tsd"
+
+
+class Recipe(Section):
+    """A whole study."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    """What the study's folder and MLflow run are called."""
+    about: str = ""
+    """What the recipe is for, in a line."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """The study's seed: with a series' id, all that a series depends on."""
+    out: str = "runs"
+    """The folder that holds studies: a path, or a URI such as s3://bucket/studies."""
+    series: SeriesConfig = SeriesConfig()
+    plots: PlotConfig = PlotConfig()
+    teacher: Annotated[RulesTeacher | ApiTeacher, Field(discriminator="kind")] = RulesTeacher()
+    curation: CurationConfig = CurationConfig()
+    students: StudentsConfig = StudentsConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rules_unless_said(cls, value: Any) -> Any:
+        teacher = value.get("teacher") if isinstance(value, dict) else None
+        if isinstance(teacher, dict) and "kind" not in teacher:
+            value = {**value, "teacher": {"kind": "rules", **teacher}}
+        return value
+
+    @property
+    def folder(self) -> str:
+        """Where this study lives."""
+        return f"{self.out.rstrip('/')}/{self.name}"
+
+
+def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe by name or path and apply overrides such as `series.count=1000`.
+
+    Raises RecipeError with one line that names the place, the value and the fix.
+    """
+    data = _resolve(source, ())
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(f"recipe {source}: {_first_problem(error)}") from None
+
+
+def names() -> list[str]:
+    """The recipes that come with tsd."""
+    return sorted(Path(str(entry)).stem for entry in _folder().iterdir() if str(entry).endswith(".yaml"))
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The whole resolved recipe; loading it again gives the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def nearest(name: str, valid: Sequence[str]) -> str:
+    """", did you mean X?" where a valid name is close, else the valid names."""
+    close = difflib.get_close_matches(name, valid, n=1)
+    return f", did you mean {close[0]!r}?" if close else f" (valid: {', '.join(valid)})"
+
+
+def _folder() -> Any:
+    return resources.files("tsd") / "recipes"
+
+
+def _resolve(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    """The recipe's data with everything that it extends merged in."""
+    if source in seen:
+        raise RecipeError(f"recipe {source} extends itself: {' → '.join((*seen, source))}")
+    data = _read(source)
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    if not isinstance(parent, str):
+        raise RecipeError(f"recipe {source}: extends must be the name or path of a recipe, not {parent!r}")
+    if parent.endswith((".yaml", ".yml")):
+        parent = str(Path(source).parent / parent)
+    return _merged(_resolve(parent, (*seen, source)), data)
+
+
+def _read(source: str) -> dict[str, Any]:
+    if source.endswith((".yaml", ".yml")):
+        path = Path(source)
+        if not path.is_file():
+            raise RecipeError(f"there is no recipe file {source}: give a path that exists, or one of {', '.join(names())}")
+        text = path.read_text()
+    elif source in names():
+        text = (_folder() / f"{source}.yaml").read_text()
+    else:
+        raise RecipeError(f"there is no recipe {source!r}{nearest(source, names())}; a file's name ends in .yaml")
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" line {place.line + 1}" if place else ""
+        raise RecipeError(f"recipe {source}{line} is not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"recipe {source} must be a mapping of sections, not {type(data).__name__}")
+    return data
+
+
+def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A section merges key by key, but for a teacher of another kind, which replaces the old one whole."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, Mapping)
+        if both and old.get("kind") == value.get("kind", old.get("kind")):
+            merged[key] = _merged(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override}: expected a.b=value")
+    *sections, last = path.split(".")
+    place = data
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {override}: {section} is a value, not a section")
+        place = inner
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {override}: {text!r} is not a YAML value") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    location = [part for part in problem["loc"] if part not in ("rules", "openai")]
+    place = ".".join(str(part) for part in location) or "the recipe"
+    if problem["type"] == "extra_forbidden":
+        fields = list(_fields_at(location[:-1]))
+        return f"unknown key {place}{nearest(str(location[-1]), fields)}"
+    if problem["type"] == "missing":
+        return f"{place} is missing"
+    given = problem["input"]
+    shown = "" if isinstance(given, Mapping | BaseModel) else f" is {given!r}:"
+    message = problem["msg"].removeprefix("Value error, ")
+    more = len(error.errors()) - 1
+    return f"{place}{shown or ':'} {message[0].lower()}{message[1:]}" + (f" (and {more} more)" if more else "")
+
+
+def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
+    """The names of the fields that are valid at a place in the recipe."""
+    models: list[Any] = [Recipe]
+    for part in location:
+        if isinstance(part, str):
+            models = [inner for model in models for inner in _models_in(model.model_fields[part].annotation)]
+    for model in models:
+        yield from model.model_fields
+
+
+def _models_in(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models_in(inner)

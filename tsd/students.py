@@ -1,0 +1,220 @@
+"""Students: Qwen architectures of several sizes, from scratch, from a hub or from a folder; their tokenizer,
+their exact size in parameters and FLOPs, and their export as a plain Hugging Face folder.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import Unigram
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from tsd.errors import InputError
+from tsd.recipe import Student
+from tsd.series.processes import TOP
+
+
+@dataclass(frozen=True)
+class Size:
+    """An architecture to train from scratch."""
+
+    hidden: int
+    mlp: int
+    layers: int
+    head: int
+    learning_rate: float
+
+
+# Parameters without embeddings: 29,920 · 100,800 · 304,992 · 1,005,248. Learning rates fall with size.
+SCRATCH = {
+    "0.03M": Size(hidden=32, mlp=112, layers=2, head=16, learning_rate=4e-3),
+    "0.1M": Size(hidden=64, mlp=176, layers=2, head=32, learning_rate=3e-3),
+    "0.3M": Size(hidden=96, mlp=224, layers=3, head=32, learning_rate=2e-3),
+    "1M": Size(hidden=128, mlp=352, layers=5, head=32, learning_rate=1.5e-3),
+}
+
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content']"
+    " + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+# A word or a number with the space before it, or a run of anything else: pieces put side by side give the text.
+PIECES = r" ?[A-Za-z]+| ?[0-9]+|[^A-Za-z0-9]+?(?= ?[A-Za-z0-9])|[^A-Za-z0-9]+"
+MAX_WORDS = 512
+
+CARD = "tsd.json"
+
+
+def learning_rate(student: Student) -> float:
+    """The peak learning rate of a student: its own, or that of its size."""
+    return student.learning_rate or SCRATCH[student.name].learning_rate
+
+
+def build_tokenizer(texts: Iterable[str], max_length: int) -> PreTrainedTokenizerFast:
+    """A small tokenizer: one token for each value 0–99 and for each of the texts' frequent words.
+
+    Whatever else is printable ASCII is spelt character by character, so that every such text comes back as
+    it was. The same texts, in any order, give the same tokenizer.
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(re.findall(PIECES, text))
+    numbers = [f" {value}" for value in range(TOP + 1)]
+    roles = ["user", "assistant", "system", "\n"]
+    characters = [chr(code) for code in range(32, 127)]
+    by_count = sorted((word for word in counts if counts[word] > 1), key=lambda word: (-counts[word], word))
+    words = [word for word in by_count if not word.strip().isdigit()][:MAX_WORDS]
+    specials = [PAD, START, END, "<unk>"]
+    pieces = list(dict.fromkeys([*specials, *roles, *numbers, *characters, *words]))
+    # One piece always beats two: each costs the same, and the best segmentation is the cheapest.
+    tokenizer = Tokenizer(Unigram([(piece, -1.0) for piece in pieces], unk_id=3, byte_fallback=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(specials[:3])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        unk_token="<unk>",
+        model_max_length=max_length,
+        chat_template=CHAT_TEMPLATE,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build(student: Student, tokenizer: PreTrainedTokenizerBase, seed: int, max_length: int) -> PreTrainedModel:
+    """A student ready to be trained, in float32: from scratch with this seed, or loaded from its source."""
+    if student.source is None:
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(_scratch_config(SCRATCH[student.name], tokenizer, max_length))
+        _initialise(model, tokenizer)
+        return model
+    model = load_model(student.source)
+    if student.lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(seed)
+        adapters = LoraConfig(
+            r=student.lora.r,
+            lora_alpha=student.lora.alpha,
+            target_modules=list(student.lora.targets),
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(model, adapters)
+    return model
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub name or a folder. Raises InputError where there is none, or no chat template."""
+    tokenizer = _load(AutoTokenizer, source)
+    if not tokenizer.chat_template:
+        raise InputError(f"the tokenizer of {source} has no chat template: use an Instruct model")
+    return tokenizer
+
+
+def load_model(source: str, **options: Any) -> PreTrainedModel:
+    """The causal language model of a hub name or a folder, in float32."""
+    return _load(AutoModelForCausalLM, source, dtype=torch.float32, **options)
+
+
+def export(
+    model: PreTrainedModel, state: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path, card: dict[str, Any]
+) -> None:
+    """Write a student as a plain Hugging Face folder: weights, config, tokenizer, chat template.
+
+    state: the full, unsharded state of `model`. card: what `tsd explain` reads, kept in a file of its own.
+    """
+    model.load_state_dict(state, assign=True)
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    model.generation_config = GenerationConfig(
+        do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
+
+
+def parameter_counts(model: PreTrainedModel) -> tuple[int, int]:
+    """Parameters with and without embeddings; tied weights count once, an untied head as an embedding."""
+    embeddings = {id(p) for module in (model.get_input_embeddings(), model.get_output_embeddings()) for p in module.parameters()}
+    parameters = {id(p): p.numel() for p in model.parameters()}
+    return sum(parameters.values()), sum(n for key, n in parameters.items() if key not in embeddings)
+
+
+def training_flops(model: PreTrainedModel, body: int, tokens: int, supervised: int, length: float) -> float:
+    """FLOPs of a forward and a backward pass over `tokens` tokens in rows of `length`.
+
+    6·N·D without embeddings, plus attention's 12·layers·width·length/2 a token (causal; Chowdhery et al. 2022,
+    appendix B), plus the head, which only sees the supervised positions.
+    """
+    config = model.config
+    width = config.num_attention_heads * getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+    attention = 12 * config.num_hidden_layers * width * length / 2
+    head = 6 * config.hidden_size * config.vocab_size
+    return tokens * (6 * body + attention) + supervised * head
+
+
+def _scratch_config(size: Size, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Qwen3Config:
+    heads = size.hidden // size.head
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=size.mlp,
+        num_hidden_layers=size.layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        head_dim=size.head,
+        max_position_embeddings=max_length,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+
+
+@torch.no_grad()
+def _initialise(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Start matrices at unit gain, and the values 0–99 in order: neighbours look alike from the first step.
+
+    Transformers' own start (0.02 everywhere, every value a stranger to the next) needs several times the
+    examples at these sizes; see docs/experiments.md.
+    """
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    table = model.get_input_embeddings().weight
+    width = table.shape[1]
+    frequency = torch.arange(1, width // 2 + 1) / 2  # half turns over the range of values, low ones loudest
+    phase = torch.linspace(0, 1, TOP + 1)[:, None] * frequency * torch.pi / 2
+    code = torch.cat([phase.sin() / frequency.sqrt(), phase.cos() / frequency.sqrt()], dim=1)
+    code = code - code.mean(0)
+    values = tokenizer.convert_tokens_to_ids([f" {value}" for value in range(TOP + 1)])
+    table[values] = code / code.std() * table.std()
+
+
+def _load(auto: Any, source: str, **options: Any) -> Any:
+    if ("/" in source or source.startswith(".")) and source.count("/") != 1 and not Path(source).is_dir():
+        raise InputError(f"there is no model folder {source}")
+    try:
+        return auto.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{source} is not a model that transformers can load: {reason}") from None

@@ -1,0 +1,86 @@
+"""Teachers: each takes a table of series and gives a table of annotations, one row for one row.
+
+A reply that cannot be used is a row with a status and a reason, never an exception.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from tsd.language import PROMPT_VERSION, parse_reply
+from tsd.recipe import ApiTeacher, PlotConfig, RulesTeacher
+from tsd.schema import ANNOTATIONS, conform
+from tsd.store import digest
+
+
+class Teacher(Protocol):
+    """What the annotation stage asks of a teacher."""
+
+    def annotate(self, series: pa.Table) -> pa.Table:
+        """series: the `SERIES` schema. Returns the `ANNOTATIONS` schema, the same rows in the same order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for one series. status: ok, refused, truncated or error; ok means that text is whole."""
+
+    text: str | None
+    status: str = "ok"
+    reason: str | None = None
+    attempts: int = 1
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    latency_ms: float | None = None
+
+
+def make_teacher(config: RulesTeacher | ApiTeacher, plots: PlotConfig, seed: int) -> Teacher:
+    """The teacher that a recipe names."""
+    if isinstance(config, RulesTeacher):
+        from tsd.teachers.rules import Rules
+
+        return Rules(config, seed)
+    from tsd.teachers.openai_api import OpenAIApi
+
+    return OpenAIApi(config, plots)
+
+
+def annotations(name: str, series: pa.Table, keys: Sequence[str], replies: Sequence[Reply]) -> pa.Table:
+    """Lay replies out as a table, with the labels that can be read from them.
+
+    A whole reply whose facets are not all stated becomes `invalid`, with what is missing as its reason.
+    """
+    rows = []
+    for series_id, key, reply in zip(series["series_id"].to_pylist(), keys, replies, strict=True):
+        parsed = parse_reply(reply.text or "")
+        unreadable = reply.status == "ok" and parsed.reason is not None
+        rows.append(
+            {
+                **vars(reply),
+                "series_id": series_id,
+                "teacher": name,
+                "request_key": key,
+                "status": "invalid" if unreadable else reply.status,
+                "reason": parsed.reason if unreadable else reply.reason,
+                "labels": parsed.labels,
+            }
+        )
+    return conform(pa.Table.from_pylist(rows, ANNOTATIONS), ANNOTATIONS)
+
+
+def request_keys(shape: object, series: pa.Table) -> list[str]:
+    """A key for each series that changes with anything that shapes its reply.
+
+    shape: everything else that does, the teacher's settings and what it is shown; anything JSON can hold.
+    """
+    base = hashlib.sha256(digest([PROMPT_VERSION, shape]).encode())
+    keys = []
+    for values in series["values"]:
+        key = base.copy()
+        key.update(values.values.to_numpy().tobytes())
+        keys.append(key.hexdigest()[:32])
+    return keys

@@ -1,0 +1,195 @@
+"""The training loop: plain torch, given a model, a corpus and what to call when there is something to report.
+
+It knows nothing of Ray. It runs in one process, or in many after `shard`.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from transformers import PreTrainedModel
+
+from tsd.corpus import Corpus, collate, rows_of, steps_in
+from tsd.errors import TrainingError
+from tsd.recipe import TrainingConfig
+
+REPORTS = 40  # a run; counted in steps, since all workers must report together
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among its workers, and on what device."""
+
+    rank: int = 0
+    workers: int = 1
+    device: str = "cpu"
+
+
+@dataclass
+class Progress:
+    """How far a run is: what a checkpoint keeps beside weights and optimiser, and what a report says."""
+
+    step: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    seconds: float = 0.0  # spent in the loop, over all restarts
+    loss: float = math.nan  # mean over the last step's supervised tokens, in nats
+
+
+def train(
+    model: PreTrainedModel,
+    corpus: Corpus,
+    config: TrainingConfig,
+    *,
+    learning_rate: float,
+    seed: int,
+    place: Place,
+    optimiser: torch.optim.Optimizer,
+    progress: Progress,
+    report: Callable[[Progress], None],
+    save: Callable[[Progress], None],
+) -> None:
+    """Train from `progress.step` to the end; `progress` is kept up to date in place.
+
+    `report` is called about `REPORTS` times, `save` every `config.checkpoint_every` steps and not at the end.
+    Raises TrainingError when the loss stops being a number.
+    """
+    steps = steps_in(len(corpus), config.batch_size, config.epochs)
+    lengths, answered = corpus.lengths, corpus.lengths - corpus.answers
+    model.train()
+    started, before = time.perf_counter(), progress.seconds
+    report_every = max(1, steps // REPORTS)
+    while progress.step < steps:
+        step = progress.step
+        together = [rows_of(len(corpus), config.batch_size, seed, step, r, place.workers) for r in range(place.workers)]
+        supervised = int(sum(answered[rows].sum() for rows in together))
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate * schedule(step, steps, config.warmup)
+        # FSDP averages gradients over the workers; the loss is a mean over all their supervised tokens.
+        loss = summed_loss(model, corpus, together[place.rank], place.device) * (place.workers / supervised)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        progress.step += 1
+        progress.tokens += int(sum(lengths[rows].sum() for rows in together))
+        progress.supervised += supervised
+        progress.loss = _mean_over_workers(loss.detach(), place.workers)
+        progress.seconds = before + time.perf_counter() - started
+        if not math.isfinite(progress.loss):
+            raise TrainingError(f"the loss is {progress.loss} at step {step}: lower the learning rate")
+        if progress.step % config.checkpoint_every == 0 and progress.step < steps:
+            save(progress)
+        elif progress.step % report_every == 0:
+            report(progress)
+
+
+@torch.no_grad()
+def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: Place) -> float:
+    """The mean loss in nats over all supervised tokens of a corpus; every worker takes its share."""
+    model.eval()
+    total = torch.zeros(1, dtype=torch.float64, device=place.device)
+    # Rows of like length together, and as many batches for every worker, since sharded layers gather together.
+    order = np.argsort(corpus.lengths, kind="stable")
+    stride = batch_size * place.workers
+    for first in range(0, len(order), stride):
+        rows = order[first : first + stride][place.rank :: place.workers]
+        weight = 1.0 if len(rows) else 0.0
+        total += weight * summed_loss(model, corpus, rows if len(rows) else order[:1], place.device).double()
+    if place.workers > 1:
+        dist.all_reduce(total)
+    return float(total) / float((corpus.lengths - corpus.answers).sum())
+
+
+def summed_loss(model: PreTrainedModel, corpus: Corpus, rows: Any, device: str) -> Tensor:
+    """Cross-entropy in nats, summed over the rows' supervised tokens.
+
+    Padding stands on the right, where causal attention never looks, so no mask is needed; logits are made
+    only for the columns in which some row is supervised.
+    """
+    batch = collate(corpus, rows)
+    positions = torch.from_numpy(batch.positions).to(device)
+    inputs = torch.from_numpy(batch.inputs).to(device)
+    targets = torch.from_numpy(batch.targets[:, batch.positions]).to(device)
+    logits = model(input_ids=inputs, logits_to_keep=positions, use_cache=False).logits
+    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """The share of the peak learning rate: a linear rise, then a cosine to zero."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def make_optimiser(model: PreTrainedModel, config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW over what is trainable; norms' gains are not decayed."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
+
+
+def shard(model: PreTrainedModel, place: Place) -> PreTrainedModel:
+    """Shard the model over all workers with FSDP2: each layer, then the root. Needs a process group.
+
+    The inner model is not sharded by itself: with tied embeddings the root's group owns them.
+    """
+    mesh = init_device_mesh("cpu" if place.device == "cpu" else "cuda", (place.workers,))
+    precision = MixedPrecisionPolicy()
+    if place.device != "cpu":
+        precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for layer in decoder_layers(model):
+        fully_shard(layer, mesh=mesh, mp_policy=precision)
+    fully_shard(model, mesh=mesh, mp_policy=precision)
+    return model
+
+
+def full_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The whole model's weights on the CPU of rank 0, gathered from all workers; empty elsewhere."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state: dict[str, Tensor] = get_model_state_dict(model, options=options)
+    return state
+
+
+def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The model's repeated blocks, adapters around it or not."""
+    for module in model.modules():
+        layers = getattr(module, "layers", None)
+        if isinstance(layers, torch.nn.ModuleList):
+            return list(layers)
+    raise TrainingError(f"{type(model).__name__} has no list of layers to shard")
+
+
+def matmul_peak(device: str = "cpu", size: int = 512, seconds: float = 0.2) -> float:
+    """Measured float32 matrix-multiply rate of this process, in FLOP/s."""
+    a = torch.randn(size, size, device=device)
+    torch.mm(a, a)
+    best, started = math.inf, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        torch.mm(a, a)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - before)
+    return 2 * size**3 / best
+
+
+def _mean_over_workers(loss: Tensor, workers: int) -> float:
+    if workers > 1:
+        loss = loss.clone()
+        dist.all_reduce(loss)
+    return float(loss) / workers
