@@ -1,5 +1,6 @@
 """What a person sees while a stage works: which one, how far, how long still."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,7 +50,8 @@ class Reporter:
     """Shows stages on a console: a live bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        # Bound to the stream of this moment, so that a library's chatter can be sent elsewhere meanwhile.
+        self.console = console or Console(file=sys.stdout, highlight=False)
 
     def say(self, text: str) -> None:
         """Print one line."""

@@ -211,9 +211,9 @@ class StudentsConfig(Section):
 class TrainingConfig(Section):
     """How every student is trained."""
 
-    epochs: Positive = 2
+    epochs: Positive = 1
     """Passes over a student's examples."""
-    batch_size: Positive = 16
+    batch_size: Positive = 8
     """Examples in a step, over all workers."""
     betas: tuple[Share, Share] = (0.9, 0.98)
     """AdamW's decay rates."""
@@ -230,8 +230,8 @@ class TrainingConfig(Section):
     """Threads of each worker on CPU."""
     gpu: bool = False
     """Train on GPUs (NCCL, bf16) rather than CPUs (gloo, float32)."""
-    parallel_trials: Positive = 2
-    """Trials under way at once."""
+    concurrent_trials: Positive = 3
+    """Trials under way at once; one more than the machines can train gets ready while the others work."""
     checkpoint_every: Positive = 250
     """Steps between checkpoints."""
     max_failures: Annotated[int, Field(ge=0)] = 2

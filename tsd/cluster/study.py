@@ -327,7 +327,9 @@ def _fit(sizes: Any, volumes: Any, losses: Any) -> scaling.FittedLaw | str:
 
 def useful_share(recipe: Recipe, runs: pa.Table, seconds: Mapping[str, float]) -> float:
     """The share of the wall time in which students learned or replied: their seconds over as many at once."""
-    trained = pc.sum(runs["train_seconds"]).as_py() / min(recipe.training.parallel_trials, len(runs))
+    each = recipe.training.workers * (1 if recipe.training.gpu else recipe.training.threads)
+    room = int(ray.cluster_resources().get("GPU" if recipe.training.gpu else "CPU", 1) // each)
+    trained = pc.sum(runs["train_seconds"]).as_py() / max(1, min(recipe.training.concurrent_trials, room, len(runs)))
     decoded = (pc.sum(runs["decode_seconds"]).as_py() or 0.0) / recipe.evaluation.workers
     return float((trained + decoded) / sum(seconds.values()))
 

@@ -4,8 +4,9 @@ A finished run leaves a student folder and, written last, its record; a run that
 last sharded checkpoint.
 """
 
+import contextlib
+import io
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -72,8 +73,7 @@ def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) ->
         trial,
         param_space={"run": tune.grid_search(list(runs))},
         tune_config=tune.TuneConfig(
-            # One more than can train: it starts its processes and waits for the first worker that is free.
-            max_concurrent_trials=recipe.training.parallel_trials + 1,
+            max_concurrent_trials=recipe.training.concurrent_trials,
             reuse_actors=True,
             trial_name_creator=_run_id,
             trial_dirname_creator=_run_id,
@@ -85,7 +85,8 @@ def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) ->
             verbose=0,
         ),
     )
-    results = tuner.fit()
+    with contextlib.redirect_stdout(io.StringIO()):  # Tune prints a table of its settings whatever its verbosity
+        results = tuner.fit()
     listener.collect()
     failed = [str(error).strip().splitlines()[-1] for error in results.errors]
     if failed:
