@@ -127,9 +127,7 @@ STATED = {"trend": UP, "noise": "low", "maximum": END, "minimum": START}
         json.dumps({"answer": REPLY}),
         json.dumps({key.title(): value for key, value in REPLY.items()}),
         json.dumps(REPLY | {"extrema": {"maximum": "end", "minimum": "beginning"}}),
-        json.dumps(
-            REPLY | {"extrema": {"global_maximum": {"position": "the end", "value": 99}, "min": "start"}}
-        ),
+        json.dumps(REPLY | {"extrema": {"global_maximum": {"position": "the end", "value": 99}, "min": "start"}}),
         json.dumps(REPLY | {"extrema": ["maximum: end", "minimum: start"]}),
         '{"trend": "increasing", "noise_intensity": "low", "maximum": "end", "minimum": "beginning"}',
         '{"trend": "The series\nrises.", "noise": "Noise\tis low.", "extrema": "max: end\nmin: start"}',
@@ -157,9 +155,7 @@ def test_a_reply_cut_off_amid_a_sentence_says_nothing_on_that_topic() -> None:
     parsed = parse_reply('{"trend": "It falls.", "noise": "medium to')
     assert parsed.labels["trend"] == DOWN
     assert parsed.labels["noise"] is None
-    assert parsed.reason is not None and parsed.reason.startswith(
-        "not a whole JSON object; noise: not mention"
-    )
+    assert parsed.reason is not None and parsed.reason.startswith("not a whole JSON object; noise: not mention")
 
 
 @pytest.mark.parametrize("text", ["", "I cannot see a plot.", "[1, 2]", "null", "{}", '{"answer": 42}'])
@@ -432,9 +428,7 @@ def test_hostile_text_of_50_kilobytes_is_read_within_seconds(text: str) -> None:
 
 @settings(max_examples=50)
 @given(every_label, every_choice, st.text(max_size=30))
-def test_a_key_that_is_not_asked_for_changes_nothing(
-    labels: dict[str, str], choice: Choice, note: str
-) -> None:
+def test_a_key_that_is_not_asked_for_changes_nothing(labels: dict[str, str], choice: Choice, note: str) -> None:
     reply = json.loads(reply_text(Labels(**labels), choice))
     assert parse_reply(json.dumps({"note": note, **reply})).labels == labels
 
@@ -480,10 +474,7 @@ def test_a_real_teachers_labels_agree_with_the_measured_truth_as_often_as_is_kno
     # The README gives 91 % for trend and 80 % for noise on the whole dataset, of which this is one half.
     agreement = {
         facet: np.mean(
-            [
-                parse_reply(row["reply"]).labels[facet] == measured(row["values"])[facet]
-                for row in real_replies
-            ]
+            [parse_reply(row["reply"]).labels[facet] == measured(row["values"])[facet] for row in real_replies]
         )
         for facet in FACETS
     }

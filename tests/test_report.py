@@ -189,9 +189,7 @@ def test_a_page_loads_nothing() -> None:
 def test_every_mark_that_a_figure_refers_to_is_in_the_page() -> None:
     html = report.write(STUDY)
     page = Page(html)
-    wanted = {found[1:] for found in attributes(page, "xlink:href")} | set(
-        re.findall(r"url\(#([^)]*)\)", html)
-    )
+    wanted = {found[1:] for found in attributes(page, "xlink:href")} | set(re.findall(r"url\(#([^)]*)\)", html))
     assert wanted
     assert wanted <= set(attributes(page, "id"))
 
@@ -237,9 +235,9 @@ def test_the_run_with_the_lowest_loss_is_the_only_one_marked_best(page: Page) ->
     assert [row[:5] for row in page.cells if "best" in row[0]] == [
         ["large ★ best", "305,000", "2,000", "1", "0.4000"]
     ]
-    assert [
-        attrs["id"] for tag, attrs in page.tags if tag == "tr" and "best" in (attrs.get("class") or "")
-    ] == ["run-large-2000-1"]
+    assert [attrs["id"] for tag, attrs in page.tags if tag == "tr" and "best" in (attrs.get("class") or "")] == [
+        "run-large-2000-1"
+    ]
 
 
 def test_baselines_stand_under_the_scores_that_they_are_for(page: Page) -> None:
@@ -324,9 +322,7 @@ def test_reasons_beyond_the_most_frequent_are_counted_together() -> None:
 
 def test_credentials_in_an_address_are_not_shown() -> None:
     address = "postgresql://me:hunter2@db.example.org/mlflow"
-    html = report.write(
-        replace(STUDY, facts={"MLflow": address}, recipe_yaml=f"tracking:\n  uri: {address}\n")
-    )
+    html = report.write(replace(STUDY, facts={"MLflow": address}, recipe_yaml=f"tracking:\n  uri: {address}\n"))
     assert "hunter2" not in html
     assert html.count("postgresql://…@db.example.org/mlflow") == 2
 
@@ -368,9 +364,7 @@ def test_the_picture_shows_every_run_the_law_of_every_size_and_the_baselines() -
     loss, *panels = figure.axes
     assert [axes.get_title(loc="left").split(",")[0].lower() for axes in panels] == list(FACETS)
     lines = [np.asarray(line.get_xydata()) for line in loss.lines]
-    dots = np.concatenate(
-        [xy for line, xy in zip(loss.lines, lines, strict=True) if line.get_marker() == "o"]
-    )
+    dots = np.concatenate([xy for line, xy in zip(loss.lines, lines, strict=True) if line.get_marker() == "o"])
     assert {(x, round(y, 6)) for x, y in dots} == {(row["examples"], row["validation_loss"]) for row in ROWS}
     curves = [xy for xy in lines if len(xy) == 60]
     for size, curve in zip(SIZES.values(), curves, strict=True):

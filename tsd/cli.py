@@ -26,12 +26,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeName = Annotated[str, typer.Argument(help="A recipe's name (see `tsd recipes`) or the path of a .yaml file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Change one field of the recipe; repeatable.")
+RecipeName = Annotated[
+    str, typer.Argument(help="A recipe's name (see `tsd recipes`) or the path of a .yaml file.")
 ]
-Out = Annotated[str | None, typer.Option(help="The folder that holds studies: a path or a URI such as s3://bucket/x.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and how long it takes; do nothing.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=VALUE", help="Change one field of the recipe; repeatable."),
+]
+Out = Annotated[
+    str | None, typer.Option(help="The folder that holds studies: a path or a URI such as s3://bucket/x.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be done and how long it takes; do nothing.")
+]
 
 
 @app.command()
@@ -44,19 +51,25 @@ def study(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None
 
 
 @app.command()
-def generate(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+def generate(
+    recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False
+) -> None:
     """Draw the series and measure what is true of them. Writes RUN/series."""
     _stage(recipe, set_, out, dry_run, "generate")
 
 
 @app.command()
-def annotate(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+def annotate(
+    recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False
+) -> None:
     """Have the teacher describe every series. Reads RUN/series, writes RUN/annotations."""
     _stage(recipe, set_, out, dry_run, "annotate")
 
 
 @app.command()
-def curate(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+def curate(
+    recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False
+) -> None:
     """Keep the descriptions that hold up. Reads RUN/annotations, writes RUN/examples and RUN/rejects."""
     _stage(recipe, set_, out, dry_run, "curate")
 
@@ -68,13 +81,17 @@ def train(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None
 
 
 @app.command()
-def evaluate(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+def evaluate(
+    recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False
+) -> None:
     """Decode and score the students on held-out series. Writes RUN/predictions and RUN/runs."""
     _stage(recipe, set_, out, dry_run, "evaluate")
 
 
 @app.command()
-def report(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
+def report(
+    recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False
+) -> None:
     """Fit the scaling laws and write RUN/report.html."""
     _stage(recipe, set_, out, dry_run, "report")
 
@@ -83,8 +100,12 @@ def report(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = Non
 def explain(
     file: Annotated[str, typer.Argument(help="A CSV file with a header line and one row a time step.")],
     model: Annotated[str, typer.Option(help="A student: a folder such as RUN/students/NAME.")],
-    column: Annotated[str | None, typer.Option(help="The column to read; may be left out if one is numeric.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print labels, sentences and what was done as JSON.")] = False,
+    column: Annotated[
+        str | None, typer.Option(help="The column to read; may be left out if one is numeric.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print labels, sentences and what was done as JSON.")
+    ] = False,
 ) -> None:
     """Print what a trained student says of a series of your own."""
     from tsd import explain as explaining
@@ -92,7 +113,9 @@ def explain(
     print(explaining.explain(file, model, column, as_json))
 
 
-recipes_app = typer.Typer(help="List recipes, or show one with everything it inherits.", invoke_without_command=True)
+recipes_app = typer.Typer(
+    help="List recipes, or show one with everything it inherits.", invoke_without_command=True
+)
 app.add_typer(recipes_app, name="recipes")
 
 

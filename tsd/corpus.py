@@ -85,7 +85,9 @@ def steps_in(examples: int, batch_size: int, epochs: int) -> int:
     return max(1, examples * epochs // batch_size)
 
 
-def rows_of(corpus_size: int, batch_size: int, seed: int, step: int, rank: int, workers: int) -> npt.NDArray[np.int64]:
+def rows_of(
+    corpus_size: int, batch_size: int, seed: int, step: int, rank: int, workers: int
+) -> npt.NDArray[np.int64]:
     """The examples that one worker trains on in one step, (batch_size / workers,) indices.
 
     The global batch does not depend on the number of workers; each takes its share of it.

@@ -22,7 +22,11 @@ def decode(
     model.eval()
     device = model.device
     encoded = tokenizer(
-        chat_prompts(prompts, tokenizer), add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+        chat_prompts(prompts, tokenizer),
+        add_special_tokens=False,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
     ).to(device)
     tokens, seen = encoded["input_ids"], encoded["attention_mask"]
     padded = not bool(seen.all())
@@ -53,4 +57,5 @@ def decode(
         tokens = chosen[:, None]
         seen = torch.cat([seen, seen.new_ones(len(rows), 1)], dim=1)
         positions = positions[:, -1:] + 1
-    return tokenizer.batch_decode(replies, skip_special_tokens=True)
+    texts: list[str] = tokenizer.batch_decode(replies, skip_special_tokens=True)
+    return texts

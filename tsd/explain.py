@@ -1,5 +1,7 @@
 """What a trained student says of a series of one's own: a CSV file and a model folder in, sentences out."""
 
+import contextlib
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,10 @@ from tsd.recipe import nearest
 MOST_ROWS = 1_000_000
 TOP = 99
 MAX_NEW_TOKENS = 128
+LARGEST = 1e300  # sums of a million such values still fit a float64
+FLAT = 10  # a range of fewer values than this is next to nothing on the student's scale
+CHUNK = 2**24  # bytes
+NO_ANSWER = "The student gave no answer that can be read: it may need more training."
 
 
 def explain(file: str, model: str, column: str | None, as_json: bool) -> str:
@@ -27,14 +33,7 @@ def explain(file: str, model: str, column: str | None, as_json: bool) -> str:
     name, raw = read_column(file, column)
     values, changes = fit_to_student(raw, int(card["length"]))
     # The model is loaded last: whatever is wrong with the file is said at once.
-    from transformers.utils import logging
-
-    from tsd.decoding import decode
-    from tsd.students import load_model, load_tokenizer
-
-    logging.disable_progress_bar()
-    prompt = student_prompt(values.tolist())
-    text = decode(load_model(model), load_tokenizer(model), [prompt], MAX_NEW_TOKENS)[0]
+    text = _ask(model, student_prompt(values.tolist()))
     parsed = parse_reply(text)
     if as_json:
         answer = {
@@ -46,25 +45,31 @@ def explain(file: str, model: str, column: str | None, as_json: bool) -> str:
             "not_stated": parsed.reason,
         }
         return json.dumps(answer, indent=1, ensure_ascii=False)
-    said = sentences(text) or ["The student gave no answer that can be read."]
-    return "\n".join([*said, *(f"({change})" for change in changes)])
+    said = sentences(text) if any(parsed.labels.values()) else []
+    notes = [f"column {name!r}, {len(raw):,} rows", *changes]
+    return "\n".join([*(said or [NO_ANSWER]), *(f"({note})" for note in notes)])
 
 
 def read_card(model: str) -> dict[str, Any]:
     """What a student's folder says of how it was trained. Raises InputError where there is no student."""
     folder = Path(model)
     if not folder.is_dir():
-        raise InputError(f"there is no model folder {model}: give one such as runs/laptop/students/NAME")
+        what = "is a file and not a model folder" if folder.exists() else "is not there"
+        raise InputError(f"{model} {what}: give a student's folder, such as runs/laptop/students/NAME")
     if not (folder / "config.json").is_file():
         inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
-        hint = f"; it holds the students {', '.join(inner[:3])}" if inner else ""
+        hint = f": name one of the {len(inner)} in it, such as {folder / inner[0]}" if inner else ""
         raise InputError(f"{model} is not a model folder, it has no config.json{hint}")
     card = folder / "tsd.json"
     if not card.is_file():
-        raise InputError(f"{model} was not trained by tsd: it has no tsd.json to say how long its series were")
+        raise InputError(
+            f"{model} was not trained by tsd, it has no tsd.json to say how long its series were: "
+            "give a student's folder, such as runs/laptop/students/NAME"
+        )
     try:
         read: dict[str, Any] = json.loads(card.read_text())
-        int(read["length"])
+        if int(read["length"]) < 2:
+            raise ValueError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{card} is damaged: train or copy the student again") from None
     return read
@@ -74,34 +79,29 @@ def read_column(file: str, column: str | None) -> tuple[str, npt.NDArray[np.floa
     """One numeric column of a CSV file, (rows,) float64. Raises InputError, naming the place and the fix."""
     path = Path(file)
     if not path.is_file():
-        raise InputError(f"there is no file {file}")
+        what = "is a folder and not a CSV file" if path.is_dir() else "is not there"
+        raise InputError(f"{file} {what}: give the path of a CSV file")
+    _require_readable(path)
     try:
-        table = pl.read_csv(path, n_rows=MOST_ROWS + 1, infer_schema_length=None)
+        table = pl.read_csv(path, infer_schema_length=None)
     except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{file} cannot be read as CSV: {str(error).strip().splitlines()[0]}") from None
+        reason = _ragged_line(path) or f"it cannot be read as CSV ({str(error).strip().splitlines()[0]})"
+        raise InputError(f"{file}: {reason}: mend the file, or save it as CSV again") from None
+    if table.height < 2:
+        rows = "one row" if table.height else "no row"
+        raise InputError(f"{file} has {rows} of data below its header: a series needs at least 2")
     name = _choose(table, file, column)
-    if table.height > MOST_ROWS:
-        rows = pl.scan_csv(path).select(pl.len()).collect().item()
-        raise InputError(
-            f"{file} has {rows:,} rows and at most {MOST_ROWS:,} are read: keep every "
-            f"{-(-rows // MOST_ROWS)}th row, or the part that matters"
-        )
-    series = table[name]
-    if not series.dtype.is_numeric():
-        numbers = series.str.strip_chars().cast(pl.Float64, strict=False)
-        bad = int(numbers.is_null().arg_max() or 0)
-        raise InputError(f"{file} line {bad + 2}, column {name!r}: {str(series[bad])!r} is not a number")
-    values = series.cast(pl.Float64).to_numpy()
-    wrong = np.flatnonzero(~np.isfinite(values))
+    values = _numbers(table[name]).to_numpy()
+    wrong = np.flatnonzero(~(np.abs(values) < LARGEST))
     if len(wrong):
-        raise InputError(
-            f"{file} line {wrong[0] + 2}, column {name!r}: no finite number there "
-            f"({len(wrong):,} such rows): fill or drop them"
-        )
-    if len(values) < 2:
-        raise InputError(f"{file} has {len(values)} rows of data and a series needs at least 2")
+        cell = table[name][int(wrong[0])]
+        given = "the cell is empty" if cell in (None, "") else f"{str(cell)!r} is not a finite number"
+        more = f" (and {len(wrong) - 1:,} more such rows)" if len(wrong) > 1 else ""
+        raise InputError(f"{file} line {wrong[0] + 2}, column {name!r}: {given}{more}: fill or drop the row")
     if values.min() == values.max():
-        raise InputError(f"{file}, column {name!r} is {values[0]:g} throughout: there is nothing to describe")
+        raise InputError(
+            f"{file}, column {name!r} is {values[0]:g} throughout: there is nothing to describe, give one that varies"
+        )
     return name, values
 
 
@@ -122,7 +122,12 @@ def fit_to_student(raw: npt.NDArray[np.float64], length: int) -> tuple[npt.NDArr
     low, high = values.min(), values.max()
     if low < 0 or high > TOP:
         values = (values - low) / (high - low) * TOP if high > low else np.full(length, TOP / 2)
-        changes.append(f"values from {low:g} to {high:g} were mapped onto 0–{TOP}")
+        changes.append(f"values from {low:g} to {high:g} were mapped onto 0–{TOP}, the student's range")
+    elif high - low < FLAT:
+        changes.append(
+            f"values from {low:g} to {high:g} were left as they are and rounded: on the student's scale, 0–{TOP}, "
+            "that is nearly flat; multiply them to have smaller changes described"
+        )
     return np.rint(values).astype(np.int64), changes
 
 
@@ -131,7 +136,70 @@ def _averaged(raw: npt.NDArray[np.float64], length: int) -> npt.NDArray[np.float
     sums = np.concatenate([[0.0], np.cumsum(raw - raw.mean())])
     edges = np.linspace(0, len(raw), length + 1)
     means: npt.NDArray[np.float64] = np.diff(np.interp(edges, np.arange(len(raw) + 1), sums)) * length / len(raw)
-    return means + raw.mean()
+    centred_back: npt.NDArray[np.float64] = means + raw.mean()
+    return centred_back
+
+
+def _ask(model: str, prompt: str) -> str:
+    """The student's reply. Raises InputError where the folder's files do not make a whole model."""
+    from transformers.utils import logging
+
+    from tsd.decoding import decode
+    from tsd.students import load_model, load_tokenizer
+
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)  # its reports of what does not fit run over pages
+    try:
+        tokenizer = load_tokenizer(model)
+        student, info = load_model(model, output_loading_info=True)  # type: ignore[misc]
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise InputError(f"its weights lack {missing[0]}")
+        return decode(student, tokenizer, [prompt], MAX_NEW_TOKENS)[0]
+    except Exception as error:  # whatever its file formats, layers and tokenizer make of a damaged file
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        raise InputError(f"the model folder {model} is damaged, copy or train it again: {reason}") from error
+
+
+def _require_readable(path: Path) -> None:
+    """Raise InputError for what is not UTF-8 text or has too many rows, in one pass that holds little of it."""
+    lines = 0
+    with path.open("rb") as source:
+        start = source.read(CHUNK)
+        if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise InputError(f"{path} is UTF-16 text: save it as CSV in UTF-8")
+        if b"\0" in start:
+            raise InputError(f"{path} is a binary file: give a CSV file, that is text")
+        if not start.strip():
+            raise InputError(f"{path} is empty: a header line and at least 2 rows are needed")
+        while start:
+            lines += start.count(b"\n")
+            start = source.read(CHUNK)
+    if lines > MOST_ROWS + 1:
+        raise InputError(
+            f"{path} has {lines - 1:,} rows and at most {MOST_ROWS:,} are read: keep every "
+            f"{-(-lines // MOST_ROWS)}th row, or the part that matters"
+        )
+
+
+def _ragged_line(path: Path) -> str | None:
+    """The first line with more cells than the header, in words; None where there is none."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as source:
+        rows = csv.reader(source)
+        columns = len(next(rows))
+        for row in rows:
+            if len(row) > columns:
+                return f"line {rows.line_num} has {len(row)} cells and the header has {columns}"
+    return None
+
+
+def _numbers(series: pl.Series) -> pl.Series:
+    """A column's values as Float64, null where a cell is not a number."""
+    if series.dtype == pl.String:
+        series = series.str.strip_chars()
+    return series.cast(pl.Float64, strict=False).fill_null(float("nan")) if series.dtype != pl.Boolean else (
+        pl.Series(series.name, np.full(len(series), np.nan))
+    )
 
 
 def _choose(table: pl.DataFrame, file: str, column: str | None) -> str:
@@ -139,9 +207,17 @@ def _choose(table: pl.DataFrame, file: str, column: str | None) -> str:
         if column not in table.columns:
             raise InputError(f"{file} has no column {column!r}{nearest(column, table.columns)}")
         return column
-    numeric = [name for name in table.columns if table[name].dtype.is_numeric()]
-    if len(numeric) == 1 or len(table.columns) == 1:
-        return (numeric or table.columns)[0]
-    if not numeric:
+    # A column of numbers with a slip in it still counts: it is named rather than passed over for another.
+    numeric = [name for name in table.columns if _numbers(table[name]).is_not_nan().mean() > 0.5]
+    if not numeric and len(table.columns) > 1:
         raise InputError(f"{file} has no numeric column (its columns: {', '.join(table.columns)})")
-    raise InputError(f"{file} has several numeric columns, name one with --column: {', '.join(numeric)}")
+    if len(numeric) > 1:
+        raise InputError(f"{file} has several numeric columns, name one with --column: {', '.join(numeric)}")
+    name = (numeric or table.columns)[0]
+    with contextlib.suppress(ValueError):
+        float(name)
+        raise InputError(
+            f"{file} line 1 is {name!r}, a number where a column's name is expected: "
+            f"add a header line, or say --column {name} if that is its name"
+        )
+    return name

@@ -400,9 +400,7 @@ _OTHER_NOUN = (
     r"(?:change|swing|spike|movement|jump|peak|point|trend|increase|decrease|rise|drop|slope|value|frequen|signal)"
     r"\w*"
 )
-_BETWEEN = (
-    r"(?:(?:and |but |or )?(?!(?:nois|and|but|or|to|with|around|about|in|of|the|is)\w*\b)[\w-]+ ){0,2}?"
-)
+_BETWEEN = r"(?:(?:and |but |or )?(?!(?:nois|and|but|or|to|with|around|about|in|of|the|is)\w*\b)[\w-]+ ){0,2}?"
 
 
 def _level_of(noun: str) -> re.Pattern[str]:
@@ -535,9 +533,7 @@ def _one_place(places: set[str]) -> _Reading:
         return _Reading(next(iter(places)))
     if not places:
         return _Reading(None, "no place is named")
-    return _Reading(
-        None, " and ".join(place for place in FACETS["maximum"] if place in places) + " are named"
-    )
+    return _Reading(None, " and ".join(place for place in FACETS["maximum"] if place in places) + " are named")
 
 
 def _in_order(places: list[str], text: str) -> dict[str, set[str]]:
@@ -580,9 +576,7 @@ def _clauses(events: list[str]) -> Iterable[list[str]]:
     yield clause
 
 
-def _attach(
-    clause: list[str], subject: tuple[str, ...] | None
-) -> Iterable[tuple[str, tuple[str, ...] | None]]:
+def _attach(clause: list[str], subject: tuple[str, ...] | None) -> Iterable[tuple[str, tuple[str, ...] | None]]:
     """Pair each place of a clause with its extrema: those before it, or after it if a place comes first."""
     place_first = bool(clause) and clause[0] not in _SUBJECTS
     for index, event in enumerate(clause):

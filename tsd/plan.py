@@ -99,7 +99,9 @@ def _probe(recipe: Recipe, student: Any) -> dict[str, float]:
 
     source = student.source
     torch.set_num_threads(recipe.training.threads)
-    tokenizer = students.load_tokenizer(source) if source else students.build_tokenizer([], recipe.training.max_length)
+    tokenizer = (
+        students.load_tokenizer(source) if source else students.build_tokenizer([], recipe.training.max_length)
+    )
     model = students.build(student, tokenizer, 0, recipe.training.max_length)
     length = recipe.series.length + ANSWER_TOKENS + 12
     rows = recipe.training.batch_size * PROBE_STEPS

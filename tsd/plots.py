@@ -27,8 +27,9 @@ def render(values: npt.NDArray[np.uint8], style: PlotConfig) -> list[bytes]:
     pictures = []
     for row in values:
         line.set_ydata(row)
-        canvas.draw()
-        grey = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("L")
+        canvas.draw()  # type: ignore[no-untyped-call]
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        grey = Image.fromarray(pixels).convert("L")
         file = io.BytesIO()
         grey.save(file, "PNG", compress_level=1)
         pictures.append(file.getvalue())

@@ -86,9 +86,7 @@ class Reporter:
             task = bar.add_task(title, total=1.0, count="", left="", note="")
 
             def show(step: Step) -> None:
-                bar.update(
-                    task, completed=step.share, count=_count(step, unit), left=_left(step), note=step.note
-                )
+                bar.update(task, completed=step.share, count=_count(step, unit), left=_left(step), note=step.note)
 
             yield Step(total, show)
 

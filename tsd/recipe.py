@@ -6,6 +6,7 @@ expected, and the nearest valid name.
 """
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,13 +19,16 @@ from tsd.errors import RecipeError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
 
 
 class Section(BaseModel):
     """A frozen part of a recipe: unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
@@ -64,6 +68,8 @@ class SeriesConfig(Section):
         for name in ("noise_rms", "tau"):
             if any(low > high for low, high in getattr(self, name)):
                 raise ValueError(f"{name} must give each range as low, high")
+        if not 0 <= self.drift[0] <= self.drift[1]:
+            raise ValueError(f"drift must be low, high, neither negative, not {list(self.drift)}")
         return self
 
 
@@ -136,6 +142,10 @@ class ApiTeacher(Section):
         return self.model_dump(include={"kind", "model", "base_url", "temperature", "max_tokens"})
 
 
+# By kind, which is how pydantic names them in the place of an error.
+TEACHERS: dict[str, type[Section]] = {"rules": RulesTeacher, "openai": ApiTeacher}
+
+
 class CurationConfig(Section):
     """Which annotations become training examples."""
 
@@ -202,7 +212,11 @@ class StudentsConfig(Section):
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
-        for name, items in (("sizes", [s.name for s in self.sizes]), ("volumes", self.volumes), ("seeds", self.seeds)):
+        for name, items in (
+            ("sizes", [s.name for s in self.sizes]),
+            ("volumes", self.volumes),
+            ("seeds", self.seeds),
+        ):
             if len(set(items)) < len(items):
                 raise ValueError(f"{name} names the same thing twice")
         return self
@@ -215,7 +229,7 @@ class TrainingConfig(Section):
     """Passes over a student's examples."""
     batch_size: Positive = 8
     """Examples in a step, over all workers."""
-    betas: tuple[Share, Share] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     """AdamW's decay rates."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Share = 0.05
@@ -326,7 +340,7 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:
-    """", did you mean X?" where a valid name is close, else the valid names."""
+    """ ", did you mean X?" where a valid name is close, else the valid names."""
     close = difflib.get_close_matches(name, valid, n=1)
     return f", did you mean {close[0]!r}?" if close else f" (valid: {', '.join(valid)})"
 
@@ -337,6 +351,8 @@ def _folder() -> Any:
 
 def _resolve(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """The recipe's data with everything that it extends merged in."""
+    if source.endswith((".yaml", ".yml")):
+        source = os.path.normpath(source)  # one spelling for each file, so that a circle is seen
     if source in seen:
         raise RecipeError(f"recipe {source} extends itself: {' → '.join((*seen, source))}")
     data = _read(source)
@@ -354,15 +370,20 @@ def _read(source: str) -> dict[str, Any]:
     if source.endswith((".yaml", ".yml")):
         path = Path(source)
         if not path.is_file():
-            raise RecipeError(f"there is no recipe file {source}: give a path that exists, or one of {', '.join(names())}")
-        text = path.read_text()
+            raise RecipeError(
+                f"there is no recipe file {source}: give a path that exists, or one of {', '.join(names())}"
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"recipe {source} cannot be read: {_why(error)}") from None
     elif source in names():
         text = (_folder() / f"{source}.yaml").read_text()
     else:
         raise RecipeError(f"there is no recipe {source!r}{nearest(source, names())}; a file's name ends in .yaml")
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         place = getattr(error, "problem_mark", None)
         line = f" line {place.line + 1}" if place else ""
         raise RecipeError(f"recipe {source}{line} is not YAML: {getattr(error, 'problem', error)}") from None
@@ -371,16 +392,20 @@ def _read(source: str) -> dict[str, Any]:
     return data
 
 
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return f"not UTF-8 at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error.strerror)
+
+
 def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """A section merges key by key, but for a teacher of another kind, which replaces the old one whole."""
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, Mapping)
-        if both and old.get("kind") == value.get("kind", old.get("kind")):
-            merged[key] = _merged(old, value)
-        else:
-            merged[key] = value
+        merged[key] = value
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            kind = old.get("kind")
+            if value.get("kind", kind) == kind:
+                merged[key] = _merged(old, value)
     return merged
 
 
@@ -388,25 +413,26 @@ def _apply(data: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"--set {override}: expected a.b=value")
+    said = " ".join(override.split())  # a message is one line, whatever was typed
     *sections, last = path.split(".")
     place = data
     for section in sections:
         inner = place.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise RecipeError(f"--set {override}: {section} is a value, not a section")
+            raise RecipeError(f"--set {said}: {section} is a value, not a section")
         place = inner
     try:
         place[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {override}: {text!r} is not a YAML value") from None
+    except (yaml.YAMLError, ValueError):  # a date that no calendar has is a ValueError
+        raise RecipeError(f"--set {said}: {text!r} is not a YAML value") from None
 
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    location = [part for part in problem["loc"] if part not in ("rules", "openai")]
+    location = [part for part in problem["loc"] if part not in TEACHERS]
     place = ".".join(str(part) for part in location) or "the recipe"
     if problem["type"] == "extra_forbidden":
-        fields = list(_fields_at(location[:-1]))
+        fields = list(_fields_at(problem["loc"][:-1]))
         return f"unknown key {place}{nearest(str(location[-1]), fields)}"
     if problem["type"] == "missing":
         return f"{place} is missing"
@@ -418,10 +444,12 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
-    """The names of the fields that are valid at a place in the recipe."""
+    """The names of the fields that are valid at a place in the recipe, as pydantic spells the place."""
     models: list[Any] = [Recipe]
     for part in location:
-        if isinstance(part, str):
+        if part in TEACHERS:
+            models = [TEACHERS[str(part)]]
+        elif isinstance(part, str):
             models = [inner for model in models for inner in _models_in(model.model_fields[part].annotation)]
     for model in models:
         yield from model.model_fields

@@ -87,8 +87,7 @@ def write(study: Study) -> str:
     chosen, runs = best(study.runs), _sorted(study.runs)
     colours = _Colours(_sizes(runs))
     drawn = {
-        name: _draw(runs, study.baselines, study.fits, colours, tall=name == "tall")
-        for name in ("wide", "tall")
+        name: _draw(runs, study.baselines, study.fits, colours, tall=name == "tall") for name in ("wide", "tall")
     }
     return (
         _environment()
@@ -279,9 +278,7 @@ class _Colours:
         self.css = {name: f"--size-{number}" for number, name in enumerate(students)}
 
 
-def _draw(
-    runs: Sequence[Run], baselines: Baselines, fits: Fits, colours: _Colours, tall: bool = False
-) -> Figure:
+def _draw(runs: Sequence[Run], baselines: Baselines, fits: Fits, colours: _Colours, tall: bool = False) -> Figure:
     """tall: the loss above the accuracies, for a narrow page."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.3, 8.4) if tall else (10.6, 4.9), layout="constrained", facecolor="white")
@@ -377,19 +374,14 @@ def _shifts(runs: Sequence[Run]) -> list[float]:
     gap = _gap(sorted({int(run["examples"]) for run in runs}))
     places = sorted({(_size(run), run["student"], run["seed"]) for run in runs})
     steps = dict(zip(places, np.linspace(-0.5, 0.5, len(places)), strict=True)) if len(places) > 1 else {}
-    return [
-        float(10 ** (gap * DODGE * steps.get((_size(run), run["student"], run["seed"]), 0.0))) for run in runs
-    ]
+    return [float(10 ** (gap * DODGE * steps.get((_size(run), run["student"], run["seed"]), 0.0))) for run in runs]
 
 
 def _floor(runs: Sequence[Run], baselines: Baselines) -> float:
     """Where the accuracy axes begin: the tenth below the lowest thing that is drawn."""
     drawn = [run[facet]["low"] for run in runs for facet in FACETS if run[facet]]
     drawn += [
-        found
-        for facet in FACETS
-        for kind, found in baselines.get(facet, {}).items()
-        if kind in BASELINE_STYLES
+        found for facet in FACETS for kind, found in baselines.get(facet, {}).items() if kind in BASELINE_STYLES
     ]
     return max(0.0, float(np.floor(min(drawn, default=0.0) * 10 - 0.2)) / 10)
 

@@ -264,9 +264,7 @@ def _doubts(runs: _Runs, law: Law, intervals: dict[str, tuple[float, float]], lo
         elif fall < FLAT:
             doubts.append(f"{name} = {exponent:.3g} has no meaning: the loss does not fall over these {what}")
         elif exponent == LARGEST_EXPONENT:
-            doubts.append(
-                f"{name} is {exponent:g}, the end of the search: no power law shows in these {what}"
-            )
+            doubts.append(f"{name} is {exponent:g}, the end of the search: no power law shows in these {what}")
         elif (width := intervals[name][1] - intervals[name][0]) > exponent:
             doubts.append(f"{name} = {exponent:.3g} has an interval {width:.3g} wide, wider than itself")
     if abs(np.corrcoef(runs.log_n, runs.log_d)[0, 1]) > ALIGNED:

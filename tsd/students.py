@@ -134,7 +134,11 @@ def load_model(source: str, **options: Any) -> PreTrainedModel:
 
 
 def export(
-    model: PreTrainedModel, state: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path, card: dict[str, Any]
+    model: PreTrainedModel,
+    state: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    card: dict[str, Any],
 ) -> None:
     """Write a student as a plain Hugging Face folder: weights, config, tokenizer, chat template.
 
@@ -153,7 +157,11 @@ def export(
 
 def parameter_counts(model: PreTrainedModel) -> tuple[int, int]:
     """Parameters with and without embeddings; tied weights count once, an untied head as an embedding."""
-    embeddings = {id(p) for module in (model.get_input_embeddings(), model.get_output_embeddings()) for p in module.parameters()}
+    embeddings = {
+        id(p)
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        for p in module.parameters()
+    }
     parameters = {id(p): p.numel() for p in model.parameters()}
     return sum(parameters.values()), sum(n for key, n in parameters.items() if key not in embeddings)
 
@@ -165,10 +173,12 @@ def training_flops(model: PreTrainedModel, body: int, tokens: int, supervised: i
     appendix B), plus the head, which only sees the supervised positions.
     """
     config = model.config
-    width = config.num_attention_heads * getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+    width = config.num_attention_heads * getattr(
+        config, "head_dim", config.hidden_size // config.num_attention_heads
+    )
     attention = 12 * config.num_hidden_layers * width * length / 2
     head = 6 * config.hidden_size * config.vocab_size
-    return tokens * (6 * body + attention) + supervised * head
+    return float(tokens * (6 * body + attention) + supervised * head)
 
 
 def _scratch_config(size: Size, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Qwen3Config:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -70,7 +70,9 @@ def train(
     report_every = max(1, steps // REPORTS)
     while progress.step < steps:
         step = progress.step
-        together = [rows_of(len(corpus), config.batch_size, seed, step, r, place.workers) for r in range(place.workers)]
+        together = [
+            rows_of(len(corpus), config.batch_size, seed, step, r, place.workers) for r in range(place.workers)
+        ]
         supervised = int(sum(answered[rows].sum() for rows in together))
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * schedule(step, steps, config.warmup)
@@ -161,8 +163,7 @@ def shard(model: PreTrainedModel, place: Place) -> PreTrainedModel:
 def full_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """The whole model's weights on the CPU of rank 0, gathered from all workers; empty elsewhere."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state: dict[str, Tensor] = get_model_state_dict(model, options=options)
-    return state
+    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
 def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:

@@ -2,12 +2,14 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Read by Ray when it is imported, and handed on to what it starts. A study prints its own progress and nothing
 # else; students from scratch start and end every few seconds, so Ray looks after them more often than every 2 s.
 for name, value in {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # its errors reach Python as exceptions; set it to see more
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",  # a trial may wait that long for its machines
@@ -19,24 +21,26 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
-import ray
+import ray  # noqa: E402
 
 QUIET = ("ray", "ray.data", "ray.train", "ray.tune")
 
 
 @contextmanager
-def session(cpus: int | None = None) -> Iterator[None]:
+def session() -> Iterator[None]:
     """Be connected to Ray inside this context.
 
     Inside `ray job submit`, or where RAY_ADDRESS is set, that is the cluster; otherwise a local Ray of this
-    process alone, which ends with it. cpus: logical CPUs of a local Ray; those of the machine if left out.
+    process alone, which ends with it and counts the machine's CPUs, or as many as TSD_CPUS says.
     """
     if ray.is_initialized():
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    local = {} if address else {"num_cpus": cpus, "include_dashboard": False}
-    ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+    cpus = os.environ.get("TSD_CPUS")
+    local = {} if address else {"num_cpus": int(cpus) if cpus else None, "include_dashboard": False}
+    with _silent_stderr():
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
@@ -46,3 +50,18 @@ def session(cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's C++ part greets with its log level on the file descriptor itself; failures still raise."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -95,9 +95,7 @@ def curate(
         )
 
 
-def decode(
-    recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, reporter: Reporter
-) -> dict[str, float]:
+def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, reporter: Reporter) -> dict[str, float]:
     """Decode every student on the first test series, one predictions dataset a run.
 
     Returns the seconds spent on decoding each run that was not yet finished.
@@ -119,7 +117,7 @@ def decode(
                 Decoder,
                 fn_constructor_args=(recipe, series, keys),
                 batch_size=1,
-                concurrency=min(recipe.evaluation.workers, len(work)),
+                concurrency=(1, min(recipe.evaluation.workers, len(work))),
                 num_cpus=1,
                 num_gpus=1 if recipe.training.gpu else 0,
             )
@@ -203,7 +201,14 @@ def series_key(recipe: Recipe) -> str:
 def annotations_key(recipe: Recipe, series: store.Dataset) -> str:
     """What makes the annotations: the prompt, the teacher, what it is shown and which series."""
     return store.digest(
-        ["annotations", PROMPT_VERSION, recipe.teacher.identity, recipe.plots.model_dump(), recipe.seed, series.digest]
+        [
+            "annotations",
+            PROMPT_VERSION,
+            recipe.teacher.identity,
+            recipe.plots.model_dump(),
+            recipe.seed,
+            series.digest,
+        ]
     )
 
 

@@ -74,16 +74,16 @@ class Study:
         """Decode and score every finished run; write the runs table."""
         series, examples = self._open("series", SERIES), self._open("examples", EXAMPLES)
         records = self._records(examples)
-        seconds = self._timed(
-            DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter)
-        )
+        seconds = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
         rows = []
         for run_id, record in records.items():
             predictions = store.open_dataset(f"{self.recipe.folder}/predictions/{run_id}", PREDICTIONS).read()
             spent = seconds.get(run_id, record.get("decode_seconds"))
             scores = scoring.score(predictions)
             if record.get("decode_seconds") != spent:
-                store.write_json(f"{self.recipe.folder}/records", f"{run_id}.json", {**record, "decode_seconds": spent})
+                store.write_json(
+                    f"{self.recipe.folder}/records", f"{run_id}.json", {**record, "decode_seconds": spent}
+                )
             rows.append({**record, "decode_seconds": spent} | {name: scores[name].as_dict() for name in SCORES})
         table = pa.Table.from_pylist(sorted(rows, key=_run_order), RUNS)
         folder, key = f"{self.recipe.folder}/runs", store.digest(["runs", rows])
@@ -215,7 +215,10 @@ class Study:
             "Series digest": series.digest,
             "Machine": f"{os.cpu_count()} CPUs, {platform.machine()}, {platform.system()}",
             "Versions": ", ".join(
-                [f"tsd {tsd.__version__}", *(f"{name} {importlib.metadata.version(name)}" for name in packages)]
+                [
+                    f"tsd {tsd.__version__}",
+                    *(f"{name} {importlib.metadata.version(name)}" for name in packages),
+                ]
             ),
             "MLflow": without_credentials(self.recipe.tracking.uri),
         }
@@ -329,7 +332,9 @@ def useful_share(recipe: Recipe, runs: pa.Table, seconds: Mapping[str, float]) -
     """The share of the wall time in which students learned or replied: their seconds over as many at once."""
     each = recipe.training.workers * (1 if recipe.training.gpu else recipe.training.threads)
     room = int(ray.cluster_resources().get("GPU" if recipe.training.gpu else "CPU", 1) // each)
-    trained = pc.sum(runs["train_seconds"]).as_py() / max(1, min(recipe.training.concurrent_trials, room, len(runs)))
+    trained = pc.sum(runs["train_seconds"]).as_py() / max(
+        1, min(recipe.training.concurrent_trials, room, len(runs))
+    )
     decoded = (pc.sum(runs["decode_seconds"]).as_py() or 0.0) / recipe.evaluation.workers
     return float((trained + decoded) / sum(seconds.values()))
 

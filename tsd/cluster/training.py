@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
@@ -110,7 +109,7 @@ class _Board:
         return news
 
 
-class _Listener(tune.Callback):
+class _Listener(tune.Callback):  # type: ignore[misc]
     """Hands what trials post to the driver's own function, now and then while Tune works."""
 
     def __init__(self, board: Any, report: Report) -> None:
@@ -228,23 +227,34 @@ def _worker(config: dict[str, Any]) -> None:
             "utilisation": flops / progress.seconds / place.workers / peak,
         }
         card = {"run": record, "length": config["length"], "prompt_version": PROMPT_VERSION}
-        _export(students.build(student, tokenizer, run["seed"], settings.max_length), state, tokenizer, folder, card)
+        _export(
+            students.build(student, tokenizer, run["seed"], settings.max_length),
+            state,
+            tokenizer,
+            folder,
+            card,
+        )
         store.write_json(f"{folder}/records", f"{run['run_id']}.json", {**record, "ready_seconds": ready})
         config["board"].post.remote(run["run_id"], {**_metrics(progress, steps), "validation_loss": loss})
 
 
 def _metrics(progress: Any, steps: int) -> dict[str, float]:
-    return {"step": progress.step, "share": progress.step / steps, "loss": progress.loss, "seconds": progress.seconds}
+    return {
+        "step": progress.step,
+        "share": progress.step / steps,
+        "loss": progress.loss,
+        "seconds": progress.seconds,
+    }
 
 
 def _save(model: Any, optimiser: Any, progress: Any, steps: int) -> None:
     """Write this worker's shards and report them; Ray Train merges the workers' folders."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     weights, moments = get_state_dict(model, optimiser)
     with tempfile.TemporaryDirectory() as folder:
-        dcp.save({"model": weights, "optimiser": moments}, checkpoint_id=folder)
+        save({"model": weights, "optimiser": moments}, checkpoint_id=folder)
         if ray.train.get_context().get_world_rank() == 0:
             (Path(folder) / "progress.json").write_text(json.dumps(asdict(progress)))
         ray.train.report(
@@ -256,8 +266,8 @@ def _save(model: Any, optimiser: Any, progress: Any, steps: int) -> None:
 
 def _restore(model: Any, optimiser: Any) -> Any:
     """Load the last checkpoint in place, if there is one, and return how far it is."""
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     from tsd.training import Progress
 
@@ -266,8 +276,8 @@ def _restore(model: Any, optimiser: Any) -> Any:
         return Progress()
     with checkpoint.as_directory() as folder:
         weights, moments = get_state_dict(model, optimiser)
-        state = {"model": weights, "optimiser": moments}
-        dcp.load(state, checkpoint_id=folder)
+        state: dict[str, Any] = {"model": weights, "optimiser": moments}
+        load(state, checkpoint_id=folder)
         set_state_dict(model, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
         return Progress(**json.loads((Path(folder) / "progress.json").read_text()))
 
@@ -294,4 +304,3 @@ def forget_checkpoints(recipe: Recipe) -> None:
 
 def _absolute(folder: str) -> str:
     return folder if "://" in folder else str(Path(folder).resolve())
-

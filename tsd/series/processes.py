@@ -90,9 +90,7 @@ def draw_block(config: SeriesConfig, seed: int, block: int) -> Block:
     return Block({name: column.astype(np.float32) for name, column in parameters.items()}, values.astype(np.uint8))
 
 
-def ornstein_uhlenbeck(
-    shocks: npt.NDArray[np.float64], tau: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def ornstein_uhlenbeck(shocks: npt.NDArray[np.float64], tau: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """A stationary path of unit variance for each row of standard normals, by the exact transition.
 
     shocks: (batch, length); tau: (batch,) mean-reversion time in points.
@@ -144,9 +142,7 @@ def split_of(ids: npt.NDArray[np.int64], shares: tuple[float, float, float]) -> 
     return np.searchsorted(np.cumsum(shares)[:2], uniform, side="right")
 
 
-def _log_uniform(
-    rng: np.random.Generator, bounds: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _log_uniform(rng: np.random.Generator, bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """bounds: (batch, 2), both positive."""
     low, high = bounds[:, 0], bounds[:, 1]
     drawn: npt.NDArray[np.float64] = low * (high / low) ** rng.random(len(bounds))

@@ -5,6 +5,7 @@ length the windows scale: 20 of 128 points are a fraction, quarters stay quarter
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +16,13 @@ from tsd.schema import FACETS, LABELS
 TREND_MARGIN = 3.0  # value units between the means of the two ends
 NOISE_LEVELS = (2.0, 12.0)  # value units of the residual's root mean square
 WINDOW = 20 / 128  # share of the series that each end's mean is taken over
-PLACES = (32 / 128, 96 / 128)  # an extremum before the first lies at the beginning, past the second at the end
+PLACES = (
+    32 / 128,
+    96 / 128,
+)  # an extremum before the first lies at the beginning, past the second at the end
 
 
-def measure(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.generic]]:
+def measure(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
     """Measure each series.
 
     values: (batch, length) uint8, 0–99.
@@ -42,7 +46,7 @@ def measure(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.generic]]
     }
 
 
-def classify(measures: dict[str, npt.NDArray[np.generic]], length: int) -> dict[str, npt.NDArray[np.intp]]:
+def classify(measures: dict[str, npt.NDArray[Any]], length: int) -> dict[str, npt.NDArray[np.intp]]:
     """Turn measures into class indices into `FACETS`, (batch,) each."""
     delta = measures["trend_delta"]
     return {
@@ -69,5 +73,6 @@ def cubic_basis(length: int) -> npt.NDArray[np.float64]:
     return basis
 
 
-def _place(index: npt.NDArray[np.generic], length: int) -> npt.NDArray[np.intp]:
-    return np.where(index < PLACES[0] * length, 0, 1) + (index > PLACES[1] * length)
+def _place(index: npt.NDArray[np.int32], length: int) -> npt.NDArray[np.intp]:
+    place: npt.NDArray[np.intp] = np.where(index < PLACES[0] * length, 0, 1) + (index > PLACES[1] * length)
+    return place

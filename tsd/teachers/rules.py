@@ -1,6 +1,7 @@
-"""A teacher that is not a model: it states the measured facets in varied sentences, with known error rates."""
+"""A teacher that is not a model: it states the measured facets in varied sentences, some of them wrongly."""
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from tsd.draws import TEACHER, generator
@@ -38,10 +39,11 @@ class Rules:
         return annotations(self.config.name, series, keys, replies)
 
 
-def _labels(truth: dict[str, str], wrong: np.ndarray, other: np.ndarray) -> Labels:
+def _labels(truth: Labels, wrong: npt.NDArray[np.bool_], other: npt.NDArray[np.float64]) -> Labels:
     """The truth, but for the facets that are to be wrong. wrong: (facets,) bool; other: (facets,) in [0, 1)."""
-    stated = {}
+    stated = truth.copy()
     for i, (facet, classes) in enumerate(FACETS.items()):
-        others = [name for name in classes if name != truth[facet]]
-        stated[facet] = others[int(other[i] * len(others))] if wrong[i] else truth[facet]
-    return Labels(**stated)  # type: ignore[typeddict-item]
+        if wrong[i]:
+            others = [name for name in classes if name != truth[facet]]  # type: ignore[literal-required]
+            stated[facet] = others[int(other[i] * len(others))]  # type: ignore[literal-required]
+    return stated

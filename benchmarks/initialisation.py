@@ -1,0 +1,88 @@
+"""How much a student's start matters: transformers' own, unit gain, and unit gain with the values in order.
+
+Trains the same student on the same examples from each start, one after the other on one thread, and prints
+held-out loss and label accuracy. Writes initialisation.json beside itself. About six minutes.
+
+    python benchmarks/initialisation.py
+"""
+
+import json
+import os
+import platform
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tsd import corpus, language, students, training
+from tsd.curation import curate
+from tsd.decoding import decode
+from tsd.recipe import CurationConfig, Student, TrainingConfig, load
+from tsd.schema import FACETS
+from tsd.series.processes import draw_table
+from tsd.teachers import make_teacher
+
+STUDENT, EXAMPLES, HELD_OUT = "0.1M", 8000, 500
+STARTS = ("transformers' own", "unit gain", "unit gain, values in order")
+
+
+def main() -> None:
+    """Train from each start and write the table."""
+    torch.set_num_threads(1)
+    recipe = load("laptop", ["series.count=13000"])
+    series = draw_table(recipe.series, recipe.seed, 0, recipe.series.count)
+    annotated = make_teacher(recipe.teacher, recipe.plots, recipe.seed).annotate(series)
+    examples, _ = curate(annotated, series, CurationConfig())
+    texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
+    tokenizer = students.build_tokenizer(texts, 2048)
+    rows = {
+        split: corpus.tokenise(corpus.select(examples, split, count), tokenizer, 2048)
+        for split, count in (("train", EXAMPLES), ("validation", HELD_OUT))
+    }
+    tests = [row for row in series.to_pylist() if row["split"] == "test"][:HELD_OUT]
+    results = []
+    for start in STARTS:
+        model = students.build(Student(name=STUDENT), tokenizer, 0, 2048)
+        _restart(model, start)
+        settings = TrainingConfig()
+        training.train(
+            model,
+            rows["train"],
+            settings,
+            learning_rate=students.learning_rate(Student(name=STUDENT)),
+            seed=0,
+            place=training.Place(),
+            optimiser=training.make_optimiser(model, settings),
+            progress=training.Progress(),
+            report=lambda _: None,
+            save=lambda _: None,
+        )
+        loss = training.evaluate(model, rows["validation"], 50, training.Place())
+        replies = decode(model, tokenizer, [language.student_prompt(row["values"]) for row in tests], 80)
+        labels = [language.parse_reply(reply).labels for reply in replies]
+        right = {
+            facet: float(np.mean([said[facet] == row["truth"][facet] for said, row in zip(labels, tests, strict=True)]))
+            for facet in FACETS
+        }
+        results.append({"start": start, "validation_loss": loss, **right})
+        print(f"{start:<28} loss {loss:.4f}  " + "  ".join(f"{facet} {value:.3f}" for facet, value in right.items()))
+    machine = f"{os.cpu_count()} CPUs, {platform.machine()}, {platform.system()}"
+    record = {"student": STUDENT, "examples": EXAMPLES, "held_out": HELD_OUT, "machine": machine}
+    place = Path(__file__).with_suffix(".json")
+    place.write_text(json.dumps({**record, "date": date.today().isoformat(), "results": results}, indent=1) + "\n")
+
+
+def _restart(model: torch.nn.Module, start: str) -> None:
+    """Undo what `students.build` does beyond the named start."""
+    if start == STARTS[2]:
+        return
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            spread = 0.02 if start == STARTS[0] else parameter.shape[1] ** -0.5
+            torch.nn.init.normal_(parameter, std=spread)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,14 @@
+"""Train the students as a Ray job.
+
+ray job submit --working-dir . -- python jobs/train.py RECIPE [--set A.B=VALUE]
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the job's working directory, where tsd is not installed
+
+from tsd.cli import main
+
+if __name__ == "__main__":
+    main(["train", *sys.argv[1:]])

@@ -1,0 +1,153 @@
+"""The corpus: a mask that hides exactly the prompt, and batches that are a function of the step."""
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from tsd.corpus import Corpus, chat_prompts, collate, rows_of, select, steps_in, tokenise
+from tsd.errors import DataError, InputError
+from tsd.students import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(examples: pa.Table) -> PreTrainedTokenizerBase:
+    """A tokenizer built on the examples' own words."""
+    return build_tokenizer(examples["completion"].to_pylist(), 2048)
+
+
+@pytest.fixture(scope="module")
+def corpus(examples: pa.Table, tokenizer: PreTrainedTokenizerBase) -> Corpus:
+    """A hundred tokenised examples."""
+    return tokenise(examples.slice(0, 100), tokenizer, 2048)
+
+
+# ---- The mask
+
+
+def test_the_mask_hides_exactly_the_prompt(
+    corpus: Corpus, examples: pa.Table, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    prompts = chat_prompts(examples["prompt"].to_pylist()[:100], tokenizer)
+    for i, completion in enumerate(examples["completion"].to_pylist()[:100]):
+        start = corpus.answers[i]
+        assert tokenizer.decode(corpus.tokens[i][start:]) == completion + tokenizer.eos_token
+        assert tokenizer.decode(corpus.tokens[i][:start]) == prompts[i]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=12))
+def test_a_batch_supervises_each_answer_token_once_and_nothing_else(corpus: Corpus, rows: list[int]) -> None:
+    batch = collate(corpus, rows)
+    for i, row in enumerate(rows):
+        supervised = batch.targets[i][batch.targets[i] != -100]
+        assert supervised.tolist() == corpus.tokens[row][corpus.answers[row] :].tolist()
+        # Each target is what follows the input in its column.
+        (columns,) = np.nonzero(batch.targets[i] != -100)
+        assert corpus.tokens[row][columns + 1].tolist() == supervised.tolist()
+        assert batch.inputs[i][: len(corpus.tokens[row]) - 1].tolist() == corpus.tokens[row][:-1].tolist()
+        assert set(batch.inputs[i][len(corpus.tokens[row]) - 1 :].tolist()) <= {corpus.pad}
+    assert batch.positions.tolist() == np.flatnonzero((batch.targets != -100).any(axis=0)).tolist()
+
+
+def test_every_row_has_supervised_tokens_that_end_with_the_end_of_turn(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    assert (corpus.answers < corpus.lengths).all()
+    assert {int(row[-1]) for row in corpus.tokens} == {tokenizer.eos_token_id}
+
+
+def test_a_row_without_supervised_tokens_is_an_error(corpus: Corpus) -> None:
+    mute = Corpus(corpus.tokens, corpus.lengths, corpus.pad)
+    with pytest.raises(DataError, match="no supervised token"):
+        collate(mute, [0, 1])
+
+
+def test_an_empty_answer_is_an_error(examples: pa.Table, tokenizer: PreTrainedTokenizerBase) -> None:
+    empty = examples.slice(0, 2).set_column(4, examples.field("completion"), pa.array(["", "words"]))
+    with pytest.raises(DataError, match="empty answer"):
+        tokenise(empty, tokenizer, 2048)
+
+
+def test_an_example_that_is_too_long_is_an_error_and_nothing_is_cut(
+    corpus: Corpus, examples: pa.Table, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    longest = int(corpus.lengths.max())
+    assert tokenise(examples.slice(0, 100), tokenizer, longest).lengths.tolist() == corpus.lengths.tolist()
+    with pytest.raises(DataError) as caught:
+        tokenise(examples.slice(0, 100), tokenizer, longest - 1)
+    assert str(longest) in str(caught.value)
+    assert "training.max_length" in str(caught.value)
+
+
+# ---- Batches are a function of (corpus, seed, step, rank)
+
+shapes = st.tuples(st.integers(1, 300), st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**40))
+
+
+@given(shapes, st.integers(0, 500))
+def test_the_workers_of_a_step_share_the_batch_that_one_worker_would_have(
+    shape: tuple[int, int, int, int], step: int
+) -> None:
+    size, workers, each, seed = shape
+    alone = rows_of(size, workers * each, seed, step, 0, 1)
+    shares = [rows_of(size, workers * each, seed, step, rank, workers) for rank in range(workers)]
+    assert all(len(share) == each for share in shares)
+    assert Counter(np.concatenate(shares).tolist()) == Counter(alone.tolist())
+
+
+@given(shapes, st.integers(1, 3))
+def test_every_epoch_sees_each_example_once(shape: tuple[int, int, int, int], epochs: int) -> None:
+    size, workers, each, seed = shape
+    batch = workers * each
+    steps = -(-size * epochs // batch)
+    seen = np.concatenate([rows_of(size, batch, seed, step, 0, 1) for step in range(steps)])
+    for epoch in range(epochs):
+        assert sorted(seen[epoch * size : (epoch + 1) * size].tolist()) == list(range(size))
+
+
+@given(shapes, st.lists(st.integers(0, 200), min_size=1, max_size=8))
+def test_a_step_has_the_same_rows_whatever_was_asked_before(
+    shape: tuple[int, int, int, int], steps: list[int]
+) -> None:
+    size, workers, each, seed = shape
+    first = {step: rows_of(size, workers * each, seed, step, 0, workers).tolist() for step in steps}
+    for step in reversed(steps):
+        assert rows_of(size, workers * each, seed, step, 0, workers).tolist() == first[step]
+
+
+def test_another_seed_and_another_epoch_have_another_order() -> None:
+    orders = [rows_of(500, 500, seed, epoch, 0, 1).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize(
+    ("examples_", "batch", "epochs", "steps"), [(100, 8, 1, 12), (100, 8, 2, 25), (8, 8, 1, 1), (3, 8, 1, 1)]
+)
+def test_a_run_has_as_many_steps_as_its_examples_fill(
+    examples_: int, batch: int, epochs: int, steps: int
+) -> None:
+    assert steps_in(examples_, batch, epochs) == steps
+
+
+# ---- Volumes
+
+
+def test_a_volume_holds_every_smaller_one_and_only_its_split(examples: pa.Table) -> None:
+    shuffled = examples.take(np.random.default_rng(0).permutation(len(examples)))
+    large, small = select(shuffled, "train", 300), select(shuffled, "train", 100)
+    assert large.slice(0, 100).equals(small)
+    assert set(large["split"].to_pylist()) == {"train"}
+
+
+def test_too_few_examples_say_how_many_there_are_and_what_to_change(examples: pa.Table) -> None:
+    kept = examples["split"].to_pylist().count("test")
+    with pytest.raises(InputError) as caught:
+        select(examples, "test", 5000)
+    assert "5,000 test examples" in str(caught.value)
+    assert f"{kept:,} were kept" in str(caught.value)
+    assert "series.count" in str(caught.value)

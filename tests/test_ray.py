@@ -1,0 +1,327 @@
+"""Real local Ray: whole studies, killed and restarted, on one and on four workers, and as submitted jobs."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tsd import store
+from tsd.schema import ANNOTATIONS, EXAMPLES, REJECTS, RUNS, SERIES
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "name=tiny",
+    "series.count=6000",
+    "students.sizes=[0.03M]",
+    "students.volumes=[200,1600]",
+    "training.checkpoint_every=40",
+    "evaluation.series=200",
+    "evaluation.batch_size=100",
+    "evaluation.validation_examples=100",
+)
+TABLES = ("series", "annotations", "examples", "rejects")
+
+
+def command(out: Path, *extra: str, stage: str = "study") -> list[str]:
+    """The command line of a tiny study that writes everything under `out`."""
+    overrides = [*TINY, f"tracking.uri=sqlite:///{out}/mlflow.db", *extra]
+    sets = [word for override in overrides for word in ("--set", override)]
+    return [sys.executable, "-m", "tsd.cli", stage, "laptop", "--out", str(out), *sets]
+
+
+def run(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> str:
+    """Run a command to its end and return what it printed; its exit code must be 0."""
+    result = subprocess.run(
+        arguments,
+        cwd=ROOT,
+        env=environment(cpus),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def environment(cpus: int | None = None) -> dict[str, str]:
+    """This environment without a cluster to join; `cpus` logical CPUs for a local Ray."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
+    return clean | {"RAY_AUTH_MODE": "disabled"} | ({"TSD_CPUS": str(cpus)} if cpus else {})
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The digest of every file below a folder, by relative path."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def tables(study: Path) -> dict[str, dict[str, str]]:
+    """The files of the tables that promise to be the same, by table."""
+    return {name: contents(study / name) for name in TABLES}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A study that ran from start to end, and what it printed."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    printed = run(command(out), cpus=1)
+    return out / "tiny", printed
+
+
+def test_a_study_ends_with_a_report_and_prints_no_noise(undisturbed: tuple[Path, str]) -> None:
+    study, printed = undisturbed
+    page = (study / "report.html").read_text()
+    assert "0.03M" in page
+    assert (study / "scaling.png").stat().st_size > 10_000
+    assert str(study / "report.html") in printed
+    for noise in (
+        "WARNING",
+        "INFO",
+        "ray::",
+        "Traceback",
+        "mlflow",
+        "Configuration for experiment",
+        "(raylet)",
+    ):
+        assert noise not in printed
+    assert len(printed.splitlines()) < 80
+
+
+def test_every_table_of_a_study_has_its_schema_and_counts_its_rows(undisturbed: tuple[Path, str]) -> None:
+    study, _ = undisturbed
+    rows = {
+        name: store.open_dataset(str(study / name), schema).read().num_rows
+        for name, schema in {
+            "series": SERIES,
+            "annotations": ANNOTATIONS,
+            "examples": EXAMPLES,
+            "rejects": REJECTS,
+            "runs": RUNS,
+        }.items()
+    }
+    assert rows["series"] == rows["annotations"] == rows["examples"] + rows["rejects"] == 6000
+    assert rows["runs"] == 2
+
+
+def test_the_runs_stand_in_mlflow_below_their_study(undisturbed: tuple[Path, str]) -> None:
+    from mlflow import MlflowClient
+
+    study, _ = undisturbed
+    client = MlflowClient(f"sqlite:///{study.parent}/mlflow.db")
+    found = client.search_runs([client.get_experiment_by_name("tsd").experiment_id])
+    children = [one for one in found if "mlflow.parentRunId" in one.data.tags]
+    assert len(found) == 3
+    assert len(children) == 2
+    for one in children:
+        assert one.info.status == "FINISHED"
+        assert {"validation_loss", "trend", "loss"} <= set(one.data.metrics)
+
+
+def test_four_workers_write_the_same_bytes_as_one(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+    study, _ = undisturbed
+    extra = ("training.concurrent_trials=2",)
+    for stage in ("generate", "annotate", "curate"):
+        run(command(tmp_path, *extra, stage=stage), cpus=4)
+    assert tables(tmp_path / "tiny") == tables(study)
+
+
+# What is on disk when a stage is well under way, and the stage's name.
+UNDER_WAY = {
+    "generate": "series/part-*.parquet",
+    "annotate": "annotations/part-*.parquet",
+    "curate": "rejects/part-*.parquet",
+    "train": "trials/0.03M-1600*/**/.metadata",
+    "evaluate": "predictions/*/part-*.parquet",
+    "report": "runs/manifest.json",
+}
+
+
+def test_killed_in_each_stage_a_study_goes_on_and_redoes_nothing(
+    undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    study, _ = undisturbed
+    mine = tmp_path / "tiny"
+    before: dict[str, int] = {}
+    for stage, pattern in UNDER_WAY.items():
+        kill_when(command(tmp_path), mine, pattern)
+        after = finished_files(mine)
+        redone = [name for name, born in before.items() if after.get(name) != born]
+        assert not redone, f"after the kill in {stage} these were written again: {redone}"
+        before = after
+    printed = run(command(tmp_path), cpus=1)
+    after = finished_files(mine)
+    assert not [name for name, born in before.items() if after.get(name) != born]
+    assert "from before" in printed
+    assert tables(mine) == tables(study)
+    losses = [
+        sorted(row["validation_loss"] for row in store.open_dataset(str(place / "runs"), RUNS).read().to_pylist())
+        for place in (mine, study)
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)  # the killed run resumed: the same run, not another
+
+
+def kill_when(arguments: list[str], study: Path, pattern: str) -> None:
+    """Start a study and `kill -9` it and all that it started once a file matches the pattern."""
+    process = subprocess.Popen(
+        arguments,
+        cwd=ROOT,
+        env=environment(1),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        until = time.monotonic() + 300
+        while not any(study.glob(pattern)):
+            assert process.poll() is None, f"the study ended before {pattern} was seen"
+            assert time.monotonic() < until, f"{pattern} did not appear"
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+def finished_files(study: Path) -> dict[str, int]:
+    """When each file that a restart must not write again was written, in ns: parts, students, records."""
+    kept = [*study.glob("*/part-*.parquet"), *study.glob("predictions/*/part-*.parquet")]
+    kept += [*study.glob("students/*/model.safetensors"), *study.glob("records/*.json")]
+    kept = [path for path in kept if path.parent.name not in ("runs", "records")]  # small, rewritten with scores
+    return {str(path.relative_to(study)): path.stat().st_mtime_ns for path in kept}
+
+
+def test_started_again_a_finished_study_only_writes_its_report_anew(undisturbed: tuple[Path, str]) -> None:
+    study, _ = undisturbed
+    before = finished_files(study)
+    printed = run(command(study.parent), cpus=1)
+    assert finished_files(study) == before
+    assert "2/2 finished" in printed
+
+
+def test_another_recipe_in_the_same_folder_is_refused(undisturbed: tuple[Path, str]) -> None:
+    study, _ = undisturbed
+    before = tables(study)
+    result = subprocess.run(
+        command(study.parent, "series.length=64"),
+        cwd=ROOT,
+        env=environment(1),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2
+    assert "another recipe" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert tables(study) == before
+
+
+def test_a_student_answers_where_tsd_cannot_be_imported(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+    study, _ = undisturbed
+    student = next((study / "students").glob("0.03M-1600*"))
+    program = f"""
+import sys
+sys.modules["tsd"] = None
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained({str(student)!r})
+model = AutoModelForCausalLM.from_pretrained({str(student)!r})
+turns = [{{"role": "user", "content": "Describe the series: " + " ".join(str(i % 100) for i in range(128))}}]
+asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+said = model.generate(**asked, max_new_tokens=60)
+print(tokenizer.decode(said[0, asked["input_ids"].shape[1]:], skip_special_tokens=True))
+try:
+    import tsd
+except ImportError:
+    print("no tsd")
+"""
+    printed = run([sys.executable, "-c", program])
+    said, absent = printed.strip().splitlines()
+    assert absent == "no tsd"
+    assert set(json.loads(said)) <= {"trend", "noise", "extrema"}
+
+
+def test_a_student_explains_a_csv_file(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
+    study, _ = undisturbed
+    student = next((study / "students").glob("0.03M-1600*"))
+    table = tmp_path / "measurements.csv"
+    table.write_text("day,load\n" + "".join(f"{i},{100 + i * 3}\n" for i in range(300)))
+    printed = run(
+        [
+            sys.executable,
+            "-m",
+            "tsd.cli",
+            "explain",
+            str(table),
+            "--model",
+            str(student),
+            "--column",
+            "load",
+            "--json",
+        ]
+    )
+    answer = json.loads(printed)
+    assert answer["rows"] == 300
+    assert any("averaged" in change for change in answer["changes"])
+    assert any("mapped onto" in change for change in answer["changes"])
+    assert set(answer["labels"]) == {"trend", "noise", "maximum", "minimum"}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """A real Ray head with a job server, on ports of its own; its address."""
+    ray = str(Path(sys.executable).parent / "ray")
+    start = [
+        *(
+            ray,
+            "start",
+            "--head",
+            "--port=0",
+            "--num-cpus=2",
+            "--dashboard-host=127.0.0.1",
+            "--dashboard-port=8299",
+        ),
+        *("--disable-usage-stats", "--include-dashboard=true", f"--temp-dir={tmp_path}/ray"),
+    ]
+    # A path of a socket may have 107 characters; pytest's folders are too deep for Ray's sockets.
+    start[-1] = f"--temp-dir=/tmp/tsd-ray-{os.getpid()}"
+    process = subprocess.run(start, env=environment(), capture_output=True, text=True, timeout=180)
+    assert process.returncode == 0, process.stderr[-2000:]
+    try:
+        yield "http://127.0.0.1:8299"
+    finally:
+        subprocess.run([ray, "stop", "--force"], env=environment(), capture_output=True, timeout=120)
+
+
+def test_a_submitted_job_finishes_a_tiny_study(cluster: str, tmp_path: Path) -> None:
+    ray = str(Path(sys.executable).parent / "ray")
+    overrides = [*TINY, f"out={tmp_path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+    sets = [word for override in overrides for word in ("--set", override)]
+    runtime = json.dumps({"excludes": [".git", ".venv", "runs"]})
+    submit = [ray, "job", "submit", "--address", cluster, "--working-dir", ".", "--runtime-env-json", runtime]
+    printed = run([*submit, "--", "python", "jobs/study.py", "laptop", *sets], timeout=600)
+    assert "succeeded" in printed
+    assert (tmp_path / "tiny" / "report.html").is_file()
+
+
+def test_the_cluster_file_passes_rays_own_validation() -> None:
+    import yaml
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    validate_config(prepare_config(config))
+    kinds = config["available_node_types"]
+    workers = {name: kind for name, kind in kinds.items() if name != config["head_node_type"]}
+    assert all(kind["min_workers"] == 0 < kind["max_workers"] for kind in workers.values())
+    assert sum("GPU" in kind["resources"] for kind in workers.values()) == 2
+    assert "GPU" not in kinds[config["head_node_type"]]["resources"]

@@ -1,0 +1,243 @@
+"""Recipes: what they inherit, how they are overridden, and the one line that each wrong one gets."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tsd.errors import RecipeError
+from tsd.recipe import ApiTeacher, RulesTeacher, load, names, to_yaml
+
+
+def written(folder: Path, text: str, name: str = "mine.yaml") -> str:
+    """The path of a recipe file with this text."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def complaint(source: str, *overrides: str) -> str:
+    """The one line that loading a wrong recipe ends with."""
+    with pytest.raises(RecipeError) as caught:
+        load(source, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ---- Right ones
+
+
+def test_laptop_paper_and_cluster_come_with_tsd() -> None:
+    assert {"laptop", "paper", "cluster"} <= set(names())
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_shipped_recipe_loads_under_its_own_name_and_says_what_it_is_for(name: str) -> None:
+    recipe = load(name)
+    assert recipe.name == name
+    assert recipe.about
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_printed_recipe_loads_as_the_same_recipe(name: str, tmp_path: Path) -> None:
+    assert load(written(tmp_path, to_yaml(load(name)))) == load(name)
+
+
+def test_the_laptop_recipe_has_three_sizes_three_volumes_and_a_free_teacher() -> None:
+    recipe = load("laptop")
+    assert len(recipe.students.sizes) >= 3
+    assert len(recipe.students.volumes) >= 3
+    assert isinstance(recipe.teacher, RulesTeacher)
+    assert recipe.series.length == 128
+    assert recipe.evaluation.series >= 1000
+
+
+def test_the_paper_recipe_has_the_adapters_and_the_rate_of_the_released_notebook() -> None:
+    (student,) = load("paper").students.sizes
+    assert student.lora is not None
+    assert (student.lora.r, student.lora.alpha, student.lora.targets) == (4, 32, ("q_proj", "v_proj"))
+    assert student.learning_rate == 2e-4
+
+
+# ---- extends
+
+
+def test_a_recipe_that_extends_another_by_name_names_only_what_differs(tmp_path: Path) -> None:
+    mine = load(written(tmp_path, "extends: laptop\nname: mine\nseries: {length: 64}\n"))
+    laptop = load("laptop")
+    assert mine.series == laptop.series.model_copy(update={"length": 64})
+    assert mine.students == laptop.students
+    assert mine.name == "mine"
+
+
+def test_extends_by_path_is_read_from_beside_the_recipe_that_says_so(tmp_path: Path) -> None:
+    written(tmp_path, "extends: laptop\nseed: 7\n", "base/base.yaml")
+    written(tmp_path, "extends: base.yaml\nseries: {count: 2048}\n", "base/middle.yaml")
+    mine = load(written(tmp_path, "extends: ../base/middle.yaml\nname: mine\n", "mine/mine.yaml"))
+    assert (mine.name, mine.seed, mine.series.count) == ("mine", 7, 2048)
+
+
+@pytest.mark.parametrize("spelling", ["{name}", "./{name}", "../{folder}/{name}"])
+def test_recipes_that_extend_each_other_in_a_circle_are_told_so(tmp_path: Path, spelling: str) -> None:
+    def other(name: str) -> str:
+        return spelling.format(name=name, folder=tmp_path.name)
+
+    written(tmp_path, f"extends: {other('a.yaml')}\nname: b\n", "b.yaml")
+    assert "extends itself" in complaint(written(tmp_path, f"extends: {other('b.yaml')}\nname: a\n", "a.yaml"))
+
+
+def test_a_teacher_of_another_kind_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    recipe = load(written(tmp_path, "extends: paper\nname: mine\nteacher: {kind: rules}\n"))
+    assert recipe.teacher == RulesTeacher()
+
+
+def test_a_teacher_of_the_same_kind_keeps_what_is_not_named(tmp_path: Path) -> None:
+    teacher = load(written(tmp_path, "extends: paper\nteacher: {temperature: 0.5}\n")).teacher
+    assert teacher == load("paper").teacher.model_copy(update={"temperature": 0.5})
+    assert isinstance(teacher, ApiTeacher)
+
+
+# ---- Overrides
+
+
+def test_an_override_changes_one_field_and_leaves_its_neighbours() -> None:
+    recipe = load("laptop", ["series.count=2048", "students.volumes=[10, 20]", "teacher.error_rate.trend=0.5"])
+    laptop = load("laptop")
+    assert recipe.series == laptop.series.model_copy(update={"count": 2048})
+    assert recipe.students.volumes == (10, 20)
+    assert recipe.students.sizes == laptop.students.sizes
+    assert isinstance(recipe.teacher, RulesTeacher)
+    assert isinstance(laptop.teacher, RulesTeacher)
+    assert recipe.teacher.error_rate == laptop.teacher.error_rate.model_copy(update={"trend": 0.5})
+
+
+@given(st.integers(1, 10**10), st.integers(0, 2**63 - 1))
+def test_any_valid_number_can_be_set_and_comes_back_as_it_was(count: int, seed: int) -> None:
+    recipe = load("laptop", [f"series.count={count}", f"seed={seed}"])
+    assert (recipe.series.count, recipe.seed) == (count, seed)
+
+
+def test_of_two_overrides_of_one_field_the_last_one_holds() -> None:
+    assert load("laptop", ["seed=1", "seed=2"]).seed == 2
+
+
+# ---- Wrong ones: each gets one line with the place, the value and what was expected
+
+WRONG_SETS = {
+    "an unknown section": ("sereis.count=3", ["sereis", "did you mean 'series'?"]),
+    "an unknown key": ("series.lenght=64", ["series.lenght", "did you mean 'length'?"]),
+    "an unknown key two levels down": (
+        "teacher.error_rate.trnd=0.1",
+        ["teacher.error_rate.trnd", "did you mean 'trend'?"],
+    ),
+    "a key unlike any other": ("series.zzz=1", ["series.zzz", "valid: ", "length"]),
+    "a key of a list's item": (
+        "students.sizes=[{name: 0.3M, lerning_rate: 1}]",
+        ["students.sizes.0.lerning_rate", "did you mean 'learning_rate'?"],
+    ),
+    "text for a number": ("series.count=many", ["series.count", "'many'", "integer"]),
+    "a number for a section": ("series=3", ["series", "is 3"]),
+    "nothing for a number": ("series.count=", ["series.count", "None", "integer"]),
+    "too short a series": ("series.length=3", ["series.length", "is 3", "32"]),
+    "no epochs": ("training.epochs=0", ["training.epochs", "is 0", "greater than 0"]),
+    "a share above one": ("teacher.error_rate.noise=1.5", ["teacher.error_rate.noise", "1.5", "1"]),
+    "not a number": ("training.clip=.nan", ["training.clip", "nan"]),
+    "an endless number": ("training.clip=.inf", ["training.clip", "inf", "finite"]),
+    "a decay of one": ("training.betas=[0.9, 1.0]", ["training.betas.1", "1.0", "less than 1"]),
+    "a negative drift": ("series.drift=[-3, 2]", ["series", "drift", "-3"]),
+    "a range the wrong way round": ("series.tau=[[2, 1], [1, 2], [1, 2]]", ["tau", "low, high"]),
+    "split shares that miss one": ("series.split=[0.5, 0.3, 0.1]", ["split", "sum to 1", "0.9"]),
+    "trend shares that pass one": ("series.trend_shares=[0.5, 0.5, 0.5]", ["trend_shares", "sum to 1", "1.5"]),
+    "noise shares that miss one": ("series.noise_shares=[0.1, 0.1, 0.1]", ["noise_shares", "sum to 1", "0.3"]),
+    "an unknown student": ("students.sizes=[0.4M]", ["students.sizes.0", "'0.4M'", "did you mean", "source"]),
+    "the same student twice": ("students.sizes=[0.3M, 0.3M]", ["sizes", "twice"]),
+    "the same volume twice": ("students.volumes=[5, 5]", ["volumes", "twice"]),
+    "no students": ("students.sizes=[]", ["students.sizes", "at least 1"]),
+    "adapters on nothing": ("students.sizes=[{name: 0.3M, lora: {r: 4}}]", ["lora", "source"]),
+    "a source without a rate": ("students.sizes=[{name: q, source: a/b}]", ["students.sizes.0", "learning_rate"]),
+    "workers that cannot share": ("training={batch_size: 8, workers: 3}", ["batch_size 8", "3 workers"]),
+    "an unknown kind of teacher": ("teacher.kind=opnai", ["teacher", "'opnai'", "'openai'"]),
+    "a teacher without a model": ("teacher.kind=openai", ["teacher.model", "missing"]),
+    "a name with a slash": ("name=a/b", ["name", "'a/b'"]),
+    "a seed below nothing": ("seed=-1", ["seed", "-1", "0"]),
+    "an override without a value": ("series.count", ["series.count", "expected a.b=value"]),
+    "an override into a value": ("series.count.x=1", ["series.count.x", "count is a value"]),
+    "a date that no calendar has": ("series.count=2024-99-99", ["series.count", "2024-99-99"]),
+    "an override that is not YAML": ("series.split=[1", ["series.split", "[1"]),
+}
+
+
+@pytest.mark.parametrize(("override", "said"), WRONG_SETS.values(), ids=WRONG_SETS)
+def test_a_wrong_value_gets_one_line_that_names_place_value_and_expectation(
+    override: str, said: list[str]
+) -> None:
+    message = complaint("laptop", override)
+    assert all(part in message for part in said), message
+
+
+WRONG_FILES = {
+    "an unclosed list": ("name: x\nseries:\n  split: [1,\n", ["line 4"]),
+    "a tab": ("name: x\n\tseed: 3\n", ["line 2"]),
+    "a Python object": ("name: !!python/object:os.system {}\n", ["line 1"]),
+    "a list": ("- name\n", ["mapping", "list"]),
+    "nothing": ("", ["mapping"]),
+    "no name": ("seed: 3\n", ["name is missing"]),
+    "an empty section": ("name: x\nseries:\n", ["series", "None"]),
+    "extends of a number": ("extends: 3\n", ["extends", "3"]),
+    "extends of an unknown recipe": ("extends: labtop\n", ["'labtop'", "did you mean 'laptop'?"]),
+    "extends of a missing file": ("extends: gone.yaml\n", ["gone.yaml", "no recipe file"]),
+    "a key that is no text": ("name: x\n1: 2\n", ["1", "string"]),
+    "another kind's key": ("name: x\nteacher: {kind: rules, eror_rate: 1}\n", ["did you mean 'error_rate'?"]),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG_FILES.values(), ids=WRONG_FILES)
+def test_a_wrong_file_gets_one_line_that_names_the_file_and_what_is_wrong(
+    text: str, said: list[str], tmp_path: Path
+) -> None:
+    path = written(tmp_path, text)
+    message = complaint(path)
+    assert path in message or str(tmp_path) in message or "extends" in text, message
+    assert all(part in message for part in said), message
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "photo.yaml"
+    path.write_bytes(b"name: \xff\xd8\xff\n")
+    message = complaint(str(path))
+    assert str(path) in message
+    assert "UTF-8" in message
+
+
+def test_a_missing_recipe_file_is_named_beside_the_recipes_there_are(tmp_path: Path) -> None:
+    message = complaint(str(tmp_path / "none.yaml"))
+    assert str(tmp_path / "none.yaml") in message
+    assert "laptop" in message
+
+
+def test_an_unknown_recipe_is_told_the_nearest_name() -> None:
+    assert "did you mean 'cluster'?" in complaint("clutser")
+
+
+def test_a_rules_teacher_is_never_offered_the_keys_of_an_api_teacher() -> None:
+    message = complaint("laptop", "teacher.modell=x")
+    assert "error_rate" in message
+    assert "'model'" not in message
+
+
+@given(st.text(max_size=60))
+def test_any_text_at_all_is_a_recipe_or_one_line(text: str) -> None:
+    try:
+        load("laptop", [f"about={text}", f"series.count={text}"])
+    except RecipeError as error:
+        assert str(error).splitlines() == [str(error)]
+
+
+def test_no_shipped_recipe_holds_a_key() -> None:
+    for name in names():
+        teacher = yaml.safe_load(to_yaml(load(name)))["teacher"]
+        assert set(teacher) & {"key", "api_key", "token", "password"} == set()

@@ -1,0 +1,285 @@
+"""Datasets on disk: whole or not there at all, their own maker's, and honest about a disk that refuses."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tsd import store
+from tsd.errors import DataError, StorageError
+from tsd.schema import FACETS, LABELS, REJECTS, SERIES, conform, fingerprint
+
+KEY = "0123456789abcdef"
+
+
+def rejects(*ids: int) -> pa.Table:
+    """A small table of the `REJECTS` schema."""
+    rows = [{"series_id": i, "teacher": "rules", "reason": "invalid", "text": None} for i in ids]
+    return pa.Table.from_pylist(rows, REJECTS)
+
+
+def fill(folder: Path, *parts: pa.Table, key: str = KEY) -> store.Dataset:
+    """Write and commit a dataset of these parts."""
+    for index, part in enumerate(parts):
+        store.write_part(str(folder), index, part, REJECTS, key)
+    return store.commit(str(folder), REJECTS, key, len(parts), {"series": "ab"})
+
+
+# ---- Schemas
+
+
+def test_a_table_with_columns_in_another_order_is_put_in_order() -> None:
+    table = rejects(1, 2)
+    assert conform(table.select(list(reversed(table.column_names))), REJECTS).equals(table)
+
+
+@pytest.mark.parametrize(
+    ("table", "named"),
+    [
+        (rejects(1).drop_columns(["reason"]), ["missing ['reason']"]),
+        (rejects(1).append_column("extra", pa.array([1])), ["unknown ['extra']"]),
+        (rejects(1).set_column(0, "series_id", pa.array([1], pa.int32())), ["series_id", "int32", "int64"]),
+        (rejects(1).set_column(2, "reason", pa.array([None], pa.string())), ["reason", "1 empty"]),
+    ],
+    ids=["missing", "unknown", "another type", "empty"],
+)
+def test_a_table_that_breaks_its_schema_is_told_which_column_and_how(table: pa.Table, named: list[str]) -> None:
+    with pytest.raises(DataError) as caught:
+        conform(table, REJECTS)
+    assert all(part in str(caught.value) for part in named)
+
+
+def test_a_schemas_fingerprint_changes_with_a_name_a_type_and_nullability() -> None:
+    field = REJECTS.field(0)
+    changed = [field.with_name("id"), field.with_type(pa.int32()), field.with_nullable(True)]
+    prints = {fingerprint(REJECTS.set(0, one)) for one in changed} | {fingerprint(REJECTS)}
+    assert len(prints) == 4
+    assert fingerprint(REJECTS.with_metadata({"a": "b"})) == fingerprint(REJECTS)
+
+
+def test_labels_have_one_string_a_facet() -> None:
+    assert [field.name for field in LABELS] == list(FACETS)
+    assert SERIES.field("truth").type == LABELS
+
+
+# ---- A dataset
+
+
+def test_what_was_written_is_what_is_read(tmp_path: Path) -> None:
+    fill(tmp_path / "d", rejects(1, 2), rejects(3))
+    found = store.open_dataset(str(tmp_path / "d"), REJECTS)
+    assert found.read().equals(rejects(1, 2, 3))
+    assert (found.rows, found.parts) == (3, 2)
+    assert found.read(["series_id"])["series_id"].to_pylist() == [1, 2, 3]
+
+
+def test_no_manifest_no_dataset(tmp_path: Path) -> None:
+    store.write_part(str(tmp_path), 0, rejects(1), REJECTS, KEY)
+    assert store.find_finished(str(tmp_path), REJECTS, KEY) is None
+    with pytest.raises(StorageError, match="no finished dataset"):
+        store.open_dataset(str(tmp_path), REJECTS)
+    store.commit(str(tmp_path), REJECTS, KEY, 1, {})
+    assert store.open_dataset(str(tmp_path), REJECTS).rows == 1
+
+
+def test_the_manifest_counts_rows_and_names_parents_versions_and_each_parts_bytes(tmp_path: Path) -> None:
+    fill(tmp_path, rejects(1, 2), rejects(3))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["rows"] == 3
+    assert manifest["schema"] == fingerprint(REJECTS)
+    assert manifest["parents"] == {"series": "ab"}
+    assert set(manifest["versions"]) >= {"tsd", "pyarrow"}
+    for part in manifest["parts"]:
+        assert hashlib.sha256((tmp_path / part["name"]).read_bytes()).hexdigest() == part["sha256"]
+
+
+def test_a_dataset_written_twice_has_the_same_bytes_in_every_file(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        fill(tmp_path / name, rejects(*range(500)), rejects(7))
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "b").iterdir())
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_a_dataset_cannot_be_finished_while_a_part_is_missing(tmp_path: Path) -> None:
+    store.write_part(str(tmp_path), 0, rejects(1), REJECTS, KEY)
+    store.write_part(str(tmp_path), 2, rejects(3), REJECTS, KEY)
+    with pytest.raises(DataError, match=r"parts \[1\] are missing"):
+        store.commit(str(tmp_path), REJECTS, KEY, 3, {})
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_table_that_breaks_the_schema_leaves_no_part_behind(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        store.write_part(str(tmp_path), 0, rejects(1).drop_columns(["text"]), REJECTS, KEY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_recipes_parts_and_dataset_are_refused_and_both_keys_named(tmp_path: Path) -> None:
+    store.write_part(str(tmp_path), 0, rejects(1), REJECTS, KEY)
+    with pytest.raises(StorageError, match="another recipe") as caught:
+        store.finished_parts(str(tmp_path), "fedcba9876543210")
+    assert KEY in str(caught.value)
+    assert "fedcba9876543210" in str(caught.value)
+    store.commit(str(tmp_path), REJECTS, KEY, 1, {})
+    with pytest.raises(StorageError, match="another recipe"):
+        store.find_finished(str(tmp_path), REJECTS, "fedcba9876543210")
+
+
+def test_a_dataset_of_another_schema_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path, rejects(1))
+    with pytest.raises(DataError, match="another schema"):
+        store.open_dataset(str(tmp_path), SERIES)
+
+
+def test_a_file_that_a_killed_writer_left_half_written_is_never_taken_for_a_part(tmp_path: Path) -> None:
+    # A child is killed while it holds the file open under its unfinished name, as kill -9 would.
+    code = (
+        "import os, signal, sys, pyarrow as pa\n"
+        "from tsd import store\n"
+        "def die(fd): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "os.fsync = die\n"
+        "store.write_bytes(sys.argv[1], store.part_name(0), b'PAR1 half of a part')\n"
+    )
+    child = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
+    assert child.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 1  # it did leave something
+    assert store.finished_parts(str(tmp_path), KEY) == {}
+    store.write_part(str(tmp_path), 0, rejects(1), REJECTS, KEY)
+    assert store.finished_parts(str(tmp_path), KEY) == {0: 1}
+    assert store.commit(str(tmp_path), REJECTS, KEY, 1, {}).read().equals(rejects(1))
+
+
+def test_a_part_that_is_written_again_is_replaced_whole(tmp_path: Path) -> None:
+    store.write_part(str(tmp_path), 0, rejects(1, 2, 3), REJECTS, KEY)
+    store.write_part(str(tmp_path), 0, rejects(9), REJECTS, KEY)
+    assert store.read_part(str(tmp_path), 0, REJECTS).equals(rejects(9))
+    assert [path.name for path in tmp_path.iterdir()] == [store.part_name(0)]
+
+
+def test_a_folder_may_be_named_as_a_uri(tmp_path: Path) -> None:
+    uri = (tmp_path / "d").as_uri()
+    store.write_part(uri, 0, rejects(1), REJECTS, KEY)
+    store.commit(uri, REJECTS, KEY, 1, {})
+    assert store.open_dataset(str(tmp_path / "d"), REJECTS).read().equals(rejects(1))
+
+
+def test_a_copied_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "weights").write_text("new")
+    (tmp_path / "students" / "a").mkdir(parents=True)
+    (tmp_path / "students" / "a" / "stale").write_text("old")
+    store.copy_folder(str(tmp_path / "new"), str(tmp_path / "students" / "a"))
+    assert [p.name for p in (tmp_path / "students").rglob("*")] == ["a", "weights"]
+
+
+# ---- A disk that refuses
+
+
+def test_too_little_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught:
+        store.require_writable(str(tmp_path), 2**60)
+    message = str(caught.value)
+    assert str(tmp_path) in message
+    assert "needed" in message
+    assert "--out" in message
+    store.require_writable(str(tmp_path), 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_fix() -> None:
+    for write in (
+        lambda: store.require_writable("/proc/tsd-study", 1),
+        lambda: store.write_part("/proc/tsd-study/series", 0, rejects(1), REJECTS, KEY),
+    ):
+        with pytest.raises(StorageError) as caught:
+            write()
+        message = str(caught.value)
+        assert "/proc/tsd-study" in message
+        assert "--out" in message
+        assert len(message.splitlines()) == 1
+
+
+def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("I am a file")
+    with pytest.raises(StorageError) as caught:
+        store.write_part(str(tmp_path / "runs"), 0, rejects(1), REJECTS, KEY)
+    assert str(tmp_path / "runs") in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def mounted(options: str, folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with a small tmpfs on `folder`, in a mount namespace that ends with it; skip where there is none."""
+    folder.mkdir(exist_ok=True)
+    enter = ["unshare", "--user", "--map-root-user", "--mount"]
+    mount = f'mount -t tmpfs -o {options} tmpfs "$0"'
+    try:
+        trial = subprocess.run([*enter, "sh", "-c", mount, str(folder)], capture_output=True, timeout=30)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare to mount a small disk with")
+    if trial.returncode:
+        pytest.skip(f"this machine mounts no small disk: {trial.stderr.decode().strip()}")
+    run = f'{mount} && exec "$1" -c "$2" "$0"'
+    return subprocess.run(
+        [*enter, "sh", "-c", run, str(folder), sys.executable, code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+
+
+FILL = """
+import os, sys
+import pyarrow as pa
+from tsd import store
+from tsd.errors import StorageError
+from tsd.schema import REJECTS
+folder = sys.argv[1] + "/rejects"
+def table(i):
+    text = os.urandom(100_000).hex()  # does not compress below 100 kB
+    return pa.Table.from_pylist([dict(series_id=i, teacher="rules", reason="r", text=text)], REJECTS)
+written = 0
+try:
+    for written in range(100):
+        store.write_part(folder, written, table(written), REJECTS, "k")
+except StorageError as error:
+    print(error)
+    assert error.__cause__.errno == 28, error.__cause__
+print("parts", store.finished_parts(folder, "k") == {i: 1 for i in range(written)}, written)
+print("whole", all(len(store.read_part(folder, i, REJECTS)) == 1 for i in range(written)))
+print("left", sorted(name for name in os.listdir(folder) if not name.startswith("part-")))
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_only_whole_parts(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    done = mounted("size=1m", disk, FILL)
+    assert done.returncode == 0, done.stderr
+    message, parts, whole, left = done.stdout.splitlines()
+    assert str(disk) in message
+    assert "no space left" in message
+    assert "--out" in message
+    assert parts.startswith("parts True")
+    assert int(parts.split()[-1]) > 0
+    assert (whole, left) == ("whole True", "left []")
+
+
+def test_a_read_only_disk_is_one_line_with_the_fix(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    code = (
+        "import sys\nfrom tsd import store\nfrom tsd.errors import StorageError\n"
+        "try:\n    store.require_writable(sys.argv[1] + '/study', 1)\nexcept StorageError as error:\n    print(error)\n"
+    )
+    done = mounted("size=1m,ro", disk, code)
+    assert done.returncode == 0, done.stderr
+    (message,) = done.stdout.splitlines()
+    assert f"{disk}/study" in message
+    assert "read-only" in message
+    assert "--out" in message
