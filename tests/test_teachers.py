@@ -1,6 +1,7 @@
 """Teachers: the rules teacher and its error rates, and an API teacher against a real HTTP server."""
 
 import base64
+import hashlib
 import io
 import json
 import threading
@@ -20,13 +21,14 @@ from scipy.stats import binomtest
 
 from tsd.errors import InputError
 from tsd.language import Labels, reply_text, teacher_prompt
+from tsd.plots import render
 from tsd.recipe import ApiTeacher, ErrorRates, PlotConfig, Recipe, RulesTeacher
 from tsd.schema import FACETS
 from tsd.series.processes import draw_table
 from tsd.teachers import make_teacher
 from tsd.teachers.rules import Rules
 
-PLOTS = PlotConfig(width=96, height=64)
+PLOTS = PlotConfig(width=200, height=128)
 SOUND = reply_text(Labels(trend="flat", noise="low", maximum="end", minimum="middle"), (0, 0, 0))
 SECRET = "sk-do-not-tell-4711"
 
@@ -195,16 +197,18 @@ def test_replies_stay_with_their_series_when_they_come_back_out_of_order(
     late = threading.Event()
 
     def answer(number: int) -> tuple[int, dict[str, Any]]:
+        picture = server.asked[number]["messages"][0]["content"][1]["image_url"]["url"]
         if number == 0:
             late.wait(10)  # the first request is answered after all others
         elif number == 7:
             late.set()
-        return 200, completion(f"reply to {len(server.asked)}")
+        return 200, completion(hashlib.sha256(picture.encode()).hexdigest())
 
     server.answer = answer
-    said = ask(server, series.slice(0, 8), in_flight=8)
-    assert len(server.asked) == 8
-    assert said["series_id"].to_pylist() == list(range(8))
+    together = ask(server, series.slice(0, 8), in_flight=8)
+    one_by_one = [ask(server, series.slice(i, 1))["text"][0].as_py() for i in range(8)]
+    assert len(set(one_by_one)) == 8
+    assert together["text"].to_pylist() == one_by_one
 
 
 @pytest.mark.parametrize(
@@ -299,8 +303,8 @@ def test_the_request_shows_the_plot_in_the_recipes_size_and_asks_the_teachers_pr
     head, _, data = picture["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
     image = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert (image.format, image.size, image.mode) == ("PNG", (96, 64), "L")
-    assert len(set(image.getdata())) > 2  # something is drawn
+    assert (image.format, image.size, image.mode) == ("PNG", (200, 128), "L")
+    assert len(set(np.asarray(image).flatten().tolist())) > 2  # something is drawn
 
 
 def test_the_key_is_sent_to_the_server_and_stands_in_no_row(server: Server, series: pa.Table) -> None:
@@ -330,5 +334,11 @@ def test_an_api_request_key_follows_what_shapes_the_reply_and_not_how_it_is_aske
     ]
     assert {keys(**change) for change in operational} == {plain}
     shaping = [{"model": "other"}, {"temperature": 0.5}, {"max_tokens": 10}, {"base_url": server.url + "/"}]
-    others = [keys(**change) for change in shaping] + [keys(PlotConfig(width=100, height=64))]
+    others = [keys(**change) for change in shaping] + [keys(PlotConfig(width=200, height=130))]
     assert len({plain, *others}) == 6
+
+
+def test_the_smallest_plot_that_a_recipe_may_ask_for_can_be_drawn(series: pa.Table) -> None:
+    values = np.array(series["values"].to_pylist()[:2], np.uint8)
+    pictures = render(values, PlotConfig(width=96, height=80))  # matplotlib warns where its words do not fit
+    assert [Image.open(io.BytesIO(picture)).size for picture in pictures] == [(96, 80)] * 2

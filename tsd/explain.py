@@ -35,17 +35,17 @@ def explain(file: str, model: str, column: str | None, as_json: bool) -> str:
     # The model is loaded last: whatever is wrong with the file is said at once.
     text = _ask(model, student_prompt(values.tolist()))
     parsed = parse_reply(text)
+    said = sentences(text) if any(parsed.labels.values()) else []
     if as_json:
         answer = {
             "column": name,
             "rows": len(raw),
             "changes": changes,
             "labels": parsed.labels,
-            "sentences": sentences(text),
+            "sentences": said,
             "not_stated": parsed.reason,
         }
         return json.dumps(answer, indent=1, ensure_ascii=False)
-    said = sentences(text) if any(parsed.labels.values()) else []
     notes = [f"column {name!r}, {len(raw):,} rows", *changes]
     return "\n".join([*(said or [NO_ANSWER]), *(f"({note})" for note in notes)])
 
@@ -178,7 +178,7 @@ def _require_readable(path: Path) -> None:
     if lines > MOST_ROWS + 1:
         raise InputError(
             f"{path} has {lines - 1:,} rows and at most {MOST_ROWS:,} are read: keep every "
-            f"{-(-lines // MOST_ROWS)}th row, or the part that matters"
+            f"{-(-(lines - 1) // MOST_ROWS)}th row, or the part that matters"
         )
 
 
@@ -194,12 +194,12 @@ def _ragged_line(path: Path) -> str | None:
 
 
 def _numbers(series: pl.Series) -> pl.Series:
-    """A column's values as Float64, null where a cell is not a number."""
+    """A column's values as Float64, NaN where a cell is not a number."""
+    if series.dtype == pl.Boolean:
+        return pl.Series(series.name, np.full(len(series), np.nan))
     if series.dtype == pl.String:
         series = series.str.strip_chars()
-    return series.cast(pl.Float64, strict=False).fill_null(float("nan")) if series.dtype != pl.Boolean else (
-        pl.Series(series.name, np.full(len(series), np.nan))
-    )
+    return series.cast(pl.Float64, strict=False).fill_null(float("nan"))
 
 
 def _choose(table: pl.DataFrame, file: str, column: str | None) -> str:

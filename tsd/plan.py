@@ -1,116 +1,208 @@
-"""What a command will do before it does it: rows, tokens, FLOPs, dollars, and time at a rate measured here."""
+"""What a command will do before it does it: rows, tokens, FLOPs, dollars, and time at a rate measured here.
 
+Nothing is written and nothing is asked of a server. Tokens are counted on a sample of the study's own series.
+"""
+
+import os
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
+from tsd.errors import InputError
+from tsd.language import student_prompt, teacher_prompt
 from tsd.progress import clock
-from tsd.recipe import Recipe, RulesTeacher
+from tsd.recipe import Recipe, RulesTeacher, Student
 from tsd.series import processes
 from tsd.teachers import make_teacher
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tsd.corpus import Corpus
+
 STAGES = ("generate", "annotate", "curate", "train", "evaluate", "report")
-TEXT_TOKENS = 220  # a teacher's prompt and a picture of the default size, roughly, for a Qwen-VL
-REPLY_TOKENS = 60
-ANSWER_TOKENS = 36  # a student's reply, in the small tokenizer
+SAMPLE = 256  # series that are drawn and described to count tokens and measure rates
+PATCH = 28  # pixels of a picture's side that a Qwen-VL takes for one token
+LETTERS = 4  # of English text in a token, roughly
+REPLY_TOKENS = 60  # of a teacher's reply, roughly
+CURATED_PER_SECOND = 25_000  # measured on the laptop study
 TRIAL_SECONDS = 9.0  # that starting a trial keeps two cores busy, measured on the laptop study
+REPORT_SECONDS = 30.0  # measured on the laptop study
 PROBE_STEPS = 3
+INDENT = 13  # of what follows a stage's name
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one example costs one student. seconds: None where this machine cannot measure it."""
+
+    tokens: float
+    answer_tokens: float
+    flops: float
+    seconds: float | None
 
 
 def plan(recipe: Recipe, stage: str) -> str:
     """The plan of a stage, or of all of them for "study", as lines to print. Nothing is written."""
     asked = STAGES if stage == "study" else (stage,)
-    lines = [f"{recipe.folder}: what `tsd {stage}` will do; times are for this machine, from a short trial now"]
-    total = 0.0
+    lines = [f"tsd {stage} {recipe.name} works in {recipe.folder}. It will"]
+    total, unknown = 0.0, []
     for name in asked:
         said, seconds = _PLANS[name](recipe)
+        if seconds is None:
+            unknown.append(name)
         total += seconds or 0.0
-        took = f"about {clock(seconds)}" if seconds is not None else "time unknown: it depends on the server"
-        lines.append(f"  {name:<9} {said}; {took}")
+        took = f"about {clock(seconds)}" if seconds is not None else "time not known here"
+        lines.append(f"  {name:<{INDENT - 2}}{said[0]}: {took}")
+        lines.extend(" " * INDENT + more for more in said[1:])
     if len(asked) > 1:
-        lines.append(f"  {'in all':<9} about {clock(total)}, Ray's own start of some seconds not counted")
+        besides = f", and what {' and '.join(unknown)} needs" if unknown else ""
+        lines.append(f"  {'in all':<{INDENT - 2}}about {clock(total)}{besides}; some seconds more to start Ray")
+    lines.append(
+        f"Nothing was done yet. Times are for this machine ({_cores()} CPUs) at the rate of a short trial just "
+        "now; what an earlier start has finished is not done again."
+    )
     return "\n".join(lines)
 
 
-def _generate(recipe: Recipe) -> tuple[str, float | None]:
+def _generate(recipe: Recipe) -> tuple[list[str], float | None]:
     count = recipe.series.count
+    processes.draw_table(recipe.series, recipe.seed, 0, 8)  # the first call is slow: it is not the rate
     seconds = _time(lambda: processes.draw_table(recipe.series, recipe.seed, 0, processes.BLOCK))
-    said = f"{count:,} series of {recipe.series.length} points, {count * recipe.series.length / 2**20:,.1f} MiB of values"
-    return said, seconds * count / processes.BLOCK / _workers(recipe)
+    size = count * recipe.series.length / 2**20
+    said = f"draw {count:,} series of {recipe.series.length} points, {size:,.1f} MiB of values"
+    return [said], seconds * count / processes.BLOCK / _cores()
 
 
-def _annotate(recipe: Recipe) -> tuple[str, float | None]:
+def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     count, teacher = recipe.series.count, recipe.teacher
     if isinstance(teacher, RulesTeacher):
-        sample = processes.draw_table(recipe.series, recipe.seed, 0, 256)
+        sample = processes.draw_table(recipe.series, recipe.seed, 0, SAMPLE)
         rules = make_teacher(teacher, recipe.plots, recipe.seed)
-        seconds = _time(lambda: rules.annotate(sample)) * count / len(sample) / _workers(recipe)
-        return f"{count:,} replies by rules, 0 images, 0 tokens, $0", seconds
-    asked, said = count * TEXT_TOKENS, count * REPLY_TOKENS
-    dollars = (asked * teacher.usd_per_million_input + said * teacher.usd_per_million_output) / 1e6
-    return (
-        f"{count:,} requests to {teacher.model}, {count:,} images of {recipe.plots.width} × {recipe.plots.height}, "
-        f"about {asked:,} tokens in and {said:,} out, about ${dollars:,.2f}",
-        None,
-    )
+        seconds = _time(lambda: rules.annotate(sample)) * count / len(sample) / _cores()
+        return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds
+    width, height = recipe.plots.width, recipe.plots.height
+    picture = -(-width // PATCH) * -(-height // PATCH)
+    asked = count * (picture + len(teacher_prompt(recipe.series.length)) // LETTERS)
+    replied = count * REPLY_TOKENS
+    dollars = (asked * teacher.usd_per_million_input + replied * teacher.usd_per_million_output) / 1e6
+    priced = teacher.usd_per_million_input or teacher.usd_per_million_output
+    cost = f"about ${dollars:,.2f}" if priced else "$0, as the recipe gives no price (teacher.usd_per_million_input)"
+    return [
+        f"ask {teacher.model} at {teacher.base_url} about {count:,} series",
+        f"{count:,} images of {width} × {height} pixels, about {asked:,} tokens in and {replied:,} out, {cost}",
+        f"the key is read from ${teacher.key_env} when it starts",
+    ], None
 
 
-def _curate(recipe: Recipe) -> tuple[str, float | None]:
-    return f"{recipe.series.count:,} replies sorted into examples and rejects", recipe.series.count / 10_000
+def _curate(recipe: Recipe) -> tuple[list[str], float | None]:
+    count = recipe.series.count
+    return [f"sort {count:,} replies into examples and rejects"], count / CURATED_PER_SECOND
 
 
-def _train(recipe: Recipe) -> tuple[str, float | None]:
-    """Each student takes a few steps on made-up tokens, so that its rate is measured and not guessed."""
-    tokens, flops, seconds, runs = 0, 0.0, 0.0, 0
-    for student in recipe.students.sizes:
-        probed = _probe(recipe, student)
-        for volume in recipe.students.volumes:
-            rows = volume * recipe.training.epochs * len(recipe.students.seeds)
-            runs += len(recipe.students.seeds)
-            tokens += rows * int(probed["length"])
-            flops += rows * probed["flops"]
-            seconds += rows * probed["seconds"]
-    at_once = max(1, min(recipe.training.concurrent_trials, _workers(recipe) // recipe.training.workers))
-    said = f"{runs} students, {tokens:,} tokens, {flops:.2g} FLOPs"
-    return said, seconds / at_once + runs * TRIAL_SECONDS / at_once
+def _train(recipe: Recipe) -> tuple[list[str], float | None]:
+    students, training = recipe.students, recipe.training
+    runs = _runs(recipe)
+    each = sum(students.volumes) * training.epochs * len(students.seeds)  # examples that each size sees
+    rates = [_rate(recipe, student) for student in students.sizes]
+    tokens, flops = sum(each * rate.tokens for rate in rates), sum(each * rate.flops for rate in rates)
+    at_once = max(1, min(training.concurrent_trials, _cores() // (training.workers * training.threads), runs))
+    known = [rate.seconds for rate in rates if rate.seconds is not None]
+    seconds = None
+    if len(known) == len(rates):
+        seconds = (each * sum(known) + runs * TRIAL_SECONDS) / at_once
+    return [
+        f"train {runs} students ({_counted(recipe)}), {at_once} at once",
+        f"{each * len(rates):,} examples, about {tokens:,.0f} tokens, {flops:.2g} FLOPs",
+    ], seconds
 
 
-def _evaluate(recipe: Recipe) -> tuple[str, float | None]:
-    runs = len(recipe.students.sizes) * len(recipe.students.volumes) * len(recipe.students.seeds)
-    replies = runs * recipe.evaluation.series
-    tokens = replies * (recipe.series.length + ANSWER_TOKENS)
-    # A prompt is a forward pass, a third of a training step; the replies take about as long again.
-    seconds = sum(_probe(recipe, student)["seconds"] for student in recipe.students.sizes) * 2 / 3
-    each = recipe.evaluation.series * len(recipe.students.volumes) * len(recipe.students.seeds)
-    return f"{replies:,} replies, {tokens:,} tokens", seconds * each / recipe.evaluation.workers
+def _evaluate(recipe: Recipe) -> tuple[list[str], float | None]:
+    replies = _runs(recipe) * recipe.evaluation.series
+    each = replies / len(recipe.students.sizes)  # replies of each size
+    rates = [_rate(recipe, student) for student in recipe.students.sizes]
+    tokens = sum(each * rate.tokens for rate in rates)
+    seconds = None
+    known = [rate.seconds for rate in rates if rate.seconds is not None]
+    if len(known) == len(rates):
+        # A prompt is a forward pass, a third of a training step; the reply takes about as long again.
+        seconds = each * sum(known) * 2 / 3 / min(recipe.evaluation.workers, _cores())
+    return [
+        f"have each of {_runs(recipe)} students describe {recipe.evaluation.series:,} test series",
+        f"{replies:,} replies, about {tokens:,.0f} tokens read and written",
+    ], seconds
 
 
-def _report(recipe: Recipe) -> tuple[str, float | None]:
-    return "6 laws fitted with intervals, one page", 30.0
+def _report(recipe: Recipe) -> tuple[list[str], float | None]:
+    return ["fit how loss and errors fall with size and data, and write report.html"], REPORT_SECONDS
 
 
-def _probe(recipe: Recipe, student: Any) -> dict[str, float]:
-    """Tokens, FLOPs and seconds of one example of this student, on one worker's threads."""
-    import numpy as np
+@lru_cache
+def _rate(recipe: Recipe, student: Student) -> Rate:
+    """What one example costs this student: tokens and FLOPs of a sample, seconds of a few steps on it.
+
+    A student for GPUs is only laid out, without its weights: its seconds cannot be measured here.
+    """
     import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tsd import students, training
-    from tsd.corpus import Corpus
+    from tsd import students
+    from tsd.corpus import tokenise
 
-    source = student.source
-    torch.set_num_threads(recipe.training.threads)
+    examples = _sample(recipe)
+    texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
+    longest = recipe.training.max_length
     tokenizer = (
-        students.load_tokenizer(source) if source else students.build_tokenizer([], recipe.training.max_length)
+        students.load_tokenizer(student.source) if student.source else students.build_tokenizer(texts, longest)
     )
-    model = students.build(student, tokenizer, 0, recipe.training.max_length)
-    length = recipe.series.length + ANSWER_TOKENS + 12
     rows = recipe.training.batch_size * PROBE_STEPS
-    corpus = Corpus([np.full(length, 5)] * rows, np.full(rows, length - ANSWER_TOKENS), 0)
+    repeated = pa.concat_tables([examples] * -(-rows // len(examples)))
+    corpus = tokenise(repeated.slice(0, max(rows, len(examples))), tokenizer, longest)
+    measured = not recipe.training.gpu
+    if measured or student.source is None:
+        torch.set_num_threads(recipe.training.threads)
+        model = students.build(student, tokenizer, 0, longest)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(student.source)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{student.source} is not a model that transformers can load: {reason}") from None
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    length, answer = float(corpus.lengths.mean()), float((corpus.lengths - corpus.answers).mean())
+    _, body = students.parameter_counts(model)
+    flops = students.training_flops(model, body, 1, 0, length) * length
+    flops += students.training_flops(model, body, 0, 1, length) * answer
+    if not measured:
+        return Rate(length, answer, flops, None)
+    _seconds_per_example(recipe, model, corpus, steps=1)  # the first step is slow: it is not the rate
+    return Rate(length, answer, flops, _seconds_per_example(recipe, model, corpus, PROBE_STEPS))
+
+
+def _sample(recipe: Recipe) -> pa.Table:
+    """Prompts and completions as the rules teacher gives them, for the first series of the study."""
+    series = processes.draw_table(recipe.series, recipe.seed, 0, min(SAMPLE, recipe.series.count))
+    described = make_teacher(RulesTeacher(), recipe.plots, recipe.seed).annotate(series)
+    prompts = [student_prompt(values) for values in series["values"].to_pylist()]
+    return pa.table({"prompt": prompts, "completion": described["text"]})
+
+
+def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corpus", steps: int) -> float:
+    """Measured over a few steps that change nothing: the learning rate is 0."""
+    from tsd import training
+
     settings = recipe.training.model_copy(update={"epochs": 1})
+    rows = settings.batch_size * steps
+    few = type(corpus)(corpus.tokens[:rows], corpus.answers[:rows], corpus.pad)
     progress = training.Progress()
     training.train(
         model,
-        corpus,
+        few,
         settings,
         learning_rate=0.0,
         seed=0,
@@ -120,9 +212,21 @@ def _probe(recipe: Recipe, student: Any) -> dict[str, float]:
         report=lambda _: None,
         save=lambda _: None,
     )
-    _, body = students.parameter_counts(model)
-    flops = students.training_flops(model, body, length, ANSWER_TOKENS, length)
-    return {"length": length, "flops": flops, "seconds": progress.seconds / rows}
+    return progress.seconds / rows
+
+
+def _runs(recipe: Recipe) -> int:
+    students = recipe.students
+    return len(students.sizes) * len(students.volumes) * len(students.seeds)
+
+
+def _counted(recipe: Recipe) -> str:
+    parts = (
+        (len(recipe.students.sizes), "size"),
+        (len(recipe.students.volumes), "data volume"),
+        (len(recipe.students.seeds), "seed"),
+    )
+    return " × ".join(f"{count} {noun}{'s' if count > 1 else ''}" for count, noun in parts)
 
 
 def _time(work: Callable[[], object]) -> float:
@@ -131,13 +235,11 @@ def _time(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _workers(recipe: Recipe) -> int:
-    import os
-
+def _cores() -> int:
     return os.cpu_count() or 1
 
 
-_PLANS: dict[str, Callable[[Recipe], tuple[str, float | None]]] = {
+_PLANS: dict[str, Callable[[Recipe], tuple[list[str], float | None]]] = {
     "generate": _generate,
     "annotate": _annotate,
     "curate": _curate,

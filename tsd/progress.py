@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 QUIET_SECONDS = 10.0  # between two lines where there is no terminal to redraw
@@ -43,7 +44,8 @@ class Step:
         """At the rate so far; None before anything is finished."""
         if self.done <= 0:
             return None
-        return (self.total - self.done - self.skipped) * (time.monotonic() - self.started) / self.done
+        left = max(0.0, self.total - self.done - self.skipped)
+        return left * (time.monotonic() - self.started) / self.done
 
 
 class Reporter:
@@ -64,23 +66,23 @@ class Reporter:
             with self._bar(title, total, unit) as step:
                 yield step
         else:
-            self.say(f"{title} …")
+            self.say(f"{escape(title)} …")
             step = Step(total, self._lines(title, unit))
             yield step
         took = clock(time.monotonic() - step.started)
         count = f"{step.done + step.skipped:,.0f} {unit}" if unit else step.note
         again = f", {step.skipped:,.0f} of them from before" if step.skipped and unit else ""
-        self.say(f"[green]✓[/] {title:<32} {count}{again} in {took}")
+        self.say(f"[green]✓[/] {escape(title):<32} {escape(count)}{again} in {took}")
 
     @contextmanager
     def _bar(self, title: str, total: float, unit: str) -> Iterator[Step]:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description:<32}"),
+            TextColumn("{task.description:<32}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]} {task.fields[note]}"),
+            TextColumn("{task.fields[left]} {task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(title, total=1.0, count="", left="", note="")
@@ -98,18 +100,21 @@ class Reporter:
             if time.monotonic() - shown >= QUIET_SECONDS:
                 shown = time.monotonic()
                 elapsed = clock(shown - step.started)
-                self.say(f"  {title}: {_count(step, unit)} after {elapsed}, {_left(step)} {step.note}")
+                said = [f"{_count(step, unit)} after {elapsed}", _left(step), step.note]
+                self.say(escape(f"  {title}: {', '.join(part for part in said if part)}"))
 
         return show
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person says them: 4.2 s, 1:05, 2:03:00."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    """Seconds as a person says them: 4.2 s, 42 s, 1 min 05 s, 2 h 03 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def _count(step: Step, unit: str) -> str:
@@ -120,4 +125,4 @@ def _count(step: Step, unit: str) -> str:
 
 def _left(step: Step) -> str:
     left = step.seconds_left
-    return f"about {clock(max(left, 0.0))} left" if left is not None else ""
+    return f"about {clock(left)} left" if left is not None else ""

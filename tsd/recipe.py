@@ -76,9 +76,9 @@ class SeriesConfig(Section):
 class PlotConfig(Section):
     """How a series is drawn for a teacher that looks."""
 
-    width: Annotated[int, Field(ge=64, le=4096)] = 448
-    """Pixels."""
-    height: Annotated[int, Field(ge=64, le=4096)] = 224
+    width: Annotated[int, Field(ge=96, le=4096)] = 448
+    """Pixels; with fewer, the axes' words leave no room for the line."""
+    height: Annotated[int, Field(ge=80, le=4096)] = 224
     """Pixels."""
 
 

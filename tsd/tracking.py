@@ -5,8 +5,10 @@ Runs are found again by a tag, so a study that was stopped and started again con
 
 import logging
 import os
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunStatus
-    from mlflow.exceptions import MlflowException
 
 from tsd.errors import InputError
 
@@ -30,19 +31,19 @@ class Tracker:
     def __init__(self, uri: str, experiment: str, study: str, recipe_yaml: str) -> None:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.client = MlflowClient(uri)
-            found = self.client.get_experiment_by_name(experiment)
-            self.experiment = found.experiment_id if found else self.client.create_experiment(experiment)
-        except MlflowException as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"tracking.uri {uri} does not answer as an MLflow store: {reason}") from None
         self.study = study
-        self.parent = self._run(study, study, {})
-        self.client.log_text(self.parent, recipe_yaml, "recipe.yaml")
         self.open: dict[str, str] = {}
+        try:
+            with _impatient():
+                self.client = MlflowClient(uri)
+                self.experiment = self._experiment(experiment, _artifacts(uri))
+                self.parent = self._run(study, study, {})
+                self.client.log_text(self.parent, _without_credentials(recipe_yaml), "recipe.yaml")
+        except Exception as error:  # MLflow's own, a database driver's, a missing driver, a folder's
+            reason = _without_credentials((str(error).strip() or type(error).__name__).splitlines()[0])
+            raise InputError(
+                f"tracking.uri {_without_credentials(uri)} does not answer as an MLflow store: {reason[:300]}"
+            ) from None
 
     def log(self, run_id: str, step: int, metrics: Mapping[str, float], time_ms: int) -> None:
         """Log metrics of a student's run at a step."""
@@ -68,6 +69,12 @@ class Tracker:
             self.client.log_text(self.parent, report, "report.html")
         self.client.set_terminated(self.parent, RunStatus.to_string(RunStatus.FINISHED))
 
+    def _experiment(self, name: str, artifacts: str | None) -> str:
+        """The experiment's id; made where there is none."""
+        found = self.client.get_experiment_by_name(name)
+        made: str = found.experiment_id if found else self.client.create_experiment(name, artifacts)
+        return made
+
     def _student(self, run_id: str) -> str:
         if run_id not in self.open:
             tag = f"{self.study}/{run_id}"
@@ -85,3 +92,33 @@ class Tracker:
         made = self.client.create_run(self.experiment, tags={**tags, TAG: quoted}, run_name=name)
         made_id: str = made.info.run_id
         return made_id
+
+
+def _artifacts(uri: str) -> str | None:
+    """Where a database of this machine keeps its files: beside it, not in the folder one happens to be in.
+
+    Makes the database's folder. None for a server, which knows for itself.
+    """
+    if not uri.startswith("sqlite:///"):
+        return None
+    folder = Path(uri.removeprefix("sqlite:///")).parent.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / "mlartifacts").as_uri()
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """MLflow asks a server that is not there for minutes; the first contact gives up in seconds."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+    ours = {name: value for name, value in limits.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def _without_credentials(text: str) -> str:
+    """The text without the user and password of any URI in it."""
+    return re.sub(r"(?<=://)[^/\s]+@", "…@", text)

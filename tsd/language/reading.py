@@ -1,6 +1,5 @@
-"""The prompts, and sentences <-> labels, for teacher and student alike.
+"""Sentences -> labels, for teacher and student alike; nothing here calls a model.
 
-In goes a series for a prompt, labels for a reply, or a reply's text for labels; nothing here calls a model.
 A reply that does not say a facet plainly leaves it None with a reason: the reader never guesses.
 
 How a reply is read
@@ -17,32 +16,12 @@ How a reply is read
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypedDict
 
-from tsd.errors import DataError
+from tsd.language.writing import Labels
 from tsd.schema import FACETS
-
-PROMPT_VERSION = "1"
-
-_TEACHER_PROMPT = """\
-You are shown one time series of {length} integers between 0 and 99, as a plot or as numbers, oldest first.
-Describe it with a JSON object that has exactly these keys, each holding one short sentence:
-"trend": whether the series is increasing, decreasing or flat overall.
-"noise": whether the noise intensity is low, medium or high.
-"extrema": where the global maximum and the global minimum lie: at the beginning, in the middle or at the end.
-Commit to one answer each. Reply with the JSON object alone."""
-
-
-class Labels(TypedDict):
-    """What was said of each facet, None where it was not stated; a row of the schema's LABELS."""
-
-    trend: str | None
-    noise: str | None
-    maximum: str | None
-    minimum: str | None
 
 
 @dataclass(frozen=True)
@@ -51,109 +30,6 @@ class Parsed:
 
     labels: Labels
     reason: str | None
-
-
-# Every sentence reads back as its label. Each word is a token that students train on: short, few words.
-PHRASINGS: dict[str, dict[str, tuple[str, ...]]] = {
-    "trend": {
-        "increasing": (
-            "The series shows an increasing trend.",
-            "There is a clear upward trend.",
-            "The values keep rising over time.",
-            "The level increases overall.",
-            "Overall, the series grows.",
-        ),
-        "decreasing": (
-            "The series shows a decreasing trend.",
-            "There is a clear downward trend.",
-            "The values keep falling over time.",
-            "The level decreases overall.",
-            "Overall, the series declines.",
-        ),
-        "flat": (
-            "The series shows no clear trend.",
-            "There is no upward or downward trend.",
-            "The values stay flat over time.",
-            "The level remains stable overall.",
-            "Overall, the series is stationary.",
-        ),
-    },
-    "noise": {
-        "low": (
-            "The noise intensity is low.",
-            "The series has little noise.",
-            "The noise is weak around the trend.",
-            "The noise stays low, with small fluctuations.",
-        ),
-        "medium": (
-            "The noise intensity is medium.",
-            "The series has moderate noise.",
-            "The noise is moderate around the trend.",
-            "The noise stays medium, with visible fluctuations.",
-        ),
-        "high": (
-            "The noise intensity is high.",
-            "The series has strong noise.",
-            "The noise is strong around the trend.",
-            "The noise stays high, with large fluctuations.",
-        ),
-    },
-}
-
-# An extrema sentence and how it words a place: beginning, middle, end.
-EXTREMA_PHRASINGS: tuple[tuple[str, tuple[str, str, str]], ...] = (
-    ("The maximum is {maximum}, the minimum {minimum}.", ("at the beginning", "in the middle", "at the end")),
-    ("The minimum is {minimum}, the maximum {maximum}.", ("at the start", "in the middle", "at the end")),
-    (
-        "Highest point {maximum}, lowest point {minimum}.",
-        ("near the start", "around the middle", "near the end"),
-    ),
-    (
-        "The series is lowest {minimum} and highest {maximum}.",
-        ("near the beginning", "around the middle", "towards the end"),
-    ),
-)
-
-# How many phrasings of trend, noise and extrema there are to choose from.
-PHRASING_COUNTS = (
-    len(PHRASINGS["trend"]["flat"]),
-    len(PHRASINGS["noise"]["low"]),
-    len(EXTREMA_PHRASINGS),
-)
-
-
-def teacher_prompt(length: int) -> str:
-    """What a teacher is asked about one series of `length` values."""
-    return _TEACHER_PROMPT.format(length=length)
-
-
-def student_prompt(values: Sequence[int]) -> str:
-    """What a student is asked: the values in words' place, nothing after the last."""
-    return "Describe the series: " + " ".join(map(str, values))
-
-
-def reply_text(labels: Labels, choice: tuple[int, int, int]) -> str:
-    """The reply that states the labels: `choice` picks the phrasing of trend, noise and extrema.
-
-    Each number is below its PHRASING_COUNTS. Raises DataError for a label that is missing or unknown.
-    """
-    said = {facet: _known(facet, labels) for facet in FACETS}
-    sentence, places = EXTREMA_PHRASINGS[choice[2]]
-    wording = dict(zip(FACETS["maximum"], places, strict=True))
-    return json.dumps(
-        {
-            "trend": PHRASINGS["trend"][said["trend"]][choice[0]],
-            "noise": PHRASINGS["noise"][said["noise"]][choice[1]],
-            "extrema": sentence.format(maximum=wording[said["maximum"]], minimum=wording[said["minimum"]]),
-        }
-    )
-
-
-def _known(facet: str, labels: Mapping[str, object]) -> str:
-    label = labels[facet]
-    if not isinstance(label, str) or label not in FACETS[facet]:
-        raise DataError(f"{facet} is {label!r}, expected one of {', '.join(FACETS[facet])}")
-    return label
 
 
 def parse_reply(text: str) -> Parsed:
