@@ -62,11 +62,15 @@ def main() -> None:
         replies = decode(model, tokenizer, [language.student_prompt(row["values"]) for row in tests], 80)
         labels = [language.parse_reply(reply).labels for reply in replies]
         right = {
-            facet: float(np.mean([said[facet] == row["truth"][facet] for said, row in zip(labels, tests, strict=True)]))
+            facet: float(
+                np.mean([said[facet] == row["truth"][facet] for said, row in zip(labels, tests, strict=True)])
+            )
             for facet in FACETS
         }
         results.append({"start": start, "validation_loss": loss, **right})
-        print(f"{start:<28} loss {loss:.4f}  " + "  ".join(f"{facet} {value:.3f}" for facet, value in right.items()))
+        print(
+            f"{start:<28} loss {loss:.4f}  " + "  ".join(f"{facet} {value:.3f}" for facet, value in right.items())
+        )
     machine = f"{os.cpu_count()} CPUs, {platform.machine()}, {platform.system()}"
     record = {"student": STUDENT, "examples": EXAMPLES, "held_out": HELD_OUT, "machine": machine}
     place = Path(__file__).with_suffix(".json")

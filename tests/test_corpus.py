@@ -128,9 +128,7 @@ def test_another_seed_and_another_epoch_have_another_order() -> None:
 @pytest.mark.parametrize(
     ("examples_", "batch", "epochs", "steps"), [(100, 8, 1, 12), (100, 8, 2, 25), (8, 8, 1, 1), (3, 8, 1, 1)]
 )
-def test_a_run_has_as_many_steps_as_its_examples_fill(
-    examples_: int, batch: int, epochs: int, steps: int
-) -> None:
+def test_a_run_has_as_many_steps_as_its_examples_fill(examples_: int, batch: int, epochs: int, steps: int) -> None:
     assert steps_in(examples_, batch, epochs) == steps
 
 

@@ -80,5 +80,5 @@ def test_reasons_can_be_counted(annotations: pa.Table, series: pa.Table) -> None
 
 
 def test_annotations_of_another_series_table_are_refused(annotations: pa.Table, series: pa.Table) -> None:
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         curate(annotations, series.slice(0, 10), DROP)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from tsd.corpus import chat_prompts
 from tsd.decoding import decode
@@ -10,6 +10,8 @@ from tsd.language import student_prompt
 from tsd.recipe import Student
 from tsd.students import build, build_tokenizer
 
+# Ends some replies before 24 tokens and not others, and none at once.
+END_BIAS = 1.5
 WORDS = ["The series shows an increasing trend.", "The noise intensity is low."] * 2
 
 
@@ -22,17 +24,36 @@ def tokenizer() -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="module")
 def model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A random student whose replies differ by prompt and often end by themselves."""
-    student = build(Student(name="0.1M"), tokenizer, 3, 512).eval()
-    end = tokenizer.eos_token_id
-    original = student.forward
+    torch.manual_seed(4)
+    student = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=32,
+            max_position_embeddings=512,
+            tie_word_embeddings=False,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    for parameter in student.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return favouring(student.eval(), tokenizer.eos_token_id, END_BIAS)
 
-    def eager_to_end(*args: object, **kwargs: object) -> object:
-        output = original(*args, **kwargs)
-        output.logits[..., end] += 8.0
-        return output
 
-    student.forward = eager_to_end
-    return student
+def favouring(model: PreTrainedModel, token: int, by: float) -> PreTrainedModel:
+    """The model with this token's logit raised, which no weight of a head without bias can do."""
+    head = model.lm_head
+    bias = torch.zeros(head.out_features)
+    bias[token] = by
+    head.bias = torch.nn.Parameter(bias)
+    return model
 
 
 def generated(
@@ -87,7 +108,7 @@ def test_no_reply_is_longer_than_asked_for_and_a_shorter_limit_only_cuts(
     prompts = prompts_of([20] * 6)
     short, long = decode(model, tokenizer, prompts, most), decode(model, tokenizer, prompts, 24)
     for a, b in zip(short, long, strict=True):
-        assert len(tokenizer(a, add_special_tokens=False)["input_ids"]) <= most or a in b
+        assert len(tokenizer(a, add_special_tokens=False)["input_ids"]) <= most
         assert b.startswith(a)
     assert short != long
 
@@ -101,13 +122,5 @@ def test_a_reply_does_not_depend_on_the_rest_of_the_batch(
 
 
 def test_a_model_that_only_ever_ends_says_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
-    mute = build(Student(name="0.03M"), tokenizer, 0, 512).eval()
-    original = mute.forward
-
-    def ends(*args: object, **kwargs: object) -> object:
-        output = original(*args, **kwargs)
-        output.logits[..., tokenizer.eos_token_id] = 1e9
-        return output
-
-    mute.forward = ends
+    mute = favouring(build(Student(name="0.03M"), tokenizer, 0, 512), tokenizer.eos_token_id, 1e9)
     assert decode(mute, tokenizer, prompts_of([10, 12]), 20) == ["", ""]

@@ -231,10 +231,12 @@ def test_a_rules_teacher_is_never_offered_the_keys_of_an_api_teacher() -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_at_all_is_a_recipe_or_one_line(text: str) -> None:
+    lines = []
     try:
         load("laptop", [f"about={text}", f"series.count={text}"])
     except RecipeError as error:
-        assert str(error).splitlines() == [str(error)]
+        lines = str(error).splitlines()
+    assert len(lines) <= 1
 
 
 def test_no_shipped_recipe_holds_a_key() -> None:

@@ -128,15 +128,23 @@ def test_the_first_splits_are_what_they_have_always_been() -> None:
 
 @pytest.mark.parametrize("value", [0, 50, 99])
 def test_a_constant_is_flat_and_noiseless_with_its_extrema_at_the_first_point(value: int) -> None:
-    assert truth_of(np.full(128, value)) == dict(
-        trend="flat", noise="low", maximum="beginning", minimum="beginning"
-    )
+    assert truth_of(np.full(128, value)) == {
+        "trend": "flat",
+        "noise": "low",
+        "maximum": "beginning",
+        "minimum": "beginning",
+    }
 
 
 def test_a_straight_rise_peaks_at_its_end_and_a_straight_fall_at_its_beginning() -> None:
     rise = np.arange(128) * 99 // 127
-    assert truth_of(rise) == dict(trend="increasing", noise="low", maximum="end", minimum="beginning")
-    assert truth_of(rise[::-1]) == dict(trend="decreasing", noise="low", maximum="beginning", minimum="end")
+    assert truth_of(rise) == {"trend": "increasing", "noise": "low", "maximum": "end", "minimum": "beginning"}
+    assert truth_of(rise[::-1]) == {
+        "trend": "decreasing",
+        "noise": "low",
+        "maximum": "beginning",
+        "minimum": "end",
+    }
 
 
 @pytest.mark.parametrize(
@@ -167,9 +175,7 @@ def test_a_rise_of_exactly_three_is_still_flat(step: int, trend: str) -> None:
     assert truth_of(values[::-1])["trend"] == {"flat": "flat", "increasing": "decreasing"}[trend]
 
 
-@pytest.mark.parametrize(
-    ("rms", "noise"), [(1.999, "low"), (2.0, "medium"), (12.0, "medium"), (12.001, "high")]
-)
+@pytest.mark.parametrize(("rms", "noise"), [(1.999, "low"), (2.0, "medium"), (12.0, "medium"), (12.001, "high")])
 def test_noise_of_exactly_two_and_of_exactly_twelve_is_medium(rms: float, noise: str) -> None:
     one = {name: np.zeros(1, np.int32) for name in ("trend_delta", "argmax", "argmin")}
     (found,) = classify({**one, "noise_rms": np.array([rms], np.float32)}, 128)["noise"]
@@ -268,9 +274,7 @@ def test_the_truth_of_the_papers_rows_is_what_its_formulas_say() -> None:
 @pytest.mark.parametrize("tau", [0.5, 3.0, 12.0])
 def test_the_path_is_stationary_and_forgets_at_the_rate_of_tau(tau: float) -> None:
     rows, length = 20_000, 40
-    path = ornstein_uhlenbeck(
-        np.random.default_rng(7).standard_normal((rows, length)), np.full(rows, tau)
-    )
+    path = ornstein_uhlenbeck(np.random.default_rng(7).standard_normal((rows, length)), np.full(rows, tau))
     # Rows are independent: a variance of n draws has standard error √(2/n), a correlation at most 1/√n.
     variance = path.var(axis=0)
     assert np.abs(variance - 1).max() < 5 * np.sqrt(2 / rows)
@@ -304,9 +308,7 @@ def test_the_trend_does_not_give_the_extrema_away(many: pa.Table) -> None:
 
 
 def test_the_splits_are_alike_in_their_classes(many: pa.Table) -> None:
-    tables = {
-        split: class_table(many.filter(pa.compute.equal(many["split"], split))) for split in SPLITS
-    }
+    tables = {split: class_table(many.filter(pa.compute.equal(many["split"], split))) for split in SPLITS}
     for facet, shares in tables["train"].items():
         for name, share in shares.items():
             # about 2,000 rows: five standard errors are .053 at a share of a third

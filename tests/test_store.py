@@ -215,7 +215,7 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
 
 
 def mounted(options: str, folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with a small tmpfs on `folder`, in a mount namespace that ends with it; skip where there is none."""
+    """Run Python with a small tmpfs on `folder`, in a namespace that ends with it; else skip."""
     folder.mkdir(exist_ok=True)
     enter = ["unshare", "--user", "--map-root-user", "--mount"]
     mount = f'mount -t tmpfs -o {options} tmpfs "$0"'
@@ -275,7 +275,8 @@ def test_a_read_only_disk_is_one_line_with_the_fix(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     code = (
         "import sys\nfrom tsd import store\nfrom tsd.errors import StorageError\n"
-        "try:\n    store.require_writable(sys.argv[1] + '/study', 1)\nexcept StorageError as error:\n    print(error)\n"
+        "try:\n    store.require_writable(sys.argv[1] + '/study', 1)\n"
+        "except StorageError as error:\n    print(error)\n"
     )
     done = mounted("size=1m,ro", disk, code)
     assert done.returncode == 0, done.stderr

@@ -70,12 +70,10 @@ def test_each_value_of_a_prompt_is_one_token(tokenizer: PreTrainedTokenizerBase,
     assert count(student_prompt(values)) == count(student_prompt([0])) - 1 + len(values)
 
 
-def test_each_frequent_word_is_one_token(
-    tokenizer: PreTrainedTokenizerBase, completions: list[str]
-) -> None:
-    words = {word for text in completions for word in json.loads(text)["trend"].split()[1:]}
-    whole = {word.strip(".,") for word in words}
-    assert len(whole) > 20
+def test_each_frequent_word_is_one_token(tokenizer: PreTrainedTokenizerBase, completions: list[str]) -> None:
+    said = (sentence for text in completions for sentence in json.loads(text).values())
+    whole = {word.strip(".,") for sentence in said for word in sentence.split()[1:]}
+    assert len(whole) > 15
     for word in whole:
         assert len(tokenizer(f" {word}", add_special_tokens=False)["input_ids"]) == 1, word
 
@@ -103,9 +101,7 @@ def test_every_size_that_a_recipe_may_name_can_be_built() -> None:
 
 
 @pytest.mark.parametrize("name", SCRATCH_SIZES)
-def test_a_student_has_the_parameters_that_its_name_says(
-    name: str, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_student_has_the_parameters_that_its_name_says(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     model = build(Student(name=name), tokenizer, 0, 2048)
     total, body = parameter_counts(model)
     assert body == pytest.approx(float(name.removesuffix("M")) * 1e6, rel=0.05)
@@ -215,9 +211,7 @@ def test_exported_adapters_are_merged_into_a_plain_model(
     with torch.inference_mode():
         adapted, plain = model(input_ids=ids).logits, load_model(str(folder))(input_ids=ids).logits
     state = {name: weight.clone() for name, weight in model.state_dict().items()}
-    fresh = build(
-        Student(name="lora", source=str(folder), lora=Lora(), learning_rate=1e-3), tokenizer, 0, 2048
-    )
+    fresh = build(Student(name="lora", source=str(folder), lora=Lora(), learning_rate=1e-3), tokenizer, 0, 2048)
     export(fresh, state, tokenizer, tmp_path / "merged", {})
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     with torch.inference_mode():

@@ -11,6 +11,8 @@ from tsd.errors import TsdError, UserError
 if TYPE_CHECKING:
     from tsd.recipe import Recipe
 
+STOPPED = 130  # the exit code of what was interrupted
+
 app = typer.Typer(
     name="tsd",
     help="""Distil the reading of time series into small language models.
@@ -113,9 +115,9 @@ def explain(
     print(explaining.explain(file, model, column, as_json))
 
 
-recipes_app = typer.Typer(
-    help="List recipes, or show one with everything it inherits.", invoke_without_command=True
-)
+recipes_STOPPED = 130  # the exit code of what was interrupted
+
+app = typer.Typer(help="List recipes, or show one with everything it inherits.", invoke_without_command=True)
 app.add_typer(recipes_app, name="recipes")
 
 
@@ -152,6 +154,9 @@ def _stage(name: str, overrides: list[str] | None, out: str | None, dry_run: boo
 
 
 def _run(recipe: "Recipe", stage: str) -> None:
+    from tsd.store import require_writable
+
+    require_writable(recipe.folder, recipe.bytes_needed)  # said before Ray is even imported
     from tsd.cluster import study as studies
     from tsd.progress import Reporter
 
@@ -167,13 +172,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command: exit code 2 and one line for what the user can mend, 1 for what failed, 130 if stopped."""
     signal.signal(signal.SIGTERM, _stop)
     try:
-        app(arguments, standalone_mode=False)
+        if app(arguments, standalone_mode=False) == STOPPED:  # typer's answer to a KeyboardInterrupt
+            raise KeyboardInterrupt
     except UserError as error:
         _leave(str(error), 2)
     except TsdError as error:
         _leave(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
-        _leave("stopped; the same command goes on from here", 130)
+        _leave("stopped; the same command goes on from here", STOPPED)
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # a wrong option or argument, as typer says it
             error.show()

@@ -95,12 +95,13 @@ def read_column(file: str, column: str | None) -> tuple[str, npt.NDArray[np.floa
     wrong = np.flatnonzero(~(np.abs(values) < LARGEST))
     if len(wrong):
         cell = table[name][int(wrong[0])]
-        given = "the cell is empty" if cell in (None, "") else f"{str(cell)!r} is not a finite number"
+        given = "the cell is empty" if not str(cell or "").strip() else f"{str(cell)!r} is not a finite number"
         more = f" (and {len(wrong) - 1:,} more such rows)" if len(wrong) > 1 else ""
         raise InputError(f"{file} line {wrong[0] + 2}, column {name!r}: {given}{more}: fill or drop the row")
     if values.min() == values.max():
         raise InputError(
-            f"{file}, column {name!r} is {values[0]:g} throughout: there is nothing to describe, give one that varies"
+            f"{file}, column {name!r} is {values[0]:g} throughout: there is nothing to describe, "
+            "give one that varies"
         )
     return name, values
 
@@ -135,9 +136,10 @@ def _averaged(raw: npt.NDArray[np.float64], length: int) -> npt.NDArray[np.float
     """Means over `length` stretches of equal width, whose ends may cut a point in parts."""
     sums = np.concatenate([[0.0], np.cumsum(raw - raw.mean())])
     edges = np.linspace(0, len(raw), length + 1)
-    means: npt.NDArray[np.float64] = np.diff(np.interp(edges, np.arange(len(raw) + 1), sums)) * length / len(raw)
-    centred_back: npt.NDArray[np.float64] = means + raw.mean()
-    return centred_back
+    means = np.diff(np.interp(edges, np.arange(len(raw) + 1), sums)) * length / len(raw) + raw.mean()
+    # A rounding error must not leave the series' range: it would be taken for a value outside 0–99.
+    inside: npt.NDArray[np.float64] = np.clip(means, raw.min(), raw.max())
+    return inside
 
 
 def _ask(model: str, prompt: str) -> str:
@@ -151,7 +153,7 @@ def _ask(model: str, prompt: str) -> str:
     logging.set_verbosity(logging.CRITICAL)  # its reports of what does not fit run over pages
     try:
         tokenizer = load_tokenizer(model)
-        student, info = load_model(model, output_loading_info=True)  # type: ignore[misc]
+        student, info = load_model(model, output_loading_info=True)
         missing = sorted(info["missing_keys"])
         if missing:
             raise InputError(f"its weights lack {missing[0]}")
@@ -208,7 +210,7 @@ def _choose(table: pl.DataFrame, file: str, column: str | None) -> str:
             raise InputError(f"{file} has no column {column!r}{nearest(column, table.columns)}")
         return column
     # A column of numbers with a slip in it still counts: it is named rather than passed over for another.
-    numeric = [name for name in table.columns if _numbers(table[name]).is_not_nan().mean() > 0.5]
+    numeric = [name for name in table.columns if _numbers(table[name]).is_not_nan().sum() > table.height / 2]
     if not numeric and len(table.columns) > 1:
         raise InputError(f"{file} has no numeric column (its columns: {', '.join(table.columns)})")
     if len(numeric) > 1:

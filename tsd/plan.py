@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
@@ -32,6 +33,8 @@ REPLY_TOKENS = 60  # of a teacher's reply, roughly
 CURATED_PER_SECOND = 25_000  # measured on the laptop study
 TRIAL_SECONDS = 9.0  # that starting a trial keeps two cores busy, measured on the laptop study
 REPORT_SECONDS = 30.0  # measured on the laptop study
+STAGE_SECONDS = 2.0  # that Ray Data takes to start a stage, measured on the laptop study
+TOKENIZER_SECONDS = 4.5  # to build and save it before training, measured on the laptop study
 PROBE_STEPS = 3
 INDENT = 13  # of what follows a stage's name
 
@@ -75,7 +78,7 @@ def _generate(recipe: Recipe) -> tuple[list[str], float | None]:
     seconds = _time(lambda: processes.draw_table(recipe.series, recipe.seed, 0, processes.BLOCK))
     size = count * recipe.series.length / 2**20
     said = f"draw {count:,} series of {recipe.series.length} points, {size:,.1f} MiB of values"
-    return [said], seconds * count / processes.BLOCK / _cores()
+    return [said], STAGE_SECONDS + seconds * count / processes.BLOCK / _cores()
 
 
 def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
@@ -83,7 +86,8 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     if isinstance(teacher, RulesTeacher):
         sample = processes.draw_table(recipe.series, recipe.seed, 0, SAMPLE)
         rules = make_teacher(teacher, recipe.plots, recipe.seed)
-        seconds = _time(lambda: rules.annotate(sample)) * count / len(sample) / _cores()
+        each = _time(lambda: rules.annotate(sample)) / len(sample)
+        seconds = STAGE_SECONDS + each * count / _cores()
         return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds
     width, height = recipe.plots.width, recipe.plots.height
     picture = -(-width // PATCH) * -(-height // PATCH)
@@ -91,10 +95,11 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     replied = count * REPLY_TOKENS
     dollars = (asked * teacher.usd_per_million_input + replied * teacher.usd_per_million_output) / 1e6
     priced = teacher.usd_per_million_input or teacher.usd_per_million_output
-    cost = f"about ${dollars:,.2f}" if priced else "$0, as the recipe gives no price (teacher.usd_per_million_input)"
+    cost = f"about ${dollars:,.2f}" if priced else "$0, as the recipe names no price (teacher.usd_per_million_…)"
     return [
-        f"ask {teacher.model} at {teacher.base_url} about {count:,} series",
-        f"{count:,} images of {width} × {height} pixels, about {asked:,} tokens in and {replied:,} out, {cost}",
+        f"ask {teacher.model} at {urlsplit(teacher.base_url).hostname} about {count:,} series",
+        f"{count:,} images of {width} × {height} pixels",
+        f"about {_round(asked)} tokens in and {_round(replied)} out, {cost}",
         f"the key is read from ${teacher.key_env} when it starts",
     ], None
 
@@ -114,10 +119,10 @@ def _train(recipe: Recipe) -> tuple[list[str], float | None]:
     known = [rate.seconds for rate in rates if rate.seconds is not None]
     seconds = None
     if len(known) == len(rates):
-        seconds = (each * sum(known) + runs * TRIAL_SECONDS) / at_once
+        seconds = TOKENIZER_SECONDS + (each * sum(known) + runs * TRIAL_SECONDS) / at_once
     return [
         f"train {runs} students ({_counted(recipe)}), {at_once} at once",
-        f"{each * len(rates):,} examples, about {tokens:,.0f} tokens, {flops:.2g} FLOPs",
+        f"{each * len(rates):,} examples, about {_round(tokens)} tokens, {flops:.2g} FLOPs",
     ], seconds
 
 
@@ -133,7 +138,7 @@ def _evaluate(recipe: Recipe) -> tuple[list[str], float | None]:
         seconds = each * sum(known) * 2 / 3 / min(recipe.evaluation.workers, _cores())
     return [
         f"have each of {_runs(recipe)} students describe {recipe.evaluation.series:,} test series",
-        f"{replies:,} replies, about {tokens:,.0f} tokens read and written",
+        f"{replies:,} replies, about {_round(tokens)} tokens read and written",
     ], seconds
 
 
@@ -227,6 +232,11 @@ def _counted(recipe: Recipe) -> str:
         (len(recipe.students.seeds), "seed"),
     )
     return " × ".join(f"{count} {noun}{'s' if count > 1 else ''}" for count, noun in parts)
+
+
+def _round(count: float) -> str:
+    """Three digits of an estimate: more would promise too much."""
+    return f"{float(f'{count:.3g}'):,.0f}"
 
 
 def _time(work: Callable[[], object]) -> float:

@@ -24,6 +24,8 @@ def render(values: npt.NDArray[np.uint8], style: PlotConfig) -> list[bytes]:
     axes = figure.add_subplot(xlim=(0, values.shape[1] - 1), ylim=(0, 100), xlabel="time", ylabel="value")
     axes.grid(color="0.85")
     (line,) = axes.plot(np.arange(values.shape[1]), np.zeros(values.shape[1]), color="black", linewidth=1.2)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    figure.set_layout_engine("none")  # laid out once: again for each row, small plots creep from row to row
     pictures = []
     for row in values:
         line.set_ydata(row)

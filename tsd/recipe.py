@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tsd.errors import RecipeError
 
@@ -21,14 +22,23 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
+BYTES_PER_SERIES = 2_000  # over all tables, generously: the laptop study's hold about 600
+
+
+def _no_password(uri: str) -> str:
+    if "@" in urlsplit(uri).netloc:
+        raise ValueError("must not hold a user or a password: recipes are kept and shown; use the environment")
+    return uri
+
+
+# Recipes are written into run folders, MLflow and reports, so no address in one may hold a secret.
+Uri = Annotated[str, AfterValidator(_no_password)]
 
 
 class Section(BaseModel):
     """A frozen part of a recipe: unknown keys are errors."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
@@ -76,9 +86,9 @@ class SeriesConfig(Section):
 class PlotConfig(Section):
     """How a series is drawn for a teacher that looks."""
 
-    width: Annotated[int, Field(ge=96, le=4096)] = 448
+    width: Annotated[int, Field(ge=128, le=4096)] = 448
     """Pixels; with fewer, the axes' words leave no room for the line."""
-    height: Annotated[int, Field(ge=80, le=4096)] = 224
+    height: Annotated[int, Field(ge=128, le=4096)] = 224
     """Pixels."""
 
 
@@ -115,7 +125,7 @@ class ApiTeacher(Section):
     kind: Literal["openai"]
     model: str
     """The model's name, as the server knows it."""
-    base_url: str
+    base_url: Uri
     """Where the API is, ending in /v1."""
     key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the key. The key itself stands nowhere else."""
@@ -276,7 +286,7 @@ class EvaluationConfig(Section):
 class TrackingConfig(Section):
     """Where MLflow keeps the runs."""
 
-    uri: str = "sqlite:///runs/mlflow.db"
+    uri: Uri = "sqlite:///runs/mlflow.db"
     """An MLflow tracking URI; credentials come from MLflow's own environment variables."""
     experiment: str = "tsd"
 
@@ -290,7 +300,7 @@ class Recipe(Section):
     """What the recipe is for, in a line."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The study's seed: with a series' id, all that a series depends on."""
-    out: str = "runs"
+    out: Uri = "runs"
     """The folder that holds studies: a path, or a URI such as s3://bucket/studies."""
     series: SeriesConfig = SeriesConfig()
     plots: PlotConfig = PlotConfig()
@@ -313,6 +323,11 @@ class Recipe(Section):
     def folder(self) -> str:
         """Where this study lives."""
         return f"{self.out.rstrip('/')}/{self.name}"
+
+    @property
+    def bytes_needed(self) -> int:
+        """About how much a study writes; the weights of students from scratch are too small to count."""
+        return 16 * 2**20 + self.series.count * BYTES_PER_SERIES
 
 
 def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -380,7 +395,9 @@ def _read(source: str) -> dict[str, Any]:
     elif source in names():
         text = (_folder() / f"{source}.yaml").read_text()
     else:
-        raise RecipeError(f"there is no recipe {source!r}{nearest(source, names())}; a file's name ends in .yaml")
+        raise RecipeError(
+            f"there is no recipe {source!r}{nearest(source, names())} (the path of a file ends in .yaml)"
+        )
     try:
         data = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:

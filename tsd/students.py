@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import Unigram
 from transformers import (
@@ -40,11 +41,12 @@ class Size:
     learning_rate: float
 
 
-# Parameters without embeddings: 29,920 · 100,800 · 304,992 · 1,005,248. Learning rates fall with size.
+# Parameters without embeddings: 31,040 · 102,000 · 302,960 · 1,005,248. Learning rates fall with size. Deep rather
+# than wide: finding where an extremum lies takes layers, one to know places and one to compare values.
 SCRATCH = {
-    "0.03M": Size(hidden=32, mlp=112, layers=2, head=16, learning_rate=4e-3),
-    "0.1M": Size(hidden=64, mlp=176, layers=2, head=32, learning_rate=3e-3),
-    "0.3M": Size(hidden=96, mlp=224, layers=3, head=32, learning_rate=2e-3),
+    "0.03M": Size(hidden=32, mlp=64, layers=3, head=16, learning_rate=4e-3),
+    "0.1M": Size(hidden=48, mlp=112, layers=4, head=24, learning_rate=3e-3),
+    "0.3M": Size(hidden=80, mlp=208, layers=4, head=20, learning_rate=2e-3),
     "1M": Size(hidden=128, mlp=352, layers=5, head=32, learning_rate=1.5e-3),
 }
 
@@ -145,6 +147,7 @@ def export(
     state: the full, unsharded state of `model`. card: what `tsd explain` reads, kept in a file of its own.
     """
     model.load_state_dict(state, assign=True)
+    model.tie_weights()  # assigning parts embeddings and head that were one; peft would then write two
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model.generation_config = GenerationConfig(
@@ -225,6 +228,6 @@ def _load(auto: Any, source: str, **options: Any) -> Any:
         raise InputError(f"there is no model folder {source}")
     try:
         return auto.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{source} is not a model that transformers can load: {reason}") from None

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,6 @@ from tsd.progress import Reporter, Step, clock
 from tsd.recipe import Recipe, to_yaml
 from tsd.schema import ANNOTATIONS, EXAMPLES, PREDICTIONS, REJECTS, RUNS, SCORES, SERIES
 
-BYTES_PER_SERIES = 2_000  # over all tables, generously: the laptop study's hold about 600
 SAMPLES = 8
 RESAMPLES = 100
 TRAINING, DECODING = "Train the students", "Decode"
@@ -42,8 +41,13 @@ class Study:
     def __init__(self, recipe: Recipe, reporter: Reporter) -> None:
         self.recipe = recipe
         self.reporter = reporter
-        store.require_writable(recipe.folder, bytes_needed(recipe))
         store.write_bytes(recipe.folder, "recipe.yaml", to_yaml(recipe).encode())
+
+    def open_tracking(self) -> None:
+        """Open MLflow, so that a wrong address is said before anything is paid for."""
+        with self.reporter.stage("Open MLflow", 1, "") as step:
+            self._timed("Open MLflow", lambda: self.tracker)
+            step.advance(1, self.recipe.tracking.uri)
 
     def generate(self) -> store.Dataset:
         """Draw the series."""
@@ -100,7 +104,9 @@ class Study:
             fits = self._timed("Fit the laws", lambda: fit_laws(runs, self.recipe.evaluation.series))
             step.advance(1)
             study = self._timed("Write the report", lambda: self._assemble(runs, fits))
-            store.write_bytes(self.recipe.folder, "report.html", reporting.write(study).encode())
+            page = reporting.write(study)
+            store.write_bytes(self.recipe.folder, "report.html", page.encode())
+            self.tracker.close(page)
             picture = io.BytesIO()
             reporting.scaling_figure(runs, study.baselines, fits).savefig(picture, format="png", dpi=144)
             store.write_bytes(self.recipe.folder, "scaling.png", picture.getvalue())
@@ -119,7 +125,7 @@ class Study:
             step.skip(sum(sizes[run_id] for run_id in done))
             step.note = f"{len(done)}/{len(runs)} finished"
             if missing:
-                progress = _Training(self._tracker(), step, sizes, len(done), len(runs))
+                progress = _Training(self.tracker, step, sizes, len(done), len(runs))
                 training.train_all(self.recipe, missing, progress)
                 training.forget_checkpoints(self.recipe)
 
@@ -129,18 +135,17 @@ class Study:
         rank = [student.name for student in self.recipe.students.sizes].index(name)
         return float(run["examples"] * (1 + rank) + 1000)
 
-    def _tracker(self) -> Any:
-        """The MLflow tracker; imported here, since only training and scoring pay for it."""
+    @cached_property
+    def tracker(self) -> Any:
+        """The MLflow tracker; imported here, since not every stage pays for it."""
         from tsd.tracking import Tracker
 
         recipe = self.recipe
         return Tracker(recipe.tracking.uri, recipe.tracking.experiment, recipe.folder, to_yaml(recipe))
 
     def _track_scores(self, runs: pa.Table) -> None:
-        tracker = self._tracker()
         for row in runs.to_pylist():
-            tracker.finish(row, {name: row[name]["value"] for name in SCORES}, int(time.time() * 1000))
-        tracker.close(None)
+            self.tracker.finish(row, {name: row[name]["value"] for name in SCORES}, int(time.time() * 1000))
 
     def _tokenizer(self, examples: store.Dataset) -> None:
         """Build the small tokenizer for students from scratch, once a study."""
@@ -220,7 +225,7 @@ class Study:
                     *(f"{name} {importlib.metadata.version(name)}" for name in packages),
                 ]
             ),
-            "MLflow": without_credentials(self.recipe.tracking.uri),
+            "MLflow": self.recipe.tracking.uri,
         }
 
     def _open(self, name: str, schema: pa.Schema) -> store.Dataset:
@@ -282,6 +287,7 @@ def run(recipe: Recipe, reporter: Reporter) -> None:
     """Run a whole study from wherever an earlier start left it."""
     started = time.monotonic()
     with connected(reporter, recipe) as study:
+        study.open_tracking()
         study.generate()
         study.annotate()
         study.curate()
@@ -289,11 +295,6 @@ def run(recipe: Recipe, reporter: Reporter) -> None:
         study.evaluate()
         study.report()
     reporter.say(f"Everything in {clock(time.monotonic() - started)}")
-
-
-def bytes_needed(recipe: Recipe) -> int:
-    """About how much a study writes, in bytes; from-scratch students are too small to count."""
-    return 16 * 2**20 + recipe.series.count * BYTES_PER_SERIES
 
 
 def require_examples(recipe: Recipe, examples: store.Dataset) -> None:
@@ -337,12 +338,6 @@ def useful_share(recipe: Recipe, runs: pa.Table, seconds: Mapping[str, float]) -
     )
     decoded = (pc.sum(runs["decode_seconds"]).as_py() or 0.0) / recipe.evaluation.workers
     return float((trained + decoded) / sum(seconds.values()))
-
-
-def without_credentials(uri: str) -> str:
-    """A URI without the user and the password that it may hold."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
 
 
 def _run_order(row: Mapping[str, Any]) -> tuple[int, int, int]:

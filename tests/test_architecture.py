@@ -1,0 +1,136 @@
+"""The house rules: Ray only in `cluster`, MLflow only in `tracking`, imports upward only, a quick `--help`."""
+
+import ast
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "tsd"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+# A module may import what stands in a row above its own, and its own package. ../shared/design.md
+LAYERS = (
+    {"tsd"},
+    {"errors", "schema"},
+    {"store", "recipe", "draws", "progress"},
+    {"series", "plots", "language"},
+    {"teachers", "curation", "corpus", "students"},
+    {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain"},
+    {"report"},  # draws the laws that scaling fits
+    {"cluster"},
+    {"cli"},
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+# Within a row, one may build on another, never the other way: the reason stands beside it.
+WITHIN_A_ROW = {
+    ("schema", "errors"),  # what conform raises
+    ("explain", "decoding"),  # an explanation is a decoded reply
+    ("plan", "training"),  # the plan measures the matrix rate as the trainer does
+}
+HEAVY = ("torch", "ray", "transformers", "polars", "pydantic", "pyarrow", "numpy", "mlflow", "matplotlib", "scipy")
+
+
+def imported(path: Path) -> set[str]:
+    """The absolute names of all modules that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            # `from tsd import store` imports a module, `from tsd.store import digest` a name of one
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in MODULES else str(node.module))
+    return found
+
+
+def room(module: str) -> str:
+    """Which row of the table a module of tsd stands in: its first name below `tsd`."""
+    return module.split(".")[1] if "." in module else module
+
+
+def test_every_module_has_its_place_in_the_layers() -> None:
+    assert {room(module) for module in MODULES} - {"recipes"} <= set(RANK)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_upward_only(module: str) -> None:
+    mine = room(module)
+    for other in imported(MODULES[module]):
+        if not other.startswith("tsd") or room(other) == mine:
+            continue
+        allowed = RANK[room(other)] < RANK[mine] or (mine, room(other)) in WITHIN_A_ROW
+        assert allowed, f"{module} imports {other}, which does not stand above it"
+
+
+def test_only_tracking_imports_mlflow() -> None:
+    users = {m for m, path in MODULES.items() if any(n.split(".")[0] == "mlflow" for n in imported(path))}
+    assert users == {"tsd.tracking"}
+
+
+def test_only_the_cluster_package_imports_ray() -> None:
+    users = {m for m, path in MODULES.items() if any(n.split(".")[0] == "ray" for n in imported(path))}
+    assert users
+    assert {room(user) for user in users} == {"cluster"}
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+    )
+
+
+def test_every_module_outside_the_cluster_package_loads_without_ray() -> None:
+    modules = [module for module in MODULES if room(module) != "cluster"]
+    assert len(modules) > 20
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    assert 'ray' not in sys.modules, name + ' loads ray'\n"
+    )
+    done = python(code, *modules)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom tsd.cli import main\nsys.argv = ['tsd', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('LOADED', *sorted({name.split('.')[0] for name in sys.modules}))\n"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert "study" in done.stdout
+    loaded = done.stdout.splitlines()[-1].split()
+    assert loaded[0] == "LOADED"
+    assert not set(loaded) & set(HEAVY)
+
+
+def test_help_takes_less_than_a_second() -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "tsd.cli", "--help"],
+            capture_output=True,
+            check=True,
+            timeout=60,
+            cwd=PACKAGE.parent,
+        )
+        return time.perf_counter() - started
+
+    assert median(seconds() for _ in range(3)) < 1.0

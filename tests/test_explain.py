@@ -1,0 +1,324 @@
+"""`tsd explain` through the command line: a good CSV gets an answer, a wrong one gets one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from tsd.cli import main
+from tsd.explain import MOST_ROWS, TOP, fit_to_student
+
+LENGTH = 32
+
+
+@pytest.fixture(scope="module")
+def students_folder(tmp_path_factory):
+    """A folder of two students: one with random weights, one that has learned a single answer by heart."""
+    import torch
+
+    from tsd import students
+    from tsd.language import reply_text, student_prompt
+    from tsd.recipe import Student
+
+    folder = tmp_path_factory.mktemp("students")
+    labels = {"trend": "increasing", "noise": "low", "maximum": "end", "minimum": "beginning"}
+    prompt, reply = student_prompt(list(range(LENGTH))), reply_text(labels, (0, 0, 0))
+    tokenizer = students.build_tokenizer([prompt, reply] * 2, 512)
+    model = students.build(Student(name="0.03M"), tokenizer, 0, 512)
+    students.export(model, model.state_dict(), tokenizer, folder / "untrained", {"length": LENGTH})
+
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+    )
+    asked = tokenizer(chat, add_special_tokens=False)["input_ids"]
+    said = tokenizer(reply + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
+    tokens = torch.tensor([asked + said])
+    targets = torch.tensor([[-100] * len(asked) + said])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for _ in range(80):
+        model(input_ids=tokens, labels=targets).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    students.export(model, model.state_dict(), tokenizer, folder / "trained", {"length": LENGTH})
+    return folder
+
+
+@pytest.fixture
+def refused(capsys, tmp_path, students_folder):
+    """Run `tsd explain` on what it must refuse; gives the one line that it says."""
+
+    def run(content=None, *options, file=None, model=None):
+        path = Path(file) if file else tmp_path / "mine.csv"
+        if content is not None:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(SystemExit) as left:
+            main(["explain", str(path), "--model", str(model or students_folder / "untrained"), *options])
+        out, err = capsys.readouterr()
+        assert left.value.code == 2
+        assert out == ""
+        assert err.startswith("tsd: ")
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        return err
+
+    return run
+
+
+@pytest.fixture
+def ramp(tmp_path):
+    path = tmp_path / "ramp.csv"
+    path.write_text("level\n" + "\n".join(str(value) for value in range(LENGTH)) + "\n")
+    return path
+
+
+# ---- Wrong CSV
+
+
+def test_text_in_the_column_is_named_with_its_line_column_and_value(refused):
+    said = refused("t,level\n1,2\n2,abc\n3,4\n", "--column", "level")
+    assert "mine.csv line 3, column 'level': 'abc'" in said
+
+
+@pytest.mark.parametrize(
+    ("cell", "named"), [("NaN", "NaN"), ("inf", "inf"), ("", "the cell is empty"), (" ", "the cell is empty")]
+)
+def test_a_cell_without_a_finite_number_is_named_with_its_line(refused, cell, named):
+    said = refused(f"t,level\n1,1\n2,{cell}\n3,3\n", "--column", "level")
+    assert "line 3, column 'level'" in said
+    assert named.lower() in said.lower()
+    assert "fill or drop" in said
+
+
+def test_a_column_of_true_and_false_is_no_series(refused):
+    assert "line 2, column 'on'" in refused("on\ntrue\nfalse\n")
+
+
+@pytest.mark.parametrize(("content", "named"), [("v\n1\n", "one row"), ("v\n", "no row"), ("", "is empty")])
+def test_a_file_with_fewer_than_two_rows_is_refused(refused, content, named):
+    said = refused(content)
+    assert named in said
+    assert "at least 2" in said
+
+
+def test_a_constant_series_has_nothing_to_describe(refused):
+    assert "column 'v' is 5 throughout" in refused("v\n5\n5\n5\n")
+
+
+def test_several_numeric_columns_ask_for_column_and_name_them(refused):
+    said = refused("north,south\n1,2\n3,4\n")
+    assert "--column" in said
+    assert "north, south" in said
+
+
+def test_a_column_of_numbers_with_a_slip_is_not_passed_over_for_the_row_number(refused):
+    assert "t, level" in refused("t,level\n1,5\n2,x\n3,4\n")
+
+
+def test_an_unknown_column_is_answered_with_the_nearest_name(refused):
+    assert "no column 'temprature', did you mean 'temperature'?" in refused(
+        "temperature\n1\n2\n", "--column", "temprature"
+    )
+
+
+def test_a_file_without_a_header_does_not_lose_its_first_value_silently(refused):
+    said = refused("1.5\n2.5\n3.5\n")
+    assert "line 1" in said
+    assert "header" in said
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(refused, tmp_path):
+    assert "gone.csv is not there" in refused(file=tmp_path / "gone.csv")
+    assert "is a folder" in refused(file=tmp_path)
+
+
+def test_a_binary_file_is_called_one(refused):
+    assert "binary" in refused(bytes(range(256)) * 8)
+    assert "UTF-16" in refused("v\n1\n2\n".encode("utf-16"))
+
+
+def test_a_line_with_too_many_cells_is_named(refused):
+    assert "line 3 has 3 cells and the header has 2" in refused("a,b\n1,2\n3,4,5\n", "--column", "a")
+
+
+def test_a_line_with_too_few_cells_lacks_a_value_in_that_line(refused):
+    assert "line 3, column 'b': the cell is empty" in refused("a,b\n1,2\n3\n5,6\n", "--column", "b")
+
+
+def test_ten_million_rows_are_refused_quickly_and_in_little_memory(tmp_path, students_folder):
+    path = tmp_path / "big.csv"
+    pl.DataFrame({"v": np.arange(10_000_000) % 97}).write_csv(path)
+    program = (
+        "import resource, sys\nfrom tsd import cli, explain\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try:\n    cli.main(sys.argv[1:])\nfinally:\n"
+        "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    started = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "explain", str(path), "--model", str(students_folder / "untrained")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "10,000,000 rows" in ended.stderr
+    assert "every 10th row" in ended.stderr
+    assert time.monotonic() - started < 60
+    assert int(ended.stdout) < 150 * 1024  # KiB: a few chunks of the file, never the whole of it
+    assert MOST_ROWS < 10_000_000
+
+
+# ---- Wrong model folder
+
+
+def test_a_missing_model_folder_is_named(refused, ramp, tmp_path):
+    assert "nowhere is not there" in refused(file=ramp, model=tmp_path / "nowhere")
+
+
+def test_a_folder_of_students_names_one_to_take(refused, ramp, students_folder):
+    said = refused(file=ramp, model=students_folder)
+    assert "2 in it" in said
+    assert str(students_folder / "trained") in said
+
+
+def test_a_model_that_tsd_did_not_train_is_no_student(refused, ramp, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    assert "was not trained by tsd" in refused(file=ramp, model=tmp_path / "other")
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def _without_a_tensor(path):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    tensors.pop("model.norm.weight")
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _wider(path):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_size": 64}))
+
+
+DAMAGE = {
+    "weights cut short": ("model.safetensors", _cut),
+    "weights gone": ("model.safetensors", Path.unlink),
+    "a tensor gone": ("model.safetensors", _without_a_tensor),
+    "a config that is no JSON": ("config.json", lambda path: path.write_text("{")),
+    "an empty config": ("config.json", lambda path: path.write_text("{}")),
+    "a config of another width": ("config.json", _wider),
+    "a tokenizer that is no JSON": ("tokenizer.json", lambda path: path.write_text("{")),
+    "a card without a length": ("tsd.json", lambda path: path.write_text("{}")),
+    "a card with an impossible length": ("tsd.json", lambda path: path.write_text('{"length": -3}')),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_student_is_called_damaged(refused, ramp, tmp_path, students_folder, what):
+    import shutil
+
+    shutil.copytree(students_folder / "untrained", tmp_path / "broken")
+    name, damage = DAMAGE[what]
+    damage(tmp_path / "broken" / name)
+    said = refused(file=ramp, model=tmp_path / "broken")
+    assert "broken" in said
+    assert "damaged" in said
+    assert "again" in said
+
+
+# ---- Good CSV
+
+
+def test_a_student_that_learned_an_answer_gives_it_in_sentences(ramp, students_folder, capsys):
+    main(["explain", str(ramp), "--model", str(students_folder / "trained")])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(line.endswith(".") for line in lines[:3])
+    assert lines[3] == "(column 'level', 32 rows)"
+
+
+def test_json_states_the_labels_and_what_was_done(ramp, students_folder, capsys):
+    main(["explain", str(ramp), "--model", str(students_folder / "trained"), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer) == {"column", "rows", "changes", "labels", "sentences", "not_stated"}
+    assert answer["labels"] == {"trend": "increasing", "noise": "low", "maximum": "end", "minimum": "beginning"}
+    assert (answer["column"], answer["rows"], answer["changes"]) == ("level", LENGTH, [])
+    assert answer["not_stated"] is None
+
+
+def test_an_untrained_student_is_not_made_to_say_more_than_it_does(ramp, students_folder, capsys):
+    main(["explain", str(ramp), "--model", str(students_folder / "untrained")])
+    assert "no answer that can be read" in capsys.readouterr().out
+    main(["explain", str(ramp), "--model", str(students_folder / "untrained"), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["sentences"] == []
+    assert set(answer["labels"].values()) == {None}
+    assert answer["not_stated"]
+
+
+# ---- Resampling and scale
+
+SERIES = arrays(np.float64, st.integers(2, 400), elements=st.floats(0, 99, allow_subnormal=False))
+
+
+@given(SERIES)
+def test_averaging_keeps_the_mean_and_the_range(raw):
+    values, changes = fit_to_student(raw, LENGTH)
+    assert values.shape == (LENGTH,)
+    assert raw.min() - 0.5 <= values.min()
+    assert values.max() <= raw.max() + 0.5
+    if len(raw) > LENGTH:
+        assert abs(values.mean() - raw.mean()) <= 0.5 + 1e-6  # each value was rounded
+        assert "averaged" in changes[0]
+
+
+@given(st.integers(2, 3000), st.booleans())
+def test_a_ramp_of_any_length_stays_a_ramp(rows, falling):
+    raw = np.linspace(0, 99, rows)
+    values, _ = fit_to_student(raw[::-1] if falling else raw, LENGTH)
+    steps = np.diff(values[::-1] if falling else values)
+    assert (steps >= 2).all()
+    assert (steps <= 4).all()
+
+
+@given(arrays(np.float64, st.integers(2, LENGTH - 1), elements=st.integers(0, 99).map(float)))
+def test_a_shorter_series_is_interpolated_and_keeps_its_ends(raw):
+    values, changes = fit_to_student(raw, LENGTH)
+    assert (values[0], values[-1]) == (raw[0], raw[-1])
+    assert "interpolated" in changes[0]
+
+
+@given(arrays(np.float64, LENGTH, elements=st.floats(-1e300, 1e300, allow_subnormal=False)))
+def test_values_outside_the_range_are_mapped_onto_it_and_it_is_said(raw):
+    values, changes = fit_to_student(raw, LENGTH)
+    assert 0 <= values.min() <= values.max() <= TOP
+    outside = raw.min() < 0 or raw.max() > TOP
+    assert any("mapped onto 0–99" in change for change in changes) == outside
+    if outside and raw.min() < raw.max():
+        assert (values.min(), values.max()) == (0, TOP)
+
+
+@given(arrays(np.int64, LENGTH, elements=st.integers(0, 99)))
+def test_whole_values_within_the_range_are_left_alone(raw):
+    values, changes = fit_to_student(raw.astype(float), LENGTH)
+    assert (values == raw).all()
+    assert not any("mapped" in change for change in changes)
+
+
+def test_a_range_too_small_for_the_students_scale_is_said():
+    values, changes = fit_to_student(np.linspace(0.0, 0.9, LENGTH), LENGTH)
+    assert set(values) <= {0, 1}
+    assert "nearly flat" in changes[0]

@@ -1,0 +1,130 @@
+"""The plan says what will be done, in right numbers, and does nothing."""
+
+import pyarrow as pa
+import pytest
+
+from tsd.cli import main
+from tsd.plan import STAGES, plan
+from tsd.recipe import RulesTeacher, Student, load
+
+SMALL = (
+    "series.count=600",
+    "series.length=64",
+    "students.sizes=[0.03M,0.1M]",
+    "students.volumes=[16,48]",
+    "students.seeds=[0,1]",
+    "training.epochs=2",
+    "training.batch_size=4",
+    "evaluation.series=50",
+)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return load("laptop", SMALL)
+
+
+@pytest.fixture(scope="module")
+def said(small):
+    return plan(small, "study")
+
+
+def _number(text, before):
+    """The number that stands before these words."""
+    return float(text.split(before)[0].split()[-1].replace(",", ""))
+
+
+def test_a_plan_of_a_study_has_a_line_for_each_stage_and_a_sum(said):
+    lines = said.splitlines()
+    for stage in (*STAGES, "in all"):
+        assert sum(line.startswith(f"  {stage} ") for line in lines) == 1
+    assert "Nothing was done yet" in said
+    timed = [line for line in lines if line.startswith("  ") and line[2] != " "]
+    assert all("about" in line for line in timed)
+
+
+def test_rows_are_those_of_the_recipe(said):
+    assert "draw 600 series of 64 points" in said
+    assert "600 replies by the rules teacher" in said
+    assert "train 8 students (2 sizes × 2 data volumes × 2 seeds)" in said
+    assert _number(said, " examples, about") == 2 * 2 * 2 * (16 + 48)  # sizes × seeds × epochs × volumes
+    assert _number(said, " replies, about") == 8 * 50
+
+
+def test_tokens_and_flops_are_those_of_the_real_examples(small, said):
+    """Counted from the definition on every example of the study, where the plan takes a sample."""
+    from tsd import students
+    from tsd.corpus import tokenise
+    from tsd.language import student_prompt
+    from tsd.series import processes
+    from tsd.teachers import make_teacher
+
+    series = processes.draw_table(small.series, small.seed, 0, 600)
+    described = make_teacher(RulesTeacher(), small.plots, small.seed).annotate(series)
+    prompts = [student_prompt(values) for values in series["values"].to_pylist()]
+    examples = pa.table({"prompt": prompts, "completion": described["text"]})
+    tokenizer = students.build_tokenizer([*prompts, *described["text"].to_pylist()], 2048)
+    corpus = tokenise(examples, tokenizer, 2048)
+    length, answer = corpus.lengths.mean(), (corpus.lengths - corpus.answers).mean()
+    rows = 2 * 2 * (16 + 48)  # seeds × epochs × volumes, for each size
+    flops = 0.0
+    for name in ("0.03M", "0.1M"):
+        size = students.SCRATCH[name]
+        layers, hidden = size.layers, size.hidden
+        width = hidden // size.head * size.head  # heads × head width
+        # attention's four matrices, the gated MLP's three, two norms and the two of queries and keys; a last norm
+        layer = 4 * hidden * width + 3 * hidden * size.mlp + 2 * hidden + 2 * size.head
+        body = layers * layer + hidden
+        # 6·N a token, attention 12·layers·width·length/2 a token, the head on what is supervised
+        each = length * (6 * body + 12 * layers * width * length / 2) + answer * 6 * hidden * len(tokenizer)
+        flops += rows * each
+    trained = said.split("  train ")[-1]
+    assert _number(trained, " tokens, ") == pytest.approx(2 * rows * length, rel=0.02)
+    assert _number(trained, " FLOPs") == pytest.approx(flops, rel=0.05)  # two digits are printed
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "study"])
+def test_a_dry_run_writes_nothing(stage, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    overrides = [part for override in SMALL for part in ("--set", override)]
+    main([stage, "laptop", "--dry-run", "--out", str(tmp_path / "out"), *overrides])
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.startswith(f"tsd {stage} laptop works in {tmp_path / 'out'}/laptop")
+    assert stage == "study" or f"  {stage} " in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_api_teacher_shows_images_and_dollars_and_needs_no_key(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    recipe = tmp_path / "api.yaml"
+    recipe.write_text(
+        "extends: laptop\nname: api\nseries: {count: 1000}\nplots: {width: 280, height: 140}\n"
+        "teacher: {kind: openai, model: eyes-7b, base_url: 'http://me:s3cr3t@127.0.0.1:9/v1',\n"
+        "  usd_per_million_input: 2.0, usd_per_million_output: 10.0}\n"
+    )
+    main(["annotate", str(recipe), "--dry-run"])
+    out = capsys.readouterr().out
+    assert "ask eyes-7b at 127.0.0.1 about 1,000 series" in out
+    assert "1,000 images of 280 × 140 pixels" in out
+    # a picture is 10 × 5 patches, the prompt about 500 letters of 4 a token; a reply 60 tokens
+    tokens = _number(out, " tokens in")
+    assert tokens == pytest.approx(1000 * (50 + 125), rel=0.1)
+    assert f"${(tokens * 2 + 60_000 * 10) / 1e6:,.2f}" in out
+    assert "time not known here" in out
+    assert "$OPENAI_API_KEY" in out
+    assert "s3cr3t" not in out
+
+
+def test_a_student_for_gpus_is_counted_without_its_weights_and_not_timed(tmp_path):
+    from tsd import students
+
+    tokenizer = students.build_tokenizer(["Describe the series: 1 2"] * 2, 512)
+    model = students.build(Student(name="0.1M"), tokenizer, 0, 512)
+    students.export(model, model.state_dict(), tokenizer, tmp_path, {"length": 64})
+    (tmp_path / "model.safetensors").unlink()
+    sizes = [{"name": "mine", "source": str(tmp_path), "learning_rate": 1e-4}]
+    recipe = load("laptop", [*SMALL, f"students.sizes={sizes}", "training.gpu=true", "training.max_length=512"])
+    said = plan(recipe, "train")
+    assert "time not known here" in said
+    assert _number(said, " FLOPs") > 6 * 100_800 * _number(said, " tokens, ")

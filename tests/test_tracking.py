@@ -1,0 +1,104 @@
+"""MLflow in a real sqlite store: runs are found again, nothing secret is kept, a wrong URI is one line."""
+
+import pytest
+from mlflow import MlflowClient
+
+from tsd.errors import InputError
+from tsd.tracking import Tracker
+
+RECORD = {
+    "run_id": "0.1M-500-s0-abc",
+    "student": "0.1M",
+    "parameters": 118_528,
+    "parameters_without_embeddings": 100_800,
+    "examples": 500,
+    "seed": 0,
+    "steps": 62,
+    "validation_loss": 0.25,
+    "tokens": 88_000,
+    "flops": 6.6e10,
+    "train_seconds": 2.5,
+    "tokens_per_second": 35_200.0,
+    "utilisation": 0.2,
+}
+
+
+@pytest.fixture
+def uri(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return f"sqlite:///{tmp_path}/runs/mlflow.db"  # absolute: MLflow keeps one open store for each URI
+
+
+def _runs(uri):
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("tsd")
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_a_restarted_study_goes_on_with_the_runs_it_has(uri):
+    first = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n")
+    first.log(RECORD["run_id"], 10, {"loss": 2.0}, 1000)
+    second = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n")
+    second.log(RECORD["run_id"], 20, {"loss": 1.0}, 2000)
+    second.finish(RECORD, {"trend": 0.9}, 3000)
+    second.close("<html>the report</html>")
+
+    runs = _runs(uri)
+    assert set(runs) == {"runs/laptop", RECORD["run_id"]}
+    assert len(MlflowClient(uri).search_runs(["1"])) == 2
+    parent, student = runs["runs/laptop"], runs[RECORD["run_id"]]
+    assert student.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert (parent.info.status, student.info.status) == ("FINISHED", "FINISHED")
+    curve = MlflowClient(uri).get_metric_history(student.info.run_id, "loss")
+    assert [(point.step, point.value) for point in curve] == [(10, 2.0), (20, 1.0)]
+    assert student.data.params == {
+        name: str(RECORD[name])
+        for name in ("student", "parameters", "parameters_without_embeddings", "examples", "seed", "steps")
+    }
+    assert student.data.metrics["validation_loss"] == 0.25
+    assert student.data.metrics["trend"] == 0.9
+
+
+def test_two_studies_in_one_store_keep_their_students_apart(uri):
+    for study in ("runs/a", "runs/b"):
+        Tracker(uri, "tsd", study, "").log("same-name", 1, {"loss": 1.0}, 0)
+    assert len(MlflowClient(uri).search_runs(["1"])) == 4
+
+
+def test_the_files_of_a_local_store_lie_beside_it_and_not_where_one_happens_to_be(uri, tmp_path):
+    Tracker(uri, "tsd", "runs/laptop", "name: laptop\n").close("<html/>")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert {path.name for path in tmp_path.rglob("*.*") if path.is_file()} >= {"recipe.yaml", "report.html"}
+
+
+def test_no_password_of_a_uri_reaches_the_store(uri, tmp_path):
+    recipe = "tracking:\n  uri: https://me:s3cr3t@mlflow.example/x\nout: s3://key:p@ss@bucket/x\n"
+    Tracker(uri, "tsd", "runs/laptop", recipe)
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"mlflow.example/x" in stored
+    for secret in (b"s3cr3t", b"p@ss", b"me:"):
+        assert secret not in stored
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "foo://me:s3cr3t@bar",
+        "sqlite:////proc/x/mlflow.db",
+        "postgresql://me:s3cr3t@127.0.0.1:9/x",
+        "http://me:s3cr3t@127.0.0.1:9",
+    ],
+)
+@pytest.mark.timeout(60)
+def test_a_wrong_uri_is_one_line_without_its_password(wrong, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"tracking\.uri") as caught:
+        Tracker(wrong, "tsd", "runs/laptop", "")
+    assert "\n" not in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_file_that_is_no_database_is_one_line(tmp_path):
+    (tmp_path / "mlflow.db").write_text("not a database, but long enough to be looked at\n" * 50)
+    with pytest.raises(InputError, match=r"mlflow\.db"):
+        Tracker(f"sqlite:///{tmp_path}/mlflow.db", "tsd", "runs/laptop", "")
