@@ -115,9 +115,9 @@ def explain(
     print(explaining.explain(file, model, column, as_json))
 
 
-recipes_STOPPED = 130  # the exit code of what was interrupted
-
-app = typer.Typer(help="List recipes, or show one with everything it inherits.", invoke_without_command=True)
+recipes_app = typer.Typer(
+    help="List recipes, or show one with everything it inherits.", invoke_without_command=True
+)
 app.add_typer(recipes_app, name="recipes")
 
 
