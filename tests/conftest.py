@@ -7,11 +7,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from tsd.curation import curate
 from tsd.recipe import Recipe, load
 from tsd.series.processes import draw_table
 from tsd.teachers import make_teacher
+
+# How long an example takes says more of what else the machine does than of the code.
+settings.register_profile("tsd", deadline=None)
+settings.load_profile("tsd")
 
 
 @pytest.fixture(scope="session")

@@ -135,7 +135,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_ray_starts(refused, s
     said = refused(stage, "laptop", "--out", "/proc/x")
     assert "cannot write to /proc/x/laptop" in said
     assert "--out" in said
-    assert not sys.modules["ray"].is_initialized()
+    ray = sys.modules.get("ray")
+    assert ray is None or not ray.is_initialized()
 
 
 @pytest.fixture

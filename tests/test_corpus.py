@@ -39,7 +39,7 @@ def test_the_mask_hides_exactly_the_prompt(
         assert tokenizer.decode(corpus.tokens[i][:start]) == prompts[i]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=12))
 def test_a_batch_supervises_each_answer_token_once_and_nothing_else(corpus: Corpus, rows: list[int]) -> None:
     batch = collate(corpus, rows)

@@ -17,7 +17,7 @@ DROP, KEEP = CurationConfig(against_truth="drop"), CurationConfig(against_truth=
 STATUSES = ("ok", "invalid", "refused", "truncated", "error")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(statuses=st.lists(st.sampled_from(STATUSES), min_size=1, max_size=200), keep=st.booleans())
 def test_every_annotation_ends_in_exactly_one_table(
     annotations: pa.Table, series: pa.Table, statuses: list[str], keep: bool

@@ -35,10 +35,19 @@ def test_nothing_is_known_of_the_time_left_before_anything_is_finished():
 
 def test_the_time_left_is_at_the_rate_of_this_start_and_not_of_what_was_skipped():
     step = Step(100, lambda _: None)
-    step.started -= 10.0
+    step._paced -= 10.0
     step.skip(50)
     step.advance(10)  # 10 in 10 s, and 40 to go
     assert step.seconds_left == pytest.approx(40, abs=0.5)
+
+
+def test_getting_ready_is_no_part_of_the_rate():
+    step = Step(100, lambda _: None)
+    step._paced -= 1000.0
+    step.begin()
+    step._paced -= 10.0
+    step.advance(10)
+    assert step.seconds_left == pytest.approx(90, abs=0.5)
 
 
 def test_a_step_never_passes_its_end():

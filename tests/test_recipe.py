@@ -243,3 +243,34 @@ def test_no_shipped_recipe_holds_a_key() -> None:
     for name in names():
         teacher = yaml.safe_load(to_yaml(load(name)))["teacher"]
         assert set(teacher) & {"key", "api_key", "token", "password"} == set()
+
+
+@pytest.mark.parametrize(
+    ("override", "split"),
+    [
+        ("students.volumes=[9000]", "train"),
+        ("evaluation.validation_examples=2000", "validation"),
+        ("evaluation.series=2000", "test"),
+    ],
+)
+def test_asking_more_of_a_split_than_it_holds_is_said_before_anything_is_drawn(override: str, split: str) -> None:
+    modest = ["series.count=10000", "students.volumes=[2000]"]
+    load("laptop", modest).require_enough_series()
+    with pytest.raises(
+        RecipeError, match=f"{override.split('=')[0]} asks for .* {split} split .* raise series.count"
+    ):
+        load("laptop", [*modest, override]).require_enough_series()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracking.uri=postgresql://me:hunter2@db/mlflow",
+        "out=https://me:hunter2@store/x",
+        "teacher={kind: openai, model: m, base_url: 'http://me:hunter2@api/v1'}",
+    ],
+)
+def test_an_address_with_a_password_is_refused_and_not_repeated(override: str) -> None:
+    with pytest.raises(RecipeError, match="must not hold a user or a password") as refused:
+        load("laptop", [override])
+    assert "hunter2" not in str(refused.value)

@@ -226,7 +226,7 @@ def test_every_run_has_a_row_with_its_numbers_and_they_are_sorted_by_size_volume
     ]
     assert rows[0] == [
         "small", "35,000", "500", "0", "0.8100", *["19.0 [17.0–20.0]"] * 6,
-        "31", "1.20×10¹²", "20,000", "21.0", "1:05", "4.2 s",
+        "31", "1.20×10¹²", "20,000", "21.0", "1 min 05 s", "4.2 s",
     ]  # fmt: skip
 
 
@@ -306,7 +306,7 @@ def test_laws_stand_with_their_intervals_and_what_their_runs_do_not_determine(pa
 
 
 def test_time_classes_and_rejects_are_shown_as_shares(page: Page) -> None:
-    assert "80.0 % of 1:30 went into training and decoding proper." in page.text
+    assert "80.0 % of 1 min 30 s went into training and decoding proper." in page.text
     assert ["Train", "", "1:12", "80.0 %"] in page.cells
     assert ["contradicts the measured noise", "100", "10.0 %"] in page.cells
     assert ["trend decreasing", "", "30.0 %"] in page.cells

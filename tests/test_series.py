@@ -53,7 +53,7 @@ def measures_of(values: npt.ArrayLike) -> dict[str, Any]:
 # ---- A series is a function of (seed, id) alone
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_any_range_of_ids_is_the_same_rows_of_the_one_draw(whole: pa.Table, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, ROWS - 1))
@@ -61,7 +61,7 @@ def test_any_range_of_ids_is_the_same_rows_of_the_one_draw(whole: pa.Table, data
     assert draw_table(SHORT, 11, first, count).equals(whole.slice(first, count))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(1, ROWS - 1), unique=True, max_size=6).map(sorted))
 def test_any_layout_of_parts_in_any_order_gives_the_one_draw(whole: pa.Table, cuts: list[int]) -> None:
     bounds = list(zip([0, *cuts], [*cuts, ROWS], strict=True))

@@ -35,7 +35,7 @@ SECRET = "sk-do-not-tell-4711"
 # ---- Rules
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1023), st.integers(1, 300))
 def test_what_the_rules_teacher_says_of_a_series_does_not_depend_on_its_company(
     annotations: pa.Table, series: pa.Table, recipe: Recipe, first: int, count: int

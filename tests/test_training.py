@@ -107,7 +107,7 @@ def test_the_loss_of_held_out_examples_does_not_depend_on_the_batch(corpus: Corp
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(rows=st.lists(st.integers(0, 159), min_size=1, max_size=6))
 def test_the_loss_of_a_padded_batch_is_the_sum_over_its_rows_by_hand(
     corpus: Corpus, tokenizer: Any, rows: list[int]

@@ -1,5 +1,6 @@
 """The `tsd` command. What is heavy is imported by the command that needs it: `tsd --help` is instant."""
 
+import json
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,9 +143,10 @@ def show(recipe: RecipeName, set_: Overrides = None) -> None:
 def _stage(name: str, overrides: list[str] | None, out: str | None, dry_run: bool, stage: str) -> None:
     from tsd.recipe import load
 
-    recipe = load(name, overrides or [])
-    if out is not None:
-        recipe = recipe.model_copy(update={"out": out})
+    place = [f"out={json.dumps(out)}"] if out is not None else []
+    recipe = load(name, [*(overrides or []), *place])
+    if stage == "study":
+        recipe.require_enough_series()
     if dry_run:
         from tsd.plan import plan
 

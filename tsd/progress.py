@@ -21,6 +21,7 @@ class Step:
         self.skipped = 0.0
         self.note = ""
         self.started = time.monotonic()
+        self._paced = self.started  # since when the rate counts
         self._show = show
 
     def skip(self, amount: float) -> None:
@@ -34,6 +35,11 @@ class Step:
         self.note = note or self.note
         self._show(self)
 
+    def begin(self) -> None:
+        """Count the rate from now on: what came before was getting ready, and will not be repeated."""
+        if self.done <= 0:
+            self._paced = time.monotonic()
+
     @property
     def share(self) -> float:
         """How much of the stage is finished, 0 to 1."""
@@ -45,7 +51,7 @@ class Step:
         if self.done <= 0:
             return None
         left = max(0.0, self.total - self.done - self.skipped)
-        return left * (time.monotonic() - self.started) / self.done
+        return left * (time.monotonic() - self._paced) / self.done
 
 
 class Reporter:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tsd.errors import RecipeError
+from tsd.schema import SPLITS
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
@@ -324,6 +325,18 @@ class Recipe(Section):
         """Where this study lives."""
         return f"{self.out.rstrip('/')}/{self.name}"
 
+    def require_enough_series(self) -> None:
+        """Raise RecipeError where more is asked of a split than it can hold, before the first series is drawn."""
+        asked = (max(self.students.volumes), self.evaluation.validation_examples, self.evaluation.series)
+        fields = ("students.volumes", "evaluation.validation_examples", "evaluation.series")
+        for field, wanted, share, split in zip(fields, asked, self.series.split, SPLITS, strict=True):
+            there = int(self.series.count * share)
+            if wanted > there:
+                raise RecipeError(
+                    f"{field} asks for {wanted:,} and the {split} split of {self.series.count:,} series "
+                    f"holds about {there:,}: raise series.count"
+                )
+
     @property
     def bytes_needed(self) -> int:
         """About how much a study writes; the weights of students from scratch are too small to count."""
@@ -454,7 +467,8 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{place} is missing"
     given = problem["input"]
-    shown = "" if isinstance(given, Mapping | BaseModel) else f" is {given!r}:"
+    # An address is refused for the password in it, which a message must not repeat.
+    shown = "" if isinstance(given, Mapping | BaseModel) or "://" in str(given) else f" is {given!r}:"
     message = problem["msg"].removeprefix("Value error, ")
     more = len(error.errors()) - 1
     return f"{place}{shown or ':'} {message[0].lower()}{message[1:]}" + (f" (and {more} more)" if more else "")

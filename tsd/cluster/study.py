@@ -257,7 +257,10 @@ class _Training:
     def __call__(self, run_id: str, metrics: dict[str, float]) -> None:
         if "share" not in metrics:
             return
-        gained = metrics["share"] - self.seen.get(run_id, 0.0)
+        if run_id not in self.seen:  # just started, or gone on from a checkpoint: no part of the rate
+            self.step.begin()
+            self.step.skip(metrics["share"] * self.sizes[run_id])
+        gained = metrics["share"] - self.seen.get(run_id, metrics["share"])
         self.seen[run_id] = metrics["share"]
         logged = {"loss": metrics["loss"]}
         if "validation_loss" in metrics:
