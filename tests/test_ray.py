@@ -56,6 +56,8 @@ def run(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> 
 def environment(cpus: int | None = None) -> dict[str, str]:
     """This environment without a cluster to join; `cpus` logical CPUs for a local Ray."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
+    # A job's `python` is the first in the PATH of the cluster that runs it.
+    clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"
     return clean | {"RAY_AUTH_MODE": "disabled"} | ({"TSD_CPUS": str(cpus)} if cpus else {})
 
 
@@ -278,29 +280,20 @@ def test_a_student_explains_a_csv_file(undisturbed: tuple[Path, str], tmp_path: 
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
+def cluster() -> Iterator[str]:
     """A real Ray head with a job server, on ports of its own; its address."""
     ray = str(Path(sys.executable).parent / "ray")
     start = [
-        *(
-            ray,
-            "start",
-            "--head",
-            "--port=0",
-            "--num-cpus=2",
-            "--dashboard-host=127.0.0.1",
-            "--dashboard-port=8299",
-        ),
-        *("--disable-usage-stats", "--include-dashboard=true", f"--temp-dir={tmp_path}/ray"),
+        *(ray, "start", "--head", "--port=0", "--num-cpus=2", "--disable-usage-stats", "--include-dashboard=true"),
+        # pytest's own folders are too deep for the 107 characters that the path of a socket may have
+        *("--dashboard-host=127.0.0.1", "--dashboard-port=8299", f"--temp-dir=/tmp/tsd-ray-{os.getpid()}"),
     ]
-    # A path of a socket may have 107 characters; pytest's folders are too deep for Ray's sockets.
-    start[-1] = f"--temp-dir=/tmp/tsd-ray-{os.getpid()}"
-    process = subprocess.run(start, env=environment(), capture_output=True, text=True, timeout=180)
-    assert process.returncode == 0, process.stderr[-2000:]
+    started = subprocess.run(start, env=environment(), capture_output=True, text=True, timeout=180, check=False)
+    assert started.returncode == 0, started.stderr[-2000:]
     try:
         yield "http://127.0.0.1:8299"
     finally:
-        subprocess.run([ray, "stop", "--force"], env=environment(), capture_output=True, timeout=120)
+        subprocess.run([ray, "stop", "--force"], env=environment(), capture_output=True, timeout=120, check=False)
 
 
 def test_a_submitted_job_finishes_a_tiny_study(cluster: str, tmp_path: Path) -> None:

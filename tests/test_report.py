@@ -307,7 +307,7 @@ def test_laws_stand_with_their_intervals_and_what_their_runs_do_not_determine(pa
 
 def test_time_classes_and_rejects_are_shown_as_shares(page: Page) -> None:
     assert "80.0 % of 1 min 30 s went into training and decoding proper." in page.text
-    assert ["Train", "", "1:12", "80.0 %"] in page.cells
+    assert ["Train", "", "1 min 12 s", "80.0 %"] in page.cells
     assert ["contradicts the measured noise", "100", "10.0 %"] in page.cells
     assert ["trend decreasing", "", "30.0 %"] in page.cells
 
