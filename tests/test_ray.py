@@ -95,7 +95,7 @@ def test_a_study_ends_with_a_report_and_prints_no_noise(undisturbed: tuple[Path,
         "INFO",
         "ray::",
         "Traceback",
-        "mlflow",
+        "alembic",
         "Configuration for experiment",
         "(raylet)",
     ):
