@@ -470,7 +470,8 @@ def _first_problem(error: ValidationError) -> str:
     # An address is refused for the password in it, which a message must not repeat.
     shown = "" if isinstance(given, Mapping | BaseModel) or "://" in str(given) else f" is {given!r}:"
     message = problem["msg"].removeprefix("Value error, ")
-    more = len(error.errors()) - 1
+    # A tuple that lost its only item is too short as well: what follows from a problem is not another one.
+    more = sum(other["loc"] != problem["loc"][: len(other["loc"])] for other in error.errors()[1:])
     return f"{place}{shown or ':'} {message[0].lower()}{message[1:]}" + (f" (and {more} more)" if more else "")
 
 
