@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -284,10 +285,11 @@ def test_a_student_explains_a_csv_file(undisturbed: tuple[Path, str], tmp_path: 
 def cluster() -> Iterator[str]:
     """A real Ray head with a job server, on ports of its own; its address."""
     ray = str(Path(sys.executable).parent / "ray")
+    temporary = f"/tmp/tsd-ray-{os.getpid()}"
     start = [
         *(ray, "start", "--head", "--block", "--port=0", "--num-cpus=2", "--disable-usage-stats"),
         # pytest's own folders are too deep for the 107 characters that the path of a socket may have
-        *("--include-dashboard=true", "--dashboard-port=8299", f"--temp-dir=/tmp/tsd-ray-{os.getpid()}"),
+        *("--include-dashboard=true", "--dashboard-port=8299", f"--temp-dir={temporary}"),
     ]
     head = subprocess.Popen(start, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -300,6 +302,7 @@ def cluster() -> Iterator[str]:
     finally:
         head.terminate()  # and with it all that it started; `ray stop` would stop every Ray on the machine
         head.wait(60)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _answers(url: str) -> bool:
