@@ -1,0 +1,80 @@
+"""What every benchmark does with its figures: time, print, keep beside the script, hold against bounds."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One claim: what was measured, and the least or the most it may be."""
+
+    claim: str
+    value: float
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def met(self) -> bool:
+        """Whether the value lies within the bound."""
+        return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
+
+
+def medians(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The median seconds of each work; they take turns, so that a slow moment of the machine hits them all."""
+    for work in works.values():
+        work()  # the first call is slow: it is not the rate
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            started = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: median(times) for name, times in seconds.items()}
+
+
+def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print a table; the keys of the first row are its columns."""
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:,.4g}" for value in row.values()))
+    Console(width=110).print(table)
+
+
+def finish(script: str, results: dict[str, Any], bounds: Sequence[Bound]) -> None:
+    """Write the results beside the script with machine and date, print the bounds; with --check, exit 1 for a miss.
+
+    script: the benchmark's `__file__`.
+    """
+    parser = argparse.ArgumentParser(description="Writes its results beside itself.")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a bound is missed")
+    asked = parser.parse_args()
+    record = {"machine": machine(), "date": date.today().isoformat(), **results}
+    record["bounds"] = [{**vars(bound), "met": bound.met} for bound in bounds]
+    Path(script).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    for bound in bounds:
+        limit = " and ".join(
+            f"{word} {end:g}" for word, end in (("≥", bound.least), ("≤", bound.most)) if end is not None
+        )
+        print(f"{'met   ' if bound.met else 'MISSED'} {bound.claim}: {bound.value:.4g} (bound {limit})")
+    if asked.check and not all(bound.met for bound in bounds):
+        sys.exit(1)
+
+
+def machine() -> str:
+    """The machine in words, as far as it matters to a figure."""
+    return f"{os.cpu_count()} CPUs, {platform.machine()}, {platform.system()}, Python {platform.python_version()}"
