@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tsd import corpus, language, students, training
+from tsd import corpus, students, training
 from tsd.curation import curate
 from tsd.decoding import decode
+from tsd.drawing import draw_table
 from tsd.recipe import CurationConfig, Student, TrainingConfig, load
-from tsd.schema import FACETS
-from tsd.series.processes import draw_table
+from tsd.tasks import SINGLE
 from tsd.teachers import make_teacher
 
 STUDENT, EXAMPLES, HELD_OUT = "0.1M", 8000, 500
@@ -32,8 +32,8 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = load("laptop", ["series.count=13000"])
     series = draw_table(recipe.series, recipe.seed, 0, recipe.series.count)
-    annotated = make_teacher(recipe.teacher, recipe.plots, recipe.seed).annotate(series)
-    examples, _ = curate(annotated, series, CurationConfig())
+    annotated = make_teacher(recipe).annotate(series)
+    examples, _ = curate(SINGLE, annotated, series, CurationConfig())
     texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
     tokenizer = students.build_tokenizer(texts, 2048)
     rows = {
@@ -59,13 +59,13 @@ def main() -> None:
             save=lambda _: None,
         )
         loss = training.evaluate(model, rows["validation"], 50, training.Place())
-        replies = decode(model, tokenizer, [language.student_prompt(row["values"]) for row in tests], 80)
-        labels = [language.parse_reply(reply).labels for reply in replies]
+        replies = decode(model, tokenizer, [SINGLE.student_prompt(row["values"]) for row in tests], 80)
+        labels = [SINGLE.parse(reply).labels for reply in replies]
         right = {
             facet: float(
                 np.mean([said[facet] == row["truth"][facet] for said, row in zip(labels, tests, strict=True)])
             )
-            for facet in FACETS
+            for facet in SINGLE.classes
         }
         results.append({"start": start, "validation_loss": loss, **right})
         print(

@@ -56,8 +56,9 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def finish(script: str, results: dict[str, Any], bounds: Sequence[Bound]) -> None:
-    """Write the results beside the script with machine and date, print the bounds; with --check, exit 1 for a miss.
+    """Write the results beside the script with machine and date, and hold them against the bounds.
 
+    With --check on the command line, exits 1 where a bound is missed.
     script: the benchmark's `__file__`.
     """
     parser = argparse.ArgumentParser(description="Writes its results beside itself.")

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import settings
 
 from tsd.curation import curate
+from tsd.drawing import draw_table
 from tsd.recipe import Recipe, load
-from tsd.series.processes import draw_table
+from tsd.tasks import SINGLE
 from tsd.teachers import make_teacher
 
 # How long an example takes says more of what else the machine does than of the code.
@@ -34,10 +35,10 @@ def series(recipe: Recipe) -> pa.Table:
 @pytest.fixture(scope="session")
 def annotations(recipe: Recipe, series: pa.Table) -> pa.Table:
     """What the rules teacher says of them."""
-    return make_teacher(recipe.teacher, recipe.plots, recipe.seed).annotate(series)
+    return make_teacher(recipe).annotate(series)
 
 
 @pytest.fixture(scope="session")
 def examples(recipe: Recipe, series: pa.Table, annotations: pa.Table) -> pa.Table:
     """What curation keeps."""
-    return curate(annotations, series, recipe.curation)[0]
+    return curate(SINGLE, annotations, series, recipe.curation)[0]

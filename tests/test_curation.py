@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsd.curation import curate, reject_reason
-from tsd.language import Labels, parse_reply, student_prompt
 from tsd.recipe import CurationConfig
-from tsd.schema import FACETS
+from tsd.tasks import SINGLE
 
-TRUTH = Labels(trend="flat", noise="low", maximum="end", minimum="middle")
+TRUTH = {"trend": "flat", "noise": "low", "maximum": "end", "minimum": "middle"}
 DROP, KEEP = CurationConfig(against_truth="drop"), CurationConfig(against_truth="keep")
 STATUSES = ("ok", "invalid", "refused", "truncated", "error")
 
@@ -25,7 +24,7 @@ def test_every_annotation_ends_in_exactly_one_table(
     replies = annotations.slice(0, len(statuses))
     index = replies.column_names.index("status")
     replies = replies.set_column(index, replies.field("status"), pa.array(statuses))
-    examples, rejects = curate(replies, series.slice(0, len(statuses)), KEEP if keep else DROP)
+    examples, rejects = curate(SINGLE, replies, series.slice(0, len(statuses)), KEEP if keep else DROP)
     kept, rejected = examples["series_id"].to_pylist(), rejects["series_id"].to_pylist()
     assert sorted([*kept, *rejected]) == replies["series_id"].to_pylist()
     by_status = dict(zip(replies["series_id"].to_pylist(), statuses, strict=True))
@@ -39,7 +38,7 @@ def test_a_kept_example_asks_about_its_own_series_and_answers_in_the_teachers_wo
     said = dict(zip(annotations["series_id"].to_pylist(), annotations["text"].to_pylist(), strict=True))
     assert len(examples) > 700
     for row in examples.to_pylist():
-        assert row["prompt"] == student_prompt(known[row["series_id"]]["values"])
+        assert row["prompt"] == SINGLE.student_prompt(known[row["series_id"]]["values"])
         assert row["completion"] == said[row["series_id"]]
         assert row["split"] == known[row["series_id"]]["split"]
 
@@ -47,20 +46,20 @@ def test_a_kept_example_asks_about_its_own_series_and_answers_in_the_teachers_wo
 def test_no_kept_example_contradicts_what_is_measured(examples: pa.Table, series: pa.Table) -> None:
     truth = dict(zip(series["series_id"].to_pylist(), series["truth"].to_pylist(), strict=True))
     for row in examples.to_pylist():
-        assert parse_reply(row["completion"]).labels == truth[row["series_id"]]
+        assert SINGLE.parse(row["completion"]).labels == truth[row["series_id"]]
 
 
 def test_keeping_what_contradicts_rejects_nothing_that_can_be_read(
     annotations: pa.Table, series: pa.Table
 ) -> None:
-    examples, rejects = curate(annotations, series, KEEP)
+    examples, rejects = curate(SINGLE, annotations, series, KEEP)
     assert (len(examples), len(rejects)) == (len(series), 0)
 
 
-@pytest.mark.parametrize("facet", FACETS)
+@pytest.mark.parametrize("facet", SINGLE.classes)
 def test_a_reply_that_contradicts_the_measure_is_dropped_for_the_facet_it_gets_wrong(facet: str) -> None:
-    wrong = next(name for name in FACETS[facet] if name != TRUTH[facet])  # type: ignore[literal-required]
-    labels = Labels(**{**TRUTH, facet: wrong})  # type: ignore[typeddict-item]
+    wrong = next(name for name in SINGLE.classes[facet] if name != TRUTH[facet])
+    labels = {**TRUTH, facet: wrong}
     assert reject_reason("ok", None, labels, TRUTH, DROP) == f"contradicts the measured {facet}"
     assert reject_reason("ok", None, labels, TRUTH, KEEP) is None
 
@@ -73,7 +72,7 @@ def test_a_reply_that_is_not_whole_is_rejected_with_its_own_reason(status: str, 
 
 
 def test_reasons_can_be_counted(annotations: pa.Table, series: pa.Table) -> None:
-    reasons = Counter(curate(annotations, series, DROP)[1]["reason"].to_pylist())
+    reasons = Counter(curate(SINGLE, annotations, series, DROP)[1]["reason"].to_pylist())
     # Four facets can be wrong alone or together: 15 reasons at most, however many rows.
     assert sum(reasons.values()) > 50
     assert len(reasons) <= 15
@@ -81,4 +80,4 @@ def test_reasons_can_be_counted(annotations: pa.Table, series: pa.Table) -> None
 
 def test_annotations_of_another_series_table_are_refused(annotations: pa.Table, series: pa.Table) -> None:
     with pytest.raises(ValueError, match=r"shorter|longer"):
-        curate(annotations, series.slice(0, 10), DROP)
+        curate(SINGLE, annotations, series.slice(0, 10), DROP)

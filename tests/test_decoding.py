@@ -6,9 +6,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, 
 
 from tsd.corpus import chat_prompts
 from tsd.decoding import decode
-from tsd.language import student_prompt
 from tsd.recipe import Student
 from tsd.students import build, build_tokenizer
+from tsd.tasks import SINGLE
 
 # Ends some replies before 24 tokens and not others, and none at once.
 END_BIAS = 1.5
@@ -77,7 +77,7 @@ def generated(
 def prompts_of(lengths: list[int]) -> list[str]:
     """Random series of these lengths, as prompts."""
     draws = torch.Generator().manual_seed(1)
-    return [student_prompt(torch.randint(0, 100, (n,), generator=draws).tolist()) for n in lengths]
+    return [SINGLE.student_prompt(torch.randint(0, 100, (n,), generator=draws).tolist()) for n in lengths]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from tsd.cli import main
 from tsd.explain import MOST_ROWS, TOP, fit_to_student
+from tsd.tasks import SINGLE
 
 LENGTH = 32
 
@@ -25,12 +26,11 @@ def students_folder(tmp_path_factory):
     import torch
 
     from tsd import students
-    from tsd.language import reply_text, student_prompt
     from tsd.recipe import Student
 
     folder = tmp_path_factory.mktemp("students")
     labels = {"trend": "increasing", "noise": "low", "maximum": "end", "minimum": "beginning"}
-    prompt, reply = student_prompt(list(range(LENGTH))), reply_text(labels, (0, 0, 0))
+    prompt, reply = SINGLE.student_prompt(list(range(LENGTH))), SINGLE.reply(labels, (0, 0, 0))
     tokenizer = students.build_tokenizer([prompt, reply] * 2, 512)
     model = students.build(Student(name="0.03M"), tokenizer, 0, 512)
     students.export(model, model.state_dict(), tokenizer, folder / "untrained", {"length": LENGTH})
@@ -271,10 +271,10 @@ def test_an_untrained_student_is_not_made_to_say_more_than_it_does(ramp, student
 
 # ---- Resampling and scale
 
-SERIES = arrays(np.float64, st.integers(2, 400), elements=st.floats(0, 99, allow_subnormal=False))
+SINGLE.tables.series = arrays(np.float64, st.integers(2, 400), elements=st.floats(0, 99, allow_subnormal=False))
 
 
-@given(SERIES)
+@given(SINGLE.tables.series)
 def test_averaging_keeps_the_mean_and_the_range(raw):
     values, changes = fit_to_student(raw, LENGTH)
     assert values.shape == (LENGTH,)

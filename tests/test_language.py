@@ -14,39 +14,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsd.errors import DataError
-from tsd.language import (
-    EXTREMA_PHRASINGS,
-    NOISE_PHRASINGS,
-    PHRASING_COUNTS,
-    TREND_PHRASINGS,
-    Labels,
-    parse_reply,
-    reply_text,
-    sentences,
-    student_prompt,
-    teacher_prompt,
-)
-from tsd.schema import FACETS
+from tsd.tasks import SINGLE, TASKS
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "pixtral_annotations.jsonl"
-UP, DOWN, FLAT = FACETS["trend"]
-START, MID, END = FACETS["maximum"]
+UP, DOWN, FLAT = SINGLE.classes["trend"]
+START, MID, END = SINGLE.classes["maximum"]
 Choice = tuple[int, int, int]
 
-every_label = st.fixed_dictionaries({facet: st.sampled_from(labels) for facet, labels in FACETS.items()})
-every_choice = st.tuples(*(st.integers(0, count - 1) for count in PHRASING_COUNTS))
+every_label = st.fixed_dictionaries({facet: st.sampled_from(labels) for facet, labels in SINGLE.classes.items()})
+every_choice = st.tuples(*(st.integers(0, count - 1) for count in SINGLE.phrasing_counts))
 
 
 def trend_of(sentence: str) -> str | None:
-    return parse_reply(json.dumps({"trend": sentence})).labels["trend"]
+    return SINGLE.parse(json.dumps({"trend": sentence})).labels["trend"]
 
 
 def noise_of(sentence: str) -> str | None:
-    return parse_reply(json.dumps({"noise": sentence})).labels["noise"]
+    return SINGLE.parse(json.dumps({"noise": sentence})).labels["noise"]
 
 
 def extrema_of(sentence: str) -> tuple[str | None, str | None]:
-    labels = parse_reply(json.dumps({"extrema": sentence})).labels
+    labels = SINGLE.parse(json.dumps({"extrema": sentence})).labels
     return labels["maximum"], labels["minimum"]
 
 
@@ -58,31 +46,30 @@ def words(text: str) -> list[str]:
 
 
 def test_every_phrasing_of_every_label_reads_back_as_exactly_its_labels() -> None:
-    for values in itertools.product(*FACETS.values()):
-        labels = dict(zip(FACETS, values, strict=True))
-        for choice in itertools.product(*map(range, PHRASING_COUNTS)):
-            parsed = parse_reply(reply_text(Labels(**labels), choice))
+    for values in itertools.product(*SINGLE.classes.values()):
+        labels = dict(zip(SINGLE.classes, values, strict=True))
+        for choice in itertools.product(*map(range, SINGLE.phrasing_counts)):
+            parsed = SINGLE.parse(SINGLE.reply(labels, choice))
             assert (parsed.labels, parsed.reason) == (labels, None), (labels, choice)
 
 
 @given(every_label, every_choice)
 def test_a_reply_reads_the_same_as_prose_as_it_does_as_json(labels: dict[str, str], choice: Choice) -> None:
-    reply = reply_text(Labels(**labels), choice)
-    assert parse_reply(" ".join(json.loads(reply).values())).labels == labels
+    reply = SINGLE.reply(labels, choice)
+    assert SINGLE.parse(" ".join(json.loads(reply).values())).labels == labels
 
 
 def test_every_label_has_as_many_phrasings_as_the_counts_say_and_none_is_repeated() -> None:
-    for phrasings, count in zip(
-        (TREND_PHRASINGS, NOISE_PHRASINGS, EXTREMA_PHRASINGS), PHRASING_COUNTS, strict=True
-    ):
-        assert len(set(phrasings)) == count >= 4
+    for task in TASKS.values():
+        for facet in task.facets:
+            assert len(set(facet.phrasings)) == task.phrasing_counts[task.topics.index(facet.topic)] >= 2
 
 
 def test_two_labels_of_a_facet_differ_in_the_labels_own_word_alone() -> None:
-    for choice in itertools.product(*map(range, PHRASING_COUNTS)):
-        for facet, classes in FACETS.items():
-            base = {name: others[0] for name, others in FACETS.items()}
-            said = [words(reply_text(Labels(**(base | {facet: label})), choice)) for label in classes]
+    for choice in itertools.product(*map(range, SINGLE.phrasing_counts)):
+        for facet, classes in SINGLE.classes.items():
+            base = {name: others[0] for name, others in SINGLE.classes.items()}
+            said = [words(SINGLE.reply(base | {facet: label}, choice)) for label in classes]
             assert len({len(one) for one in said}) == 1
             differing = [set(position) for position in zip(*said, strict=True) if len(set(position)) > 1]
             assert differing == [set(classes)]
@@ -90,11 +77,13 @@ def test_two_labels_of_a_facet_differ_in_the_labels_own_word_alone() -> None:
 
 def test_what_students_learn_to_write_is_short_and_of_few_words() -> None:
     replies = [
-        reply_text(Labels(trend=trend, noise=noise, maximum=place, minimum=place), (a % 4, a % 4, a % 4))
-        for (trend, noise, place) in itertools.product(FACETS["trend"], FACETS["noise"], FACETS["maximum"])
+        SINGLE.reply({"trend": trend, "noise": noise, "maximum": place, "minimum": place}, (a % 4, a % 4, a % 4))
+        for (trend, noise, place) in itertools.product(
+            SINGLE.classes["trend"], SINGLE.classes["noise"], SINGLE.classes["maximum"]
+        )
         for a in range(20)
     ]
-    said = [sentence for reply in replies for sentence in json.loads(reply).values()]
+    said = [sentence for reply in replies for sentence in SINGLE.sentences(reply)]
     assert len({word for sentence in said for word in words(sentence)}) <= 80
     assert max(len(words(sentence)) for sentence in said) <= 12
     assert sum(len(words(sentence)) for sentence in said) / len(said) <= 8
@@ -102,18 +91,18 @@ def test_what_students_learn_to_write_is_short_and_of_few_words() -> None:
 
 def test_a_reply_cannot_be_written_from_a_label_that_is_not_stated() -> None:
     with pytest.raises(DataError, match="noise is None, expected one of low, medium, high"):
-        reply_text(Labels(trend=UP, noise=None, maximum=START, minimum=END), (0, 0, 0))
+        SINGLE.reply({"trend": UP, "noise": None, "maximum": START, "minimum": END}, (0, 0, 0))
 
 
 def test_the_student_prompt_is_the_values_and_ends_with_the_last_of_them() -> None:
-    assert student_prompt([12, 0, 99]) == "Describe the series: 12 0 99"
-    assert student_prompt(np.array([7, 8], dtype=np.uint8)) == "Describe the series: 7 8"
+    assert SINGLE.student_prompt([12, 0, 99]) == "Describe the series: 12 0 99"
+    assert SINGLE.student_prompt(np.array([7, 8], dtype=np.uint8)) == "Describe the series: 7 8"
 
 
 def test_the_teacher_prompt_names_the_length_each_key_and_every_label() -> None:
-    prompt = teacher_prompt(128)
+    prompt = SINGLE.teacher_prompt(128)
     assert "128 integers" in prompt
-    for word in ('"trend"', '"noise"', '"extrema"', *itertools.chain(*FACETS.values())):
+    for word in ('"trend"', '"noise"', '"extrema"', *itertools.chain(*SINGLE.classes.values())):
         assert word in prompt
 
 
@@ -152,18 +141,18 @@ STATED = {"trend": UP, "noise": "low", "maximum": END, "minimum": START}
     ],
 )
 def test_the_same_reply_is_read_from_any_form(text: str) -> None:
-    parsed = parse_reply(text)
+    parsed = SINGLE.parse(text)
     assert (parsed.labels, parsed.reason) == (STATED, None)
 
 
 def test_a_missing_key_leaves_its_facets_not_mentioned_and_the_others_stated() -> None:
-    parsed = parse_reply(json.dumps({"trend": "flat", "noise": "high"}))
+    parsed = SINGLE.parse(json.dumps({"trend": "flat", "noise": "high"}))
     assert parsed.labels == {"trend": FLAT, "noise": "high", "maximum": None, "minimum": None}
     assert parsed.reason == "maximum: not mentioned; minimum: not mentioned"
 
 
 def test_a_reply_cut_off_amid_a_sentence_says_nothing_on_that_topic() -> None:
-    parsed = parse_reply('{"trend": "It falls.", "noise": "medium to')
+    parsed = SINGLE.parse('{"trend": "It falls.", "noise": "medium to')
     assert parsed.labels["trend"] == DOWN
     assert parsed.labels["noise"] is None
     assert parsed.reason is not None
@@ -172,9 +161,11 @@ def test_a_reply_cut_off_amid_a_sentence_says_nothing_on_that_topic() -> None:
 
 @pytest.mark.parametrize("text", ["", "I cannot see a plot.", "[1, 2]", "null", "{}", '{"answer": 42}'])
 def test_text_without_a_description_states_nothing_and_says_so(text: str) -> None:
-    parsed = parse_reply(text)
+    parsed = SINGLE.parse(text)
     assert set(parsed.labels.values()) == {None}
-    assert parsed.reason == "not a JSON object; " + "; ".join(f"{facet}: not mentioned" for facet in FACETS)
+    assert parsed.reason == "not a JSON object; " + "; ".join(
+        f"{facet}: not mentioned" for facet in SINGLE.classes
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,14 +185,14 @@ def test_text_without_a_description_states_nothing_and_says_so(text: str) -> Non
 )
 def test_the_reason_says_which_facet_is_not_stated_and_why(reply: dict[str, str], reason: str) -> None:
     full = {"trend": "flat", "noise": "low", "maximum": "end", "minimum": "end"} | reply
-    assert parse_reply(json.dumps(full)).reason == reason
+    assert SINGLE.parse(json.dumps(full)).reason == reason
 
 
 def test_a_reply_becomes_plain_sentences_in_the_order_of_its_topics() -> None:
     reply = {"noise": "Noise is low", "trend": "It rises.\nSlowly.", "extrema": {"maximum": "end"}}
-    assert sentences(json.dumps(reply)) == ["It rises.", "Slowly.", "Noise is low.", "maximum: end."]
-    assert sentences("It rises.  Noise is low!\n- no more") == ["It rises.", "Noise is low!", "- no more."]
-    assert sentences("  ") == []
+    assert SINGLE.sentences(json.dumps(reply)) == ["It rises.", "Slowly.", "Noise is low.", "maximum: end."]
+    assert SINGLE.sentences("It rises.  Noise is low!\n- no more") == ["It rises.", "Noise is low!", "- no more."]
+    assert SINGLE.sentences("  ") == []
 
 
 # ---- The rules, each by its sentences
@@ -344,10 +335,10 @@ def test_a_place_belongs_to_the_extremum_it_is_said_of(
     assert extrema_of(sentence) == (maximum, minimum)
 
 
-@pytest.mark.parametrize("facet", FACETS)
+@pytest.mark.parametrize("facet", SINGLE.classes)
 def test_a_bare_label_is_a_statement(facet: str) -> None:
-    for label in FACETS[facet]:
-        assert parse_reply(json.dumps({facet: label})).labels[facet] == label
+    for label in SINGLE.classes[facet]:
+        assert SINGLE.parse(json.dumps({facet: label})).labels[facet] == label
 
 
 # ---- Any text at all
@@ -391,11 +382,11 @@ fragments = st.sampled_from(
 
 @given(st.one_of(st.text(), st.lists(fragments, max_size=40).map(" ".join)))
 def test_any_text_is_read_without_an_error_and_a_reason_is_given_unless_all_is_stated(text: str) -> None:
-    parsed = parse_reply(text)
-    assert list(parsed.labels) == list(FACETS)
-    assert all(label is None or label in FACETS[facet] for facet, label in parsed.labels.items())
+    parsed = SINGLE.parse(text)
+    assert list(parsed.labels) == list(SINGLE.classes)
+    assert all(label is None or label in SINGLE.classes[facet] for facet, label in parsed.labels.items())
     assert (parsed.reason is None) == (None not in parsed.labels.values())
-    assert all(sentence.strip() for sentence in sentences(text))
+    assert all(sentence.strip() for sentence in SINGLE.sentences(text))
 
 
 json_values = st.recursive(
@@ -408,9 +399,9 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["trend", "noise", "extrema", "maximum"]), json_values))
 def test_any_json_value_under_a_key_is_read_without_an_error(reply: dict[str, object]) -> None:
-    parsed = parse_reply(json.dumps(reply))
+    parsed = SINGLE.parse(json.dumps(reply))
     assert (parsed.reason is None) == (None not in parsed.labels.values())
-    assert isinstance(sentences(json.dumps(reply)), list)
+    assert isinstance(SINGLE.sentences(json.dumps(reply)), list)
 
 
 @pytest.mark.parametrize(
@@ -434,15 +425,15 @@ def test_any_json_value_under_a_key_is_read_without_an_error(reply: dict[str, ob
 )
 def test_hostile_text_of_50_kilobytes_is_read_within_seconds(text: str) -> None:
     started = time.perf_counter()
-    assert set(parse_reply(text).labels) == set(FACETS)
+    assert set(SINGLE.parse(text).labels) == set(SINGLE.classes)
     assert time.perf_counter() - started < 5
 
 
 @settings(max_examples=50)
 @given(every_label, every_choice, st.text(max_size=30))
 def test_a_key_that_is_not_asked_for_changes_nothing(labels: dict[str, str], choice: Choice, note: str) -> None:
-    reply = json.loads(reply_text(Labels(**labels), choice))
-    assert parse_reply(json.dumps({"note": note, **reply})).labels == labels
+    reply = json.loads(SINGLE.reply(labels, choice))
+    assert SINGLE.parse(json.dumps({"note": note, **reply})).labels == labels
 
 
 # ---- Real replies
@@ -473,9 +464,10 @@ def real_replies() -> list[dict[str, Any]]:
 def test_a_real_teachers_replies_are_stated_but_for_those_that_name_two_labels(
     real_replies: list[dict[str, Any]],
 ) -> None:
-    parsed = {row["index"]: parse_reply(row["reply"]) for row in real_replies}
+    parsed = {row["index"]: SINGLE.parse(row["reply"]) for row in real_replies}
     unstated = {
-        facet: {index for index, reply in parsed.items() if reply.labels[facet] is None} for facet in FACETS
+        facet: {index for index, reply in parsed.items() if reply.labels[facet] is None}
+        for facet in SINGLE.classes
     }
     assert unstated == {"trend": {10, 62, 112}, "noise": {98}, "maximum": set(), "minimum": set()}
 
@@ -486,9 +478,9 @@ def test_a_real_teachers_labels_agree_with_the_measured_truth_as_often_as_is_kno
     # The README gives 91 % for trend and 80 % for noise on the whole dataset, of which this is one half.
     agreement = {
         facet: np.mean(
-            [parse_reply(row["reply"]).labels[facet] == measured(row["values"])[facet] for row in real_replies]
+            [SINGLE.parse(row["reply"]).labels[facet] == measured(row["values"])[facet] for row in real_replies]
         )
-        for facet in FACETS
+        for facet in SINGLE.classes
     }
     record_property("agreement", agreement)
     assert abs(agreement["trend"] - 0.91) <= 0.04
@@ -499,4 +491,4 @@ def test_a_real_teachers_labels_agree_with_the_measured_truth_as_often_as_is_kno
 def test_a_real_teachers_replies_read_the_same_as_prose(real_replies: list[dict[str, Any]]) -> None:
     for row in real_replies:
         prose = " ".join(json.loads(row["reply"]).values())
-        assert parse_reply(prose).labels == parse_reply(row["reply"]).labels, row["index"]
+        assert SINGLE.parse(prose).labels == SINGLE.parse(row["reply"]).labels, row["index"]

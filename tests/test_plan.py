@@ -6,6 +6,7 @@ import pytest
 from tsd.cli import main
 from tsd.plan import STAGES, plan
 from tsd.recipe import RulesTeacher, Student, load
+from tsd.tasks import SINGLE
 
 SMALL = (
     "series.count=600",
@@ -54,15 +55,13 @@ def test_rows_are_those_of_the_recipe(said):
 
 def test_tokens_and_flops_are_those_of_the_real_examples(small, said):
     """Counted from the definition on every example of the study, where the plan takes a sample."""
-    from tsd import students
+    from tsd import drawing, students
     from tsd.corpus import tokenise
-    from tsd.language import student_prompt
-    from tsd.series import processes
-    from tsd.teachers import make_teacher
+    from tsd.teachers.rules import Rules
 
-    series = processes.draw_table(small.series, small.seed, 0, 600)
-    described = make_teacher(RulesTeacher(), small.plots, small.seed).annotate(series)
-    prompts = [student_prompt(values) for values in series["values"].to_pylist()]
+    series = drawing.draw_table(small.series, small.seed, 0, 600)
+    described = Rules(RulesTeacher(), SINGLE, small.seed).annotate(series)
+    prompts = [SINGLE.student_prompt(values) for values in series["values"].to_pylist()]
     examples = pa.table({"prompt": prompts, "completion": described["text"]})
     tokenizer = students.build_tokenizer([*prompts, *described["text"].to_pylist()], 2048)
     corpus = tokenise(examples, tokenizer, 2048)
@@ -108,9 +107,9 @@ def test_an_api_teacher_shows_images_and_dollars_and_needs_no_key(tmp_path, monk
     out = capsys.readouterr().out
     assert "ask eyes-7b at 127.0.0.1 about 1,000 series" in out
     assert "1,000 images of 280 × 140 pixels" in out
-    # a picture is 10 × 5 patches, the prompt about 500 letters of 4 a token; a reply 60 tokens
+    # a picture is 10 × 5 patches, the prompt about 600 letters of 4 a token; a reply 60 tokens
     tokens = _number(out, " tokens in")
-    assert tokens == pytest.approx(1000 * (50 + 125), rel=0.1)
+    assert tokens == pytest.approx(1000 * (50 + 150), rel=0.1)
     assert f"${(tokens * 2 + 60_000 * 10) / 1e6:,.2f}" in out
     assert "time not known here" in out
     assert "$OPENAI_API_KEY" in out

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tsd import store
-from tsd.schema import ANNOTATIONS, EXAMPLES, REJECTS, RUNS, SERIES
+from tsd.schema import EXAMPLES, REJECTS
+from tsd.tasks import SINGLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -109,11 +110,11 @@ def test_every_table_of_a_study_has_its_schema_and_counts_its_rows(undisturbed: 
     rows = {
         name: store.open_dataset(str(study / name), schema).read().num_rows
         for name, schema in {
-            "series": SERIES,
-            "annotations": ANNOTATIONS,
+            "series": SINGLE.tables.series,
+            "annotations": SINGLE.tables.annotations,
             "examples": EXAMPLES,
             "rejects": REJECTS,
-            "runs": RUNS,
+            "runs": SINGLE.tables.runs,
         }.items()
     }
     assert rows["series"] == rows["annotations"] == rows["examples"] + rows["rejects"] == 6000
@@ -171,7 +172,10 @@ def test_killed_in_each_stage_a_study_goes_on_and_redoes_nothing(
     assert "from before" in printed
     assert tables(mine) == tables(study)
     losses = [
-        sorted(row["validation_loss"] for row in store.open_dataset(str(place / "runs"), RUNS).read().to_pylist())
+        sorted(
+            row["validation_loss"]
+            for row in store.open_dataset(str(place / "runs"), SINGLE.tables.runs).read().to_pylist()
+        )
         for place in (mine, study)
     ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)  # the killed run resumed: the same run, not another

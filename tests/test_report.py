@@ -13,7 +13,8 @@ import pytest
 from tsd import report
 from tsd.report import Sample, Study
 from tsd.scaling import FittedLaw, Law
-from tsd.schema import FACETS, RUNS, SCORES
+from tsd.schema import score_names
+from tsd.tasks import SINGLE
 
 SIZES = {"small": 30_000, "large": 300_000}
 TRUTH = {"trend": "increasing", "noise": "medium", "maximum": "end", "minimum": "beginning"}
@@ -32,9 +33,9 @@ UNDETERMINED = replace(FITTED, note="alpha rests on two distinct sizes, where an
 BASELINES = {
     "trend": {"chance": 1 / 3, "majority": 0.412},
     "noise": {"chance": 1 / 3, "majority": 0.363},
-    "maximum": {"chance": 1 / 3, "majority": 0.42, "place_given_trend": 0.611},
-    "minimum": {"chance": 1 / 3, "majority": 0.43, "place_given_trend": 0.602},
-    "all_four": {"chance": 1 / 81, "majority": 0.09},
+    "maximum": {"chance": 1 / 3, "majority": 0.42, "given": 0.611},
+    "minimum": {"chance": 1 / 3, "majority": 0.43, "given": 0.602},
+    "all_right": {"chance": 1 / 81, "majority": 0.09},
 }
 
 
@@ -53,7 +54,7 @@ def run(student: str, examples: int, seed: int, loss: float, **other: Any) -> di
         "steps": examples // 16,
         "seed": seed,
         "validation_loss": loss,
-        **dict.fromkeys(SCORES, score),
+        **dict.fromkeys(score_names(SINGLE.names), score),
         "train_seconds": 65.0,
         "decode_seconds": 4.2,
         "tokens_per_second": 20_000.0,
@@ -72,7 +73,7 @@ ROWS = [run(*key, seed, loss) for key, losses in LOSSES.items() for seed, loss i
 
 
 def table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, RUNS)
+    return pa.Table.from_pylist(rows, SINGLE.tables.runs)
 
 
 def sample(**other: Any) -> Sample:
@@ -92,6 +93,7 @@ def sample(**other: Any) -> Sample:
 
 STUDY = Study(
     title="laptop",
+    task=SINGLE,
     recipe_yaml="name: laptop\n",
     runs=table(ROWS),
     baselines=BASELINES,
@@ -99,7 +101,7 @@ STUDY = Study(
     samples=[sample()],
     seconds={"Draw series": 6.0, "Train": 72.0, "Decode": 12.0},
     useful_share=0.8,
-    classes={facet: dict(zip(classes, (0.5, 0.3, 0.2), strict=True)) for facet, classes in FACETS.items()},
+    classes={facet: dict(zip(classes, (0.5, 0.3, 0.2), strict=True)) for facet, classes in SINGLE.classes.items()},
     curated={"kept": 900, "contradicts the measured noise": 100},
     facts={"Machine": "2 cores"},
 )
@@ -250,7 +252,7 @@ def test_baselines_stand_under_the_scores_that_they_are_for(page: Page) -> None:
 
 
 def test_a_run_that_was_not_decoded_is_shown_without_scores() -> None:
-    bare: Mapping[str, None] = dict.fromkeys((*SCORES, "decode_seconds", "utilisation"))
+    bare: Mapping[str, None] = dict.fromkeys((*score_names(SINGLE.names), "decode_seconds", "utilisation"))
     study = replace(STUDY, runs=table([{**row, **bare} for row in ROWS]))
     page = read(study)
     assert report.headlines(study)[0].endswith("(0.400); it was not scored.")
@@ -272,7 +274,7 @@ def test_a_report_of_no_runs_is_refused() -> None:
 def test_wrong_and_missing_labels_carry_a_sign_and_right_ones_none() -> None:
     labels = {**TRUTH, "noise": "high", "minimum": None}
     page = read(replace(STUDY, samples=[sample(student_labels=labels)]))
-    rows = {row[0]: row[1:] for row in page.cells if row[0] in FACETS and len(row) == 4}
+    rows = {row[0]: row[1:] for row in page.cells if row[0] in SINGLE.classes and len(row) == 4}
     assert rows == {
         "trend": ["increasing", "increasing", "increasing"],
         "noise": ["medium", "medium", "✗ high"],
@@ -360,16 +362,16 @@ def test_a_single_volume_is_drawn_and_said_to_tell_nothing_of_data() -> None:
 
 
 def test_the_picture_shows_every_run_the_law_of_every_size_and_the_baselines() -> None:
-    figure = report.scaling_figure(STUDY.runs, BASELINES, STUDY.fits)
+    figure = report.scaling_figure(SINGLE, STUDY.runs, BASELINES, STUDY.fits)
     loss, *panels = figure.axes
-    assert [axes.get_title(loc="left").split(",")[0].lower() for axes in panels] == list(FACETS)
+    assert [axes.get_title(loc="left").split(",")[0].lower() for axes in panels] == list(SINGLE.classes)
     lines = [np.asarray(line.get_xydata()) for line in loss.lines]
     dots = np.concatenate([xy for line, xy in zip(loss.lines, lines, strict=True) if line.get_marker() == "o"])
     assert {(x, round(y, 6)) for x, y in dots} == {(row["examples"], row["validation_loss"]) for row in ROWS}
     curves = [xy for xy in lines if len(xy) == 60]
     for size, curve in zip(SIZES.values(), curves, strict=True):
         np.testing.assert_allclose(curve[:, 1], LAW.predict(size, curve[:, 0]))
-    for facet, axes in zip(FACETS, panels, strict=True):
+    for facet, axes in zip(SINGLE.classes, panels, strict=True):
         levels = {line.get_ydata()[0] for line in axes.lines if line.get_linestyle() in (":", "--")}  # type: ignore[index]
         assert levels == {found for kind, found in BASELINES[facet].items() if kind != "chance"}
         points = [line for line in axes.lines if line.get_marker() == "o"]
@@ -377,7 +379,7 @@ def test_the_picture_shows_every_run_the_law_of_every_size_and_the_baselines() -
 
 
 def test_without_a_law_the_picture_has_neither_its_curves_nor_its_legend() -> None:
-    figure = report.scaling_figure(STUDY.runs, BASELINES, {"loss": "Too few runs."})
+    figure = report.scaling_figure(SINGLE, STUDY.runs, BASELINES, {"loss": "Too few runs."})
     assert all(len(np.asarray(line.get_xdata())) < 60 for line in figure.axes[0].lines)
     assert "fitted law" not in [text.get_text() for text in figure.legends[0].get_texts()]
 

@@ -8,18 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsd.schema import FACETS, LABELS, PREDICTIONS, SCORES
+from tsd.schema import score_names
 from tsd.scoring import Interval, accuracy, baselines, class_table, score
+from tsd.tasks import SINGLE
 
 Row = Mapping[str, str | None]
 
 RISING = {"trend": "increasing", "noise": "low", "maximum": "end", "minimum": "beginning"}
 FALLING = {"trend": "decreasing", "noise": "high", "maximum": "beginning", "minimum": "end"}
 FLAT = {"trend": "flat", "noise": "medium", "maximum": "middle", "minimum": "end"}
-UNREADABLE = dict.fromkeys(FACETS)
+UNREADABLE = dict.fromkeys(SINGLE.classes)
 
 truths = st.lists(
-    st.fixed_dictionaries({facet: st.sampled_from(classes) for facet, classes in FACETS.items()}),
+    st.fixed_dictionaries({facet: st.sampled_from(classes) for facet, classes in SINGLE.classes.items()}),
     min_size=1,
     max_size=60,
 )
@@ -30,7 +31,7 @@ def predictions(labels: Sequence[Row], truth: Sequence[Row]) -> pa.Table:
         {"run_id": "r", "series_id": number, "text": "", "labels": said, "truth": true}
         for number, (said, true) in enumerate(zip(labels, truth, strict=True))
     ]
-    return pa.Table.from_pylist(rows, schema=PREDICTIONS)
+    return pa.Table.from_pylist(rows, schema=SINGLE.tables.predictions)
 
 
 def values(scores: Mapping[str, Interval]) -> dict[str, float]:
@@ -39,7 +40,7 @@ def values(scores: Mapping[str, Interval]) -> dict[str, float]:
 
 def test_a_perfect_reply_scores_one_everywhere() -> None:
     truth = [RISING, FALLING, FLAT]
-    assert values(score(predictions(truth, truth))) == dict.fromkeys(SCORES, 1.0)
+    assert values(score(predictions(truth, truth))) == dict.fromkeys(score_names(SINGLE.names), 1.0)
 
 
 def test_one_wrong_label_costs_its_facet_and_all_four_but_not_the_others() -> None:
@@ -49,7 +50,7 @@ def test_one_wrong_label_costs_its_facet_and_all_four_but_not_the_others() -> No
         "noise": 0.75,
         "maximum": 1.0,
         "minimum": 1.0,
-        "all_four": 0.75,
+        "all_right": 0.75,
         "valid": 1.0,
     }
 
@@ -61,20 +62,20 @@ def test_a_label_that_is_not_stated_is_wrong_and_makes_the_reply_invalid() -> No
         "noise": 0.5,
         "maximum": 0.0,
         "minimum": 0.5,
-        "all_four": 0.0,
+        "all_right": 0.0,
         "valid": 0.0,
     }
 
 
 def test_a_reply_can_be_valid_and_wrong() -> None:
     found = values(score(predictions([FALLING], [RISING])))
-    assert found == {**dict.fromkeys(SCORES, 0.0), "valid": 1.0}
+    assert found == {**dict.fromkeys(score_names(SINGLE.names), 0.0), "valid": 1.0}
 
 
 def test_all_four_asks_for_the_four_on_the_same_row() -> None:
     labels = [{**RISING, "trend": "flat"}, {**RISING, "minimum": "end"}]
     found = values(score(predictions(labels, [RISING, RISING])))
-    assert (found["trend"], found["minimum"], found["all_four"]) == (0.5, 0.5, 0.0)
+    assert (found["trend"], found["minimum"], found["all_right"]) == (0.5, 0.5, 0.0)
 
 
 def test_a_table_in_several_chunks_scores_as_the_whole() -> None:
@@ -86,7 +87,7 @@ def test_a_table_in_several_chunks_scores_as_the_whole() -> None:
 
 def test_no_predictions_are_no_score() -> None:
     with pytest.raises(ValueError, match="at least one row"):
-        score(PREDICTIONS.empty_table())
+        score(SINGLE.tables.predictions.empty_table())
 
 
 def test_ten_of_ten_is_not_certainty() -> None:
@@ -123,63 +124,63 @@ def test_ten_times_the_rows_narrow_the_interval(right: int, wrong: int) -> None:
 @given(truths)
 @settings(deadline=None)
 def test_no_baseline_is_below_a_more_ignorant_one(truth: list[Row]) -> None:
-    found = baselines(truth)
-    for facet in FACETS:
+    found = baselines(SINGLE, truth)
+    for facet in SINGLE.classes:
         assert found[facet]["chance"] <= found[facet]["majority"] + 1e-12 <= 1 + 1e-12
     for place in ("maximum", "minimum"):
-        assert found[place]["majority"] <= found[place]["place_given_trend"] <= 1
-    assert found["all_four"]["chance"] <= found["all_four"]["majority"]
-    assert found["all_four"]["majority"] <= min(found[facet]["majority"] for facet in FACETS)
+        assert found[place]["majority"] <= found[place]["given"] <= 1
+    assert found["all_right"]["chance"] <= found["all_right"]["majority"]
+    assert found["all_right"]["majority"] <= min(found[facet]["majority"] for facet in SINGLE.classes)
 
 
 @given(truths)
 @settings(deadline=None)
 def test_always_saying_the_most_frequent_class_scores_the_majority_baseline(truth: list[Row]) -> None:
-    shares, found = class_table(truth), baselines(truth)
+    shares, found = class_table(SINGLE, truth), baselines(SINGLE, truth)
     guess = {facet: max(of_class, key=lambda name: of_class[name]) for facet, of_class in shares.items()}
     scores = values(score(predictions([guess] * len(truth), truth)))
-    assert {facet: scores[facet] for facet in FACETS} == {
-        facet: pytest.approx(found[facet]["majority"]) for facet in FACETS
+    assert {facet: scores[facet] for facet in SINGLE.classes} == {
+        facet: pytest.approx(found[facet]["majority"]) for facet in SINGLE.classes
     }
 
 
 @given(truths)
 @settings(deadline=None)
 def test_the_class_shares_of_every_facet_sum_to_one(truth: list[Row]) -> None:
-    shares = class_table(truth)
-    assert {facet: tuple(of_class) for facet, of_class in shares.items()} == FACETS
-    assert [sum(of_class.values()) for of_class in shares.values()] == pytest.approx([1.0] * len(FACETS))
+    shares = class_table(SINGLE, truth)
+    assert {facet: tuple(of_class) for facet, of_class in shares.items()} == SINGLE.classes
+    assert [sum(of_class.values()) for of_class in shares.values()] == pytest.approx([1.0] * len(SINGLE.classes))
 
 
 def test_the_trend_gives_the_place_away_where_rising_series_peak_at_their_end() -> None:
     truth = [RISING, RISING, {**RISING, "maximum": "middle"}, FALLING, FALLING, FLAT]
-    found = baselines(truth)
+    found = baselines(SINGLE, truth)
     # maximum: end 2, middle 2, beginning 2; given the trend: 2 of 3 rising, 2 of 2 falling, 1 of 1 flat
-    assert found["maximum"] == pytest.approx({"chance": 1 / 3, "majority": 2 / 6, "place_given_trend": 5 / 6})
-    assert found["minimum"] == pytest.approx({"chance": 1 / 3, "majority": 3 / 6, "place_given_trend": 1.0})
+    assert found["maximum"] == pytest.approx({"chance": 1 / 3, "majority": 2 / 6, "given": 5 / 6})
+    assert found["minimum"] == pytest.approx({"chance": 1 / 3, "majority": 3 / 6, "given": 1.0})
     assert found["trend"] == pytest.approx({"chance": 1 / 3, "majority": 3 / 6})
-    assert found["all_four"] == pytest.approx({"chance": 1 / 81, "majority": 2 / 6})
+    assert found["all_right"] == pytest.approx({"chance": 1 / 81, "majority": 2 / 6})
 
 
 def test_a_table_and_its_structs_have_the_same_baselines() -> None:
     truth = [RISING, FALLING, FLAT, RISING]
-    table = pa.table({"truth": pa.array(truth, type=LABELS)})
-    assert baselines(table) == baselines(truth)
-    assert class_table(table) == class_table(truth)
+    table = pa.table({"truth": pa.array(truth, type=SINGLE.tables.labels)})
+    assert baselines(SINGLE, table) == baselines(SINGLE, truth)
+    assert class_table(SINGLE, table) == class_table(SINGLE, truth)
 
 
 def test_a_class_that_no_row_has_is_listed_with_a_share_of_zero() -> None:
-    assert class_table([RISING, FALLING])["trend"] == {"increasing": 0.5, "decreasing": 0.5, "flat": 0.0}
+    assert class_table(SINGLE, [RISING, FALLING])["trend"] == {"increasing": 0.5, "decreasing": 0.5, "flat": 0.0}
 
 
 @pytest.mark.parametrize("wrong", ["sideways", None])
 def test_a_truth_that_is_no_class_is_refused_by_its_facet_and_value(wrong: str | None) -> None:
     with pytest.raises(ValueError, match=f"truth.trend has .*{wrong}"):
-        baselines([RISING, {**RISING, "trend": wrong}])
+        baselines(SINGLE, [RISING, {**RISING, "trend": wrong}])
 
 
 def test_no_truth_has_no_baseline() -> None:
     with pytest.raises(ValueError, match="at least one row"):
-        baselines([])
+        baselines(SINGLE, [])
     with pytest.raises(ValueError, match="at least one row"):
-        class_table(PREDICTIONS.empty_table())
+        class_table(SINGLE, SINGLE.tables.predictions.empty_table())

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tsd.drawing import BLOCK, draw_table, ornstein_uhlenbeck, split_of
 from tsd.recipe import Recipe, SeriesConfig
-from tsd.schema import FACETS, SPLITS
+from tsd.schema import SPLITS
 from tsd.scoring import baselines, class_table
-from tsd.series.processes import BLOCK, draw_table, ornstein_uhlenbeck, split_of
 from tsd.series.truth import classify, label_structs, measure
+from tsd.tasks import SINGLE
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "pixtral_annotations.jsonl"
 SHORT = SeriesConfig(length=32)
@@ -179,7 +180,7 @@ def test_a_rise_of_exactly_three_is_still_flat(step: int, trend: str) -> None:
 def test_noise_of_exactly_two_and_of_exactly_twelve_is_medium(rms: float, noise: str) -> None:
     one = {name: np.zeros(1, np.int32) for name in ("trend_delta", "argmax", "argmin")}
     (found,) = classify({**one, "noise_rms": np.array([rms], np.float32)}, 128)["noise"]
-    assert FACETS["noise"][found] == noise
+    assert SINGLE.classes["noise"][found] == noise
 
 
 @given(values_0_to_99)
@@ -296,19 +297,19 @@ def test_the_truth_column_is_measured_on_the_values_column(many: pa.Table) -> No
 
 
 def test_every_class_of_every_facet_has_between_20_and_45_percent(many: pa.Table) -> None:
-    for facet, shares in class_table(many).items():
+    for facet, shares in class_table(SINGLE, many).items():
         for name, share in shares.items():
             assert 0.20 <= share <= 0.45, f"{facet} {name} {share:.3f}"
 
 
 def test_the_trend_does_not_give_the_extrema_away(many: pa.Table) -> None:
-    found = baselines(many)
-    assert found["maximum"]["place_given_trend"] <= 0.65
-    assert found["minimum"]["place_given_trend"] <= 0.65
+    found = baselines(SINGLE, many)
+    assert found["maximum"]["given"] <= 0.65
+    assert found["minimum"]["given"] <= 0.65
 
 
 def test_the_splits_are_alike_in_their_classes(many: pa.Table) -> None:
-    tables = {split: class_table(many.filter(pa.compute.equal(many["split"], split))) for split in SPLITS}
+    tables = {split: class_table(SINGLE, many.filter(pa.compute.equal(many["split"], split))) for split in SPLITS}
     for facet, shares in tables["train"].items():
         for name, share in shares.items():
             # about 2,000 rows: five standard errors are .053 at a share of a third

@@ -12,7 +12,8 @@ import pytest
 
 from tsd import store
 from tsd.errors import DataError, StorageError
-from tsd.schema import FACETS, LABELS, REJECTS, SERIES, conform, fingerprint
+from tsd.schema import REJECTS, conform, fingerprint
+from tsd.tasks import SINGLE
 
 KEY = "0123456789abcdef"
 
@@ -63,8 +64,8 @@ def test_a_schemas_fingerprint_changes_with_a_name_a_type_and_nullability() -> N
 
 
 def test_labels_have_one_string_a_facet() -> None:
-    assert [field.name for field in LABELS] == list(FACETS)
-    assert SERIES.field("truth").type == LABELS
+    assert [field.name for field in SINGLE.tables.labels] == list(SINGLE.classes)
+    assert SINGLE.tables.series.field("truth").type == SINGLE.tables.labels
 
 
 # ---- A dataset
@@ -135,7 +136,7 @@ def test_another_recipes_parts_and_dataset_are_refused_and_both_keys_named(tmp_p
 def test_a_dataset_of_another_schema_is_refused(tmp_path: Path) -> None:
     fill(tmp_path, rejects(1))
     with pytest.raises(DataError, match="another schema"):
-        store.open_dataset(str(tmp_path), SERIES)
+        store.open_dataset(str(tmp_path), SINGLE.tables.series)
 
 
 def test_a_file_that_a_killed_writer_left_half_written_is_never_taken_for_a_part(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ from tsd.schema import REJECTS
 folder = sys.argv[1] + "/rejects"
 def table(i):
     text = os.urandom(100_000).hex()  # does not compress below 100 kB
-    return pa.Table.from_pylist([dict(series_id=i, teacher="rules", reason="r", text=text)], REJECTS)
+    return pa.Table.from_pylist([{"series_id": i, "teacher": "rules", "reason": "r", "text": text}], REJECTS)
 written = 0
 try:
     for written in range(100):

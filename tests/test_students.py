@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from tsd.corpus import chat_prompts
 from tsd.decoding import decode
 from tsd.errors import InputError
-from tsd.language import student_prompt
 from tsd.recipe import SCRATCH_SIZES, Lora, Student
 from tsd.students import (
     SCRATCH,
@@ -29,6 +28,7 @@ from tsd.students import (
     parameter_counts,
     training_flops,
 )
+from tsd.tasks import SINGLE
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_each_value_of_a_prompt_is_one_token(tokenizer: PreTrainedTokenizerBase,
     def count(prompt: str) -> int:
         return len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
 
-    assert count(student_prompt(values)) == count(student_prompt([0])) - 1 + len(values)
+    assert count(SINGLE.student_prompt(values)) == count(SINGLE.student_prompt([0])) - 1 + len(values)
 
 
 def test_each_frequent_word_is_one_token(tokenizer: PreTrainedTokenizerBase, completions: list[str]) -> None:
@@ -252,7 +252,7 @@ print(json.dumps(answer))
 def test_a_student_answers_in_a_process_that_cannot_import_tsd(
     folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    prompt = student_prompt(list(range(64)))
+    prompt = SINGLE.student_prompt(list(range(64)))
     done = subprocess.run(
         [sys.executable, "-I", "-c", ALONE, str(folder), prompt],
         cwd=tmp_path,

@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import binomtest
 
+from tsd.drawing import draw_table
 from tsd.errors import InputError
-from tsd.language import PHRASING_COUNTS, Labels, reply_text, teacher_prompt
-from tsd.recipe import ApiTeacher, ErrorRates, PlotConfig, Recipe, RulesTeacher
-from tsd.schema import FACETS
-from tsd.series.processes import draw_table
+from tsd.recipe import ApiTeacher, PlotConfig, Recipe, RulesTeacher
+from tsd.tasks import SINGLE
 from tsd.teachers import make_teacher
+from tsd.teachers.openai_api import OpenAIApi
 from tsd.teachers.rules import Rules
 
 PLOTS = PlotConfig(width=200, height=128)
-SOUND = reply_text(Labels(trend="flat", noise="low", maximum="end", minimum="middle"), (0, 0, 0))
+SOUND = SINGLE.reply({"trend": "flat", "noise": "low", "maximum": "end", "minimum": "middle"}, (0, 0, 0))
 SECRET = "sk-do-not-tell-4711"
 
 
@@ -40,29 +40,29 @@ SECRET = "sk-do-not-tell-4711"
 def test_what_the_rules_teacher_says_of_a_series_does_not_depend_on_its_company(
     annotations: pa.Table, series: pa.Table, recipe: Recipe, first: int, count: int
 ) -> None:
-    teacher = make_teacher(recipe.teacher, recipe.plots, recipe.seed)
+    teacher = make_teacher(recipe)
     assert teacher.annotate(series.slice(first, count)).equals(annotations.slice(first, count))
 
 
 def test_rows_come_back_in_the_order_they_were_given(series: pa.Table, annotations: pa.Table) -> None:
     order = np.random.default_rng(1).permutation(len(series))
-    shuffled = Rules(RulesTeacher(), 0).annotate(series.take(order))
+    shuffled = Rules(RulesTeacher(), SINGLE, 0).annotate(series.take(order))
     assert shuffled.equals(annotations.take(order).combine_chunks())
 
 
 def test_without_errors_the_rules_teacher_says_the_truth_in_many_ways(series: pa.Table) -> None:
-    perfect = RulesTeacher(error_rate=ErrorRates(trend=0, noise=0, maximum=0, minimum=0))
-    said = Rules(perfect, 0).annotate(series)
+    perfect = RulesTeacher(error_rate={"every": 0})
+    said = Rules(perfect, SINGLE, 0).annotate(series)
     assert said["labels"].to_pylist() == series["truth"].to_pylist()
     assert set(said["status"].to_pylist()) == {"ok"}
     trends = {json.loads(text)["trend"] for text in said["text"].to_pylist()}
-    assert len(trends) == 3 * PHRASING_COUNTS[0]
+    assert len(trends) == 3 * SINGLE.phrasing_counts[0]
 
 
 def test_the_rules_teacher_errs_as_often_as_it_is_told_in_each_facet_alone() -> None:
     rates = {"trend": 0.05, "noise": 0.3, "maximum": 0.0, "minimum": 1.0}
     series = draw_table(Recipe(name="x").series, 3, 0, 8192)
-    said = Rules(RulesTeacher(error_rate=ErrorRates(**rates)), 3).annotate(series)
+    said = Rules(RulesTeacher(error_rate=rates), SINGLE, 3).annotate(series)
     for facet, rate in rates.items():
         pairs = zip(said["labels"].to_pylist(), series["truth"].to_pylist(), strict=True)
         wrong = sum(label[facet] != truth[facet] for label, truth in pairs)
@@ -71,10 +71,10 @@ def test_the_rules_teacher_errs_as_often_as_it_is_told_in_each_facet_alone() -> 
 
 
 def test_a_wrong_label_is_each_of_the_other_classes_about_as_often() -> None:
-    rates = ErrorRates(trend=1, noise=1, maximum=1, minimum=1)
+    rates = {"every": 1}
     series = draw_table(Recipe(name="x").series, 3, 0, 4096)
-    said = Rules(RulesTeacher(error_rate=rates), 3).annotate(series)
-    for facet, classes in FACETS.items():
+    said = Rules(RulesTeacher(error_rate=rates), SINGLE, 3).annotate(series)
+    for facet, classes in SINGLE.classes.items():
         pairs = zip(said["labels"].to_pylist(), series["truth"].to_pylist(), strict=True)
         up = [(classes.index(label[facet]) - classes.index(truth[facet])) % 3 == 1 for label, truth in pairs]
         interval = binomtest(sum(up), len(up)).proportion_ci(0.999)
@@ -83,7 +83,7 @@ def test_a_wrong_label_is_each_of_the_other_classes_about_as_often() -> None:
 
 def keys_of(series: pa.Table, teacher: RulesTeacher, seed: int = 0) -> list[str]:
     """The request keys of the rules teacher."""
-    keys: list[str] = Rules(teacher, seed).annotate(series)["request_key"].to_pylist()
+    keys: list[str] = Rules(teacher, SINGLE, seed).annotate(series)["request_key"].to_pylist()
     return keys
 
 
@@ -92,7 +92,7 @@ def test_a_request_key_changes_with_what_shapes_the_reply_and_with_the_values(se
     plain = keys_of(few, RulesTeacher())
     assert len(set(plain)) == 50
     assert keys_of(few, RulesTeacher()) == plain
-    assert not set(plain) & set(keys_of(few, RulesTeacher(error_rate=ErrorRates(trend=0.5))))
+    assert not set(plain) & set(keys_of(few, RulesTeacher(error_rate={"trend": 0.5})))
     assert not set(plain) & set(keys_of(few, RulesTeacher(), seed=1))
     other = draw_table(Recipe(name="x").series, 9, 0, 50)
     assert not set(plain) & set(keys_of(other, RulesTeacher()))
@@ -175,7 +175,7 @@ def api(server: Server, **changes: Any) -> ApiTeacher:
 
 def ask(server: Server, series: pa.Table, **changes: Any) -> pa.Table:
     """What the API teacher makes of these series."""
-    return make_teacher(api(server, **changes), PLOTS, 0).annotate(series)
+    return OpenAIApi(api(server, **changes), SINGLE, PLOTS).annotate(series)
 
 
 def test_a_whole_reply_is_read_and_its_tokens_and_cost_are_counted(server: Server, series: pa.Table) -> None:
@@ -252,7 +252,7 @@ def test_a_server_that_does_not_recover_is_a_row_with_an_error(server: Server, s
     assert said["text"].to_pylist() == [None, None]
     assert said["attempts"].to_pylist() == [3, 3]
     assert len(server.asked) == 6
-    assert said["labels"].to_pylist() == [dict.fromkeys(FACETS)] * 2
+    assert said["labels"].to_pylist() == [dict.fromkeys(SINGLE.classes)] * 2
 
 
 def test_a_server_that_is_not_there_is_a_row_with_an_error(
@@ -280,7 +280,7 @@ def test_what_no_retry_will_mend_ends_the_stage_with_one_line(server: Server, se
 def test_a_missing_key_is_said_before_anything_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TSD_TEST_KEY")
     with pytest.raises(InputError) as caught:
-        make_teacher(api(server), PLOTS, 0)
+        OpenAIApi(api(server), SINGLE, PLOTS)
     assert "TSD_TEST_KEY" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert server.asked == []
@@ -294,7 +294,7 @@ def test_the_request_shows_the_plot_in_the_recipes_size_and_asks_the_teachers_pr
     (body,) = server.asked
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("seer", 0.25, 99)
     text, picture = body["messages"][0]["content"]
-    assert text["text"] == teacher_prompt(128)
+    assert text["text"] == SINGLE.teacher_prompt(128)
     head, _, data = picture["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
     image = Image.open(io.BytesIO(base64.b64decode(data)))
@@ -317,7 +317,7 @@ def test_an_api_request_key_follows_what_shapes_the_reply_and_not_how_it_is_aske
     few = series.slice(0, 2)
 
     def keys(plots: PlotConfig = PLOTS, **changes: Any) -> tuple[str, ...]:
-        return tuple(make_teacher(api(server, **changes), plots, 0).annotate(few)["request_key"].to_pylist())
+        return tuple(OpenAIApi(api(server, **changes), SINGLE, plots).annotate(few)["request_key"].to_pylist())
 
     plain = keys()
     operational = [

@@ -2,12 +2,14 @@
 
 import pyarrow as pa
 
-from tsd.language import Labels, student_prompt
 from tsd.recipe import CurationConfig
-from tsd.schema import EXAMPLES, FACETS, REJECTS, conform
+from tsd.schema import EXAMPLES, REJECTS, conform
+from tsd.tasks import Labels, Task
 
 
-def curate(annotations: pa.Table, series: pa.Table, config: CurationConfig) -> tuple[pa.Table, pa.Table]:
+def curate(
+    task: Task, annotations: pa.Table, series: pa.Table, config: CurationConfig
+) -> tuple[pa.Table, pa.Table]:
     """Sort annotations into examples and rejects; every row ends in exactly one of the two.
 
     annotations, series: the same series in the same order. Returns tables of the `EXAMPLES` and the
@@ -18,7 +20,7 @@ def curate(annotations: pa.Table, series: pa.Table, config: CurationConfig) -> t
         reason = reject_reason(row["status"], row["reason"], row["labels"], known["truth"], config)
         shared = {"series_id": row["series_id"], "teacher": row["teacher"]}
         if reason is None:
-            prompt = student_prompt(known["values"])
+            prompt = task.student_prompt(known["values"])
             examples.append({**shared, "split": known["split"], "prompt": prompt, "completion": row["text"]})
         else:
             rejects.append({**shared, "reason": reason, "text": row["text"]})
@@ -35,7 +37,7 @@ def reject_reason(
     if status != "ok":
         return f"{status}: {reason}" if reason else status
     if config.against_truth == "drop":
-        wrong = [facet for facet in FACETS if labels[facet] != truth[facet]]  # type: ignore[literal-required]
+        wrong = [facet for facet, label in truth.items() if labels[facet] != label]
         if wrong:
             return f"contradicts the measured {', '.join(wrong)}"
     return None

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import polars as pl
 
 from tsd.errors import InputError
-from tsd.language import parse_reply, sentences, student_prompt
 from tsd.recipe import nearest
+from tsd.tasks import TASKS
 
 MOST_ROWS = 1_000_000
 TOP = 99
@@ -30,12 +30,15 @@ def explain(file: str, model: str, column: str | None, as_json: bool) -> str:
     onto that range; the answer says what was done. Raises InputError for what cannot be read.
     """
     card = read_card(model)
+    task = TASKS[card["task"]]
+    if task.curves > 1:
+        raise InputError(f"{model} was trained to read {task.curves} series at once: give a student of one series")
     name, raw = read_column(file, column)
     values, changes = fit_to_student(raw, int(card["length"]))
     # The model is loaded last: whatever is wrong with the file is said at once.
-    text = _ask(model, student_prompt(values.tolist()))
-    parsed = parse_reply(text)
-    said = sentences(text) if any(parsed.labels.values()) else []
+    text = _ask(model, task.student_prompt(values.tolist()))
+    parsed = task.parse(text)
+    said = task.sentences(text) if any(parsed.labels.values()) else []
     if as_json:
         answer = {
             "column": name,
@@ -68,7 +71,7 @@ def read_card(model: str) -> dict[str, Any]:
         )
     try:
         read: dict[str, Any] = json.loads(card.read_text())
-        if int(read["length"]) < 2:
+        if int(read["length"]) < 2 or read["task"] not in TASKS:
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{card} is damaged: train or copy the student again") from None

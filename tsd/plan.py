@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 import pyarrow as pa
 
+from tsd import drawing
 from tsd.errors import InputError
-from tsd.language import student_prompt, teacher_prompt
 from tsd.progress import clock
 from tsd.recipe import Recipe, RulesTeacher, Student
-from tsd.series import processes
 from tsd.teachers import make_teacher
+from tsd.teachers.rules import Rules
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,24 +74,24 @@ def plan(recipe: Recipe, stage: str) -> str:
 
 def _generate(recipe: Recipe) -> tuple[list[str], float | None]:
     count = recipe.series.count
-    processes.draw_table(recipe.series, recipe.seed, 0, 8)  # the first call is slow: it is not the rate
-    seconds = _time(lambda: processes.draw_table(recipe.series, recipe.seed, 0, processes.BLOCK))
+    drawing.draw_table(recipe.series, recipe.seed, 0, 8)  # the first call is slow: it is not the rate
+    seconds = _time(lambda: drawing.draw_table(recipe.series, recipe.seed, 0, drawing.BLOCK))
     size = count * recipe.series.length / 2**20
     said = f"draw {count:,} series of {recipe.series.length} points, {size:,.1f} MiB of values"
-    return [said], STAGE_SECONDS + seconds * count / processes.BLOCK / _cores()
+    return [said], STAGE_SECONDS + seconds * count / drawing.BLOCK / _cores()
 
 
 def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     count, teacher = recipe.series.count, recipe.teacher
     if isinstance(teacher, RulesTeacher):
-        sample = processes.draw_table(recipe.series, recipe.seed, 0, SAMPLE)
-        rules = make_teacher(teacher, recipe.plots, recipe.seed)
+        sample = drawing.draw_table(recipe.series, recipe.seed, 0, SAMPLE)
+        rules = make_teacher(recipe)
         each = _time(lambda: rules.annotate(sample)) / len(sample)
         seconds = STAGE_SECONDS + each * count / _cores()
         return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds
     width, height = recipe.plots.width, recipe.plots.height
     picture = -(-width // PATCH) * -(-height // PATCH)
-    asked = count * (picture + len(teacher_prompt(recipe.series.length)) // LETTERS)
+    asked = count * (picture + len(recipe.asks.teacher_prompt(recipe.series.length)) // LETTERS)
     replied = count * REPLY_TOKENS
     dollars = (asked * teacher.usd_per_million_input + replied * teacher.usd_per_million_output) / 1e6
     priced = teacher.usd_per_million_input or teacher.usd_per_million_output
@@ -113,7 +113,7 @@ def _train(recipe: Recipe) -> tuple[list[str], float | None]:
     students, training = recipe.students, recipe.training
     runs = _runs(recipe)
     each = sum(students.volumes) * training.epochs * len(students.seeds)  # examples that each size sees
-    rates = [_rate(recipe, student) for student in students.sizes]
+    rates = _rates(recipe)
     tokens, flops = sum(each * rate.tokens for rate in rates), sum(each * rate.flops for rate in rates)
     at_once = max(1, min(training.concurrent_trials, _cores() // (training.workers * training.threads), runs))
     known = [rate.seconds for rate in rates if rate.seconds is not None]
@@ -129,7 +129,7 @@ def _train(recipe: Recipe) -> tuple[list[str], float | None]:
 def _evaluate(recipe: Recipe) -> tuple[list[str], float | None]:
     replies = _runs(recipe) * recipe.evaluation.series
     each = replies / len(recipe.students.sizes)  # replies of each size
-    rates = [_rate(recipe, student) for student in recipe.students.sizes]
+    rates = _rates(recipe)
     tokens = sum(each * rate.tokens for rate in rates)
     seconds = None
     known = [rate.seconds for rate in rates if rate.seconds is not None]
@@ -146,7 +146,17 @@ def _report(recipe: Recipe) -> tuple[list[str], float | None]:
     return ["fit how loss and errors fall with size and data, and write report.html"], REPORT_SECONDS
 
 
-@lru_cache
+def _rates(recipe: Recipe) -> list[Rate]:
+    """What one example costs each student, measured once however often a plan asks."""
+    return list(_rates_of(recipe.model_dump_json()))
+
+
+@lru_cache(maxsize=1)
+def _rates_of(resolved: str) -> tuple[Rate, ...]:
+    recipe = Recipe.model_validate_json(resolved)
+    return tuple(_rate(recipe, student) for student in recipe.students.sizes)
+
+
 def _rate(recipe: Recipe, student: Student) -> Rate:
     """What one example costs this student: tokens and FLOPs of a sample, seconds of a few steps on it.
 
@@ -191,9 +201,9 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
 
 def _sample(recipe: Recipe) -> pa.Table:
     """Prompts and completions as the rules teacher gives them, for the first series of the study."""
-    series = processes.draw_table(recipe.series, recipe.seed, 0, min(SAMPLE, recipe.series.count))
-    described = make_teacher(RulesTeacher(), recipe.plots, recipe.seed).annotate(series)
-    prompts = [student_prompt(values) for values in series["values"].to_pylist()]
+    series = drawing.draw_table(recipe.series, recipe.seed, 0, min(SAMPLE, recipe.series.count))
+    described = Rules(RulesTeacher(), recipe.asks, recipe.seed).annotate(series)
+    prompts = [recipe.asks.student_prompt(values) for values in series["values"].to_pylist()]
     return pa.table({"prompt": prompts, "completion": described["text"]})
 
 

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tsd.errors import RecipeError
 from tsd.schema import SPLITS
+from tsd.tasks import TASKS, Task
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
@@ -34,6 +35,15 @@ def _no_password(uri: str) -> str:
 
 # Recipes are written into run folders, MLflow and reports, so no address in one may hold a secret.
 Uri = Annotated[str, AfterValidator(_no_password)]
+
+
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"unknown task{nearest(name, list(TASKS))}")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_known_task)]
 
 
 class Section(BaseModel):
@@ -93,21 +103,31 @@ class PlotConfig(Section):
     """Pixels."""
 
 
-class ErrorRates(Section):
-    """How often the rules teacher states a wrong class, by facet."""
+def _known_facet(name: str) -> str:
+    known = [EVERY, *dict.fromkeys(facet for task in TASKS.values() for facet in task.names)]
+    if name not in known:
+        raise ValueError(f"unknown facet{nearest(name, known)}")
+    return name
 
-    trend: Share = 0.03
-    noise: Share = 0.05
-    maximum: Share = 0.04
-    minimum: Share = 0.04
+
+EVERY = "every"
+FacetName = Annotated[str, AfterValidator(_known_facet)]
 
 
 class RulesTeacher(Section):
     """A teacher that is not a model: it states the measured facets in varied sentences."""
 
     kind: Literal["rules"] = "rules"
-    error_rate: ErrorRates = ErrorRates()
-    """The share of wrong labels, by facet."""
+    error_rate: dict[FacetName, Share] = {EVERY: 0.04}
+    """The share of wrong labels, by facet; `every` is that of the facets which are not named."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _every_facet_has_a_rate(cls, value: Any) -> Any:
+        rates = value.get("error_rate") if isinstance(value, dict) else None
+        if isinstance(rates, dict):
+            value = {**value, "error_rate": {**cls.model_fields["error_rate"].default, **rates}}
+        return value
 
     @property
     def name(self) -> str:
@@ -301,6 +321,8 @@ class Recipe(Section):
     """What the recipe is for, in a line."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """The study's seed: with a series' id, all that a series depends on."""
+    task: TaskName = "single"
+    """What is asked: `single`, the paper's task about one series, or `pair`, its task about two."""
     out: Uri = "runs"
     """The folder that holds studies: a path, or a URI such as s3://bucket/studies."""
     series: SeriesConfig = SeriesConfig()
@@ -319,6 +341,11 @@ class Recipe(Section):
         if isinstance(teacher, dict) and "kind" not in teacher:
             value = {**value, "teacher": {"kind": "rules", **teacher}}
         return value
+
+    @property
+    def asks(self) -> Task:
+        """The task that `task` names."""
+        return TASKS[self.task]
 
     @property
     def folder(self) -> str:
@@ -459,7 +486,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    location = [part for part in problem["loc"] if part not in TEACHERS]
+    location = [part for part in problem["loc"] if part not in (*TEACHERS, "[key]")]
     place = ".".join(str(part) for part in location) or "the recipe"
     if problem["type"] == "extra_forbidden":
         fields = list(_fields_at(problem["loc"][:-1]))

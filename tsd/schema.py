@@ -1,69 +1,18 @@
-"""The Arrow schema of every table, the facets a series is read by, and `conform`, which checks a table."""
+"""The Arrow schema of every table, and `conform`, which checks a table.
+
+Tables that hold labels, measures or scores depend on the task; `make_tables` lays them out.
+"""
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from tsd.errors import DataError
 
 SPLITS = ("train", "validation", "test")
-
-# A facet is one question about a series; its classes are the possible answers.
-FACETS: dict[str, tuple[str, ...]] = {
-    "trend": ("increasing", "decreasing", "flat"),
-    "noise": ("low", "medium", "high"),
-    "maximum": ("beginning", "middle", "end"),
-    "minimum": ("beginning", "middle", "end"),
-}
-
-# What a run is scored by: one accuracy a facet, all four at once, and how often the reply could be read.
-SCORES = (*FACETS, "all_four", "valid")
-
-LABELS = pa.struct([(facet, pa.string()) for facet in FACETS])
-
-SERIES = pa.schema(
-    [
-        pa.field("series_id", pa.int64(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("process", pa.string(), nullable=False),
-        pa.field(
-            "parameters",
-            pa.struct([(name, pa.float32()) for name in ("level", "drift", "sigma", "tau")]),
-            nullable=False,
-        ),
-        pa.field("values", pa.list_(pa.uint8()), nullable=False),
-        pa.field("truth", LABELS, nullable=False),
-        pa.field(
-            "measures",
-            pa.struct(
-                [
-                    ("trend_delta", pa.float32()),
-                    ("noise_rms", pa.float32()),
-                    ("argmax", pa.int32()),
-                    ("argmin", pa.int32()),
-                ]
-            ),
-            nullable=False,
-        ),
-    ]
-)
-
-ANNOTATIONS = pa.schema(
-    [
-        pa.field("series_id", pa.int64(), nullable=False),
-        pa.field("teacher", pa.string(), nullable=False),
-        pa.field("request_key", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("text", pa.string()),
-        pa.field("labels", LABELS, nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("attempts", pa.int32(), nullable=False),
-        pa.field("input_tokens", pa.int64(), nullable=False),
-        pa.field("output_tokens", pa.int64(), nullable=False),
-        pa.field("cost_usd", pa.float64(), nullable=False),
-        pa.field("latency_ms", pa.float64()),
-    ]
-)
+ALL_RIGHT, VALID = "all_right", "valid"
 
 EXAMPLES = pa.schema(
     [
@@ -84,37 +33,102 @@ REJECTS = pa.schema(
     ]
 )
 
-PREDICTIONS = pa.schema(
-    [
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("series_id", pa.int64(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("labels", LABELS, nullable=False),
-        pa.field("truth", LABELS, nullable=False),
-    ]
-)
-
 INTERVAL = pa.struct([("value", pa.float64()), ("low", pa.float64()), ("high", pa.float64())])
 
-RUNS = pa.schema(
-    [
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("student", pa.string(), nullable=False),
-        pa.field("parameters", pa.int64(), nullable=False),
-        pa.field("parameters_without_embeddings", pa.int64(), nullable=False),
-        pa.field("examples", pa.int64(), nullable=False),
-        pa.field("tokens", pa.int64(), nullable=False),
-        pa.field("supervised_tokens", pa.int64(), nullable=False),
-        pa.field("flops", pa.float64(), nullable=False),
-        pa.field("steps", pa.int64(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("validation_loss", pa.float64(), nullable=False),
-        *(pa.field(score, INTERVAL) for score in SCORES),
-        pa.field("train_seconds", pa.float64(), nullable=False),
-        pa.field("decode_seconds", pa.float64()),
-        pa.field("tokens_per_second", pa.float64(), nullable=False),
-        pa.field("utilisation", pa.float64()),
-    ]
+
+@dataclass(frozen=True)
+class Tables:
+    """The schemas of the tables that hold a task's labels, measures or scores."""
+
+    labels: pa.DataType
+    series: pa.Schema
+    annotations: pa.Schema
+    predictions: pa.Schema
+    runs: pa.Schema
+
+
+def labels_type(facets: Sequence[str]) -> pa.DataType:
+    """A struct with the class of each facet, null where it is not stated."""
+    return pa.struct([(facet, pa.string()) for facet in facets])
+
+
+def score_names(facets: Sequence[str]) -> tuple[str, ...]:
+    """What a run is scored by: one accuracy a facet, all of them at once, and how often a reply could be read."""
+    return (*facets, ALL_RIGHT, VALID)
+
+
+def make_tables(
+    facets: Sequence[str], measures: Mapping[str, pa.DataType], parameters: Sequence[str], curves: int
+) -> Tables:
+    """The tables of a task.
+
+    facets: their names. measures: name -> type of what is measured. parameters: what a series is drawn from, null
+    where its process has no such parameter. curves: series in an item; of several, each has its own parameters.
+    """
+    labels = labels_type(facets)
+    drawn = pa.struct([(name, pa.float32()) for name in parameters])
+    if curves > 1:
+        drawn = pa.list_(drawn)
+    return Tables(
+        labels=labels,
+        series=pa.schema(
+            [
+                pa.field("series_id", pa.int64(), nullable=False),
+                pa.field("split", pa.string(), nullable=False),
+                pa.field("process", pa.string(), nullable=False),
+                pa.field("parameters", drawn, nullable=False),
+                pa.field("values", pa.list_(pa.uint8()), nullable=False),
+                pa.field("truth", labels, nullable=False),
+                pa.field("margins", pa.struct([(facet, pa.float32()) for facet in facets]), nullable=False),
+                pa.field("measures", pa.struct(list(measures.items())), nullable=False),
+            ]
+        ),
+        annotations=pa.schema(
+            [
+                pa.field("series_id", pa.int64(), nullable=False),
+                pa.field("teacher", pa.string(), nullable=False),
+                pa.field("request_key", pa.string(), nullable=False),
+                pa.field("status", pa.string(), nullable=False),
+                pa.field("text", pa.string()),
+                pa.field("labels", labels, nullable=False),
+                pa.field("reason", pa.string()),
+                pa.field("attempts", pa.int32(), nullable=False),
+                pa.field("input_tokens", pa.int64(), nullable=False),
+                pa.field("output_tokens", pa.int64(), nullable=False),
+                pa.field("cost_usd", pa.float64(), nullable=False),
+                pa.field("latency_ms", pa.float64()),
+            ]
+        ),
+        predictions=pa.schema(
+            [
+                pa.field("run_id", pa.string(), nullable=False),
+                pa.field("series_id", pa.int64(), nullable=False),
+                pa.field("text", pa.string(), nullable=False),
+                pa.field("labels", labels, nullable=False),
+                pa.field("truth", labels, nullable=False),
+            ]
+        ),
+        runs=pa.schema([*RUN, *(pa.field(score, INTERVAL) for score in score_names(facets))]),
+    )
+
+
+# The fields of a run that do not depend on what it was asked.
+RUN = (
+    pa.field("run_id", pa.string(), nullable=False),
+    pa.field("student", pa.string(), nullable=False),
+    pa.field("parameters", pa.int64(), nullable=False),
+    pa.field("parameters_without_embeddings", pa.int64(), nullable=False),
+    pa.field("examples", pa.int64(), nullable=False),
+    pa.field("tokens", pa.int64(), nullable=False),
+    pa.field("supervised_tokens", pa.int64(), nullable=False),
+    pa.field("flops", pa.float64(), nullable=False),
+    pa.field("steps", pa.int64(), nullable=False),
+    pa.field("seed", pa.int64(), nullable=False),
+    pa.field("validation_loss", pa.float64(), nullable=False),
+    pa.field("train_seconds", pa.float64(), nullable=False),
+    pa.field("decode_seconds", pa.float64()),
+    pa.field("tokens_per_second", pa.float64(), nullable=False),
+    pa.field("utilisation", pa.float64()),
 )
 
 

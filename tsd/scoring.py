@@ -1,6 +1,6 @@
 """Predictions and truth in, accuracies with 95 % intervals out, and the baselines they must beat.
 
-In: rows with a `labels` and a `truth` struct (`tsd.schema.LABELS`). Out: plain floats by score.
+In: rows with a `labels` and a `truth` struct, one field a facet of the task. Out: plain floats by score.
 It does not read text: what a reply says was turned into labels before it came here.
 """
 
@@ -15,7 +15,8 @@ import polars as pl
 import pyarrow as pa
 from scipy.stats import binomtest
 
-from tsd.schema import FACETS, SCORES
+from tsd.schema import ALL_RIGHT, VALID, score_names
+from tsd.tasks import Task
 
 CONFIDENCE = 0.95
 
@@ -36,19 +37,20 @@ class Interval:
 
 
 def score(predictions: pa.Table) -> dict[str, Interval]:
-    """Every score of `tsd.schema.SCORES`, over all rows of the table.
+    """Every score of `tsd.schema.score_names`, over all rows of the table.
 
-    predictions: has the struct columns `labels` and `truth` of `tsd.schema.PREDICTIONS`.
+    predictions: has the struct columns `labels` and `truth` of a task's predictions table.
     A label that was not stated (null) counts as wrong, so an unreadable reply can never raise a score.
-    `valid` is the share of replies that state all four labels, right or wrong.
+    `valid` is the share of replies that state every label, right or wrong.
     """
+    facets = [field.name for field in predictions.schema.field("truth").type]
     frame = pl.DataFrame(predictions.select(["labels", "truth"]))
     hits = frame.select(
-        *(_hit(facet).alias(facet) for facet in FACETS),
-        pl.all_horizontal(_hit(facet) for facet in FACETS).alias("all_four"),
-        pl.all_horizontal(_label(facet).is_not_null() for facet in FACETS).alias("valid"),
+        *(_hit(facet).alias(facet) for facet in facets),
+        pl.all_horizontal(_hit(facet) for facet in facets).alias(ALL_RIGHT),
+        pl.all_horizontal(_label(facet).is_not_null() for facet in facets).alias(VALID),
     )
-    return {name: accuracy(hits[name].to_numpy()) for name in SCORES}
+    return {name: accuracy(hits[name].to_numpy()) for name in score_names(facets)}
 
 
 def _label(facet: str) -> pl.Expr:
@@ -71,54 +73,55 @@ def accuracy(hits: npt.NDArray[np.bool_]) -> Interval:
     return Interval(right / len(hits), float(ends.low), float(ends.high))
 
 
-def baselines(truth: Truth) -> dict[str, dict[str, float]]:
-    """What one would score without reading the series: by facet, and for `all_four` at once.
+def baselines(task: Task, truth: Truth) -> dict[str, dict[str, float]]:
+    """What one would score without reading the series: by facet, and for all of them at once.
 
     truth: a table with a `truth` struct column, or the structs themselves.
     Returns, by facet,
       `chance`             one over the number of classes;
-      `majority`           always the most frequent class (for `all_four`: the most frequent cell);
-      `place_given_trend`  maximum and minimum only: the most frequent place for the series' true trend,
-                           since a rising series tends to peak at its end.
-    `majority` and `place_given_trend` are chosen on the very rows that they are compared with: they are
+      `majority`           always the most frequent class (for all of them: the most frequent cell);
+      `given`              where the task names a facet that gives this one away: the most frequent class for
+                           the true class of that one, since a rising series tends to peak at its end.
+    `majority` and `given` are chosen on the very rows that they are compared with: they are
     the best that such a guess could do, which is generous to the baseline and hard on the student.
     """
-    frame = _truth_frame(truth)
-    found = {
-        facet: {"chance": 1 / len(classes), "majority": _best_guess(frame, facet)}
-        for facet, classes in FACETS.items()
-    }
-    for place in ("maximum", "minimum"):
-        found[place]["place_given_trend"] = _best_guess(frame, place, given="trend")
-    chance = 1 / prod(len(classes) for classes in FACETS.values())
-    found["all_four"] = {"chance": chance, "majority": _best_guess(frame, *FACETS)}
+    frame = _truth_frame(task, truth)
+    found = {}
+    for facet in task.facets:
+        found[facet.name] = {"chance": 1 / len(facet.classes), "majority": _best_guess(frame, facet.name)}
+        if facet.given:
+            found[facet.name]["given"] = _best_guess(frame, facet.name, given=facet.given)
+    chance = 1 / prod(len(facet.classes) for facet in task.facets)
+    found[ALL_RIGHT] = {"chance": chance, "majority": _best_guess(frame, *task.names)}
     return found
 
 
-def class_table(truth: Truth) -> dict[str, dict[str, float]]:
+def class_table(task: Task, truth: Truth) -> dict[str, dict[str, float]]:
     """The share of every class of every facet, 0 for a class that no row has.
 
     truth: a table with a `truth` struct column, or the structs themselves.
     """
-    frame = _truth_frame(truth)
+    frame = _truth_frame(task, truth)
     return {
-        facet: {name: int((frame[facet] == name).sum()) / frame.height for name in classes}
-        for facet, classes in FACETS.items()
+        facet.name: {name: int((frame[facet.name] == name).sum()) / frame.height for name in facet.classes}
+        for facet in task.facets
     }
 
 
-def _truth_frame(truth: Truth) -> pl.DataFrame:
+def _truth_frame(task: Task, truth: Truth) -> pl.DataFrame:
     """One string column a facet. Raises ValueError for no rows, and for a class that the facet lacks."""
     if isinstance(truth, pa.Table):
         frame = pl.DataFrame(truth.select(["truth"])).unnest("truth")
     else:
-        frame = pl.DataFrame([dict(row) for row in truth], schema=dict.fromkeys(FACETS, pl.String))
+        frame = pl.DataFrame([dict(row) for row in truth], schema=dict.fromkeys(task.names, pl.String))
     if frame.is_empty():
         raise ValueError("baselines and class shares need at least one row of truth, got none")
-    for facet, classes in FACETS.items():
-        strange = set(frame[facet].unique()) - set(classes)
+    for facet in task.facets:
+        strange = set(frame[facet.name].unique()) - set(facet.classes)
         if strange:
-            raise ValueError(f"truth.{facet} has {sorted(map(str, strange))}, expected one of {classes}")
+            raise ValueError(
+                f"truth.{facet.name} has {sorted(map(str, strange))}, expected one of {facet.classes}"
+            )
     return frame
 
 

@@ -13,14 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from tsd import store
+from tsd import drawing, store
 from tsd.curation import curate as curate_table
 from tsd.errors import InputError
-from tsd.language import PROMPT_VERSION, parse_reply, student_prompt
 from tsd.progress import Reporter, Step
 from tsd.recipe import Recipe
-from tsd.schema import ANNOTATIONS, EXAMPLES, LABELS, PREDICTIONS, REJECTS, SERIES
-from tsd.series import processes
+from tsd.schema import EXAMPLES, REJECTS
 from tsd.teachers import make_teacher
 
 Work = Callable[[int], int]  # make one part, return its rows
@@ -29,14 +27,15 @@ Work = Callable[[int], int]  # make one part, return its rows
 def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
     """Draw the series and measure their truth."""
     folder, key = f"{recipe.folder}/series", series_key(recipe)
-    done = store.find_finished(folder, SERIES, key)
-    per_part = recipe.series.blocks_per_part * processes.BLOCK
+    schema = recipe.asks.tables.series
+    done = store.find_finished(folder, schema, key)
+    per_part = recipe.series.blocks_per_part * drawing.BLOCK
     count = recipe.series.count
 
     def work(part: int) -> int:
         first = part * per_part
-        table = processes.draw_table(recipe.series, recipe.seed, first, min(per_part, count - first))
-        store.write_part(folder, part, table, SERIES, key)
+        table = drawing.draw_table(recipe.series, recipe.seed, first, min(per_part, count - first))
+        store.write_part(folder, part, table, schema, key)
         return len(table)
 
     with reporter.stage("Draw series", count, "series") as step:
@@ -45,27 +44,28 @@ def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
             return done
         parts = -(-count // per_part)
         _run(work, parts, [store.finished_parts(folder, key)], step)
-        return store.commit(folder, SERIES, key, parts, {})
+        return store.commit(folder, schema, key, parts, {})
 
 
 def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store.Dataset:
     """Have the teacher describe every series."""
     folder, key = f"{recipe.folder}/annotations", annotations_key(recipe, series)
-    done = store.find_finished(folder, ANNOTATIONS, key)
+    schema = recipe.asks.tables.annotations
+    done = store.find_finished(folder, schema, key)
 
     def work(part: int) -> int:
-        teacher = make_teacher(recipe.teacher, recipe.plots, recipe.seed)
+        teacher = make_teacher(recipe)
         table = teacher.annotate(series.read_part(part))
-        store.write_part(folder, part, table, ANNOTATIONS, key)
+        store.write_part(folder, part, table, schema, key)
         return len(table)
 
     with reporter.stage(f"Ask the teacher ({recipe.teacher.name})", series.rows, "replies") as step:
         if done:
             step.skip(done.rows)
             return done
-        make_teacher(recipe.teacher, recipe.plots, recipe.seed)  # a missing key is said here, not by a worker
+        make_teacher(recipe)  # a missing key is said here, not by a worker
         _run(work, series.parts, [store.finished_parts(folder, key)], step)
-        return store.commit(folder, ANNOTATIONS, key, series.parts, {"series": series.digest})
+        return store.commit(folder, schema, key, series.parts, {"series": series.digest})
 
 
 def curate(
@@ -74,11 +74,13 @@ def curate(
     """Sort the annotations into examples and rejects."""
     kept, rejected = f"{recipe.folder}/examples", f"{recipe.folder}/rejects"
     parents = {"series": series.digest, "annotations": annotations.digest}
-    key = store.digest(["curate", PROMPT_VERSION, recipe.curation.model_dump(), parents])
+    key = store.digest(["curate", recipe.asks.version, recipe.curation.model_dump(), parents])
     done = store.find_finished(kept, EXAMPLES, key), store.find_finished(rejected, REJECTS, key)
 
     def work(part: int) -> int:
-        examples, rejects = curate_table(annotations.read_part(part), series.read_part(part), recipe.curation)
+        examples, rejects = curate_table(
+            recipe.asks, annotations.read_part(part), series.read_part(part), recipe.curation
+        )
         store.write_part(kept, part, examples, EXAMPLES, key)
         store.write_part(rejected, part, rejects, REJECTS, key)
         return len(examples) + len(rejects)
@@ -101,9 +103,10 @@ def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, report
     Returns the seconds spent on decoding each run that was not yet finished.
     """
     chunks = -(-len(test_series(recipe, series)) // recipe.evaluation.batch_size)
+    schema = recipe.asks.tables.predictions
     keys = {run: predictions_key(recipe, run, series) for run in run_ids}
     folders = {run: f"{recipe.folder}/predictions/{run}" for run in run_ids}
-    open_runs = [run for run in run_ids if not store.find_finished(folders[run], PREDICTIONS, keys[run])]
+    open_runs = [run for run in run_ids if not store.find_finished(folders[run], schema, keys[run])]
     work = [
         {"run": run, "chunk": chunk}
         for run in open_runs
@@ -125,7 +128,7 @@ def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, report
                 seconds[row["run"]] += row["seconds"]
                 step.advance(1, row["run"])
         for run in open_runs:
-            store.commit(folders[run], PREDICTIONS, keys[run], chunks, {"series": series.digest})
+            store.commit(folders[run], schema, keys[run], chunks, {"series": series.digest})
     return seconds
 
 
@@ -146,11 +149,12 @@ class Decoder:
         """One row: run and chunk in; run and seconds out."""
         from tsd.decoding import decode as reply
 
+        task = self.recipe.asks
         run, chunk = str(batch["run"][0]), int(batch["chunk"][0])
         model, tokenizer = self._student(run)
         size = self.recipe.evaluation.batch_size
         rows = self.test.slice(chunk * size, size)
-        prompts = [student_prompt(values) for values in rows["values"].to_pylist()]
+        prompts = [task.student_prompt(values) for values in rows["values"].to_pylist()]
         started = time.perf_counter()
         texts = reply(model, tokenizer, prompts, self.recipe.evaluation.max_new_tokens)
         seconds = time.perf_counter() - started
@@ -159,11 +163,13 @@ class Decoder:
                 "run_id": [run] * len(rows),
                 "series_id": rows["series_id"],
                 "text": texts,
-                "labels": pa.array([parse_reply(text).labels for text in texts], LABELS),
+                "labels": pa.array([task.parse(text).labels for text in texts], task.tables.labels),
                 "truth": rows["truth"],
             }
         )
-        store.write_part(f"{self.recipe.folder}/predictions/{run}", chunk, table, PREDICTIONS, self.keys[run])
+        store.write_part(
+            f"{self.recipe.folder}/predictions/{run}", chunk, table, task.tables.predictions, self.keys[run]
+        )
         return {"run": [run], "seconds": [seconds]}
 
     def _student(self, run: str) -> tuple[Any, Any]:
@@ -190,12 +196,12 @@ def test_series(recipe: Recipe, series: store.Dataset) -> pa.Table:
 def predictions_key(recipe: Recipe, run: str, series: store.Dataset) -> str:
     """What makes a run's predictions: the student, the series and how long a reply may be."""
     asked = recipe.evaluation.model_dump(include={"series", "batch_size", "max_new_tokens"})
-    return store.digest(["predictions", PROMPT_VERSION, run, asked, series.digest])
+    return store.digest(["predictions", recipe.asks.version, run, asked, series.digest])
 
 
 def series_key(recipe: Recipe) -> str:
     """What makes the series: the generator, the seed and the recipe's section."""
-    return store.digest(["series", processes.VERSION, recipe.seed, recipe.series.model_dump()])
+    return store.digest(["series", drawing.VERSION, recipe.seed, recipe.series.model_dump()])
 
 
 def annotations_key(recipe: Recipe, series: store.Dataset) -> str:
@@ -203,7 +209,7 @@ def annotations_key(recipe: Recipe, series: store.Dataset) -> str:
     return store.digest(
         [
             "annotations",
-            PROMPT_VERSION,
+            recipe.asks.version,
             recipe.teacher.identity,
             recipe.plots.model_dump(),
             recipe.seed,

@@ -26,7 +26,7 @@ from tsd.corpus import select
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step, clock
 from tsd.recipe import Recipe, to_yaml
-from tsd.schema import ANNOTATIONS, EXAMPLES, PREDICTIONS, REJECTS, RUNS, SCORES, SERIES
+from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
 
 SAMPLES = 8
 RESAMPLES = 100
@@ -41,6 +41,8 @@ class Study:
     def __init__(self, recipe: Recipe, reporter: Reporter) -> None:
         self.recipe = recipe
         self.reporter = reporter
+        self.tables = recipe.asks.tables
+        self.scores = score_names(recipe.asks.names)
         store.write_bytes(recipe.folder, "recipe.yaml", to_yaml(recipe).encode())
 
     def open_tracking(self) -> None:
@@ -55,12 +57,15 @@ class Study:
 
     def annotate(self) -> store.Dataset:
         """Ask the teacher; the series must be there."""
-        series = self._open("series", SERIES)
+        series = self._open("series")
         return self._timed("Ask the teacher", lambda: stages.annotate(self.recipe, series, self.reporter))
 
     def curate(self) -> None:
         """Sort the annotations; say what was kept."""
-        series, annotations = self._open("series", SERIES), self._open("annotations", ANNOTATIONS)
+        series, annotations = (
+            self._open("series"),
+            self._open("annotations"),
+        )
         kept, rejected = self._timed(
             "Curate", lambda: stages.curate(self.recipe, series, annotations, self.reporter)
         )
@@ -68,7 +73,7 @@ class Study:
 
     def train(self) -> None:
         """Train every run that is not finished yet."""
-        examples = self._open("examples", EXAMPLES)
+        examples = self._open("examples")
         require_examples(self.recipe, examples)
         self._timed("Prepare the tokenizer", lambda: self._tokenizer(examples))
         runs = training.plan_runs(self.recipe, examples.digest)
@@ -76,39 +81,50 @@ class Study:
 
     def evaluate(self) -> pa.Table:
         """Decode and score every finished run; write the runs table."""
-        series, examples = self._open("series", SERIES), self._open("examples", EXAMPLES)
+        series, examples = self._open("series"), self._open("examples")
         records = self._records(examples)
         seconds = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
         rows = []
         for run_id, record in records.items():
-            predictions = store.open_dataset(f"{self.recipe.folder}/predictions/{run_id}", PREDICTIONS).read()
+            predictions = store.open_dataset(
+                f"{self.recipe.folder}/predictions/{run_id}", self.tables.predictions
+            ).read()
             spent = seconds.get(run_id, record.get("decode_seconds"))
             scores = scoring.score(predictions)
             if record.get("decode_seconds") != spent:
                 store.write_json(
                     f"{self.recipe.folder}/records", f"{run_id}.json", {**record, "decode_seconds": spent}
                 )
-            rows.append({**record, "decode_seconds": spent} | {name: scores[name].as_dict() for name in SCORES})
-        table = pa.Table.from_pylist(sorted(rows, key=_run_order), RUNS)
+            rows.append(
+                {**record, "decode_seconds": spent} | {name: scores[name].as_dict() for name in self.scores}
+            )
+        table = pa.Table.from_pylist(sorted(rows, key=_run_order), self.tables.runs)
         folder, key = f"{self.recipe.folder}/runs", store.digest(["runs", rows])
         store.delete_folder(folder)
-        store.write_part(folder, 0, table, RUNS, key)
-        store.commit(folder, RUNS, key, 1, {"series": series.digest, "examples": examples.digest})
+        store.write_part(folder, 0, table, self.tables.runs, key)
+        store.commit(folder, self.tables.runs, key, 1, {"series": series.digest, "examples": examples.digest})
         self._track_scores(table)
         return table
 
     def report(self) -> str:
         """Fit the laws and write the report. Returns where it lies."""
-        runs = self._open("runs", RUNS).read()
+        runs = self._open("runs").read()
         with self.reporter.stage("Fit and report", 2, "parts") as step:
-            fits = self._timed("Fit the laws", lambda: fit_laws(runs, self.recipe.evaluation.series))
+            fits = self._timed(
+                "Fit the laws",
+                lambda: fit_laws(
+                    runs, [name for name in self.scores if name != VALID], self.recipe.evaluation.series
+                ),
+            )
             step.advance(1)
             study = self._timed("Write the report", lambda: self._assemble(runs, fits))
             page = reporting.write(study)
             store.write_bytes(self.recipe.folder, "report.html", page.encode())
             self.tracker.close(page)
             picture = io.BytesIO()
-            reporting.scaling_figure(runs, study.baselines, fits).savefig(picture, format="png", dpi=144)
+            reporting.scaling_figure(self.recipe.asks, runs, study.baselines, fits).savefig(
+                picture, format="png", dpi=144
+            )
             store.write_bytes(self.recipe.folder, "scaling.png", picture.getvalue())
             step.advance(1)
         for line in reporting.headlines(study):
@@ -145,7 +161,7 @@ class Study:
 
     def _track_scores(self, runs: pa.Table) -> None:
         for row in runs.to_pylist():
-            self.tracker.finish(row, {name: row[name]["value"] for name in SCORES}, int(time.time() * 1000))
+            self.tracker.finish(row, {name: row[name]["value"] for name in self.scores}, int(time.time() * 1000))
 
     def _tokenizer(self, examples: store.Dataset) -> None:
         """Build the small tokenizer for students from scratch, once a study."""
@@ -168,22 +184,26 @@ class Study:
 
     def _assemble(self, runs: pa.Table, fits: dict[str, Any]) -> reporting.Study:
         recipe = self.recipe
-        series, annotations = self._open("series", SERIES), self._open("annotations", ANNOTATIONS)
+        series, annotations = (
+            self._open("series"),
+            self._open("annotations"),
+        )
         test = stages.test_series(recipe, series)
         seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
-        rejects = self._open("rejects", REJECTS).read(["reason"])["reason"].value_counts().to_pylist()
-        kept = self._open("examples", EXAMPLES).rows
+        rejects = self._open("rejects").read(["reason"])["reason"].value_counts().to_pylist()
+        kept = self._open("examples").rows
         reasons = {row["values"]: row["counts"] for row in sorted(rejects, key=lambda row: -row["counts"])}
         return reporting.Study(
             title=recipe.name,
+            task=recipe.asks,
             recipe_yaml=to_yaml(recipe),
             runs=runs,
-            baselines=scoring.baselines(test),
+            baselines=scoring.baselines(recipe.asks, test),
             fits=fits,
             samples=self._samples(runs, test, annotations),
             seconds=seconds,
             useful_share=useful_share(recipe, runs, seconds),
-            classes=scoring.class_table(series.read(["truth"])),
+            classes=scoring.class_table(recipe.asks, series.read(["truth"])),
             curated={"kept": kept, **reasons},
             facts=self._facts(series, test),
         )
@@ -191,7 +211,11 @@ class Study:
     def _samples(self, runs: pa.Table, test: pa.Table, annotations: store.Dataset) -> list[reporting.Sample]:
         """Test series with what the teacher and the best student said of them: half of them its mistakes."""
         best = reporting.best(runs)["run_id"]
-        said = store.open_dataset(f"{self.recipe.folder}/predictions/{best}", PREDICTIONS).read().to_pylist()
+        said = (
+            store.open_dataset(f"{self.recipe.folder}/predictions/{best}", self.tables.predictions)
+            .read()
+            .to_pylist()
+        )
         wrong = [i for i, row in enumerate(said) if row["labels"] != row["truth"]][: SAMPLES // 2]
         right = [i for i, row in enumerate(said) if row["labels"] == row["truth"]][: SAMPLES - len(wrong)]
         ids = pa.array([said[i]["series_id"] for i in sorted(wrong + right)])
@@ -228,7 +252,9 @@ class Study:
             "MLflow": self.recipe.tracking.uri,
         }
 
-    def _open(self, name: str, schema: pa.Schema) -> store.Dataset:
+    def _open(self, name: str) -> store.Dataset:
+        schemas = {"examples": EXAMPLES, "rejects": REJECTS}
+        schema = schemas[name] if name in schemas else getattr(self.tables, name)
         return store.open_dataset(f"{self.recipe.folder}/{name}", schema)
 
     def _timed(self, stage: str, work: Callable[[], T]) -> T:
@@ -310,13 +336,13 @@ def require_examples(recipe: Recipe, examples: store.Dataset) -> None:
         select(splits, split, count)
 
 
-def fit_laws(runs: pa.Table, test_series: int) -> dict[str, scaling.FittedLaw | str]:
+def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[str, scaling.FittedLaw | str]:
     """Fit the loss and each error rate, all at once on Ray. Where there are too few runs, says so instead.
 
     An error rate of nothing in n is taken as half a series in n, since a law is fitted to its logarithm.
     """
     columns = {"loss": runs["validation_loss"].to_numpy()}
-    for name in SCORES[:-1]:
+    for name in scores:
         correct = pc.struct_field(runs[name], "value").to_numpy()
         columns[name] = np.maximum(1.0 - correct, 0.5 / test_series)
     sizes, volumes = runs["parameters_without_embeddings"].to_numpy(), runs["examples"].to_numpy()

@@ -22,7 +22,6 @@ from ray import tune
 
 from tsd import store
 from tsd.errors import TrainingError
-from tsd.language import PROMPT_VERSION
 from tsd.recipe import Recipe, Student
 from tsd.schema import EXAMPLES
 
@@ -65,6 +64,7 @@ def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) ->
         "folder": folder,
         "training": recipe.training.model_dump(),
         "length": recipe.series.length,
+        "task": recipe.task,
         "board": board,
     }
     trial = tune.with_resources(partial(_trial, settings=settings), {"memory": 1})
@@ -226,7 +226,7 @@ def _worker(config: dict[str, Any]) -> None:
             "tokens_per_second": progress.tokens / progress.seconds,
             "utilisation": flops / progress.seconds / place.workers / peak,
         }
-        card = {"run": record, "length": config["length"], "prompt_version": PROMPT_VERSION}
+        card = {"run": record, "length": config["length"], "task": config["task"]}
         _export(
             students.build(student, tokenizer, run["seed"], settings.max_length),
             state,

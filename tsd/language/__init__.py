@@ -1,29 +1,38 @@
-"""The prompts, and sentences <-> labels: `writing` goes from labels to text, `reading` back."""
+"""Sentences -> labels, for teacher and student alike; nothing here calls a model, nothing knows a task.
 
-from tsd.language.reading import Parsed, parse_reply, sentences
-from tsd.language.writing import (
-    EXTREMA_PHRASINGS,
-    NOISE_PHRASINGS,
-    PHRASING_COUNTS,
-    PROMPT_VERSION,
-    TREND_PHRASINGS,
-    Labels,
-    reply_text,
-    student_prompt,
-    teacher_prompt,
-)
+A reply that does not say a facet plainly leaves it None with a reason: the readers never guess.
+
+How a reply is read
+  form       a JSON object, fenced or amid prose; of a broken one the pairs that are whole; else free sentences
+  trend      a direction by its word ("rises", "downward", "stable"); "no clear trend" and "neither rising nor
+             falling" are flat, "not increasing" says nothing; nor do fluctuations, "despite" and brief drops
+  phases     the one direction said overall wins; else a direction beside a flat phase; else not stated
+  thirds     a clause that names the third and one direction; phases without a third named are not stated
+  noise      the level said of the noise, "relatively" or not; of fluctuations only where the noise has none
+  levels     two of them ("medium to high", "low at first, then high") are not stated; nor is "not high"
+  extrema    a place belongs to the extremum of its clause, the one before it if the clause begins with one;
+             "both" and "maximum and minimum" share it; local extrema and "the end of the rise" do not count
+  places     two of one extremum ("between the beginning and the middle") are not stated; nor are halves, thirds
+  crossings  never, once or more; two counts are not stated
+  position   which of two series is said to lie above the other; both ways is not stated
+"""
+
+from tsd.language.extrema import read_extrema
+from tsd.language.forms import sentences, topics_of
+from tsd.language.noise import read_noise
+from tsd.language.pairs import read_intersections, read_position
+from tsd.language.trend import read_thirds, read_trend
+from tsd.language.words import Reading, normal
 
 __all__ = [
-    "EXTREMA_PHRASINGS",
-    "NOISE_PHRASINGS",
-    "PHRASING_COUNTS",
-    "PROMPT_VERSION",
-    "TREND_PHRASINGS",
-    "Labels",
-    "Parsed",
-    "parse_reply",
-    "reply_text",
+    "Reading",
+    "normal",
+    "read_extrema",
+    "read_intersections",
+    "read_noise",
+    "read_position",
+    "read_thirds",
+    "read_trend",
     "sentences",
-    "student_prompt",
-    "teacher_prompt",
+    "topics_of",
 ]

@@ -4,14 +4,12 @@ The formulas are those of the code that accompanies arXiv 2507.07439, which read
 length the windows scale: 20 of 128 points are a fraction, quarters stay quarters.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-
-from tsd.schema import FACETS, LABELS
 
 TREND_MARGIN = 3.0  # value units between the means of the two ends
 NOISE_LEVELS = (2.0, 12.0)  # value units of the residual's root mean square
@@ -43,26 +41,41 @@ def measure(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         "noise_rms": np.sqrt(energy / length).astype(np.float32),
         "argmax": values.argmax(axis=1).astype(np.int32),
         "argmin": values.argmin(axis=1).astype(np.int32),
+        "maximum_lead": np.zeros(len(values), np.float32),
+        "minimum_lead": np.zeros(len(values), np.float32),
     }
 
 
-def classify(measures: dict[str, npt.NDArray[Any]], length: int) -> dict[str, npt.NDArray[np.intp]]:
-    """Turn measures into class indices into `FACETS`, (batch,) each."""
-    delta = measures["trend_delta"]
-    return {
-        "trend": np.where(delta > TREND_MARGIN, 0, np.where(delta < -TREND_MARGIN, 1, 2)),
-        # exactly 2 and exactly 12 are still medium
-        "noise": np.where(measures["noise_rms"] < NOISE_LEVELS[0], 0, 1)
-        + (measures["noise_rms"] > NOISE_LEVELS[1]),
-        "maximum": _place(measures["argmax"], length),
-        "minimum": _place(measures["argmin"], length),
-    }
+def ends(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Mean of the last window minus mean of the first, (batch,) in value units; values: (batch, length)."""
+    window = max(1, round(WINDOW * values.shape[1]))
+    delta: npt.NDArray[np.float32] = (values[:, -window:].mean(axis=1) - values[:, :window].mean(axis=1)).astype(
+        np.float32
+    )
+    return delta
 
 
-def label_structs(classes: dict[str, npt.NDArray[np.intp]]) -> pa.StructArray:
-    """Name the classes: a struct array of labels, one a series."""
-    names = [pa.array(np.array(FACETS[facet])[classes[facet]], pa.string()) for facet in FACETS]
-    return pa.StructArray.from_arrays(names, fields=list(LABELS))
+def direction(delta: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """0 increasing, 1 decreasing, 2 flat, from the difference of the two ends in value units."""
+    return np.where(delta > TREND_MARGIN, 0, np.where(delta < -TREND_MARGIN, 1, 2))
+
+
+def level(rms: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
+    """0 low, 1 medium, 2 high noise; exactly 2 and exactly 12 are still medium."""
+    found: npt.NDArray[np.intp] = np.where(rms < NOISE_LEVELS[0], 0, 1) + (rms > NOISE_LEVELS[1])
+    return found
+
+
+def place(index: npt.NDArray[np.int32], length: int) -> npt.NDArray[np.intp]:
+    """0 beginning, 1 middle, 2 end."""
+    found: npt.NDArray[np.intp] = np.where(index < PLACES[0] * length, 0, 1) + (index > PLACES[1] * length)
+    return found
+
+
+def distance(measure: npt.NDArray[np.float32], borders: Sequence[float]) -> npt.NDArray[np.float32]:
+    """How far each measure is from the nearest border between two classes, (batch,) in its own unit."""
+    nearest: npt.NDArray[np.float32] = np.min([np.abs(measure - border) for border in borders], axis=0)
+    return nearest.astype(np.float32)
 
 
 @lru_cache(maxsize=64)
@@ -71,8 +84,3 @@ def cubic_basis(length: int) -> npt.NDArray[np.float64]:
     t = np.linspace(-1.0, 1.0, length)
     basis, _ = np.linalg.qr(np.vander(t, min(4, length)))
     return basis
-
-
-def _place(index: npt.NDArray[np.int32], length: int) -> npt.NDArray[np.intp]:
-    place: npt.NDArray[np.intp] = np.where(index < PLACES[0] * length, 0, 1) + (index > PLACES[1] * length)
-    return place

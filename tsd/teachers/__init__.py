@@ -10,17 +10,17 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from tsd.language import PROMPT_VERSION, parse_reply
-from tsd.recipe import ApiTeacher, PlotConfig, RulesTeacher
-from tsd.schema import ANNOTATIONS, conform
+from tsd.recipe import Recipe, RulesTeacher
+from tsd.schema import conform
 from tsd.store import digest
+from tsd.tasks import Task
 
 
 class Teacher(Protocol):
     """What the annotation stage asks of a teacher."""
 
     def annotate(self, series: pa.Table) -> pa.Table:
-        """series: the `SERIES` schema. Returns the `ANNOTATIONS` schema, the same rows in the same order."""
+        """series: the task's series table. Returns its annotations table, the same rows in the same order."""
         ...
 
 
@@ -38,25 +38,28 @@ class Reply:
     latency_ms: float | None = None
 
 
-def make_teacher(config: RulesTeacher | ApiTeacher, plots: PlotConfig, seed: int) -> Teacher:
+def make_teacher(recipe: Recipe) -> Teacher:
     """The teacher that a recipe names."""
+    config = recipe.teacher
     if isinstance(config, RulesTeacher):
         from tsd.teachers.rules import Rules
 
-        return Rules(config, seed)
+        return Rules(config, recipe.asks, recipe.seed)
     from tsd.teachers.openai_api import OpenAIApi
 
-    return OpenAIApi(config, plots)
+    return OpenAIApi(config, recipe.asks, recipe.plots)
 
 
-def annotations(name: str, series: pa.Table, keys: Sequence[str], replies: Sequence[Reply]) -> pa.Table:
+def annotations(
+    task: Task, name: str, series: pa.Table, keys: Sequence[str], replies: Sequence[Reply]
+) -> pa.Table:
     """Lay replies out as a table, with the labels that can be read from them.
 
     A whole reply whose facets are not all stated becomes `invalid`, with what is missing as its reason.
     """
-    rows = []
+    schema, rows = task.tables.annotations, []
     for series_id, key, reply in zip(series["series_id"].to_pylist(), keys, replies, strict=True):
-        parsed = parse_reply(reply.text or "")
+        parsed = task.parse(reply.text or "")
         unreadable = reply.status == "ok" and parsed.reason is not None
         rows.append(
             {
@@ -69,15 +72,15 @@ def annotations(name: str, series: pa.Table, keys: Sequence[str], replies: Seque
                 "labels": parsed.labels,
             }
         )
-    return conform(pa.Table.from_pylist(rows, ANNOTATIONS), ANNOTATIONS)
+    return conform(pa.Table.from_pylist(rows, schema), schema)
 
 
-def request_keys(shape: object, series: pa.Table) -> list[str]:
+def request_keys(task: Task, shape: object, series: pa.Table) -> list[str]:
     """A key for each series that changes with anything that shapes its reply.
 
     shape: everything else that does, the teacher's settings and what it is shown; anything JSON can hold.
     """
-    base = hashlib.sha256(digest([PROMPT_VERSION, shape]).encode())
+    base = hashlib.sha256(digest([task.version, shape]).encode())
     keys = []
     for values in series["values"]:
         key = base.copy()

@@ -15,9 +15,9 @@ import openai
 import pyarrow as pa
 
 from tsd.errors import InputError
-from tsd.language import teacher_prompt
 from tsd.plots import render
 from tsd.recipe import ApiTeacher, PlotConfig
+from tsd.tasks import Task
 from tsd.teachers import Reply, annotations, request_keys
 
 HOPELESS = (
@@ -31,25 +31,26 @@ HOPELESS = (
 class OpenAIApi:
     """Asks the recipe's model about the plot of each series."""
 
-    def __init__(self, config: ApiTeacher, plots: PlotConfig) -> None:
+    def __init__(self, config: ApiTeacher, task: Task, plots: PlotConfig) -> None:
         key = os.environ.get(config.key_env)
         if not key:
             raise InputError(f"the environment variable {config.key_env} (teacher.key_env) holds no key: set it")
         self.config = config
+        self.task = task
         self.plots = plots
         self.client = openai.OpenAI(
             api_key=key, base_url=config.base_url, timeout=config.timeout, max_retries=config.retries
         )
 
     def annotate(self, series: pa.Table) -> pa.Table:
-        """series: the `SERIES` schema. Returns the `ANNOTATIONS` schema, the same rows in the same order."""
+        """series: the task's series table. Returns its annotations table, the same rows in the same order."""
         values = np.stack([row.values.to_numpy() for row in series["values"]])
         pictures = render(values, self.plots)
-        prompt = teacher_prompt(values.shape[1])
+        prompt = self.task.teacher_prompt(values.shape[1])
         with ThreadPoolExecutor(self.config.in_flight) as pool:
             replies = list(pool.map(lambda picture: self._ask(prompt, picture), pictures))
-        keys = request_keys([self.config.identity, self.plots.model_dump()], series)
-        return annotations(self.config.name, series, keys, replies)
+        keys = request_keys(self.task, [self.config.identity, self.plots.model_dump()], series)
+        return annotations(self.task, self.config.name, series, keys, replies)
 
     def _ask(self, prompt: str, picture: bytes) -> Reply:
         url = "data:image/png;base64," + base64.b64encode(picture).decode()

@@ -1,0 +1,59 @@
+"""What all readers share: what a reading is, and the words for directions and extrema in normal text."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text states of one facet: one of its classes, or None and why."""
+
+    label: str | None
+    why: str = ""
+
+
+NOT_MENTIONED = Reading(None, "not mentioned")
+
+
+def normal(text: str) -> str:
+    """Lower case, single spaces, straight apostrophes; a line break ends a sentence."""
+    lines = (" ".join(line.split()) for line in text.lower().replace("\u2019", "'").splitlines())
+    return ". ".join(line.rstrip(".") for line in lines if line)
+
+
+def quote(text: str) -> str:
+    return f"'{text}'" if len(text) <= 40 else f"'{text[:37]}...'"
+
+
+UP = (
+    r"increas\w*|upwards?|uptrend|ris(?:e|es|ing|en)|rose|gr(?:ow(?:s|ing|th|n)?|ew)|climb\w*|ascend\w*"
+    r"|(?:go|goes|going|trend|trends|trending) up|positive (?:trend|slope)|recover\w*|rebound\w*"
+)
+DOWN = (
+    r"decreas\w*|downwards?|downtrend|declin\w*|fall(?:s|ing|en)?(?! (?:with)?in\b| between)|fell"
+    r"|drop(?:s|ped|ping)?|descend\w*|dip(?:s|ped|ping)?|diminish\w*|sink(?:s|ing)?"
+    r"|(?:go|goes|going|trend|trends|trending) down|negative (?:trend|slope)"
+)
+FLAT = (
+    r"flat(?:tens?|tened|tening)?|stable|stabili[sz]\w*|constant|stationary|horizontal|unchanged|trendless"
+    r"|sideways|plateau\w*|level(?:s|l?ing|l?ed)? (?:off|out)"
+    r"|(?:is|are|stay|stays|remain|remains|remaining|hold|holds|keep|keeps) (?:\w+ly )?(?:level|steady)"
+)
+NEGATION = (
+    r"(?:\b(?:no|not(?! only)|neither|nor|never|without|lacks?|lacking|rather than|instead of"
+    r"|anything but|far from)|n't)"
+)
+FILLER = (
+    r"(?:(?:a|an|any|the|clear|overall|general|strong|significant|obvious|discernible|distinct|definite"
+    r"|particular|consistent|pronounced|visible|apparent|evident|noticeable|marked|real|long-term|very|too|so|as"
+    r"|either|show|exhibit|display|have|follow|be|being|been|\w+ly) )*"
+)
+WAVERING = r"(?:fluctuat|variab|variation|variance|volatil|oscillat|amplitude|deviation)\w*"
+
+MAXIMUM = (
+    r"max(?:imum|ima|imal)?|peak(?:s|ed|ing)?|highest(?: (?:points?|values?|levels?))?|largest values?"
+    r"|(?:global|overall|absolute|its) high"
+)
+MINIMUM = (
+    r"min(?:imum|ima|imal)?|troughs?|nadir|lowest(?: (?:points?|values?|levels?))?|smallest values?"
+    r"|(?:global|overall|absolute|its) low"
+)

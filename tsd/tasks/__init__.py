@@ -1,0 +1,9 @@
+"""Tasks: what is asked of teacher and student, facet by facet."""
+
+from tsd.tasks.pair import PAIR
+from tsd.tasks.single import SINGLE
+from tsd.tasks.task import Facet, Labels, Measures, Parsed, Task
+
+TASKS = {task.name: task for task in (SINGLE, PAIR)}
+
+__all__ = ["PAIR", "SINGLE", "TASKS", "Facet", "Labels", "Measures", "Parsed", "Task"]

@@ -1,0 +1,127 @@
+"""The paper's two-series task: trend per third, noise and extrema of each series, crossings, relative position."""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tsd.language import read_intersections, read_position, read_thirds
+from tsd.series import truth
+from tsd.tasks.single import DIRECTIONS, SINGLE, extremum_facet, noise_facet
+from tsd.tasks.task import Facet, Measures, Task
+
+WHOSE = ("first", "second")
+THIRDS = ("beginning", "middle", "end")
+ORDINALS = {"beginning": "first", "middle": "middle", "end": "last"}
+SHARES = (1 / 3, 2 / 3)  # of the points at which the first series is the higher one
+
+THIRD_PHRASINGS = (
+    "The {third} third is {{}}.",
+    "In the {third} third it is {{}}.",
+    "The trend of the {third} third is {{}}.",
+)
+# "several times", "one time", "none": the classes part in the word of the count.
+CROSSING_PHRASINGS = ("Number of crossings: {}.", "The count of crossings is {}.")
+
+
+def measure(values: npt.NDArray[np.uint8]) -> Measures:
+    """Measure each pair.
+
+    values: (batch, 2 × length) uint8. Returns what `truth.measure` gives of each series, prefixed; the delta of
+    each third as `truth.ends` measures it; intersections, the number of times the sign of first − second changes
+    (points where they are equal are passed over), int32; above_share, the share of the other points at which the
+    first is higher, .5 where all are equal.
+    """
+    length = values.shape[1] // 2
+    found: Measures = {}
+    for number, whose in enumerate(WHOSE):
+        curve = np.ascontiguousarray(values[:, number * length : (number + 1) * length])
+        found |= {f"{whose}_{name}": column for name, column in truth.measure(curve).items()}
+        edges = [round(length * third / 3) for third in range(4)]
+        for third, low, high in zip(THIRDS, edges, edges[1:], strict=False):
+            found[f"{whose}_{third}_delta"] = truth.ends(curve[:, low:high])
+    sign = np.sign(values[:, :length].astype(np.int16) - values[:, length:])
+    found["intersections"] = _sign_changes(sign)
+    apart = np.count_nonzero(sign, axis=1)
+    above = np.count_nonzero(sign > 0, axis=1)
+    found["above_share"] = np.where(apart > 0, above / np.maximum(apart, 1), 0.5).astype(np.float32)
+    return found
+
+
+def _sign_changes(sign: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:
+    """How often each row of (batch, length) −1, 0, 1 changes between −1 and 1, zeros passed over."""
+    last = np.where(sign != 0, np.arange(sign.shape[1]), -1)
+    np.maximum.accumulate(
+        last, axis=1, out=last
+    )  # where the last sign that is not zero stands; −1 before the first
+    held = np.where(last >= 0, np.take_along_axis(sign, np.maximum(last, 0), axis=1), 0)
+    changes: npt.NDArray[np.int32] = np.count_nonzero(held[:, 1:] * held[:, :-1] < 0, axis=1).astype(np.int32)
+    return changes
+
+
+def _third_facet(whose: str, third: str) -> Facet:
+    measured = f"{whose}_{third}_delta"
+    return Facet(
+        f"{whose} trend {third}",
+        DIRECTIONS,
+        topic=f"{whose} trend",
+        question=f"whether the {whose} series is increasing, decreasing or flat in its {ORDINALS[third]} third",
+        phrasings=tuple(phrasing.format(third=ORDINALS[third]) for phrasing in THIRD_PHRASINGS),
+        read=lambda text: read_thirds(text)[third],
+        classify=lambda measures, _: truth.direction(measures[measured]),
+        margin=lambda measures: truth.distance(np.abs(measures[measured]), (truth.TREND_MARGIN,)),
+    )
+
+
+PAIR = Task(
+    name="pair",
+    version="pair-1",
+    curves=2,
+    facets=(
+        *(
+            facet
+            for whose in WHOSE
+            for facet in (
+                *(_third_facet(whose, third) for third in THIRDS),
+                noise_facet(whose),
+                extremum_facet("maximum", whose),
+                extremum_facet("minimum", whose),
+            )
+        ),
+        Facet(
+            "intersections",
+            ("none", "one", "several"),
+            topic="intersections",
+            question="whether the two series cross: none, one or several times",
+            phrasings=CROSSING_PHRASINGS,
+            read=read_intersections,
+            classify=lambda measures, _: np.minimum(measures["intersections"], 2).astype(np.intp),
+        ),
+        Facet(
+            "position",
+            ("above", "below", "alternating"),
+            topic="position",
+            question="where the first series lies most of the time: above the second, below it, or alternating",
+            phrasings=(
+                "Relative to the second series, the first is {}.",
+                "The first series is {} most of the time.",
+            ),
+            read=read_position,
+            classify=lambda measures, _: np.where(
+                measures["above_share"] > SHARES[1], 0, np.where(measures["above_share"] < SHARES[0], 1, 2)
+            ),
+            margin=lambda measures: truth.distance(measures["above_share"], SHARES),
+        ),
+    ),
+    measure=measure,
+    measures={
+        **{f"{whose}_{name}": kind for whose in WHOSE for name, kind in SINGLE.measures.items()},
+        **{f"{whose}_{third}_delta": pa.float32() for whose in WHOSE for third in THIRDS},
+        "intersections": pa.int32(),
+        "above_share": pa.float32(),
+    },
+    shown=(
+        "You are shown two time series, first and second, of {length} integers between 0 and 99 each, "
+        "as a plot or as numbers, oldest first."
+    ),
+    asked="Describe the two series. First: {} Second: {}",
+)

@@ -1,0 +1,116 @@
+"""The paper's one-series task: trend, noise, and where the two extrema lie."""
+
+import numpy as np
+import pyarrow as pa
+
+from tsd.language import read_extrema, read_noise, read_trend
+from tsd.series import truth
+from tsd.tasks.task import Facet, Task
+
+DIRECTIONS = ("increasing", "decreasing", "flat")
+LEVELS = ("low", "medium", "high")
+PLACES = ("beginning", "middle", "end")
+
+# In all phrasings the label's own word is where the classes part: no "an" before "increasing" and no "in" before
+# "middle" gives it away or splits the decision in two, which makes tiny students learn it from several times fewer
+# examples.
+TREND_PHRASINGS = (
+    "The series shows a clear {} trend.",
+    "The overall trend is {}.",
+    "The values are {} over time.",
+    "Overall, the series is {}.",
+)
+NOISE_PHRASINGS = (
+    "The noise intensity is {}.",
+    "The series has {} noise.",
+    "The noise is {} around the trend.",
+    "The noise stays {} over time.",
+)
+MAXIMUM_PHRASINGS = (
+    "The maximum lies at the {}.",
+    "The maximum is near the {}.",
+    "The series is highest towards the {}.",
+    "The maximum is around the {}.",
+)
+MINIMUM_PHRASINGS = (
+    "The minimum lies at the {}.",
+    "The minimum is near the {}.",
+    "The series is lowest towards the {}.",
+    "The minimum is around the {}.",
+)
+
+
+def noise_facet(whose: str = "") -> Facet:
+    """Noise of the one series, or of the "first" or "second"."""
+    name, measured = _named(whose, "noise"), f"{whose}_noise_rms" if whose else "noise_rms"
+    return Facet(
+        name,
+        LEVELS,
+        topic=name,
+        question=f"whether the noise intensity of the {_series(whose)} is low, medium or high",
+        phrasings=NOISE_PHRASINGS,
+        read=read_noise,
+        classify=lambda measures, _: truth.level(measures[measured]),
+        margin=lambda measures: truth.distance(measures[measured], truth.NOISE_LEVELS),
+    )
+
+
+def extremum_facet(which: str, whose: str = "", given: str | None = None) -> Facet:
+    """Where the "maximum" or the "minimum" of the one series, or of the "first" or "second", lies."""
+    prefix = f"{whose}_" if whose else ""
+    return Facet(
+        _named(whose, which),
+        PLACES,
+        topic=_named(whose, "extrema"),
+        question=f"where the global {which} of the {_series(whose)} lies: "
+        "at the beginning, in the middle or at the end",
+        phrasings={"maximum": MAXIMUM_PHRASINGS, "minimum": MINIMUM_PHRASINGS}[which],
+        read=lambda text: read_extrema(text)[which],
+        classify=lambda measures, length: truth.place(measures[f"{prefix}arg{which[:3]}"], length),
+        margin=lambda measures: measures[f"{prefix}{which}_lead"].astype(np.float32),
+        given=given,
+    )
+
+
+def _named(whose: str, what: str) -> str:
+    return f"{whose} {what}" if whose else what
+
+
+def _series(whose: str) -> str:
+    return f"{whose} series" if whose else "series"
+
+
+SINGLE = Task(
+    name="single",
+    version="single-2",
+    curves=1,
+    facets=(
+        Facet(
+            "trend",
+            DIRECTIONS,
+            topic="trend",
+            question="whether the series is increasing, decreasing or flat overall",
+            phrasings=TREND_PHRASINGS,
+            read=read_trend,
+            classify=lambda measures, _: truth.direction(measures["trend_delta"]),
+            margin=lambda measures: truth.distance(np.abs(measures["trend_delta"]), (truth.TREND_MARGIN,)),
+        ),
+        noise_facet(),
+        extremum_facet("maximum", given="trend"),
+        extremum_facet("minimum", given="trend"),
+    ),
+    measure=truth.measure,
+    measures={
+        "trend_delta": pa.float32(),
+        "noise_rms": pa.float32(),
+        "argmax": pa.int32(),
+        "argmin": pa.int32(),
+        "maximum_lead": pa.float32(),
+        "minimum_lead": pa.float32(),
+    },
+    shown=(
+        "You are shown one time series of {length} integers between 0 and 99, "
+        "as a plot or as numbers, oldest first."
+    ),
+    asked="Describe the series: {}",
+)

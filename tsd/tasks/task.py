@@ -1,0 +1,175 @@
+"""A facet is one question about what is shown; a task is the facets that are asked together, and how.
+
+Everything that depends on which facets there are asks the task: truth and margins, prompts and sentences, what a
+reply states, the schema of the tables. Adding a facet is adding it to the tuple of its task.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tsd.errors import DataError
+from tsd.language import Reading, normal, sentences, topics_of
+from tsd.schema import Tables, labels_type, make_tables
+from tsd.series.processes import PARAMETERS
+
+Labels: TypeAlias = dict[str, str | None]  # facet -> class, None where it is not stated
+Measures: TypeAlias = dict[str, npt.NDArray[Any]]  # name -> (batch,)
+
+
+@dataclass(frozen=True)
+class Facet:
+    """One question: its classes, how it is measured, asked, said and read."""
+
+    name: str
+    classes: tuple[str, ...]
+    topic: str
+    """The key of a JSON reply that answers it; several facets may share one."""
+    question: str
+    """What a teacher is asked, with every class in it."""
+    phrasings: tuple[str, ...]
+    """Sentences that state it, with {} for the class. Every sentence reads back as its class."""
+    read: Callable[[str], Reading]
+    """The class that a text on its topic states; the text is `tsd.language.normal`."""
+    classify: Callable[[Measures, int], npt.NDArray[np.intp]]
+    """Measures and points a series -> indices into classes, (batch,)."""
+    margin: Callable[[Measures], npt.NDArray[np.float32]] | None = None
+    """How far the measure is from where the class would change, (batch,); None where that has no sense."""
+    given: str | None = None
+    """A facet of the same task that gives this one away, for the baseline that knows it."""
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A reply as labels; `reason` says which facets are not stated and why, None when all are."""
+
+    labels: Labels
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of teacher and student about one item: one series, or several at once."""
+
+    name: str
+    version: str
+    """Changes with anything that changes a prompt or a sentence; part of every key."""
+    curves: int
+    """Series in an item. Its values are theirs, one after the other."""
+    facets: tuple[Facet, ...]
+    measure: Callable[[npt.NDArray[np.uint8]], Measures]
+    """Values of the items, (batch, curves × length) uint8 -> measures."""
+    measures: Mapping[str, pa.DataType]
+    """The names and types of what is measured."""
+    shown: str
+    """The first sentence of the teacher's prompt, with {length}."""
+    asked: str
+    """The student's prompt, with {} for each of the curves."""
+
+    def __post_init__(self) -> None:
+        for topic in self.topics:
+            assert len({len(facet.phrasings) for facet in self._of(topic)}) == 1, topic
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The facets' names, in order."""
+        return tuple(facet.name for facet in self.facets)
+
+    @cached_property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """The classes of each facet."""
+        return {facet.name: facet.classes for facet in self.facets}
+
+    @cached_property
+    def topics(self) -> tuple[str, ...]:
+        """The keys of a reply, in order."""
+        return tuple(dict.fromkeys(facet.topic for facet in self.facets))
+
+    @cached_property
+    def phrasing_counts(self) -> tuple[int, ...]:
+        """How many phrasings each topic has to choose from."""
+        return tuple(len(self._of(topic)[0].phrasings) for topic in self.topics)
+
+    @cached_property
+    def tables(self) -> Tables:
+        """The schemas of the tables that hold this task's labels."""
+        return make_tables(self.names, self.measures, PARAMETERS, self.curves)
+
+    def truth(self, measures: Measures, length: int) -> pa.StructArray:
+        """The class of every facet, a struct array of labels."""
+        named = [
+            pa.array(np.array(facet.classes, dtype=object)[facet.classify(measures, length)], pa.string())
+            for facet in self.facets
+        ]
+        return pa.StructArray.from_arrays(named, fields=list(labels_type(self.names)))
+
+    def margins(self, measures: Measures) -> pa.StructArray:
+        """How near each facet is to a tie, a struct array of float32; null where a facet has no margin."""
+        rows = len(next(iter(measures.values())))
+        columns = [
+            pa.array(facet.margin(measures), pa.float32()) if facet.margin else pa.nulls(rows, pa.float32())
+            for facet in self.facets
+        ]
+        return pa.StructArray.from_arrays(columns, names=list(self.names))
+
+    def teacher_prompt(self, length: int) -> str:
+        """What a teacher is asked about an item whose series have `length` points each."""
+        lines = [
+            self.shown.format(length=length),
+            "Describe what you see with a JSON object that has exactly these keys:",
+        ]
+        for topic in self.topics:
+            questions = ", and ".join(facet.question for facet in self._of(topic))
+            lines.append(f'"{topic}": {questions}.')
+        lines.append(
+            "Each holds a short sentence or two. Commit to one answer each. Reply with the JSON object alone."
+        )
+        return "\n".join(lines)
+
+    def student_prompt(self, values: Sequence[int]) -> str:
+        """What a student is asked: the values in words' place."""
+        length = len(values) // self.curves
+        curves = (values[i * length : (i + 1) * length] for i in range(self.curves))
+        return self.asked.format(*(" ".join(map(str, curve)) for curve in curves))
+
+    def reply(self, labels: Mapping[str, object], choice: Sequence[int]) -> str:
+        """The reply that states the labels. choice: the phrasing of each topic, below `phrasing_counts`.
+
+        Raises DataError for a label that is missing or unknown.
+        """
+        said = {
+            topic: " ".join(facet.phrasings[number].format(_known(facet, labels)) for facet in self._of(topic))
+            for topic, number in zip(self.topics, choice, strict=True)
+        }
+        return json.dumps(said)
+
+    def parse(self, text: str) -> Parsed:
+        """Read the labels that a reply states, whatever its form; see `tsd.language`. Never raises."""
+        topics, problem = topics_of(text, self.topics)
+        texts = {topic: normal(topics.get(topic, "")) for topic in self.topics}
+        readings = {facet.name: facet.read(texts[facet.topic]) for facet in self.facets}
+        labels = {name: reading.label for name, reading in readings.items()}
+        whys = [f"{name}: {reading.why}" for name, reading in readings.items() if reading.label is None]
+        if not whys:
+            return Parsed(labels, None)
+        return Parsed(labels, "; ".join([problem, *whys] if problem else whys))
+
+    def sentences(self, text: str) -> list[str]:
+        """A reply as plain sentences."""
+        return sentences(text, self.topics)
+
+    def _of(self, topic: str) -> list[Facet]:
+        return [facet for facet in self.facets if facet.topic == topic]
+
+
+def _known(facet: Facet, labels: Mapping[str, object]) -> str:
+    label = labels[facet.name]
+    if not isinstance(label, str) or label not in facet.classes:
+        raise DataError(f"{facet.name} is {label!r}, expected one of {', '.join(facet.classes)}")
+    return label
