@@ -31,7 +31,7 @@ def main() -> None:
     """Train from each start and write the table."""
     torch.set_num_threads(1)
     recipe = load("laptop", ["series.count=13000"])
-    series = draw_table(recipe.series, recipe.seed, 0, recipe.series.count)
+    series = draw_table(SINGLE, recipe.series, recipe.seed, 0, recipe.series.count)
     annotated = make_teacher(recipe).annotate(series)
     examples, _ = curate(SINGLE, annotated, series, CurationConfig())
     texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]

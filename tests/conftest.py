@@ -29,7 +29,7 @@ def recipe() -> Recipe:
 @pytest.fixture(scope="session")
 def series(recipe: Recipe) -> pa.Table:
     """The first 1,024 series of the laptop study."""
-    return draw_table(recipe.series, recipe.seed, 0, 1024)
+    return draw_table(SINGLE, recipe.series, recipe.seed, 0, 1024)
 
 
 @pytest.fixture(scope="session")

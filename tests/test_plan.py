@@ -59,7 +59,7 @@ def test_tokens_and_flops_are_those_of_the_real_examples(small, said):
     from tsd.corpus import tokenise
     from tsd.teachers.rules import Rules
 
-    series = drawing.draw_table(small.series, small.seed, 0, 600)
+    series = drawing.draw_table(SINGLE, small.series, small.seed, 0, 600)
     described = Rules(RulesTeacher(), SINGLE, small.seed).annotate(series)
     prompts = [SINGLE.student_prompt(values) for values in series["values"].to_pylist()]
     examples = pa.table({"prompt": prompts, "completion": described["text"]})

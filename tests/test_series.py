@@ -30,13 +30,13 @@ values_0_to_99 = arrays(np.uint8, 128, elements=st.integers(0, 99))
 @pytest.fixture(scope="module")
 def whole() -> pa.Table:
     """Three blocks of short series, drawn at once."""
-    return draw_table(SHORT, 11, 0, ROWS)
+    return draw_table(SINGLE, SHORT, 11, 0, ROWS)
 
 
 @pytest.fixture(scope="module")
 def many(recipe: Recipe) -> pa.Table:
     """Twenty blocks of the laptop study's series."""
-    return draw_table(recipe.series, recipe.seed, 0, 20 * BLOCK)
+    return draw_table(SINGLE, recipe.series, recipe.seed, 0, 20 * BLOCK)
 
 
 def truth_of(values: npt.ArrayLike) -> dict[str, str]:
@@ -59,25 +59,25 @@ def measures_of(values: npt.ArrayLike) -> dict[str, Any]:
 def test_any_range_of_ids_is_the_same_rows_of_the_one_draw(whole: pa.Table, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, ROWS - 1))
     count = data.draw(st.integers(1, ROWS - first))
-    assert draw_table(SHORT, 11, first, count).equals(whole.slice(first, count))
+    assert draw_table(SINGLE, SHORT, 11, first, count).equals(whole.slice(first, count))
 
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, ROWS - 1), unique=True, max_size=6).map(sorted))
 def test_any_layout_of_parts_in_any_order_gives_the_one_draw(whole: pa.Table, cuts: list[int]) -> None:
     bounds = list(zip([0, *cuts], [*cuts, ROWS], strict=True))
-    parts = {low: draw_table(SHORT, 11, low, high - low) for low, high in reversed(bounds)}
+    parts = {low: draw_table(SINGLE, SHORT, 11, low, high - low) for low, high in reversed(bounds)}
     assert pa.concat_tables(parts[low] for low in sorted(parts)).equals(whole)
 
 
 def test_asking_for_more_series_changes_none_of_the_first_ones() -> None:
-    few = draw_table(SHORT.model_copy(update={"count": 100}), 5, 0, 100)
-    more = draw_table(SHORT.model_copy(update={"count": 5000, "blocks_per_part": 3}), 5, 0, 5000)
+    few = draw_table(SINGLE, SHORT.model_copy(update={"count": 100}), 5, 0, 100)
+    more = draw_table(SINGLE, SHORT.model_copy(update={"count": 5000, "blocks_per_part": 3}), 5, 0, 5000)
     assert more.slice(0, 100).equals(few)
 
 
 def test_another_seed_gives_other_series_and_the_same_splits(whole: pa.Table) -> None:
-    other = draw_table(SHORT, 12, 0, BLOCK)
+    other = draw_table(SINGLE, SHORT, 12, 0, BLOCK)
     mine = whole.slice(0, BLOCK)
     same = [a == b for a, b in zip(mine["values"].to_pylist(), other["values"].to_pylist(), strict=True)]
     assert sum(same) == 0
@@ -90,7 +90,7 @@ def test_no_series_is_drawn_twice(whole: pa.Table) -> None:
 
 def test_a_far_id_can_be_drawn_without_those_before_it() -> None:
     far = 10**10 - 3
-    assert draw_table(SHORT, 1, far, 3)["series_id"].to_pylist() == [far, far + 1, far + 2]
+    assert draw_table(SINGLE, SHORT, 1, far, 3)["series_id"].to_pylist() == [far, far + 1, far + 2]
 
 
 # ---- Split

@@ -99,6 +99,14 @@ def test_the_manifest_counts_rows_and_names_parents_versions_and_each_parts_byte
         assert hashlib.sha256((tmp_path / part["name"]).read_bytes()).hexdigest() == part["sha256"]
 
 
+def test_a_note_is_found_in_the_footer_and_what_goes_with_a_dataset_in_its_manifest(tmp_path: Path) -> None:
+    written = store.write_part(str(tmp_path), 0, rejects(1, 2), REJECTS, KEY, note={"counted": 2})
+    assert store.finished_parts(str(tmp_path), KEY) == {0: store.Part(2, note={"counted": 2})}
+    told = store.commit(str(tmp_path), REJECTS, KEY, 1, {}, known={0: written}, about={"all": 2})
+    assert store.open_dataset(str(tmp_path), REJECTS).about == {"all": 2}
+    assert told.manifest == store.commit(str(tmp_path), REJECTS, KEY, 1, {}, about={"all": 2}).manifest
+
+
 def test_a_dataset_written_twice_has_the_same_bytes_in_every_file(tmp_path: Path) -> None:
     for name in ("a", "b"):
         fill(tmp_path / name, rejects(*range(500)), rejects(7))
@@ -153,7 +161,7 @@ def test_a_file_that_a_killed_writer_left_half_written_is_never_taken_for_a_part
     assert len(list(tmp_path.iterdir())) == 1  # it did leave something
     assert store.finished_parts(str(tmp_path), KEY) == {}
     store.write_part(str(tmp_path), 0, rejects(1), REJECTS, KEY)
-    assert store.finished_parts(str(tmp_path), KEY) == {0: 1}
+    assert store.finished_parts(str(tmp_path), KEY) == {0: store.Part(1)}
     assert store.commit(str(tmp_path), REJECTS, KEY, 1, {}).read().equals(rejects(1))
 
 
@@ -253,7 +261,7 @@ try:
 except StorageError as error:
     print(error)
     assert error.__cause__.errno == 28, error.__cause__
-print("parts", store.finished_parts(folder, "k") == {i: 1 for i in range(written)}, written)
+print("parts", store.finished_parts(folder, "k") == {i: store.Part(1) for i in range(written)}, written)
 print("whole", all(len(store.read_part(folder, i, REJECTS)) == 1 for i in range(written)))
 print("left", sorted(name for name in os.listdir(folder) if not name.startswith("part-")))
 """

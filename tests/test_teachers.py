@@ -61,7 +61,7 @@ def test_without_errors_the_rules_teacher_says_the_truth_in_many_ways(series: pa
 
 def test_the_rules_teacher_errs_as_often_as_it_is_told_in_each_facet_alone() -> None:
     rates = {"trend": 0.05, "noise": 0.3, "maximum": 0.0, "minimum": 1.0}
-    series = draw_table(Recipe(name="x").series, 3, 0, 8192)
+    series = draw_table(SINGLE, Recipe(name="x").series, 3, 0, 8192)
     said = Rules(RulesTeacher(error_rate=rates), SINGLE, 3).annotate(series)
     for facet, rate in rates.items():
         pairs = zip(said["labels"].to_pylist(), series["truth"].to_pylist(), strict=True)
@@ -72,7 +72,7 @@ def test_the_rules_teacher_errs_as_often_as_it_is_told_in_each_facet_alone() -> 
 
 def test_a_wrong_label_is_each_of_the_other_classes_about_as_often() -> None:
     rates = {"every": 1}
-    series = draw_table(Recipe(name="x").series, 3, 0, 4096)
+    series = draw_table(SINGLE, Recipe(name="x").series, 3, 0, 4096)
     said = Rules(RulesTeacher(error_rate=rates), SINGLE, 3).annotate(series)
     for facet, classes in SINGLE.classes.items():
         pairs = zip(said["labels"].to_pylist(), series["truth"].to_pylist(), strict=True)
@@ -94,7 +94,7 @@ def test_a_request_key_changes_with_what_shapes_the_reply_and_with_the_values(se
     assert keys_of(few, RulesTeacher()) == plain
     assert not set(plain) & set(keys_of(few, RulesTeacher(error_rate={"trend": 0.5})))
     assert not set(plain) & set(keys_of(few, RulesTeacher(), seed=1))
-    other = draw_table(Recipe(name="x").series, 9, 0, 50)
+    other = draw_table(SINGLE, Recipe(name="x").series, 9, 0, 50)
     assert not set(plain) & set(keys_of(other, RulesTeacher()))
 
 

@@ -17,7 +17,7 @@ from tsd.recipe import SeriesConfig
 from tsd.schema import SPLITS, conform
 from tsd.series.processes import TOP
 from tsd.series.truth import WINDOW, cubic_basis
-from tsd.tasks import SINGLE
+from tsd.tasks import Task
 
 VERSION = "ou-1"  # part of the dataset's key: change it with anything that changes a byte
 BLOCK = 1024  # ids drawn from one generator; part of what a series is, never a tuning knob
@@ -26,7 +26,7 @@ TREND_SIGNS = np.array([1.0, -1.0, 0.0])
 CENTRE = (35.0, 65.0)  # where the mean lies half way, in value units: leaves room for drift and noise
 
 
-def draw_table(config: SeriesConfig, seed: int, first: int, count: int) -> pa.Table:
+def draw_table(task: Task, config: SeriesConfig, seed: int, first: int, count: int) -> pa.Table:
     """Draw the series with ids `first` to `first + count - 1` as a table with its schema."""
     blocks = [draw_block(config, seed, block) for block in range(first // BLOCK, -(-(first + count) // BLOCK))]
     parameters = {
@@ -37,7 +37,7 @@ def draw_table(config: SeriesConfig, seed: int, first: int, count: int) -> pa.Ta
     kept = slice(skipped, skipped + count)
     values = values[kept]
     ids = np.arange(first, first + count, dtype=np.int64)
-    schema, measures = SINGLE.tables.series, SINGLE.measure(values)
+    schema, measures = task.tables.series, task.measure(values)
     table = pa.table(
         {
             "series_id": ids,
@@ -48,8 +48,8 @@ def draw_table(config: SeriesConfig, seed: int, first: int, count: int) -> pa.Ta
                 fields=list(schema.field("parameters").type),
             ),
             "values": _lists(values),
-            "truth": SINGLE.truth(measures, config.length),
-            "margins": SINGLE.margins(measures),
+            "truth": task.truth(measures, config.length),
+            "margins": task.margins(measures),
             "measures": pa.StructArray.from_arrays(
                 [pa.array(column) for column in measures.values()],
                 fields=list(schema.field("measures").type),

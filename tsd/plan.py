@@ -74,8 +74,8 @@ def plan(recipe: Recipe, stage: str) -> str:
 
 def _generate(recipe: Recipe) -> tuple[list[str], float | None]:
     count = recipe.series.count
-    drawing.draw_table(recipe.series, recipe.seed, 0, 8)  # the first call is slow: it is not the rate
-    seconds = _time(lambda: drawing.draw_table(recipe.series, recipe.seed, 0, drawing.BLOCK))
+    drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, 8)  # the first call is slow: it is not the rate
+    seconds = _time(lambda: drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, drawing.BLOCK))
     size = count * recipe.series.length / 2**20
     said = f"draw {count:,} series of {recipe.series.length} points, {size:,.1f} MiB of values"
     return [said], STAGE_SECONDS + seconds * count / drawing.BLOCK / _cores()
@@ -84,7 +84,7 @@ def _generate(recipe: Recipe) -> tuple[list[str], float | None]:
 def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     count, teacher = recipe.series.count, recipe.teacher
     if isinstance(teacher, RulesTeacher):
-        sample = drawing.draw_table(recipe.series, recipe.seed, 0, SAMPLE)
+        sample = drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, SAMPLE)
         rules = make_teacher(recipe)
         each = _time(lambda: rules.annotate(sample)) / len(sample)
         seconds = STAGE_SECONDS + each * count / _cores()
@@ -201,7 +201,7 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
 
 def _sample(recipe: Recipe) -> pa.Table:
     """Prompts and completions as the rules teacher gives them, for the first series of the study."""
-    series = drawing.draw_table(recipe.series, recipe.seed, 0, min(SAMPLE, recipe.series.count))
+    series = drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, min(SAMPLE, recipe.series.count))
     described = Rules(RulesTeacher(), recipe.asks, recipe.seed).annotate(series)
     prompts = [recipe.asks.student_prompt(values) for values in series["values"].to_pylist()]
     return pa.table({"prompt": prompts, "completion": described["text"]})

@@ -101,6 +101,8 @@ class PlotConfig(Section):
     """Pixels; with fewer, the axes' words leave no room for the line."""
     height: Annotated[int, Field(ge=128, le=4096)] = 224
     """Pixels."""
+    store: bool = False
+    """Keep the plots on disk, too."""
 
 
 def _known_facet(name: str) -> str:

@@ -24,6 +24,13 @@ EXAMPLES = pa.schema(
     ]
 )
 
+PLOTS = pa.schema(
+    [
+        pa.field("series_id", pa.int64(), nullable=False),
+        pa.field("png", pa.binary(), nullable=False),
+    ]
+)
+
 REJECTS = pa.schema(
     [
         pa.field("series_id", pa.int64(), nullable=False),

@@ -4,10 +4,11 @@ In: rows with a `labels` and a `truth` struct, one field a facet of the task. Ou
 It does not read text: what a reply says was turned into labels before it came here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,10 @@ from tsd.schema import ALL_RIGHT, VALID, score_names
 from tsd.tasks import Task
 
 CONFIDENCE = 0.95
+CELL = "/"  # between the classes of one combination
 
 Truth: TypeAlias = pa.Table | Sequence[Mapping[str, str | None]]
+Tally: TypeAlias = dict[str, Any]  # see `tally`; in JSON's types
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,54 @@ def accuracy(hits: npt.NDArray[np.bool_]) -> Interval:
     return Interval(right / len(hits), float(ends.low), float(ends.high))
 
 
+def tally(task: Task, series: pa.Table) -> Tally:
+    """Count the classes of all rows, and of the test split how often each combination of classes stands.
+
+    series: columns `split` and `truth`. Tallies of several tables add up, see `add`: nobody has to read all of
+    a large dataset again to know its classes and baselines.
+    """
+    frame = _truth_frame(task, series)
+    test = frame.filter(pl.Series(series["split"].to_numpy(zero_copy_only=False) == "test"))
+    cells = test.group_by(task.names).len().sort(task.names)
+    return {
+        "classes": {
+            facet.name: {name: int((frame[facet.name] == name).sum()) for name in facet.classes}
+            for facet in task.facets
+        },
+        "test": {CELL.join(cell): count for *cell, count in cells.iter_rows()},
+    }
+
+
+def add(tallies: Iterable[Tally]) -> Tally:
+    """The tally of all rows together."""
+    classes: dict[str, Counter[str]] = defaultdict(Counter)
+    test: Counter[str] = Counter()
+    for one in tallies:
+        for facet, counts in one["classes"].items():
+            classes[facet].update(counts)
+        test.update(one["test"])
+    return {
+        "classes": {facet: dict(counts) for facet, counts in classes.items()},
+        "test": dict(sorted(test.items())),
+    }
+
+
+def about(task: Task, counted: Tally) -> dict[str, Any]:
+    """What goes with a dataset of series: the share of every class, and the baselines of its test split."""
+    shares = {
+        facet: {name: count / max(1, sum(counts.values())) for name, count in counts.items()}
+        for facet, counts in counted["classes"].items()
+    }
+    cells = [
+        (dict(zip(task.names, cell.split(CELL), strict=True)), count) for cell, count in counted["test"].items()
+    ]
+    frame = pl.DataFrame(
+        [{**cell, "len": count} for cell, count in cells],
+        schema={**dict.fromkeys(task.names, pl.String), "len": pl.Int64},
+    )
+    return {"classes": shares, "baselines": _baselines(task, frame) if cells else None}
+
+
 def baselines(task: Task, truth: Truth) -> dict[str, dict[str, float]]:
     """What one would score without reading the series: by facet, and for all of them at once.
 
@@ -85,14 +136,18 @@ def baselines(task: Task, truth: Truth) -> dict[str, dict[str, float]]:
     `majority` and `given` are chosen on the very rows that they are compared with: they are
     the best that such a guess could do, which is generous to the baseline and hard on the student.
     """
-    frame = _truth_frame(task, truth)
-    found = {}
+    return _baselines(task, _truth_frame(task, truth).group_by(task.names).len())
+
+
+def _baselines(task: Task, cells: pl.DataFrame) -> dict[str, dict[str, float]]:
+    """cells: a column a facet and `len`, how many rows have these classes."""
+    found: dict[str, dict[str, float]] = {}
     for facet in task.facets:
-        found[facet.name] = {"chance": 1 / len(facet.classes), "majority": _best_guess(frame, facet.name)}
+        found[facet.name] = {"chance": 1 / len(facet.classes), "majority": _best_guess(cells, facet.name)}
         if facet.given:
-            found[facet.name]["given"] = _best_guess(frame, facet.name, given=facet.given)
+            found[facet.name]["given"] = _best_guess(cells, facet.name, given=facet.given)
     chance = 1 / prod(len(facet.classes) for facet in task.facets)
-    found[ALL_RIGHT] = {"chance": chance, "majority": _best_guess(frame, *task.names)}
+    found[ALL_RIGHT] = {"chance": chance, "majority": _best_guess(cells, *task.names)}
     return found
 
 
@@ -125,8 +180,8 @@ def _truth_frame(task: Task, truth: Truth) -> pl.DataFrame:
     return frame
 
 
-def _best_guess(frame: pl.DataFrame, *asked: str, given: str | None = None) -> float:
+def _best_guess(cells: pl.DataFrame, *asked: str, given: str | None = None) -> float:
     """The accuracy of the most frequent answer to `asked`, chosen anew for each class of `given`."""
-    cells = frame.group_by(*asked, *([given] if given else [])).len()
-    best = cells.group_by(given).agg(pl.col("len").max()) if given else cells.select(pl.col("len").max())
-    return int(best["len"].sum()) / frame.height
+    answers = cells.group_by(*asked, *([given] if given else [])).agg(pl.col("len").sum())
+    best = answers.group_by(given).agg(pl.col("len").max()) if given else answers.select(pl.col("len").max())
+    return int(best["len"].sum()) / int(cells["len"].sum())

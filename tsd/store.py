@@ -9,10 +9,12 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,25 @@ from tsd.errors import DataError, StorageError
 from tsd.schema import conform, fingerprint
 
 MANIFEST = "manifest.json"
-KEY = b"tsd.key"
+KEY, NOTE = b"tsd.key", b"tsd.note"
+PART_NAME = re.compile(r"part-(\d{8})\.parquet")
+READERS = 16  # files that are read at once: an object store answers each after a while
 
 
 def digest(value: object) -> str:
     """A short digest of anything that JSON can hold: recipes, parents, lists of them."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part that is there. What an earlier start wrote has no sha256 yet: it would have to be read for it."""
+
+    rows: int
+    sha256: str | None = None
+    note: Any = None
+    """What its writer knows of it, in JSON's types: counts, so that nobody has to read all rows for them."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,11 @@ class Dataset:
     def parts(self) -> int:
         """How many parts there are; they are numbered from 0."""
         return len(self.manifest["parts"])
+
+    @property
+    def about(self) -> Any:
+        """What the stage that made it wrote of it."""
+        return self.manifest["about"]
 
     @property
     def digest(self) -> str:
@@ -89,25 +108,31 @@ def find_finished(folder: str, schema: pa.Schema, key: str) -> Dataset | None:
     return None
 
 
-def finished_parts(folder: str, key: str) -> dict[int, int]:
-    """Parts that are already there, as {index: rows}."""
+def finished_parts(folder: str, key: str) -> dict[int, Part]:
+    """Parts that are already there, by index; their footers are read, several at once."""
     files, root = filesystem(folder)
-    found = {}
-    for info in files.get_file_info(fs.FileSelector(root, allow_not_found=True)):
-        if info.base_name.startswith("part-") and info.base_name.endswith(".parquet"):
-            with files.open_input_file(info.path) as source:
-                footer = pq.read_metadata(source)
-            _require_key(folder, footer.metadata.get(KEY, b"").decode(), key)
-            found[int(info.base_name[5:13])] = footer.num_rows
-    return found
+
+    def look(path: str) -> Part:
+        with files.open_input_file(path) as source:
+            footer = pq.read_metadata(source)
+        metadata = footer.metadata or {}
+        _require_key(folder, metadata.get(KEY, b"").decode(), key)
+        return Part(footer.num_rows, note=json.loads(metadata.get(NOTE, b"null")))
+
+    listed = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
+    paths = {int(name[1]): info.path for info in listed if (name := PART_NAME.fullmatch(info.base_name))}
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip(paths, pool.map(look, paths.values()), strict=True))
 
 
-def write_part(folder: str, index: int, table: pa.Table, schema: pa.Schema, key: str) -> None:
-    """Write one part, whole or not at all."""
-    table = conform(table, schema).replace_schema_metadata({KEY: key.encode()})
+def write_part(folder: str, index: int, table: pa.Table, schema: pa.Schema, key: str, note: Any = None) -> Part:
+    """Write one part, whole or not at all, with a note of its own in the footer."""
+    metadata = {KEY: key.encode(), NOTE: json.dumps(note).encode()}
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_bytes(folder, part_name(index), sink.getvalue())
+    pq.write_table(conform(table, schema).replace_schema_metadata(metadata), sink, compression="zstd")
+    content = sink.getvalue()
+    write_bytes(folder, part_name(index), content)
+    return Part(len(table), hashlib.sha256(content).hexdigest(), note)
 
 
 def read_part(folder: str, index: int, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
@@ -118,24 +143,36 @@ def read_part(folder: str, index: int, schema: pa.Schema, columns: Sequence[str]
     return table.replace_schema_metadata() if columns else conform(table.replace_schema_metadata(), schema)
 
 
-def commit(folder: str, schema: pa.Schema, key: str, parts: int, parents: Mapping[str, str]) -> Dataset:
+def commit(
+    folder: str,
+    schema: pa.Schema,
+    key: str,
+    parts: int,
+    parents: Mapping[str, str],
+    known: Mapping[int, Part] | None = None,
+    about: Any = None,
+) -> Dataset:
     """Write the manifest over parts 0 to `parts` - 1, which makes them a dataset.
 
-    parents: the digest of each dataset that this one was made from, by name.
+    parents: the digest of each dataset that this one was made from, by name. known: the parts, where the caller
+    has them; else they are looked up. about: what goes with the dataset, in JSON's types.
     Raises DataError where a part is missing.
     """
-    found = finished_parts(folder, key)
+    found = finished_parts(folder, key) if known is None else known
     missing = sorted(set(range(parts)) - set(found))
     if missing:
         raise DataError(f"{folder} cannot be finished: parts {missing[:5]} are missing")
+    with ThreadPoolExecutor(READERS) as pool:
+        digests = pool.map(lambda index: found[index].sha256 or _part_digest(folder, index), range(parts))
     manifest = {
         "schema": fingerprint(schema),
         "key": key,
         "parents": dict(parents),
-        "rows": sum(found[index] for index in range(parts)),
+        "about": about,
+        "rows": sum(found[index].rows for index in range(parts)),
         "parts": [
-            {"name": part_name(index), "rows": found[index], "sha256": _part_digest(folder, index)}
-            for index in range(parts)
+            {"name": part_name(index), "rows": found[index].rows, "sha256": sha256}
+            for index, sha256 in enumerate(digests)
         ],
         "versions": {"tsd": tsd.__version__, "pyarrow": pa.__version__},
     }

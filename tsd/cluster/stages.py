@@ -4,8 +4,10 @@ Each finished part is on disk before Ray hears of it, so a stage that was stoppe
 are missing, and any number of workers gives the same files.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,38 +15,56 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from tsd import drawing, store
+from tsd import drawing, scoring, store
 from tsd.curation import curate as curate_table
 from tsd.errors import InputError
+from tsd.plots import render
 from tsd.progress import Reporter, Step
 from tsd.recipe import Recipe
-from tsd.schema import EXAMPLES, REJECTS
+from tsd.schema import EXAMPLES, PLOTS, REJECTS
 from tsd.teachers import make_teacher
 
-Work = Callable[[int], int]  # make one part, return its rows
+Parts = dict[int, store.Part]
+Work = Callable[[int], Sequence[store.Part]]  # make one part of every output
+MOST_TASKS = 4096  # of one stage; with more parts than that, a task makes several
 
 
 def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
-    """Draw the series and measure their truth."""
-    folder, key = f"{recipe.folder}/series", series_key(recipe)
-    schema = recipe.asks.tables.series
+    """Draw the series and measure their truth; the shares of their classes and the baselines go with them."""
+    folder, key, schema = f"{recipe.folder}/series", series_key(recipe), recipe.asks.tables.series
     done = store.find_finished(folder, schema, key)
     per_part = recipe.series.blocks_per_part * drawing.BLOCK
     count = recipe.series.count
 
-    def work(part: int) -> int:
+    def work(part: int) -> list[store.Part]:
         first = part * per_part
-        table = drawing.draw_table(recipe.series, recipe.seed, first, min(per_part, count - first))
-        store.write_part(folder, part, table, schema, key)
-        return len(table)
+        table = drawing.draw_table(recipe.asks, recipe.series, recipe.seed, first, min(per_part, count - first))
+        return [store.write_part(folder, part, table, schema, key, scoring.tally(recipe.asks, table))]
 
     with reporter.stage("Draw series", count, "series") as step:
         if done:
             step.skip(done.rows)
             return done
         parts = -(-count // per_part)
-        _run(work, parts, [store.finished_parts(folder, key)], step)
-        return store.commit(folder, schema, key, parts, {})
+        (made,) = _run(work, parts, [store.finished_parts(folder, key)], step)
+        counted = scoring.add(made[part].note for part in range(parts))
+        return store.commit(folder, schema, key, parts, {}, made, scoring.about(recipe.asks, counted))
+
+
+def draw_plots(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store.Dataset:
+    """Keep the plots on disk; a teacher needs none of them, it is shown its own."""
+    folder, key = f"{recipe.folder}/plots", store.digest(["plots", recipe.plots.model_dump(), series.digest])
+    done = store.find_finished(folder, PLOTS, key)
+
+    def work(part: int) -> list[store.Part]:
+        return [store.write_part(folder, part, plot_table(recipe, series.read_part(part)), PLOTS, key)]
+
+    with reporter.stage("Draw plots", series.rows, "plots") as step:
+        if done:
+            step.skip(done.rows)
+            return done
+        (made,) = _run(work, series.parts, [store.finished_parts(folder, key)], step)
+        return store.commit(folder, PLOTS, key, series.parts, {"series": series.digest}, made)
 
 
 def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store.Dataset:
@@ -53,19 +73,17 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
     schema = recipe.asks.tables.annotations
     done = store.find_finished(folder, schema, key)
 
-    def work(part: int) -> int:
-        teacher = make_teacher(recipe)
-        table = teacher.annotate(series.read_part(part))
-        store.write_part(folder, part, table, schema, key)
-        return len(table)
+    def work(part: int) -> list[store.Part]:
+        table = make_teacher(recipe).annotate(series.read_part(part))
+        return [store.write_part(folder, part, table, schema, key)]
 
     with reporter.stage(f"Ask the teacher ({recipe.teacher.name})", series.rows, "replies") as step:
         if done:
             step.skip(done.rows)
             return done
         make_teacher(recipe)  # a missing key is said here, not by a worker
-        _run(work, series.parts, [store.finished_parts(folder, key)], step)
-        return store.commit(folder, schema, key, series.parts, {"series": series.digest})
+        (made,) = _run(work, series.parts, [store.finished_parts(folder, key)], step)
+        return store.commit(folder, schema, key, series.parts, {"series": series.digest}, made)
 
 
 def curate(
@@ -77,23 +95,24 @@ def curate(
     key = store.digest(["curate", recipe.asks.version, recipe.curation.model_dump(), parents])
     done = store.find_finished(kept, EXAMPLES, key), store.find_finished(rejected, REJECTS, key)
 
-    def work(part: int) -> int:
+    def work(part: int) -> list[store.Part]:
         examples, rejects = curate_table(
             recipe.asks, annotations.read_part(part), series.read_part(part), recipe.curation
         )
-        store.write_part(kept, part, examples, EXAMPLES, key)
-        store.write_part(rejected, part, rejects, REJECTS, key)
-        return len(examples) + len(rejects)
+        return [
+            store.write_part(kept, part, examples, EXAMPLES, key),
+            store.write_part(rejected, part, rejects, REJECTS, key),
+        ]
 
     with reporter.stage("Curate", annotations.rows, "replies") as step:
         if done[0] and done[1]:
             step.skip(done[0].rows + done[1].rows)
             return done[0], done[1]
         both = [store.finished_parts(kept, key), store.finished_parts(rejected, key)]
-        _run(work, series.parts, both, step)
+        good, bad = _run(work, series.parts, both, step)
         return (
-            store.commit(kept, EXAMPLES, key, series.parts, parents),
-            store.commit(rejected, REJECTS, key, series.parts, parents),
+            store.commit(kept, EXAMPLES, key, series.parts, parents, good),
+            store.commit(rejected, REJECTS, key, series.parts, parents, bad),
         )
 
 
@@ -184,13 +203,22 @@ class Decoder:
 def test_series(recipe: Recipe, series: store.Dataset) -> pa.Table:
     """The first test series by id, as many as the recipe evaluates on. Raises InputError if there are fewer."""
     wanted = recipe.evaluation.series
-    rows = series.read(["series_id", "split", "values", "truth"])
-    test = rows.filter(pc.equal(rows["split"], "test")).slice(0, wanted)
-    if len(test) < wanted:
-        raise InputError(
-            f"evaluation.series asks for {wanted:,} test series and there are {len(test):,}: raise series.count"
-        )
-    return test.combine_chunks()
+    found: list[pa.Table] = []
+    for part in range(series.parts):
+        rows = series.read_part(part, ["series_id", "split", "values", "truth", "margins"])
+        found.append(rows.filter(pc.equal(rows["split"], "test")))
+        if sum(map(len, found)) >= wanted:
+            return pa.concat_tables(found).slice(0, wanted).combine_chunks()
+    raise InputError(
+        f"evaluation.series asks for {wanted:,} test series and there are {sum(map(len, found)):,}: "
+        "raise series.count"
+    )
+
+
+def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
+    """The plot of each series, as a teacher would be shown it."""
+    values = np.stack([row.values.to_numpy() for row in series["values"]])
+    return pa.table({"series_id": series["series_id"], "png": pa.array(render(values, recipe.plots), pa.binary())})
 
 
 def predictions_key(recipe: Recipe, run: str, series: store.Dataset) -> str:
@@ -218,17 +246,25 @@ def annotations_key(recipe: Recipe, series: store.Dataset) -> str:
     )
 
 
-def _run(work: Work, parts: int, finished: Sequence[dict[int, int]], step: Step) -> None:
-    """Make the parts that not all of the outputs have yet."""
+def _run(work: Work, parts: int, finished: Sequence[Parts], step: Step) -> list[Parts]:
+    """Make the parts that not all of the outputs have yet. Returns the parts of each output, old and new."""
     there = [part for part in range(parts) if all(part in found for found in finished)]
-    step.skip(sum(found[part] for part in there for found in finished))
-    missing = sorted(set(range(parts)) - set(there))
-    if not missing:
-        return
+    step.skip(sum(found[part].rows for part in there for found in finished))
+    missing = np.setdiff1d(np.arange(parts), there)
+    if len(missing) == 0:
+        return list(finished)
 
     def make(batch: dict[str, Any]) -> dict[str, Any]:
-        return {"rows": np.array([work(int(part)) for part in batch["item"]])}
+        made = [json.dumps([asdict(one) for one in work(int(part))]) for part in missing[batch["id"]]]
+        return {"part": missing[batch["id"]], "made": made}
 
-    rows = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(make, batch_size=1)
+    found = [dict(old) for old in finished]
+    tasks = min(len(missing), MOST_TASKS)
+    # Ray Data carries numbers of parts and what was counted in them: its memory does not grow with the series.
+    rows = ray.data.range(len(missing), override_num_blocks=tasks).map_batches(make, batch_size=1)
     for row in rows.iter_rows():
-        step.advance(row["rows"])
+        made = [store.Part(**one) for one in json.loads(row["made"])]
+        for output, one in zip(found, made, strict=True):
+            output[int(row["part"])] = one
+        step.advance(sum(one.rows for one in made))
+    return found

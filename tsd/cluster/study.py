@@ -27,8 +27,10 @@ from tsd.errors import InputError
 from tsd.progress import Reporter, Step, clock
 from tsd.recipe import Recipe, to_yaml
 from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
+from tsd.tasks import Task
 
 SAMPLES = 8
+RARE = 0.1  # share of a class below which a warning is due
 RESAMPLES = 100
 TRAINING, DECODING = "Train the students", "Decode"
 
@@ -52,8 +54,13 @@ class Study:
             step.advance(1, self.recipe.tracking.uri)
 
     def generate(self) -> store.Dataset:
-        """Draw the series."""
-        return self._timed("Draw series", lambda: stages.generate(self.recipe, self.reporter))
+        """Draw the series and say how their classes came out; keep their plots where the recipe asks for it."""
+        series = self._timed("Draw series", lambda: stages.generate(self.recipe, self.reporter))
+        for line in class_lines(self.recipe.asks, series.about["classes"]):
+            self.reporter.say(f"  {line}")
+        if self.recipe.plots.store:
+            self._timed("Draw plots", lambda: stages.draw_plots(self.recipe, series, self.reporter))
+        return series
 
     def annotate(self) -> store.Dataset:
         """Ask the teacher; the series must be there."""
@@ -324,6 +331,26 @@ def run(recipe: Recipe, reporter: Reporter) -> None:
         study.evaluate()
         study.report()
     reporter.say(f"Everything in {clock(time.monotonic() - started)}")
+
+
+def class_lines(task: Task, shares: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The table of classes, a line a facet, and a warning for each class that is rare."""
+    wide = max(map(len, task.names))
+    lines = [
+        f"{facet:<{wide}}  " + "  ".join(f"{name} {share:5.1%}" for name, share in shares[facet].items())
+        for facet in task.names
+    ]
+    rare = [
+        f"{facet} {name} ({share:.1%})"
+        for facet in task.names
+        for name, share in shares[facet].items()
+        if share < RARE
+    ]
+    if rare:
+        lines.append(
+            f"[yellow]rare classes, hard for students to learn:[/] {', '.join(rare)}; see series in the recipe"
+        )
+    return lines
 
 
 def require_examples(recipe: Recipe, examples: store.Dataset) -> None:
