@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tsd import store
+from tsd import scoring, store
 from tsd.schema import EXAMPLES, REJECTS
 from tsd.tasks import SINGLE
 
@@ -119,6 +119,23 @@ def test_every_table_of_a_study_has_its_schema_and_counts_its_rows(undisturbed: 
     }
     assert rows["series"] == rows["annotations"] == rows["examples"] + rows["rejects"] == 6000
     assert rows["runs"] == 2
+
+
+def test_the_class_table_is_printed_and_goes_with_the_series_beside_their_baselines(
+    undisturbed: tuple[Path, str],
+) -> None:
+    study, printed = undisturbed
+    lines = [line.split() for line in printed.splitlines()]
+    series = store.open_dataset(str(study / "series"), SINGLE.tables.series)
+    rows = series.read()
+    shares = scoring.class_table(SINGLE, rows)
+    assert series.about["classes"] == shares
+    test = rows.filter([split == "test" for split in rows["split"].to_pylist()])
+    assert series.about["baselines"] == scoring.baselines(SINGLE, test)
+    for facet, classes in SINGLE.classes.items():
+        (said,) = (line for line in lines if line[:2] == [facet, classes[0]])
+        assert said[1::2] == list(classes)
+        assert said[2::2] == [f"{shares[facet][name]:.1%}" for name in classes]
 
 
 def test_the_runs_stand_in_mlflow_below_their_study(undisturbed: tuple[Path, str]) -> None:

@@ -18,7 +18,6 @@ import ray
 from tsd import drawing, scoring, store
 from tsd.curation import curate as curate_table
 from tsd.errors import InputError
-from tsd.plots import render
 from tsd.progress import Reporter, Step
 from tsd.recipe import Recipe
 from tsd.schema import EXAMPLES, PLOTS, REJECTS
@@ -217,6 +216,8 @@ def test_series(recipe: Recipe, series: store.Dataset) -> pa.Table:
 
 def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
     """The plot of each series, as a teacher would be shown it."""
+    from tsd.plots import render  # matplotlib: workers that draw no plots are ready sooner without it
+
     values = np.stack([row.values.to_numpy() for row in series["values"]])
     return pa.table({"series_id": series["series_id"], "png": pa.array(render(values, recipe.plots), pa.binary())})
 

@@ -1,0 +1,136 @@
+"""The whole Ray Data path, drawing to Parquet: how fast, with how much memory, and whether it stays in proportion.
+
+Draws 1 and 5 million series of the laptop recipe through `tsd generate`'s own stage on a local Ray, after a small
+draw that starts the workers, and watches the memory of the driver and all that it started. About three minutes
+and 2 GB of disk, deleted afterwards. Writes data_plane.json and data_plane.png beside itself.
+
+    python benchmarks/data_plane.py [--check]
+"""
+
+import io
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from matplotlib.figure import Figure
+from measured import Bound, finish, show
+from rich.console import Console
+
+from tsd.cluster import stages
+from tsd.cluster.session import session
+from tsd.progress import Reporter
+from tsd.recipe import load
+
+MILLION = 1_000_000
+COUNTS = (MILLION, 5 * MILLION)
+BLOCKS_PER_PART = 32
+GIB = 2**30
+
+
+class Memory:
+    """Samples the proportional set size of this process and all below it, so that shared pages count once."""
+
+    def __init__(self, every: float = 0.5) -> None:
+        self.samples: list[tuple[float, float]] = []  # seconds since the start, GiB
+        self.every = every
+        self.ended = threading.Event()
+
+    def __enter__(self) -> "Memory":
+        self.started = time.perf_counter()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join(10)
+
+    @property
+    def peak(self) -> float:
+        """The most that was seen, in GiB."""
+        return max(used for _, used in self.samples)
+
+    def _watch(self) -> None:
+        while not self.ended.is_set():
+            self.samples.append((time.perf_counter() - self.started, _used() / GIB))
+            self.ended.wait(self.every)
+
+
+def _used() -> int:
+    """Bytes of this process and its descendants."""
+    total = 0
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            total += process.memory_full_info().pss
+        except psutil.Error:  # it ended meanwhile
+            continue
+    return total
+
+
+def draw(count: int, folder: str) -> dict[str, Any]:
+    """Draw so many series and say what it took."""
+    recipe = load(
+        "laptop", [f"series.count={count}", f"series.blocks_per_part={BLOCKS_PER_PART}", f"out={folder}"]
+    )
+    with Memory() as memory:
+        started = time.perf_counter()
+        stages.generate(recipe, Reporter(Console(file=io.StringIO())))
+        seconds = time.perf_counter() - started
+    files = list(Path(recipe.folder, "series").glob("*.parquet"))
+    return {
+        "series": count,
+        "seconds": seconds,
+        "series_per_second": count / seconds,
+        "peak_gib": memory.peak,
+        "files": len(files),
+        "bytes_per_series": sum(file.stat().st_size for file in files) / count,
+        "memory": memory.samples,
+    }
+
+
+def main() -> None:
+    """Draw, print, keep, check."""
+    with session():
+        with tempfile.TemporaryDirectory() as folder:
+            draw(4 * BLOCKS_PER_PART * 1024, folder)
+        results = []
+        for count in COUNTS:
+            with tempfile.TemporaryDirectory() as folder:
+                results.append(draw(count, folder))
+    curves = [result.pop("memory") for result in results]
+    show("Series through Ray Data to Parquet", results)
+    picture(curves).savefig(Path(__file__).with_suffix(".png"), dpi=120)
+    small, large = results
+    finish(
+        __file__,
+        {"blocks_per_part": BLOCKS_PER_PART, "results": results},
+        [
+            Bound("seconds for 1 million series", small["seconds"], most=90),
+            Bound(
+                "seconds for 5 million over seconds for 1 million", large["seconds"] / small["seconds"], 3.75, 6.25
+            ),
+            Bound("GiB at most, 1 million", small["peak_gib"], most=4),
+            Bound("GiB at most, 5 million", large["peak_gib"], most=4),
+            Bound("memory of 5 million over that of 1 million", large["peak_gib"] / small["peak_gib"], most=1.25),
+        ],
+    )
+
+
+def picture(curves: list[list[tuple[float, float]]]) -> Figure:
+    """Memory over time, a line a draw."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.add_subplot(xlabel="seconds", ylabel="GiB, driver and workers", ylim=(0, 4.2))
+    for count, curve in zip(COUNTS, curves, strict=True):
+        axes.plot(*zip(*curve, strict=True), label=f"{count // MILLION} million series")
+    axes.axhline(4, color="0.6", linewidth=0.8, linestyle="--", label="bound")
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
