@@ -14,6 +14,7 @@ from tsd import report
 from tsd.report import Sample, Study
 from tsd.scaling import FittedLaw, Law
 from tsd.schema import score_names
+from tsd.scoring import Clear, Interval
 from tsd.tasks import SINGLE
 
 SIZES = {"small": 30_000, "large": 300_000}
@@ -101,6 +102,7 @@ STUDY = Study(
     samples=[sample()],
     seconds={"Draw series": 6.0, "Train": 72.0, "Decode": 12.0},
     useful_share=0.8,
+    clear={"trend": Clear(0.04, Interval(0.97, 0.95, 0.98)), "noise": Clear(1.0, None)},
     classes={facet: dict(zip(classes, (0.5, 0.3, 0.2), strict=True)) for facet, classes in SINGLE.classes.items()},
     curated={"kept": 900, "contradicts the measured noise": 100},
     facts={"Machine": "2 cores"},
@@ -386,3 +388,11 @@ def test_without_a_law_the_picture_has_neither_its_curves_nor_its_legend() -> No
 
 def test_the_same_study_gives_the_same_page() -> None:
     assert report.write(STUDY) == report.write(STUDY)
+
+
+def test_near_ties_are_set_aside_facet_by_facet() -> None:
+    told = (row for row in read(STUDY).cells if row[0] in ("trend", "noise") and len(row) == 4)
+    cells = {row[0]: row[1:] for row in told if row[1][0].isdigit()}
+    assert cells["trend"][0] == "4.0"
+    assert "97.0" in cells["trend"][2]
+    assert cells["noise"][2] == "–"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsd.schema import score_names
-from tsd.scoring import Interval, accuracy, baselines, class_table, score
+from tsd.scoring import Clear, Interval, about, accuracy, add, baselines, class_table, score, tally, without_ties
 from tsd.tasks import SINGLE
 
 Row = Mapping[str, str | None]
@@ -184,3 +184,27 @@ def test_no_truth_has_no_baseline() -> None:
         baselines(SINGLE, [])
     with pytest.raises(ValueError, match="at least one row"):
         class_table(SINGLE, SINGLE.tables.predictions.empty_table())
+
+
+def test_near_ties_are_set_aside_facet_by_facet_whatever_the_order() -> None:
+    said = predictions([FALLING, RISING, RISING], [RISING, RISING, RISING])
+    clear = {"trend": 5.0, "noise": 5.0, "maximum": 5.0, "minimum": 5.0}
+    margins = pa.table(
+        {"series_id": [2, 0, 1], "margins": [clear, {**clear, "trend": 0.5}, {**clear, "noise": 0.0}]}
+    )
+    found = without_ties(SINGLE, said, margins)
+    assert (found["trend"].ties, found["trend"].accuracy.value) == (pytest.approx(1 / 3), 1.0)  # type: ignore[union-attr]
+    assert (found["noise"].ties, found["noise"].accuracy.value) == (pytest.approx(1 / 3), 0.5)  # type: ignore[union-attr]
+    assert found["maximum"] == Clear(0.0, score(said)["maximum"])
+    with pytest.raises(ValueError, match="1 predictions have no margins"):
+        without_ties(SINGLE, said, margins.slice(1))
+
+
+@given(truths)
+def test_tallies_of_parts_add_up_to_the_shares_and_baselines_of_the_whole(truth: list[Row]) -> None:
+    rows = pa.table({"split": ["test"] * len(truth), "truth": pa.array(truth, SINGLE.tables.labels)})
+    middle = len(truth) // 2
+    parts = [part for part in (rows.slice(0, middle), rows.slice(middle)) if len(part)]
+    told = about(SINGLE, add(tally(SINGLE, part) for part in parts))
+    assert told["classes"] == class_table(SINGLE, rows)
+    assert told["baselines"] == baselines(SINGLE, rows)

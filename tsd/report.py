@@ -19,6 +19,7 @@ from tsd.progress import clock
 from tsd.runs import Run, in_order, loss_of, mean_curve, students_of
 from tsd.scaling import PARAMETERS, FittedLaw
 from tsd.schema import ALL_RIGHT, VALID
+from tsd.scoring import Clear
 from tsd.tasks import Task
 
 MOST_TOLD = 4  # facets in the line on the best student; of more, only all at once is told
@@ -61,6 +62,8 @@ class Study:
     """Wall seconds by stage, in order."""
     useful_share: float
     """Share of the wall time in which students were trained or decoded, 0 to 1."""
+    clear: dict[str, Clear]
+    """The best student by facet, near ties set aside; see `tsd.scoring.without_ties`."""
     classes: dict[str, dict[str, float]]
     """Share of every class of every facet, over all series."""
     curated: dict[str, int]

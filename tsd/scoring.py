@@ -56,6 +56,35 @@ def score(predictions: pa.Table) -> dict[str, Interval]:
     return {name: accuracy(hits[name].to_numpy()) for name in score_names(facets)}
 
 
+@dataclass(frozen=True)
+class Clear:
+    """A facet without its near ties: their share of all rows, and the accuracy on the others."""
+
+    ties: float
+    accuracy: Interval | None
+    """None where every row is a near tie."""
+
+
+def without_ties(task: Task, predictions: pa.Table, margins: pa.Table) -> dict[str, Clear]:
+    """Each facet's accuracy on the rows that are no near tie; see `Facet.margin` and `Facet.tie`.
+
+    predictions: has `series_id`, `labels` and `truth`. margins: has `series_id` and `margins`, of the same series
+    in any order. A facet without a margin is left out.
+    """
+    frame = pl.DataFrame(predictions.select(["series_id", "labels", "truth"]))
+    rows = frame.join(pl.DataFrame(margins.select(["series_id", "margins"])), on="series_id", how="inner")
+    if rows.height != frame.height:
+        raise ValueError(f"{frame.height - rows.height} predictions have no margins")
+    found = {}
+    for facet in task.facets:
+        if facet.margin is None:
+            continue
+        clear = rows.filter(pl.col("margins").struct.field(facet.name) >= facet.tie)
+        hits = clear.select(_hit(facet.name)).to_series().to_numpy()
+        found[facet.name] = Clear(1 - clear.height / rows.height, accuracy(hits) if clear.height else None)
+    return found
+
+
 def _label(facet: str) -> pl.Expr:
     return pl.col("labels").struct.field(facet)
 

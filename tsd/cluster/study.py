@@ -210,10 +210,16 @@ class Study:
             samples=self._samples(runs, test, annotations),
             seconds=seconds,
             useful_share=useful_share(recipe, runs, seconds),
-            classes=scoring.class_table(recipe.asks, series.read(["truth"])),
+            clear=self._clear(runs, test),
+            classes=series.about["classes"],
             curated={"kept": kept, **reasons},
             facts=self._facts(series, test),
         )
+
+    def _clear(self, runs: pa.Table, test: pa.Table) -> dict[str, scoring.Clear]:
+        folder = f"{self.recipe.folder}/predictions/{reporting.best(runs)['run_id']}"
+        said = store.open_dataset(folder, self.tables.predictions).read()
+        return scoring.without_ties(self.recipe.asks, said, test)
 
     def _samples(self, runs: pa.Table, test: pa.Table, annotations: store.Dataset) -> list[reporting.Sample]:
         """Test series with what the teacher and the best student said of them: half of them its mistakes."""

@@ -49,30 +49,32 @@ def sentences(text: str, known: Sequence[str]) -> list[str]:
 
 def _by_topic(pairs: Iterable[tuple[str, object]], known: Collection[str]) -> dict[str, str]:
     topics: dict[str, list[str]] = {}
-    for topic, said in _named(pairs, ""):
-        if topic in known:
-            topics.setdefault(topic, []).append(said)
+    for topic, said in _named(pairs, known, ""):
+        topics.setdefault(topic, []).append(said)
     return {topic: "\n".join(said) for topic, said in topics.items()}
 
 
-def _named(pairs: Iterable[tuple[str, object]], whose: str) -> Iterator[tuple[str, str]]:
+def _named(pairs: Iterable[tuple[str, object]], known: Collection[str], whose: str) -> Iterator[tuple[str, str]]:
     """Topic and text of each pair; a key may name one of two series, as may the key of an object around it."""
     for key, value in pairs:
         name = " ".join(key.lower().replace("_", " ").split())
         series = _WHOSE.match(name)
-        if series:
-            name = name[series.end() :]
-            if not name and isinstance(value, dict) and not whose:
-                yield from _named(value.items(), f"{series[1]} ")
-                continue
-        key_said = _KEY.fullmatch(name)
-        if key_said is None:
+        if series and series.end() == len(name) and isinstance(value, dict) and not whose:
+            yield from _named(value.items(), known, f"{series[1]} ")
             continue
-        said = _plain(value)
-        if key_said[1].startswith(("max", "min")):
-            said = f"{key_said[1]}: {said}"
-        topic = _TOPIC_OF.get(key_said[1][:3], key_said[1])
-        yield (f"{series[1]} " if series else whose) + topic, said
+        topic, lead = _topic(name[series.end() :] if series else name)
+        topic = (f"{series[1]} " if series else whose) + topic
+        if topic in known:
+            yield topic, lead + _plain(value)
+
+
+def _topic(name: str) -> tuple[str, str]:
+    """The topic that a key means, and what has to be said before its text to keep the key's sense."""
+    means = _KEY.fullmatch(name)
+    if means is None:
+        return name, ""
+    lead = f"{means[1]}: " if means[1].startswith(("max", "min")) else ""
+    return _TOPIC_OF.get(means[1][:3], means[1]), lead
 
 
 def _plain(value: object, depth: int = 0) -> str:

@@ -55,11 +55,13 @@ def read_trend(text: str) -> Reading:
     return _one_direction(overall or named)
 
 
-_THIRD = re.compile(
-    r"\b(?:(?P<beginning>(?:first|initial|beginning|opening) third|third 1)"
+_WHICH = (
+    r"(?:(?P<beginning>(?:first|initial|beginning|opening) third|third 1)"
     r"|(?P<middle>(?:second|middle|central|mid) third|third 2)"
-    r"|(?P<end>(?:third|last|final|end|closing) third|third 3))\b"
+    r"|(?P<end>(?:third|last|final|end|closing) third|third 3))"
 )
+_THIRD = re.compile(rf"\b{_WHICH}\b")
+_IN_THIRD = re.compile(rf"\b(?:in|during|over|for|within|throughout) (?:the|its) {_WHICH}\b")
 _CLAUSE = re.compile(r"[.,;]|\b(?:then|before|but|while|whereas|and)\b")
 
 
@@ -70,8 +72,7 @@ def read_thirds(text: str) -> dict[str, Reading]:
     for clause in _CLAUSE.split(text):
         thirds = {found.lastgroup or "" for found in _THIRD.finditer(clause)}
         for third in thirds:
-            # What is said of two thirds at once ("flat in the first and the last third") is parted by its "and".
-            said[third].add(read_trend(clause).label or "")
+            said[third].add(read_trend(_IN_THIRD.sub(" ", clause)).label or "")
     return {third: _one_third(labels) for third, labels in said.items()}
 
 

@@ -69,6 +69,7 @@ def _third_facet(whose: str, third: str) -> Facet:
         read=lambda text: read_thirds(text)[third],
         classify=lambda measures, _: truth.direction(measures[measured]),
         margin=lambda measures: truth.distance(np.abs(measures[measured]), (truth.TREND_MARGIN,)),
+        tie=1.0,
     )
 
 
@@ -110,6 +111,7 @@ PAIR = Task(
                 measures["above_share"] > SHARES[1], 0, np.where(measures["above_share"] < SHARES[0], 1, 2)
             ),
             margin=lambda measures: truth.distance(measures["above_share"], SHARES),
+            tie=0.03,
         ),
     ),
     measure=measure,

@@ -52,6 +52,7 @@ def noise_facet(whose: str = "") -> Facet:
         read=read_noise,
         classify=lambda measures, _: truth.level(measures[measured]),
         margin=lambda measures: truth.distance(measures[measured], truth.NOISE_LEVELS),
+        tie=0.3,
     )
 
 
@@ -68,6 +69,7 @@ def extremum_facet(which: str, whose: str = "", given: str | None = None) -> Fac
         read=lambda text: read_extrema(text)[which],
         classify=lambda measures, length: truth.place(measures[f"{prefix}arg{which[:3]}"], length),
         margin=lambda measures: measures[f"{prefix}{which}_lead"].astype(np.float32),
+        tie=2.0,
         given=given,
     )
 
@@ -94,6 +96,7 @@ SINGLE = Task(
             read=read_trend,
             classify=lambda measures, _: truth.direction(measures["trend_delta"]),
             margin=lambda measures: truth.distance(np.abs(measures["trend_delta"]), (truth.TREND_MARGIN,)),
+            tie=1.0,
         ),
         noise_facet(),
         extremum_facet("maximum", given="trend"),

@@ -41,6 +41,8 @@ class Facet:
     """Measures and points a series -> indices into classes, (batch,)."""
     margin: Callable[[Measures], npt.NDArray[np.float32]] | None = None
     """How far the measure is from where the class would change, (batch,); None where that has no sense."""
+    tie: float = 0.0
+    """A margin below this is a near tie, where a class says little."""
     given: str | None = None
     """A facet of the same task that gives this one away, for the baseline that knows it."""
 
