@@ -5,6 +5,7 @@ import hashlib
 import pyarrow as pa
 
 from tsd.errors import DataError
+from tsd.series.processes import own_ranges
 
 SPLITS = ("train", "validation", "test")
 
@@ -19,6 +20,9 @@ FACETS: dict[str, tuple[str, ...]] = {
 # What a run is scored by: one accuracy a facet, all four at once, and how often the reply could be read.
 SCORES = (*FACETS, "all_four", "valid")
 
+# What every series is drawn with, and what only some processes have (null in the others' rows).
+PARAMETERS = ("level", "drift", "swing", "sigma", "tau", *own_ranges())
+
 LABELS = pa.struct([(facet, pa.string()) for facet in FACETS])
 
 SERIES = pa.schema(
@@ -28,7 +32,7 @@ SERIES = pa.schema(
         pa.field("process", pa.string(), nullable=False),
         pa.field(
             "parameters",
-            pa.struct([(name, pa.float32()) for name in ("level", "drift", "sigma", "tau")]),
+            pa.struct([(name, pa.float32()) for name in PARAMETERS]),
             nullable=False,
         ),
         pa.field("values", pa.list_(pa.uint8()), nullable=False),
@@ -41,6 +45,8 @@ SERIES = pa.schema(
                     ("noise_rms", pa.float32()),
                     ("argmax", pa.int32()),
                     ("argmin", pa.int32()),
+                    ("maximum_lead", pa.float32()),
+                    ("minimum_lead", pa.float32()),
                 ]
             ),
             nullable=False,

@@ -1,154 +1,162 @@
-"""Draw mean-reverting series: a study seed and a range of ids in, parameters and integers 0–99 out.
+"""Mean-reverting processes: their own parameters in, the curve of the mean and its shocks out; plain numpy.
 
-A series depends on (seed, series_id) alone: ids are drawn in blocks of `BLOCK`, each block from its own
-counter-based generator, so any number of workers and any restart give the same bytes.
+Arrays of points are time-major, (length, batch) float32: each step in time is one contiguous operation over
+the batch. How large a curve is drawn, and how many value units one shock is worth, is decided in `design`.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from tsd.draws import SERIES as SERIES_STREAM
-from tsd.draws import generator
-from tsd.recipe import SeriesConfig
-from tsd.schema import SERIES, SPLITS, conform
-from tsd.series.truth import WINDOW, classify, cubic_basis, label_structs, measure
-
-VERSION = "ou-1"  # part of the dataset's key: change it with anything that changes a byte
-BLOCK = 1024  # ids drawn from one generator; part of what a series is, never a tuning knob
-TOP = 99  # the largest value
-
-TREND_SIGNS = np.array([1.0, -1.0, 0.0])
-CENTRE = (35.0, 65.0)  # where the mean lies half way, in value units: leaves room for drift and noise
+Array: TypeAlias = npt.NDArray[np.float32]
+Own: TypeAlias = Mapping[str, Array]  # a process's own parameters by name, (batch,) each
+# (own, time (length, 1) from 0 to 1, shocks (length, batch) of unit variance, generator) -> curve of the mean,
+# (length, batch) or (length, 1), of size about 1. It may change the shocks in place and keeps their variance.
+Curve: TypeAlias = Callable[[Own, Array, Array, np.random.Generator], Array]
 
 
-def draw_table(config: SeriesConfig, seed: int, first: int, count: int) -> pa.Table:
-    """Draw the series with ids `first` to `first + count - 1` as a table with the `SERIES` schema."""
-    blocks = [draw_block(config, seed, block) for block in range(first // BLOCK, -(-(first + count) // BLOCK))]
-    parameters = {
-        name: np.concatenate([block.parameters[name] for block in blocks]) for name in blocks[0].parameters
-    }
-    values = np.concatenate([block.values for block in blocks])
-    skipped = first % BLOCK
-    kept = slice(skipped, skipped + count)
-    values = values[kept]
-    ids = np.arange(first, first + count, dtype=np.int64)
-    measures = measure(values)
-    table = pa.table(
-        {
-            "series_id": ids,
-            "split": pa.array(np.array(SPLITS)[split_of(ids, config.split)], pa.string()),
-            "process": pa.repeat(pa.scalar("ou"), count),
-            "parameters": pa.StructArray.from_arrays(
-                [pa.array(column[kept], pa.float32()) for column in parameters.values()],
-                fields=list(SERIES.field("parameters").type),
-            ),
-            "values": _lists(values),
-            "truth": label_structs(classify(measures, config.length)),
-            "measures": pa.StructArray.from_arrays(
-                [pa.array(column) for column in measures.values()],
-                fields=list(SERIES.field("measures").type),
-            ),
-        }
-    )
-    return conform(table, SERIES)
+class Span(NamedTuple):
+    """A parameter is drawn uniformly between low and high; a recipe may set those between least and most."""
+
+    low: float
+    high: float
+    least: float
+    most: float
 
 
 @dataclass(frozen=True)
-class Block:
-    """`BLOCK` series: parameters (BLOCK,) float32 each; values (BLOCK, length) uint8."""
+class Process:
+    """One kind of series: its curve, and the ranges of the parameters that the curve reads."""
 
-    parameters: dict[str, npt.NDArray[np.float32]]
-    values: npt.NDArray[np.uint8]
+    curve: Curve
+    ranges: Mapping[str, Span] = field(default_factory=dict)
+    swings: bool = False
+    """Whether the curve comes on top of a linear drift with a size of its own; else it carries the drift."""
 
 
-def draw_block(config: SeriesConfig, seed: int, block: int) -> Block:
-    """Draw one block of Ornstein–Uhlenbeck series around a linear mean.
+def linear(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """A straight line: the paper's process."""
+    return time - np.float32(0.5)
 
-    A noise class and a trend class are drawn first, then the parameters that make them likely; the class that
-    counts is measured afterwards, on the integers.
+
+def fixed(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """No drift at all: the trend is where the path wandered to."""
+    return np.zeros_like(time)
+
+
+def saturating(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """Fast at first, then levelling off: 1 − exp(−t / saturation_time)."""
+    rate = 1 / own["saturation_time"]
+    curve: Array = np.expm1(-rate * time) / np.expm1(-rate) - np.float32(0.5)
+    return curve
+
+
+def piecewise(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """Straight lines from 0 over two knots and back to 0."""
+    first, second = own["knot_first"], own["knot_second"]
+    up, down = own["bend_first"], own["bend_second"]
+    slopes = (up / first, (down - up) / (second - first), -down / (1 - second))
+    curve = slopes[0] * time
+    curve += (slopes[1] - slopes[0]) * np.maximum(time - first, 0)
+    curve += (slopes[2] - slopes[1]) * np.maximum(time - second, 0)
+    return curve
+
+
+def switching(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """Two levels, switched between at random with a constant rate (a telegraph process)."""
+    switched = rng.random(shocks.shape, np.float32) < own["switches"] / np.float32(len(time))
+    switched[0] = rng.random(shocks.shape[1], np.float32) < 0.5  # where it begins
+    odd = np.bitwise_xor.accumulate(switched, axis=0)
+    return odd.astype(np.float32) - np.float32(0.5)
+
+
+def shift(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """One level before `shift_at`, another after it."""
+    return (time >= own["shift_at"]).astype(np.float32) - np.float32(0.5)
+
+
+def season(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """A cosine with a period that is a share of the length; its phase is where in time the first peak lies."""
+    turn = np.float32(2 * np.pi)
+    curve: Array = np.cos(turn / own["season_period"] * (time - own["season_phase"])) / np.float32(2)
+    return curve
+
+
+def student_t(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """A straight line with heavy-tailed shocks: Student's t by the polar method of Bailey (1994, eq. 3)."""
+    freedom = own["tail_freedom"]
+    radius = 1 - rng.random(shocks.shape, np.float32)  # within (0, 1]: its logarithm is finite
+    np.log(radius, out=radius)
+    radius *= -2 / freedom
+    np.expm1(radius, out=radius)
+    radius *= freedom - 2  # ν, and divided by the variance ν / (ν − 2)
+    np.sqrt(radius, out=radius)
+    angle = rng.random(shocks.shape, np.float32)
+    angle *= np.float32(2 * np.pi)
+    np.multiply(radius, np.cos(angle, out=angle), out=shocks)
+    return linear(own, time, shocks, rng)
+
+
+def volatile(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """A straight line with shocks whose variance clusters: GARCH(1, 1) of unit variance (Bollerslev 1986)."""
+    reaction = own["volatility_reaction"]
+    memory = own["volatility_memory"] - reaction  # the two sum to how long a burst is remembered
+    floor = 1 - own["volatility_memory"]
+    variance = np.ones_like(reaction)
+    for shock in shocks:
+        shock *= np.sqrt(variance)
+        variance = floor + reaction * shock**2 + memory * variance
+    return linear(own, time, shocks, rng)
+
+
+PROCESSES: dict[str, Process] = {
+    "linear": Process(linear),
+    "fixed": Process(fixed),
+    "saturating": Process(saturating, {"saturation_time": Span(0.1, 0.6, 0.01, 10)}),
+    "piecewise": Process(
+        piecewise,
+        {
+            "knot_first": Span(0.05, 0.45, 0.01, 0.49),
+            "knot_second": Span(0.55, 0.95, 0.51, 0.99),
+            "bend_first": Span(-1, 1, -1, 1),
+            "bend_second": Span(-1, 1, -1, 1),
+        },
+        swings=True,
+    ),
+    "switching": Process(switching, {"switches": Span(1.5, 5, 0, 100)}, swings=True),
+    "shift": Process(shift, {"shift_at": Span(0.15, 0.85, 0.01, 0.99)}),
+    "season": Process(
+        season, {"season_period": Span(0.2, 2, 0.01, 10), "season_phase": Span(0, 1, 0, 1)}, swings=True
+    ),
+    "student_t": Process(student_t, {"tail_freedom": Span(3, 8, 2.1, 1000)}),
+    "volatile": Process(
+        volatile,
+        {"volatility_reaction": Span(0.1, 0.3, 0, 0.5), "volatility_memory": Span(0.9, 0.98, 0.5, 0.999)},
+    ),
+}
+
+
+def own_ranges(names: Iterable[str] | None = None) -> dict[str, Span]:
+    """The parameters that only some processes have, with their default ranges."""
+    processes = PROCESSES.values() if names is None else (PROCESSES[name] for name in names)
+    return {name: span for process in processes for name, span in process.ranges.items()}
+
+
+def ornstein_uhlenbeck(shocks: Array, tau: npt.NDArray[np.floating]) -> Array:
+    """Filter shocks of unit variance into stationary paths of unit variance, in place, by the exact transition.
+
+    shocks: (length, batch); tau: (batch,) mean-reversion time in points. Over one point the path keeps
+    exp(−1 / tau) of its distance from the mean and gains variance 1 − exp(−2 / tau) (Gillespie 1996, eq. 1.9).
     """
-    rng = generator(seed, SERIES_STREAM, block)
-    noise = rng.choice(3, BLOCK, p=config.noise_shares)  # index into low, medium, high
-    trend = rng.choice(3, BLOCK, p=config.trend_shares)  # index into increasing, decreasing, flat
-    wanted_rms = _log_uniform(rng, np.array(config.noise_rms)[noise])  # (BLOCK,) value units
-    tau = _log_uniform(rng, np.array(config.tau)[noise]) * config.length  # (BLOCK,) points
-    grid, residual, end_difference = stationary_factors(config.length)
-    sigma = wanted_rms / np.interp(tau, grid, residual)  # (BLOCK,) stationary standard deviation
-    # Drift is measured against how far the noise alone moves the two ends apart.
-    spread = sigma * np.interp(tau, grid, end_difference)
-    size = rng.uniform(*config.drift, BLOCK) + config.drift_per_spread * spread
-    drift = TREND_SIGNS[trend] * size  # (BLOCK,) value units from first point to last
-    level = rng.uniform(*CENTRE, BLOCK)
-    mean = level[:, None] + drift[:, None] * np.linspace(-0.5, 0.5, config.length)
-    shocks = rng.standard_normal((BLOCK, config.length))
-    values = np.clip(np.rint(mean + sigma[:, None] * ornstein_uhlenbeck(shocks, tau)), 0, TOP)
-    parameters = {"level": level, "drift": drift, "sigma": sigma, "tau": tau}
-    return Block({name: column.astype(np.float32) for name, column in parameters.items()}, values.astype(np.uint8))
-
-
-def ornstein_uhlenbeck(shocks: npt.NDArray[np.float64], tau: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A stationary path of unit variance for each row of standard normals, by the exact transition.
-
-    shocks: (batch, length); tau: (batch,) mean-reversion time in points.
-    """
-    decay = np.exp(-1.0 / tau)
-    fresh = np.sqrt(1.0 - decay**2)
-    path = np.empty_like(shocks)
-    path[:, 0] = shocks[:, 0]
-    for i in range(1, shocks.shape[1]):
-        path[:, i] = decay * path[:, i - 1] + fresh * shocks[:, i]
-    return path
-
-
-@lru_cache(maxsize=16)
-def stationary_factors(length: int) -> tuple[npt.NDArray[np.float64], ...]:
-    """How a unit-variance OU path measures, in expectation, as a function of tau.
-
-    Returns a grid of tau in points, the root mean square of the residual of a cubic fit, and the standard
-    deviation of the difference between the means of the two ends; (grid,) each. With covariance
-    S_ij = exp(−|i−j|/tau) and the cubic projector P: tr((I − P) S) / length, and wᵀ S w.
-    """
-    grid = np.geomspace(0.001, 2.0, 80) * length
-    lag = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
-    basis = cubic_basis(length)
-    left_over = np.eye(length) - basis @ basis.T
-    window = max(1, round(WINDOW * length))
-    weights = np.zeros(length)
-    weights[:window] -= 1 / window
-    weights[-window:] += 1 / window
-    residual, difference = [], []
-    for tau in grid:
-        covariance = np.exp(-lag / tau)
-        residual.append(np.sqrt((left_over * covariance).sum() / length))
-        difference.append(np.sqrt(weights @ covariance @ weights))
-    return grid, np.array(residual), np.array(difference)
-
-
-def split_of(ids: npt.NDArray[np.int64], shares: tuple[float, float, float]) -> npt.NDArray[np.intp]:
-    """The split of each id as an index into `SPLITS`: a hash of the id, the same in every study.
-
-    The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014).
-    """
-    with np.errstate(over="ignore"):
-        z = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    uniform = (z >> np.uint64(11)).astype(np.float64) / 2.0**53
-    return np.searchsorted(np.cumsum(shares)[:2], uniform, side="right")
-
-
-def _log_uniform(rng: np.random.Generator, bounds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """bounds: (batch, 2), both positive."""
-    low, high = bounds[:, 0], bounds[:, 1]
-    drawn: npt.NDArray[np.float64] = low * (high / low) ** rng.random(len(bounds))
-    return drawn
-
-
-def _lists(values: npt.NDArray[np.uint8]) -> pa.ListArray:
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values).reshape(-1)))
+    decay = np.exp(-1 / tau.astype(np.float64))
+    shocks[1:] *= np.sqrt(1 - decay**2).astype(np.float32)
+    decay, kept = decay.astype(np.float32), np.empty_like(shocks[0])
+    before = shocks[0]
+    for now in shocks[1:]:
+        np.multiply(before, decay, out=kept)
+        now += kept
+        before = now
+    return shocks

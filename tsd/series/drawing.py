@@ -1,0 +1,243 @@
+"""Draw series: a study seed and a range of ids in, a table of parameters, integers 0–99 and their truth out.
+
+A series depends on (seed, series_id) alone: ids are drawn in blocks of `BLOCK`, each block from its own
+counter-based generator, so any number of workers and any restart give the same bytes. Of a block's candidates
+those are kept that make the classes even.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from tsd.draws import SERIES as SERIES_STREAM
+from tsd.draws import generator
+from tsd.recipe import SeriesConfig
+from tsd.schema import FACETS, SERIES, SPLITS, conform
+from tsd.series.design import Wishes, design
+from tsd.series.processes import PROCESSES, Array, ornstein_uhlenbeck, own_ranges
+from tsd.series.truth import TOP, classify, label_structs, measure
+
+VERSION = "mix-1"  # part of the dataset's key: change it with anything that changes a byte
+BLOCK = 1024  # ids drawn from one generator; part of what a series is, never a tuning knob
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Series drawn together, in the order of their ids.
+
+    values: the points of all series, one series after the other, uint8; lengths: (batch,) int32;
+    process: (batch,) index into the names of `PROCESSES`; parameters: (batch,) float32 each, NaN where a
+    process has none; measures and classes: (batch,) each, as `tsd.series.truth` returns them.
+    """
+
+    values: npt.NDArray[np.uint8]
+    lengths: npt.NDArray[np.int32]
+    process: npt.NDArray[np.intp]
+    parameters: Columns
+    measures: Columns
+    classes: Columns
+
+
+def draw_table(config: SeriesConfig, seed: int, first: int, count: int) -> pa.Table:
+    """Draw the series with ids `first` to `first + count - 1` as a table with the `SERIES` schema."""
+    ids = np.arange(first, first + count, dtype=np.int64)
+    blocks = [draw_block(config, seed, block) for block in range(first // BLOCK, -(-(first + count) // BLOCK))]
+    drawn = pa.concat_tables(_columns(block) for block in blocks).slice(first % BLOCK, count)
+    split = pa.array(SPLITS).take(pa.array(split_of(ids, config.split)))
+    table = drawn.append_column("series_id", pa.array(ids)).append_column("split", split)
+    return conform(table.select(SERIES.names), SERIES)
+
+
+def draw_block(config: SeriesConfig, seed: int, block: int) -> Block:
+    """Draw candidates, measure them, and keep the `BLOCK` of them that make the classes even."""
+    rng = generator(seed, SERIES_STREAM, block)
+    candidates = _plan(config, rng, ceil(BLOCK * config.oversampling))
+    groups = [_realise(config, rng, plan) for plan in candidates]
+    return _keep(groups)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Candidates of one length, in the order of `PROCESSES`, (batch,) each."""
+
+    length: int
+    place: npt.NDArray[np.intp]  # in the block's order of candidates
+    process: npt.NDArray[np.intp]  # index into PROCESSES, ascending
+    wishes: Wishes
+
+
+def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Plan]:
+    """What each candidate is meant to be, in even shares: strata in place of coin tosses."""
+    weights = np.array([config.mix.get(name, 0.0) for name in PROCESSES])
+    process = _stratum(weights, (np.arange(count) + rng.random()) / count)
+    lengths, own, trend, noise = _lattice(rng, count, 4)
+    length = _stratum(np.ones(len(config.lengths)), lengths)
+    wishes = Wishes(
+        _stratum(np.array(config.trend_shares), trend),
+        _stratum(np.array(config.noise_shares), noise),
+        own < config.own_range,
+        np.array([process.swings for process in PROCESSES.values()])[process],
+    )
+    place = rng.permutation(count)
+    plans = []
+    for i, points in enumerate(config.lengths):
+        these = np.flatnonzero(length == i)
+        chosen = Wishes(**{name: column[these] for name, column in vars(wishes).items()})
+        plans.append(Plan(points, place[these], process[these], chosen))
+    return plans
+
+
+def _lattice(rng: np.random.Generator, count: int, dimensions: int) -> npt.NDArray[np.float64]:
+    """Points that fill the unit cube evenly, and any run of them too: (dimensions, count).
+
+    A Kronecker sequence with the steps of Roberts (2018), R_d, shifted at random.
+    """
+    root = 1.5
+    for _ in range(30):
+        root = (1 + root) ** (1 / (dimensions + 1))  # of x**(d + 1) = x + 1
+    steps = root ** -np.arange(1.0, dimensions + 1)
+    return (np.outer(steps, np.arange(count)) + rng.random((dimensions, 1))) % 1
+
+
+def _stratum(shares: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """The class that each uniform number falls into where classes lie side by side, as wide as their shares."""
+    return np.searchsorted(np.cumsum(shares)[:-1] / shares.sum(), uniform, side="right")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Candidates of one length, drawn and measured; values (batch, length) uint8, the rest (batch,) each."""
+
+    plan: Plan
+    values: npt.NDArray[np.uint8]
+    parameters: Columns
+    measures: Columns
+    classes: Columns
+
+
+def _realise(config: SeriesConfig, rng: np.random.Generator, plan: Plan) -> Group:
+    """Draw the candidates' parameters and points, and measure them."""
+    length, batch = plan.length, len(plan.place)
+    own, swings = plan.wishes.own_range, plan.wishes.swings
+    time = np.linspace(0, 1, length, dtype=np.float32)[:, None]
+    shocks = rng.standard_normal((length, batch), np.float32)
+    curve, special = _curves(config, rng, plan.process, time, shocks)
+    sizes = design(config, rng, plan.wishes, curve)
+    sizes = {name: size.astype(np.float32) for name, size in sizes.items()}
+    points = ornstein_uhlenbeck(shocks, sizes["tau"])
+    points *= sizes["sigma"]
+    curve *= np.where(swings, sizes["swing"], sizes["drift"])
+    points += curve
+    points += (time - np.float32(0.5)) * np.where(swings, sizes["drift"], np.float32(0))
+    points += sizes["level"]
+    low = np.where(own, points.min(axis=0), np.float32(0))
+    scale = np.where(own, TOP / (points.max(axis=0) - low), np.float32(1)).astype(np.float32)
+    points -= low
+    points *= scale
+    points += np.float32(0.5)  # rounds, as what follows the point is cut off
+    np.clip(points, 0, TOP + 0.5, out=points)
+    values = points.T.astype(np.uint8, order="C")
+    sizes["level"] = sizes["level"] - low
+    for name in ("level", "drift", "swing", "sigma"):
+        sizes[name] = sizes[name] * scale
+    sizes["swing"] = np.where(swings, sizes["swing"], np.float32(np.nan))
+    measures = measure(values)
+    return Group(plan, values, {**sizes, **special}, measures, classify(measures, length))
+
+
+def _curves(
+    config: SeriesConfig, rng: np.random.Generator, process: npt.NDArray[np.intp], time: Array, shocks: Array
+) -> tuple[Array, Columns]:
+    """The curve of each series' mean, (length, batch), and its process's own parameters; may change the shocks."""
+    curve = np.empty_like(shocks)
+    special = {name: np.full(len(process), np.nan, np.float32) for name in own_ranges()}
+    for i, kind in enumerate(PROCESSES.values()):
+        these = slice(*np.searchsorted(process, [i, i + 1]))
+        if these.start == these.stop:
+            continue
+        for name, span in kind.ranges.items():
+            special[name][these] = rng.uniform(*config.ranges.get(name, span[:2]), these.stop - these.start)
+        own = {name: special[name][these] for name in kind.ranges}
+        curve[:, these] = kind.curve(own, time, shocks[:, these], rng)
+    return curve, special
+
+
+def _keep(groups: list[Group]) -> Block:
+    """The `BLOCK` candidates that make the classes even, in the candidates' order."""
+    place = np.concatenate([group.plan.place for group in groups])
+    order = np.argsort(place)
+
+    def together(columns: list[Columns]) -> Columns:
+        return {name: np.concatenate([each[name] for each in columns])[order] for name in columns[0]}
+
+    classes = together([group.classes for group in groups])
+    measures = together([group.measures for group in groups])
+    cells = np.ravel_multi_index(tuple(classes[facet] for facet in FACETS), [len(c) for c in FACETS.values()])
+    kept = even_out(cells, BLOCK)
+    longest = max(group.plan.length for group in groups)
+    lengths = np.concatenate([np.full(len(group.values), group.plan.length, np.int32) for group in groups])
+    padded = [np.pad(group.values, ((0, 0), (0, longest - group.plan.length))) for group in groups]
+    values = np.concatenate(padded)[order[kept]]
+    lengths = lengths[order[kept]]
+    return Block(
+        values[np.arange(longest) < lengths[:, None]],
+        lengths,
+        np.concatenate([group.plan.process for group in groups])[order[kept]],
+        *(
+            {name: column[kept] for name, column in columns.items()}
+            for columns in (together([group.parameters for group in groups]), measures, classes)
+        ),
+    )
+
+
+def even_out(cells: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
+    """Which candidates are kept: every cell is filled to the same level, with the earliest of its candidates.
+
+    cells: (candidates,) what each candidate is. Returns `count` indices, ascending. What the level leaves over
+    goes to the earliest candidates of the cells that have more.
+    """
+    by_cell = np.argsort(cells, kind="stable")
+    ordered = cells[by_cell]
+    rank = np.empty_like(by_cell)
+    rank[by_cell] = np.arange(len(cells)) - np.searchsorted(ordered, ordered)
+    return np.sort(np.argsort(rank, kind="stable")[:count])
+
+
+def split_of(ids: npt.NDArray[np.int64], shares: tuple[float, float, float]) -> npt.NDArray[np.intp]:
+    """The split of each id as an index into `SPLITS`: a hash of the id, the same in every study.
+
+    The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014).
+    """
+    with np.errstate(over="ignore"):
+        z = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    uniform = (z >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return np.searchsorted(np.cumsum(shares)[:2], uniform, side="right")
+
+
+def _columns(block: Block) -> pa.Table:
+    """A block in Arrow: every column of `SERIES` that does not depend on the ids."""
+    structs = {
+        name: pa.StructArray.from_arrays(
+            [pa.array(columns[field.name], field.type, from_pandas=True) for field in SERIES.field(name).type],
+            fields=list(SERIES.field(name).type),
+        )
+        for name, columns in (("parameters", block.parameters), ("measures", block.measures))
+    }
+    offsets = np.concatenate([[0], np.cumsum(block.lengths)]).astype(np.int32)
+    return pa.table(
+        {
+            "process": pa.array(list(PROCESSES)).take(pa.array(block.process)),
+            "values": pa.ListArray.from_arrays(offsets, pa.array(block.values)),
+            "truth": label_structs(block.classes),
+            **structs,
+        }
+    )
