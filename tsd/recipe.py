@@ -65,27 +65,31 @@ class SeriesConfig(Section):
     """Points in each series; of several lengths, each series has one, all equally often."""
     split: Shares = (0.8, 0.1, 0.1)
     """Shares of train, validation and test."""
-    mix: dict[str, Size] = dict.fromkeys(PROCESSES, 1.0)
+    mix: dict[str, Size] = {name: process.weight for name, process in PROCESSES.items()}
     """How often each process is drawn, relative to the others; tsd/series/processes.py has them all."""
     ranges: dict[str, tuple[float, float]] = {}
     """Other ranges for what only some processes have, such as season_period: [0.3, 2.0]."""
-    own_range: Share = 0.5
+    own_range: Share = 0.4
     """The share of series that are mapped onto 0–99 by their own minimum and maximum; the others keep the
     one scale."""
     oversampling: Annotated[float, Field(ge=1, le=10)] = 1.25
     """Candidates for each series that is kept; the more, the more even are the classes, and the slower."""
-    trend_shares: Shares = (0.27, 0.27, 0.46)
+    trend_shares: Shares = (0.22, 0.22, 0.56)
     """How often a rising, a falling and no drift is drawn; noise moves some of the last into the others."""
-    noise_shares: Shares = (0.34, 0.33, 0.33)
+    noise_shares: Shares = (0.40, 0.37, 0.23)
     """How often low, medium and high noise is drawn."""
-    noise_rms: tuple[Range, Range, Range] = ((0.5, 1.8), (2.3, 10.5), (12.6, 18.0))
+    own_trend_shares: Shares = (0.33, 0.33, 0.34)
+    """trend_shares of series that fill their own range."""
+    own_noise_shares: Shares = (0.60, 0.40, 0.0)
+    """noise_shares of series that fill their own range, which makes flat ones noisier than they were drawn."""
+    noise_rms: tuple[Range, Range, Range] = ((0.6, 1.75), (2.4, 10.2), (13.0, 17.0))
     """Residual around a cubic fit for low, medium and high noise, in value units."""
     tau: tuple[Range, Range, Range] = ((0.2, 0.8), (0.016, 0.31), (0.0055, 0.031))
     """Mean-reversion time for low, medium and high noise, as a fraction of the length. Slow reversion where
     noise is low lets the path wander, so that the trend does not give the extrema away."""
     drift: tuple[Size, Size] = (6.0, 14.0)
     """Size of a drift from first point to last, in value units."""
-    drift_per_spread: Size = 0.4
+    drift_per_spread: Size = 0.5
     """Added to the drift for each value unit by which noise alone moves the two ends apart."""
     own_drift: tuple[Share, Share] = (0.2, 0.8)
     """Size of a drift where a series fills its own range, as a share of what the noise leaves of it."""
@@ -135,7 +139,7 @@ class SeriesConfig(Section):
 
     @model_validator(mode="after")
     def _ranges_are_whole(self) -> Self:
-        for name in ("split", "trend_shares", "noise_shares"):
+        for name in ("split", "trend_shares", "noise_shares", "own_trend_shares", "own_noise_shares"):
             total = sum(getattr(self, name))
             if abs(total - 1) > 1e-6:
                 raise ValueError(f"{name} must sum to 1, not {total:g}")

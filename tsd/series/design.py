@@ -16,6 +16,7 @@ from tsd.series.truth import TOP, end_window, polynomials
 Floats = npt.NDArray[np.float64]
 SIGNS = np.array([1.0, -1.0, 0.0])  # of an increasing, a decreasing and a flat series
 COARSE = 32  # points by which a curve is sized up
+FLAT_TAU = 0.6  # share of the logarithmic range of tau that flat series are drawn from
 SMALLEST = 0.3  # share of the wanted residual that shocks make at the least
 
 
@@ -37,9 +38,17 @@ def design(config: SeriesConfig, rng: np.random.Generator, wishes: Wishes, curve
     """
     length, batch = curve.shape
     own = wishes.own_range
-    wanted = _log_uniform(rng, np.array(config.noise_rms)[wishes.noise])
-    tau = _log_uniform(rng, np.array(config.tau)[wishes.noise]) * length
+    sign = SIGNS[wishes.trend]
     shape = _size_up(curve)
+    still = ~wishes.swings & ((sign == 0) | shape.constant)
+    # Where nothing but shocks can fill a series' own range, they are what high noise is made of.
+    noise = np.where(own & still, 2, wishes.noise)
+    wanted = _log_uniform(np.array(config.noise_rms)[noise], rng.random(batch))
+    # The faster the reversion, the less the ends of a flat series drift apart. What swings may be as fast as
+    # any: its extrema lie where the swing has them, not where the path wanders.
+    bounds = np.array(config.tau)[noise]
+    bounds[wishes.swings, 0] = np.min(config.tau)
+    tau = _log_uniform(bounds, rng.random(batch) * np.where(sign == 0, FLAT_TAU, 1.0)) * length
     grid, residual, ends = stationary_factors(length)
     per_sigma = np.interp(tau, grid, residual)
     sigma = wanted / per_sigma
@@ -47,7 +56,7 @@ def design(config: SeriesConfig, rng: np.random.Generator, wishes: Wishes, curve
     room = np.maximum(TOP - reach * sigma, 0.0)  # what an own range leaves for the mean
     # Drift is measured against how far the noise alone moves the two ends apart.
     small = rng.uniform(*config.drift, batch) + config.drift_per_spread * sigma * np.interp(tau, grid, ends)
-    rise = SIGNS[wishes.trend] * np.where(own, room * rng.uniform(*config.own_drift, batch), small)
+    rise = sign * np.where(own, room * rng.uniform(*config.own_drift, batch), small)
     # A curve that no cubic fits counts as noise: it takes a share of the residual that was wanted, and where a
     # series fills its range, as much as high noise has.
     energy = rng.uniform(*config.swing_share, batch)
@@ -55,9 +64,9 @@ def design(config: SeriesConfig, rng: np.random.Generator, wishes: Wishes, curve
     height = np.where(own, room - np.abs(rise) / 2, np.minimum(room, rng.uniform(*config.swing, batch)))
     limit = most / np.maximum(shape.residual, 1e-6)
     swing = np.where(wishes.swings, np.minimum(height / shape.height, limit), 0.0)
-    carried = np.minimum(np.where(own, np.abs(SIGNS[wishes.trend]) * room, np.abs(rise)) / shape.height, limit)
+    carried = np.minimum(np.where(own, np.abs(sign) * room, np.abs(rise)) / shape.height, limit)
     drift = np.where(
-        wishes.swings, (rise - swing * shape.rise) / shape.line_rise, SIGNS[wishes.trend] * carried
+        wishes.swings, (rise - swing * shape.rise) / shape.line_rise, sign * carried
     )
     curved = shape.residual * np.where(wishes.swings, swing, carried)
     sigma = np.sqrt(np.maximum(wanted**2 - curved**2, (SMALLEST * wanted) ** 2)) / per_sigma
@@ -78,6 +87,7 @@ class Shape:
     residual: Floats  # root mean square of the residual of a cubic fit
     rise: Floats  # difference of the means of the two ends
     height: Floats  # maximum minus minimum, 1 for a constant
+    constant: npt.NDArray[np.bool_]
     line_rise: float
 
 
@@ -96,6 +106,7 @@ def _size_up(curve: Array) -> Shape:
         np.sqrt(np.maximum((coarse**2).sum(axis=0) - explained, 0.0) / COARSE),
         coarse[-window:].mean(axis=0) - coarse[:window].mean(axis=0),
         np.where(height > 0, height, 1.0),
+        height == 0,
         float(line[-window:].mean() - line[:window].mean()),
     )
 
@@ -132,8 +143,7 @@ def path_range(tau: Floats, length: int) -> Floats:
     return 2 * np.sqrt(2 * np.log1p(length / (2 * tau + 1)))
 
 
-def _log_uniform(rng: np.random.Generator, bounds: Floats) -> Floats:
+def _log_uniform(bounds: Floats, uniform: Floats) -> Floats:
     """bounds: (batch, 2), both positive."""
-    low, high = bounds[:, 0], bounds[:, 1]
-    drawn: Floats = low * (high / low) ** rng.random(len(bounds))
+    drawn: Floats = bounds[:, 0] * (bounds[:, 1] / bounds[:, 0]) ** uniform
     return drawn

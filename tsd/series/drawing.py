@@ -76,12 +76,21 @@ def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Pl
     """What each candidate is meant to be, in even shares: strata in place of coin tosses."""
     weights = np.array([config.mix.get(name, 0.0) for name in PROCESSES])
     process = _stratum(weights, (np.arange(count) + rng.random()) / count)
-    lengths, own, trend, noise = _lattice(rng, count, 4)
+    lengths, owns, trend, noise = _lattice(rng, count, 4)
+    own = owns < config.own_range
     length = _stratum(np.ones(len(config.lengths)), lengths)
+
+    def wished(
+        uniform: npt.NDArray[np.float64], shares: tuple[float, ...], own_shares: tuple[float, ...]
+    ) -> npt.NDArray[np.intp]:
+        return np.where(
+            own, _stratum(np.array(own_shares), uniform), _stratum(np.array(shares), uniform)
+        )
+
     wishes = Wishes(
-        _stratum(np.array(config.trend_shares), trend),
-        _stratum(np.array(config.noise_shares), noise),
-        own < config.own_range,
+        wished(trend, config.trend_shares, config.own_trend_shares),
+        wished(noise, config.noise_shares, config.own_noise_shares),
+        own,
         np.array([process.swings for process in PROCESSES.values()])[process],
     )
     place = rng.permutation(count)

@@ -33,6 +33,8 @@ class Process:
 
     curve: Curve
     ranges: Mapping[str, Span] = field(default_factory=dict)
+    weight: float = 1.0
+    """How often it is drawn where a recipe names no mix."""
     swings: bool = False
     """Whether the curve comes on top of a linear drift with a size of its own; else it carries the drift."""
 
@@ -79,9 +81,9 @@ def shift(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Arr
 
 
 def season(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
-    """A cosine with a period that is a share of the length; its phase is where in time the first peak lies."""
+    """A cosine; its period is a share of the length, its phase a share of the period."""
     turn = np.float32(2 * np.pi)
-    curve: Array = np.cos(turn / own["season_period"] * (time - own["season_phase"])) / np.float32(2)
+    curve: Array = np.cos(turn * (time / own["season_period"] - own["season_phase"])) / np.float32(2)
     return curve
 
 
@@ -114,27 +116,28 @@ def volatile(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> 
 
 PROCESSES: dict[str, Process] = {
     "linear": Process(linear),
-    "fixed": Process(fixed),
-    "saturating": Process(saturating, {"saturation_time": Span(0.1, 0.6, 0.01, 10)}),
+    "fixed": Process(fixed, weight=0.5),
+    "saturating": Process(saturating, {"saturation_time": Span(0.15, 0.8, 0.01, 10)}, 0.75),
     "piecewise": Process(
         piecewise,
         {
-            "knot_first": Span(0.05, 0.45, 0.01, 0.49),
-            "knot_second": Span(0.55, 0.95, 0.51, 0.99),
-            "bend_first": Span(-1, 1, -1, 1),
+            "knot_first": Span(0.05, 0.35, 0.01, 0.49),
+            "knot_second": Span(0.7, 0.96, 0.51, 0.99),
+            "bend_first": Span(-0.8, 0.8, -1, 1),
             "bend_second": Span(-1, 1, -1, 1),
         },
-        swings=True,
+        weight=1.5, swings=True,
     ),
     "switching": Process(switching, {"switches": Span(1.5, 5, 0, 100)}, swings=True),
-    "shift": Process(shift, {"shift_at": Span(0.15, 0.85, 0.01, 0.99)}),
+    "shift": Process(shift, {"shift_at": Span(0.2, 0.95, 0.01, 0.99)}, 0.75),
     "season": Process(
-        season, {"season_period": Span(0.2, 2, 0.01, 10), "season_phase": Span(0, 1, 0, 1)}, swings=True
+        season, {"season_period": Span(0.2, 2, 0.01, 10), "season_phase": Span(0, 1, 0, 1)}, weight=1.5, swings=True
     ),
-    "student_t": Process(student_t, {"tail_freedom": Span(3, 8, 2.1, 1000)}),
+    "student_t": Process(student_t, {"tail_freedom": Span(3, 8, 2.1, 1000)}, 0.75),
     "volatile": Process(
         volatile,
-        {"volatility_reaction": Span(0.1, 0.3, 0, 0.5), "volatility_memory": Span(0.9, 0.98, 0.5, 0.999)},
+        {"volatility_reaction": Span(0.1, 0.3, 0, 0.5), "volatility_memory": Span(0.85, 0.97, 0.5, 0.999)},
+        0.75,
     ),
 }
 
