@@ -74,24 +74,24 @@ class SeriesConfig(Section):
     one scale."""
     oversampling: Annotated[float, Field(ge=1, le=10)] = 1.25
     """Candidates for each series that is kept; the more, the more even are the classes, and the slower."""
-    trend_shares: Shares = (0.22, 0.22, 0.56)
+    trend_shares: Shares = (0.31, 0.31, 0.38)
     """How often a rising, a falling and no drift is drawn; noise moves some of the last into the others."""
-    noise_shares: Shares = (0.40, 0.37, 0.23)
+    noise_shares: Shares = (0.50, 0.33, 0.17)
     """How often low, medium and high noise is drawn."""
     own_trend_shares: Shares = (0.33, 0.33, 0.34)
     """trend_shares of series that fill their own range."""
-    own_noise_shares: Shares = (0.60, 0.40, 0.0)
+    own_noise_shares: Shares = (0.65, 0.35, 0.0)
     """noise_shares of series that fill their own range, which makes flat ones noisier than they were drawn."""
     noise_rms: tuple[Range, Range, Range] = ((0.6, 1.75), (2.4, 10.2), (13.0, 17.0))
     """Residual around a cubic fit for low, medium and high noise, in value units."""
     tau: tuple[Range, Range, Range] = ((0.2, 0.8), (0.016, 0.31), (0.0055, 0.031))
     """Mean-reversion time for low, medium and high noise, as a fraction of the length. Slow reversion where
     noise is low lets the path wander, so that the trend does not give the extrema away."""
-    drift: tuple[Size, Size] = (6.0, 14.0)
+    drift: tuple[Size, Size] = (5.0, 11.0)
     """Size of a drift from first point to last, in value units."""
-    drift_per_spread: Size = 0.5
+    drift_per_spread: Size = 0.3
     """Added to the drift for each value unit by which noise alone moves the two ends apart."""
-    own_drift: tuple[Share, Share] = (0.2, 0.8)
+    own_drift: tuple[Share, Share] = (0.05, 0.4)
     """Size of a drift where a series fills its own range, as a share of what the noise leaves of it."""
     swing: tuple[Size, Size] = (8.0, 40.0)
     """Size of the humps, seasons and switches that come on top of a drift, in value units."""

@@ -15,8 +15,8 @@ from tsd.series.truth import TOP, end_window, polynomials
 
 Floats = npt.NDArray[np.float64]
 SIGNS = np.array([1.0, -1.0, 0.0])  # of an increasing, a decreasing and a flat series
-COARSE = 32  # points by which a curve is sized up
-FLAT_TAU = 0.6  # share of the logarithmic range of tau that flat series are drawn from
+COARSE = 16  # points by which a curve is sized up
+FLAT_TAU = (-0.4, 0.5)  # of the logarithmic range of tau, where flat series are drawn from
 SMALLEST = 0.3  # share of the wanted residual that shocks make at the least
 
 
@@ -48,7 +48,8 @@ def design(config: SeriesConfig, rng: np.random.Generator, wishes: Wishes, curve
     # any: its extrema lie where the swing has them, not where the path wanders.
     bounds = np.array(config.tau)[noise]
     bounds[wishes.swings, 0] = np.min(config.tau)
-    tau = _log_uniform(bounds, rng.random(batch) * np.where(sign == 0, FLAT_TAU, 1.0)) * length
+    slow = rng.random(batch)
+    tau = _log_uniform(bounds, np.where(sign == 0, np.interp(slow, (0, 1), FLAT_TAU), slow)) * length
     grid, residual, ends = stationary_factors(length)
     per_sigma = np.interp(tau, grid, residual)
     sigma = wanted / per_sigma
@@ -64,13 +65,14 @@ def design(config: SeriesConfig, rng: np.random.Generator, wishes: Wishes, curve
     height = np.where(own, room - np.abs(rise) / 2, np.minimum(room, rng.uniform(*config.swing, batch)))
     limit = most / np.maximum(shape.residual, 1e-6)
     swing = np.where(wishes.swings, np.minimum(height / shape.height, limit), 0.0)
-    carried = np.minimum(np.where(own, np.abs(sign) * room, np.abs(rise)) / shape.height, limit)
+    carried = np.minimum(np.where(own, np.abs(sign) * room * rng.uniform(0.6, 1, batch), np.abs(rise)) / shape.height, limit)
     drift = np.where(
         wishes.swings, (rise - swing * shape.rise) / shape.line_rise, sign * carried
     )
     curved = shape.residual * np.where(wishes.swings, swing, carried)
     sigma = np.sqrt(np.maximum(wanted**2 - curved**2, (SMALLEST * wanted) ** 2)) / per_sigma
-    coarse = shape.line * np.where(wishes.swings, drift, 0) + shape.curve * np.where(wishes.swings, swing, drift)
+    coarse = shape.curve * np.where(wishes.swings, swing, drift)
+    coarse += shape.line * np.where(wishes.swings, drift, 0)
     low, high = coarse.min(axis=0), coarse.max(axis=0)
     margin = np.minimum((high - low + reach * sigma) / 2, TOP / 2)
     free = np.minimum(TOP / 2 - margin, config.off_centre)
@@ -92,22 +94,22 @@ class Shape:
 
 
 def _size_up(curve: Array) -> Shape:
-    # Plain sums, not matrix products: a library for those may add in another order on another machine.
+    # Plain sums, not matrix products: those may add in another order on more threads.
     at = np.linspace(0, len(curve) - 1, COARSE).astype(int)
     coarse = curve[at].astype(np.float64)
     weights, norms = polynomials(COARSE)
-    explained = sum((weights[:, k, None] * coarse).sum(axis=0) ** 2 / norms[k] for k in range(4))
-    window = end_window(COARSE)
+    explained = np.einsum("kb,k->b", np.einsum("lk,lb->kb", weights, coarse) ** 2, 1 / norms)
+    window = end_window(len(curve))
     line = np.linspace(-0.5, 0.5, COARSE)[:, None]
     height = coarse.max(axis=0) - coarse.min(axis=0)
     return Shape(
         coarse,
         line,
-        np.sqrt(np.maximum((coarse**2).sum(axis=0) - explained, 0.0) / COARSE),
-        coarse[-window:].mean(axis=0) - coarse[:window].mean(axis=0),
+        np.sqrt(np.maximum(np.einsum("lb,lb->b", coarse, coarse) - explained, 0.0) / COARSE),
+        (curve[-window:].sum(axis=0) - curve[:window].sum(axis=0)) / window,
         np.where(height > 0, height, 1.0),
         height == 0,
-        float(line[-window:].mean() - line[:window].mean()),
+        (len(curve) - window) / (len(curve) - 1),
     )
 
 

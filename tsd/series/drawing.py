@@ -5,6 +5,7 @@ counter-based generator, so any number of workers and any restart give the same 
 those are kept that make the classes even.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -111,7 +112,7 @@ def _lattice(rng: np.random.Generator, count: int, dimensions: int) -> npt.NDArr
     for _ in range(30):
         root = (1 + root) ** (1 / (dimensions + 1))  # of x**(d + 1) = x + 1
     steps = root ** -np.arange(1.0, dimensions + 1)
-    return (np.outer(steps, np.arange(count)) + rng.random((dimensions, 1))) % 1
+    return np.modf(np.outer(steps, np.arange(count)) + rng.random((dimensions, 1)))[0]
 
 
 def _stratum(shares: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
@@ -143,21 +144,20 @@ def _realise(config: SeriesConfig, rng: np.random.Generator, plan: Plan) -> Grou
     points *= sizes["sigma"]
     curve *= np.where(swings, sizes["swing"], sizes["drift"])
     points += curve
-    points += (time - np.float32(0.5)) * np.where(swings, sizes["drift"], np.float32(0))
-    points += sizes["level"]
-    low = np.where(own, points.min(axis=0), np.float32(0))
-    scale = np.where(own, TOP / (points.max(axis=0) - low), np.float32(1)).astype(np.float32)
-    points -= low
+    points += np.multiply(time - np.float32(0.5), np.where(swings, sizes["drift"], np.float32(0)), out=curve)
+    low = np.where(own, points.min(axis=0), -sizes["level"])  # what is mapped onto 0
+    scale = np.where(own, TOP / (points.max(axis=0) - low), np.float32(1))
+    # Half a unit more rounds, as what follows the point is cut off.
+    points -= low - np.float32(0.5) / scale
     points *= scale
-    points += np.float32(0.5)  # rounds, as what follows the point is cut off
-    np.clip(points, 0, TOP + 0.5, out=points)
-    values = points.T.astype(np.uint8, order="C")
-    sizes["level"] = sizes["level"] - low
+    np.clip(points, np.float32(0), np.float32(TOP + 0.5), out=points)
+    values = points.astype(np.uint8)  # (length, batch)
+    sizes["level"] = np.where(own, -low, sizes["level"])
     for name in ("level", "drift", "swing", "sigma"):
         sizes[name] = sizes[name] * scale
     sizes["swing"] = np.where(swings, sizes["swing"], np.float32(np.nan))
-    measures = measure(values)
-    return Group(plan, values, {**sizes, **special}, measures, classify(measures, length))
+    measures = measure(values.T)
+    return Group(plan, np.ascontiguousarray(values.T), {**sizes, **special}, measures, classify(measures, length))
 
 
 def _curves(
@@ -179,42 +179,39 @@ def _curves(
 
 def _keep(groups: list[Group]) -> Block:
     """The `BLOCK` candidates that make the classes even, in the candidates' order."""
-    place = np.concatenate([group.plan.place for group in groups])
-    order = np.argsort(place)
+    order = np.argsort(np.concatenate([group.plan.place for group in groups]))
 
-    def together(columns: list[Columns]) -> Columns:
-        return {name: np.concatenate([each[name] for each in columns])[order] for name in columns[0]}
+    def together(column: Callable[[Group], npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        return np.concatenate([column(group) for group in groups])[order]
 
-    classes = together([group.classes for group in groups])
-    measures = together([group.measures for group in groups])
-    cells = np.ravel_multi_index(tuple(classes[facet] for facet in FACETS), [len(c) for c in FACETS.values()])
-    kept = even_out(cells, BLOCK)
+    classes = [together(lambda group, facet=facet: group.classes[facet]) for facet in FACETS]
+    cells = np.ravel_multi_index(classes, [len(names) for names in FACETS.values()]).astype(np.uint16)
+    order = order[even_out(cells, BLOCK)]
+    lengths = together(lambda group: np.full(len(group.values), group.plan.length, np.int32))
     longest = max(group.plan.length for group in groups)
-    lengths = np.concatenate([np.full(len(group.values), group.plan.length, np.int32) for group in groups])
-    padded = [np.pad(group.values, ((0, 0), (0, longest - group.plan.length))) for group in groups]
-    values = np.concatenate(padded)[order[kept]]
-    lengths = lengths[order[kept]]
+    values = together(lambda group: np.pad(group.values, ((0, 0), (0, longest - group.plan.length))))
     return Block(
-        values[np.arange(longest) < lengths[:, None]],
+        values[np.arange(longest) < lengths[:, None]] if len(groups) > 1 else values.reshape(-1),
         lengths,
-        np.concatenate([group.plan.process for group in groups])[order[kept]],
+        together(lambda group: group.plan.process),
         *(
-            {name: column[kept] for name, column in columns.items()}
-            for columns in (together([group.parameters for group in groups]), measures, classes)
+            {name: together(lambda group, part=part, name=name: getattr(group, part)[name]) for name in columns}
+            for part, columns in vars(groups[0]).items()
+            if part in ("parameters", "measures", "classes")
         ),
     )
 
 
-def even_out(cells: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
+def even_out(cells: npt.NDArray[np.uint16], count: int) -> npt.NDArray[np.intp]:
     """Which candidates are kept: every cell is filled to the same level, with the earliest of its candidates.
 
     cells: (candidates,) what each candidate is. Returns `count` indices, ascending. What the level leaves over
     goes to the earliest candidates of the cells that have more.
     """
     by_cell = np.argsort(cells, kind="stable")
-    ordered = cells[by_cell]
-    rank = np.empty_like(by_cell)
-    rank[by_cell] = np.arange(len(cells)) - np.searchsorted(ordered, ordered)
+    sizes = np.bincount(cells)
+    rank = np.empty(len(cells), np.uint16)
+    rank[by_cell] = np.arange(len(cells)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(np.argsort(rank, kind="stable")[:count])
 
 

@@ -24,6 +24,11 @@ PLACES = (
     96 / 128,
 )  # an extremum before the first lies at the beginning, past the second at the end
 
+# glibc hands memory of more than a threshold back to the system at once, and every page of it is paid for again
+# when it is next asked for: that took longer than the measuring. One large block, freed untouched, raises the
+# threshold for good (mallopt(3), M_MMAP_THRESHOLD).
+np.empty(2**24, np.uint8)
+
 
 def measure(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
     """Measure each series.
@@ -41,20 +46,19 @@ def measure(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
 
 def _measure(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
     length = values.shape[1]
-    weights, norms = polynomials(length)
-    window = end_window(length)
-    exact = values.astype(np.float64)
+    weights, norms = _weights(length)
+    turned = np.ascontiguousarray(values.T)  # time-major: each operation runs along the batch
+    exact = turned.astype(np.float64)
     # Integers times integers below 2**53: every sum is exact, in whatever order and on however many threads.
-    sums = exact @ np.column_stack([weights, _ends(length)])
-    squares = np.einsum("ij,ij->i", exact, exact)
+    sums = weights @ exact  # (one a polynomial and one for the ends, batch)
     # The cubic's residual is what its orthogonal polynomials do not explain: no fit per series.
-    energy = squares - (sums[:, : len(norms)] ** 2 / norms).sum(axis=1)
-    # Time-major, in the smallest integers that hold a value and an index.
-    turned = values.T.astype(np.int16 if length < 256 else np.int32, order="C")
-    maximum, argmax = _peaks(turned)
-    minimum, argmin = _peaks(TOP - turned)
+    energy = np.einsum("ij,ij->j", exact, exact) - np.einsum("ij,ij,i->j", sums[:-1], sums[:-1], 1 / norms)
+    # In the smallest integers that hold a value and an index.
+    small = turned.astype(np.int16 if length < 256 else np.int32)
+    maximum, argmax = _peaks(small)
+    minimum, argmin = _peaks(TOP - small)
     return {
-        "trend_delta": (sums[:, -1] / window).astype(np.float32),
+        "trend_delta": (sums[-1] / end_window(length)).astype(np.float32),
         "noise_rms": np.sqrt(np.maximum(energy, 0.0) / length).astype(np.float32),
         "argmax": argmax,
         "argmin": argmin,
@@ -123,12 +127,14 @@ def regions(length: int) -> tuple[int, int]:
     return ceil(PLACES[0] * length), floor(PLACES[1] * length) + 1
 
 
-def _ends(length: int) -> npt.NDArray[np.float64]:
-    """Weights whose sum with a series is the window of its end minus that of its beginning, (length,)."""
-    weights, window = np.zeros(length), end_window(length)
-    weights[-window:] += 1
-    weights[:window] -= 1
-    return weights
+@lru_cache(maxsize=64)
+def _weights(length: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The polynomials and, last, the ends' windows, as rows, (5, length); the polynomials' squared norms."""
+    columns, norms = polynomials(length)
+    ends, window = np.zeros(length), end_window(length)
+    ends[-window:] += 1
+    ends[:window] -= 1
+    return np.vstack([columns.T, ends]), norms
 
 
 def _place(index: npt.NDArray[np.int32], length: int) -> npt.NDArray[np.intp]:
