@@ -20,7 +20,7 @@ from tsd.curation import curate
 from tsd.decoding import decode
 from tsd.recipe import CurationConfig, Student, TrainingConfig, load
 from tsd.schema import FACETS
-from tsd.series.processes import draw_table
+from tsd.series.drawing import draw_table
 from tsd.teachers import make_teacher
 
 STUDENT, EXAMPLES, HELD_OUT = "0.1M", 8000, 500

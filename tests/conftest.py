@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from tsd.curation import curate
 from tsd.recipe import Recipe, load
-from tsd.series.processes import draw_table
+from tsd.series.drawing import draw_table
 from tsd.teachers import make_teacher
 
 # How long an example takes says more of what else the machine does than of the code.

@@ -19,7 +19,7 @@ MODULES = {
 # A module may import what stands in a row above its own, and its own package. ../shared/design.md
 LAYERS = (
     {"tsd"},
-    {"errors", "schema"},
+    {"errors", "schema", "series.processes"},  # the processes name columns of a table and keys of a recipe
     {"store", "recipe", "draws", "progress"},
     {"series", "plots", "language"},
     {"teachers", "curation", "corpus", "students"},
@@ -32,6 +32,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Within a row, one may build on another, never the other way: the reason stands beside it.
 WITHIN_A_ROW = {
     ("schema", "errors"),  # what conform raises
+    ("schema", "series.processes"),  # a series' parameters are those that the processes name
     ("explain", "decoding"),  # an explanation is a decoded reply
     ("plan", "training"),  # the plan measures the matrix rate as the trainer does
 }
@@ -54,8 +55,10 @@ def imported(path: Path) -> set[str]:
 
 
 def room(module: str) -> str:
-    """Which row of the table a module of tsd stands in: its first name below `tsd`."""
-    return module.split(".")[1] if "." in module else module
+    """What a module of tsd stands in the table as: its first name below `tsd`, or its first two."""
+    names = module.split(".")[1:]
+    inner = ".".join(names[:2])
+    return inner if inner in RANK else names[0] if names else module
 
 
 def test_every_module_has_its_place_in_the_layers() -> None:

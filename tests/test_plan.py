@@ -57,10 +57,10 @@ def test_tokens_and_flops_are_those_of_the_real_examples(small, said):
     from tsd import students
     from tsd.corpus import tokenise
     from tsd.language import student_prompt
-    from tsd.series import processes
+    from tsd.series import drawing
     from tsd.teachers import make_teacher
 
-    series = processes.draw_table(small.series, small.seed, 0, 600)
+    series = drawing.draw_table(small.series, small.seed, 0, 600)
     described = make_teacher(RulesTeacher(), small.plots, small.seed).annotate(series)
     prompts = [student_prompt(values) for values in series["values"].to_pylist()]
     examples = pa.table({"prompt": prompts, "completion": described["text"]})

@@ -23,7 +23,7 @@ from tsd.errors import InputError
 from tsd.language import PHRASING_COUNTS, Labels, reply_text, teacher_prompt
 from tsd.recipe import ApiTeacher, ErrorRates, PlotConfig, Recipe, RulesTeacher
 from tsd.schema import FACETS
-from tsd.series.processes import draw_table
+from tsd.series.drawing import draw_table
 from tsd.teachers import make_teacher
 from tsd.teachers.rules import Rules
 

@@ -17,7 +17,7 @@ from tsd.errors import InputError
 from tsd.language import student_prompt, teacher_prompt
 from tsd.progress import clock
 from tsd.recipe import Recipe, RulesTeacher, Student
-from tsd.series import processes
+from tsd.series import drawing
 from tsd.teachers import make_teacher
 
 if TYPE_CHECKING:
@@ -74,24 +74,25 @@ def plan(recipe: Recipe, stage: str) -> str:
 
 def _generate(recipe: Recipe) -> tuple[list[str], float | None]:
     count = recipe.series.count
-    processes.draw_table(recipe.series, recipe.seed, 0, 8)  # the first call is slow: it is not the rate
-    seconds = _time(lambda: processes.draw_table(recipe.series, recipe.seed, 0, processes.BLOCK))
-    size = count * recipe.series.length / 2**20
-    said = f"draw {count:,} series of {recipe.series.length} points, {size:,.1f} MiB of values"
-    return [said], STAGE_SECONDS + seconds * count / processes.BLOCK / _cores()
+    drawing.draw_table(recipe.series, recipe.seed, 0, 8)  # the first call is slow: it is not the rate
+    seconds = _time(lambda: drawing.draw_table(recipe.series, recipe.seed, 0, drawing.BLOCK))
+    size = count * recipe.series.points / 2**20
+    lengths = " or ".join(map(str, recipe.series.lengths))
+    said = f"draw {count:,} series of {lengths} points, {size:,.1f} MiB of values"
+    return [said], STAGE_SECONDS + seconds * count / drawing.BLOCK / _cores()
 
 
 def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     count, teacher = recipe.series.count, recipe.teacher
     if isinstance(teacher, RulesTeacher):
-        sample = processes.draw_table(recipe.series, recipe.seed, 0, SAMPLE)
+        sample = drawing.draw_table(recipe.series, recipe.seed, 0, SAMPLE)
         rules = make_teacher(teacher, recipe.plots, recipe.seed)
         each = _time(lambda: rules.annotate(sample)) / len(sample)
         seconds = STAGE_SECONDS + each * count / _cores()
         return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds
     width, height = recipe.plots.width, recipe.plots.height
     picture = -(-width // PATCH) * -(-height // PATCH)
-    asked = count * (picture + len(teacher_prompt(recipe.series.length)) // LETTERS)
+    asked = count * (picture + len(teacher_prompt(recipe.series.lengths[-1])) // LETTERS)
     replied = count * REPLY_TOKENS
     dollars = (asked * teacher.usd_per_million_input + replied * teacher.usd_per_million_output) / 1e6
     priced = teacher.usd_per_million_input or teacher.usd_per_million_output
@@ -191,7 +192,7 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
 
 def _sample(recipe: Recipe) -> pa.Table:
     """Prompts and completions as the rules teacher gives them, for the first series of the study."""
-    series = processes.draw_table(recipe.series, recipe.seed, 0, min(SAMPLE, recipe.series.count))
+    series = drawing.draw_table(recipe.series, recipe.seed, 0, min(SAMPLE, recipe.series.count))
     described = make_teacher(RulesTeacher(), recipe.plots, recipe.seed).annotate(series)
     prompts = [student_prompt(values) for values in series["values"].to_pylist()]
     return pa.table({"prompt": prompts, "completion": described["text"]})

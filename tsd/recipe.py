@@ -74,22 +74,22 @@ class SeriesConfig(Section):
     one scale."""
     oversampling: Annotated[float, Field(ge=1, le=10)] = 1.25
     """Candidates for each series that is kept; the more, the more even are the classes, and the slower."""
-    trend_shares: Shares = (0.31, 0.31, 0.38)
+    trend_shares: Shares = (0.34, 0.34, 0.32)
     """How often a rising, a falling and no drift is drawn; noise moves some of the last into the others."""
-    noise_shares: Shares = (0.50, 0.33, 0.17)
+    noise_shares: Shares = (0.49, 0.33, 0.18)
     """How often low, medium and high noise is drawn."""
-    own_trend_shares: Shares = (0.33, 0.33, 0.34)
+    own_trend_shares: Shares = (0.28, 0.28, 0.44)
     """trend_shares of series that fill their own range."""
-    own_noise_shares: Shares = (0.65, 0.35, 0.0)
+    own_noise_shares: Shares = (0.60, 0.40, 0.0)
     """noise_shares of series that fill their own range, which makes flat ones noisier than they were drawn."""
     noise_rms: tuple[Range, Range, Range] = ((0.6, 1.75), (2.4, 10.2), (13.0, 17.0))
     """Residual around a cubic fit for low, medium and high noise, in value units."""
     tau: tuple[Range, Range, Range] = ((0.2, 0.8), (0.016, 0.31), (0.0055, 0.031))
     """Mean-reversion time for low, medium and high noise, as a fraction of the length. Slow reversion where
     noise is low lets the path wander, so that the trend does not give the extrema away."""
-    drift: tuple[Size, Size] = (5.0, 11.0)
+    drift: tuple[Size, Size] = (4.5, 9.0)
     """Size of a drift from first point to last, in value units."""
-    drift_per_spread: Size = 0.3
+    drift_per_spread: Size = 0.2
     """Added to the drift for each value unit by which noise alone moves the two ends apart."""
     own_drift: tuple[Share, Share] = (0.05, 0.4)
     """Size of a drift where a series fills its own range, as a share of what the noise leaves of it."""
@@ -106,6 +106,11 @@ class SeriesConfig(Section):
     def lengths(self) -> tuple[int, ...]:
         """Every length, in ascending order."""
         return (self.length,) if isinstance(self.length, int) else tuple(sorted(set(self.length)))
+
+    @property
+    def points(self) -> float:
+        """Points in a series on average."""
+        return sum(self.lengths) / len(self.lengths)
 
     @field_validator("length", mode="plain")
     @classmethod

@@ -20,7 +20,7 @@ from tsd.language import PROMPT_VERSION, parse_reply, student_prompt
 from tsd.progress import Reporter, Step
 from tsd.recipe import Recipe
 from tsd.schema import ANNOTATIONS, EXAMPLES, LABELS, PREDICTIONS, REJECTS, SERIES
-from tsd.series import processes
+from tsd.series import drawing
 from tsd.teachers import make_teacher
 
 Work = Callable[[int], int]  # make one part, return its rows
@@ -30,12 +30,12 @@ def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
     """Draw the series and measure their truth."""
     folder, key = f"{recipe.folder}/series", series_key(recipe)
     done = store.find_finished(folder, SERIES, key)
-    per_part = recipe.series.blocks_per_part * processes.BLOCK
+    per_part = recipe.series.blocks_per_part * drawing.BLOCK
     count = recipe.series.count
 
     def work(part: int) -> int:
         first = part * per_part
-        table = processes.draw_table(recipe.series, recipe.seed, first, min(per_part, count - first))
+        table = drawing.draw_table(recipe.series, recipe.seed, first, min(per_part, count - first))
         store.write_part(folder, part, table, SERIES, key)
         return len(table)
 
@@ -195,7 +195,7 @@ def predictions_key(recipe: Recipe, run: str, series: store.Dataset) -> str:
 
 def series_key(recipe: Recipe) -> str:
     """What makes the series: the generator, the seed and the recipe's section."""
-    return store.digest(["series", processes.VERSION, recipe.seed, recipe.series.model_dump()])
+    return store.digest(["series", drawing.VERSION, recipe.seed, recipe.series.model_dump()])
 
 
 def annotations_key(recipe: Recipe, series: store.Dataset) -> str:

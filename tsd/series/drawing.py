@@ -5,7 +5,6 @@ counter-based generator, so any number of workers and any restart give the same 
 those are kept that make the classes even.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -84,9 +83,7 @@ def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Pl
     def wished(
         uniform: npt.NDArray[np.float64], shares: tuple[float, ...], own_shares: tuple[float, ...]
     ) -> npt.NDArray[np.intp]:
-        return np.where(
-            own, _stratum(np.array(own_shares), uniform), _stratum(np.array(shares), uniform)
-        )
+        return np.where(own, _stratum(np.array(own_shares), uniform), _stratum(np.array(shares), uniform))
 
     wishes = Wishes(
         wished(trend, config.trend_shares, config.own_trend_shares),
@@ -144,7 +141,8 @@ def _realise(config: SeriesConfig, rng: np.random.Generator, plan: Plan) -> Grou
     points *= sizes["sigma"]
     curve *= np.where(swings, sizes["swing"], sizes["drift"])
     points += curve
-    points += np.multiply(time - np.float32(0.5), np.where(swings, sizes["drift"], np.float32(0)), out=curve)
+    if swings.any():
+        points += np.multiply(time - np.float32(0.5), np.where(swings, sizes["drift"], np.float32(0)), out=curve)
     low = np.where(own, points.min(axis=0), -sizes["level"])  # what is mapped onto 0
     scale = np.where(own, TOP / (points.max(axis=0) - low), np.float32(1))
     # Half a unit more rounds, as what follows the point is cut off.
@@ -180,26 +178,29 @@ def _curves(
 def _keep(groups: list[Group]) -> Block:
     """The `BLOCK` candidates that make the classes even, in the candidates' order."""
     order = np.argsort(np.concatenate([group.plan.place for group in groups]))
-
-    def together(column: Callable[[Group], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        return np.concatenate([column(group) for group in groups])[order]
-
-    classes = [together(lambda group, facet=facet: group.classes[facet]) for facet in FACETS]
+    classes = [np.concatenate([group.classes[facet] for group in groups])[order] for facet in FACETS]
     cells = np.ravel_multi_index(classes, [len(names) for names in FACETS.values()]).astype(np.uint16)
-    order = order[even_out(cells, BLOCK)]
-    lengths = together(lambda group: np.full(len(group.values), group.plan.length, np.int32))
+    kept = order[even_out(cells, BLOCK)]
+
+    def together(columns: list[Columns]) -> Columns:
+        return {name: np.concatenate([each[name] for each in columns])[kept] for name in columns[0]}
+
+    lengths = np.concatenate([np.full(len(group.values), group.plan.length, np.int32) for group in groups])[kept]
     longest = max(group.plan.length for group in groups)
-    values = together(lambda group: np.pad(group.values, ((0, 0), (0, longest - group.plan.length))))
+    values = np.concatenate([_padded(group.values, longest) for group in groups])[kept]
     return Block(
-        values[np.arange(longest) < lengths[:, None]] if len(groups) > 1 else values.reshape(-1),
-        lengths,
-        together(lambda group: group.plan.process),
-        *(
-            {name: together(lambda group, part=part, name=name: getattr(group, part)[name]) for name in columns}
-            for part, columns in vars(groups[0]).items()
-            if part in ("parameters", "measures", "classes")
-        ),
+        values=values.reshape(-1) if len(groups) == 1 else values[np.arange(longest) < lengths[:, None]],
+        lengths=lengths,
+        process=np.concatenate([group.plan.process for group in groups])[kept],
+        parameters=together([group.parameters for group in groups]),
+        measures=together([group.measures for group in groups]),
+        classes=together([group.classes for group in groups]),
     )
+
+
+def _padded(values: npt.NDArray[np.uint8], length: int) -> npt.NDArray[np.uint8]:
+    missing = length - values.shape[1]
+    return np.pad(values, ((0, 0), (0, missing))) if missing else values
 
 
 def even_out(cells: npt.NDArray[np.uint16], count: int) -> npt.NDArray[np.intp]:

@@ -51,8 +51,11 @@ def fixed(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Arr
 
 def saturating(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
     """Fast at first, then levelling off: 1 − exp(−t / saturation_time)."""
-    rate = 1 / own["saturation_time"]
-    curve: Array = np.expm1(-rate * time) / np.expm1(-rate) - np.float32(0.5)
+    rate = -1 / own["saturation_time"]
+    curve = np.exp(rate * time)
+    curve -= 1
+    curve /= np.expm1(rate)
+    curve -= np.float32(0.5)
     return curve
 
 
@@ -93,8 +96,9 @@ def student_t(own: Own, time: Array, shocks: Array, rng: np.random.Generator) ->
     radius = 1 - rng.random(shocks.shape, np.float32)  # within (0, 1]: its logarithm is finite
     np.log(radius, out=radius)
     radius *= -2 / freedom
-    np.expm1(radius, out=radius)
-    radius *= freedom - 2  # ν, and divided by the variance ν / (ν − 2)
+    np.exp(radius, out=radius)
+    radius -= 1
+    radius *= freedom - 2  # ν, divided by the variance ν / (ν − 2)
     np.sqrt(radius, out=radius)
     angle = rng.random(shocks.shape, np.float32)
     angle *= np.float32(2 * np.pi)
@@ -105,12 +109,18 @@ def student_t(own: Own, time: Array, shocks: Array, rng: np.random.Generator) ->
 def volatile(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
     """A straight line with shocks whose variance clusters: GARCH(1, 1) of unit variance (Bollerslev 1986)."""
     reaction = own["volatility_reaction"]
-    memory = own["volatility_memory"] - reaction  # the two sum to how long a burst is remembered
     floor = 1 - own["volatility_memory"]
-    variance = np.ones_like(reaction)
-    for shock in shocks:
-        shock *= np.sqrt(variance)
-        variance = floor + reaction * shock**2 + memory * variance
+    # A shock is √variance times a normal z, so the next variance is floor + variance · (reaction · z² + the rest
+    # of the memory).
+    variance = np.square(shocks)
+    variance *= reaction
+    variance += own["volatility_memory"] - reaction
+    before = np.ones_like(floor)
+    for growth in variance:
+        growth *= before
+        growth += floor
+        before = growth
+    shocks[1:] *= np.sqrt(variance[:-1], out=variance[:-1])
     return linear(own, time, shocks, rng)
 
 
@@ -126,12 +136,16 @@ PROCESSES: dict[str, Process] = {
             "bend_first": Span(-0.8, 0.8, -1, 1),
             "bend_second": Span(-1, 1, -1, 1),
         },
-        weight=1.5, swings=True,
+        weight=1.5,
+        swings=True,
     ),
     "switching": Process(switching, {"switches": Span(1.5, 5, 0, 100)}, swings=True),
     "shift": Process(shift, {"shift_at": Span(0.2, 0.95, 0.01, 0.99)}, 0.75),
     "season": Process(
-        season, {"season_period": Span(0.2, 2, 0.01, 10), "season_phase": Span(0, 1, 0, 1)}, weight=1.5, swings=True
+        season,
+        {"season_period": Span(0.2, 2, 0.01, 10), "season_phase": Span(0, 1, 0, 1)},
+        weight=1.5,
+        swings=True,
     ),
     "student_t": Process(student_t, {"tail_freedom": Span(3, 8, 2.1, 1000)}, 0.75),
     "volatile": Process(

@@ -77,7 +77,8 @@ def _peaks(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArr
     # One number holds a value and, below it, how early it comes: its maximum finds both at once.
     keys = (values << bits) + np.arange(length - 1, -1, -1, dtype=values.dtype)[:, None]
     first, last = regions(length)
-    one, two, three = keys[:first].max(axis=0), keys[first:last].max(axis=0), keys[last:].max(axis=0)
+    parts = (keys[:first], keys[first:last], keys[last:])  # of four points, none is in the last
+    one, two, three = (part.max(axis=0, initial=-1) for part in parts)
     higher = np.maximum(one, two)
     best, second = np.maximum(higher, three), np.maximum(np.minimum(one, two), np.minimum(higher, three))
     lead = (best >> bits) - (second >> bits)

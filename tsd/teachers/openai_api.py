@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import openai
 import pyarrow as pa
 
@@ -43,11 +42,10 @@ class OpenAIApi:
 
     def annotate(self, series: pa.Table) -> pa.Table:
         """series: the `SERIES` schema. Returns the `ANNOTATIONS` schema, the same rows in the same order."""
-        values = np.stack([row.values.to_numpy() for row in series["values"]])
-        pictures = render(values, self.plots)
-        prompt = teacher_prompt(values.shape[1])
+        values = [row.values.to_numpy() for row in series["values"]]
+        prompts = [teacher_prompt(len(row)) for row in values]
         with ThreadPoolExecutor(self.config.in_flight) as pool:
-            replies = list(pool.map(lambda picture: self._ask(prompt, picture), pictures))
+            replies = list(pool.map(self._ask, prompts, render(values, self.plots)))
         keys = request_keys([self.config.identity, self.plots.model_dump()], series)
         return annotations(self.config.name, series, keys, replies)
 

@@ -8,7 +8,7 @@ from tsd.draws import TEACHER, generator
 from tsd.language import PHRASING_COUNTS, Labels, reply_text
 from tsd.recipe import RulesTeacher
 from tsd.schema import FACETS
-from tsd.series.processes import BLOCK
+from tsd.series.drawing import BLOCK
 from tsd.teachers import Reply, annotations, request_keys
 
 
