@@ -271,10 +271,10 @@ def test_an_untrained_student_is_not_made_to_say_more_than_it_does(ramp, student
 
 # ---- Resampling and scale
 
-SINGLE.tables.series = arrays(np.float64, st.integers(2, 400), elements=st.floats(0, 99, allow_subnormal=False))
+SERIES = arrays(np.float64, st.integers(2, 400), elements=st.floats(0, 99, allow_subnormal=False))
 
 
-@given(SINGLE.tables.series)
+@given(SERIES)
 def test_averaging_keeps_the_mean_and_the_range(raw):
     values, changes = fit_to_student(raw, LENGTH)
     assert values.shape == (LENGTH,)

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def explain(file: str, model: str, column: str | None, as_json: bool) -> str:
     if task.curves > 1:
         raise InputError(f"{model} was trained to read {task.curves} series at once: give a student of one series")
     name, raw = read_column(file, column)
-    values, changes = fit_to_student(raw, int(card["length"]))
+    values, changes = fit_to_student(raw, fitting_length(card["length"], len(raw)))
     # The model is loaded last: whatever is wrong with the file is said at once.
     text = _ask(model, task.student_prompt(values.tolist()))
     parsed = task.parse(text)
@@ -71,7 +72,8 @@ def read_card(model: str) -> dict[str, Any]:
         )
     try:
         read: dict[str, Any] = json.loads(card.read_text())
-        if int(read["length"]) < 2 or read["task"] not in TASKS:
+        read["length"] = [int(length) for length in np.atleast_1d(read["length"])]
+        if not read["length"] or min(read["length"]) < 2 or read["task"] not in TASKS:
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{card} is damaged: train or copy the student again") from None
@@ -107,6 +109,11 @@ def read_column(file: str, column: str | None) -> tuple[str, npt.NDArray[np.floa
             "give one that varies"
         )
     return name, values
+
+
+def fitting_length(lengths: Sequence[int], points: int) -> int:
+    """Of the lengths that a student reads, the longest that needs no point made up, else the shortest."""
+    return max((length for length in lengths if length <= points), default=min(lengths))
 
 
 def fit_to_student(raw: npt.NDArray[np.float64], length: int) -> tuple[npt.NDArray[np.int64], list[str]]:

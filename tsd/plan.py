@@ -76,8 +76,10 @@ def _generate(recipe: Recipe) -> tuple[list[str], float | None]:
     count = recipe.series.count
     drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, 8)  # the first call is slow: it is not the rate
     seconds = _time(lambda: drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, drawing.BLOCK))
-    size = count * recipe.series.length / 2**20
-    said = f"draw {count:,} series of {recipe.series.length} points, {size:,.1f} MiB of values"
+    size = count * recipe.series.points * recipe.asks.curves / 2**20
+    lengths = " or ".join(map(str, recipe.series.lengths))
+    shown = "series" if recipe.asks.curves == 1 else "pairs of series"
+    said = f"draw {count:,} {shown} of {lengths} points, {size:,.1f} MiB of values"
     return [said], STAGE_SECONDS + seconds * count / drawing.BLOCK / _cores()
 
 
@@ -91,7 +93,7 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
         return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds
     width, height = recipe.plots.width, recipe.plots.height
     picture = -(-width // PATCH) * -(-height // PATCH)
-    asked = count * (picture + len(recipe.asks.teacher_prompt(recipe.series.length)) // LETTERS)
+    asked = count * (picture + len(recipe.asks.teacher_prompt(recipe.series.lengths[-1])) // LETTERS)
     replied = count * REPLY_TOKENS
     dollars = (asked * teacher.usd_per_million_input + replied * teacher.usd_per_million_output) / 1e6
     priced = teacher.usd_per_million_input or teacher.usd_per_million_output

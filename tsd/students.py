@@ -27,7 +27,7 @@ from transformers import (
 
 from tsd.errors import InputError
 from tsd.recipe import Student
-from tsd.series.processes import TOP
+from tsd.series.truth import TOP
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,180 @@
-"""Placeholder until the processes land: the parameters they are drawn from."""
+"""Mean-reverting processes: their own parameters in, the curve of the mean and its shocks out; plain numpy.
 
-PARAMETERS = ("level", "drift", "sigma", "tau")
-TOP = 99
+Arrays of points are time-major, (length, batch) float32: each step in time is one contiguous operation over
+the batch. How large a curve is drawn, and how many value units one shock is worth, is decided in `design`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[np.float32]
+Own: TypeAlias = Mapping[str, Array]  # a process's own parameters by name, (batch,) each
+# (own, time (length, 1) from 0 to 1, shocks (length, batch) of unit variance, generator) -> curve of the mean,
+# (length, batch) or (length, 1), of size about 1. It may change the shocks in place and keeps their variance.
+Curve: TypeAlias = Callable[[Own, Array, Array, np.random.Generator], Array]
+
+
+class Span(NamedTuple):
+    """A parameter is drawn uniformly between low and high; a recipe may set those between least and most."""
+
+    low: float
+    high: float
+    least: float
+    most: float
+
+
+@dataclass(frozen=True)
+class Process:
+    """One kind of series: its curve, and the ranges of the parameters that the curve reads."""
+
+    curve: Curve
+    ranges: Mapping[str, Span] = field(default_factory=dict)
+    weight: float = 1.0
+    """How often it is drawn where a recipe names no mix."""
+    swings: bool = False
+    """Whether the curve comes on top of a linear drift with a size of its own; else it carries the drift."""
+
+
+def linear(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """A straight line: the paper's process."""
+    return time - np.float32(0.5)
+
+
+def fixed(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """No drift at all: the trend is where the path wandered to."""
+    return np.zeros_like(time)
+
+
+def saturating(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """Fast at first, then levelling off: 1 − exp(−t / saturation_time)."""
+    rate = -1 / own["saturation_time"]
+    curve = np.exp(rate * time)
+    curve -= 1
+    curve /= np.expm1(rate)
+    curve -= np.float32(0.5)
+    return curve
+
+
+def piecewise(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """Straight lines from 0 over two knots and back to 0."""
+    first, second = own["knot_first"], own["knot_second"]
+    up, down = own["bend_first"], own["bend_second"]
+    slopes = (up / first, (down - up) / (second - first), -down / (1 - second))
+    curve = slopes[0] * time
+    curve += (slopes[1] - slopes[0]) * np.maximum(time - first, 0)
+    curve += (slopes[2] - slopes[1]) * np.maximum(time - second, 0)
+    return curve
+
+
+def switching(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """Two levels, switched between at random with a constant rate (a telegraph process)."""
+    switched = rng.random(shocks.shape, np.float32) < own["switches"] / np.float32(len(time))
+    switched[0] = rng.random(shocks.shape[1], np.float32) < 0.5  # where it begins
+    odd = np.bitwise_xor.accumulate(switched, axis=0)
+    return odd.astype(np.float32) - np.float32(0.5)
+
+
+def shift(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """One level before `shift_at`, another after it."""
+    return (time >= own["shift_at"]).astype(np.float32) - np.float32(0.5)
+
+
+def season(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """A cosine; its period is a share of the length, its phase a share of the period."""
+    turn = np.float32(2 * np.pi)
+    curve: Array = np.cos(turn * (time / own["season_period"] - own["season_phase"])) / np.float32(2)
+    return curve
+
+
+def student_t(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """A straight line with heavy-tailed shocks: Student's t by the polar method of Bailey (1994, eq. 3)."""
+    freedom = own["tail_freedom"]
+    radius = 1 - rng.random(shocks.shape, np.float32)  # within (0, 1]: its logarithm is finite
+    np.log(radius, out=radius)
+    radius *= -2 / freedom
+    np.exp(radius, out=radius)
+    radius -= 1
+    radius *= freedom - 2  # ν, divided by the variance ν / (ν − 2)
+    np.sqrt(radius, out=radius)
+    angle = rng.random(shocks.shape, np.float32)
+    angle *= np.float32(2 * np.pi)
+    np.multiply(radius, np.cos(angle, out=angle), out=shocks)
+    return linear(own, time, shocks, rng)
+
+
+def volatile(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
+    """A straight line with shocks whose variance clusters: GARCH(1, 1) of unit variance (Bollerslev 1986)."""
+    reaction = own["volatility_reaction"]
+    floor = 1 - own["volatility_memory"]
+    # A shock is √variance times a normal z, so the next variance is floor + variance · (reaction · z² + the rest
+    # of the memory).
+    variance = np.square(shocks)
+    variance *= reaction
+    variance += own["volatility_memory"] - reaction
+    before = np.ones_like(floor)
+    for growth in variance:
+        growth *= before
+        growth += floor
+        before = growth
+    shocks[1:] *= np.sqrt(variance[:-1], out=variance[:-1])
+    return linear(own, time, shocks, rng)
+
+
+SCALED = ("level", "drift", "swing", "sigma")  # what every process is drawn from, in value units
+PROCESSES: dict[str, Process] = {
+    "linear": Process(linear),
+    "fixed": Process(fixed, weight=0.5),
+    "saturating": Process(saturating, {"saturation_time": Span(0.15, 0.8, 0.01, 10)}, 0.75),
+    "piecewise": Process(
+        piecewise,
+        {
+            "knot_first": Span(0.05, 0.35, 0.01, 0.49),
+            "knot_second": Span(0.7, 0.96, 0.51, 0.99),
+            "bend_first": Span(-0.8, 0.8, -1, 1),
+            "bend_second": Span(-1, 1, -1, 1),
+        },
+        weight=1.5,
+        swings=True,
+    ),
+    "switching": Process(switching, {"switches": Span(1.5, 5, 0, 100)}, swings=True),
+    "shift": Process(shift, {"shift_at": Span(0.2, 0.95, 0.01, 0.99)}, 0.75),
+    "season": Process(
+        season,
+        {"season_period": Span(0.2, 2, 0.01, 10), "season_phase": Span(0, 1, 0, 1)},
+        weight=1.5,
+        swings=True,
+    ),
+    "student_t": Process(student_t, {"tail_freedom": Span(3, 8, 2.1, 1000)}, 0.75),
+    "volatile": Process(
+        volatile,
+        {"volatility_reaction": Span(0.1, 0.3, 0, 0.5), "volatility_memory": Span(0.85, 0.97, 0.5, 0.999)},
+        0.75,
+    ),
+}
+
+
+def own_ranges(names: Iterable[str] | None = None) -> dict[str, Span]:
+    """The parameters that only some processes have, with their default ranges."""
+    processes = PROCESSES.values() if names is None else (PROCESSES[name] for name in names)
+    return {name: span for process in processes for name, span in process.ranges.items()}
+
+
+def ornstein_uhlenbeck(shocks: Array, tau: npt.NDArray[np.floating]) -> Array:
+    """Filter shocks of unit variance into stationary paths of unit variance, in place, by the exact transition.
+
+    shocks: (length, batch); tau: (batch,) mean-reversion time in points. Over one point the path keeps
+    exp(−1 / tau) of its distance from the mean and gains variance 1 − exp(−2 / tau) (Gillespie 1996, eq. 1.9).
+    """
+    decay = np.exp(-1 / tau.astype(np.float64))
+    shocks[1:] *= np.sqrt(1 - decay**2).astype(np.float32)
+    decay, kept = decay.astype(np.float32), np.empty_like(shocks[0])
+    before = shocks[0]
+    for now in shocks[1:]:
+        np.multiply(before, decay, out=kept)
+        now += kept
+        before = now
+    return shocks

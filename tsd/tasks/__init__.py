@@ -2,8 +2,8 @@
 
 from tsd.tasks.pair import PAIR
 from tsd.tasks.single import SINGLE
-from tsd.tasks.task import Facet, Labels, Measures, Parsed, Task
+from tsd.tasks.task import PARAMETERS, Facet, Labels, Measures, Parsed, Task
 
 TASKS = {task.name: task for task in (SINGLE, PAIR)}
 
-__all__ = ["PAIR", "SINGLE", "TASKS", "Facet", "Labels", "Measures", "Parsed", "Task"]
+__all__ = ["PAIR", "PARAMETERS", "SINGLE", "TASKS", "Facet", "Labels", "Measures", "Parsed", "Task"]

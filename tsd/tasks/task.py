@@ -17,7 +17,10 @@ import pyarrow as pa
 from tsd.errors import DataError
 from tsd.language import Reading, normal, sentences, topics_of
 from tsd.schema import Tables, labels_type, make_tables
-from tsd.series.processes import PARAMETERS
+from tsd.series.processes import SCALED, own_ranges
+from tsd.series.truth import Lengths
+
+PARAMETERS = (*SCALED, "tau", *own_ranges())  # what a series is drawn from; not every process has all of them
 
 Labels: TypeAlias = dict[str, str | None]  # facet -> class, None where it is not stated
 Measures: TypeAlias = dict[str, npt.NDArray[Any]]  # name -> (batch,)
@@ -37,7 +40,7 @@ class Facet:
     """Sentences that state it, with {} for the class. Every sentence reads back as its class."""
     read: Callable[[str], Reading]
     """The class that a text on its topic states; the text is `tsd.language.normal`."""
-    classify: Callable[[Measures, int], npt.NDArray[np.intp]]
+    classify: Callable[[Measures, Lengths], npt.NDArray[np.intp]]
     """Measures and points a series -> indices into classes, (batch,)."""
     margin: Callable[[Measures], npt.NDArray[np.float32]] | None = None
     """How far the measure is from where the class would change, (batch,); None where that has no sense."""
@@ -103,12 +106,14 @@ class Task:
         """The schemas of the tables that hold this task's labels."""
         return make_tables(self.names, self.measures, PARAMETERS, self.curves)
 
-    def truth(self, measures: Measures, length: int) -> pa.StructArray:
-        """The class of every facet, a struct array of labels."""
-        named = [
-            pa.array(np.array(facet.classes, dtype=object)[facet.classify(measures, length)], pa.string())
-            for facet in self.facets
-        ]
+    def classify(self, measures: Measures, length: Lengths) -> dict[str, npt.NDArray[np.intp]]:
+        """The class of every facet, as indices into its classes, (batch,) each. length: points a series."""
+        return {facet.name: facet.classify(measures, length) for facet in self.facets}
+
+    def truth(self, measures: Measures, length: Lengths) -> pa.StructArray:
+        """The class of every facet, a struct array of labels. length: points a series."""
+        classes = self.classify(measures, length)
+        named = [pa.array(names).take(pa.array(classes[facet])) for facet, names in self.classes.items()]
         return pa.StructArray.from_arrays(named, fields=list(labels_type(self.names)))
 
     def margins(self, measures: Measures) -> pa.StructArray:

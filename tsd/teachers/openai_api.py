@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import openai
 import pyarrow as pa
 
@@ -44,11 +43,10 @@ class OpenAIApi:
 
     def annotate(self, series: pa.Table) -> pa.Table:
         """series: the task's series table. Returns its annotations table, the same rows in the same order."""
-        values = np.stack([row.values.to_numpy() for row in series["values"]])
-        pictures = render(values, self.plots)
-        prompt = self.task.teacher_prompt(values.shape[1])
+        values = [row.values.to_numpy() for row in series["values"]]
+        prompts = [self.task.teacher_prompt(len(row) // self.task.curves) for row in values]
         with ThreadPoolExecutor(self.config.in_flight) as pool:
-            replies = list(pool.map(lambda picture: self._ask(prompt, picture), pictures))
+            replies = list(pool.map(self._ask, prompts, render(values, self.plots)))
         keys = request_keys(self.task, [self.config.identity, self.plots.model_dump()], series)
         return annotations(self.task, self.config.name, series, keys, replies)
 
