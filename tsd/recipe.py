@@ -6,6 +6,7 @@ expected, and the nearest valid name.
 """
 
 import difflib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -101,6 +102,9 @@ class SeriesConfig(Section):
     """How far from 49.5 the middle of a series on the one scale may lie, in value units, where it has room."""
     blocks_per_part: Positive = 1
     """Blocks of 1,024 series in one Parquet part."""
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.model_dump(), sort_keys=True))  # a frozen section, but for its two mappings
 
     @property
     def lengths(self) -> tuple[int, ...]:
