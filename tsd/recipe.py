@@ -116,13 +116,13 @@ class SeriesConfig(Section):
         """Points in a series on average."""
         return sum(self.lengths) / len(self.lengths)
 
-    @field_validator("length", mode="plain")
+    @field_validator("length", mode="before")
     @classmethod
-    def _whole_lengths(cls, value: Any) -> int | tuple[int, ...]:
+    def _whole_lengths(cls, value: Any) -> Any:
         lengths = value if isinstance(value, list | tuple) else [value]
         if not lengths or not all(type(one) is int and SHORTEST <= one <= LONGEST for one in lengths):
             raise ValueError(f"must be a whole number from {SHORTEST} to {LONGEST}, or a list of such")
-        return tuple(lengths) if lengths is value else lengths[0]
+        return value
 
     @field_validator("mix")
     @classmethod
