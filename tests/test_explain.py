@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tsd.cli import main
-from tsd.explain import MOST_ROWS, TOP, fit_to_student
+from tsd.explain import MOST_ROWS, TOP, fit_to_student, fitting_length, read_card
 from tsd.tasks import SINGLE
 
 LENGTH = 32
@@ -222,6 +222,7 @@ DAMAGE = {
     "a config of another width": ("config.json", _wider),
     "a tokenizer that is no JSON": ("tokenizer.json", lambda path: path.write_text("{")),
     "a card without a length": ("tsd.json", lambda path: path.write_text("{}")),
+    "a card without any of several lengths": ("tsd.json", lambda path: path.write_text('{"length": []}')),
     "a card with an impossible length": ("tsd.json", lambda path: path.write_text('{"length": -3}')),
 }
 
@@ -322,3 +323,17 @@ def test_a_range_too_small_for_the_students_scale_is_said():
     values, changes = fit_to_student(np.linspace(0.0, 0.9, LENGTH), LENGTH)
     assert set(values) <= {0, 1}
     assert "nearly flat" in changes[0]
+
+
+@pytest.mark.parametrize(
+    ("points", "length"), [(5, 32), (32, 32), (127, 32), (128, 128), (999, 128), (5000, 1000)]
+)
+def test_of_several_lengths_the_longest_is_read_that_needs_no_point_made_up(points, length):
+    assert fitting_length([1000, 32, 128], points) == length
+
+
+def test_a_card_names_one_length_or_several(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    for said, read in ((128, [128]), ([64, 256], [64, 256])):
+        (tmp_path / "tsd.json").write_text(json.dumps({"length": said}))
+        assert read_card(str(tmp_path))["length"] == read

@@ -125,6 +125,16 @@ def test_of_two_overrides_of_one_field_the_last_one_holds() -> None:
     assert load("laptop", ["seed=1", "seed=2"]).seed == 2
 
 
+def test_a_recipe_may_name_several_lengths_a_mix_and_ranges_and_be_printed_with_them(tmp_path: Path) -> None:
+    text = "extends: laptop\nseries: {length: [64, 128], mix: {season: 2}, ranges: {season_period: [0.3, 2.0]}}\n"
+    recipe = load(written(tmp_path, text))
+    assert recipe.series.lengths == (64, 128)
+    assert recipe.series.mix == {"season": 2.0}
+    again = load(written(tmp_path, to_yaml(recipe), "again.yaml"))
+    assert again == recipe
+    assert hash(again) == hash(recipe)
+
+
 # ---- Wrong ones: each gets one line with the place, the value and what was expected
 
 WRONG_SETS = {
@@ -143,6 +153,27 @@ WRONG_SETS = {
     "a number for a section": ("series=3", ["series", "is 3"]),
     "nothing for a number": ("series.count=", ["series.count", "None", "integer"]),
     "too short a series": ("series.length=3", ["series.length", "is 3", "32"]),
+    "a length among several that is too long": (
+        "series.length=[64, 2000]",
+        ["series.length", "2000", "32 to 1024"],
+    ),
+    "no length at all": ("series.length=[]", ["series.length", "32 to 1024"]),
+    "half a point": ("series.length=99.5", ["series.length", "99.5", "whole number"]),
+    "an unknown process": ("series.mix={lineer: 1}", ["series.mix", "'lineer'", "did you mean 'linear'?"]),
+    "a negative weight": ("series.mix={linear: -1}", ["series.mix.linear", "-1", "0"]),
+    "a mix of nothing": ("series.mix={linear: 0}", ["series.mix", "above 0"]),
+    "a range that no process has": (
+        "series.ranges={season_perod: [1, 2]}",
+        ["series.ranges", "'season_perod'", "did you mean 'season_period'?"],
+    ),
+    "a range outside what can be drawn": (
+        "series.ranges={season_period: [0, 2]}",
+        ["series.ranges", "season_period", "0.01 to 10", "[0.0, 2.0]"],
+    ),
+    "a parameter's range the wrong way round": ("series.ranges={shift_at: [0.8, 0.2]}", ["shift_at", "low, high"]),
+    "fewer candidates than series": ("series.oversampling=0.5", ["series.oversampling", "0.5", "1"]),
+    "a swing the wrong way round": ("series.swing=[9, 3]", ["swing", "low, high"]),
+    "own noise shares that miss one": ("series.own_noise_shares=[0, 0, 0]", ["own_noise_shares", "sum to 1"]),
     "no epochs": ("training.epochs=0", ["training.epochs", "is 0", "greater than 0"]),
     "a share above one": ("teacher.error_rate.noise=1.5", ["teacher.error_rate.noise", "1.5", "1"]),
     "not a number": ("training.clip=.nan", ["training.clip", "nan"]),

@@ -6,6 +6,7 @@ expected, and the nearest valid name.
 """
 
 import difflib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -112,6 +113,9 @@ class SeriesConfig(Section):
     blocks_per_part: Positive = 1
     """Blocks of 1,024 series in one Parquet part."""
 
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.model_dump(), sort_keys=True))  # a frozen section, but for its two mappings
+
     @property
     def lengths(self) -> tuple[int, ...]:
         """Every length, in ascending order."""
@@ -122,13 +126,13 @@ class SeriesConfig(Section):
         """Points in a series on average."""
         return sum(self.lengths) / len(self.lengths)
 
-    @field_validator("length", mode="plain")
+    @field_validator("length", mode="before")
     @classmethod
-    def _whole_lengths(cls, value: Any) -> int | tuple[int, ...]:
+    def _whole_lengths(cls, value: Any) -> Any:
         lengths = value if isinstance(value, list | tuple) else [value]
         if not lengths or not all(type(one) is int and SHORTEST <= one <= LONGEST for one in lengths):
             raise ValueError(f"must be a whole number from {SHORTEST} to {LONGEST}, or a list of such")
-        return tuple(lengths) if lengths is value else lengths[0]
+        return value
 
     @field_validator("mix")
     @classmethod
