@@ -33,7 +33,9 @@ def students_folder(tmp_path_factory):
     prompt, reply = SINGLE.student_prompt(list(range(LENGTH))), SINGLE.reply(labels, (0, 0, 0))
     tokenizer = students.build_tokenizer([prompt, reply] * 2, 512)
     model = students.build(Student(name="0.03M"), tokenizer, 0, 512)
-    students.export(model, model.state_dict(), tokenizer, folder / "untrained", {"length": LENGTH})
+    students.export(
+        model, model.state_dict(), tokenizer, folder / "untrained", {"length": LENGTH, "task": "single"}
+    )
 
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
@@ -47,7 +49,7 @@ def students_folder(tmp_path_factory):
         model(input_ids=tokens, labels=targets).loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-    students.export(model, model.state_dict(), tokenizer, folder / "trained", {"length": LENGTH})
+    students.export(model, model.state_dict(), tokenizer, folder / "trained", {"length": LENGTH, "task": "single"})
     return folder
 
 
@@ -222,8 +224,14 @@ DAMAGE = {
     "a config of another width": ("config.json", _wider),
     "a tokenizer that is no JSON": ("tokenizer.json", lambda path: path.write_text("{")),
     "a card without a length": ("tsd.json", lambda path: path.write_text("{}")),
-    "a card without any of several lengths": ("tsd.json", lambda path: path.write_text('{"length": []}')),
-    "a card with an impossible length": ("tsd.json", lambda path: path.write_text('{"length": -3}')),
+    "a card without any of several lengths": (
+        "tsd.json",
+        lambda path: path.write_text('{"length": [], "task": "single"}'),
+    ),
+    "a card with an impossible length": (
+        "tsd.json",
+        lambda path: path.write_text('{"length": -3, "task": "single"}'),
+    ),
 }
 
 
@@ -335,5 +343,5 @@ def test_of_several_lengths_the_longest_is_read_that_needs_no_point_made_up(poin
 def test_a_card_names_one_length_or_several(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for said, read in ((128, [128]), ([64, 256], [64, 256])):
-        (tmp_path / "tsd.json").write_text(json.dumps({"length": said}))
+        (tmp_path / "tsd.json").write_text(json.dumps({"length": said, "task": "single"}))
         assert read_card(str(tmp_path))["length"] == read

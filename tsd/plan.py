@@ -115,7 +115,7 @@ def _train(recipe: Recipe) -> tuple[list[str], float | None]:
     students, training = recipe.students, recipe.training
     runs = _runs(recipe)
     each = sum(students.volumes) * training.epochs * len(students.seeds)  # examples that each size sees
-    rates = _rates(recipe)
+    rates = [_rate(recipe, student) for student in recipe.students.sizes]
     tokens, flops = sum(each * rate.tokens for rate in rates), sum(each * rate.flops for rate in rates)
     at_once = max(1, min(training.concurrent_trials, _cores() // (training.workers * training.threads), runs))
     known = [rate.seconds for rate in rates if rate.seconds is not None]
@@ -131,7 +131,7 @@ def _train(recipe: Recipe) -> tuple[list[str], float | None]:
 def _evaluate(recipe: Recipe) -> tuple[list[str], float | None]:
     replies = _runs(recipe) * recipe.evaluation.series
     each = replies / len(recipe.students.sizes)  # replies of each size
-    rates = _rates(recipe)
+    rates = [_rate(recipe, student) for student in recipe.students.sizes]
     tokens = sum(each * rate.tokens for rate in rates)
     seconds = None
     known = [rate.seconds for rate in rates if rate.seconds is not None]
@@ -148,17 +148,7 @@ def _report(recipe: Recipe) -> tuple[list[str], float | None]:
     return ["fit how loss and errors fall with size and data, and write report.html"], REPORT_SECONDS
 
 
-def _rates(recipe: Recipe) -> list[Rate]:
-    """What one example costs each student, measured once however often a plan asks."""
-    return list(_rates_of(recipe.model_dump_json()))
-
-
-@lru_cache(maxsize=1)
-def _rates_of(resolved: str) -> tuple[Rate, ...]:
-    recipe = Recipe.model_validate_json(resolved)
-    return tuple(_rate(recipe, student) for student in recipe.students.sizes)
-
-
+@lru_cache
 def _rate(recipe: Recipe, student: Student) -> Rate:
     """What one example costs this student: tokens and FLOPs of a sample, seconds of a few steps on it.
 

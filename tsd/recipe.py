@@ -6,7 +6,6 @@ expected, and the nearest valid name.
 """
 
 import difflib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -61,6 +60,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # pydantic's own stops at the mappings that some sections hold
+
 
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 SHORTEST, LONGEST = 32, 1024  # points in a series
@@ -112,9 +114,6 @@ class SeriesConfig(Section):
     """How far from 49.5 the middle of a series on the one scale may lie, in value units, where it has room."""
     blocks_per_part: Positive = 1
     """Blocks of 1,024 series in one Parquet part."""
-
-    def __hash__(self) -> int:
-        return hash(json.dumps(self.model_dump(), sort_keys=True))  # a frozen section, but for its two mappings
 
     @property
     def lengths(self) -> tuple[int, ...]:
