@@ -1,8 +1,8 @@
 """Draw series: a study seed and a range of ids in, a table of parameters, integers 0–99 and their truth out.
 
 A series depends on (seed, series_id) alone: ids are drawn in blocks of `BLOCK`, each block from its own
-counter-based generator, so any number of workers and any restart give the same bytes. Of a block's candidates
-those are kept that make the classes even.
+counter-based generator (which seeds a faster one for the shocks), so any number of workers and any restart give
+the same bytes. Of a block's candidates those are kept that make the classes even.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tsd.draws import SERIES as SERIES_STREAM
-from tsd.draws import generator
+from tsd.draws import fast_generator, generator
 from tsd.recipe import SeriesConfig
 from tsd.schema import FACETS, SERIES, SPLITS, conform
 from tsd.series.design import Wishes, design
@@ -79,24 +79,16 @@ def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Pl
     lengths, owns, trend, noise = _lattice(rng, count, 4)
     own = owns < config.own_range
     length = _stratum(np.ones(len(config.lengths)), lengths)
-
-    def wished(
-        uniform: npt.NDArray[np.float64], shares: tuple[float, ...], own_shares: tuple[float, ...]
-    ) -> npt.NDArray[np.intp]:
-        return np.where(own, _stratum(np.array(own_shares), uniform), _stratum(np.array(shares), uniform))
-
-    wishes = Wishes(
-        wished(trend, config.trend_shares, config.own_trend_shares),
-        wished(noise, config.noise_shares, config.own_noise_shares),
-        own,
-        np.array([process.swings for process in PROCESSES.values()])[process],
-    )
+    trends = (_stratum(np.array(shares), trend) for shares in (config.own_trend_shares, config.trend_shares))
+    noises = (_stratum(np.array(shares), noise) for shares in (config.own_noise_shares, config.noise_shares))
+    swings = np.array([process.swings for process in PROCESSES.values()])[process]
+    wishes = Wishes(np.where(own, *trends), np.where(own, *noises), own, swings)
     place = rng.permutation(count)
     plans = []
-    for i, points in enumerate(config.lengths):
+    for i in np.unique(length):
         these = np.flatnonzero(length == i)
         chosen = Wishes(**{name: column[these] for name, column in vars(wishes).items()})
-        plans.append(Plan(points, place[these], process[these], chosen))
+        plans.append(Plan(config.lengths[i], place[these], process[these], chosen))
     return plans
 
 
@@ -133,8 +125,9 @@ def _realise(config: SeriesConfig, rng: np.random.Generator, plan: Plan) -> Grou
     length, batch = plan.length, len(plan.place)
     own, swings = plan.wishes.own_range, plan.wishes.swings
     time = np.linspace(0, 1, length, dtype=np.float32)[:, None]
-    shocks = rng.standard_normal((length, batch), np.float32)
-    curve, special = _curves(config, rng, plan.process, time, shocks)
+    fast = fast_generator(rng)
+    shocks = fast.standard_normal((length, batch), np.float32)
+    curve, special = _curves(config, fast, plan.process, time, shocks)
     sizes = design(config, rng, plan.wishes, curve)
     sizes = {name: size.astype(np.float32) for name, size in sizes.items()}
     points = ornstein_uhlenbeck(shocks, sizes["tau"])
@@ -178,9 +171,11 @@ def _curves(
 def _keep(groups: list[Group]) -> Block:
     """The `BLOCK` candidates that make the classes even, in the candidates' order."""
     order = np.argsort(np.concatenate([group.plan.place for group in groups]))
-    classes = [np.concatenate([group.classes[facet] for group in groups])[order] for facet in FACETS]
-    cells = np.ravel_multi_index(classes, [len(names) for names in FACETS.values()]).astype(np.uint16)
-    kept = order[even_out(cells, BLOCK)]
+    kept = order
+    if len(order) > BLOCK:
+        classes = [np.concatenate([group.classes[facet] for group in groups])[order] for facet in FACETS]
+        cells = np.ravel_multi_index(classes, [len(names) for names in FACETS.values()])
+        kept = order[even_out(cells.astype(np.uint16), BLOCK)]
 
     def together(columns: list[Columns]) -> Columns:
         return {name: np.concatenate([each[name] for each in columns])[kept] for name in columns[0]}
