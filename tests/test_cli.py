@@ -169,7 +169,7 @@ def test_what_a_full_disk_cut_short_is_not_taken_for_whole(small_disk):
     store.write_part(folder, 0, table, schema, "key")
     with pytest.raises(StorageError, match="no space left on device; name another folder"):
         store.write_part(folder, 1, table, schema, "key")
-    assert store.finished_parts(folder, "key") == {0: 100_000}
+    assert store.finished_parts(folder, "key") == {0: store.Part(100_000)}
     assert store.find_finished(folder, schema, "key") is None
     assert [path.name for path in (small_disk / "series").iterdir()] == [store.part_name(0)]
 

@@ -254,9 +254,9 @@ def test_a_damaged_student_is_called_damaged(refused, ramp, tmp_path, students_f
 def test_a_student_that_learned_an_answer_gives_it_in_sentences(ramp, students_folder, capsys):
     main(["explain", str(ramp), "--model", str(students_folder / "trained")])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
-    assert all(line.endswith(".") for line in lines[:3])
-    assert lines[3] == "(column 'level', 32 rows)"
+    assert len(lines) == 5
+    assert all(line.endswith(".") for line in lines[:4])
+    assert lines[4] == "(column 'level', 32 rows)"
 
 
 def test_json_states_the_labels_and_what_was_done(ramp, students_folder, capsys):

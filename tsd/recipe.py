@@ -100,9 +100,9 @@ class SeriesConfig(Section):
     tau: tuple[Range, Range, Range] = ((0.2, 0.8), (0.016, 0.31), (0.0055, 0.031))
     """Mean-reversion time for low, medium and high noise, as a fraction of the length. Slow reversion where
     noise is low lets the path wander, so that the trend does not give the extrema away."""
-    drift: tuple[Size, Size] = (4.5, 9.0)
+    drift: tuple[Size, Size] = (6.0, 10.0)
     """Size of a drift from first point to last, in value units."""
-    drift_per_spread: Size = 0.2
+    drift_per_spread: Size = 1.0
     """Added to the drift for each value unit by which noise alone moves the two ends apart."""
     own_drift: tuple[Share, Share] = (0.05, 0.4)
     """Size of a drift where a series fills its own range, as a share of what the noise leaves of it."""

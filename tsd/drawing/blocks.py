@@ -1,8 +1,8 @@
 """Draw blocks of series: a study seed and a block's number in, parameters, integers 0–99 and their truth out.
 
 A series depends on (seed, series_id) alone: ids are drawn in blocks of `BLOCK`, each block from its own
-counter-based generator, so any number of workers and any restart give the same bytes. Of a block's candidates
-those are kept that make the classes even.
+counter-based generator (which seeds a faster one for the shocks), so any number of workers and any restart give
+the same bytes. Of a block's candidates those are kept that make the classes even.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsd.drawing.design import Wishes, design
-from tsd.draws import SERIES, generator
+from tsd.draws import SERIES, fast_generator, generator
 from tsd.recipe import SeriesConfig
 from tsd.series.processes import PROCESSES, SCALED, Array, ornstein_uhlenbeck, own_ranges
 from tsd.series.truth import TOP
@@ -21,6 +21,7 @@ from tsd.tasks import Task
 
 VERSION = "mix-1"  # part of the dataset's key: change it with anything that changes a byte
 BLOCK = 1024  # ids drawn from one generator; part of what a series is, never a tuning knob
+STRIDE = 797  # a prime, by which candidates are gone through in an order that has nothing to do with theirs
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -67,24 +68,16 @@ def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Pl
     lengths, owns, trend, noise = _lattice(rng, count, 4)
     own = owns < config.own_range
     length = stratum(np.ones(len(config.lengths)), lengths)
-
-    def wished(
-        uniform: npt.NDArray[np.float64], shares: tuple[float, ...], own_shares: tuple[float, ...]
-    ) -> npt.NDArray[np.intp]:
-        return np.where(own, stratum(np.array(own_shares), uniform), stratum(np.array(shares), uniform))
-
-    wishes = Wishes(
-        wished(trend, config.trend_shares, config.own_trend_shares),
-        wished(noise, config.noise_shares, config.own_noise_shares),
-        own,
-        np.array([process.swings for process in PROCESSES.values()])[process],
-    )
+    trends = (stratum(np.array(shares), trend) for shares in (config.own_trend_shares, config.trend_shares))
+    noises = (stratum(np.array(shares), noise) for shares in (config.own_noise_shares, config.noise_shares))
+    swings = np.array([process.swings for process in PROCESSES.values()])[process]
+    wishes = Wishes(np.where(own, *trends), np.where(own, *noises), own, swings)
     place = rng.permutation(count)
     plans = []
-    for i, points in enumerate(config.lengths):
+    for i in np.unique(length):
         these = np.flatnonzero(length == i)
         chosen = Wishes(**{name: column[these] for name, column in vars(wishes).items()})
-        plans.append(Plan(points, place[these], process[these], chosen))
+        plans.append(Plan(config.lengths[i], place[these], process[these], chosen))
     return plans
 
 
@@ -121,8 +114,9 @@ def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: P
     length, batch = plan.length, len(plan.place)
     own, swings = plan.wishes.own_range, plan.wishes.swings
     time = np.linspace(0, 1, length, dtype=np.float32)[:, None]
-    shocks = rng.standard_normal((length, batch), np.float32)
-    curve, special = _curves(config, rng, plan.process, time, shocks)
+    fast = fast_generator(rng)
+    shocks = fast.standard_normal((length, batch), np.float32)
+    curve, special = _curves(config, fast, plan.process, time, shocks)
     sizes = design(config, rng, plan.wishes, curve)
     sizes = {name: size.astype(np.float32) for name, size in sizes.items()}
     points = ornstein_uhlenbeck(shocks, sizes["tau"])
@@ -166,11 +160,16 @@ def _curves(
 
 
 def _keep(task: Task, groups: list[Group]) -> Block:
-    """The `BLOCK` candidates that make the classes even, in the candidates' order."""
+    """The `BLOCK` candidates that make the classes even and are no near ties, in the candidates' order."""
     order = np.argsort(np.concatenate([group.plan.place for group in groups]))
-    classes = [np.concatenate([group.classes[facet] for group in groups])[order] for facet in task.names]
-    cells = np.ravel_multi_index(classes, [len(names) for names in task.classes.values()]).astype(np.uint16)
-    kept = order[even_out(cells, BLOCK)]
+    kept = order
+    if len(order) > BLOCK:
+        classes = [np.concatenate([group.classes[facet] for group in groups])[order] for facet in task.names]
+        cells = np.ravel_multi_index(classes, [len(names) for names in task.classes.values()])
+        ties = np.concatenate([task.near_ties(group.measures) for group in groups])[order]
+        # Near ties go first. What goes besides must not depend on the place, or a block's end were less even.
+        preferred = np.lexsort((np.arange(len(order)) * STRIDE % len(order), ties))
+        kept = order[np.sort(preferred[even_out(cells[preferred].astype(np.uint16), BLOCK)])]
 
     def together(columns: list[Columns]) -> Columns:
         return {name: np.concatenate([each[name] for each in columns])[kept] for name in columns[0]}
@@ -194,10 +193,10 @@ def _padded(values: npt.NDArray[np.uint8], length: int) -> npt.NDArray[np.uint8]
 
 
 def even_out(cells: npt.NDArray[np.uint16], count: int) -> npt.NDArray[np.intp]:
-    """Which candidates are kept: every cell is filled to the same level, with the earliest of its candidates.
+    """Which candidates are kept: every cell is filled to the same level, with the first of its candidates.
 
-    cells: (candidates,) what each candidate is. Returns `count` indices, ascending. What the level leaves over
-    goes to the earliest candidates of the cells that have more.
+    cells: (candidates,) what each candidate is, the preferred ones first. Returns `count` indices, ascending. What
+    the level leaves over goes to the first candidates of the cells that have more.
     """
     by_cell = np.argsort(cells, kind="stable")
     sizes = np.bincount(cells)

@@ -125,6 +125,15 @@ class Task:
         ]
         return pa.StructArray.from_arrays(columns, names=list(self.names))
 
+    def near_ties(self, measures: Measures) -> npt.NDArray[np.int64]:
+        """How much of each item is a near tie, (batch,): 0 for nothing; a facet weighs more than all after it."""
+        found = np.zeros(len(next(iter(measures.values()))), np.int64)
+        for facet in self.facets:
+            found *= 2
+            if facet.margin is not None:
+                found += facet.margin(measures) < facet.tie
+        return found
+
     def teacher_prompt(self, length: int) -> str:
         """What a teacher is asked about an item whose series have `length` points each."""
         lines = [

@@ -1,0 +1,145 @@
+"""How fast series are drawn with their truth, and how even their classes are, on the laptop recipe.
+
+Rates are for one core, as medians of one run in which the works take turns, beside the rate at which numpy alone
+draws as many normals. Balance is that of 100,000 series. Writes series.json beside itself. Half a minute.
+
+    OMP_NUM_THREADS=1 python benchmarks/series.py
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from measured import Bound, finish, medians, show
+
+from tsd.drawing import BLOCK, draw_table
+from tsd.drawing.blocks import draw_block
+from tsd.recipe import SeriesConfig, load
+from tsd.scoring import baselines, class_table
+from tsd.series.truth import NOISE_LEVELS, TREND_MARGIN
+from tsd.tasks import SINGLE
+
+BLOCKS, REPEATS, LENGTH = 8, 15, 128
+BALANCED = 100_000
+# The shares of near ties that the generator with one process had, on 20,480 series of the laptop recipe.
+TIES_BEFORE = {"trend": 0.1348, "noise at 2": 0.0250, "noise at 12": 0.0743, "maximum": 0.3052, "minimum": 0.3037}
+
+
+def main() -> None:
+    """Measure both and write the tables."""
+    config = load("laptop").series
+    rates = measure_rates(config)
+    normals, plain = rates["numpy's normals"], rates["OU process, no candidates to spare"]
+    show("Rates", [{"work": name, "series/s": rate, "of normals": rate / normals} for name, rate in rates.items()])
+    table = draw_table(SINGLE, config, 0, 0, BALANCED)
+    balance = measure_balance(table)
+    shares = [share for facet in balance["classes"].values() for share in facet.values()]
+    given = max(balance["place given trend"].values())
+    finish(
+        __file__,
+        {"rates": rates, "balance": balance},
+        [
+            Bound("OU process without spare candidates, of the rate of normals", plain / normals, least=0.4),
+            Bound("default mix, of the rate of normals", rates["default mix"] / normals, least=0.25),
+            Bound("truth alone, series/s", rates["truth alone"], least=1e6),
+            Bound("smallest class", min(shares), least=0.25),
+            Bound("largest class", max(shares), most=0.42),
+            Bound("place given trend", given, most=0.55),
+            *(
+                Bound(f"near ties, {name}", share, most=TIES_BEFORE[name])
+                for name, share in balance["near ties"].items()
+            ),
+        ],
+    )
+
+
+def measure_rates(config: SeriesConfig) -> dict[str, float]:
+    """Series a second of each work."""
+    count = BLOCKS * BLOCK
+    ou = config.model_copy(update={"mix": {"linear": 1.0}, "own_range": 0.0})
+    values = np.random.default_rng(1).integers(0, 100, (count, LENGTH), dtype=np.uint8)
+    generator = np.random.default_rng(0)
+    works: dict[str, Callable[[], object]] = {
+        "numpy's normals": lambda: generator.standard_normal((count, LENGTH), dtype=np.float32),
+        "OU process": lambda: [draw_block(SINGLE, ou, 0, block) for block in range(BLOCKS)],
+        "OU process, no candidates to spare": lambda: [
+            draw_block(SINGLE, ou.model_copy(update={"oversampling": 1.0}), 0, block) for block in range(BLOCKS)
+        ],
+        "default mix": lambda: [draw_block(SINGLE, config, 0, block) for block in range(BLOCKS)],
+        "OU process, as a table": lambda: draw_table(SINGLE, ou, 0, 0, count),
+        "default mix, as a table": lambda: draw_table(SINGLE, config, 0, 0, count),
+        "truth alone": lambda: SINGLE.classify(SINGLE.measure(values), LENGTH),
+    }
+    return {name: count / seconds for name, seconds in medians(works, REPEATS).items()}
+
+
+def measure_balance(table: pa.Table) -> dict[str, Any]:
+    """Classes, their joint tables, what the trend gives away, and how many series lie close to a boundary."""
+    truth = table["truth"].combine_chunks()
+    classes = {
+        facet: np.select([np.asarray(truth.field(facet)) == name for name in names], range(len(names)))
+        for facet, names in SINGLE.classes.items()
+    }
+    found = baselines(SINGLE, table)
+    given = {place: found[place]["given"] for place in ("maximum", "minimum")}
+    trend, noise = classes["trend"], classes["noise"]
+    joint = {
+        name: {SINGLE.classes["noise"][k]: float(((trend == i) & (noise == k)).mean()) for k in range(3)}
+        for i, name in enumerate(SINGLE.classes["trend"])
+    }
+    places = {
+        name: np.histogram2d(classes["maximum"][trend == i], classes["minimum"][trend == i], [[0, 1, 2, 3]] * 2)[0]
+        for i, name in enumerate(SINGLE.classes["trend"])
+    }
+    show("Classes", [{"facet": facet, **_shares(row)} for facet, row in class_table(SINGLE, table).items()])
+    show("Trend × noise", [{"trend": name, **row} for name, row in joint.items()])
+    show(
+        "Maximum × minimum given the trend",
+        [
+            {
+                "trend": name,
+                "maximum": place,
+                **dict(zip(SINGLE.classes["minimum"], row / cells.sum(), strict=True)),
+            }
+            for name, cells in places.items()
+            for place, row in zip(SINGLE.classes["maximum"], cells, strict=True)
+        ],
+    )
+    return {
+        "series": len(table),
+        "classes": class_table(SINGLE, table),
+        "place given trend": given,
+        "trend and noise": joint,
+        "maximum and minimum given the trend": {
+            name: (cells / cells.sum()).round(4).tolist() for name, cells in places.items()
+        },
+        "near ties": near_ties(table),
+    }
+
+
+def near_ties(table: pa.Table) -> dict[str, float]:
+    """Shares within 1 of the trend's margin, within a tenth of a noise level, and with a lead below 2."""
+    measures = {name: column.to_numpy() for name, column in zip(*_columns(table), strict=True)}
+    low, high = (np.abs(measures["noise_rms"] / level - 1) < 0.1 for level in NOISE_LEVELS)
+    return {
+        "trend": float((np.abs(np.abs(measures["trend_delta"]) - TREND_MARGIN) < 1).mean()),
+        "noise at 2": float(low.mean()),
+        "noise at 12": float(high.mean()),
+        "maximum": float((measures["maximum_lead"] < 2).mean()),
+        "minimum": float((measures["minimum_lead"] < 2).mean()),
+    }
+
+
+def _columns(table: pa.Table) -> tuple[list[str], list[pa.Array]]:
+    measures = table["measures"].combine_chunks()
+    return [field.name for field in measures.type], measures.flatten()
+
+
+def _shares(row: dict[str, float]) -> dict[str, Any]:
+    """Classes by rank and not by name, which differs from facet to facet."""
+    return {f"class {i}": f"{name} {share:.3f}" for i, (name, share) in enumerate(row.items(), 1)}
+
+
+if __name__ == "__main__":
+    main()
