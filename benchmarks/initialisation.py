@@ -37,7 +37,7 @@ def main() -> None:
     texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
     tokenizer = students.build_tokenizer(texts, 2048)
     rows = {
-        split: corpus.tokenise(corpus.select(examples, split, count), tokenizer, 2048)
+        split: corpus.tokenise(corpus.select([examples], split, count), tokenizer, 2048)
         for split, count in (("train", EXAMPLES), ("validation", HELD_OUT))
     }
     tests = [row for row in series.to_pylist() if row["split"] == "test"][:HELD_OUT]

@@ -1,6 +1,7 @@
 """The corpus: a mask that hides exactly the prompt, and batches that are a function of the step."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -136,16 +137,24 @@ def test_a_run_has_as_many_steps_as_its_examples_fill(examples_: int, batch: int
 
 
 def test_a_volume_holds_every_smaller_one_and_only_its_split(examples: pa.Table) -> None:
-    shuffled = examples.take(np.random.default_rng(0).permutation(len(examples)))
-    large, small = select(shuffled, "train", 300), select(shuffled, "train", 100)
+    large, small = select([examples], "train", 300), select([examples], "train", 100)
     assert large.slice(0, 100).equals(small)
     assert set(large["split"].to_pylist()) == {"train"}
+
+
+def test_no_part_is_read_beyond_those_that_a_volume_needs(examples: pa.Table) -> None:
+    def parts() -> Iterator[pa.Table]:
+        yield examples.slice(0, 200)
+        yield examples.slice(200)
+        raise AssertionError("a third part was asked for")
+
+    assert select(parts(), "train", 300).equals(select([examples], "train", 300))
 
 
 def test_too_few_examples_say_how_many_there_are_and_what_to_change(examples: pa.Table) -> None:
     kept = examples["split"].to_pylist().count("test")
     with pytest.raises(InputError) as caught:
-        select(examples, "test", 5000)
+        select([examples], "test", 5000)
     assert "5,000 test examples" in str(caught.value)
     assert f"{kept:,} were kept" in str(caught.value)
     assert "series.count" in str(caught.value)

@@ -4,7 +4,7 @@ A batch is a function of (corpus, seed, step, rank): a resumed run sees exactly 
 seen, on any number of workers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,15 +44,20 @@ class Batch:
     positions: npt.NDArray[np.int64]
 
 
-def select(examples: pa.Table, split: str, count: int) -> pa.Table:
-    """The first `count` examples of a split, by id: a volume holds all smaller ones."""
-    rows = examples.filter(pc.equal(examples["split"], split)).sort_by("series_id")
-    if len(rows) < count:
-        raise InputError(
-            f"{count:,} {split} examples are asked for and {len(rows):,} were kept: "
-            "raise series.count, or lower students.volumes or evaluation.validation_examples"
-        )
-    return rows.slice(0, count)
+def select(parts: Iterable[pa.Table], split: str, count: int) -> pa.Table:
+    """The first `count` examples of a split, by id: a volume holds all smaller ones.
+
+    parts: the examples in the order of their ids; no more of them are asked for than it takes.
+    """
+    found: list[pa.Table] = []
+    for part in parts:
+        found.append(part.filter(pc.equal(part["split"], split)))
+        if sum(map(len, found)) >= count:
+            return pa.concat_tables(found).slice(0, count)
+    raise InputError(
+        f"{count:,} {split} examples are asked for and {sum(map(len, found)):,} were kept: "
+        "raise series.count, or lower students.volumes or evaluation.validation_examples"
+    )
 
 
 def tokenise(examples: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Corpus:

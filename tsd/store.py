@@ -81,9 +81,13 @@ class Dataset:
         """Read one part; the whole of it is checked against the schema when no columns are named."""
         return read_part(self.folder, index, self.schema, columns)
 
+    def each_part(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Read part by part, in order: no more is held, or read, than the caller takes."""
+        return (self.read_part(index, columns) for index in range(self.parts))
+
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Read every part, in order."""
-        return pa.concat_tables(self.read_part(index, columns) for index in range(self.parts))
+        return pa.concat_tables(self.each_part(columns))
 
 
 def open_dataset(folder: str, schema: pa.Schema) -> Dataset:

@@ -203,8 +203,7 @@ def test_series(recipe: Recipe, series: store.Dataset) -> pa.Table:
     """The first test series by id, as many as the recipe evaluates on. Raises InputError if there are fewer."""
     wanted = recipe.evaluation.series
     found: list[pa.Table] = []
-    for part in range(series.parts):
-        rows = series.read_part(part, ["series_id", "split", "values", "truth", "margins"])
+    for rows in series.each_part(["series_id", "split", "values", "truth", "margins"]):
         found.append(rows.filter(pc.equal(rows["split"], "test")))
         if sum(map(len, found)) >= wanted:
             return pa.concat_tables(found).slice(0, wanted).combine_chunks()

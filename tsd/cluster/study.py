@@ -176,8 +176,9 @@ class Study:
         if store.read_json(folder, "tokenizer_config.json") is None:
             from tsd.students import build_tokenizer
 
-            columns = examples.read(["prompt", "completion"])
-            texts = [*columns["prompt"].to_pylist(), *columns["completion"].to_pylist()]
+            columns = examples.each_part(["split", "prompt", "completion"])
+            taught = select(columns, "train", max(self.recipe.students.volumes))
+            texts = [*taught["prompt"].to_pylist(), *taught["completion"].to_pylist()]
             with tempfile.TemporaryDirectory() as local:
                 build_tokenizer(texts, self.recipe.training.max_length).save_pretrained(local)
                 store.copy_folder(local, folder)
@@ -361,12 +362,11 @@ def class_lines(task: Task, shares: Mapping[str, Mapping[str, float]]) -> list[s
 
 def require_examples(recipe: Recipe, examples: store.Dataset) -> None:
     """Raise InputError, before anything is trained, when fewer examples were kept than are asked for."""
-    splits = examples.read(["series_id", "split"])
     for split, count in (
         ("train", max(recipe.students.volumes)),
         ("validation", recipe.evaluation.validation_examples),
     ):
-        select(splits, split, count)
+        select(examples.each_part(["split"]), split, count)
 
 
 def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[str, scaling.FittedLaw | str]:

@@ -27,6 +27,7 @@ from tsd.schema import EXAMPLES
 
 Report = Callable[[str, dict[str, float]], None]
 REPORT_SECONDS = 1.0
+PATIENCE = 60.0  # seconds that a run lets a longer one go first
 
 
 def plan_runs(recipe: Recipe, examples_digest: str) -> list[dict[str, Any]]:
@@ -66,6 +67,7 @@ def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) ->
         "length": recipe.series.length,
         "task": recipe.task,
         "board": board,
+        "first": [run["run_id"] for run in runs[: _room(recipe)]],
     }
     trial = tune.with_resources(partial(_trial, settings=settings), {"memory": 1})
     tuner = tune.Tuner(
@@ -98,6 +100,15 @@ class _Board:
 
     def __init__(self) -> None:
         self.news: dict[str, dict[str, float]] = {}
+        self.at_work: set[str] = set()
+
+    def begin(self, run_id: str) -> None:
+        """A run has its machines."""
+        self.at_work.add(run_id)
+
+    def begun(self) -> set[str]:
+        """The runs that had their machines so far."""
+        return self.at_work
 
     def post(self, run_id: str, metrics: dict[str, float]) -> None:
         """The last word of each run stands."""
@@ -140,6 +151,8 @@ def _run_id(trial: Any) -> str:
 def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     """One run: a Ray Train run whose name makes a restart go on from its last checkpoint."""
     run, training = config["run"], settings["training"]
+    if run["run_id"] not in settings["first"]:
+        _let_go_first(settings["board"], settings["first"])
     trainer = ray.train.torch.TorchTrainer(
         _worker,
         train_loop_config={**settings, "run": run},
@@ -158,9 +171,25 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     trainer.fit()
 
 
+def _let_go_first(board: Any, first: Sequence[str]) -> None:
+    """Wait until the runs that come first have their machines or take too long: the longest start first."""
+    until = time.monotonic() + PATIENCE
+    while not set(first) <= ray.get(board.begun.remote()) and time.monotonic() < until:
+        time.sleep(0.2)
+
+
+def _room(recipe: Recipe) -> int:
+    """How many runs can train at once on the machines that there are now."""
+    training = recipe.training
+    kind, each = ("GPU", 1) if training.gpu else ("CPU", training.threads)
+    there = int(ray.cluster_resources().get(kind, 0)) // (each * training.workers)
+    return max(0, min(there, training.concurrent_trials))
+
+
 def _worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
     started = time.perf_counter()
+    config["board"].begin.remote(config["run"]["run_id"])
     import torch
 
     from tsd import corpus, students, training
@@ -175,9 +204,9 @@ def _worker(config: dict[str, Any]) -> None:
     if not settings.gpu:
         torch.set_num_threads(settings.threads)
     tokenizer = students.load_tokenizer(student.source or f"{folder}/tokenizer")
-    examples = store.open_dataset(f"{folder}/examples", EXAMPLES).read()
+    examples = store.open_dataset(f"{folder}/examples", EXAMPLES)
     corpora = {
-        split: corpus.tokenise(corpus.select(examples, split, count), tokenizer, settings.max_length)
+        split: corpus.tokenise(corpus.select(examples.each_part(), split, count), tokenizer, settings.max_length)
         for split, count in (("train", run["examples"]), ("validation", run["validation_examples"]))
     }
     model = students.build(student, tokenizer, run["seed"], settings.max_length)
@@ -210,22 +239,7 @@ def _worker(config: dict[str, Any]) -> None:
     if place.rank == 0:
         mean_length = float(corpora["train"].lengths.mean())
         flops = students.training_flops(model, body, progress.tokens, progress.supervised, mean_length)
-        record = {
-            "run_id": run["run_id"],
-            "student": student.name,
-            "parameters": total,
-            "parameters_without_embeddings": body,
-            "examples": run["examples"],
-            "tokens": progress.tokens,
-            "supervised_tokens": progress.supervised,
-            "flops": flops,
-            "steps": progress.step,
-            "seed": run["seed"],
-            "validation_loss": loss,
-            "train_seconds": progress.seconds,
-            "tokens_per_second": progress.tokens / progress.seconds,
-            "utilisation": flops / progress.seconds / place.workers / peak,
-        }
+        record = _record(run, (total, body), progress, flops, loss, peak * place.workers)
         card = {"run": record, "length": config["length"], "task": config["task"]}
         _export(
             students.build(student, tokenizer, run["seed"], settings.max_length),
@@ -236,6 +250,31 @@ def _worker(config: dict[str, Any]) -> None:
         )
         store.write_json(f"{folder}/records", f"{run['run_id']}.json", {**record, "ready_seconds": ready})
         config["board"].post.remote(run["run_id"], {**_metrics(progress, steps), "validation_loss": loss})
+
+
+def _record(
+    run: dict[str, Any], sizes: tuple[int, int], progress: Any, flops: float, loss: float, peak: float
+) -> dict[str, Any]:
+    """What is known of a finished run.
+
+    sizes: parameters with and without embeddings; peak: FLOP/s of its workers together.
+    """
+    return {
+        "run_id": run["run_id"],
+        "student": run["student"]["name"],
+        "parameters": sizes[0],
+        "parameters_without_embeddings": sizes[1],
+        "examples": run["examples"],
+        "tokens": progress.tokens,
+        "supervised_tokens": progress.supervised,
+        "flops": flops,
+        "steps": progress.step,
+        "seed": run["seed"],
+        "validation_loss": loss,
+        "train_seconds": progress.seconds,
+        "tokens_per_second": progress.tokens / progress.seconds,
+        "utilisation": flops / progress.seconds / peak,
+    }
 
 
 def _metrics(progress: Any, steps: int) -> dict[str, float]:
