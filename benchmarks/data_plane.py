@@ -8,6 +8,8 @@ and 2 GB of disk, deleted afterwards. Writes data_plane.json and data_plane.png 
 """
 
 import io
+import json
+import os
 import tempfile
 import threading
 import time
@@ -19,12 +21,14 @@ from matplotlib.figure import Figure
 from measured import Bound, finish, show
 from rich.console import Console
 
+from tsd import store
 from tsd.cluster import stages
 from tsd.cluster.session import session
+from tsd.drawing import BLOCK
 from tsd.progress import Reporter
 from tsd.recipe import load
 
-MILLION = 1_000_000
+MILLION, BILLION, CORES = 1_000_000, 1_000_000_000, 1_000
 COUNTS = (MILLION, 5 * MILLION)
 BLOCKS_PER_PART = 32
 GIB = 2**30
@@ -80,7 +84,12 @@ def draw(count: int, folder: str) -> dict[str, Any]:
         started = time.perf_counter()
         stages.generate(recipe, Reporter(Console(file=io.StringIO())))
         seconds = time.perf_counter() - started
-    files = list(Path(recipe.folder, "series").glob("*.parquet"))
+    place = f"{recipe.folder}/series"
+    files = list(Path(place).glob("*.parquet"))
+    manifest = store.read_json(place, store.MANIFEST)
+    looking = time.perf_counter()
+    notes = store.finished_parts(place, manifest["key"])
+    looking = time.perf_counter() - looking
     return {
         "series": count,
         "seconds": seconds,
@@ -88,6 +97,9 @@ def draw(count: int, folder: str) -> dict[str, Any]:
         "peak_gib": memory.peak,
         "files": len(files),
         "bytes_per_series": sum(file.stat().st_size for file in files) / count,
+        "manifest_bytes_per_file": Path(place, store.MANIFEST).stat().st_size / len(files),
+        "note_bytes_per_file": len(json.dumps([part.note for part in notes.values()])) / len(files),
+        "ms_to_look_at_a_file": 1000 * looking / len(files),
         "memory": memory.samples,
     }
 
@@ -103,11 +115,13 @@ def main() -> None:
                 results.append(draw(count, folder))
     curves = [result.pop("memory") for result in results]
     show("Series through Ray Data to Parquet", results)
+    carried = carry_on(results[-1])
+    show("Carried on to 1 billion series on 1,000 cores: calculated, not measured", carried)
     picture(curves).savefig(Path(__file__).with_suffix(".png"), dpi=120)
     small, large = results
     finish(
         __file__,
-        {"blocks_per_part": BLOCKS_PER_PART, "results": results},
+        {"blocks_per_part": BLOCKS_PER_PART, "results": results, "carried on": carried},
         [
             Bound("seconds for 1 million series", small["seconds"], most=90),
             Bound(
@@ -118,6 +132,29 @@ def main() -> None:
             Bound("memory of 5 million over that of 1 million", large["peak_gib"] / small["peak_gib"], most=1.25),
         ],
     )
+
+
+def carry_on(measured: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the measured rates come to for a billion series, for parts of three sizes."""
+    per_core = measured["series_per_second"] / (os.cpu_count() or 1)
+    rows = []
+    for blocks in (BLOCKS_PER_PART, 4 * BLOCKS_PER_PART, 16 * BLOCKS_PER_PART):
+        files = -(-BILLION // (blocks * BLOCK))
+        rows.append(
+            {
+                "blocks a part": blocks,
+                "files": files,
+                "MB a file": blocks * BLOCK * measured["bytes_per_series"] / 1e6,
+                "GB": BILLION * measured["bytes_per_series"] / 1e9,
+                "seconds to draw": BILLION / per_core / CORES,
+                "GB/s to store": CORES * per_core * measured["bytes_per_series"] / 1e9,
+                "files/s": CORES * per_core / (blocks * BLOCK),
+                "MB of manifest": files * measured["manifest_bytes_per_file"] / 1e6,
+                "MB through Ray": files * measured["note_bytes_per_file"] / 1e6,
+                "seconds to look at all files": files * measured["ms_to_look_at_a_file"] / 1000,
+            }
+        )
+    return rows
 
 
 def picture(curves: list[list[tuple[float, float]]]) -> Figure:
