@@ -1,1 +1,1 @@
-"""What a series is: how it is drawn (`processes`) and what is measurably true of it (`truth`)."""
+"""What a series is: `processes` it may follow, their `design` and `drawing`, and the `truth` measured on it."""
