@@ -20,10 +20,10 @@ MODULES = {
 LAYERS = (
     {"tsd"},
     {"errors", "schema"},
-    {"store", "recipe", "draws", "progress"},
+    {"store", "recipe", "draws", "progress", "png"},
     {"series", "plots", "language"},
     {"teachers", "curation", "corpus", "students"},
-    {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain"},
+    {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "look"},
     {"report"},  # draws the laws that scaling fits
     {"cluster"},
     {"cli"},

@@ -27,7 +27,7 @@ from tsd.series.processes import draw_table
 from tsd.teachers import make_teacher
 from tsd.teachers.rules import Rules
 
-PLOTS = PlotConfig(width=200, height=128)
+PLOTS = PlotConfig(width=196, height=140)
 SOUND = reply_text(Labels(trend="flat", noise="low", maximum="end", minimum="middle"), (0, 0, 0))
 SECRET = "sk-do-not-tell-4711"
 
@@ -298,7 +298,7 @@ def test_the_request_shows_the_plot_in_the_recipes_size_and_asks_the_teachers_pr
     head, _, data = picture["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
     image = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert (image.format, image.size, image.mode) == ("PNG", (200, 128), "L")
+    assert (image.format, image.size, image.mode) == ("PNG", (196, 140), "P")
     assert len(set(np.asarray(image).flatten().tolist())) > 2  # something is drawn
 
 
@@ -329,5 +329,7 @@ def test_an_api_request_key_follows_what_shapes_the_reply_and_not_how_it_is_aske
     ]
     assert {keys(**change) for change in operational} == {plain}
     shaping = [{"model": "other"}, {"temperature": 0.5}, {"max_tokens": 10}, {"base_url": server.url + "/"}]
-    others = [keys(**change) for change in shaping] + [keys(PlotConfig(width=200, height=130))]
-    assert len({plain, *others}) == 6
+    looks = [PlotConfig(width=196, height=168), PlotConfig(style="paper"), PLOTS.model_copy(update={"vary": True})]
+    others = [keys(**change) for change in shaping] + [keys(plots) for plots in looks]
+    assert len({plain, *others}) == 8
+    assert keys(PLOTS.model_copy(update={"store": True})) == plain

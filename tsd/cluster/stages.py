@@ -200,12 +200,15 @@ def series_key(recipe: Recipe) -> str:
 
 def annotations_key(recipe: Recipe, series: store.Dataset) -> str:
     """What makes the annotations: the prompt, the teacher, what it is shown and which series."""
+    from tsd.plots import VERSION as DRAWING  # matplotlib takes a while to load
+
     return store.digest(
         [
             "annotations",
             PROMPT_VERSION,
             recipe.teacher.identity,
-            recipe.plots.model_dump(),
+            recipe.plots.identity,
+            DRAWING,
             recipe.seed,
             series.digest,
         ]

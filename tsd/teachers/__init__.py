@@ -46,7 +46,7 @@ def make_teacher(config: RulesTeacher | ApiTeacher, plots: PlotConfig, seed: int
         return Rules(config, seed)
     from tsd.teachers.openai_api import OpenAIApi
 
-    return OpenAIApi(config, plots)
+    return OpenAIApi(config, plots, seed)
 
 
 def annotations(name: str, series: pa.Table, keys: Sequence[str], replies: Sequence[Reply]) -> pa.Table:
@@ -72,15 +72,18 @@ def annotations(name: str, series: pa.Table, keys: Sequence[str], replies: Seque
     return conform(pa.Table.from_pylist(rows, ANNOTATIONS), ANNOTATIONS)
 
 
-def request_keys(shape: object, series: pa.Table) -> list[str]:
+def request_keys(shape: object, series: pa.Table, shown: Sequence[object] | None = None) -> list[str]:
     """A key for each series that changes with anything that shapes its reply.
 
-    shape: everything else that does, the teacher's settings and what it is shown; anything JSON can hold.
+    shape: what does so for all series, the teacher's settings; shown: what does for each, how its plot looks.
+    Anything JSON can hold.
     """
     base = hashlib.sha256(digest([PROMPT_VERSION, shape]).encode())
     keys = []
-    for values in series["values"]:
+    for i, values in enumerate(series["values"]):
         key = base.copy()
+        if shown is not None:
+            key.update(digest(shown[i]).encode())
         key.update(values.values.to_numpy().tobytes())
         keys.append(key.hexdigest()[:32])
     return keys

@@ -10,13 +10,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import openai
 import pyarrow as pa
 
 from tsd.errors import InputError
 from tsd.language import teacher_prompt
-from tsd.plots import render
+from tsd.plots import VERSION, Plotter, choose_look
 from tsd.recipe import ApiTeacher, PlotConfig
 from tsd.teachers import Reply, annotations, request_keys
 
@@ -31,24 +30,27 @@ HOPELESS = (
 class OpenAIApi:
     """Asks the recipe's model about the plot of each series."""
 
-    def __init__(self, config: ApiTeacher, plots: PlotConfig) -> None:
+    def __init__(self, config: ApiTeacher, plots: PlotConfig, seed: int) -> None:
         key = os.environ.get(config.key_env)
         if not key:
             raise InputError(f"the environment variable {config.key_env} (teacher.key_env) holds no key: set it")
         self.config = config
         self.plots = plots
+        self.seed = seed
+        self.plotter = Plotter()
         self.client = openai.OpenAI(
             api_key=key, base_url=config.base_url, timeout=config.timeout, max_retries=config.retries
         )
 
     def annotate(self, series: pa.Table) -> pa.Table:
         """series: the `SERIES` schema. Returns the `ANNOTATIONS` schema, the same rows in the same order."""
-        values = np.stack([row.values.to_numpy() for row in series["values"]])
-        pictures = render(values, self.plots)
-        prompt = teacher_prompt(values.shape[1])
+        values = [row.values.to_numpy() for row in series["values"]]
+        looks = [choose_look(self.plots, self.seed, series_id) for series_id in series["series_id"].to_pylist()]
+        pictures = self.plotter(values, looks)
+        prompt = teacher_prompt(len(values[0]))
         with ThreadPoolExecutor(self.config.in_flight) as pool:
             replies = list(pool.map(lambda picture: self._ask(prompt, picture), pictures))
-        keys = request_keys([self.config.identity, self.plots.model_dump()], series)
+        keys = request_keys([self.config.identity, VERSION], series, [vars(look) for look in looks])
         return annotations(self.config.name, series, keys, replies)
 
     def _ask(self, prompt: str, picture: bytes) -> Reply:
