@@ -1,6 +1,7 @@
 """What every benchmark does with its figures: time, print, keep beside the script, hold against bounds."""
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -39,6 +40,7 @@ def medians(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, f
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
+            gc.collect()  # one work's garbage is not another's
             started = time.perf_counter()
             work()
             seconds[name].append(time.perf_counter() - started)
@@ -56,7 +58,7 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def finish(script: str, results: dict[str, Any], bounds: Sequence[Bound]) -> None:
-    """Write the results beside the script with machine and date, print the bounds; with --check, exit 1 for a miss.
+    """Write the results beside the script with machine and date, print the bounds; --check: exit 1 for a miss.
 
     script: the benchmark's `__file__`.
     """
