@@ -1,6 +1,7 @@
 """What every benchmark does with its figures: time, print, keep beside the script, hold against bounds."""
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -34,11 +35,11 @@ class Bound:
 
 def medians(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """The median seconds of each work; they take turns, so that a slow moment of the machine hits them all."""
-    for work in works.values():
-        work()  # the first call is slow: it is not the rate
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
+            gc.collect()  # one work's garbage is not another's
+            work()  # what comes first finds cold caches and memory to ask for: that is not the rate
             started = time.perf_counter()
             work()
             seconds[name].append(time.perf_counter() - started)
@@ -56,9 +57,8 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def finish(script: str, results: dict[str, Any], bounds: Sequence[Bound]) -> None:
-    """Write the results beside the script with machine and date, and hold them against the bounds.
+    """Write the results beside the script with machine and date, print the bounds; --check: exit 1 for a miss.
 
-    With --check on the command line, exits 1 where a bound is missed.
     script: the benchmark's `__file__`.
     """
     parser = argparse.ArgumentParser(description="Writes its results beside itself.")

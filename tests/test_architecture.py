@@ -20,11 +20,11 @@ MODULES = {
 LAYERS = (
     {"tsd"},
     {"errors", "schema", "series", "language"},
-    {"store", "tasks", "draws", "progress"},
+    {"store", "tasks", "draws", "progress", "png"},
     {"recipe"},
     {"drawing", "plots"},
     {"teachers", "curation", "corpus", "students"},
-    {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "runs"},
+    {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "look", "runs"},
     {"picture"},  # draws the laws that scaling fits
     {"report"},
     {"cluster"},

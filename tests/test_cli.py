@@ -15,7 +15,7 @@ from tsd.cli import app, main
 from tsd.errors import StorageError
 from tsd.recipe import load, names
 
-COMMANDS = ("study", "generate", "annotate", "curate", "train", "evaluate", "report", "explain", "recipes")
+COMMANDS = ("study", "generate", "annotate", "curate", "train", "evaluate", "report", "explain", "look", "recipes")
 
 
 @pytest.fixture

@@ -106,13 +106,26 @@ def test_an_api_teacher_shows_images_and_dollars_and_needs_no_key(tmp_path, monk
     main(["annotate", str(recipe), "--dry-run"])
     out = capsys.readouterr().out
     assert "ask eyes-7b at 127.0.0.1 about 1,000 series" in out
-    assert "1,000 images of 280 × 140 pixels" in out
+    assert "1,000 images of 280 × 140 pixels, 50 image tokens each" in out
     # a picture is 10 × 5 patches, the prompt about 600 letters of 4 a token; a reply 60 tokens
     tokens = _number(out, " tokens in")
     assert tokens == pytest.approx(1000 * (50 + 150), rel=0.1)
     assert f"${(tokens * 2 + 60_000 * 10) / 1e6:,.2f}" in out
     assert "time not known here" in out
     assert "$OPENAI_API_KEY" in out
+
+
+@pytest.mark.parametrize(
+    ("plots", "named"),
+    [
+        ("{}", "448 × 224 pixels, 128 image tokens each"),
+        ("{style: paper}", "1000 × 500 pixels, 648 image tokens each"),  # scaled to 1008 × 504 = 36 × 18 patches
+        ("{vary: true}", "392 × 196 to 504 × 252 pixels, 128 image tokens each on average"),
+    ],
+)
+def test_a_dry_run_counts_what_a_picture_costs(plots, named):
+    teacher = "teacher={kind: openai, model: eyes-7b, base_url: 'http://127.0.0.1:9/v1'}"
+    assert named in plan(load("laptop", [teacher, f"plots={plots}"]), "annotate")
 
 
 def test_a_student_for_gpus_is_counted_without_its_weights_and_not_timed(tmp_path):

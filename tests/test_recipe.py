@@ -31,6 +31,12 @@ def complaint(source: str, *overrides: str) -> str:
 # ---- Right ones
 
 
+def test_the_paper_recipe_shows_the_paper_s_figure_and_the_others_a_compact_one() -> None:
+    assert load("paper").plots.sizes == [(1000, 500)]
+    assert load("laptop").plots.sizes == [(448, 224)]
+    assert load("laptop").plots.image_tokens == 16 * 8
+
+
 def test_laptop_paper_and_cluster_come_with_tsd() -> None:
     assert {"laptop", "paper", "cluster"} <= set(names())
 
@@ -305,3 +311,13 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(override: str) -
     with pytest.raises(RecipeError, match="must not hold a user or a password") as refused:
         load("laptop", [override])
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "pixels", "fits"), [("width", 450, "448 or 476"), ("height", 223, "196 or 224")]
+)
+def test_a_size_that_cuts_a_patch_is_refused_with_those_that_fit(field: str, pixels: int, fits: str) -> None:
+    said = complaint("laptop", f"plots.{field}={pixels}")
+    assert f"{field} must be a multiple of 28" in said
+    assert fits in said
+    assert "plots.width is 112" in complaint("laptop", "plots.width=112")

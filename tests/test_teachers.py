@@ -27,7 +27,7 @@ from tsd.teachers import make_teacher
 from tsd.teachers.openai_api import OpenAIApi
 from tsd.teachers.rules import Rules
 
-PLOTS = PlotConfig(width=200, height=128)
+PLOTS = PlotConfig(width=196, height=140)
 SOUND = SINGLE.reply({"trend": "flat", "noise": "low", "maximum": "end", "minimum": "middle"}, (0, 0, 0))
 SECRET = "sk-do-not-tell-4711"
 
@@ -175,7 +175,7 @@ def api(server: Server, **changes: Any) -> ApiTeacher:
 
 def ask(server: Server, series: pa.Table, **changes: Any) -> pa.Table:
     """What the API teacher makes of these series."""
-    return OpenAIApi(api(server, **changes), SINGLE, PLOTS).annotate(series)
+    return OpenAIApi(api(server, **changes), SINGLE, PLOTS, 0).annotate(series)
 
 
 def test_a_whole_reply_is_read_and_its_tokens_and_cost_are_counted(server: Server, series: pa.Table) -> None:
@@ -280,7 +280,7 @@ def test_what_no_retry_will_mend_ends_the_stage_with_one_line(server: Server, se
 def test_a_missing_key_is_said_before_anything_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TSD_TEST_KEY")
     with pytest.raises(InputError) as caught:
-        OpenAIApi(api(server), SINGLE, PLOTS)
+        OpenAIApi(api(server), SINGLE, PLOTS, 0)
     assert "TSD_TEST_KEY" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     assert server.asked == []
@@ -298,7 +298,7 @@ def test_the_request_shows_the_plot_in_the_recipes_size_and_asks_the_teachers_pr
     head, _, data = picture["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
     image = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert (image.format, image.size, image.mode) == ("PNG", (200, 128), "L")
+    assert (image.format, image.size, image.mode) == ("PNG", (196, 140), "P")
     assert len(set(np.asarray(image).flatten().tolist())) > 2  # something is drawn
 
 
@@ -317,7 +317,7 @@ def test_an_api_request_key_follows_what_shapes_the_reply_and_not_how_it_is_aske
     few = series.slice(0, 2)
 
     def keys(plots: PlotConfig = PLOTS, **changes: Any) -> tuple[str, ...]:
-        return tuple(OpenAIApi(api(server, **changes), SINGLE, plots).annotate(few)["request_key"].to_pylist())
+        return tuple(OpenAIApi(api(server, **changes), SINGLE, plots, 0).annotate(few)["request_key"].to_pylist())
 
     plain = keys()
     operational = [
@@ -329,5 +329,7 @@ def test_an_api_request_key_follows_what_shapes_the_reply_and_not_how_it_is_aske
     ]
     assert {keys(**change) for change in operational} == {plain}
     shaping = [{"model": "other"}, {"temperature": 0.5}, {"max_tokens": 10}, {"base_url": server.url + "/"}]
-    others = [keys(**change) for change in shaping] + [keys(PlotConfig(width=200, height=130))]
-    assert len({plain, *others}) == 6
+    looks = [PlotConfig(width=196, height=168), PlotConfig(style="paper"), PLOTS.model_copy(update={"vary": True})]
+    others = [keys(**change) for change in shaping] + [keys(plots) for plots in looks]
+    assert len({plain, *others}) == 8
+    assert keys(PLOTS.model_copy(update={"store": True})) == plain

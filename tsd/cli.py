@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tsd.errors import TsdError, UserError
+from tsd.errors import InputError, TsdError, UserError
 
 if TYPE_CHECKING:
     from tsd.recipe import Recipe
@@ -114,6 +114,25 @@ def explain(
     from tsd import explain as explaining
 
     print(explaining.explain(file, model, column, as_json))
+
+
+@app.command()
+def look(
+    run: Annotated[str, typer.Argument(help="A run folder such as runs/laptop, or a dataset of series.")],
+    plots: Annotated[bool, typer.Option("--plots", help="A page of plots by class.")] = False,
+    out: Annotated[str | None, typer.Option(help="The file to write, if not RUN/plots.html.")] = None,
+    per_class: Annotated[int, typer.Option(min=1, max=1000, help="Series of each trend and noise.")] = 6,
+    style: Annotated[str | None, typer.Option(help="paper or compact, if not as the run's recipe says.")] = None,
+) -> None:
+    """Write a page that shows what a run holds, and print where it lies.
+
+    Example: tsd look runs/laptop --plots
+    """
+    if not plots:
+        raise InputError("say what to look at: --plots shows the series as a teacher sees them")
+    from tsd.look import show_plots
+
+    print(show_plots(run, out, per_class, style))
 
 
 recipes_app = typer.Typer(

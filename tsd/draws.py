@@ -3,7 +3,7 @@
 import numpy as np
 
 # One stream for each use, so that the same seed never gives two uses the same numbers.
-SERIES, TEACHER, BATCHES = 0x5EED, 0x7EAC4E2, 0xBA7C4
+SERIES, TEACHER, BATCHES, LOOKS = 0x5EED, 0x7EAC4E2, 0xBA7C4, 0x100C5
 PARTNERS, PAIRS = 0x5EED2, 0x9A125
 
 

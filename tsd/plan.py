@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 STAGES = ("generate", "annotate", "curate", "train", "evaluate", "report")
 SAMPLE = 256  # series that are drawn and described to count tokens and measure rates
-PATCH = 28  # pixels of a picture's side that a Qwen-VL takes for one token
 LETTERS = 4  # of English text in a token, roughly
 REPLY_TOKENS = 60  # of a teacher's reply, roughly
 CURATED_PER_SECOND = 25_000  # measured on the laptop study
@@ -91,8 +90,9 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
         each = _time(lambda: rules.annotate(sample)) / len(sample)
         seconds = STAGE_SECONDS + each * count / _cores()
         return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds
-    width, height = recipe.plots.width, recipe.plots.height
-    picture = -(-width // PATCH) * -(-height // PATCH)
+    sizes, picture = recipe.plots.sizes, recipe.plots.image_tokens
+    drawn = " to ".join(f"{width} × {height}" for width, height in sorted({min(sizes), max(sizes)}))
+    mean = "each" if len(sizes) == 1 else "each on average"
     asked = count * (picture + len(recipe.asks.teacher_prompt(recipe.series.lengths[-1])) // LETTERS)
     replied = count * REPLY_TOKENS
     dollars = (asked * teacher.usd_per_million_input + replied * teacher.usd_per_million_output) / 1e6
@@ -100,7 +100,7 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     cost = f"about ${dollars:,.2f}" if priced else "$0, as the recipe names no price (teacher.usd_per_million_…)"
     return [
         f"ask {teacher.model} at {urlsplit(teacher.base_url).hostname} about {count:,} series",
-        f"{count:,} images of {width} × {height} pixels",
+        f"{count:,} images of {drawn} pixels, {_round(picture)} image tokens {mean}",
         f"about {_round(asked)} tokens in and {_round(replied)} out, {cost}",
         f"the key is read from ${teacher.key_env} when it starts",
     ], None

@@ -33,6 +33,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
+PATCH = 28  # pixels of a picture's side that a Qwen-VL takes for one token
 BYTES_PER_SERIES = 2_000  # over all tables, generously: the laptop study's hold about 600
 
 
@@ -174,12 +175,52 @@ class SeriesConfig(Section):
 class PlotConfig(Section):
     """How a series is drawn for a teacher that looks."""
 
-    width: Annotated[int, Field(ge=128, le=4096)] = 448
-    """Pixels; with fewer, the axes' words leave no room for the line."""
-    height: Annotated[int, Field(ge=128, le=4096)] = 224
-    """Pixels."""
+    style: Literal["paper", "compact"] = "compact"
+    """The paper's figure, 1000 × 500 pixels, or one in the size that a Qwen-VL teacher takes as it is."""
+    width: Annotated[int, Field(ge=140, le=4088)] = 448
+    """Pixels of a compact plot, a multiple of 28; with fewer, the axes' words leave no room for the line."""
+    height: Annotated[int, Field(ge=140, le=4088)] = 224
+    """Pixels of a compact plot, a multiple of 28."""
+    vary: bool = False
+    """Vary the line's colour and width, and a compact plot's size, from series to series."""
     store: bool = False
     """Keep the plots on disk, too."""
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> Self:
+        for name, pixels in (("width", self.width), ("height", self.height)):
+            if pixels % PATCH:
+                below = pixels // PATCH * PATCH
+                raise ValueError(
+                    f"{name} must be a multiple of {PATCH}, the patches that a Qwen-VL looks at: "
+                    f"{below} or {below + PATCH}, not {pixels}"
+                )
+        return self
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Every size that a plot may have, each as likely as the others: (width, height) in pixels."""
+        if self.style == "paper":
+            return [(1000, 500)]
+        if not self.vary:
+            return [(self.width, self.height)]
+        return [
+            (width, height)
+            for width in (self.width + PATCH * step for step in (-2, -1, 0, 1, 2))
+            for height in (self.height + PATCH * step for step in (-1, 0, 1))
+            if width >= 140 and height >= 140
+        ]
+
+    @property
+    def image_tokens(self) -> float:
+        """Tokens that a plot costs a Qwen-VL on average: one a patch, after scaling to whole patches."""
+        tokens = [round(width / PATCH) * round(height / PATCH) for width, height in self.sizes]
+        return sum(tokens) / len(tokens)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that shapes a plot; whether it is kept does not."""
+        return self.model_dump(exclude={"store"})
 
 
 def _known_facet(name: str) -> str:

@@ -52,7 +52,7 @@ def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
 
 def draw_plots(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store.Dataset:
     """Keep the plots on disk; a teacher needs none of them, it is shown its own."""
-    folder, key = f"{recipe.folder}/plots", store.digest(["plots", recipe.plots.model_dump(), series.digest])
+    folder, key = f"{recipe.folder}/plots", store.digest(["plots", *plots_identity(recipe), series.digest])
     done = store.find_finished(folder, PLOTS, key)
 
     def work(part: int) -> list[store.Part]:
@@ -215,10 +215,14 @@ def test_series(recipe: Recipe, series: store.Dataset) -> pa.Table:
 
 def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
     """The plot of each series, as a teacher would be shown it."""
-    from tsd.plots import render  # matplotlib: workers that draw no plots are ready sooner without it
+    from tsd.plots import (  # matplotlib: workers that draw no plots are ready sooner without it
+        Plotter,
+        choose_look,
+    )
 
-    values = np.stack([row.values.to_numpy() for row in series["values"]])
-    return pa.table({"series_id": series["series_id"], "png": pa.array(render(values, recipe.plots), pa.binary())})
+    items = [np.split(row.values.to_numpy(), recipe.asks.curves) for row in series["values"]]
+    looks = [choose_look(recipe.plots, recipe.seed, series_id) for series_id in series["series_id"].to_pylist()]
+    return pa.table({"series_id": series["series_id"], "png": pa.array(Plotter()(items, looks), pa.binary())})
 
 
 def predictions_key(recipe: Recipe, run: str, series: store.Dataset) -> str:
@@ -234,16 +238,15 @@ def series_key(recipe: Recipe) -> str:
 
 def annotations_key(recipe: Recipe, series: store.Dataset) -> str:
     """What makes the annotations: the prompt, the teacher, what it is shown and which series."""
-    return store.digest(
-        [
-            "annotations",
-            recipe.asks.version,
-            recipe.teacher.identity,
-            recipe.plots.model_dump(),
-            recipe.seed,
-            series.digest,
-        ]
-    )
+    shown = [recipe.asks.version, recipe.teacher.identity, *plots_identity(recipe), recipe.seed]
+    return store.digest(["annotations", *shown, series.digest])
+
+
+def plots_identity(recipe: Recipe) -> list[Any]:
+    """What makes a plot besides its series."""
+    from tsd.plots import VERSION  # matplotlib takes a while to load
+
+    return [recipe.plots.identity, VERSION]
 
 
 def _run(work: Work, parts: int, finished: Sequence[Parts], step: Step) -> list[Parts]:

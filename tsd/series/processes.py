@@ -163,14 +163,18 @@ def own_ranges(names: Iterable[str] | None = None) -> dict[str, Span]:
     return {name: span for process in processes for name, span in process.ranges.items()}
 
 
-def ornstein_uhlenbeck(shocks: Array, tau: npt.NDArray[np.floating]) -> Array:
-    """Filter shocks of unit variance into stationary paths of unit variance, in place, by the exact transition.
+def ornstein_uhlenbeck(
+    shocks: Array, tau: npt.NDArray[np.floating], sigma: npt.NDArray[np.floating] | float = 1.0
+) -> Array:
+    """Filter shocks of unit variance into stationary paths, in place, by the exact transition.
 
-    shocks: (length, batch); tau: (batch,) mean-reversion time in points. Over one point the path keeps
-    exp(−1 / tau) of its distance from the mean and gains variance 1 − exp(−2 / tau) (Gillespie 1996, eq. 1.9).
+    shocks: (length, batch); tau: (batch,) mean-reversion time in points; sigma: the paths' standard deviation.
+    Over one point the path keeps exp(−1 / tau) of its distance from the mean, and its variance gains
+    1 − exp(−2 / tau) of sigma² (Gillespie 1996, eq. 1.9).
     """
     decay = np.exp(-1 / tau.astype(np.float64))
-    shocks[1:] *= np.sqrt(1 - decay**2).astype(np.float32)
+    shocks[0] *= sigma
+    shocks[1:] *= (sigma * np.sqrt(1 - decay**2)).astype(np.float32)
     decay, kept = decay.astype(np.float32), np.empty_like(shocks[0])
     before = shocks[0]
     for now in shocks[1:]:

@@ -126,4 +126,5 @@ PAIR = Task(
         "as a plot or as numbers, oldest first."
     ),
     asked="Describe the two series. First: {} Second: {}",
+    sheet=("position", "intersections"),
 )

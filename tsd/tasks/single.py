@@ -116,4 +116,5 @@ SINGLE = Task(
         "as a plot or as numbers, oldest first."
     ),
     asked="Describe the series: {}",
+    sheet=("trend", "noise"),
 )

@@ -76,6 +76,8 @@ class Task:
     """The first sentence of the teacher's prompt, with {length}."""
     asked: str
     """The student's prompt, with {} for each of the curves."""
+    sheet: tuple[str, str]
+    """The two facets by which plots are laid out for people to look at, down and across."""
 
     def __post_init__(self) -> None:
         for topic in self.topics:

@@ -47,7 +47,7 @@ def make_teacher(recipe: Recipe) -> Teacher:
         return Rules(config, recipe.asks, recipe.seed)
     from tsd.teachers.openai_api import OpenAIApi
 
-    return OpenAIApi(config, recipe.asks, recipe.plots)
+    return OpenAIApi(config, recipe.asks, recipe.plots, recipe.seed)
 
 
 def annotations(
@@ -75,15 +75,18 @@ def annotations(
     return conform(pa.Table.from_pylist(rows, schema), schema)
 
 
-def request_keys(task: Task, shape: object, series: pa.Table) -> list[str]:
+def request_keys(task: Task, shape: object, series: pa.Table, shown: Sequence[object] | None = None) -> list[str]:
     """A key for each series that changes with anything that shapes its reply.
 
-    shape: everything else that does, the teacher's settings and what it is shown; anything JSON can hold.
+    shape: what does so for all series, the teacher's settings; shown: what does for each, how its plot looks.
+    Anything JSON can hold.
     """
     base = hashlib.sha256(digest([task.version, shape]).encode())
     keys = []
-    for values in series["values"]:
+    for i, values in enumerate(series["values"]):
         key = base.copy()
+        if shown is not None:
+            key.update(digest(shown[i]).encode())
         key.update(values.values.to_numpy().tobytes())
         keys.append(key.hexdigest()[:32])
     return keys

@@ -10,11 +10,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import openai
 import pyarrow as pa
 
 from tsd.errors import InputError
-from tsd.plots import render
+from tsd.plots import VERSION, Plotter, choose_look
 from tsd.recipe import ApiTeacher, PlotConfig
 from tsd.tasks import Task
 from tsd.teachers import Reply, annotations, request_keys
@@ -30,13 +31,15 @@ HOPELESS = (
 class OpenAIApi:
     """Asks the recipe's model about the plot of each series."""
 
-    def __init__(self, config: ApiTeacher, task: Task, plots: PlotConfig) -> None:
+    def __init__(self, config: ApiTeacher, task: Task, plots: PlotConfig, seed: int) -> None:
         key = os.environ.get(config.key_env)
         if not key:
             raise InputError(f"the environment variable {config.key_env} (teacher.key_env) holds no key: set it")
         self.config = config
         self.task = task
         self.plots = plots
+        self.seed = seed
+        self.plotter = Plotter()
         self.client = openai.OpenAI(
             api_key=key, base_url=config.base_url, timeout=config.timeout, max_retries=config.retries
         )
@@ -44,10 +47,12 @@ class OpenAIApi:
     def annotate(self, series: pa.Table) -> pa.Table:
         """series: the task's series table. Returns its annotations table, the same rows in the same order."""
         values = [row.values.to_numpy() for row in series["values"]]
-        prompts = [self.task.teacher_prompt(len(row) // self.task.curves) for row in values]
+        items = [np.split(row, self.task.curves) for row in values]
+        looks = [choose_look(self.plots, self.seed, series_id) for series_id in series["series_id"].to_pylist()]
+        prompts = [self.task.teacher_prompt(len(curves[0])) for curves in items]
         with ThreadPoolExecutor(self.config.in_flight) as pool:
-            replies = list(pool.map(self._ask, prompts, render(values, self.plots)))
-        keys = request_keys(self.task, [self.config.identity, self.plots.model_dump()], series)
+            replies = list(pool.map(self._ask, prompts, self.plotter(items, looks)))
+        keys = request_keys(self.task, [self.config.identity, VERSION], series, [vars(look) for look in looks])
         return annotations(self.task, self.config.name, series, keys, replies)
 
     def _ask(self, prompt: str, picture: bytes) -> Reply:
