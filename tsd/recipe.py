@@ -79,18 +79,18 @@ class SeriesConfig(Section):
     """How often a rising, a falling and no drift is drawn; noise moves some of the last into the others."""
     noise_shares: Shares = (0.49, 0.33, 0.18)
     """How often low, medium and high noise is drawn."""
-    own_trend_shares: Shares = (0.28, 0.28, 0.44)
+    own_trend_shares: Shares = (0.25, 0.25, 0.50)
     """trend_shares of series that fill their own range."""
-    own_noise_shares: Shares = (0.60, 0.40, 0.0)
+    own_noise_shares: Shares = (0.75, 0.25, 0.0)
     """noise_shares of series that fill their own range, which makes flat ones noisier than they were drawn."""
     noise_rms: tuple[Range, Range, Range] = ((0.6, 1.75), (2.4, 10.2), (13.0, 17.0))
     """Residual around a cubic fit for low, medium and high noise, in value units."""
     tau: tuple[Range, Range, Range] = ((0.2, 0.8), (0.016, 0.31), (0.0055, 0.031))
     """Mean-reversion time for low, medium and high noise, as a fraction of the length. Slow reversion where
     noise is low lets the path wander, so that the trend does not give the extrema away."""
-    drift: tuple[Size, Size] = (4.5, 9.0)
+    drift: tuple[Size, Size] = (5.5, 11.0)
     """Size of a drift from first point to last, in value units."""
-    drift_per_spread: Size = 0.2
+    drift_per_spread: Size = 0.3
     """Added to the drift for each value unit by which noise alone moves the two ends apart."""
     own_drift: tuple[Share, Share] = (0.05, 0.4)
     """Size of a drift where a series fills its own range, as a share of what the noise leaves of it."""
