@@ -206,8 +206,8 @@ def test_every_class_of_every_facet_has_between_25_and_42_percent(many: pa.Table
 
 def test_the_trend_does_not_give_the_extrema_away(many: pa.Table) -> None:
     found = baselines(SINGLE, many)
-    assert found["maximum"]["given"] <= 0.53
-    assert found["minimum"]["given"] <= 0.53
+    assert found["maximum"]["given"] <= 0.55
+    assert found["minimum"]["given"] <= 0.55
 
 
 def test_trend_and_noise_are_nearly_independent(many: pa.Table) -> None:

@@ -74,6 +74,8 @@ def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Pl
     swings = np.array([process.swings for process in PROCESSES.values()])[process]
     wishes = Wishes(np.where(own, *trends), np.where(own, *noises), own, swings)
     place = rng.permutation(count)
+    if len(config.lengths) == 1:
+        return [Plan(config.lengths[0], place, process, wishes)]
     plans = []
     for i in np.unique(length):
         these = np.flatnonzero(length == i)
