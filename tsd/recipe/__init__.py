@@ -1,0 +1,31 @@
+"""The recipe of a whole study: pydantic models, loading, `extends` and overrides.
+
+A recipe is a YAML file. It may extend another, by name or by path, and then names only what differs.
+Whatever is wrong with it is said in one line, before anything is spent: the field, the value, what was
+expected, and the nearest valid name.
+"""
+
+from tsd.recipe.learning import SCRATCH_SIZES, Lora, Student, TrainingConfig
+from tsd.recipe.loading import load, names, to_yaml
+from tsd.recipe.section import nearest
+from tsd.recipe.series import PlotConfig, SeriesConfig
+from tsd.recipe.teaching import EVERY, ApiTeacher, CurationConfig, RulesTeacher
+from tsd.recipe.whole import Recipe
+
+__all__ = [
+    "EVERY",
+    "SCRATCH_SIZES",
+    "ApiTeacher",
+    "CurationConfig",
+    "Lora",
+    "PlotConfig",
+    "Recipe",
+    "RulesTeacher",
+    "SeriesConfig",
+    "Student",
+    "TrainingConfig",
+    "load",
+    "names",
+    "nearest",
+    "to_yaml",
+]

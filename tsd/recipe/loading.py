@@ -1,0 +1,160 @@
+"""A recipe's file -> a recipe: `extends`, overrides, and one line for whatever is wrong."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from tsd.errors import RecipeError
+from tsd.recipe.section import Section, nearest
+from tsd.recipe.teaching import TEACHERS
+from tsd.recipe.whole import Recipe
+
+
+def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe by name or path and apply overrides such as `series.count=1000`.
+
+    Raises RecipeError with one line that names the place, the value and the fix.
+    """
+    data = _resolve(source, ())
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(f"recipe {source}: {_first_problem(error)}") from None
+
+
+def names() -> list[str]:
+    """The recipes that come with tsd."""
+    return sorted(Path(str(entry)).stem for entry in _folder().iterdir() if str(entry).endswith(".yaml"))
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The whole resolved recipe; loading it again gives the same recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def _folder() -> Any:
+    return resources.files("tsd") / "recipes"
+
+
+def _resolve(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    """The recipe's data with everything that it extends merged in."""
+    if source.endswith((".yaml", ".yml")):
+        source = os.path.normpath(source)  # one spelling for each file, so that a circle is seen
+    if source in seen:
+        raise RecipeError(f"recipe {source} extends itself: {' → '.join((*seen, source))}")
+    data = _read(source)
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    if not isinstance(parent, str):
+        raise RecipeError(f"recipe {source}: extends must be the name or path of a recipe, not {parent!r}")
+    if parent.endswith((".yaml", ".yml")):
+        parent = str(Path(source).parent / parent)
+    return _merged(_resolve(parent, (*seen, source)), data)
+
+
+def _read(source: str) -> dict[str, Any]:
+    if source.endswith((".yaml", ".yml")):
+        path = Path(source)
+        if not path.is_file():
+            raise RecipeError(
+                f"there is no recipe file {source}: give a path that exists, or one of {', '.join(names())}"
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"recipe {source} cannot be read: {_why(error)}") from None
+    elif source in names():
+        text = (_folder() / f"{source}.yaml").read_text()
+    else:
+        raise RecipeError(
+            f"there is no recipe {source!r}{nearest(source, names())} (the path of a file ends in .yaml)"
+        )
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" line {place.line + 1}" if place else ""
+        raise RecipeError(f"recipe {source}{line} is not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"recipe {source} must be a mapping of sections, not {type(data).__name__}")
+    return data
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return f"not UTF-8 at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error.strerror)
+
+
+def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """A section merges key by key, but for a teacher of another kind, which replaces the old one whole."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = value
+        if isinstance(old, dict) and isinstance(value, Mapping):
+            kind = old.get("kind")
+            if value.get("kind", kind) == kind:
+                merged[key] = _merged(old, value)
+    return merged
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override}: expected a.b=value")
+    said = " ".join(override.split())  # a message is one line, whatever was typed
+    *sections, last = path.split(".")
+    place = data
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {said}: {section} is a value, not a section")
+        place = inner
+    try:
+        place[last] = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # a date that no calendar has is a ValueError
+        raise RecipeError(f"--set {said}: {text!r} is not a YAML value") from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    location = [part for part in problem["loc"] if part not in (*TEACHERS, "[key]")]
+    place = ".".join(str(part) for part in location) or "the recipe"
+    if problem["type"] == "extra_forbidden":
+        fields = list(_fields_at(problem["loc"][:-1]))
+        return f"unknown key {place}{nearest(str(location[-1]), fields)}"
+    if problem["type"] == "missing":
+        return f"{place} is missing"
+    given = problem["input"]
+    # An address is refused for the password in it, which a message must not repeat.
+    shown = "" if isinstance(given, Mapping | BaseModel) or "://" in str(given) else f" is {given!r}:"
+    message = problem["msg"].removeprefix("Value error, ")
+    # A tuple that lost its only item is too short as well: what follows from a problem is not another one.
+    more = sum(other["loc"] != problem["loc"][: len(other["loc"])] for other in error.errors()[1:])
+    return f"{place}{shown or ':'} {message[0].lower()}{message[1:]}" + (f" (and {more} more)" if more else "")
+
+
+def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
+    """The names of the fields that are valid at a place in the recipe, as pydantic spells the place."""
+    models: list[Any] = [Recipe]
+    for part in location:
+        if part in TEACHERS:
+            models = [TEACHERS[str(part)]]
+        elif isinstance(part, str):
+            models = [inner for model in models for inner in _models_in(model.model_fields[part].annotation)]
+    for model in models:
+        yield from model.model_fields
+
+
+def _models_in(annotation: Any) -> Iterator[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models_in(inner)
