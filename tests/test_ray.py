@@ -12,10 +12,12 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tsd import scoring, store
-from tsd.schema import EXAMPLES, REJECTS
+from tsd.recipe import load
+from tsd.schema import EXAMPLES, PLOTS, REJECTS
 from tsd.tasks import SINGLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -136,6 +138,22 @@ def test_the_class_table_is_printed_and_goes_with_the_series_beside_their_baseli
         (said,) = (line for line in lines if line[:2] == [facet, classes[0]])
         assert said[1::2] == list(classes)
         assert said[2::2] == [f"{shares[facet][name]:.1%}" for name in classes]
+
+
+def test_plots_are_kept_when_asked_and_are_those_that_a_teacher_is_shown(undisturbed: tuple[Path, str]) -> None:
+    from tsd.plots import Plotter, choose_look
+
+    study, _ = undisturbed
+    printed = run(command(study.parent, "plots.store=true", stage="generate"), cpus=1)
+    assert "6,000 plots" in printed
+    kept = store.open_dataset(str(study / "plots"), PLOTS)
+    series = store.open_dataset(str(study / "series"), SINGLE.tables.series)
+    assert (kept.rows, kept.manifest["parents"]) == (6000, {"series": series.digest})
+    recipe = load("laptop")
+    rows, drawn = series.read_part(1).slice(0, 5).to_pylist(), kept.read_part(1).slice(0, 5).to_pylist()
+    looks = [choose_look(recipe.plots, recipe.seed, row["series_id"]) for row in rows]
+    pictures = Plotter()([np.array(row["values"], np.uint8) for row in rows], looks)
+    assert drawn == [{"series_id": row["series_id"], "png": png} for row, png in zip(rows, pictures, strict=True)]
 
 
 def test_the_runs_stand_in_mlflow_below_their_study(undisturbed: tuple[Path, str]) -> None:
