@@ -126,7 +126,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     location = [part for part in problem["loc"] if part not in (*TEACHERS, "[key]")]
-    place = ".".join(str(part) for part in location) or "the recipe"
+    place = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         fields = list(_fields_at(problem["loc"][:-1]))
         return f"unknown key {place}{nearest(str(location[-1]), fields)}"
@@ -138,7 +138,8 @@ def _first_problem(error: ValidationError) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     # A tuple that lost its only item is too short as well: what follows from a problem is not another one.
     more = sum(other["loc"] != problem["loc"][: len(other["loc"])] for other in error.errors()[1:])
-    return f"{place}{shown or ':'} {message[0].lower()}{message[1:]}" + (f" (and {more} more)" if more else "")
+    said = f"{place}{shown or ':'} " if place else ""  # what joins two sections names them itself
+    return f"{said}{message[0].lower()}{message[1:]}" + (f" (and {more} more)" if more else "")
 
 
 def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
