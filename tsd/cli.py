@@ -121,7 +121,7 @@ def look(
     run: Annotated[str, typer.Argument(help="A run folder such as runs/laptop, or a dataset of series.")],
     plots: Annotated[bool, typer.Option("--plots", help="A page of plots by class.")] = False,
     out: Annotated[str | None, typer.Option(help="The file to write, if not RUN/plots.html.")] = None,
-    per_class: Annotated[int, typer.Option(min=1, max=1000, help="Series of each trend and noise.")] = 6,
+    per_class: Annotated[int, typer.Option(min=1, max=1000, help="Series of each cell.")] = 6,
     style: Annotated[str | None, typer.Option(help="paper or compact, if not as the run's recipe says.")] = None,
 ) -> None:
     """Write a page that shows what a run holds, and print where it lies.

@@ -13,13 +13,12 @@ import polars as pl
 
 from tsd.errors import InputError
 from tsd.recipe import nearest
+from tsd.series.truth import TOP
 from tsd.tasks import TASKS
 
 MOST_ROWS = 1_000_000
-TOP = 99
 MAX_NEW_TOKENS = 128
 LARGEST = 1e300  # sums of a million such values still fit a float64
-FLAT = 10  # a range of fewer values than this is next to nothing on the student's scale
 CHUNK = 2**24  # bytes
 NO_ANSWER = "The student gave no answer that can be read: it may need more training."
 
@@ -27,8 +26,8 @@ NO_ANSWER = "The student gave no answer that can be read: it may need more train
 def explain(file: str, model: str, column: str | None, as_json: bool) -> str:
     """Describe one column of a CSV file as the student was taught to.
 
-    The series is resampled to the student's length and, unless it already lies within 0–99, mapped linearly
-    onto that range; the answer says what was done. Raises InputError for what cannot be read.
+    The series is resampled to the student's length and mapped linearly onto 0–99, its minimum to 0 and its maximum
+    to 99; the answer says what was done. Raises InputError for what cannot be read.
     """
     card = read_card(model)
     task = TASKS[card["task"]]
@@ -131,14 +130,9 @@ def fit_to_student(raw: npt.NDArray[np.float64], length: int) -> tuple[npt.NDArr
         values = np.interp(np.linspace(0, len(raw) - 1, length), np.arange(len(raw)), raw)
         changes.append(f"{len(raw):,} points were interpolated to the {length} that the student reads")
     low, high = values.min(), values.max()
-    if low < 0 or high > TOP:
+    if (low, high) != (0, TOP):
         values = (values - low) / (high - low) * TOP if high > low else np.full(length, TOP / 2)
         changes.append(f"values from {low:g} to {high:g} were mapped onto 0–{TOP}, the student's range")
-    elif high - low < FLAT:
-        changes.append(
-            f"values from {low:g} to {high:g} were left as they are and rounded: on the student's scale, 0–{TOP}, "
-            "that is nearly flat; multiply them to have smaller changes described"
-        )
     return np.rint(values).astype(np.int64), changes
 
 

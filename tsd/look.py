@@ -62,14 +62,13 @@ def _open(run: str) -> tuple[Task, store.Dataset]:
 
 def _config(run: str, style: str | None) -> tuple[PlotConfig, int]:
     """How the run's teacher is shown its series, and the study's seed; another style where one is named."""
-    if style is not None:
-        if style not in get_args(Style):
-            raise InputError(f"--style {style}: there is no such style{nearest(style, get_args(Style))}")
-        return PlotConfig(style=style), 0  # type: ignore[arg-type]
-    if os.path.isfile(f"{run}/recipe.yaml"):
-        recipe = load(f"{run}/recipe.yaml")
-        return recipe.plots, recipe.seed
-    return PlotConfig(), 0
+    if style is not None and style not in get_args(Style):
+        raise InputError(f"--style {style}: there is no such style{nearest(style, get_args(Style))}")
+    for folder in (run, os.path.dirname(run)):  # the dataset itself may be named, too
+        if os.path.isfile(f"{folder}/recipe.yaml"):
+            recipe = load(f"{folder}/recipe.yaml")
+            return recipe.plots.model_copy(update={"style": style or recipe.plots.style}), recipe.seed
+    return PlotConfig.model_validate({"style": style} if style else {}), 0
 
 
 def _choose(task: Task, series: store.Dataset, per_class: int) -> tuple[dict[Cell, list[Row]], dict[Cell, int]]:
@@ -102,7 +101,7 @@ def _write(
     looks = [choose_look(config, seed, row["series_id"]) for row in shown]
     items = [np.split(np.array(row["values"], np.uint8), task.curves) for row in shown]
     pictures = Plotter()(items, looks)
-    cards = [_card(task, row, picture) for row, picture in zip(shown, pictures, strict=True)]
+    cards = (_card(task, row, picture) for row, picture in zip(shown, pictures, strict=True))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -120,7 +119,7 @@ def _write(
         across=task.sheet[1],
         rows_of=task.classes[task.sheet[0]],
         columns_of=task.classes[task.sheet[1]],
-        cards={cell: [cards[shown.index(row)] for row in found] for cell, found in chosen.items()},
+        cards={cell: [next(cards) for _ in found] for cell, found in chosen.items()},
         config=config,
         size=_range(config.sizes),
         tokens=round(config.image_tokens),

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 STAGES = ("generate", "annotate", "curate", "train", "evaluate", "report")
 SAMPLE = 256  # series that are drawn and described to count tokens and measure rates
 LETTERS = 4  # of English text in a token, roughly
-REPLY_TOKENS = 60  # of a teacher's reply, roughly
+REPLY_SHARE = 0.75  # of the tokens that a task allows for a reply, which a teacher takes, roughly
 CURATED_PER_SECOND = 25_000  # measured on the laptop study
 TRIAL_SECONDS = 9.0  # that starting a trial keeps two cores busy, measured on the laptop study
 REPORT_SECONDS = 30.0  # measured on the laptop study
@@ -77,8 +77,7 @@ def _generate(recipe: Recipe) -> tuple[list[str], float | None]:
     seconds = _time(lambda: drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, drawing.BLOCK))
     size = count * recipe.series.points * recipe.asks.curves / 2**20
     lengths = " or ".join(map(str, recipe.series.lengths))
-    shown = "series" if recipe.asks.curves == 1 else "pairs of series"
-    said = f"draw {count:,} {shown} of {lengths} points, {size:,.1f} MiB of values"
+    said = f"draw {count:,} {recipe.asks.unit} of {lengths} points, {size:,.1f} MiB of values"
     return [said], STAGE_SECONDS + seconds * count / drawing.BLOCK / _cores()
 
 
@@ -94,12 +93,12 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     drawn = " to ".join(f"{width} × {height}" for width, height in sorted({min(sizes), max(sizes)}))
     mean = "each" if len(sizes) == 1 else "each on average"
     asked = count * (picture + len(recipe.asks.teacher_prompt(recipe.series.lengths[-1])) // LETTERS)
-    replied = count * REPLY_TOKENS
+    replied = int(count * recipe.asks.reply_tokens * REPLY_SHARE)
     dollars = (asked * teacher.usd_per_million_input + replied * teacher.usd_per_million_output) / 1e6
     priced = teacher.usd_per_million_input or teacher.usd_per_million_output
     cost = f"about ${dollars:,.2f}" if priced else "$0, as the recipe names no price (teacher.usd_per_million_…)"
     return [
-        f"ask {teacher.model} at {urlsplit(teacher.base_url).hostname} about {count:,} series",
+        f"ask {teacher.model} at {urlsplit(teacher.base_url).hostname} about {count:,} {recipe.asks.unit}",
         f"{count:,} images of {drawn} pixels, {_round(picture)} image tokens {mean}",
         f"about {_round(asked)} tokens in and {_round(replied)} out, {cost}",
         f"the key is read from ${teacher.key_env} when it starts",

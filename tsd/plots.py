@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
@@ -47,7 +48,9 @@ class Look:
 def choose_look(config: PlotConfig, seed: int, series_id: int) -> Look:
     """How a series is shown: the style's own look or, where looks vary, one drawn for this series alone."""
     if not config.vary:
-        colours, line_width = (("C0", "C1"), 1.5) if config.style == "paper" else (("black", "tab:red"), 1.2)
+        colours, line_width = (
+            (("tab:blue", "tab:orange"), 1.5) if config.style == "paper" else (("black", "tab:red"), 1.2)
+        )
         return Look(config.style, *config.sizes[0], colours, line_width)
     rng = generator(seed, LOOKS, series_id)
     width, height = config.sizes[rng.integers(len(config.sizes))]
@@ -84,6 +87,12 @@ def _sheet(count: int, *layout: Any) -> "_Sheet | _PairSheet":
 
 def figure(curves: Sequence[Curve], look: Look) -> Figure:
     """The plot of one or two series, from scratch: what `Plotter` must draw, and what its sheets are made of."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a plot is the same whatever this machine's own settings
+        return _figure(curves, look)
+
+
+def _figure(curves: Sequence[Curve], look: Look) -> Figure:
     pair, last = len(curves) > 1, max(map(len, curves)) - 1
     drawn = Figure(figsize=(look.width / DPI, look.height / DPI), dpi=DPI)
     if look.style == "paper":

@@ -105,28 +105,37 @@ def find_finished(folder: str, schema: pa.Schema, key: str) -> Dataset | None:
 
     Raises StorageError where the folder holds a dataset, or parts of one, that another key makes.
     """
-    if read_json(folder, MANIFEST) is not None:
-        dataset = open_dataset(folder, schema)
-        _require_key(folder, dataset.manifest["key"], key)
-        return dataset
-    return None
+    manifest = read_json(folder, MANIFEST)
+    if manifest is None:
+        return None
+    _require_key(folder, manifest["key"], key)
+    return open_dataset(folder, schema)
 
 
 def finished_parts(folder: str, key: str) -> dict[int, Part]:
     """Parts that are already there, by index; their footers are read, several at once."""
     files, root = filesystem(folder)
-
-    def look(path: str) -> Part:
-        with files.open_input_file(path) as source:
-            footer = pq.read_metadata(source)
-        metadata = footer.metadata or {}
-        _require_key(folder, metadata.get(KEY, b"").decode(), key)
-        return Part(footer.num_rows, note=json.loads(metadata.get(NOTE, b"null")))
-
     listed = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
     paths = {int(name[1]): info.path for info in listed if (name := PART_NAME.fullmatch(info.base_name))}
     with ThreadPoolExecutor(READERS) as pool:
-        return dict(zip(paths, pool.map(look, paths.values()), strict=True))
+        return dict(
+            zip(paths, pool.map(lambda path: _look(files, folder, path, key), paths.values()), strict=True)
+        )
+
+
+def find_part(folder: str, index: int, key: str) -> Part | None:
+    """A part that is already there; None where it still has to be made."""
+    files, root = filesystem(folder)
+    path = f"{root}/{part_name(index)}"
+    return None if files.get_file_info(path).type == fs.FileType.NotFound else _look(files, folder, path, key)
+
+
+def _look(files: fs.FileSystem, folder: str, path: str, key: str) -> Part:
+    with files.open_input_file(path) as source:
+        footer = pq.read_metadata(source)
+    metadata = footer.metadata or {}
+    _require_key(folder, metadata.get(KEY, b"").decode(), key)
+    return Part(footer.num_rows, note=json.loads(metadata.get(NOTE, b"null")))
 
 
 def write_part(folder: str, index: int, table: pa.Table, schema: pa.Schema, key: str, note: Any = None) -> Part:
@@ -180,8 +189,17 @@ def commit(
         ],
         "versions": {"tsd": tsd.__version__, "pyarrow": pa.__version__},
     }
+    _delete_unfinished(folder)
     write_json(folder, MANIFEST, manifest)
     return Dataset(folder, schema, manifest)
+
+
+def _delete_unfinished(folder: str) -> None:
+    """Delete what killed writers left behind under the names that a part has before it is whole."""
+    files, root = filesystem(folder)
+    if isinstance(files, fs.LocalFileSystem):
+        for left in Path(root).glob(".part-*.parquet.*"):
+            left.unlink(missing_ok=True)
 
 
 def part_name(index: int) -> str:

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from tsd import drawing, scoring, store
 from tsd.curation import curate as curate_table
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step
-from tsd.recipe import Recipe
-from tsd.schema import EXAMPLES, PLOTS, REJECTS
+from tsd.recipe import ApiTeacher, Recipe
+from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
 from tsd.teachers import make_teacher
 
 Parts = dict[int, store.Part]
@@ -40,12 +41,12 @@ def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
         table = drawing.draw_table(recipe.asks, recipe.series, recipe.seed, first, min(per_part, count - first))
         return [store.write_part(folder, part, table, schema, key, scoring.tally(recipe.asks, table))]
 
-    with reporter.stage("Draw series", count, "series") as step:
+    with reporter.stage("Draw series", count, recipe.asks.unit) as step:
         if done:
             step.skip(done.rows)
             return done
         parts = -(-count // per_part)
-        (made,) = _run(work, parts, [store.finished_parts(folder, key)], step)
+        (made,) = _run(work, parts, [(folder, key)], step)
         counted = scoring.add(made[part].note for part in range(parts))
         return store.commit(folder, schema, key, parts, {}, made, scoring.about(recipe.asks, counted))
 
@@ -62,7 +63,7 @@ def draw_plots(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> sto
         if done:
             step.skip(done.rows)
             return done
-        (made,) = _run(work, series.parts, [store.finished_parts(folder, key)], step)
+        (made,) = _run(work, series.parts, [(folder, key)], step)
         return store.commit(folder, PLOTS, key, series.parts, {"series": series.digest}, made)
 
 
@@ -73,7 +74,7 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
     done = store.find_finished(folder, schema, key)
 
     def work(part: int) -> list[store.Part]:
-        table = make_teacher(recipe).annotate(series.read_part(part))
+        table = _teacher(recipe).annotate(series.read_part(part))
         return [store.write_part(folder, part, table, schema, key)]
 
     with reporter.stage(f"Ask the teacher ({recipe.teacher.name})", series.rows, "replies") as step:
@@ -81,7 +82,7 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
             step.skip(done.rows)
             return done
         make_teacher(recipe)  # a missing key is said here, not by a worker
-        (made,) = _run(work, series.parts, [store.finished_parts(folder, key)], step)
+        (made,) = _run(work, series.parts, [(folder, key)], step)
         return store.commit(folder, schema, key, series.parts, {"series": series.digest}, made)
 
 
@@ -107,8 +108,7 @@ def curate(
         if done[0] and done[1]:
             step.skip(done[0].rows + done[1].rows)
             return done[0], done[1]
-        both = [store.finished_parts(kept, key), store.finished_parts(rejected, key)]
-        good, bad = _run(work, series.parts, both, step)
+        good, bad = _run(work, series.parts, [(kept, key), (rejected, key)], step)
         return (
             store.commit(kept, EXAMPLES, key, series.parts, parents, good),
             store.commit(rejected, REJECTS, key, series.parts, parents, bad),
@@ -174,7 +174,7 @@ class Decoder:
         rows = self.test.slice(chunk * size, size)
         prompts = [task.student_prompt(values) for values in rows["values"].to_pylist()]
         started = time.perf_counter()
-        texts = reply(model, tokenizer, prompts, self.recipe.evaluation.max_new_tokens)
+        texts = reply(model, tokenizer, prompts, self.recipe.max_new_tokens)
         seconds = time.perf_counter() - started
         table = pa.table(
             {
@@ -216,29 +216,41 @@ def test_series(recipe: Recipe, series: store.Dataset) -> pa.Table:
 def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
     """The plot of each series, as a teacher would be shown it."""
     from tsd.plots import (  # matplotlib: workers that draw no plots are ready sooner without it
-        Plotter,
         choose_look,
     )
 
     items = [np.split(row.values.to_numpy(), recipe.asks.curves) for row in series["values"]]
     looks = [choose_look(recipe.plots, recipe.seed, series_id) for series_id in series["series_id"].to_pylist()]
-    return pa.table({"series_id": series["series_id"], "png": pa.array(Plotter()(items, looks), pa.binary())})
+    return pa.table({"series_id": series["series_id"], "png": pa.array(_plotter()(items, looks), pa.binary())})
+
+
+# A worker keeps what is costly to build from part to part.
+_teacher = lru_cache(maxsize=1)(make_teacher)
+
+
+@lru_cache(maxsize=1)
+def _plotter() -> Any:
+    from tsd.plots import Plotter
+
+    return Plotter()
 
 
 def predictions_key(recipe: Recipe, run: str, series: store.Dataset) -> str:
     """What makes a run's predictions: the student, the series and how long a reply may be."""
-    asked = recipe.evaluation.model_dump(include={"series", "batch_size", "max_new_tokens"})
-    return store.digest(["predictions", recipe.asks.version, run, asked, series.digest])
+    asked = recipe.evaluation.model_dump(include={"series", "batch_size"})
+    return store.digest(["predictions", recipe.asks.version, run, asked, recipe.max_new_tokens, series.digest])
 
 
 def series_key(recipe: Recipe) -> str:
     """What makes the series: the generator, the seed and the recipe's section."""
-    return store.digest(["series", drawing.VERSION, recipe.seed, recipe.series.model_dump()])
+    asked = [recipe.task, recipe.asks.version, fingerprint(recipe.asks.tables.series)]
+    return store.digest(["series", drawing.VERSION, *asked, recipe.seed, recipe.series.model_dump()])
 
 
 def annotations_key(recipe: Recipe, series: store.Dataset) -> str:
     """What makes the annotations: the prompt, the teacher, what it is shown and which series."""
-    shown = [recipe.asks.version, recipe.teacher.identity, *plots_identity(recipe), recipe.seed]
+    plots = plots_identity(recipe) if isinstance(recipe.teacher, ApiTeacher) else []
+    shown = [recipe.asks.version, recipe.teacher.identity, *plots, recipe.seed]
     return store.digest(["annotations", *shown, series.digest])
 
 
@@ -249,19 +261,28 @@ def plots_identity(recipe: Recipe) -> list[Any]:
     return [recipe.plots.identity, VERSION]
 
 
-def _run(work: Work, parts: int, finished: Sequence[Parts], step: Step) -> list[Parts]:
-    """Make the parts that not all of the outputs have yet. Returns the parts of each output, old and new."""
-    there = [part for part in range(parts) if all(part in found for found in finished)]
-    step.skip(sum(found[part].rows for part in there for found in finished))
+def _run(work: Work, parts: int, outputs: Sequence[tuple[str, str]], step: Step) -> list[Parts]:
+    """Make the parts that not all of the outputs have yet. Returns the parts of each output, old and new.
+
+    outputs: folder and key of each.
+    """
+    found = [store.finished_parts(folder, key) for folder, key in outputs]
+    there = [part for part in range(parts) if all(part in old for old in found)]
+    step.skip(sum(old[part].rows for part in there for old in found))
     missing = np.setdiff1d(np.arange(parts), there)
     if len(missing) == 0:
-        return list(finished)
+        return found
+
+    def make_one(part: int) -> Sequence[store.Part]:
+        # Ray repeats the whole task of a worker that died: what it had already written is not made again.
+        written = [store.find_part(folder, part, key) for folder, key in outputs]
+        whole = [one for one in written if one is not None]
+        return whole if len(whole) == len(outputs) else work(part)
 
     def make(batch: dict[str, Any]) -> dict[str, Any]:
-        made = [json.dumps([asdict(one) for one in work(int(part))]) for part in missing[batch["id"]]]
+        made = [json.dumps([asdict(one) for one in make_one(int(part))]) for part in missing[batch["id"]]]
         return {"part": missing[batch["id"]], "made": made}
 
-    found = [dict(old) for old in finished]
     tasks = min(len(missing), MOST_TASKS)
     # Ray Data carries numbers of parts and what was counted in them: its memory does not grow with the series.
     rows = ray.data.range(len(missing), override_num_blocks=tasks).map_batches(make, batch_size=1)

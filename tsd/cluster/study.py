@@ -45,13 +45,15 @@ class Study:
         self.reporter = reporter
         self.tables = recipe.asks.tables
         self.scores = score_names(recipe.asks.names)
-        store.write_bytes(recipe.folder, "recipe.yaml", to_yaml(recipe).encode())
+        self.kept_recipe = False
 
     def open_tracking(self) -> None:
         """Open MLflow, so that a wrong address is said before anything is paid for."""
         with self.reporter.stage("Open MLflow", 1, "") as step:
-            self._timed("Open MLflow", lambda: self.tracker)
-            step.advance(1, self.recipe.tracking.uri)
+            started = time.monotonic()
+            uri = self.tracker and self.recipe.tracking.uri
+            self.spent("Open MLflow", time.monotonic() - started)
+            step.advance(1, uri)
 
     def generate(self) -> store.Dataset:
         """Draw the series and say how their classes came out; keep their plots where the recipe asks for it."""
@@ -275,9 +277,13 @@ class Study:
         """Do a stage and add its wall seconds to the study's, over all starts."""
         started = time.monotonic()
         try:
-            return work()
+            done = work()
         finally:
             self.spent(stage, time.monotonic() - started)
+        if not self.kept_recipe:  # now that a stage has taken the folder for its own: another recipe's is refused
+            store.write_bytes(self.recipe.folder, "recipe.yaml", to_yaml(self.recipe).encode())
+            self.kept_recipe = True
+        return done
 
     def spent(self, stage: str, seconds: float) -> None:
         """Add wall seconds to a stage of `timings.json`."""

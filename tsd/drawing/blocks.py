@@ -179,7 +179,7 @@ def _keep(task: Task, groups: list[Group]) -> Block:
         ties = np.concatenate([task.near_ties(group.measures) for group in groups])[order]
         # Near ties go first. What goes besides must not depend on the place, or a block's end were less even.
         preferred = np.lexsort((np.arange(len(order)) * STRIDE % len(order), ties))
-        kept = order[np.sort(preferred[even_out(cells[preferred].astype(np.uint16), BLOCK)])]
+        kept = order[np.sort(preferred[even_out(cells[preferred], BLOCK)])]
 
     def together(columns: list[Columns]) -> Columns:
         return {name: np.concatenate([each[name] for each in columns])[kept] for name in columns[0]}
@@ -202,7 +202,7 @@ def _padded(values: npt.NDArray[np.uint8], length: int) -> npt.NDArray[np.uint8]
     return np.pad(values, ((0, 0), (0, missing))) if missing else values
 
 
-def even_out(cells: npt.NDArray[np.uint16], count: int) -> npt.NDArray[np.intp]:
+def even_out(cells: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
     """Which candidates are kept: every cell is filled to the same level, with the first of its candidates.
 
     cells: (candidates,) what each candidate is, the preferred ones first. Returns `count` indices, ascending. What

@@ -4,7 +4,7 @@ All sizes are in value units of a series on 0–99. What a series then is, is me
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -166,7 +166,7 @@ def _expected(log_tau: Floats, length: int) -> tuple[Floats, Floats]:
     return residual, difference
 
 
-@lru_cache(maxsize=64)
+@cache  # there are under a thousand lengths
 def stationary_factors(length: int) -> tuple[Floats, Floats]:
     """How a unit-variance OU path measures, in expectation, as a function of tau.
 

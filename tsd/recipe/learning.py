@@ -121,8 +121,8 @@ class EvaluationConfig(Section):
     """Held-out examples for the loss."""
     batch_size: Positive = 250
     """Series decoded at once."""
-    max_new_tokens: Positive = 80
-    """Longest reply, in tokens."""
+    max_new_tokens: Positive | None = None
+    """Longest reply, in tokens; left out, what the task's own sentences take in a small vocabulary."""
     workers: Positive = 2
     """Processes that decode."""
 

@@ -14,6 +14,8 @@ from tsd.recipe.section import Section, nearest
 from tsd.recipe.teaching import TEACHERS
 from tsd.recipe.whole import Recipe
 
+WHOLE = ("mix",)  # mappings that are one value
+
 
 def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path and apply overrides such as `series.count=1000`.
@@ -93,12 +95,12 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
 
 
 def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A section merges key by key, but for a teacher of another kind, which replaces the old one whole."""
+    """A section merges key by key; a mix, or a teacher of another kind, replaces the old one whole."""
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
         merged[key] = value
-        if isinstance(old, dict) and isinstance(value, Mapping):
+        if isinstance(old, dict) and isinstance(value, Mapping) and key not in WHOLE:
             kind = old.get("kind")
             if value.get("kind", kind) == kind:
                 merged[key] = _merged(old, value)
@@ -112,6 +114,10 @@ def _apply(data: dict[str, Any], override: str) -> None:
     said = " ".join(override.split())  # a message is one line, whatever was typed
     *sections, last = path.split(".")
     place = data
+    if sections and sections[-1] in WHOLE:
+        raise RecipeError(
+            f"--set {said}: a {sections[-1]} is given whole, such as {'.'.join(sections)}={{linear: 1}}"
+        )
     for section in sections:
         inner = place.setdefault(section, {})
         if not isinstance(inner, dict):

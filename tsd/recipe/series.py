@@ -21,7 +21,7 @@ class SeriesConfig(Section):
     split: Shares = (0.8, 0.1, 0.1)
     """Shares of train, validation and test."""
     mix: dict[str, Size] = Field(default={name: process.weight for name, process in PROCESSES.items()})
-    """How often each process is drawn, relative to the others; tsd/series/processes.py has them all."""
+    """How often each process is drawn, relative to the others; a process that is not named is not drawn."""
     ranges: dict[str, tuple[float, float]] = Field(default={})
     """Other ranges for what only some processes have, such as season_period: [0.3, 2.0]."""
     own_range: Share = 0.4
@@ -160,5 +160,5 @@ class PlotConfig(Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that shapes a plot; whether it is kept does not."""
-        return self.model_dump(exclude={"store"})
+        """All that shapes a plot; whether it is kept does not, nor a size that the style does not ask for."""
+        return self.model_dump(exclude={"store", *(("width", "height") if self.style == "paper" else ())})

@@ -1,5 +1,6 @@
 """The recipe of a whole study."""
 
+from math import prod
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -8,11 +9,12 @@ from tsd.errors import RecipeError
 from tsd.recipe.learning import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
 from tsd.recipe.section import Section, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import ApiTeacher, CurationConfig, RulesTeacher
+from tsd.recipe.teaching import EVERY, ApiTeacher, CurationConfig, RulesTeacher
 from tsd.schema import SPLITS
 from tsd.tasks import TASKS, Task
 
-BYTES_PER_SERIES = 2_000  # over all tables, generously: the laptop study's hold about 600
+# Over all tables, generously: the laptop study's series of 128 points take about 600 bytes each.
+BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
 
 
 def _known_task(name: str) -> str:
@@ -60,6 +62,17 @@ class Recipe(Section):
             raise ValueError(f"series.length must be one number for the task {self.task}, not a list")
         return self
 
+    @model_validator(mode="after")
+    def _errors_are_in_facets_of_the_task(self) -> Self:
+        if isinstance(self.teacher, RulesTeacher):
+            known = [EVERY, *self.asks.names]
+            for name in self.teacher.error_rate:
+                if name not in known:
+                    raise ValueError(
+                        f"teacher.error_rate.{name}: the task {self.task} has no such facet{nearest(name, known)}"
+                    )
+        return self
+
     @property
     def asks(self) -> Task:
         """The task that `task` names."""
@@ -70,19 +83,37 @@ class Recipe(Section):
         """Where this study lives."""
         return f"{self.out.rstrip('/')}/{self.name}"
 
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest reply of a student, in tokens."""
+        return self.evaluation.max_new_tokens or self.asks.reply_tokens
+
+    @property
+    def kept_share(self) -> float:
+        """The share of replies that curation keeps, as far as the recipe tells."""
+        if not isinstance(self.teacher, RulesTeacher) or self.curation.against_truth == "keep":
+            return 1.0
+        rates = self.teacher.error_rate
+        return prod(1 - rates.get(facet, rates[EVERY]) for facet in self.asks.names)
+
     def require_enough_series(self) -> None:
         """Raise RecipeError where more is asked of a split than it can hold, before the first series is drawn."""
+        kept = (self.kept_share, self.kept_share, 1.0)
         asked = (max(self.students.volumes), self.evaluation.validation_examples, self.evaluation.series)
         fields = ("students.volumes", "evaluation.validation_examples", "evaluation.series")
-        for field, wanted, share, split in zip(fields, asked, self.series.split, SPLITS, strict=True):
-            there = int(self.series.count * share)
+        for field, wanted, *shares, split in zip(fields, asked, self.series.split, kept, SPLITS, strict=True):
+            there = int(self.series.count * prod(shares))
             if wanted > there:
+                after = ", once curated," if shares[1] < 1 else ""
                 raise RecipeError(
-                    f"{field} asks for {wanted:,} and the {split} split of {self.series.count:,} series "
-                    f"holds about {there:,}: raise series.count"
+                    f"{field} asks for {wanted:,} and the {split} split of {self.series.count:,} {self.asks.unit} "
+                    f"holds{after} about {there:,}: raise series.count"
                 )
 
     @property
     def bytes_needed(self) -> int:
         """About how much a study writes; the weights of students from scratch are too small to count."""
-        return 16 * 2**20 + self.series.count * BYTES_PER_SERIES
+        each = BYTES_PER_POINT * self.series.points * self.asks.curves + BYTES_PER_ROW
+        if self.plots.store:
+            each += BYTES_PER_PIXEL * max(width * height for width, height in self.plots.sizes)
+        return 16 * 2**20 + int(self.series.count * each)

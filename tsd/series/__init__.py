@@ -1,1 +1,1 @@
-"""What a series is: `processes` it may follow, their `design` and `drawing`, and the `truth` measured on it."""
+"""What a series is: the `processes` it may follow, and the `truth` that is measured on it."""

@@ -5,7 +5,7 @@ length the windows scale: 20 of 128 points are a fraction, quarters stay quarter
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from math import ceil, floor
 from typing import Any, TypeAlias
 
@@ -116,7 +116,7 @@ def distance(measure: npt.NDArray[np.float32], borders: Sequence[float]) -> npt.
     return nearest
 
 
-@lru_cache(maxsize=64)
+@cache  # there are under a thousand lengths
 def polynomials(length: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The orthogonal polynomials of degree 0 to 3 on `length` points, (length, 4), and their squared norms, (4,).
 
@@ -140,7 +140,7 @@ def regions(length: int) -> tuple[int, int]:
     return ceil(PLACES[0] * length), floor(PLACES[1] * length) + 1
 
 
-@lru_cache(maxsize=64)
+@cache  # there are under a thousand lengths
 def _weights(length: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The polynomials and, last, the ends' windows, as rows, (5, length); the polynomials' squared norms."""
     columns, norms = polynomials(length)

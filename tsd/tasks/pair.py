@@ -126,5 +126,6 @@ PAIR = Task(
         "as a plot or as numbers, oldest first."
     ),
     asked="Describe the two series. First: {} Second: {}",
+    reply_tokens=200,
     sheet=("position", "intersections"),
 )

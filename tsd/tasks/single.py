@@ -116,5 +116,6 @@ SINGLE = Task(
         "as a plot or as numbers, oldest first."
     ),
     asked="Describe the series: {}",
+    reply_tokens=80,
     sheet=("trend", "noise"),
 )

@@ -76,12 +76,19 @@ class Task:
     """The first sentence of the teacher's prompt, with {length}."""
     asked: str
     """The student's prompt, with {} for each of the curves."""
+    reply_tokens: int
+    """More than the longest of its replies has in a vocabulary of whole words."""
     sheet: tuple[str, str]
     """The two facets by which plots are laid out for people to look at, down and across."""
 
     def __post_init__(self) -> None:
         for topic in self.topics:
             assert len({len(facet.phrasings) for facet in self._of(topic)}) == 1, topic
+
+    @property
+    def unit(self) -> str:
+        """What an item is, in the plural."""
+        return "series" if self.curves == 1 else "pairs"
 
     @cached_property
     def names(self) -> tuple[str, ...]:
