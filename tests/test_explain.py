@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tsd.cli import main
-from tsd.explain import MOST_ROWS, fit_to_student, fitting_length, read_card
+from tsd.explain import MOST_ROWS, _averaged, fit_to_student, fitting_length, read_card
 from tsd.series.truth import TOP
 from tsd.tasks import SINGLE
 
 LENGTH = 32
+RAMP = [round(99 * i / (LENGTH - 1)) for i in range(LENGTH)]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def students_folder(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("students")
     labels = {"trend": "increasing", "noise": "low", "maximum": "end", "minimum": "beginning"}
-    prompt, reply = SINGLE.student_prompt(list(range(LENGTH))), SINGLE.reply(labels, (0, 0, 0))
+    prompt, reply = SINGLE.student_prompt(RAMP), SINGLE.reply(labels, (0, 0, 0))
     tokenizer = students.build_tokenizer([prompt, reply] * 2, 512)
     model = students.build(Student(name="0.03M"), tokenizer, 0, 512)
     students.export(
@@ -78,7 +79,7 @@ def refused(capsys, tmp_path, students_folder):
 @pytest.fixture
 def ramp(tmp_path):
     path = tmp_path / "ramp.csv"
-    path.write_text("level\n" + "\n".join(str(value) for value in range(LENGTH)) + "\n")
+    path.write_text("level\n" + "\n".join(str(value) for value in RAMP) + "\n")
     return path
 
 
@@ -288,11 +289,11 @@ SERIES = arrays(np.float64, st.integers(2, 400), elements=st.floats(0, 99, allow
 def test_averaging_keeps_the_mean_and_the_range(raw):
     values, changes = fit_to_student(raw, LENGTH)
     assert values.shape == (LENGTH,)
-    assert raw.min() - 0.5 <= values.min()
-    assert values.max() <= raw.max() + 0.5
     if len(raw) > LENGTH:
-        assert abs(values.mean() - raw.mean()) <= 0.5 + 1e-6  # each value was rounded
         assert "averaged" in changes[0]
+        means = _averaged(raw, LENGTH)
+        assert abs(means.mean() - raw.mean()) <= 1e-6
+        assert raw.min() <= means.min() <= means.max() <= raw.max()
 
 
 @given(st.integers(2, 3000), st.booleans())
@@ -308,8 +309,9 @@ def test_a_ramp_of_any_length_stays_a_ramp(rows, falling):
 def test_a_shorter_series_is_interpolated_and_keeps_its_ends(raw):
     values, changes = fit_to_student(raw, LENGTH)
     if raw.min() < raw.max():
-        mapped = np.rint((raw[[0, -1]] - raw.min()) / np.ptp(raw) * TOP)
-        assert (values[0], values[-1]) == tuple(mapped)
+        drawn = np.interp(np.linspace(0, len(raw) - 1, LENGTH), np.arange(len(raw)), raw)
+        ends = np.rint((raw[[0, -1]] - drawn.min()) / np.ptp(drawn) * TOP)
+        assert (values[[0, -1]] == ends).all()
     assert "interpolated" in changes[0]
 
 

@@ -48,9 +48,8 @@ class Look:
 def choose_look(config: PlotConfig, seed: int, series_id: int) -> Look:
     """How a series is shown: the style's own look or, where looks vary, one drawn for this series alone."""
     if not config.vary:
-        colours, line_width = (
-            (("tab:blue", "tab:orange"), 1.5) if config.style == "paper" else (("black", "tab:red"), 1.2)
-        )
+        as_in_paper = config.style == "paper"  # matplotlib's own first colours and width
+        colours, line_width = (("tab:blue", "tab:orange"), 1.5) if as_in_paper else (("black", "tab:red"), 1.2)
         return Look(config.style, *config.sizes[0], colours, line_width)
     rng = generator(seed, LOOKS, series_id)
     width, height = config.sizes[rng.integers(len(config.sizes))]
