@@ -149,8 +149,8 @@ def shard(model: PreTrainedModel, place: Place) -> PreTrainedModel:
     """Shard the model over all workers with FSDP2: each layer, then the root. Needs a process group.
 
     A single worker on CPU keeps the model as it is: there is nothing to share, and gathering from oneself takes
-    up to a third of a small student's step (`benchmarks/sharding.py`). The inner model is not sharded by itself: with
-    tied embeddings the root's group owns them.
+    up to a third of a small student's step (`benchmarks/sharding.py`). The inner model is not sharded by itself:
+    with tied embeddings the root's group owns them.
     """
     if place.workers == 1 and place.device == "cpu":
         return model

@@ -22,7 +22,7 @@ from tsd.errors import InputError
 from tsd.progress import Reporter, Step
 from tsd.recipe import ApiTeacher, Recipe
 from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
-from tsd.teachers import make_teacher
+from tsd.teachers import Teacher, make_teacher
 
 Parts = dict[int, store.Part]
 Work = Callable[[int], Sequence[store.Part]]  # make one part of every output
@@ -224,8 +224,9 @@ def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
     return pa.table({"series_id": series["series_id"], "png": pa.array(_plotter()(items, looks), pa.binary())})
 
 
-# A worker keeps what is costly to build from part to part.
-_teacher = lru_cache(maxsize=1)(make_teacher)
+@lru_cache(maxsize=1)  # a worker keeps what is costly to build from part to part
+def _teacher(recipe: Recipe) -> Teacher:
+    return make_teacher(recipe)
 
 
 @lru_cache(maxsize=1)
