@@ -7,14 +7,16 @@ How a reply is read
   trend      a direction by its word ("rises", "downward", "stable"); "no clear trend" and "neither rising nor
              falling" are flat, "not increasing" says nothing; nor do fluctuations, "despite" and brief drops
   phases     the one direction said overall wins; else a direction beside a flat phase; else not stated
-  thirds     a clause that names the third and one direction; phases without a third named are not stated
+  thirds     a clause that names the third and one direction, a lead ("in the first third,") with its clause;
+             phases without a third named are not stated; "until", "after", "except in" a third are landmarks
   noise      the level said of the noise, "relatively" or not; of fluctuations only where the noise has none
   levels     two of them ("medium to high", "low at first, then high") are not stated; nor is "not high"
   extrema    a place belongs to the extremum of its clause, the one before it if the clause begins with one;
              "both" and "maximum and minimum" share it; local extrema and "the end of the rise" do not count
   places     two of one extremum ("between the beginning and the middle") are not stated; nor are halves, thirds
-  crossings  never, once or more; two counts are not stated
-  position   which of two series is said to lie above the other; both ways is not stated
+  crossings  never, once or more; two counts, no count, "at least", "almost", "once or twice" are not stated
+  position   which of two series is said to lie above the other, or that they alternate; both ways, "not",
+             "rarely", "at first", "rises above" and "above 50" are not stated
 """
 
 from tsd.language.extrema import read_extrema

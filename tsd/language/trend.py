@@ -1,6 +1,7 @@
 """Sentences -> the direction of a series, of the whole or of its thirds. The rules stand in `tsd.language`."""
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 
 from tsd.language.words import DOWN, FILLER, FLAT, NEGATION, NOT_MENTIONED, UP, WAVERING, Reading, quote
@@ -61,19 +62,49 @@ _WHICH = (
     r"|(?P<end>(?:third|last|final|end|closing) third|third 3))"
 )
 _THIRD = re.compile(rf"\b{_WHICH}\b")
-_IN_THIRD = re.compile(rf"\b(?:in|during|over|for|within|throughout) (?:the|its) {_WHICH}\b")
-_CLAUSE = re.compile(r"[.,;]|\b(?:then|before|but|while|whereas|and)\b")
+_IN = r"(?:in|during|over|for|within|throughout) (?:the|its)"
+_IN_THIRD = re.compile(rf"\b{_IN} {_WHICH}\b")
+_LEAD = re.compile(rf"\s*{_IN} {_WHICH}(?: of (?:the|its) (?:series|\w+ series|values|time))?\s*")
+_NAME = r"(?:first|initial|beginning|opening|second|middle|central|mid|third|last|final|end|closing)"
+_LANDMARK = re.compile(
+    r"\b(?:until|till|before|after|except|outside|unlike|between|from|by|than|to|towards?|since|past|beyond|into"
+    r"|through|like|apart from|as (?=in|during)|not|compared with|(?:start|beginning|middle|end|half|part) of) ?\b"
+    r"(?: ?\b(?:in|during|over|for|of|at|within|the|its|start|beginning|end)(?= ))*"
+    rf" ?\b(?:{_NAME} (?:third )?(?:and|to) (?:the )?)?(?:{_NAME} third|third [123])\b"
+)
+_UP_AND_DOWN = re.compile(rf"\b{_BOTH_WAYS}\b")
+_JOINT = re.compile(r"([.,;]|\b(?:then|before|but|while|whereas|and)\b)")
+_SUBJECT = re.compile(r"\s*(?:it|they|this|there|the)\b")
 
 
 @lru_cache(maxsize=1024)
 def read_thirds(text: str) -> dict[str, Reading]:
     """The direction that is said of each third, by name. A clause must name the third and one direction."""
     said: dict[str, set[str]] = {third: set() for third in ("beginning", "middle", "end")}
-    for clause in _CLAUSE.split(text):
+    text = _UP_AND_DOWN.sub(lambda both: both[0].replace(" and ", " or "), _LANDMARK.sub(" ", text))
+    for clause in _clauses(text):
         thirds = {found.lastgroup or "" for found in _THIRD.finditer(clause)}
         for third in thirds:
             said[third].add(read_trend(_IN_THIRD.sub(" ", clause)).label or "")
     return {third: _one_third(labels) for third, labels in said.items()}
+
+
+def _clauses(text: str) -> Iterator[str]:
+    """The clauses of a text; "in the first third," goes with the clause that it leads."""
+    parts = _JOINT.split(text)
+    joint, lead = ".", ""  # what stands before the clause; the lead that waits for it
+    for clause, after in zip(parts[::2], [*parts[1::2], "."], strict=True):
+        if lead:
+            # Amid a sentence, "in the first third," may as well belong to what stands before it.
+            leads = not _THIRD.search(clause) and (joint in ".;" or _SUBJECT.match(clause))
+            yield from [f"{lead} {clause}"] if leads else [lead, clause]
+            lead = ""
+        elif after == "," and _LEAD.fullmatch(clause):
+            lead = clause
+            continue
+        else:
+            yield clause
+        joint = after
 
 
 def _one_third(labels: set[str]) -> Reading:
