@@ -112,6 +112,7 @@ def _write(
     return environment.get_template("look.html.j2").render(
         title=run.rpartition("/")[2] or run,
         rows=rows,
+        unit=task.unit,
         lengths=sorted({len(row["values"]) // task.curves for row in shown}),
         looked=sum(counts.values()),
         counts=counts,

@@ -89,7 +89,9 @@ def draw(
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
         rows, columns = (2, 1) if tall else (1, 2)
         halves = figure.add_gridspec(
-            rows, columns, **({"height_ratios": (1, 1.35)} if tall else {"width_ratios": (1, 1.12)})
+            rows,
+            columns,
+            **({"height_ratios": (1, 1.35)} if tall else {"width_ratios": (1, 1.12 if across == 2 else 2.4)}),
         )
         _draw_loss(figure.add_subplot(halves[0]), runs, fits.get("loss"), colours)
         panels = halves[1].subgridspec(down, across)
@@ -97,7 +99,7 @@ def draw(
         for number, facet in enumerate(facets):
             axes = figure.add_subplot(panels[number], sharey=first)
             first = first or axes
-            _draw_accuracy(axes, runs, facet, baselines.get(facet, {}), colours, first=number == 0)
+            _draw_accuracy(axes, runs, facet, baselines.get(facet, {}), colours, number == 0, across == 2)
             axes.tick_params(labelbottom=number + across >= len(facets), labelleft=number % across == 0)
         assert first is not None
         first.set_ylim(_floor(facets, runs, baselines), 1.01)
@@ -137,7 +139,13 @@ def _draw_loss(axes: Axes, runs: Sequence[Run], fitted: FittedLaw | str | None, 
 
 
 def _draw_accuracy(
-    axes: Axes, runs: Sequence[Run], facet: str, baseline: Mapping[str, float], colours: Colours, first: bool
+    axes: Axes,
+    runs: Sequence[Run],
+    facet: str,
+    baseline: Mapping[str, float],
+    colours: Colours,
+    first: bool,
+    roomy: bool,
 ) -> None:
     _volume_axis(axes, runs)
     for kind, style in BASELINE_STYLES.items():
@@ -154,7 +162,7 @@ def _draw_accuracy(
         axes.plot(at, interval["value"], "o", color=colour, markersize=3, zorder=3)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    axes.set_title(facet.capitalize() + (", accuracy" if first else ""))
+    axes.set_title(facet.capitalize() + (", accuracy" if first else ""), fontsize=None if roomy else 7)
 
 
 def _volume_axis(axes: Axes, runs: Sequence[Run]) -> list[int]:
