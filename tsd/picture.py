@@ -99,7 +99,11 @@ def draw(
         for number, facet in enumerate(facets):
             axes = figure.add_subplot(panels[number], sharey=first)
             first = first or axes
-            _draw_accuracy(axes, runs, facet, baselines.get(facet, {}), colours, number == 0, across == 2)
+            _draw_accuracy(axes, runs, facet, baselines.get(facet, {}), colours)
+            few = across == 2
+            axes.set_title(
+                facet.capitalize() + (", accuracy" if few and number == 0 else ""), fontsize=9.5 if few else 7
+            )
             axes.tick_params(labelbottom=number + across >= len(facets), labelleft=number % across == 0)
         assert first is not None
         first.set_ylim(_floor(facets, runs, baselines), 1.01)
@@ -144,8 +148,6 @@ def _draw_accuracy(
     facet: str,
     baseline: Mapping[str, float],
     colours: Colours,
-    first: bool,
-    roomy: bool,
 ) -> None:
     _volume_axis(axes, runs)
     for kind, style in BASELINE_STYLES.items():
@@ -162,7 +164,6 @@ def _draw_accuracy(
         axes.plot(at, interval["value"], "o", color=colour, markersize=3, zorder=3)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
-    axes.set_title(facet.capitalize() + (", accuracy" if first else ""), fontsize=None if roomy else 7)
 
 
 def _volume_axis(axes: Axes, runs: Sequence[Run]) -> list[int]:
