@@ -9,8 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-from tests.test_ray import ROOT, command, environment, run
+from commands import ROOT, command, environment, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 PARTS = 240

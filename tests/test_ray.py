@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, TINY, command, environment, run
 
 from tsd import scoring, store
 from tsd.recipe import load
@@ -22,48 +23,7 @@ from tsd.tasks import SINGLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[1]
-TINY = (
-    "name=tiny",
-    "series.count=6000",
-    "students.sizes=[0.03M]",
-    "students.volumes=[200,1600]",
-    "training.checkpoint_every=40",
-    "evaluation.series=200",
-    "evaluation.batch_size=100",
-    "evaluation.validation_examples=100",
-)
 TABLES = ("series", "annotations", "examples", "rejects")
-
-
-def command(out: Path, *extra: str, stage: str = "study") -> list[str]:
-    """The command line of a tiny study that writes everything under `out`."""
-    overrides = [*TINY, f"tracking.uri=sqlite:///{out}/mlflow.db", *extra]
-    sets = [word for override in overrides for word in ("--set", override)]
-    return [sys.executable, "-m", "tsd.cli", stage, "laptop", "--out", str(out), *sets]
-
-
-def run(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> str:
-    """Run a command to its end and return what it printed; its exit code must be 0."""
-    result = subprocess.run(
-        arguments,
-        cwd=ROOT,
-        env=environment(cpus),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout
-
-
-def environment(cpus: int | None = None) -> dict[str, str]:
-    """This environment without a cluster to join; `cpus` logical CPUs for a local Ray."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
-    # A job's `python` is the first in the PATH of the cluster that runs it.
-    clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"
-    return clean | {"RAY_AUTH_MODE": "disabled"} | ({"TSD_CPUS": str(cpus)} if cpus else {})
 
 
 def contents(folder: Path) -> dict[str, str]:
