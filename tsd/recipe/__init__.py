@@ -9,7 +9,7 @@ from tsd.recipe.learning import SCRATCH_SIZES, Lora, Student, TrainingConfig
 from tsd.recipe.loading import load, names, to_yaml
 from tsd.recipe.section import nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import EVERY, ApiTeacher, CurationConfig, RulesTeacher
+from tsd.recipe.teaching import EVERY, ApiTeacher, CurationConfig, ModelTeacher, RulesTeacher
 from tsd.recipe.whole import Recipe
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ApiTeacher",
     "CurationConfig",
     "Lora",
+    "ModelTeacher",
     "PlotConfig",
     "Recipe",
     "RulesTeacher",

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -173,6 +174,17 @@ class Task:
             for topic, number in zip(self.topics, choice, strict=True)
         }
         return json.dumps(said)
+
+    def statements(self, topic: str) -> list[str]:
+        """Every text on a topic that `reply` may hold."""
+        facets = self._of(topic)
+        said = product(*(facet.classes for facet in facets))
+        wordings = range(len(facets[0].phrasings))
+        return [
+            " ".join(facet.phrasings[i].format(name) for facet, name in zip(facets, labels, strict=True))
+            for labels in said
+            for i in wordings
+        ]
 
     def parse(self, text: str) -> Parsed:
         """Read the labels that a reply states, whatever its form; see `tsd.language`. Never raises."""
