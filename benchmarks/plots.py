@@ -1,7 +1,7 @@
 """How fast plots are drawn, on one core, and whether they are still the same pictures.
 
 Times `tsd.plots.Plotter` on series of the laptop study against the way of the code that accompanies arXiv
-2507.07439, a new matplotlib figure and `savefig` for each series. Writes plots.json beside itself. A minute.
+2507.07439, a new matplotlib figure and `savefig` for each series. Writes plots.json beside itself. Two minutes.
 
     python benchmarks/plots.py --check
 """
@@ -25,7 +25,7 @@ from tsd.recipe import PlotConfig, load
 from tsd.tasks import SINGLE
 
 COUNT, REPEATS = 256, 9
-FIGURES = 12  # that matplotlib draws in a turn
+FIGURES = 48  # that matplotlib draws in a turn: enough for Python to collect their garbage, as in any long loop
 STYLES = {
     "paper": PlotConfig(style="paper"),
     "paper, varied": PlotConfig(style="paper", vary=True),

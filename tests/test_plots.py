@@ -41,6 +41,7 @@ def series_of(length: int) -> dict[str, Curve]:
         "spikes": rng.integers(0, 100, length, dtype=np.uint8),
         "teeth": (np.arange(length) % 2 * 99).astype(np.uint8),
         "walk": np.clip(walk, 0, 99).astype(np.uint8),
+        "waves": (50 + 40 * np.sin(0.7 * np.arange(length))).astype(np.uint8),
         "bottom": np.zeros(length, np.uint8),
         "middle": np.full(length, 50, np.uint8),
         "top": np.full(length, 99, np.uint8),
