@@ -50,6 +50,7 @@ class Tables:
     labels: pa.DataType
     series: pa.Schema
     annotations: pa.Schema
+    verdicts: pa.Schema
     predictions: pa.Schema
     runs: pa.Schema
 
@@ -104,6 +105,16 @@ def make_tables(
                 pa.field("output_tokens", pa.int64(), nullable=False),
                 pa.field("cost_usd", pa.float64(), nullable=False),
                 pa.field("latency_ms", pa.float64()),
+            ]
+        ),
+        verdicts=pa.schema(
+            [
+                pa.field("series_id", pa.int64(), nullable=False),
+                pa.field("split", pa.string(), nullable=False),
+                pa.field("series_key", pa.uint64(), nullable=False),
+                pa.field("reason", pa.string()),
+                pa.field("corrected", pa.string()),
+                pa.field("labels", labels, nullable=False),
             ]
         ),
         predictions=pa.schema(

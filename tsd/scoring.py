@@ -6,7 +6,7 @@ It does not read text: what a reply says was turned into labels before it came h
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
@@ -14,29 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-from scipy.stats import binomtest
 
+from tsd.intervals import Interval, proportion
 from tsd.schema import ALL_RIGHT, VALID, score_names
 from tsd.tasks import Task
 
-CONFIDENCE = 0.95
 CELL = "/"  # between the classes of one combination
 
 Truth: TypeAlias = pa.Table | Sequence[Mapping[str, str | None]]
 Tally: TypeAlias = dict[str, Any]  # see `tally`; in JSON's types
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def as_dict(self) -> dict[str, float]:
-        """The row of `tsd.schema.INTERVAL`."""
-        return asdict(self)
 
 
 def score(predictions: pa.Table) -> dict[str, Interval]:
@@ -94,15 +80,8 @@ def _hit(facet: str) -> pl.Expr:
 
 
 def accuracy(hits: npt.NDArray[np.bool_]) -> Interval:
-    """The share of hits with its Wilson 95 % interval (Wilson 1927, which holds near 0 and 1 too).
-
-    hits: (rows,) bool. Raises ValueError where there is no row to judge by.
-    """
-    if len(hits) == 0:
-        raise ValueError("an accuracy needs at least one row, got none")
-    right = int(np.count_nonzero(hits))
-    ends = binomtest(right, len(hits)).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(right / len(hits), float(ends.low), float(ends.high))
+    """The share of hits with its 95 % interval. hits: (rows,) bool."""
+    return proportion(int(np.count_nonzero(hits)), len(hits))
 
 
 def tally(task: Task, series: pa.Table) -> Tally:

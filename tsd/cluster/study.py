@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from rich.markup import escape
 
 import tsd
 from tsd import report as reporting
@@ -23,6 +24,7 @@ from tsd import scaling, scoring, store
 from tsd.cluster import stages, training
 from tsd.cluster.session import session
 from tsd.corpus import select
+from tsd.curation import review
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step, clock
 from tsd.recipe import Recipe, to_yaml
@@ -79,6 +81,8 @@ class Study:
             "Curate", lambda: stages.curate(self.recipe, series, annotations, self.reporter)
         )
         self.reporter.say(f"  kept {kept.rows:,} replies, rejected {rejected.rows:,}")
+        for line in review.lines(kept.about):
+            self.reporter.say(f"  {escape(line)}")
 
     def train(self) -> None:
         """Train every run that is not finished yet."""

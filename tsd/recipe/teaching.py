@@ -1,12 +1,12 @@
-"""Who describes the series, and which descriptions become examples."""
+"""Who describes the series."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from tsd.recipe.section import Positive, Section, Share, Uri
+from tsd.recipe.section import EVERY, Positive, Section, Share, Uri
 
-EVERY, ERROR_RATE = "every", 0.04
+ERROR_RATE = 0.04
 
 
 class RulesTeacher(Section):
@@ -70,10 +70,3 @@ class ApiTeacher(Section):
 
 # By kind, which is how pydantic names them in the place of an error.
 TEACHERS: dict[str, type[Section]] = {"rules": RulesTeacher, "openai": ApiTeacher}
-
-
-class CurationConfig(Section):
-    """Which annotations become training examples."""
-
-    against_truth: Literal["drop", "keep"] = "drop"
-    """What to do with a reply that contradicts what is measurable: reject it, or train on it all the same."""

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from tsd.errors import RecipeError
+from tsd.recipe.curating import CurationConfig
 from tsd.recipe.learning import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
-from tsd.recipe.section import Section, Uri, nearest
+from tsd.recipe.section import EVERY, Section, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import EVERY, ApiTeacher, CurationConfig, RulesTeacher
+from tsd.recipe.teaching import ApiTeacher, RulesTeacher
 from tsd.schema import SPLITS
 from tsd.tasks import TASKS, Task
 
@@ -63,14 +64,25 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _errors_are_in_facets_of_the_task(self) -> Self:
+    def _facets_are_those_of_the_task(self) -> Self:
+        named = [(f"curation.{field}", facet) for field, facet in self.curation.named_facets()]
         if isinstance(self.teacher, RulesTeacher):
-            known = [EVERY, *self.asks.names]
-            for name in self.teacher.error_rate:
-                if name not in known:
-                    raise ValueError(
-                        f"teacher.error_rate.{name}: the task {self.task} has no such facet{nearest(name, known)}"
-                    )
+            named += [("teacher.error_rate", facet) for facet in self.teacher.error_rate if facet != EVERY]
+        for field, facet in named:
+            if facet not in self.asks.names:
+                known = nearest(facet, [EVERY, *self.asks.names])
+                raise ValueError(f"{field}.{facet}: the task {self.task} has no such facet{known}")
+        return self
+
+    @model_validator(mode="after")
+    def _caps_leave_room(self) -> Self:
+        for facet, classes in self.asks.classes.items():
+            cap = self.curation.cap(facet)
+            if cap * len(classes) < 1:
+                raise ValueError(
+                    f"curation.caps of {facet} must be at least {1 / len(classes):.3g}, not {cap:g}: "
+                    f"its {len(classes)} classes could not fill the corpus"
+                )
         return self
 
     @property
@@ -91,10 +103,11 @@ class Recipe(Section):
     @property
     def kept_share(self) -> float:
         """The share of replies that curation keeps, as far as the recipe tells."""
-        if not isinstance(self.teacher, RulesTeacher) or self.curation.against_truth == "keep":
+        if not isinstance(self.teacher, RulesTeacher):
             return 1.0
         rates = self.teacher.error_rate
-        return prod(1 - rates.get(facet, rates[EVERY]) for facet in self.asks.names)
+        dropped = [facet for facet in self.asks.names if self.curation.policy(facet) == "drop"]
+        return prod(1 - rates.get(facet, rates[EVERY]) for facet in dropped)
 
     def require_enough_series(self) -> None:
         """Raise RecipeError where more is asked of a split than it can hold, before the first series is drawn."""
