@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+from scipy.stats import binomtest
 
 from tsd.intervals import Interval, proportion
 from tsd.schema import ALL_RIGHT, VALID, score_names
@@ -71,12 +72,61 @@ def without_ties(task: Task, predictions: pa.Table, margins: pa.Table) -> dict[s
     return found
 
 
-def _label(facet: str) -> pl.Expr:
-    return pl.col("labels").struct.field(facet)
+@dataclass(frozen=True)
+class Beside:
+    """A student beside its teacher, on the same series."""
+
+    teacher: Interval
+    student: Interval
+    agreement: Interval
+    """How often the student states what the teacher states, right or wrong."""
+    teacher_only: int
+    """Series on which the teacher alone is right."""
+    student_only: int
+    """Series on which the student alone is right."""
+
+    @property
+    def p(self) -> float:
+        """How likely a difference as large as this one is, were both as good (McNemar's test, exact)."""
+        differ = self.teacher_only + self.student_only
+        return float(binomtest(self.student_only, differ).pvalue) if differ else 1.0
 
 
-def _hit(facet: str) -> pl.Expr:
-    return (_label(facet) == pl.col("truth").struct.field(facet)).fill_null(False)
+def beside_teacher(predictions: pa.Table, annotations: pa.Table) -> dict[str, Beside]:
+    """Each facet, and all of them at once, on the series of the predictions.
+
+    predictions: has `series_id`, `labels` and `truth`. annotations: has `series_id` and `labels`, of these series
+    and any others, in any order. What is not stated is wrong, and agrees with nothing.
+    """
+    facets = [field.name for field in predictions.schema.field("truth").type]
+    taught = pl.DataFrame(annotations.select(["series_id", "labels"])).rename({"labels": "taught"})
+    frame = pl.DataFrame(predictions.select(["series_id", "labels", "truth"]))
+    rows = frame.join(taught, on="series_id", how="inner")
+    if rows.height != frame.height:
+        raise ValueError(f"{frame.height - rows.height} predictions have no annotation")
+    return {
+        name: Beside(
+            teacher=accuracy(teacher),
+            student=accuracy(student),
+            agreement=accuracy(_all_hit(rows, asked, "labels", "taught")),
+            teacher_only=int(np.count_nonzero(teacher & ~student)),
+            student_only=int(np.count_nonzero(student & ~teacher)),
+        )
+        for name, asked in (*((facet, [facet]) for facet in facets), (ALL_RIGHT, facets))
+        for teacher, student in [[_all_hit(rows, asked, said, "truth") for said in ("taught", "labels")]]
+    }
+
+
+def _all_hit(rows: pl.DataFrame, facets: Sequence[str], said: str, wanted: str) -> npt.NDArray[np.bool_]:
+    return rows.select(pl.all_horizontal(_hit(facet, said, wanted) for facet in facets)).to_series().to_numpy()
+
+
+def _label(facet: str, said: str = "labels") -> pl.Expr:
+    return pl.col(said).struct.field(facet)
+
+
+def _hit(facet: str, said: str = "labels", wanted: str = "truth") -> pl.Expr:
+    return (_label(facet, said) == _label(facet, wanted)).fill_null(False)
 
 
 def accuracy(hits: npt.NDArray[np.bool_]) -> Interval:

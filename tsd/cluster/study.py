@@ -204,9 +204,6 @@ class Study:
         )
         test = stages.test_series(recipe, series)
         seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
-        rejects = self._open("rejects").read(["reason"])["reason"].value_counts().to_pylist()
-        kept = self._open("examples").rows
-        reasons = {row["values"]: row["counts"] for row in sorted(rejects, key=lambda row: -row["counts"])}
         return reporting.Study(
             title=recipe.name,
             task=recipe.asks,
@@ -219,23 +216,32 @@ class Study:
             useful_share=useful_share(recipe, runs, seconds),
             clear=self._clear(runs, test),
             classes=series.about["classes"],
-            curated={"kept": kept, **reasons},
+            teacher=recipe.teacher.name,
+            counts=self._open("examples").about,
+            beside=self._beside(runs, annotations),
             facts=self._facts(series, test),
         )
 
     def _clear(self, runs: pa.Table, test: pa.Table) -> dict[str, scoring.Clear]:
+        return scoring.without_ties(self.recipe.asks, self._predictions(runs), test)
+
+    def _beside(self, runs: pa.Table, annotations: store.Dataset) -> dict[str, scoring.Beside]:
+        said = self._predictions(runs)
+        ids = pc.unique(said["series_id"])
+        rows = (
+            part.filter(pc.is_in(part["series_id"], ids))
+            for part in annotations.each_part(["series_id", "labels"])
+        )
+        return scoring.beside_teacher(said, pa.concat_tables(rows))
+
+    def _predictions(self, runs: pa.Table) -> pa.Table:
+        """What the best student said of the scored series."""
         folder = f"{self.recipe.folder}/predictions/{reporting.best(runs)['run_id']}"
-        said = store.open_dataset(folder, self.tables.predictions).read()
-        return scoring.without_ties(self.recipe.asks, said, test)
+        return store.open_dataset(folder, self.tables.predictions).read()
 
     def _samples(self, runs: pa.Table, test: pa.Table, annotations: store.Dataset) -> list[reporting.Sample]:
         """Test series with what the teacher and the best student said of them: half of them its mistakes."""
-        best = reporting.best(runs)["run_id"]
-        said = (
-            store.open_dataset(f"{self.recipe.folder}/predictions/{best}", self.tables.predictions)
-            .read()
-            .to_pylist()
-        )
+        said = self._predictions(runs).to_pylist()
         wrong = [i for i, row in enumerate(said) if row["labels"] != row["truth"]][: SAMPLES // 2]
         right = [i for i, row in enumerate(said) if row["labels"] == row["truth"]][: SAMPLES - len(wrong)]
         ids = pa.array([said[i]["series_id"] for i in sorted(wrong + right)])
