@@ -354,7 +354,7 @@ def test_time_and_classes_are_shown_as_shares(page: Page) -> None:
 
 
 def test_a_teacher_is_shown_with_its_accuracy_its_confusion_and_what_an_example_took(page: Page) -> None:
-    assert "pixtral gave 30 replies, of which 20 (66.7 %) became examples; 4 of those" in page.text
+    assert "The teacher, pixtral, gave 30 replies, of which 20 (66.7 %) became examples; 4 of those" in page.text
     assert "took 1,500 tokens in, 75 out and $0.003" in page.text
     (trend,) = (row for row in page.cells if row[0] == "trend" and len(row) == 8)
     assert trend == [
@@ -373,7 +373,7 @@ def test_a_teacher_is_shown_with_its_accuracy_its_confusion_and_what_an_example_
 def test_every_reason_is_shown_with_its_rows_and_its_first_replies(page: Page) -> None:
     assert "contradicts the measured noise 3 10.0 %" in page.text
     assert (
-        "Series 81: trend increasing, noise medium, maximum end, minimum beginning Hardly any noise." in page.text
+        "Series 81, measured: trend increasing, noise medium, maximum end, minimum beginning Hardly any noise." in page.text
     )
     assert "5 more for 5 further reasons" in page.text
 
