@@ -373,7 +373,8 @@ def test_a_teacher_is_shown_with_its_accuracy_its_confusion_and_what_an_example_
 def test_every_reason_is_shown_with_its_rows_and_its_first_replies(page: Page) -> None:
     assert "contradicts the measured noise 3 10.0 %" in page.text
     assert (
-        "Series 81, measured: trend increasing, noise medium, maximum end, minimum beginning Hardly any noise." in page.text
+        "Series 81, measured: trend increasing, noise medium, maximum end, minimum beginning Hardly any noise."
+        in page.text
     )
     assert "5 more for 5 further reasons" in page.text
 
