@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import ROOT, TINY, command, environment, run
+from cross_encoder import save_cross_encoder
 
 from tsd import scoring, store
 from tsd.recipe import load
@@ -23,7 +24,7 @@ from tsd.tasks import SINGLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
-TABLES = ("series", "annotations", "examples", "rejects")
+TABLES = ("series", "annotations", "verdicts", "examples", "rejects")
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -138,10 +139,45 @@ def test_four_workers_write_the_same_bytes_as_one(undisturbed: tuple[Path, str],
     assert tables(tmp_path / "tiny") == tables(study)
 
 
+# Every policy at once; an extremum that is wrong is corrected, the rest of what is wrong is dropped.
+POLICIES = (
+    "curation.form=json",
+    "curation.against_truth={maximum: correct, minimum: correct}",
+    "curation.caps=0.36",
+    "curation.length=[20, 400]",
+)
+
+
+def test_every_policy_of_curation_gives_the_same_bytes_with_four_workers_and_after_two_kills(
+    undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    study, _ = undisturbed
+    model = save_cross_encoder(tmp_path / "model")
+    extra = (*POLICIES, f"curation.nli={{model: {model}, threshold: 0.6}}")
+    alone, four, killed = (tmp_path / name / "tiny" for name in ("alone", "four", "killed"))
+    for place in (alone, four, killed):
+        for name in ("series", "annotations"):
+            shutil.copytree(study / name, place / name)
+    printed = run(command(alone.parent, *extra, stage="curate"), cpus=1)
+    for reason in ("by NLI", "over the cap on a class of", "contradicts the measured", "corrected"):
+        assert reason in printed
+    run(command(four.parent, *extra, stage="curate"), cpus=4)
+    for pattern in ("verdicts/part-*.parquet", "rejects/part-*.parquet"):
+        kill_when(command(killed.parent, *extra, stage="curate"), killed, pattern)
+    before = finished_files(killed)
+    run(command(killed.parent, *extra, stage="curate"), cpus=4)
+    assert not [name for name, born in before.items() if finished_files(killed)[name] != born]
+    assert tables(alone) == tables(four) == tables(killed)
+    counts = store.open_dataset(str(alone / "examples"), EXAMPLES).about
+    reasons = sum(found["rows"] for found in counts["rejects"]) + counts["rare"]["rows"]
+    assert counts["kept"] == 6000 - reasons == store.open_dataset(str(alone / "examples"), EXAMPLES).rows
+
+
 # What is on disk when a stage is well under way, and the stage's name.
 UNDER_WAY = {
     "generate": "series/part-*.parquet",
     "annotate": "annotations/part-*.parquet",
+    "judge": "verdicts/part-*.parquet",
     "curate": "rejects/part-*.parquet",
     "train": "trials/0.03M-1600*/**/.metadata",
     "evaluate": "predictions/*/part-*.parquet",

@@ -107,7 +107,11 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
 
 def _curate(recipe: Recipe) -> tuple[list[str], float | None]:
     count = recipe.series.count
-    return [f"sort {count:,} replies into examples and rejects"], count / CURATED_PER_SECOND
+    said = [f"sort {count:,} replies into examples and rejects"]
+    if recipe.curation.nli is None:
+        return said, 2 * STAGE_SECONDS + count / CURATED_PER_SECOND
+    pairs = count * len(recipe.asks.topics)
+    return [*said, f"{recipe.curation.nli.model} compares up to {pairs:,} sentences with the truth"], None
 
 
 def _train(recipe: Recipe) -> tuple[list[str], float | None]:

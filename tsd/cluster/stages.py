@@ -132,15 +132,18 @@ def _judge(
     done = store.find_finished(folder, schema, key)
 
     def work(part: int) -> list[store.Part]:
-        table = curation.judge(
-            recipe.asks, annotations.read_part(part), series.read_part(part, SEEN), recipe.curation
-        )
+        said, known = annotations.read_part(part), series.read_part(part, SEEN)
+        table = curation.judge(recipe.asks, said, known, recipe.curation, _contradictions(recipe))
         return [store.write_part(folder, part, table, schema, key)]
 
     with reporter.stage("Judge", annotations.rows, "replies") as step:
         if done:
             step.skip(done.rows)
             return done
+        if recipe.curation.nli:
+            from tsd.curation.inference import require_contradiction  # torch and transformers
+
+            require_contradiction(recipe.curation.nli.model)  # said here, not by a worker
         (made,) = _run(work, series.parts, [(folder, key)], step)
         return store.commit(folder, schema, key, series.parts, parents, made)
 
@@ -257,6 +260,15 @@ def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
 @lru_cache(maxsize=1)  # a worker keeps what is costly to build from part to part
 def _teacher(recipe: Recipe) -> Teacher:
     return make_teacher(recipe)
+
+
+@lru_cache(maxsize=1)
+def _contradictions(recipe: Recipe) -> curation.Contradictions | None:
+    if recipe.curation.nli is None:
+        return None
+    from tsd.curation.inference import Inference
+
+    return Inference(recipe.curation.nli)
 
 
 @lru_cache(maxsize=1)
