@@ -21,7 +21,7 @@ from tsd.decoding import decode
 from tsd.drawing import draw_table
 from tsd.recipe import CurationConfig, Student, TrainingConfig, load
 from tsd.tasks import SINGLE
-from tsd.teachers import make_teacher
+from tsd.teachers.rules import Rules
 
 STUDENT, EXAMPLES, HELD_OUT = "0.1M", 8000, 500
 STARTS = ("transformers' own", "unit gain", "unit gain, values in order")
@@ -32,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = load("laptop", ["series.count=13000"])
     series = draw_table(SINGLE, recipe.series, recipe.seed, 0, recipe.series.count)
-    annotated = make_teacher(recipe).annotate(series)
+    annotated = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
     examples, _ = curate(SINGLE, annotated, series, CurationConfig())
     texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
     tokenizer = students.build_tokenizer(texts, 2048)

@@ -20,7 +20,7 @@ from tsd.curation import curate
 from tsd.drawing import draw_table
 from tsd.recipe import Student, load
 from tsd.tasks import SINGLE
-from tsd.teachers import make_teacher
+from tsd.teachers.rules import Rules
 
 SIZES, STEPS, REPEATS = ("0.03M", "0.1M", "0.3M"), 10, 5
 
@@ -32,7 +32,9 @@ def main() -> None:
     dist.init_process_group("gloo")
     recipe = load("laptop")
     series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 1024)
-    examples, _ = curate(SINGLE, make_teacher(recipe).annotate(series), series, recipe.curation)
+    examples, _ = curate(
+        SINGLE, Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series), series, recipe.curation
+    )
     tokenizer = students.build_tokenizer(
         [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()], 2048
     )

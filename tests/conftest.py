@@ -13,7 +13,7 @@ from tsd.curation import curate
 from tsd.drawing import draw_table
 from tsd.recipe import Recipe, load
 from tsd.tasks import SINGLE
-from tsd.teachers import make_teacher
+from tsd.teachers.rules import Rules
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("tsd", deadline=None)
@@ -35,7 +35,7 @@ def series(recipe: Recipe) -> pa.Table:
 @pytest.fixture(scope="session")
 def annotations(recipe: Recipe, series: pa.Table) -> pa.Table:
     """What the rules teacher says of them."""
-    return make_teacher(recipe).annotate(series)
+    return Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
 
 
 @pytest.fixture(scope="session")

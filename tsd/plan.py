@@ -17,7 +17,6 @@ from tsd import drawing
 from tsd.errors import InputError
 from tsd.progress import clock
 from tsd.recipe import Recipe, RulesTeacher, Student
-from tsd.teachers import make_teacher
 from tsd.teachers.rules import Rules
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     count, teacher = recipe.series.count, recipe.teacher
     if isinstance(teacher, RulesTeacher):
         sample = drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, SAMPLE)
-        rules = make_teacher(recipe)
+        rules = Rules(teacher, recipe.asks, recipe.seed)
         each = _time(lambda: rules.annotate(sample)) / len(sample)
         seconds = STAGE_SECONDS + each * count / _cores()
         return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds

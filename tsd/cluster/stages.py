@@ -6,6 +6,7 @@ are missing, and any number of workers gives the same files.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -17,11 +18,12 @@ import pyarrow.compute as pc
 import ray
 
 from tsd import curation, drawing, scoring, store
+from tsd.cluster import asking
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step
-from tsd.recipe import ApiTeacher, Recipe
+from tsd.recipe import ModelTeacher, Recipe, RulesTeacher
 from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
-from tsd.teachers import Teacher, make_teacher
+from tsd.teachers.rules import Rules
 
 Parts = dict[int, store.Part]
 Work = Callable[[int], Sequence[store.Part]]  # make one part of every output
@@ -68,22 +70,29 @@ def draw_plots(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> sto
 
 
 def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store.Dataset:
-    """Have the teacher describe every series."""
+    """Have the teacher describe every series; what it cost and how its replies ended go with them."""
     folder, key = f"{recipe.folder}/annotations", annotations_key(recipe, series)
-    schema = recipe.asks.tables.annotations
+    schema, parents = recipe.asks.tables.annotations, {"series": series.digest}
     done = store.find_finished(folder, schema, key)
+    rules = _rules(recipe) if isinstance(recipe.teacher, RulesTeacher) else None
 
     def work(part: int) -> list[store.Part]:
-        table = _teacher(recipe).annotate(series.read_part(part))
-        return [store.write_part(folder, part, table, schema, key)]
+        assert rules
+        table = rules.annotate(series.read_part(part))
+        return [store.write_part(folder, part, table, schema, key, asking.tally(table))]
 
     with reporter.stage(f"Ask the teacher ({recipe.teacher.name})", series.rows, "replies") as step:
         if done:
             step.skip(done.rows)
             return done
-        make_teacher(recipe)  # a missing key is said here, not by a worker
-        (made,) = _run(work, series.parts, [(folder, key)], step)
-        return store.commit(folder, schema, key, series.parts, {"series": series.digest}, made)
+        if rules:
+            (made,) = _run(work, series.parts, [(folder, key)], step)
+        else:
+            made = asking.ask(recipe, series, folder, key, step)
+        counted: Counter[str] = Counter()
+        for part in made.values():
+            counted.update(part.note)
+        return store.commit(folder, schema, key, series.parts, parents, made, dict(counted))
 
 
 def curate(
@@ -257,12 +266,12 @@ def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
     return pa.table({"series_id": series["series_id"], "png": pa.array(_plotter()(items, looks), pa.binary())})
 
 
+def _rules(recipe: Recipe) -> Rules:
+    assert isinstance(recipe.teacher, RulesTeacher)
+    return Rules(recipe.teacher, recipe.asks, recipe.seed)
+
+
 @lru_cache(maxsize=1)  # a worker keeps what is costly to build from part to part
-def _teacher(recipe: Recipe) -> Teacher:
-    return make_teacher(recipe)
-
-
-@lru_cache(maxsize=1)
 def _contradictions(recipe: Recipe) -> curation.Contradictions | None:
     if recipe.curation.nli is None:
         return None
@@ -292,7 +301,8 @@ def series_key(recipe: Recipe) -> str:
 
 def annotations_key(recipe: Recipe, series: store.Dataset) -> str:
     """What makes the annotations: the prompt, the teacher, what it is shown and which series."""
-    plots = plots_identity(recipe) if isinstance(recipe.teacher, ApiTeacher) else []
+    looks = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_plots
+    plots = plots_identity(recipe) if looks else []
     shown = [recipe.asks.version, recipe.teacher.identity, *plots, recipe.seed]
     return store.digest(["annotations", *shown, series.digest])
 

@@ -1,6 +1,6 @@
 """Who describes the series."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -35,27 +35,21 @@ class RulesTeacher(Section):
         return self.model_dump()
 
 
-class ApiTeacher(Section):
-    """A multimodal model behind an OpenAI-compatible API, shown the plot of each series."""
+SHAPING = {"kind", "model", "base_url", "view", "choices", "structured", "temperature", "max_tokens"}
 
-    kind: Literal["openai"]
+
+class ModelTeacher(Section):
+    """A model that is shown each series and asked to describe it."""
+
     model: str
-    """The model's name, as the server knows it."""
-    base_url: Uri
-    """Where the API is, ending in /v1."""
-    key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key. The key itself stands nowhere else."""
+    """The model's name, as the server or the hub knows it, or its folder."""
+    view: Literal["plot", "numbers", "both"] = "plot"
+    """What it is shown: the plot, the values as text, or both."""
+    choices: bool = False
+    """Have it choose among the task's own sentences (a schema of enums), for models that cannot word their own."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     max_tokens: Positive = 256
     """Longest reply, in tokens."""
-    in_flight: Positive = 8
-    """Requests under way at once in each worker."""
-    timeout: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds until a request counts as failed."""
-    retries: Annotated[int, Field(ge=0)] = 4
-    """How often a failed request is tried again."""
-    usd_per_million_input: Annotated[float, Field(ge=0)] = 0.0
-    usd_per_million_output: Annotated[float, Field(ge=0)] = 0.0
 
     @property
     def name(self) -> str:
@@ -65,7 +59,79 @@ class ApiTeacher(Section):
     @property
     def identity(self) -> dict[str, Any]:
         """All that shapes its replies; how fast and how often it is asked does not."""
-        return self.model_dump(include={"kind", "model", "base_url", "temperature", "max_tokens"})
+        return self.model_dump(include=SHAPING)
+
+    @property
+    def sees_plots(self) -> bool:
+        """Whether it is shown pictures."""
+        return self.view != "numbers"
+
+
+class BatchConfig(Section):
+    """How an offline Batch API is used; its limits are the provider's."""
+
+    price_share: Share = 0.5
+    """What a token costs in a batch, as a share of the live price."""
+    most_requests: Positive = 50_000
+    """In one batch."""
+    most_megabytes: Positive = 190
+    """In one batch's file."""
+    at_once: Positive = 8
+    """Batches under way at once."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Between two looks at a batch."""
+    rounds: Positive = 4
+    """How often what a batch left unanswered is put into another one."""
+
+
+class ApiTeacher(ModelTeacher):
+    """A model behind an OpenAI-compatible API."""
+
+    kind: Literal["openai"]
+    base_url: Uri
+    """Where the API is, ending in /v1."""
+    key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key. The key itself stands nowhere else."""
+    mode: Literal["live", "batch"] = "live"
+    """One request a series, or the provider's offline batches, at a lower price and within a day."""
+    structured: Literal["auto", "schema", "json", "none"] = "auto"
+    """How a reply's form is asked for: JSON schema, JSON mode or words; auto: the first that the server takes."""
+    repairs: Annotated[int, Field(ge=0)] = 1
+    """How often a teacher is told what is wrong with a reply that is invalid or truncated, and asked again."""
+    in_flight: Positive = 32
+    """Requests under way at once, all workers together."""
+    workers: Positive = 2
+    """Processes that ask."""
+    requests_per_minute: Positive | None = None
+    """The provider's limit, which all workers together keep."""
+    tokens_per_minute: Positive | None = None
+    """The same, of tokens in and out."""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds until a request counts as failed."""
+    retries: Annotated[int, Field(ge=0)] = 5
+    """How often a failed request is tried again; being told to wait is no failure."""
+    patience: Annotated[float, Field(gt=0)] = 300.0
+    """Seconds without any answer, after which the stage stops."""
+    budget_usd: Annotated[float, Field(gt=0)] | None = None
+    """The stage stops before it costs more, earlier starts included."""
+    budget_tokens: Positive | None = None
+    """The stage stops before it takes more tokens, in and out, earlier starts included."""
+    usd_per_million_input: Annotated[float, Field(ge=0)] = 0.0
+    usd_per_million_output: Annotated[float, Field(ge=0)] = 0.0
+    batch: BatchConfig = BatchConfig()
+
+    @model_validator(mode="after")
+    def _fields_fit_each_other(self) -> Self:
+        if self.workers > self.in_flight:
+            raise ValueError(f"in_flight must be at least workers ({self.workers}), not {self.in_flight}")
+        if self.budget_usd and not (self.usd_per_million_input or self.usd_per_million_output):
+            raise ValueError("budget_usd needs a price: set usd_per_million_input and usd_per_million_output")
+        return self
+
+    def usd(self, input_tokens: int, output_tokens: int) -> float:
+        """What so many tokens cost."""
+        dollars = (input_tokens * self.usd_per_million_input + output_tokens * self.usd_per_million_output) / 1e6
+        return dollars * (self.batch.price_share if self.mode == "batch" else 1.0)
 
 
 # By kind, which is how pydantic names them in the place of an error.

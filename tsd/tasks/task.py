@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -194,6 +195,17 @@ class Task:
     def texts(self, text: str) -> dict[str, str]:
         """What a reply says on each topic that it touches, in its own words."""
         return topics_of(text, self.topics)[0]
+
+    def statements(self, topic: str) -> list[str]:
+        """Every text on a topic that `reply` may hold."""
+        facets = self._of(topic)
+        said = product(*(facet.classes for facet in facets))
+        wordings = range(len(facets[0].phrasings))
+        return [
+            " ".join(facet.phrasings[i].format(name) for facet, name in zip(facets, labels, strict=True))
+            for labels in said
+            for i in wordings
+        ]
 
     def parse(self, text: str) -> Parsed:
         """Read the labels that a reply states, whatever its form; see `tsd.language`. Never raises."""

@@ -5,28 +5,18 @@ A reply that cannot be used is a row with a status and a reason, never an except
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from tsd.recipe import Recipe, RulesTeacher
 from tsd.schema import conform
 from tsd.store import digest
-from tsd.tasks import Task
-
-
-class Teacher(Protocol):
-    """What the annotation stage asks of a teacher."""
-
-    def annotate(self, series: pa.Table) -> pa.Table:
-        """series: the task's series table. Returns its annotations table, the same rows in the same order."""
-        ...
+from tsd.tasks import Parsed, Task
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back for one series. status: ok, refused, truncated or error; ok means that text is whole."""
+    """What came back for one series. status: ok, invalid, refused, truncated or error; ok: text is whole."""
 
     text: str | None
     status: str = "ok"
@@ -36,18 +26,8 @@ class Reply:
     output_tokens: int = 0
     cost_usd: float = 0.0
     latency_ms: float | None = None
-
-
-def make_teacher(recipe: Recipe) -> Teacher:
-    """The teacher that a recipe names."""
-    config = recipe.teacher
-    if isinstance(config, RulesTeacher):
-        from tsd.teachers.rules import Rules
-
-        return Rules(config, recipe.asks, recipe.seed)
-    from tsd.teachers.openai_api import OpenAIApi
-
-    return OpenAIApi(config, recipe.asks, recipe.plots, recipe.seed)
+    repairs: int = 0
+    """How often the teacher was told what is wrong and asked again. Attempts, tokens and dollars are of all."""
 
 
 def annotations(
@@ -60,19 +40,21 @@ def annotations(
     schema, rows = task.tables.annotations, []
     for series_id, key, reply in zip(series["series_id"].to_pylist(), keys, replies, strict=True):
         parsed = task.parse(reply.text or "")
-        unreadable = reply.status == "ok" and parsed.reason is not None
-        rows.append(
-            {
-                **vars(reply),
-                "series_id": series_id,
-                "teacher": name,
-                "request_key": key,
-                "status": "invalid" if unreadable else reply.status,
-                "reason": parsed.reason if unreadable else reply.reason,
-                "labels": parsed.labels,
-            }
-        )
+        row = {**vars(_judged(reply, parsed)), "labels": parsed.labels}
+        del row["repairs"]
+        rows.append({**row, "series_id": series_id, "teacher": name, "request_key": key})
     return conform(pa.Table.from_pylist(rows, schema), schema)
+
+
+def judge(task: Task, reply: Reply) -> Reply:
+    """The reply, `invalid` with a reason where it is whole and does not state every facet."""
+    return _judged(reply, task.parse(reply.text or ""))
+
+
+def _judged(reply: Reply, parsed: Parsed) -> Reply:
+    if reply.status == "ok" and parsed.reason is not None:
+        return replace(reply, status="invalid", reason=parsed.reason)
+    return reply
 
 
 def request_keys(task: Task, shape: object, series: pa.Table, shown: Sequence[object] | None = None) -> list[str]:

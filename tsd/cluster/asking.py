@@ -1,0 +1,153 @@
+"""The annotation stage for a teacher behind an API: a pool of Ray Data actors asks, one gate watches over all."""
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray
+
+from tsd import store
+from tsd.errors import InputError
+from tsd.progress import Step
+from tsd.recipe import ApiTeacher, Recipe
+from tsd.teachers.asking import Questions
+from tsd.teachers.gate import DOLLARS, EARLIER, FAILED, INPUT, OUTPUT, ROWS, STATUS, Counts, Gate, Turnstile
+from tsd.teachers.journal import Journal
+from tsd.teachers.openai_api import OpenAIApi, require_key
+
+PARTS_AT_ONCE = 2  # of a worker: while one part waits for its last replies, the next one keeps the worker busy
+LOOK_SECONDS = 0.5  # between two looks at the gate
+WORKER_CPUS = 0.5  # a worker mostly waits
+
+T = TypeVar("T")
+
+
+def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step) -> dict[int, store.Part]:
+    """Ask about every part that is not there yet. Returns all parts, old and new.
+
+    Raises InputError where the stage had to be stopped; what came until then is kept.
+    """
+    teacher = recipe.teacher
+    assert isinstance(teacher, ApiTeacher)
+    require_key(teacher)  # said here, not by a worker
+    found = store.finished_parts(folder, key)
+    step.skip(sum(part.rows for part in found.values()))
+    missing = [part for part in range(series.parts) if part not in found]
+    if not missing:
+        return found
+    spent: Counts = Counter()
+    for part in found.values():
+        spent.update(part.note)
+    gate = ray.remote(Gate).options(num_cpus=0).remote(teacher, spent)
+    workers = min(teacher.workers, len(missing))
+    parts = ray.data.from_items([{"part": part} for part in missing], override_num_blocks=len(missing))
+    rows = parts.map_batches(
+        Asker,
+        fn_constructor_args=(recipe, series, folder, key, gate, teacher.in_flight // workers),
+        batch_size=1,
+        num_cpus=WORKER_CPUS,
+        compute=ray.data.ActorPoolStrategy(
+            size=workers,
+            max_tasks_in_flight_per_actor=PARTS_AT_ONCE,
+            max_concurrent_calls_per_actor=PARTS_AT_ONCE,
+            enable_true_multi_threading=True,
+        ),
+    )
+    with _watched(gate, step):
+        made = {int(row["part"]): json.loads(row["made"]) for row in rows.iter_rows()}
+    _, stopped = ray.get(gate.progress.remote())
+    if stopped:
+        raise InputError(stopped)
+    return found | {part: store.Part(**one) for part, one in made.items()}
+
+
+class Asker:
+    """A worker: asks about one part or two, in an event loop of its own."""
+
+    def __init__(
+        self, recipe: Recipe, series: store.Dataset, folder: str, key: str, gate: Any, share: int
+    ) -> None:
+        self.recipe, self.series, self.folder, self.key = recipe, series, folder, key
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.api: OpenAIApi = self._run(self._open(gate, share))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One row: a part in; the part and what was made of it out, as JSON, null where the stage was stopped."""
+        part = int(batch["part"][0])
+        made = store.find_part(self.folder, part, self.key)  # Ray repeats the task of a worker that died
+        if made is None:
+            with Journal(self.folder, part) as journal:
+                table = self._run(self.api.annotate(part, self.series.read_part(part), journal))
+            if table is not None:
+                schema = self.recipe.asks.tables.annotations
+                made = store.write_part(self.folder, part, table, schema, self.key, tally(table))
+                journal.delete()
+        return {"part": [part], "made": [json.dumps(made and asdict(made))]}
+
+    async def _open(self, gate: Any, share: int) -> OpenAIApi:
+        recipe = self.recipe
+        assert isinstance(recipe.teacher, ApiTeacher)
+        questions = Questions(recipe.teacher, recipe.asks, recipe.plots, recipe.seed)
+        turnstile = await Turnstile(_Remote(gate), recipe.teacher, share).__aenter__()
+        return OpenAIApi(questions, turnstile, share)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+
+def tally(annotations: pa.Table) -> dict[str, float]:
+    """What annotations have cost and how they ended, by the gate's names."""
+    columns = {INPUT: "input_tokens", OUTPUT: "output_tokens", DOLLARS: "cost_usd"}
+    ended = Counter(STATUS + status for status in annotations["status"].to_pylist())
+    return {**ended, **{name: sum(annotations[column].to_pylist()) for name, column in columns.items()}}
+
+
+class _Remote:
+    """A gate that is a Ray actor: its calls return what can be awaited."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name).remote
+
+
+@contextlib.contextmanager
+def _watched(gate: Any, step: Step) -> Iterator[None]:
+    """Show what the gate counts for as long as the context lasts."""
+    over = threading.Event()
+    before = step.skipped
+
+    def watch() -> None:
+        while not over.wait(LOOK_SECONDS):
+            counts, _ = ray.get(gate.progress.remote())
+            step.skip(before + counts[EARLIER] - step.skipped)
+            step.advance(counts[ROWS] - counts[EARLIER] - step.done, describe(counts, step))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join(10)
+
+
+def describe(counts: Counts, step: Step) -> str:
+    """What was counted so far, for a person: tokens, dollars and those expected, what went wrong by kind."""
+    said = [f"{(counts[INPUT] + counts[OUTPUT]) / 1e6:,.2f} M tokens"]
+    if counts[DOLLARS]:
+        expected = counts[DOLLARS] / counts[ROWS] * step.total if counts[ROWS] else 0.0
+        said.append(f"${counts[DOLLARS]:,.2f} of about ${expected:,.2f}")
+    bad = {name: count for name, count in counts.items() if name.startswith(STATUS) and name != f"{STATUS}ok"}
+    said += [f"{count:,} {name.removeprefix(STATUS)}" for name, count in sorted(bad.items())]
+    failed = {name: count for name, count in counts.items() if name.startswith(FAILED)}
+    said += [f"{count:,} × {name.removeprefix(FAILED)}" for name, count in sorted(failed.items())]
+    return ", ".join(said)

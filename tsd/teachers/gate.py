@@ -1,0 +1,309 @@
+"""What all workers that ask one server share: its limits, its pauses, the budget, and what has come so far.
+
+A `Gate` stands once for a whole stage, wherever it runs; a `Turnstile` is a worker's own side of it.
+"""
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from aiolimiter import AsyncLimiter
+
+from tsd.progress import clock
+from tsd.recipe import ApiTeacher
+from tsd.teachers import Reply
+
+HEADROOM = 0.97  # of a limit that is used: what is sent evenly arrives less so
+BURST_SECONDS = 1.0  # of a limit that may be used at once
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, where the server does not say how long
+MOST_SECONDS = 3600.0  # that a server may ask to wait
+REPORT_SECONDS = 0.25
+SILENT_SECONDS = 30.0  # after which a worker that does not report is taken for dead
+
+# What is counted. Rows also by status, as "row ok"; requests without an answer by kind, as "failed 429".
+ROWS, EARLIER, SENT, ENDED, ANSWERED = "rows", "earlier rows", "sent", "ended", "answered"
+INPUT, OUTPUT, DOLLARS = "input tokens", "output tokens", "dollars"
+STATUS, FAILED = "row ", "failed "
+
+Counts = Counter[str]
+
+
+class StoppedError(Exception):
+    """The stage is to end: no more is asked."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What every worker has to know at once."""
+
+    version: int
+    pause: float
+    """Seconds from now on in which nothing is sent."""
+    stopped: str | None
+    """Why no more is asked, for a person."""
+
+
+class Gate:
+    """Lets requests pass, keeps the limits and the budget, stops the stage."""
+
+    def __init__(self, teacher: ApiTeacher, spent: Mapping[str, float]) -> None:
+        """spent: what finished parts have cost, by `INPUT`, `OUTPUT` and `DOLLARS`."""
+        self._teacher = teacher
+        self._counts: Counts = Counter()
+        self._spent: Counts = Counter(spent)
+        self._dearest: Counts = Counter()  # the most that one request has taken
+        self._under_way: Counts = Counter()  # requests, by worker
+        self._heard: dict[str, float] = {}  # when, by worker
+        self._begun: set[int] = set()  # parts
+        self._requests = _limiter(teacher.requests_per_minute, 1.0)
+        self._tokens = _limiter(teacher.tokens_per_minute, 1.0)
+        self._paused_until = self._last_answer = time.monotonic()
+        self._pause = 0.0
+        self._version = 0
+        self._stopped: str | None = None
+        self._changed = asyncio.Condition()
+        self._turn = asyncio.Lock()
+
+    async def begin(self, part: int) -> bool:
+        """Whether a part is begun for the first time: from then on, all that it costs is reported."""
+        first = part not in self._begun
+        self._begun.add(part)
+        return first
+
+    async def enter(self, worker: str, tokens: int) -> bool:
+        """Wait until a request of at most so many tokens may be sent; False if none may be any more."""
+        async with self._turn:
+            await self._afford(worker, tokens)
+            if self._requests:
+                await self._requests.acquire()
+            if self._tokens and self._teacher.tokens_per_minute:
+                expected = self._dearest[INPUT] + self._dearest[OUTPUT] or tokens
+                if expected > self._tokens.max_rate:
+                    self._tokens = _limiter(self._teacher.tokens_per_minute, expected)
+                    assert self._tokens
+                await self._tokens.acquire(min(expected, self._tokens.max_rate))
+            while (wait := self._paused_until - time.monotonic()) > 0 and not self._stopped:
+                await asyncio.sleep(min(wait, 1.0))
+            return self._stopped is None
+
+    async def pause(self, seconds: float | None) -> float:
+        """The server is too busy: nobody sends anything for so long, None where it did not say. Returns how long."""
+        now = time.monotonic()
+        if seconds is None:
+            if now < self._paused_until:
+                return self._paused_until - now  # the same burst: it is being waited for
+            self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
+            seconds = self._pause
+        self._paused_until = max(self._paused_until, now + min(seconds, MOST_SECONDS))
+        await self._tell()
+        return self._paused_until - now
+
+    async def stop(self, reason: str) -> None:
+        """No more is asked; the first reason counts."""
+        self._stopped = self._stopped or reason
+        await self._tell()
+
+    async def report(self, worker: str, counts: Counts, dearest: Counts) -> None:
+        """Take what a worker has counted since its last report, and the most that one request has taken."""
+        now = time.monotonic()
+        self._heard[worker] = now
+        self._under_way[worker] -= int(counts[ENDED])
+        self._counts.update(counts)
+        self._dearest |= dearest
+        if counts[ANSWERED]:
+            self._last_answer = now
+            if now > self._paused_until:
+                self._pause = 0.0
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def news(self, seen: int) -> News:
+        """Wait until there is news later than what was seen."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._version > seen)
+        return News(self._version, max(0.0, self._paused_until - time.monotonic()), self._stopped)
+
+    async def progress(self) -> tuple[Counts, str | None]:
+        """What was counted since the start, and why the stage was stopped. Stops it where the server is silent."""
+        silent = time.monotonic() - max(self._last_answer, self._paused_until)
+        if silent > self._teacher.patience and not self._stopped:
+            kinds = Counter({name: count for name, count in self._counts.items() if name.startswith(FAILED)})
+            seen = f" ({kinds.most_common(1)[0][0]})" if kinds else ""
+            await self.stop(
+                f"{self._teacher.base_url} has given no answer for {clock(silent)}{seen}: see whether it works, "
+                "or raise teacher.patience; the same command goes on from here"
+            )
+        return self._counts, self._stopped
+
+    async def _afford(self, worker: str, tokens: int) -> None:
+        """Wait until one more request fits into the budget, whatever those under way may take; or stop."""
+        teacher = self._teacher
+        while (teacher.budget_usd or teacher.budget_tokens) and not self._stopped:
+            self._write_off()
+            each_usd = self._dearest[DOLLARS] or teacher.usd(tokens, teacher.max_tokens)
+            each_tokens = self._dearest[INPUT] + self._dearest[OUTPUT] or tokens
+            under_way = self._under_way.total()
+            dollars = self._counts[DOLLARS] + self._spent[DOLLARS]
+            taken = sum(counts[name] for counts in (self._counts, self._spent) for name in (INPUT, OUTPUT))
+            used = None
+            if teacher.budget_usd and dollars + (under_way + 1) * each_usd > teacher.budget_usd:
+                used = f"teacher.budget_usd is used up: ${dollars:,.4g} of ${teacher.budget_usd:,.4g}"
+            if teacher.budget_tokens and taken + (under_way + 1) * each_tokens > teacher.budget_tokens:
+                used = f"teacher.budget_tokens is used up: {taken:,.0f} of {teacher.budget_tokens:,}"
+            if not used:
+                self._under_way[worker] += 1
+                return
+            if under_way <= 0:
+                await self.stop(f"{used}; raise it, and the same command goes on from here")
+                return
+            with suppress(TimeoutError):  # those under way may turn out cheaper
+                async with asyncio.timeout(1.0), self._changed:
+                    await self._changed.wait()
+
+    def _write_off(self) -> None:
+        """What a dead worker had under way may have been paid for."""
+        now = time.monotonic()
+        for worker in [one for one, heard in self._heard.items() if now - heard > SILENT_SECONDS]:
+            lost = self._under_way.pop(worker, 0)
+            self._spent.update({name: lost * most for name, most in self._dearest.items()})
+            del self._heard[worker]
+
+    async def _tell(self) -> None:
+        self._version += 1
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _limiter(per_minute: int | None, largest: float) -> AsyncLimiter | None:
+    """At most so much in any minute, asked for in pieces up to `largest`; None without a limit."""
+    if per_minute is None:
+        return None
+    limit = HEADROOM * per_minute
+    at_once = min(limit / 2, max(largest, limit * BURST_SECONDS / 60))
+    return AsyncLimiter(at_once, 60 * at_once / (limit - at_once))  # what is full at once is part of that minute
+
+
+class GateLike(Protocol):
+    """A gate, or the way to one in another process."""
+
+    async def begin(self, part: int) -> bool: ...
+    async def enter(self, worker: str, tokens: int) -> bool: ...
+    async def pause(self, seconds: float | None) -> float: ...
+    async def stop(self, reason: str) -> None: ...
+    async def report(self, worker: str, counts: Counts, dearest: Counts) -> None: ...
+    async def news(self, seen: int) -> News: ...
+
+
+class Turnstile:
+    """A worker's side of the gate: its share of what may be under way, its counts, the news."""
+
+    def __init__(self, gate: GateLike, teacher: ApiTeacher, share: int) -> None:
+        """share: the requests that this worker may have under way."""
+        self._gate = gate
+        self._name = uuid.uuid4().hex
+        self._limited = any(
+            (teacher.requests_per_minute, teacher.tokens_per_minute, teacher.budget_usd, teacher.budget_tokens)
+        )
+        self._slots = asyncio.Semaphore(share)
+        self._counts: Counts = Counter()
+        self._dearest: Counts = Counter()
+        self._paused_until = 0.0
+        self.last_answer = 0.0
+        """When this worker was last given an answer, by `time.monotonic`."""
+        self.stopped = asyncio.Event()
+        """Set when nothing may be sent any more."""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._report())]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.hand_in()
+
+    @asynccontextmanager
+    async def slot(self, tokens: int) -> AsyncIterator[None]:
+        """Send one request inside this context. tokens: the most that it may take, in and out.
+
+        Raises StoppedError where nothing may be sent any more.
+        """
+        async with self._slots:
+            while (wait := self._paused_until - time.monotonic()) > 0 and not self.stopped.is_set():
+                await asyncio.sleep(min(wait, 0.5))
+            if self.stopped.is_set() or (self._limited and not await self._gate.enter(self._name, tokens)):
+                raise StoppedError
+            self._counts[SENT] += 1
+            try:
+                yield
+            finally:
+                self._counts[ENDED] += 1
+
+    def answered(self, reply: Reply) -> None:
+        """Count an answer of the server."""
+        taken = _taken(reply)
+        if reply.status != "error":
+            self._counts[ANSWERED] += 1
+            self.last_answer = time.monotonic()
+        self._counts.update(taken)
+        self._dearest |= taken
+
+    def failed(self, kind: str) -> None:
+        """Count a request that got no answer."""
+        self._counts[FAILED + kind] += 1
+
+    def settled(self, reply: Reply) -> None:
+        """Count a row that is done."""
+        self._counts.update({ROWS: 1, STATUS + reply.status: 1})
+
+    async def begin(self, part: int, replies: Iterable[Reply], settled: Iterable[Reply]) -> None:
+        """Count what earlier starts have done of a part: the replies that were paid for, and the rows settled."""
+        if await self._gate.begin(part):
+            for reply in replies:
+                self._counts.update(_taken(reply))
+            for reply in settled:
+                self.settled(reply)
+                self._counts[EARLIER] += 1
+            await self.hand_in()
+
+    async def pause(self, seconds: float | None) -> None:
+        """Tell everybody that the server is too busy."""
+        wait = await self._gate.pause(seconds)
+        self._paused_until = max(self._paused_until, time.monotonic() + wait)
+
+    async def stop(self, reason: str) -> None:
+        """Tell everybody to end, and why."""
+        self.stopped.set()
+        await self._gate.stop(reason)
+
+    async def _listen(self) -> None:
+        seen = 0
+        while True:
+            news = await self._gate.news(seen)
+            seen = news.version
+            self._paused_until = max(self._paused_until, time.monotonic() + news.pause)
+            if news.stopped:
+                self.stopped.set()
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            await self.hand_in()
+
+    async def hand_in(self) -> None:
+        """Report what was counted since the last time."""
+        counts, self._counts = self._counts, Counter()
+        await self._gate.report(self._name, counts, self._dearest)
+
+
+def _taken(reply: Reply) -> Counts:
+    taken: Counts = Counter()
+    taken.update({INPUT: reply.input_tokens, OUTPUT: reply.output_tokens, DOLLARS: reply.cost_usd})
+    return taken
