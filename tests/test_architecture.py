@@ -27,6 +27,7 @@ LAYERS = (
     {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "look", "runs"},
     {"picture"},  # draws the laws that scaling fits
     {"report"},
+    {"comparison"},
     {"cluster"},
     {"cli"},
 )

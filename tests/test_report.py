@@ -47,6 +47,7 @@ def run(student: str, examples: int, seed: int, loss: float, **other: Any) -> di
     score = {"value": 1 - loss, "low": 0.98 - loss, "high": 1.01 - loss}
     return {
         "run_id": f"{student}-{examples}-{seed}",
+        "teacher": "pixtral",
         "student": student,
         "parameters": SIZES[student] + 5000,
         "parameters_without_embeddings": SIZES[student],

@@ -86,9 +86,10 @@ def write(study: Study) -> str:
         for name in ("wide", "tall")
     }
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
+            title=study.title,
             study=study,
             runs=runs,
             best=chosen,
@@ -117,7 +118,7 @@ def headlines(study: Study) -> list[str]:
         _best_line(study.task, best(study.runs), study.baselines),
         _data_line(in_order(study.runs)),
         _law_line(study.fits.get("loss", "none was fitted.")),
-        *_teacher_line(study),
+        *teacher_line(study),
     ]
 
 
@@ -203,7 +204,8 @@ def _law_line(fitted: FittedLaw | str) -> str:
     )
 
 
-def _teacher_line(study: Study) -> list[str]:
+def teacher_line(study: Study) -> list[str]:
+    """The best student beside its teacher, in a line; none where nothing was scored."""
     if ALL_RIGHT not in study.beside:
         return []
     found = study.beside[ALL_RIGHT]
@@ -224,7 +226,8 @@ def comparison(found: Beside) -> str:
 # ---- Words and numbers of the page
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where the pages' templates lie, with the words and numbers that they share."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -133,6 +133,7 @@ def make_tables(
 # The fields of a run that do not depend on what it was asked.
 RUN = (
     pa.field("run_id", pa.string(), nullable=False),
+    pa.field("teacher", pa.string(), nullable=False),
     pa.field("student", pa.string(), nullable=False),
     pa.field("parameters", pa.int64(), nullable=False),
     pa.field("parameters_without_embeddings", pa.int64(), nullable=False),

@@ -14,15 +14,16 @@ class RulesTeacher(Section):
 
     kind: Literal["rules"] = "rules"
     error_rate: dict[str, Share] = Field(default={EVERY: ERROR_RATE})
-    """The share of wrong labels, by facet; `every` is that of the facets which are not named."""
+    """The share of wrong labels, by facet; `every` is that of the facets which are not named, a number alone that
+    of all."""
 
     @model_validator(mode="before")
     @classmethod
     def _every_facet_has_a_rate(cls, value: Any) -> Any:
-        rates = value.get("error_rate") if isinstance(value, dict) else None
-        if isinstance(rates, dict):
-            value = {**value, "error_rate": {EVERY: ERROR_RATE, **rates}}
-        return value
+        if not isinstance(value, dict) or "error_rate" not in value:
+            return value
+        rates = value["error_rate"]
+        return {**value, "error_rate": {EVERY: ERROR_RATE, **rates} if isinstance(rates, dict) else {EVERY: rates}}
 
     @property
     def name(self) -> str:
