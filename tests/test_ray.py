@@ -18,6 +18,7 @@ from commands import ROOT, TINY, command, environment, run
 from cross_encoder import save_cross_encoder
 
 from tsd import scoring, store
+from tsd.curation import review
 from tsd.recipe import load
 from tsd.schema import EXAMPLES, PLOTS, REJECTS
 from tsd.tasks import SINGLE
@@ -171,6 +172,32 @@ def test_every_policy_of_curation_gives_the_same_bytes_with_four_workers_and_aft
     counts = store.open_dataset(str(alone / "examples"), EXAMPLES).about
     reasons = sum(found["rows"] for found in counts["rejects"]) + counts["rare"]["rows"]
     assert counts["kept"] == 6000 - reasons == store.open_dataset(str(alone / "examples"), EXAMPLES).rows
+
+
+def test_students_of_two_teachers_are_compared_on_the_same_series_and_nothing_is_made_twice(
+    tmp_path: Path,
+) -> None:
+    teachers = "teachers={perfect: {error_rate: 0}, careless: {error_rate: {every: 0, noise: 1}}}"
+    extra = (teachers, "curation.against_truth=keep", "series.count=4000", "students.volumes=[40]")
+    printed = run(command(tmp_path, *extra), cpus=2)
+    whole = tmp_path / "tiny"
+    assert not (whole / "annotations").exists()
+    runs = store.open_dataset(str(whole / "runs"), SINGLE.tables.runs).read().to_pylist()
+    assert [row["teacher"] for row in runs] == ["perfect", "careless"]
+    for name, right in (("perfect", 1.0), ("careless", 0.0)):
+        counts = store.open_dataset(str(whole / "teachers" / name / "examples"), EXAMPLES).about
+        found = review.accuracy(counts["said"]["noise"])
+        assert found is not None
+        assert found.value == right
+        assert f"The teacher, {name}, has all four right on {100 * right:.1f} % of the scored series" in printed
+        assert (whole / "teachers" / name / "report.html").is_file()
+    page = (whole / "report.html").read_text()
+    assert all(name in page for name in ("perfect", "careless", "2 teachers"))
+    before = {
+        path: path.stat().st_mtime_ns for path in whole.rglob("*/part-*.parquet") if path.parent.name != "runs"
+    }
+    run(command(tmp_path, *extra), cpus=2)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 # What is on disk when a stage is well under way, and the stage's name.

@@ -156,6 +156,24 @@ def test_only_what_is_dropped_lowers_the_share_that_a_recipe_expects_to_keep() -
     assert load("laptop", [rates, "curation.against_truth=keep"]).kept_share == 1
 
 
+def test_several_teachers_make_a_recipe_each_that_differs_in_its_teacher_and_its_folder(tmp_path: Path) -> None:
+    text = "extends: laptop\nname: mine\nteachers: {good: {error_rate: 0}, bad: {error_rate: {noise: 0.5}}}\n"
+    recipe = load(written(tmp_path, text), ["out=x"])
+    assert load(written(tmp_path, to_yaml(recipe), "again.yaml")) == recipe
+    assert {name: one.folder for name, one in recipe.by_teacher.items()} == {
+        "good": "x/mine/teachers/good",
+        "bad": "x/mine/teachers/bad",
+    }
+    good, bad = recipe.by_teacher.values()
+    assert (good.teacher, bad.teacher) == (
+        RulesTeacher(error_rate={"every": 0}),
+        RulesTeacher(error_rate={"every": 0.04, "noise": 0.5}),
+    )
+    assert (good.series, good.students, good.seed, good.teachers) == (recipe.series, recipe.students, 0, {})
+    assert recipe.kept_share == bad.kept_share < good.kept_share
+    assert load("laptop").by_teacher == {}
+
+
 # ---- Wrong ones: each gets one line with the place, the value and what was expected
 
 WRONG_SETS = {
@@ -220,6 +238,15 @@ WRONG_SETS = {
     "a cap that no corpus keeps": ("curation.caps.noise=0.3", ["curation.caps of noise", "0.333", "0.3"]),
     "a length the wrong way round": ("curation.length=[9, 3]", ["length", "least, most", "[9, 3]"]),
     "an inference without a model": ("curation.nli={threshold: 0.5}", ["curation.nli.model", "missing"]),
+    "an unknown key of one of several teachers": (
+        "teachers.good.eror_rate=0",
+        ["teachers.good.eror_rate", "did you mean 'error_rate'?"],
+    ),
+    "a facet that is none in one of several teachers": (
+        "teachers={model: {error_rate: {nois: 0.1}}}",
+        ["teachers.model.error_rate.nois", "did you mean 'noise'?"],
+    ),
+    "a teacher whose name is no folder's": ("teachers={a/b: {}}", ["teachers", "a/b"]),
     "a name with a slash": ("name=a/b", ["name", "'a/b'"]),
     "a seed below nothing": ("seed=-1", ["seed", "-1", "0"]),
     "an override without a value": ("series.count", ["series.count", "expected a.b=value"]),

@@ -50,7 +50,7 @@ def draw(studies: Sequence[Study], colours: Colours) -> Figure:
     """Accuracy of the best student against that of its teacher, by facet: above the diagonal it is the better."""
     names = studies[0].task.names
     with matplotlib.rc_context({**STYLE, "axes.grid.axis": "both"}):
-        figure = Figure(figsize=(6.4, 5.2), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(6.4, 4.1), layout="constrained", facecolor="white")
         axes = figure.add_subplot()
         axes.axline((0, 0), slope=1, color=SOFT, linewidth=1.0, linestyle=(0, (4, 2)))
         lowest = 1.0
