@@ -144,7 +144,7 @@ def test_four_workers_write_the_same_bytes_as_one(undisturbed: tuple[Path, str],
 POLICIES = (
     "curation.form=json",
     "curation.against_truth={maximum: correct, minimum: correct}",
-    "curation.caps=0.36",
+    "curation.caps=0.34",
     "curation.length=[20, 400]",
 )
 
@@ -154,14 +154,16 @@ def test_every_policy_of_curation_gives_the_same_bytes_with_four_workers_and_aft
 ) -> None:
     study, _ = undisturbed
     model = save_cross_encoder(tmp_path / "model")
-    extra = (*POLICIES, f"curation.nli={{model: {model}, threshold: 0.6}}")
+    extra = (*POLICIES, f"curation.nli={{model: {model}, threshold: 0.9}}")
     alone, four, killed = (tmp_path / name / "tiny" for name in ("alone", "four", "killed"))
     for place in (alone, four, killed):
         for name in ("series", "annotations"):
             shutil.copytree(study / name, place / name)
     printed = run(command(alone.parent, *extra, stage="curate"), cpus=1)
-    for reason in ("by NLI", "over the cap on a class of", "contradicts the measured", "corrected"):
-        assert reason in printed
+    assert "were corrected" in printed
+    reasons = set(store.open_dataset(str(alone / "rejects"), REJECTS).read()["reason"].to_pylist())
+    for part in ("by NLI", "over the cap on a class of", "contradicts the measured"):
+        assert any(part in reason for reason in reasons)
     run(command(four.parent, *extra, stage="curate"), cpus=4)
     for pattern in ("verdicts/part-*.parquet", "rejects/part-*.parquet"):
         kill_when(command(killed.parent, *extra, stage="curate"), killed, pattern)
@@ -170,8 +172,8 @@ def test_every_policy_of_curation_gives_the_same_bytes_with_four_workers_and_aft
     assert not [name for name, born in before.items() if finished_files(killed)[name] != born]
     assert tables(alone) == tables(four) == tables(killed)
     counts = store.open_dataset(str(alone / "examples"), EXAMPLES).about
-    reasons = sum(found["rows"] for found in counts["rejects"]) + counts["rare"]["rows"]
-    assert counts["kept"] == 6000 - reasons == store.open_dataset(str(alone / "examples"), EXAMPLES).rows
+    rejected = sum(found["rows"] for found in counts["rejects"]) + counts["rare"]["rows"]
+    assert counts["kept"] == 6000 - rejected == store.open_dataset(str(alone / "examples"), EXAMPLES).rows
 
 
 def test_students_of_two_teachers_are_compared_on_the_same_series_and_nothing_is_made_twice(
