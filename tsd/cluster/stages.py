@@ -103,9 +103,10 @@ def curate(
     parents = {"series": series.digest, "annotations": annotations.digest}
     key = store.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
     done = store.find_finished(kept, EXAMPLES, key), store.find_finished(rejected, REJECTS, key)
-    verdicts = _judge(recipe, series, annotations, key, parents, reporter)
+    verdicts = None if all(done) else _judge(recipe, series, annotations, key, parents, reporter)
 
     def work(part: int) -> list[store.Part]:
+        assert verdicts
         judged = verdicts.read_part(part)
         examples, rejects, counts = curation.sort_out(
             recipe.asks, annotations.read_part(part), series.read_part(part, SEEN), judged, settled
@@ -119,6 +120,7 @@ def curate(
         if done[0] and done[1]:
             step.skip(done[0].rows + done[1].rows)
             return done[0], done[1]
+        assert verdicts
         settled = curation.settle(recipe.asks, verdicts.read(curation.needed(recipe.curation)), recipe.curation)
         good, bad = _run(work, series.parts, [(kept, key), (rejected, key)], step)
         counted = curation.about(curation.add(good[part].note for part in range(series.parts)))

@@ -1,6 +1,5 @@
 """What is decided of the corpus as a whole, from a few numbers an annotation: duplicates and caps."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -24,12 +23,16 @@ class Settled:
     """Who is rejected for the sake of the corpus."""
 
     ids: npt.NDArray[np.int64]  # (rejected,), ascending
-    reasons: tuple[str, ...]  # of each
+    codes: npt.NDArray[np.int8]  # (rejected,), indices into reasons
+    reasons: tuple[str, ...]
 
-    def reasons_for(self, series_ids: Sequence[int]) -> list[str | None]:
+    def reasons_for(self, series_ids: npt.NDArray[np.int64]) -> list[str | None]:
         """The reason of each of these series, None where the corpus has no objection."""
-        found = dict(zip(self.ids.tolist(), self.reasons, strict=True)) if len(self.ids) else {}
-        return [found.get(series_id) for series_id in series_ids]
+        if len(self.ids) == 0:
+            return [None] * len(series_ids)
+        places = np.minimum(np.searchsorted(self.ids, series_ids), len(self.ids) - 1)
+        hit = self.ids[places] == series_ids
+        return [self.reasons[code] if one else None for code, one in zip(self.codes[places], hit, strict=True)]
 
 
 def needed(config: CurationConfig) -> tuple[str, ...]:
@@ -47,10 +50,10 @@ def settle(task: Task, verdicts: pa.Table, config: CurationConfig) -> Settled:
     ids, keys = verdicts["series_id"].to_numpy(), verdicts["series_key"].to_numpy()
     split = pc.index_in(verdicts["split"], pa.array(_RANK)).to_numpy()
     kept = verdicts["reason"].is_null().to_numpy()
-    found: dict[int, str] = {}
+    found: dict[str, npt.NDArray[np.int64]] = {}
     if config.duplicates == "drop":
         twice = duplicates(ids, keys, split, kept)
-        found |= dict.fromkeys(ids[twice].tolist(), DUPLICATE)
+        found[DUPLICATE] = ids[twice]
         kept = kept & ~twice
     trained = np.flatnonzero(kept & (split == _RANK.index("train")))
     if len(trained) and any(config.cap(facet) < 1 for facet in task.names):
@@ -61,9 +64,11 @@ def settle(task: Task, verdicts: pa.Table, config: CurationConfig) -> Settled:
         }
         caps = {facet: config.cap(facet) for facet in task.names}
         for facet, gone in above_caps(stated, caps, keys[trained], ids[trained]).items():
-            found |= dict.fromkeys(ids[trained[gone]].tolist(), f"over the cap on a class of {facet}")
-    order = sorted(found)
-    return Settled(np.array(order, np.int64), tuple(found[one] for one in order))
+            found[f"over the cap on a class of {facet}"] = ids[trained[gone]]
+    rejected = np.concatenate([np.empty(0, np.int64), *found.values()])
+    codes = np.repeat(np.arange(len(found), dtype=np.int8), [len(gone) for gone in found.values()])
+    order = np.argsort(rejected)
+    return Settled(rejected[order], codes[order], tuple(found))
 
 
 def duplicates(

@@ -17,7 +17,7 @@ def sort_out(
     `REJECTS` schema, and their counts.
     """
     said, known, judged = annotations.to_pylist(), series.to_pylist(), verdicts.to_pylist()
-    objections = settled.reasons_for([row["series_id"] for row in judged])
+    objections = settled.reasons_for(verdicts["series_id"].to_numpy())
     reasons = [row["reason"] or objection for row, objection in zip(judged, objections, strict=True)]
     examples, rejects, trained = [], [], []
     for reply, one, verdict, reason in zip(said, known, judged, reasons, strict=True):
