@@ -109,6 +109,7 @@ REJECTED = {
 }
 COUNTS: dict[str, Any] = {
     "replies": 30,
+    "statuses": {"refused": 2, "ok": 28},
     "kept": 20,
     "input_tokens": 30_000,
     "output_tokens": 1_500,
@@ -121,7 +122,7 @@ COUNTS: dict[str, Any] = {
 }
 NOTHING: dict[str, Any] = {
     **dict.fromkeys(("replies", "kept", "input_tokens", "output_tokens", "cost_usd", "corrected"), 0),
-    **{"said": {}, "taught": {}, "rejects": [], "rare": {"reasons": 0, "rows": 0}},
+    **{"statuses": {}, "said": {}, "taught": {}, "rejects": [], "rare": {"reasons": 0, "rows": 0}},
 }
 EIGHTY, NINETY = Interval(0.8, 0.75, 0.85), Interval(0.9, 0.85, 0.95)
 BESIDE = {"trend": Beside(EIGHTY, NINETY, EIGHTY, 2, 40), "all_right": Beside(NINETY, EIGHTY, EIGHTY, 30, 4)}
@@ -355,7 +356,10 @@ def test_time_and_classes_are_shown_as_shares(page: Page) -> None:
 
 
 def test_a_teacher_is_shown_with_its_accuracy_its_confusion_and_what_an_example_took(page: Page) -> None:
-    assert "The teacher, pixtral, gave 30 replies, of which 20 (66.7 %) became examples; 4 of those" in page.text
+    assert (
+        "The teacher, pixtral, gave 30 replies (28 ok, 2 refused), of which 20 (66.7 %) became examples; 4 of"
+        in page.text
+    )
     assert "took 1,500 tokens in, 75 out and $0.003" in page.text
     (trend,) = (row for row in page.cells if row[0] == "trend" and len(row) == 8)
     assert trend == [

@@ -33,6 +33,7 @@ def tally(
                 found["examples"].append({"series_id": reply["series_id"], "truth": known, "text": text})
     return {
         "replies": len(replies),
+        "statuses": dict(Counter(reply["status"] for reply in replies)),
         "kept": reasons.count(None),
         "input_tokens": sum(reply["input_tokens"] for reply in replies),
         "output_tokens": sum(reply["output_tokens"] for reply in replies),

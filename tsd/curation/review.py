@@ -34,6 +34,12 @@ def per_kept(counts: Counts) -> dict[str, float]:
     return {name: counts[name] / kept for name in ("input_tokens", "output_tokens", "cost_usd")}
 
 
+def statuses(counts: Counts) -> str:
+    """How the replies ended: "96 ok, 4 invalid"."""
+    ranked = sorted(counts["statuses"].items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{number:,} {status}" for status, number in ranked)
+
+
 def lines(counts: Counts) -> list[str]:
     """The table of a teacher for a terminal: how often each facet was stated and right, what was rejected why."""
     said, taught = counts["said"], counts["taught"]
@@ -45,6 +51,7 @@ def lines(counts: Counts) -> list[str]:
         right, learned = (_interval(accuracy(confusion[facet])) for confusion in (said, taught))
         table.append(f"{facet:<{wide}}  {share}  {right:<22}  {learned}")
     each = per_kept(counts)
+    table.append(f"replies: {statuses(counts)}")
     table.append(
         f"a kept example took {each['input_tokens']:,.0f} tokens in, {each['output_tokens']:,.0f} out "
         f"and ${each['cost_usd']:.3g}"
