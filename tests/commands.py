@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 TINY = (
     "name=tiny",
@@ -46,3 +48,14 @@ def environment(cpus: int | None = None) -> dict[str, str]:
     # A job's `python` is the first in the PATH of the cluster that runs it.
     clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"
     return clean | {"RAY_AUTH_MODE": "disabled"} | ({"TSD_CPUS": str(cpus)} if cpus else {})
+
+
+def worker_of(process: subprocess.Popen[bytes]) -> psutil.Process | None:
+    """One of the processes that work at a stage's parts, if one is at work just now."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            if any("MapBatches" in word for word in child.cmdline()):
+                return child
+        except psutil.Error:
+            continue
+    return None

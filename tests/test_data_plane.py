@@ -7,9 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from commands import ROOT, command, environment, run
+from commands import ROOT, command, environment, run, worker_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 PARTS = 240
@@ -40,17 +39,6 @@ def wait_for(process: subprocess.Popen[bytes], study: Path, least: int) -> None:
         time.sleep(0.01)
 
 
-def drawing_worker(process: subprocess.Popen[bytes]) -> psutil.Process | None:
-    """One of the processes that draw, if one is at work just now."""
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            if any("MapBatches" in word for word in child.cmdline()):
-                return child
-        except psutil.Error:
-            continue
-    return None
-
-
 def test_killed_ten_times_at_random_moments_the_dataset_is_the_undisturbed_one(tmp_path: Path) -> None:
     chance = random.Random(3)
     study, before, process = tmp_path / "killed" / "tiny", {}, None
@@ -67,7 +55,7 @@ def test_killed_ten_times_at_random_moments_the_dataset_is_the_undisturbed_one(t
                 process.wait(30)
                 process = None
                 killed["driver"] += 1
-            elif worker := drawing_worker(process):
+            elif worker := worker_of(process):
                 worker.kill()
                 killed["worker"] += 1
         assert killed["driver"] == KILLS // 2

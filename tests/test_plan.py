@@ -1,5 +1,7 @@
 """The plan says what will be done, in right numbers, and does nothing."""
 
+import re
+
 import pyarrow as pa
 import pytest
 
@@ -108,11 +110,40 @@ def test_an_api_teacher_shows_images_and_dollars_and_needs_no_key(tmp_path, monk
     assert "ask eyes-7b at 127.0.0.1 about 1,000 series" in out
     assert "1,000 images of 280 × 140 pixels, 50 image tokens each" in out
     # a picture is 10 × 5 patches, the prompt about 600 letters of 4 a token; a reply 60 tokens
-    tokens = _number(out, " tokens in")
-    assert tokens == pytest.approx(1000 * (50 + 150), rel=0.1)
-    assert f"${(tokens * 2 + 60_000 * 10) / 1e6:,.2f}" in out
-    assert "time not known here" in out
+    text = _number(out, " text tokens in")
+    assert text == pytest.approx(1000 * 150, rel=0.1)
+    assert f"${((50_000 + text) * 2 + 60_000 * 10) / 1e6:,.2f}" in out
+    assert "about 2 min 05 s" in out  # 1,000 requests, 32 in flight of 4 s
     assert "$OPENAI_API_KEY" in out
+
+
+def _asking(*changes):
+    """The plan of asking an API about a million series."""
+    priced = ["teacher.usd_per_million_input=2", "teacher.usd_per_million_output=6", "series.count=1000000"]
+    return plan(load("paper", [*priced, *changes]), "annotate")
+
+
+def test_a_batch_costs_its_share_of_the_live_price_and_at_most_days():
+    live, batch = _asking(), _asking("teacher.mode=batch", "series.blocks_per_part=16")
+    dollars = [float(re.search(r"about \$([\d,.]+)", said)[1].replace(",", "")) for said in (live, batch)]
+    assert dollars[1] == pytest.approx(dollars[0] / 2, abs=0.01)
+    assert "at 0.5 of the live price" in batch
+    assert "62 batches of 16,384" in batch
+    assert "about 24 h 00 min" in batch
+
+
+def test_the_hours_of_an_api_follow_its_narrowest_limit():
+    assert "about 34 h 43 min" in _asking()  # 32 in flight of 4 s
+    assert "about 166 h 40 min" in _asking("teacher.requests_per_minute=100")
+    assert "by teacher.requests_per_minute" in _asking("teacher.requests_per_minute=100")
+    assert "by teacher.tokens_per_minute" in _asking("teacher.tokens_per_minute=10000")
+
+
+def test_numbers_instead_of_plots_cost_text_tokens_and_no_images():
+    numbers = _asking("teacher.view=numbers")
+    assert "images" not in numbers
+    more = _number(numbers, " text tokens in") - _number(_asking(), " text tokens in")
+    assert more == pytest.approx(1e6 * 128 * 2.5, rel=0.01)
 
 
 @pytest.mark.parametrize(

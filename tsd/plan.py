@@ -11,12 +11,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
 
 from tsd import drawing
 from tsd.errors import InputError
 from tsd.progress import clock
-from tsd.recipe import Recipe, RulesTeacher, Student
+from tsd.recipe import ApiTeacher, Recipe, RulesTeacher, Student
+from tsd.teachers.asking import image_tokens, text_tokens
 from tsd.teachers.rules import Rules
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 STAGES = ("generate", "annotate", "curate", "train", "evaluate", "report")
 SAMPLE = 256  # series that are drawn and described to count tokens and measure rates
-LETTERS = 4  # of English text in a token, roughly
+BATCH_SECONDS = 86_400.0  # in which a provider promises a batch
 REPLY_SHARE = 0.75  # of the tokens that a task allows for a reply, which a teacher takes, roughly
 CURATED_PER_SECOND = 25_000  # measured on the laptop study
 TRIAL_SECONDS = 9.0  # that starting a trial keeps two cores busy, measured on the laptop study
@@ -91,20 +93,44 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
         each = _time(lambda: rules.annotate(sample)) / len(sample)
         seconds = STAGE_SECONDS + each * count / _cores()
         return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds
-    sizes, picture = recipe.plots.sizes, recipe.plots.image_tokens
-    drawn = " to ".join(f"{width} × {height}" for width, height in sorted({min(sizes), max(sizes)}))
-    mean = "each" if len(sizes) == 1 else "each on average"
-    asked = count * (picture + len(recipe.asks.teacher_prompt(recipe.series.lengths[-1])) // LETTERS)
-    replied = int(count * recipe.asks.reply_tokens * REPLY_SHARE)
-    dollars = (asked * teacher.usd_per_million_input + replied * teacher.usd_per_million_output) / 1e6
-    priced = teacher.usd_per_million_input or teacher.usd_per_million_output
-    cost = f"about ${dollars:,.2f}" if priced else "$0, as the recipe names no price (teacher.usd_per_million_…)"
-    return [
-        f"ask {teacher.model} at {urlsplit(teacher.base_url).hostname} about {count:,} {recipe.asks.unit}",
-        f"{count:,} images of {drawn} pixels, {_round(picture)} image tokens {mean}",
-        f"about {_round(asked)} tokens in and {_round(replied)} out, {cost}",
-        f"the key is read from ${teacher.key_env} when it starts",
-    ], None
+    task, plots = recipe.asks, recipe.plots
+    text = float(np.mean([text_tokens(teacher, task, length) for length in recipe.series.lengths]))
+    picture, reply = image_tokens(teacher, plots), task.reply_tokens * REPLY_SHARE
+    lines = [f"ask {teacher.model} at {urlsplit(teacher.base_url).hostname} about {count:,} {task.unit}"]
+    if teacher.sees_plots:
+        drawn = " to ".join(
+            f"{width} × {height}" for width, height in sorted({min(plots.sizes), max(plots.sizes)})
+        )
+        mean = "each" if len(plots.sizes) == 1 else "each on average"
+        images = f"{count:,} images of {drawn} pixels, {_round(picture)} image tokens {mean}"
+        lines.append(f"{images}, {_round(count * picture)} in all")
+    dollars = teacher.usd(int(count * (text + picture)), int(count * reply))
+    cost = f"about ${dollars:,.2f}" if dollars else "$0, as the recipe names no price (teacher.usd_per_million_…)"
+    if teacher.mode == "batch":
+        cost += f" at {teacher.batch.price_share:g} of the live price"
+    lines.append(f"about {_round(count * text)} text tokens in and {_round(count * reply)} out, {cost}")
+    seconds, why = _asking_seconds(recipe, teacher, text + picture + reply)
+    return [*lines, why, f"the key is read from ${teacher.key_env} when it starts"], seconds
+
+
+def _asking_seconds(recipe: Recipe, teacher: ApiTeacher, tokens: float) -> tuple[float, str]:
+    """How long an API takes, and what that depends on. tokens: of a request and its reply."""
+    count = recipe.series.count
+    if teacher.mode == "batch":
+        requests = min(teacher.batch.most_requests, recipe.series.blocks_per_part * drawing.BLOCK)
+        turns = -(-count // (requests * teacher.batch.at_once))
+        batches = f"{-(-count // requests):,} batches of {requests:,} (series.blocks_per_part)"
+        return turns * BATCH_SECONDS, f"{batches}, {teacher.batch.at_once} at once, each within a day"
+    each = teacher.seconds_a_reply
+    limits = {
+        f"{teacher.in_flight} in flight of {each:g} s each (teacher.seconds_a_reply)": teacher.in_flight / each
+    }
+    if teacher.requests_per_minute:
+        limits["teacher.requests_per_minute"] = teacher.requests_per_minute / 60
+    if teacher.tokens_per_minute:
+        limits["teacher.tokens_per_minute"] = teacher.tokens_per_minute / 60 / tokens
+    why = min(limits, key=limits.__getitem__)
+    return count / limits[why], f"at {limits[why]:,.3g} requests a second, by {why}"
 
 
 def _curate(recipe: Recipe) -> tuple[list[str], float | None]:

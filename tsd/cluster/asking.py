@@ -5,7 +5,7 @@ import contextlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -64,6 +64,7 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
     _, stopped = ray.get(gate.progress.remote())
     if stopped:
         raise InputError(stopped)
+    step.advance(series.rows - step.skipped - step.done)  # what a killed worker had not yet reported
     return found | {part: store.Part(**one) for part, one in made.items()}
 
 
@@ -129,7 +130,8 @@ def _watched(gate: Any, step: Step) -> Iterator[None]:
         while not over.wait(LOOK_SECONDS):
             counts, _ = ray.get(gate.progress.remote())
             step.skip(before + counts[EARLIER] - step.skipped)
-            step.advance(counts[ROWS] - counts[EARLIER] - step.done, describe(counts, step))
+            expected = step.total if counts[ROWS] else None
+            step.advance(counts[ROWS] - counts[EARLIER] - step.done, describe(counts, expected))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -140,14 +142,16 @@ def _watched(gate: Any, step: Step) -> Iterator[None]:
         watcher.join(10)
 
 
-def describe(counts: Counts, step: Step) -> str:
-    """What was counted so far, for a person: tokens, dollars and those expected, what went wrong by kind."""
+def describe(counts: Mapping[str, float], expected_rows: float | None = None) -> str:
+    """What was counted, for a person: tokens, dollars and those expected, what went wrong by kind."""
     said = [f"{(counts[INPUT] + counts[OUTPUT]) / 1e6:,.2f} M tokens"]
-    if counts[DOLLARS]:
-        expected = counts[DOLLARS] / counts[ROWS] * step.total if counts[ROWS] else 0.0
-        said.append(f"${counts[DOLLARS]:,.2f} of about ${expected:,.2f}")
-    bad = {name: count for name, count in counts.items() if name.startswith(STATUS) and name != f"{STATUS}ok"}
-    said += [f"{count:,} {name.removeprefix(STATUS)}" for name, count in sorted(bad.items())]
-    failed = {name: count for name, count in counts.items() if name.startswith(FAILED)}
-    said += [f"{count:,} × {name.removeprefix(FAILED)}" for name, count in sorted(failed.items())]
+    if dollars := counts[DOLLARS]:
+        expected = f" of about ${dollars / counts[ROWS] * expected_rows:,.2f}" if expected_rows else ""
+        said.append(f"${dollars:,.2f}{expected}")
+    said += [f"{count:,} {name.removeprefix(STATUS)}" for name, count in _named(counts, STATUS) if count]
+    said += [f"{count:,} × {name.removeprefix(FAILED)}" for name, count in _named(counts, FAILED)]
     return ", ".join(said)
+
+
+def _named(counts: Mapping[str, float], prefix: str) -> list[tuple[str, float]]:
+    return sorted((name, count) for name, count in counts.items() if name.startswith(prefix))

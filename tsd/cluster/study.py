@@ -21,11 +21,12 @@ import tsd
 from tsd import report as reporting
 from tsd import scaling, scoring, store
 from tsd.cluster import stages, training
+from tsd.cluster.asking import describe
 from tsd.corpus import select
 from tsd.curation import review
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step
-from tsd.recipe import Recipe, to_yaml
+from tsd.recipe import Recipe, RulesTeacher, to_yaml
 from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
 from tsd.tasks import Task
 
@@ -72,7 +73,10 @@ class Study:
     def annotate(self) -> store.Dataset:
         """Ask the teacher; the series must be there."""
         series = self.open("series")
-        return self._timed("Ask the teacher", lambda: stages.annotate(self.recipe, series, self.reporter))
+        said = self._timed("Ask the teacher", lambda: stages.annotate(self.recipe, series, self.reporter))
+        if not isinstance(self.recipe.teacher, RulesTeacher):
+            self.reporter.say(f"  {describe(said.about)}")
+        return said
 
     def curate(self) -> None:
         """Sort the annotations; say what was kept."""

@@ -74,10 +74,10 @@ class BatchConfig(Section):
     price_share: Share = 0.5
     """What a token costs in a batch, as a share of the live price."""
     most_requests: Positive = 50_000
-    """In one batch."""
+    """In one batch; a part of the series (series.blocks_per_part) makes one or several."""
     most_megabytes: Positive = 190
     """In one batch's file."""
-    at_once: Positive = 8
+    at_once: Positive = 64
     """Batches under way at once."""
     poll_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Between two looks at a batch."""
@@ -117,6 +117,8 @@ class ApiTeacher(ModelTeacher):
     """The stage stops before it costs more, earlier starts included."""
     budget_tokens: Positive | None = None
     """The stage stops before it takes more tokens, in and out, earlier starts included."""
+    seconds_a_reply: Annotated[float, Field(gt=0)] = 4.0
+    """What the server takes, for the dry run: an estimate, no limit."""
     usd_per_million_input: Annotated[float, Field(ge=0)] = 0.0
     usd_per_million_output: Annotated[float, Field(ge=0)] = 0.0
     batch: BatchConfig = BatchConfig()

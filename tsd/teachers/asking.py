@@ -59,7 +59,9 @@ class Questions:
                 one,
                 key,
                 [{"role": "user", "content": self._content(curves, picture)}],
-                round(input_tokens(self.teacher, self.task, self.plots, len(curves[0]))),
+                round(
+                    text_tokens(self.teacher, self.task, len(curves[0])) + image_tokens(self.teacher, self.plots)
+                ),
             )
             for one, key, curves, picture in zip(ids, keys, items, pictures, strict=True)
         ]
@@ -77,12 +79,15 @@ class Questions:
         return content
 
 
-def input_tokens(teacher: ModelTeacher, task: Task, plots: PlotConfig, length: int) -> float:
-    """About how many tokens a question about series of `length` points has."""
-    tokens = len(task.teacher_prompt(length)) / LETTERS
-    if teacher.view != "plot":
-        tokens += TOKENS_A_NUMBER * length * task.curves
-    return tokens + (plots.image_tokens if teacher.sees_plots else 0)
+def text_tokens(teacher: ModelTeacher, task: Task, length: int) -> float:
+    """About how many tokens the words and numbers of a question about series of `length` points have."""
+    numbers = 0 if teacher.view == "plot" else length * task.curves
+    return len(task.teacher_prompt(length)) / LETTERS + TOKENS_A_NUMBER * numbers
+
+
+def image_tokens(teacher: ModelTeacher, plots: PlotConfig) -> float:
+    """About how many tokens its plot has."""
+    return plots.image_tokens if teacher.sees_plots else 0.0
 
 
 def repair(reply: Reply) -> list[Message]:

@@ -92,7 +92,10 @@ class Gate:
             return self._stopped is None
 
     async def pause(self, seconds: float | None) -> float:
-        """The server is too busy: nobody sends anything for so long, None where it did not say. Returns how long."""
+        """The server is too busy: nobody sends anything for so long, None where it did not say.
+
+        Returns the seconds that are left of it.
+        """
         now = time.monotonic()
         if seconds is None:
             if now < self._paused_until:

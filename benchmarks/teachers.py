@@ -1,0 +1,240 @@
+"""How fast an API teacher is asked, and beside it the package bespokelabs-curator on the same server and prompts.
+
+A local server answers each request after 200 ms; 64 requests may be under way, so 320 a second are ideal. It
+measures the rate itself, from the first request to the last answer: start-up is not part of it. curator lives in
+an environment of its own, which is made once (.venv-curator, two minutes). Writes teachers.json. Seven minutes.
+
+    python benchmarks/teachers.py --check
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import measured
+
+from tsd.cluster import stages
+from tsd.cluster.session import session
+from tsd.progress import Reporter
+from tsd.recipe import Recipe, load
+from tsd.store import Dataset
+from tsd.tasks import SINGLE
+
+LATENCY, IN_FLIGHT = 0.2, 64
+IDEAL = IN_FLIGHT / LATENCY
+SERIES, REPEATS = 6144, 3
+CURATOR = "bespokelabs-curator==0.1.31"
+CL100K = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # the name under which tiktoken keeps its vocabulary
+KEY = "TSD_BENCHMARK_KEY"
+REPLY = SINGLE.reply({"trend": "flat", "noise": "low", "maximum": "end", "minimum": "middle"}, (0, 0, 0))
+
+
+def main() -> None:
+    """Time each view and curator in turns, print the rates, hold them against the bounds."""
+    if sys.argv[1:] == ["--serve"]:
+        serve()
+        return
+    os.environ[KEY] = "none"
+    python = curator_environment()
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder, serving() as url:
+        recipe = load("laptop", [f"series.count={SERIES}", "series.blocks_per_part=1", f"out={folder}"])
+        with session():
+            series = stages.generate(recipe, Reporter())
+            prompts = Path(folder) / "prompts.json"
+            prompts.write_text(json.dumps(numbers_prompts(recipe, series)))
+            for turn in range(REPEATS):
+                works: dict[str, Any] = {
+                    f"tsd, {view} view": lambda view=view, turn=turn: ask(recipe, series, url, view, turn)
+                    for view in ("numbers", "plot")
+                }
+                works["curator, the same numbers"] = lambda: curate(python, url, prompts)
+                for name, work in works.items():
+                    stats(url, "reset")
+                    work()
+                    found = stats(url, "stats")
+                    assert found["requests"] >= SERIES, f"{name}: {found}"
+                    assert found["most_in_flight"] <= IN_FLIGHT, f"{name}: {found}"
+                    rates.setdefault(name, []).append(found["requests"] / found["seconds"])
+    rows = [
+        {"who": name, "requests/s": median(each), "share of the ideal": median(each) / IDEAL}
+        for name, each in rates.items()
+    ]
+    measured.show(
+        f"{SERIES:,} requests, {IN_FLIGHT} in flight, {1000 * LATENCY:.0f} ms each; ideal {IDEAL:.0f}/s", rows
+    )
+    shares = {str(row["who"]): float(row["share of the ideal"]) for row in rows}
+    measured.finish(
+        __file__,
+        {"series": SERIES, "repeats": REPEATS, "rates": rows},
+        [
+            measured.Bound("numbers view, share of the ideal rate", shares["tsd, numbers view"], least=0.8),
+            measured.Bound("plot view, share of the ideal rate", shares["tsd, plot view"], least=0.8),
+        ],
+    )
+
+
+def ask(recipe: Recipe, series: Dataset, url: str, view: str, turn: int) -> None:
+    """Ask the server about every series, as the annotation stage does."""
+    teacher = {
+        "kind": "openai",
+        "model": "seer",
+        "base_url": f"{url}/v1",
+        "key_env": KEY,
+        "view": view,
+        "in_flight": IN_FLIGHT,
+    }
+    overrides = [f"teacher.{name}={value}" for name, value in teacher.items()]
+    asking = load("laptop", [*overrides, f"out={recipe.out}", f"name={view}-{turn}"])
+    stages.annotate(asking, series, Reporter())
+
+
+def numbers_prompts(recipe: Recipe, series: Dataset) -> list[str]:
+    """What the numbers view asks, as plain texts."""
+    from tsd.recipe import ApiTeacher
+    from tsd.teachers.asking import Questions
+
+    teacher = ApiTeacher(kind="openai", model="seer", base_url="http://localhost/v1", view="numbers")
+    questions = Questions(teacher, recipe.asks, recipe.plots, recipe.seed)
+    asked = [questions.ask(rows, [""] * len(rows)) for rows in series.each_part()]
+    return [str(one.messages[0]["content"][0]["text"]) for part in asked for one in part]
+
+
+# ---- curator, in an environment of its own
+
+CURATOR_SCRIPT = """
+import json, sys
+from bespokelabs import curator
+
+url, prompts = sys.argv[1], json.load(open(sys.argv[2]))
+llm = curator.LLM(
+    model_name="seer",
+    backend="openai",
+    generation_params={"max_tokens": 256, "temperature": 0.0},
+    backend_params={
+        "base_url": url + "/v1",
+        "max_concurrent_requests": %d,
+        "max_requests_per_minute": 10**7,
+        "max_tokens_per_minute": 10**10,
+    },
+)
+llm(prompts)
+"""
+
+
+def curator_environment() -> Path:
+    """The Python of an environment with curator."""
+    folder = Path(__file__).parents[1] / ".venv-curator"
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        print(f"Setting up {folder.name}: two minutes, once")
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", CURATOR], check=True)
+        (folder / "ready").touch()
+    return python
+
+
+def curate(python: Path, url: str, prompts: Path) -> None:
+    """Have curator ask the same."""
+    (vocabulary,) = python.parents[1].rglob(f"litellm/**/{CL100K}")
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {
+            "OPENAI_API_KEY": "none",
+            "CURATOR_CACHE_DIR": cache,
+            "CURATOR_DISABLE_RICH_DISPLAY": "1",
+            "TELEMETRY_ENABLED": "false",
+            "PYTHONPATH": "",
+            # curator counts tokens with a vocabulary that it would fetch; litellm, which it needs, brings it.
+            "TIKTOKEN_CACHE_DIR": str(vocabulary.parent),
+        }
+        script = CURATOR_SCRIPT % IN_FLIGHT
+        done = subprocess.run(
+            [python, "-c", script, url, str(prompts)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+# ---- The server, in a process of its own
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """A server for as long as the context lasts; its address."""
+    process = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def stats(url: str, what: str) -> dict[str, float]:
+    """What the server measured since the last reset."""
+    with urllib.request.urlopen(f"{url}/{what}", timeout=30) as answer:
+        found: dict[str, float] = json.loads(answer.read())
+        return found
+
+
+def serve() -> None:
+    """Answer every chat request after the latency."""
+    from aiohttp import web
+
+    message = {"role": "assistant", "content": REPLY}
+    usage = {"prompt_tokens": 500, "completion_tokens": 60, "total_tokens": 560}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    head = {"id": "1", "object": "chat.completion", "created": 0, "model": "seer"}
+    payload = json.dumps({**head, "choices": choices, "usage": usage}).encode()
+    seen: dict[str, float] = {}
+
+    def reset() -> None:
+        seen.update(requests=0, first=0.0, last=0.0, in_flight=0, most_in_flight=0)
+
+    async def chat(request: web.Request) -> web.Response:
+        await request.read()
+        now = time.monotonic()
+        seen["first"] = seen["first"] or now
+        seen["requests"] += 1
+        seen["in_flight"] += 1
+        seen["most_in_flight"] = max(seen["most_in_flight"], seen["in_flight"])
+        await asyncio.sleep(LATENCY)
+        seen["in_flight"] -= 1
+        seen["last"] = time.monotonic()
+        return web.Response(body=payload, content_type="application/json")
+
+    async def tell(request: web.Request) -> web.Response:
+        if request.path == "/reset":
+            reset()
+        return web.json_response({**seen, "seconds": seen["last"] - seen["first"]})
+
+    async def run() -> None:
+        app = web.Application(client_max_size=2**26)
+        app.router.add_post("/v1/chat/completions", chat)
+        app.router.add_get("/{what:reset|stats}", tell)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
+        await asyncio.Event().wait()
+
+    reset()
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The API teacher on a real Ray: an unruly server, kill -9, a whole study, and no key in any file."""
+
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from api_server import Answer, Server, completion, serving, unruly
+from commands import ROOT, command, environment, run, worker_of
+
+from tsd import store
+from tsd.tasks import SINGLE
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+SECRET = "sk-do-not-tell-4711"
+ROWS, IN_FLIGHT, A_MINUTE = 20_000, 64, 18_000
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A local API, and a key for it in the environment."""
+    monkeypatch.setenv("TSD_TEST_KEY", SECRET)
+    with serving() as state:
+        state.keep_bodies = False
+        yield state
+
+
+def teacher(server: Server, **more: object) -> list[str]:
+    """Overrides that name the local API as the teacher."""
+    fields = {
+        "kind": "openai",
+        "model": "seer",
+        "base_url": server.url,
+        "key_env": "TSD_TEST_KEY",
+        "view": "numbers",
+        "in_flight": IN_FLIGHT,
+        **more,
+    }
+    return [f"teacher.{name}={value}" for name, value in fields.items()]
+
+
+def truthful(_: int, body: dict[str, Any]) -> Answer:
+    """What is true of the numbers that a request shows."""
+    shown = body["messages"][0]["content"][0]["text"].rpartition("The values: ")[2]
+    values = np.array([[int(number) for number in re.findall(r"\d+", shown)]], np.uint8)
+    measures = SINGLE.measure(values)
+    (labels,) = SINGLE.truth(measures, values.shape[1]).to_pylist()
+    return Answer(200, completion(SINGLE.reply(labels, (0,) * len(SINGLE.topics))))
+
+
+def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    """A command, in a group of its own with all that it starts."""
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env=environment(2), stdout=quiet, stderr=quiet, start_new_session=True
+    )
+
+
+def wait_for(process: subprocess.Popen[bytes], server: Server, rows: int) -> None:
+    """Until so many rows were answered; the process must still be at work."""
+    until = time.monotonic() + 240
+    while len(server.answered) < rows:
+        assert process.poll() is None, f"it ended with {len(server.answered)} rows"
+        assert time.monotonic() < until, f"{len(server.answered)} rows instead of {rows}"
+        time.sleep(0.05)
+
+
+def test_twenty_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: Path, server: Server) -> None:
+    server.latency, server.answer = 0.1, unruly(0.2)
+    extra = [f"series.count={ROWS}", "series.blocks_per_part=1"]
+    run(command(tmp_path, *extra, stage="generate"), cpus=2)
+    extra += teacher(server, timeout=3, requests_per_minute=A_MINUTE, usd_per_million_input=1.0)
+    arguments, kills = command(tmp_path, *extra, stage="annotate"), 0
+    process = start(arguments)
+    try:
+        for rows, driver in ((3000, False), (7000, True), (11_000, False)):
+            wait_for(process, server, rows)
+            if driver:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(30)
+                process = start(arguments)
+            else:
+                worker = worker_of(process)
+                assert worker, "no worker was found at work"
+                worker.kill()
+            kills += 1
+        assert process.wait(600) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+
+    table = store.open_dataset(f"{tmp_path}/tiny/annotations", SINGLE.tables.annotations).read()
+    assert table["series_id"].to_pylist() == list(range(ROWS))
+    statuses = dict(zip(*pc.value_counts(table["status"]).flatten(), strict=True))
+    counted = {str(name): count.as_py() for name, count in statuses.items()}
+    assert set(counted) <= {"ok", "invalid", "refused", "error"}
+    assert counted["ok"] > 0.97 * ROWS
+    assert counted.get("error", 0) < 0.001 * ROWS
+    assert server.most_in_flight <= IN_FLIGHT
+    assert server.most_in(60.0) <= A_MINUTE
+    assert sum(server.answered.values()) <= kills * IN_FLIGHT, "more was paid for twice than was in flight"
+    assert not list((tmp_path / "tiny" / "annotations").rglob("*.jsonl")), "a journal outlived its part"
+
+
+def test_a_whole_study_with_an_api_teacher_leaves_its_key_in_no_file(tmp_path: Path, server: Server) -> None:
+    server.answer = truthful
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="ray") as ray_files:  # a socket's path must be short
+        arguments = command(tmp_path, *teacher(server, usd_per_million_input=1.0))
+        result = subprocess.run(
+            arguments,
+            cwd=ROOT,
+            env=environment(2) | {"RAY_TMPDIR": ray_files},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+        assert SECRET not in result.stdout + result.stderr
+        searched = 0
+        for folder in (tmp_path, Path(ray_files)):
+            for file in folder.rglob("*"):
+                if file.is_file():
+                    searched += 1
+                    assert SECRET.encode() not in file.read_bytes(), file
+        assert searched > 50
+        assert list(Path(ray_files).rglob("*.log")), "Ray's own logs were not among them"
+    assert server.keys == {f"Bearer {SECRET}"}
+    assert "M tokens" in result.stdout
+    kept: pa.Table = store.open_dataset(f"{tmp_path}/tiny/annotations", SINGLE.tables.annotations).read(["status"])
+    assert set(kept["status"].to_pylist()) == {"ok"}
+
+
+def test_a_key_that_ends_is_one_line_and_the_same_command_goes_on(tmp_path: Path, server: Server) -> None:
+    extra = ["series.count=6000", "series.blocks_per_part=1"]
+    run(command(tmp_path, *extra, stage="generate"), cpus=2)
+    server.latency = 0.02
+    server.answer = lambda n, _: Answer(200, completion()) if n < 3000 else Answer(401, whole=False)
+    arguments = command(tmp_path, *extra, *teacher(server), stage="annotate")
+    result = subprocess.run(
+        arguments, cwd=ROOT, env=environment(2), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert server.url in result.stderr
+    assert 3000 < server.asked <= 3000 + IN_FLIGHT
+    server.answer = lambda *_: Answer(200, completion())
+    printed = run(arguments, cpus=2)
+    assert "6,000 replies, 3,000 of them from before" in printed
+    assert sum(server.answered.values()) == 0
