@@ -154,7 +154,7 @@ def test_every_policy_of_curation_gives_the_same_bytes_with_four_workers_and_aft
 ) -> None:
     study, _ = undisturbed
     model = save_cross_encoder(tmp_path / "model")
-    extra = (*POLICIES, f"curation.nli={{model: {model}, threshold: 0.9}}")
+    extra = (*POLICIES, f"curation.nli={{model: {model}, threshold: 0.75}}")
     alone, four, killed = (tmp_path / name / "tiny" for name in ("alone", "four", "killed"))
     for place in (alone, four, killed):
         for name in ("series", "annotations"):
