@@ -19,7 +19,7 @@ MODULES = {
 # A module may import what stands in a row above its own, and its own package. The rows stand in docs/decisions.md.
 LAYERS = (
     {"tsd"},
-    {"errors", "schema", "series", "language"},
+    {"errors", "schema", "series", "language", "intervals"},
     {"store", "tasks", "draws", "progress", "png"},
     {"recipe"},
     {"drawing", "plots"},
@@ -27,6 +27,7 @@ LAYERS = (
     {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "look", "runs"},
     {"picture"},  # draws the laws that scaling fits
     {"report"},
+    {"comparison"},
     {"cluster"},
     {"cli"},
 )

@@ -171,3 +171,24 @@ def test_a_student_for_gpus_is_counted_without_its_weights_and_not_timed(tmp_pat
     said = plan(recipe, "train")
     assert "time not known here" in said
     assert _number(said, " FLOPs") > 6 * 100_800 * _number(said, " tokens, ")
+
+
+def test_the_plan_of_several_teachers_names_each_and_draws_the_series_once():
+    recipe = load("laptop", [*SMALL, "teachers={good: {error_rate: 0}, bad: {error_rate: 0.3}}"])
+    said = plan(recipe, "study").splitlines()
+    assert sum(line.startswith("  generate ") for line in said) == 1
+    for stage in STAGES[1:]:
+        named = [line for line in said if line.startswith(f"  {stage} ")]
+        assert [name in line for line, name in zip(named, ("(teacher good)", "(teacher bad)"), strict=True)] == [
+            True
+        ] * 2
+    assert "time not known" not in "".join(said)
+
+
+def test_the_plan_of_curation_with_a_model_names_it_and_its_sentences():
+    plain, asked = (
+        plan(load("laptop", [*SMALL, *more]), "curate") for more in ((), ["curation.nli={model: x/nli}"])
+    )
+    assert "x/nli compares up to 1,800 sentences with the truth" in asked
+    assert "time not known here" in asked
+    assert "time not known here" not in plain

@@ -15,15 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import ROOT, TINY, command, environment, run
+from cross_encoder import save_cross_encoder
 
 from tsd import scoring, store
+from tsd.curation import review
 from tsd.recipe import load
 from tsd.schema import EXAMPLES, PLOTS, REJECTS
 from tsd.tasks import SINGLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
-TABLES = ("series", "annotations", "examples", "rejects")
+TABLES = ("series", "annotations", "verdicts", "examples", "rejects")
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -138,10 +140,73 @@ def test_four_workers_write_the_same_bytes_as_one(undisturbed: tuple[Path, str],
     assert tables(tmp_path / "tiny") == tables(study)
 
 
+# Every policy at once; an extremum that is wrong is corrected, the rest of what is wrong is dropped.
+POLICIES = (
+    "curation.form=json",
+    "curation.against_truth={maximum: correct, minimum: correct}",
+    "curation.caps=0.34",
+    "curation.length=[20, 400]",
+)
+
+
+def test_every_policy_of_curation_gives_the_same_bytes_with_four_workers_and_after_two_kills(
+    undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    study, _ = undisturbed
+    model = save_cross_encoder(tmp_path / "model")
+    extra = (*POLICIES, f"curation.nli={{model: {model}, threshold: 0.75}}")
+    alone, four, killed = (tmp_path / name / "tiny" for name in ("alone", "four", "killed"))
+    for place in (alone, four, killed):
+        for name in ("series", "annotations"):
+            shutil.copytree(study / name, place / name)
+    printed = run(command(alone.parent, *extra, stage="curate"), cpus=1)
+    assert "were corrected" in printed
+    reasons = set(store.open_dataset(str(alone / "rejects"), REJECTS).read()["reason"].to_pylist())
+    for part in ("by NLI", "over the cap on a class of", "contradicts the measured"):
+        assert any(part in reason for reason in reasons)
+    run(command(four.parent, *extra, stage="curate"), cpus=4)
+    for pattern in ("verdicts/part-*.parquet", "rejects/part-*.parquet"):
+        kill_when(command(killed.parent, *extra, stage="curate"), killed, pattern)
+    before = finished_files(killed)
+    run(command(killed.parent, *extra, stage="curate"), cpus=4)
+    assert not [name for name, born in before.items() if finished_files(killed)[name] != born]
+    assert tables(alone) == tables(four) == tables(killed)
+    counts = store.open_dataset(str(alone / "examples"), EXAMPLES).about
+    rejected = sum(found["rows"] for found in counts["rejects"]) + counts["rare"]["rows"]
+    assert counts["kept"] == 6000 - rejected == store.open_dataset(str(alone / "examples"), EXAMPLES).rows
+
+
+def test_students_of_two_teachers_are_compared_on_the_same_series_and_nothing_is_made_twice(
+    tmp_path: Path,
+) -> None:
+    teachers = "teachers={perfect: {error_rate: 0}, careless: {error_rate: {every: 0, noise: 1}}}"
+    extra = (teachers, "curation.against_truth=keep", "series.count=4000", "students.volumes=[40]")
+    printed = run(command(tmp_path, *extra), cpus=2)
+    whole = tmp_path / "tiny"
+    assert not (whole / "annotations").exists()
+    runs = store.open_dataset(str(whole / "runs"), SINGLE.tables.runs).read().to_pylist()
+    assert [row["teacher"] for row in runs] == ["perfect", "careless"]
+    for name, right in (("perfect", 1.0), ("careless", 0.0)):
+        counts = store.open_dataset(str(whole / "teachers" / name / "examples"), EXAMPLES).about
+        found = review.accuracy(counts["said"]["noise"])
+        assert found is not None
+        assert found.value == right
+        assert f"The teacher, {name}, has all four right on {100 * right:.1f} % of the scored series" in printed
+        assert (whole / "teachers" / name / "report.html").is_file()
+    page = (whole / "report.html").read_text()
+    assert all(name in page for name in ("perfect", "careless", "2 teachers"))
+    before = {
+        path: path.stat().st_mtime_ns for path in whole.rglob("*/part-*.parquet") if path.parent.name != "runs"
+    }
+    run(command(tmp_path, *extra), cpus=2)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
 # What is on disk when a stage is well under way, and the stage's name.
 UNDER_WAY = {
     "generate": "series/part-*.parquet",
     "annotate": "annotations/part-*.parquet",
+    "judge": "verdicts/part-*.parquet",
     "curate": "rejects/part-*.parquet",
     "train": "trials/0.03M-1600*/**/.metadata",
     "evaluate": "predictions/*/part-*.parquet",

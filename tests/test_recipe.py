@@ -141,6 +141,39 @@ def test_a_recipe_may_name_several_lengths_a_mix_and_ranges_and_be_printed_with_
     assert hash(again) == hash(recipe)
 
 
+def test_a_policy_in_a_word_holds_for_every_facet_and_one_by_facet_for_those_it_names() -> None:
+    assert load("laptop").curation.against_truth == {"every": "drop"}
+    assert load("laptop", ["curation.against_truth=keep"]).curation.against_truth == {"every": "keep"}
+    mixed = load("laptop", ["curation.against_truth.maximum=correct", "curation.caps=0.5"]).curation
+    assert [mixed.policy(facet) for facet in ("trend", "maximum")] == ["drop", "correct"]
+    assert mixed.cap("noise") == 0.5
+
+
+def test_only_what_is_dropped_lowers_the_share_that_a_recipe_expects_to_keep() -> None:
+    rates = "teacher.error_rate={every: 0.1, noise: 0.5}"
+    assert load("laptop", [rates]).kept_share == pytest.approx(0.9**3 * 0.5)
+    assert load("laptop", [rates, "curation.against_truth.noise=correct"]).kept_share == pytest.approx(0.9**3)
+    assert load("laptop", [rates, "curation.against_truth=keep"]).kept_share == 1
+
+
+def test_several_teachers_make_a_recipe_each_that_differs_in_its_teacher_and_its_folder(tmp_path: Path) -> None:
+    text = "extends: laptop\nname: mine\nteachers: {good: {error_rate: 0}, bad: {error_rate: {noise: 0.5}}}\n"
+    recipe = load(written(tmp_path, text), ["out=x"])
+    assert load(written(tmp_path, to_yaml(recipe), "again.yaml")) == recipe
+    assert {name: one.folder for name, one in recipe.by_teacher.items()} == {
+        "good": "x/mine/teachers/good",
+        "bad": "x/mine/teachers/bad",
+    }
+    good, bad = recipe.by_teacher.values()
+    assert (good.teacher, bad.teacher) == (
+        RulesTeacher(error_rate={"every": 0}),
+        RulesTeacher(error_rate={"every": 0.04, "noise": 0.5}),
+    )
+    assert (good.series, good.students, good.seed, good.teachers) == (recipe.series, recipe.students, 0, {})
+    assert recipe.kept_share == bad.kept_share < good.kept_share
+    assert load("laptop").by_teacher == {}
+
+
 # ---- Wrong ones: each gets one line with the place, the value and what was expected
 
 WRONG_SETS = {
@@ -199,6 +232,21 @@ WRONG_SETS = {
     "workers that cannot share": ("training={batch_size: 8, workers: 3}", ["batch_size 8", "3 workers"]),
     "an unknown kind of teacher": ("teacher.kind=opnai", ["teacher", "'opnai'", "'openai'"]),
     "a teacher without a model": ("teacher.kind=openai", ["teacher.model", "missing"]),
+    "an unknown policy": ("curation.against_truth=fix", ["curation.against_truth.every", "'fix'", "'correct'"]),
+    "a policy for no facet": ("curation.against_truth.maximun=keep", ["against_truth.maximun", "'maximum'?"]),
+    "a cap on no facet": ("curation.caps={nois: 0.5}", ["curation.caps.nois", "did you mean 'noise'?"]),
+    "a cap that no corpus keeps": ("curation.caps.noise=0.3", ["curation.caps of noise", "0.333", "0.3"]),
+    "a length the wrong way round": ("curation.length=[9, 3]", ["length", "least, most", "[9, 3]"]),
+    "an inference without a model": ("curation.nli={threshold: 0.5}", ["curation.nli.model", "missing"]),
+    "an unknown key of one of several teachers": (
+        "teachers.good.eror_rate=0",
+        ["teachers.good.eror_rate", "did you mean 'error_rate'?"],
+    ),
+    "a facet that is none in one of several teachers": (
+        "teachers={model: {error_rate: {nois: 0.1}}}",
+        ["teachers.model.error_rate.nois", "did you mean 'noise'?"],
+    ),
+    "a teacher whose name is no folder's": ("teachers={a/b: {}}", ["teachers", "a/b"]),
     "a name with a slash": ("name=a/b", ["name", "'a/b'"]),
     "a seed below nothing": ("seed=-1", ["seed", "-1", "0"]),
     "an override without a value": ("series.count", ["series.count", "expected a.b=value"]),

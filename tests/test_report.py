@@ -11,10 +11,12 @@ import pyarrow as pa
 import pytest
 
 from tsd import report
+from tsd.curation.counts import NOT_STATED
+from tsd.intervals import Interval
 from tsd.report import Sample, Study
 from tsd.scaling import FittedLaw, Law
 from tsd.schema import score_names
-from tsd.scoring import Clear, Interval
+from tsd.scoring import Beside, Clear
 from tsd.tasks import SINGLE
 
 SIZES = {"small": 30_000, "large": 300_000}
@@ -45,6 +47,7 @@ def run(student: str, examples: int, seed: int, loss: float, **other: Any) -> di
     score = {"value": 1 - loss, "low": 0.98 - loss, "high": 1.01 - loss}
     return {
         "run_id": f"{student}-{examples}-{seed}",
+        "teacher": "pixtral",
         "student": student,
         "parameters": SIZES[student] + 5000,
         "parameters_without_embeddings": SIZES[student],
@@ -92,6 +95,38 @@ def sample(**other: Any) -> Sample:
     return Sample(**{**given, **other})
 
 
+SAID = {"increasing": 8, "decreasing": 1, "flat": 0, NOT_STATED: 1}
+CONFUSION = {
+    "increasing": SAID,
+    "decreasing": {"increasing": 0, "decreasing": 10, "flat": 0, NOT_STATED: 0},
+    "flat": {"increasing": 4, "decreasing": 0, "flat": 6, NOT_STATED: 0},
+}
+EXAMPLE = {"series_id": 81, "truth": TRUTH, "text": '{"noise": "Hardly any noise."}'}
+REJECTED = {
+    "reason": "contradicts the measured noise",
+    "rows": 3,
+    "examples": [EXAMPLE],
+}
+COUNTS: dict[str, Any] = {
+    "replies": 30,
+    "statuses": {"refused": 2, "ok": 28},
+    "kept": 20,
+    "input_tokens": 30_000,
+    "output_tokens": 1_500,
+    "cost_usd": 0.06,
+    "said": {"trend": CONFUSION},
+    "taught": {"trend": CONFUSION},
+    "corrected": 4,
+    "rejects": [REJECTED, {"reason": "refused", "rows": 2, "examples": []}],
+    "rare": {"reasons": 5, "rows": 5},
+}
+NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("replies", "kept", "input_tokens", "output_tokens", "cost_usd", "corrected"), 0),
+    **{"statuses": {}, "said": {}, "taught": {}, "rejects": [], "rare": {"reasons": 0, "rows": 0}},
+}
+EIGHTY, NINETY = Interval(0.8, 0.75, 0.85), Interval(0.9, 0.85, 0.95)
+BESIDE = {"trend": Beside(EIGHTY, NINETY, EIGHTY, 2, 40), "all_right": Beside(NINETY, EIGHTY, EIGHTY, 30, 4)}
+
 STUDY = Study(
     title="laptop",
     task=SINGLE,
@@ -104,7 +139,9 @@ STUDY = Study(
     useful_share=0.8,
     clear={"trend": Clear(0.04, Interval(0.97, 0.95, 0.98)), "noise": Clear(1.0, None)},
     classes={facet: dict(zip(classes, (0.5, 0.3, 0.2), strict=True)) for facet, classes in SINGLE.classes.items()},
-    curated={"kept": 900, "contradicts the measured noise": 100},
+    teacher="pixtral",
+    counts=COUNTS,
+    beside=BESIDE,
     facts={"Machine": "2 cores"},
 )
 
@@ -205,15 +242,17 @@ def test_whatever_a_reply_a_label_or_a_fact_holds_is_shown_and_never_run() -> No
         title=evil,
         recipe_yaml=f"about: {evil}",
         samples=[sample(teacher=evil, student=evil, student_labels={**TRUTH, "trend": evil})],
-        curated={evil: 1},
+        teacher=evil,
+        counts={**COUNTS, "rejects": [{"reason": evil, "rows": 1, "examples": [{**EXAMPLE, "text": evil}]}]},
         seconds={evil: 1.0},
         facts={evil: evil},
         fits={"loss": evil},
     )
     page = read(study)
     assert "script" not in {tag for tag, _ in page.tags}
-    # title twice, recipe, two replies, label, curation, time, a fact's name and value, law, its headline
-    assert page.text.count(evil) == 12
+    # title twice, recipe, two replies, label, reason, its reply, teacher and its headline, time, a fact's name and
+    # value, law, its headline
+    assert page.text.count(evil) == 15
 
 
 def test_a_student_may_be_called_anything() -> None:
@@ -262,9 +301,10 @@ def test_a_run_that_was_not_decoded_is_shown_without_scores() -> None:
 
 
 def test_no_samples_no_fits_and_no_stages_leave_a_page_that_says_so() -> None:
-    page = read(replace(STUDY, samples=[], fits={}, seconds={}, curated={}, facts={}, classes={}))
+    page = read(replace(STUDY, samples=[], fits={}, seconds={}, counts=NOTHING, beside={}, facts={}, classes={}))
     assert "No sample was kept." in page.text
     assert "No law was fitted." in page.text
+    assert "Nothing was rejected." in page.text
     assert "No scaling law of the loss: none was fitted." in page.text
 
 
@@ -309,19 +349,54 @@ def test_laws_stand_with_their_intervals_and_what_their_runs_do_not_determine(pa
     ]
 
 
-def test_time_classes_and_rejects_are_shown_as_shares(page: Page) -> None:
+def test_time_and_classes_are_shown_as_shares(page: Page) -> None:
     assert "80.0 % of 1 min 30 s went into training and decoding proper." in page.text
     assert ["Train", "", "1 min 12 s", "80.0 %"] in page.cells
-    assert ["contradicts the measured noise", "100", "10.0 %"] in page.cells
     assert ["trend decreasing", "", "30.0 %"] in page.cells
 
 
-def test_reasons_beyond_the_most_frequent_are_counted_together() -> None:
-    reasons = {f"reason {number}": 2 for number in range(20)}
-    cells = read(replace(STUDY, curated={"kept": 60, **reasons})).cells
-    shown = [row for row in cells if "reason" in row[0]]
-    assert shown[-1] == ["6 further reasons", "12", "12.0 %"]
-    assert sum(int(row[1]) for row in shown) == 40
+def test_a_teacher_is_shown_with_its_accuracy_its_confusion_and_what_an_example_took(page: Page) -> None:
+    assert (
+        "The teacher, pixtral, gave 30 replies (28 ok, 2 refused), of which 20 (66.7 %) became examples; 4 of"
+        in page.text
+    )
+    assert "took 1,500 tokens in, 75 out and $0.003" in page.text
+    (trend,) = (row for row in page.cells if row[0] == "trend" and len(row) == 8)
+    assert trend == [
+        "trend", "96.7", "80.0 [62.7–90.5]", "80.0 [62.7–90.5]",
+        "80.0 [75.0–85.0]", "90.0 [85.0–95.0]", "80.0 [75.0–85.0]", "better than it",
+    ]  # fmt: skip
+    (all_right,) = (row for row in page.cells if row[0] == "all four right" and len(row) == 8)
+    assert all_right[-1] == "worse than it"
+    assert ["increasing", "8", "1", "0", "1"] in page.cells
+    shares = [
+        attrs["style"] for tag, attrs in page.tags if tag == "td" and "--share" in (attrs.get("style") or "")
+    ]
+    assert shares[:4] == ["--share: 80.0%", "--share: 10.0%", "--share: 0.0%", "--share: 10.0%"]
+
+
+def test_every_reason_is_shown_with_its_rows_and_its_first_replies(page: Page) -> None:
+    assert "contradicts the measured noise 3 10.0 %" in page.text
+    assert (
+        "Series 81, measured: trend increasing, noise medium, maximum end, minimum beginning Hardly any noise."
+        in page.text
+    )
+    assert "5 more for 5 further reasons" in page.text
+
+
+@pytest.mark.parametrize(
+    ("teacher_only", "student_only", "said"),
+    [
+        (0, 0, "not to be told from"),
+        (10, 12, "not to be told from"),
+        (5, 30, "better than"),
+        (30, 5, "worse than"),
+    ],
+)
+def test_a_student_is_better_or_worse_than_its_teacher_only_beyond_chance(
+    teacher_only: int, student_only: int, said: str
+) -> None:
+    assert report.comparison(Beside(EIGHTY, NINETY, EIGHTY, teacher_only, student_only)) == said
 
 
 def test_credentials_in_an_address_are_not_shown() -> None:
@@ -341,6 +416,8 @@ def test_the_headlines_name_the_best_student_what_data_does_and_the_exponents() 
         "small from 0.820 to 0.600, large from 0.720 to 0.410.",
         "Over 8 runs the reducible loss falls with size to the power alpha = 0.36 [0.31–0.44] "
         "and with data to the power beta = 0.55 [0.48–0.59] (95 % bootstrap intervals).",
+        "The teacher, pixtral, has all four right on 90.0 % of the scored series, the best student on 80.0 %: "
+        "the student is worse than its teacher.",
     ]
 
 

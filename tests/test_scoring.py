@@ -8,8 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsd.intervals import Interval
 from tsd.schema import score_names
-from tsd.scoring import Clear, Interval, about, accuracy, add, baselines, class_table, score, tally, without_ties
+from tsd.scoring import (
+    Clear,
+    about,
+    accuracy,
+    add,
+    baselines,
+    beside_teacher,
+    class_table,
+    score,
+    tally,
+    without_ties,
+)
 from tsd.tasks import SINGLE
 
 Row = Mapping[str, str | None]
@@ -208,3 +220,33 @@ def test_tallies_of_parts_add_up_to_the_shares_and_baselines_of_the_whole(truth:
     told = about(SINGLE, add(tally(SINGLE, part) for part in parts))
     assert told["classes"] == class_table(SINGLE, rows)
     assert told["baselines"] == baselines(SINGLE, rows)
+
+
+def test_a_student_stands_beside_its_teacher_on_the_same_series_in_any_order() -> None:
+    truth = [RISING, RISING, FALLING, FLAT]
+    student = [RISING, {**RISING, "trend": "flat"}, FALLING, UNREADABLE]
+    teacher = [RISING, {**RISING, "trend": "flat"}, {**FALLING, "trend": "increasing"}, UNREADABLE]
+    annotations = pa.table(
+        {
+            "series_id": pa.array([9, 3, 2, 1, 0]),
+            "labels": pa.array([FLAT, *reversed(teacher)], SINGLE.tables.labels),
+        }
+    )
+    found = beside_teacher(predictions(student, truth), annotations)
+    trend = found["trend"]
+    assert (trend.teacher.value, trend.student.value) == (1 / 4, 2 / 4)
+    assert trend.agreement.value == 2 / 4  # the one both have right, the one both have wrong alike
+    assert (trend.teacher_only, trend.student_only, trend.p) == (0, 1, 1.0)
+    assert found["all_right"].student.value == 2 / 4
+    with pytest.raises(ValueError, match="4 predictions have no annotation"):
+        beside_teacher(predictions(student, truth), annotations.slice(0, 1))
+
+
+def test_a_student_that_is_right_where_its_teacher_is_not_is_better_beyond_chance() -> None:
+    truth = [RISING] * 40
+    wrong = {**RISING, "noise": "high"}
+    annotations = pa.table({"series_id": range(40), "labels": [wrong] * 12 + [RISING] * 28})
+    found = beside_teacher(predictions(truth, truth), annotations)["noise"]
+    assert (found.student_only, found.teacher_only) == (12, 0)
+    assert found.p == pytest.approx(2 * 0.5**12)
+    assert beside_teacher(predictions(truth, truth), annotations)["trend"].p == 1.0

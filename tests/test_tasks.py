@@ -332,7 +332,7 @@ def test_a_facet_is_added_in_one_place(series: pa.Table) -> None:
     assert '"spread": whether' in task.teacher_prompt(128)
     annotated = Rules(RulesTeacher(error_rate={"every": 0}), task, 0).annotate(widened)
     assert annotated["labels"].to_pylist() == widened["truth"].to_pylist()
-    examples, rejects = curate(task, annotated, widened, CurationConfig())
+    examples, rejects, _ = curate(task, annotated, widened, CurationConfig())
     assert (len(examples), len(rejects)) == (len(series), 0)
     predictions = pa.table({"labels": annotated["labels"], "truth": widened["truth"]})
     assert {name: found.value for name, found in scoring.score(predictions).items()} == dict.fromkeys(

@@ -178,7 +178,7 @@ def _run(recipe: "Recipe", stage: str) -> None:
     from tsd.store import require_writable
 
     require_writable(recipe.folder, recipe.bytes_needed)  # said before Ray is even imported
-    from tsd.cluster import study as studies
+    from tsd.cluster import studies
     from tsd.progress import Reporter
 
     reporter = Reporter()

@@ -55,15 +55,18 @@ def plan(recipe: Recipe, stage: str) -> str:
     lines = [f"tsd {stage} {recipe.name} works in {recipe.folder}. It will"]
     total, unknown = 0.0, []
     for name in asked:
-        said, seconds = _PLANS[name](recipe)
-        if seconds is None:
-            unknown.append(name)
-        total += seconds or 0.0
-        took = f"about {clock(seconds)}" if seconds is not None else "time not known here"
-        lines.append(f"  {name:<{INDENT - 2}}{said[0]}: {took}")
-        lines.extend(" " * INDENT + more for more in said[1:])
+        each = recipe.by_teacher if recipe.teachers and name != "generate" else {"": recipe}
+        for teacher, one in each.items():
+            said, seconds = _PLANS[name](one)
+            if seconds is None:
+                unknown.append(name)
+            total += seconds or 0.0
+            took = f"about {clock(seconds)}" if seconds is not None else "time not known here"
+            taught = f" (teacher {teacher})" if teacher else ""
+            lines.append(f"  {name:<{INDENT - 2}}{said[0]}{taught}: {took}")
+            lines.extend(" " * INDENT + more for more in said[1:])
     if len(asked) > 1:
-        besides = f", and what {' and '.join(unknown)} needs" if unknown else ""
+        besides = f", and what {' and '.join(dict.fromkeys(unknown))} needs" if unknown else ""
         lines.append(f"  {'in all':<{INDENT - 2}}about {clock(total)}{besides}; some seconds more to start Ray")
     lines.append(
         f"Nothing was done yet. Times are for this machine ({_cores()} CPUs) at the rate of a short trial just "
@@ -132,7 +135,11 @@ def _asking_seconds(recipe: Recipe, teacher: ApiTeacher, tokens: float) -> tuple
 
 def _curate(recipe: Recipe) -> tuple[list[str], float | None]:
     count = recipe.series.count
-    return [f"sort {count:,} replies into examples and rejects"], count / CURATED_PER_SECOND
+    said = [f"sort {count:,} replies into examples and rejects"]
+    if recipe.curation.nli is None:
+        return said, 2 * STAGE_SECONDS + count / CURATED_PER_SECOND
+    pairs = count * len(recipe.asks.topics)
+    return [*said, f"{recipe.curation.nli.model} compares up to {pairs:,} sentences with the truth"], None
 
 
 def _train(recipe: Recipe) -> tuple[list[str], float | None]:

@@ -14,16 +14,18 @@ import jinja2
 import pyarrow as pa
 from matplotlib.figure import Figure
 
+from tsd.curation import Counts, review
+from tsd.curation.counts import NOT_STATED
 from tsd.picture import BASELINE_NAMES, Baselines, Colours, Fits, draw, inline
 from tsd.progress import clock
 from tsd.runs import Run, in_order, loss_of, mean_curve, students_of
 from tsd.scaling import PARAMETERS, FittedLaw
 from tsd.schema import ALL_RIGHT, VALID
-from tsd.scoring import Clear
+from tsd.scoring import Beside, Clear
 from tsd.tasks import Task
 
 MOST_TOLD = 4  # facets in the line on the best student; of more, only all at once is told
-MOST_REASONS = 15  # a real teacher fails in hundreds of ways, most of them once
+CERTAIN = 0.05  # p of a difference below which it is told as one
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,12 @@ class Study:
     """The best student by facet, near ties set aside; see `tsd.scoring.without_ties`."""
     classes: dict[str, dict[str, float]]
     """Share of every class of every facet, over all series."""
-    curated: dict[str, int]
-    """Annotations that were "kept", and how many were rejected for each reason."""
+    teacher: str
+    """What the tables call it."""
+    counts: Counts
+    """What it said and what became of it, as `tsd.curation.about` gives it."""
+    beside: dict[str, Beside]
+    """The best student beside the teacher on the scored series; see `tsd.scoring.beside_teacher`."""
     facts: dict[str, str]
 
 
@@ -80,9 +86,10 @@ def write(study: Study) -> str:
         for name in ("wide", "tall")
     }
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
+            title=study.title,
             study=study,
             runs=runs,
             best=chosen,
@@ -98,7 +105,9 @@ def write(study: Study) -> str:
             baseline_names=BASELINE_NAMES,
             sentences=study.task.sentences,
             law_parameters=PARAMETERS,
-            most_reasons=MOST_REASONS,
+            review=review,
+            not_stated=NOT_STATED,
+            comparison=comparison,
         )
     )
 
@@ -109,6 +118,7 @@ def headlines(study: Study) -> list[str]:
         _best_line(study.task, best(study.runs), study.baselines),
         _data_line(in_order(study.runs)),
         _law_line(study.fits.get("loss", "none was fitted.")),
+        *teacher_line(study),
     ]
 
 
@@ -194,10 +204,30 @@ def _law_line(fitted: FittedLaw | str) -> str:
     )
 
 
+def teacher_line(study: Study) -> list[str]:
+    """The best student beside its teacher, in a line; none where nothing was scored."""
+    if ALL_RIGHT not in study.beside:
+        return []
+    found = study.beside[ALL_RIGHT]
+    return [
+        f"The teacher, {study.teacher}, has {score_titles(study.task)[ALL_RIGHT]} on "
+        f"{_percent(found.teacher.value)} % of the scored series, the best student on "
+        f"{_percent(found.student.value)} %: the student is {comparison(found)} its teacher."
+    ]
+
+
+def comparison(found: Beside) -> str:
+    """Whether a student is better than its teacher, as far as the series can tell."""
+    if found.p >= CERTAIN:
+        return "not to be told from"
+    return "better than" if found.student_only > found.teacher_only else "worse than"
+
+
 # ---- Words and numbers of the page
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where the pages' templates lie, with the words and numbers that they share."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

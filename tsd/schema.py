@@ -50,6 +50,7 @@ class Tables:
     labels: pa.DataType
     series: pa.Schema
     annotations: pa.Schema
+    verdicts: pa.Schema
     predictions: pa.Schema
     runs: pa.Schema
 
@@ -106,6 +107,16 @@ def make_tables(
                 pa.field("latency_ms", pa.float64()),
             ]
         ),
+        verdicts=pa.schema(
+            [
+                pa.field("series_id", pa.int64(), nullable=False),
+                pa.field("split", pa.string(), nullable=False),
+                pa.field("series_key", pa.uint64(), nullable=False),
+                pa.field("reason", pa.string()),
+                pa.field("corrected", pa.string()),
+                pa.field("labels", labels, nullable=False),
+            ]
+        ),
         predictions=pa.schema(
             [
                 pa.field("run_id", pa.string(), nullable=False),
@@ -122,6 +133,7 @@ def make_tables(
 # The fields of a run that do not depend on what it was asked.
 RUN = (
     pa.field("run_id", pa.string(), nullable=False),
+    pa.field("teacher", pa.string(), nullable=False),
     pa.field("student", pa.string(), nullable=False),
     pa.field("parameters", pa.int64(), nullable=False),
     pa.field("parameters_without_embeddings", pa.int64(), nullable=False),

@@ -6,7 +6,7 @@ It does not read text: what a reply says was turned into labels before it came h
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
@@ -16,27 +16,14 @@ import polars as pl
 import pyarrow as pa
 from scipy.stats import binomtest
 
+from tsd.intervals import Interval, proportion
 from tsd.schema import ALL_RIGHT, VALID, score_names
 from tsd.tasks import Task
 
-CONFIDENCE = 0.95
 CELL = "/"  # between the classes of one combination
 
 Truth: TypeAlias = pa.Table | Sequence[Mapping[str, str | None]]
 Tally: TypeAlias = dict[str, Any]  # see `tally`; in JSON's types
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and the ends of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def as_dict(self) -> dict[str, float]:
-        """The row of `tsd.schema.INTERVAL`."""
-        return asdict(self)
 
 
 def score(predictions: pa.Table) -> dict[str, Interval]:
@@ -85,24 +72,66 @@ def without_ties(task: Task, predictions: pa.Table, margins: pa.Table) -> dict[s
     return found
 
 
-def _label(facet: str) -> pl.Expr:
-    return pl.col("labels").struct.field(facet)
+@dataclass(frozen=True)
+class Beside:
+    """A student beside its teacher, on the same series."""
+
+    teacher: Interval
+    student: Interval
+    agreement: Interval
+    """How often the student states what the teacher states, right or wrong."""
+    teacher_only: int
+    """Series on which the teacher alone is right."""
+    student_only: int
+    """Series on which the student alone is right."""
+
+    @property
+    def p(self) -> float:
+        """How likely a difference as large as this one is, were both as good (McNemar's test, exact)."""
+        differ = self.teacher_only + self.student_only
+        return float(binomtest(self.student_only, differ).pvalue) if differ else 1.0
 
 
-def _hit(facet: str) -> pl.Expr:
-    return (_label(facet) == pl.col("truth").struct.field(facet)).fill_null(False)
+def beside_teacher(predictions: pa.Table, annotations: pa.Table) -> dict[str, Beside]:
+    """Each facet, and all of them at once, on the series of the predictions.
+
+    predictions: has `series_id`, `labels` and `truth`. annotations: has `series_id` and `labels`, of these series
+    and any others, in any order. What is not stated is wrong, and agrees with nothing.
+    """
+    facets = [field.name for field in predictions.schema.field("truth").type]
+    taught = pl.DataFrame(annotations.select(["series_id", "labels"])).rename({"labels": "taught"})
+    frame = pl.DataFrame(predictions.select(["series_id", "labels", "truth"]))
+    rows = frame.join(taught, on="series_id", how="inner")
+    if rows.height != frame.height:
+        raise ValueError(f"{frame.height - rows.height} predictions have no annotation")
+    return {
+        name: Beside(
+            teacher=accuracy(teacher),
+            student=accuracy(student),
+            agreement=accuracy(_all_hit(rows, asked, "labels", "taught")),
+            teacher_only=int(np.count_nonzero(teacher & ~student)),
+            student_only=int(np.count_nonzero(student & ~teacher)),
+        )
+        for name, asked in (*((facet, [facet]) for facet in facets), (ALL_RIGHT, facets))
+        for teacher, student in [[_all_hit(rows, asked, said, "truth") for said in ("taught", "labels")]]
+    }
+
+
+def _all_hit(rows: pl.DataFrame, facets: Sequence[str], said: str, wanted: str) -> npt.NDArray[np.bool_]:
+    return rows.select(pl.all_horizontal(_hit(facet, said, wanted) for facet in facets)).to_series().to_numpy()
+
+
+def _label(facet: str, said: str = "labels") -> pl.Expr:
+    return pl.col(said).struct.field(facet)
+
+
+def _hit(facet: str, said: str = "labels", wanted: str = "truth") -> pl.Expr:
+    return (_label(facet, said) == _label(facet, wanted)).fill_null(False)
 
 
 def accuracy(hits: npt.NDArray[np.bool_]) -> Interval:
-    """The share of hits with its Wilson 95 % interval (Wilson 1927, which holds near 0 and 1 too).
-
-    hits: (rows,) bool. Raises ValueError where there is no row to judge by.
-    """
-    if len(hits) == 0:
-        raise ValueError("an accuracy needs at least one row, got none")
-    right = int(np.count_nonzero(hits))
-    ends = binomtest(right, len(hits)).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(right / len(hits), float(ends.low), float(ends.high))
+    """The share of hits with its 95 % interval. hits: (rows,) bool."""
+    return proportion(int(np.count_nonzero(hits)), len(hits))
 
 
 def tally(task: Task, series: pa.Table) -> Tally:

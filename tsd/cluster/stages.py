@@ -17,9 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from tsd import drawing, scoring, store
+from tsd import curation, drawing, scoring, store
 from tsd.cluster import asking
-from tsd.curation import curate as curate_table
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, RulesTeacher
@@ -28,6 +27,7 @@ from tsd.teachers.rules import Rules
 
 Parts = dict[int, store.Part]
 Work = Callable[[int], Sequence[store.Part]]  # make one part of every output
+SEEN = ("series_id", "split", "values", "truth")  # of a series, by curation
 MOST_TASKS = 4096  # of one stage; with more parts than that, a task makes several
 
 
@@ -98,18 +98,21 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
 def curate(
     recipe: Recipe, series: store.Dataset, annotations: store.Dataset, reporter: Reporter
 ) -> tuple[store.Dataset, store.Dataset]:
-    """Sort the annotations into examples and rejects."""
+    """Sort the annotations into examples and rejects; the counts of both go with the examples."""
     kept, rejected = f"{recipe.folder}/examples", f"{recipe.folder}/rejects"
     parents = {"series": series.digest, "annotations": annotations.digest}
-    key = store.digest(["curate", recipe.asks.version, recipe.curation.model_dump(), parents])
+    key = store.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
     done = store.find_finished(kept, EXAMPLES, key), store.find_finished(rejected, REJECTS, key)
+    verdicts = None if all(done) else _judge(recipe, series, annotations, key, parents, reporter)
 
     def work(part: int) -> list[store.Part]:
-        examples, rejects = curate_table(
-            recipe.asks, annotations.read_part(part), series.read_part(part), recipe.curation
+        assert verdicts
+        judged = verdicts.read_part(part)
+        examples, rejects, counts = curation.sort_out(
+            recipe.asks, annotations.read_part(part), series.read_part(part, SEEN), judged, settled
         )
         return [
-            store.write_part(kept, part, examples, EXAMPLES, key),
+            store.write_part(kept, part, examples, EXAMPLES, key, counts),
             store.write_part(rejected, part, rejects, REJECTS, key),
         ]
 
@@ -117,11 +120,43 @@ def curate(
         if done[0] and done[1]:
             step.skip(done[0].rows + done[1].rows)
             return done[0], done[1]
+        assert verdicts
+        settled = curation.settle(recipe.asks, verdicts.read(curation.needed(recipe.curation)), recipe.curation)
         good, bad = _run(work, series.parts, [(kept, key), (rejected, key)], step)
+        counted = curation.about(curation.add(good[part].note for part in range(series.parts)))
         return (
-            store.commit(kept, EXAMPLES, key, series.parts, parents, good),
+            store.commit(kept, EXAMPLES, key, series.parts, parents, good, counted),
             store.commit(rejected, REJECTS, key, series.parts, parents, bad),
         )
+
+
+def _judge(
+    recipe: Recipe,
+    series: store.Dataset,
+    annotations: store.Dataset,
+    key: str,
+    parents: dict[str, str],
+    reporter: Reporter,
+) -> store.Dataset:
+    """Decide on each annotation by itself: what the corpus as a whole decides needs all of these."""
+    folder, schema = f"{recipe.folder}/verdicts", recipe.asks.tables.verdicts
+    done = store.find_finished(folder, schema, key)
+
+    def work(part: int) -> list[store.Part]:
+        said, known = annotations.read_part(part), series.read_part(part, SEEN)
+        table = curation.judge(recipe.asks, said, known, recipe.curation, _contradictions(recipe))
+        return [store.write_part(folder, part, table, schema, key)]
+
+    with reporter.stage("Judge", annotations.rows, "replies") as step:
+        if done:
+            step.skip(done.rows)
+            return done
+        if recipe.curation.nli:
+            from tsd.curation.inference import require_contradiction  # torch and transformers
+
+            require_contradiction(recipe.curation.nli.model)  # said here, not by a worker
+        (made,) = _run(work, series.parts, [(folder, key)], step)
+        return store.commit(folder, schema, key, series.parts, parents, made)
 
 
 def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, reporter: Reporter) -> dict[str, float]:
@@ -239,6 +274,15 @@ def _rules(recipe: Recipe) -> Rules:
 
 
 @lru_cache(maxsize=1)  # a worker keeps what is costly to build from part to part
+def _contradictions(recipe: Recipe) -> curation.Contradictions | None:
+    if recipe.curation.nli is None:
+        return None
+    from tsd.curation.inference import Inference
+
+    return Inference(recipe.curation.nli)
+
+
+@lru_cache(maxsize=1)
 def _plotter() -> Any:
     from tsd.plots import Plotter
 

@@ -6,8 +6,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, TypeVar
@@ -16,16 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from rich.markup import escape
 
 import tsd
 from tsd import report as reporting
 from tsd import scaling, scoring, store
 from tsd.cluster import stages, training
 from tsd.cluster.asking import describe
-from tsd.cluster.session import session
 from tsd.corpus import select
+from tsd.curation import review
 from tsd.errors import InputError
-from tsd.progress import Reporter, Step, clock
+from tsd.progress import Reporter, Step
 from tsd.recipe import Recipe, RulesTeacher, to_yaml
 from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
 from tsd.tasks import Task
@@ -41,8 +41,13 @@ T = TypeVar("T")
 class Study:
     """One study's folder and what its stages share. Use it inside `session`."""
 
-    def __init__(self, recipe: Recipe, reporter: Reporter) -> None:
+    def __init__(
+        self, recipe: Recipe, reporter: Reporter, teacher: str | None = None, series: str | None = None
+    ) -> None:
+        """teacher: what the study calls it; series: their folder, where they are not the study's own."""
         self.recipe = recipe
+        self.teacher = teacher or recipe.teacher.name
+        self.series = series or f"{recipe.folder}/series"
         self.reporter = reporter
         self.tables = recipe.asks.tables
         self.scores = score_names(recipe.asks.names)
@@ -67,7 +72,7 @@ class Study:
 
     def annotate(self) -> store.Dataset:
         """Ask the teacher; the series must be there."""
-        series = self._open("series")
+        series = self.open("series")
         said = self._timed("Ask the teacher", lambda: stages.annotate(self.recipe, series, self.reporter))
         if not isinstance(self.recipe.teacher, RulesTeacher):
             self.reporter.say(f"  {describe(said.about)}")
@@ -76,17 +81,19 @@ class Study:
     def curate(self) -> None:
         """Sort the annotations; say what was kept."""
         series, annotations = (
-            self._open("series"),
-            self._open("annotations"),
+            self.open("series"),
+            self.open("annotations"),
         )
         kept, rejected = self._timed(
             "Curate", lambda: stages.curate(self.recipe, series, annotations, self.reporter)
         )
         self.reporter.say(f"  kept {kept.rows:,} replies, rejected {rejected.rows:,}")
+        for line in review.lines(kept.about):
+            self.reporter.say(f"  {escape(line)}")
 
     def train(self) -> None:
         """Train every run that is not finished yet."""
-        examples = self._open("examples")
+        examples = self.open("examples")
         require_examples(self.recipe, examples)
         self._timed("Prepare the tokenizer", lambda: self._tokenizer(examples))
         runs = training.plan_runs(self.recipe, examples.digest)
@@ -94,7 +101,7 @@ class Study:
 
     def evaluate(self) -> pa.Table:
         """Decode and score every finished run; write the runs table."""
-        series, examples = self._open("series"), self._open("examples")
+        series, examples = self.open("series"), self.open("examples")
         records = self._records(examples)
         seconds = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
         rows = []
@@ -108,20 +115,16 @@ class Study:
                 store.write_json(
                     f"{self.recipe.folder}/records", f"{run_id}.json", {**record, "decode_seconds": spent}
                 )
-            rows.append(
-                {**record, "decode_seconds": spent} | {name: scores[name].as_dict() for name in self.scores}
-            )
+            scored = {name: scores[name].as_dict() for name in self.scores}
+            rows.append({**record, "teacher": self.teacher, "decode_seconds": spent, **scored})
         table = pa.Table.from_pylist(sorted(rows, key=_run_order), self.tables.runs)
-        folder, key = f"{self.recipe.folder}/runs", store.digest(["runs", rows])
-        store.delete_folder(folder)
-        store.write_part(folder, 0, table, self.tables.runs, key)
-        store.commit(folder, self.tables.runs, key, 1, {"series": series.digest, "examples": examples.digest})
+        write_runs(self.recipe, table, {"series": series.digest, "examples": examples.digest})
         self._track_scores(table)
         return table
 
-    def report(self) -> str:
-        """Fit the laws and write the report. Returns where it lies."""
-        runs = self._open("runs").read()
+    def report(self) -> reporting.Study:
+        """Fit the laws and write the report. Returns what it shows."""
+        runs = self.open("runs").read()
         with self.reporter.stage("Fit and report", 2, "parts") as step:
             fits = self._timed(
                 "Fit the laws",
@@ -130,7 +133,7 @@ class Study:
                 ),
             )
             step.advance(1)
-            study = self._timed("Write the report", lambda: self._assemble(runs, fits))
+            study = self._timed("Write the report", lambda: self.assemble(runs, fits))
             page = reporting.write(study)
             store.write_bytes(self.recipe.folder, "report.html", page.encode())
             self.tracker.close(page)
@@ -142,9 +145,8 @@ class Study:
             step.advance(1)
         for line in reporting.headlines(study):
             self.reporter.say(f"  {line}")
-        place = f"{self.recipe.folder}/report.html"
-        self.reporter.say(f"[bold]Report:[/] {place if '://' in place else os.path.abspath(place)}")
-        return place
+        say_place(self.reporter, self.recipe)
+        return study
 
     def _train(self, runs: Sequence[dict[str, Any]]) -> None:
         done = training.finished(self.recipe, runs)
@@ -196,17 +198,15 @@ class Study:
             raise InputError(f"{self.recipe.folder} holds no trained student: run `tsd train` first")
         return {run["run_id"]: records[run["run_id"]] for run in runs if run["run_id"] in records}
 
-    def _assemble(self, runs: pa.Table, fits: dict[str, Any]) -> reporting.Study:
+    def assemble(self, runs: pa.Table, fits: dict[str, Any]) -> reporting.Study:
+        """All that a report shows."""
         recipe = self.recipe
         series, annotations = (
-            self._open("series"),
-            self._open("annotations"),
+            self.open("series"),
+            self.open("annotations"),
         )
         test = stages.test_series(recipe, series)
         seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
-        rejects = self._open("rejects").read(["reason"])["reason"].value_counts().to_pylist()
-        kept = self._open("examples").rows
-        reasons = {row["values"]: row["counts"] for row in sorted(rejects, key=lambda row: -row["counts"])}
         return reporting.Study(
             title=recipe.name,
             task=recipe.asks,
@@ -219,23 +219,32 @@ class Study:
             useful_share=useful_share(recipe, runs, seconds),
             clear=self._clear(runs, test),
             classes=series.about["classes"],
-            curated={"kept": kept, **reasons},
+            teacher=self.teacher,
+            counts=self.open("examples").about,
+            beside=self._beside(runs, annotations),
             facts=self._facts(series, test),
         )
 
     def _clear(self, runs: pa.Table, test: pa.Table) -> dict[str, scoring.Clear]:
+        return scoring.without_ties(self.recipe.asks, self._predictions(runs), test)
+
+    def _beside(self, runs: pa.Table, annotations: store.Dataset) -> dict[str, scoring.Beside]:
+        said = self._predictions(runs)
+        ids = pc.unique(said["series_id"])
+        rows = (
+            part.filter(pc.is_in(part["series_id"], ids))
+            for part in annotations.each_part(["series_id", "labels"])
+        )
+        return scoring.beside_teacher(said, pa.concat_tables(rows))
+
+    def _predictions(self, runs: pa.Table) -> pa.Table:
+        """What the best student said of the scored series."""
         folder = f"{self.recipe.folder}/predictions/{reporting.best(runs)['run_id']}"
-        said = store.open_dataset(folder, self.tables.predictions).read()
-        return scoring.without_ties(self.recipe.asks, said, test)
+        return store.open_dataset(folder, self.tables.predictions).read()
 
     def _samples(self, runs: pa.Table, test: pa.Table, annotations: store.Dataset) -> list[reporting.Sample]:
         """Test series with what the teacher and the best student said of them: half of them its mistakes."""
-        best = reporting.best(runs)["run_id"]
-        said = (
-            store.open_dataset(f"{self.recipe.folder}/predictions/{best}", self.tables.predictions)
-            .read()
-            .to_pylist()
-        )
+        said = self._predictions(runs).to_pylist()
         wrong = [i for i, row in enumerate(said) if row["labels"] != row["truth"]][: SAMPLES // 2]
         right = [i for i, row in enumerate(said) if row["labels"] == row["truth"]][: SAMPLES - len(wrong)]
         ids = pa.array([said[i]["series_id"] for i in sorted(wrong + right)])
@@ -272,10 +281,12 @@ class Study:
             "MLflow": self.recipe.tracking.uri,
         }
 
-    def _open(self, name: str) -> store.Dataset:
+    def open(self, name: str) -> store.Dataset:
+        """A table of the study. Raises StorageError where it is not finished."""
         schemas = {"examples": EXAMPLES, "rejects": REJECTS}
         schema = schemas[name] if name in schemas else getattr(self.tables, name)
-        return store.open_dataset(f"{self.recipe.folder}/{name}", schema)
+        folder = self.series if name == "series" else f"{self.recipe.folder}/{name}"
+        return store.open_dataset(folder, schema)
 
     def _timed(self, stage: str, work: Callable[[], T]) -> T:
         """Do a stage and add its wall seconds to the study's, over all starts."""
@@ -323,31 +334,18 @@ class _Training:
         )
 
 
-@contextmanager
-def connected(reporter: Reporter, recipe: Recipe) -> Iterator[Study]:
-    """A study inside a Ray session, with the start of Ray shown and counted."""
-    study = Study(recipe, reporter)
-    with ExitStack() as stack:
-        started = time.monotonic()
-        with reporter.stage("Start Ray", 1, "") as step:
-            stack.enter_context(session())
-            step.advance(1, f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs")
-        study.spent("Start Ray", time.monotonic() - started)
-        yield study
+def say_place(reporter: Reporter, recipe: Recipe) -> None:
+    """Say where a study's report lies."""
+    place = f"{recipe.folder}/report.html"
+    reporter.say(f"[bold]Report:[/] {place if '://' in place else os.path.abspath(place)}")
 
 
-def run(recipe: Recipe, reporter: Reporter) -> None:
-    """Run a whole study from wherever an earlier start left it."""
-    started = time.monotonic()
-    with connected(reporter, recipe) as study:
-        study.open_tracking()
-        study.generate()
-        study.annotate()
-        study.curate()
-        study.train()
-        study.evaluate()
-        study.report()
-    reporter.say(f"Everything in {clock(time.monotonic() - started)}")
+def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str]) -> None:
+    """Write the runs table of a study anew."""
+    folder, key = f"{recipe.folder}/runs", store.digest(["runs", runs.to_pylist()])
+    store.delete_folder(folder)
+    store.write_part(folder, 0, runs, recipe.asks.tables.runs, key)
+    store.commit(folder, recipe.asks.tables.runs, key, 1, parents)
 
 
 def class_lines(task: Task, shares: Mapping[str, Mapping[str, float]]) -> list[str]:

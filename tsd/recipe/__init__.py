@@ -5,11 +5,12 @@ Whatever is wrong with it is said in one line, before anything is spent: the fie
 expected, and the nearest valid name.
 """
 
+from tsd.recipe.curating import CurationConfig, NliConfig
 from tsd.recipe.learning import SCRATCH_SIZES, Lora, Student, TrainingConfig
 from tsd.recipe.loading import load, names, to_yaml
-from tsd.recipe.section import nearest
+from tsd.recipe.section import EVERY, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import EVERY, ApiTeacher, CurationConfig, ModelTeacher, RulesTeacher
+from tsd.recipe.teaching import ApiTeacher, ModelTeacher, RulesTeacher
 from tsd.recipe.whole import Recipe
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "CurationConfig",
     "Lora",
     "ModelTeacher",
+    "NliConfig",
     "PlotConfig",
     "Recipe",
     "RulesTeacher",

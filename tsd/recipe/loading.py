@@ -149,13 +149,17 @@ def _first_problem(error: ValidationError) -> str:
 
 
 def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
-    """The names of the fields that are valid at a place in the recipe, as pydantic spells the place."""
+    """The names of the fields that are valid at a place in the recipe, as pydantic spells the place.
+
+    A name that is no field is a key of a mapping.
+    """
     models: list[Any] = [Recipe]
     for part in location:
         if part in TEACHERS:
             models = [TEACHERS[str(part)]]
-        elif isinstance(part, str):
-            models = [inner for model in models for inner in _models_in(model.model_fields[part].annotation)]
+        elif isinstance(part, str) and any(part in model.model_fields for model in models):
+            fields = [model.model_fields[part] for model in models if part in model.model_fields]
+            models = [inner for field in fields for inner in _models_in(field.annotation)]
     for model in models:
         yield from model.model_fields
 

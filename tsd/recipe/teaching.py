@@ -1,12 +1,12 @@
-"""Who describes the series, and which descriptions become examples."""
+"""Who describes the series."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tsd.recipe.section import Positive, Section, Share, Uri
+from tsd.recipe.section import EVERY, Positive, Section, Share, Uri
 
-EVERY, ERROR_RATE = "every", 0.04
+ERROR_RATE = 0.04
 
 
 class RulesTeacher(Section):
@@ -14,15 +14,16 @@ class RulesTeacher(Section):
 
     kind: Literal["rules"] = "rules"
     error_rate: dict[str, Share] = Field(default={EVERY: ERROR_RATE})
-    """The share of wrong labels, by facet; `every` is that of the facets which are not named."""
+    """The share of wrong labels, by facet; `every` is that of the facets which are not named, a number alone that
+    of all."""
 
     @model_validator(mode="before")
     @classmethod
     def _every_facet_has_a_rate(cls, value: Any) -> Any:
-        rates = value.get("error_rate") if isinstance(value, dict) else None
-        if isinstance(rates, dict):
-            value = {**value, "error_rate": {EVERY: ERROR_RATE, **rates}}
-        return value
+        if not isinstance(value, dict) or "error_rate" not in value:
+            return value
+        rates = value["error_rate"]
+        return {**value, "error_rate": {EVERY: ERROR_RATE, **rates} if isinstance(rates, dict) else {EVERY: rates}}
 
     @property
     def name(self) -> str:
@@ -138,10 +139,3 @@ class ApiTeacher(ModelTeacher):
 
 # By kind, which is how pydantic names them in the place of an error.
 TEACHERS: dict[str, type[Section]] = {"rules": RulesTeacher, "openai": ApiTeacher}
-
-
-class CurationConfig(Section):
-    """Which annotations become training examples."""
-
-    against_truth: Literal["drop", "keep"] = "drop"
-    """What to do with a reply that contradicts what is measurable: reject it, or train on it all the same."""

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from tsd.errors import RecipeError
+from tsd.recipe.curating import CurationConfig
 from tsd.recipe.learning import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
-from tsd.recipe.section import Section, Uri, nearest
+from tsd.recipe.section import EVERY, Section, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import EVERY, ApiTeacher, CurationConfig, RulesTeacher
+from tsd.recipe.teaching import ApiTeacher, RulesTeacher
 from tsd.schema import SPLITS
 from tsd.tasks import TASKS, Task
 
@@ -23,13 +24,20 @@ def _known_task(name: str) -> str:
     return name
 
 
+def _of_a_kind(teacher: Any) -> Any:
+    """A teacher's section; one that names no kind is of the rules."""
+    return {"kind": "rules", **teacher} if isinstance(teacher, dict) else teacher
+
+
 TaskName = Annotated[str, AfterValidator(_known_task)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+Teacher = Annotated[RulesTeacher | ApiTeacher, Field(discriminator="kind")]
 
 
 class Recipe(Section):
     """A whole study."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    name: Name
     """What the study's folder and MLflow run are called."""
     about: str = ""
     """What the recipe is for, in a line."""
@@ -41,7 +49,9 @@ class Recipe(Section):
     """The folder that holds studies: a path, or a URI such as s3://bucket/studies."""
     series: SeriesConfig = SeriesConfig()
     plots: PlotConfig = PlotConfig()
-    teacher: Annotated[RulesTeacher | ApiTeacher, Field(discriminator="kind")] = RulesTeacher()
+    teacher: Teacher = RulesTeacher()
+    teachers: dict[Name, Teacher] = Field(default={})
+    """Several teachers by name, in the place of one: every student is taught by each, over the same series."""
     curation: CurationConfig = CurationConfig()
     students: StudentsConfig = StudentsConfig()
     training: TrainingConfig = TrainingConfig()
@@ -51,10 +61,14 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _rules_unless_said(cls, value: Any) -> Any:
-        teacher = value.get("teacher") if isinstance(value, dict) else None
-        if isinstance(teacher, dict) and "kind" not in teacher:
-            value = {**value, "teacher": {"kind": "rules", **teacher}}
-        return value
+        if not isinstance(value, dict):
+            return value
+        said = {name: value[name] for name in ("teacher", "teachers") if isinstance(value.get(name), dict)}
+        if "teacher" in said:
+            said["teacher"] = _of_a_kind(said["teacher"])
+        if "teachers" in said:
+            said["teachers"] = {name: _of_a_kind(teacher) for name, teacher in said["teachers"].items()}
+        return {**value, **said}
 
     @model_validator(mode="after")
     def _pairs_have_one_length(self) -> Self:
@@ -63,15 +77,38 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _errors_are_in_facets_of_the_task(self) -> Self:
-        if isinstance(self.teacher, RulesTeacher):
-            known = [EVERY, *self.asks.names]
-            for name in self.teacher.error_rate:
-                if name not in known:
-                    raise ValueError(
-                        f"teacher.error_rate.{name}: the task {self.task} has no such facet{nearest(name, known)}"
-                    )
+    def _facets_are_those_of_the_task(self) -> Self:
+        named = [(f"curation.{field}", facet) for field, facet in self.curation.named_facets()]
+        asked = {"teacher": self.teacher} | {f"teachers.{name}": one for name, one in self.teachers.items()}
+        for place, teacher in asked.items():
+            if isinstance(teacher, RulesTeacher):
+                named += [(f"{place}.error_rate", facet) for facet in teacher.error_rate if facet != EVERY]
+        for field, facet in named:
+            if facet not in self.asks.names:
+                known = nearest(facet, [EVERY, *self.asks.names])
+                raise ValueError(f"{field}.{facet}: the task {self.task} has no such facet{known}")
         return self
+
+    @model_validator(mode="after")
+    def _caps_leave_room(self) -> Self:
+        for facet, classes in self.asks.classes.items():
+            cap = self.curation.cap(facet)
+            if cap * len(classes) < 1:
+                raise ValueError(
+                    f"curation.caps of {facet} must be at least {1 / len(classes):.3g}, not {cap:g}: "
+                    f"its {len(classes)} classes could not fill the corpus"
+                )
+        return self
+
+    @property
+    def by_teacher(self) -> dict[str, Self]:
+        """A recipe for each of several teachers: a study of its own in a folder below this one's."""
+        return {
+            name: self.model_copy(
+                update={"name": name, "out": f"{self.folder}/teachers", "teacher": teacher, "teachers": {}}
+            )
+            for name, teacher in self.teachers.items()
+        }
 
     @property
     def asks(self) -> Task:
@@ -91,10 +128,13 @@ class Recipe(Section):
     @property
     def kept_share(self) -> float:
         """The share of replies that curation keeps, as far as the recipe tells."""
-        if not isinstance(self.teacher, RulesTeacher) or self.curation.against_truth == "keep":
+        if self.teachers:
+            return min(one.kept_share for one in self.by_teacher.values())
+        if not isinstance(self.teacher, RulesTeacher):
             return 1.0
         rates = self.teacher.error_rate
-        return prod(1 - rates.get(facet, rates[EVERY]) for facet in self.asks.names)
+        dropped = [facet for facet in self.asks.names if self.curation.policy(facet) == "drop"]
+        return prod(1 - rates.get(facet, rates[EVERY]) for facet in dropped)
 
     def require_enough_series(self) -> None:
         """Raise RecipeError where more is asked of a split than it can hold, before the first series is drawn."""
@@ -116,4 +156,4 @@ class Recipe(Section):
         each = BYTES_PER_POINT * self.series.points * self.asks.curves + BYTES_PER_ROW
         if self.plots.store:
             each += BYTES_PER_PIXEL * max(width * height for width, height in self.plots.sizes)
-        return 16 * 2**20 + int(self.series.count * each)
+        return 16 * 2**20 + int(self.series.count * each * max(1, len(self.teachers)))

@@ -5,7 +5,7 @@ reply states, the schema of the tables. Adding a facet is adding it to the tuple
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -174,6 +174,27 @@ class Task:
             for topic, number in zip(self.topics, choice, strict=True)
         }
         return json.dumps(said)
+
+    def restate(self, text: str, labels: Labels, topics: Collection[str], choice: Sequence[int]) -> str:
+        """The reply with its sentences on these topics replaced by such as state the labels.
+
+        What the reply says on the other topics stays as it is; a label that is None is not stated. choice: the
+        phrasing of each of the task's topics, below `phrasing_counts`.
+        """
+        said, _ = topics_of(text, self.topics)
+        for topic, number in zip(self.topics, choice, strict=True):
+            if topic in topics:
+                stated = [facet for facet in self._of(topic) if labels[facet.name] is not None]
+                said[topic] = " ".join(facet.phrasings[number].format(_known(facet, labels)) for facet in stated)
+        return json.dumps({topic: said[topic] for topic in self.topics if topic in said})
+
+    def sentence(self, topic: str, labels: Labels) -> str:
+        """The labels of a topic's facets, stated plainly."""
+        return " ".join(facet.phrasings[0].format(_known(facet, labels)) for facet in self._of(topic))
+
+    def texts(self, text: str) -> dict[str, str]:
+        """What a reply says on each topic that it touches, in its own words."""
+        return topics_of(text, self.topics)[0]
 
     def statements(self, topic: str) -> list[str]:
         """Every text on a topic that `reply` may hold."""

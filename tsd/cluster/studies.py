@@ -1,0 +1,100 @@
+"""A whole study from start to end: with one teacher, or with several over the same series."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TypeVar
+
+import pyarrow as pa
+import ray
+from rich.markup import escape
+
+from tsd import comparison, store
+from tsd.cluster.session import session
+from tsd.cluster.study import Study, say_place, write_runs
+from tsd.progress import Reporter, clock
+from tsd.recipe import Recipe, to_yaml
+
+T = TypeVar("T")
+
+
+class Studies:
+    """A study with several teachers: one study a teacher over the same series, and a report that compares them."""
+
+    def __init__(self, recipe: Recipe, reporter: Reporter) -> None:
+        self.recipe = recipe
+        self.reporter = reporter
+        self.whole = Study(recipe, reporter)
+        self.each = {
+            name: Study(one, reporter, name, self.whole.series) for name, one in recipe.by_teacher.items()
+        }
+        self.spent = self.whole.spent
+
+    def open_tracking(self) -> None:
+        """Open MLflow, as each of the studies does."""
+        self._all(Study.open_tracking)
+
+    def generate(self) -> None:
+        """Draw the series, once for all teachers."""
+        self.whole.generate()
+
+    def annotate(self) -> None:
+        """Ask every teacher about every series."""
+        self._all(Study.annotate)
+
+    def curate(self) -> None:
+        """Sort the annotations of each teacher."""
+        self._all(Study.curate)
+
+    def train(self) -> None:
+        """Train every student with each teacher."""
+        self._all(Study.train)
+
+    def evaluate(self) -> None:
+        """Score all of them; write the runs table of all teachers."""
+        runs = pa.concat_tables(self._all(Study.evaluate))
+        write_runs(self.recipe, runs, {name: study.open("runs").digest for name, study in self.each.items()})
+
+    def report(self) -> None:
+        """Write each teacher's report and the one that compares them."""
+        shown = self._all(lambda study: study.report())
+        page = comparison.write(self.recipe.name, shown, to_yaml(self.recipe))
+        store.write_bytes(self.recipe.folder, "report.html", page.encode())
+        for line in comparison.headlines(shown):
+            self.reporter.say(f"  {escape(line)}")
+        say_place(self.reporter, self.recipe)
+
+    def _all(self, work: Callable[[Study], T]) -> list[T]:
+        """Do the same for each teacher, in order."""
+        done = []
+        for name, study in self.each.items():
+            self.reporter.say(f"[bold]Teacher: {escape(name)}[/]")
+            done.append(work(study))
+        return done
+
+
+@contextmanager
+def connected(reporter: Reporter, recipe: Recipe) -> Iterator[Study | Studies]:
+    """A study inside a Ray session, with the start of Ray shown and counted."""
+    study = Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
+    with ExitStack() as stack:
+        started = time.monotonic()
+        with reporter.stage("Start Ray", 1, "") as step:
+            stack.enter_context(session())
+            step.advance(1, f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs")
+        study.spent("Start Ray", time.monotonic() - started)
+        yield study
+
+
+def run(recipe: Recipe, reporter: Reporter) -> None:
+    """Run a whole study from wherever an earlier start left it."""
+    started = time.monotonic()
+    with connected(reporter, recipe) as study:
+        study.open_tracking()
+        study.generate()
+        study.annotate()
+        study.curate()
+        study.train()
+        study.evaluate()
+        study.report()
+    reporter.say(f"Everything in {clock(time.monotonic() - started)}")
