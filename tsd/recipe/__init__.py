@@ -9,7 +9,7 @@ from tsd.recipe.learning import SCRATCH_SIZES, Lora, Student, TrainingConfig
 from tsd.recipe.loading import load, names, to_yaml
 from tsd.recipe.section import nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import EVERY, ApiTeacher, CurationConfig, ModelTeacher, RulesTeacher
+from tsd.recipe.teaching import EVERY, ApiTeacher, CurationConfig, ModelTeacher, RulesTeacher, VllmTeacher
 from tsd.recipe.whole import Recipe
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "SeriesConfig",
     "Student",
     "TrainingConfig",
+    "VllmTeacher",
     "load",
     "names",
     "nearest",

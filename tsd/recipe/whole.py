@@ -9,7 +9,7 @@ from tsd.errors import RecipeError
 from tsd.recipe.learning import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
 from tsd.recipe.section import Section, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import EVERY, ApiTeacher, CurationConfig, RulesTeacher
+from tsd.recipe.teaching import EVERY, ApiTeacher, CurationConfig, RulesTeacher, VllmTeacher
 from tsd.schema import SPLITS
 from tsd.tasks import TASKS, Task
 
@@ -41,7 +41,7 @@ class Recipe(Section):
     """The folder that holds studies: a path, or a URI such as s3://bucket/studies."""
     series: SeriesConfig = SeriesConfig()
     plots: PlotConfig = PlotConfig()
-    teacher: Annotated[RulesTeacher | ApiTeacher, Field(discriminator="kind")] = RulesTeacher()
+    teacher: Annotated[RulesTeacher | ApiTeacher | VllmTeacher, Field(discriminator="kind")] = RulesTeacher()
     curation: CurationConfig = CurationConfig()
     students: StudentsConfig = StudentsConfig()
     training: TrainingConfig = TrainingConfig()
