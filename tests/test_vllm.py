@@ -1,7 +1,7 @@
 """A real vLLM engine on CPUs, inside the pipeline and as a server that the API teacher asks.
 
-The model is a tiny Qwen2.5-VL of random weights: what it says is nonsense, so these tests assert the plumbing. Rows
-in are rows out, replies have the schema, tokens are counted, and the plots are really seen.
+The model is a tiny Qwen2.5-VL of random weights: what it says is nonsense, so these tests assert the plumbing.
+Rows in are rows out, replies have the schema, tokens are counted, and the plots are really seen.
 """
 
 import importlib.util

@@ -59,7 +59,7 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
     counts: Counts = Counter()
     under_way: dict[int, _Part] = {}
     try:
-        for row in _patiently(_replies(recipe, series, missing, known), teacher.patience):
+        for row in patiently(_replies(recipe, series, missing, known), teacher.patience):
             part = row["part"]
             if part not in under_way:
                 under_way[part] = _Part(recipe, series, folder, part)
@@ -189,7 +189,7 @@ def read(teacher: VllmTeacher, row: Row) -> Row:
     return {"part": row["part"], "key": row["key"], "reply": json.dumps(asdict(reply))}
 
 
-def _patiently(rows: Iterator[Row], seconds: float) -> Iterator[Row]:
+def patiently(rows: Iterator[Row], seconds: float) -> Iterator[Row]:
     """Rows as they come. Raises TeacherError where none comes for so long, or where the engine did not start.
 
     Ray starts an engine that died again without end, and waits without end for machines that it does not get.
