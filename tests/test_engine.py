@@ -37,6 +37,14 @@ def test_replicas_and_gpus_are_those_of_the_recipe() -> None:
     assert told["prepare_multimodal_stage"]["model_config_kwargs"]["max_model_len"] == 2000
 
 
+def test_a_model_that_is_shown_numbers_alone_need_not_see() -> None:
+    told = {view: engine.settings(teacher(view=view)) for view in ("plot", "numbers", "both")}
+    images = {view: one["engine_kwargs"]["limit_mm_per_prompt"]["image"] for view, one in told.items()}
+    forms = {view: one["prepare_multimodal_stage"]["chat_template_content_format"] for view, one in told.items()}
+    assert images == {"plot": 1, "numbers": 0, "both": 1}
+    assert forms == {"plot": "openai", "numbers": "string", "both": "openai"}
+
+
 def test_without_gpus_an_engine_asks_for_none() -> None:
     (bundle,) = engine.settings(teacher(gpu=False))["placement_group_config"].values()
     assert "GPU" not in bundle

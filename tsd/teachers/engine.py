@@ -27,7 +27,7 @@ def settings(teacher: VllmTeacher) -> dict[str, Any]:
         "engine_kwargs": {
             "max_model_len": teacher.max_model_len,
             "tensor_parallel_size": teacher.tensor_parallel,
-            "limit_mm_per_prompt": {"image": 1, "video": 0},
+            "limit_mm_per_prompt": {"image": int(teacher.sees_plots), "video": 0},
             # JSON allows blanks between its signs, and a weak model would write them until max_tokens.
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
             **teacher.engine,
@@ -42,7 +42,8 @@ def settings(teacher: VllmTeacher) -> dict[str, Any]:
         "prepare_multimodal_stage": {
             **stage,
             "model_config_kwargs": {"max_model_len": teacher.max_model_len, **loading},
-            "chat_template_content_format": "openai",
+            # The templates of models that see take a message in pieces, those of others as one text.
+            "chat_template_content_format": "openai" if teacher.sees_plots else "string",
         },
         "chat_template_stage": stage,
         "tokenize_stage": False,  # the engine does, which knows how many tokens a picture takes
