@@ -67,7 +67,7 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
             counts.update({ROWS: 1, INPUT: reply.input_tokens, OUTPUT: reply.output_tokens})
             counts[STATUS + reply.status] += 1
             step.begin()
-            step.advance(1, describe(counts, step))
+            step.advance(1, describe(counts))
             if under_way[part].whole:
                 made[part] = under_way.pop(part).write(key)
         for part in (part for part in missing if part not in made):  # whose replies were all in the journal
