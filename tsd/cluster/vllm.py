@@ -11,7 +11,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,7 +25,7 @@ from ray.exceptions import RayError
 from tsd import store
 from tsd.cluster.asking import describe, tally
 from tsd.cluster.session import calm
-from tsd.errors import DataError, InputError, TeacherError
+from tsd.errors import InputError, TeacherError
 from tsd.progress import Step, clock
 from tsd.recipe import Recipe, VllmTeacher
 from tsd.teachers import Reply, annotations, engine, judge
@@ -54,12 +54,20 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
         step.skip(series.rows)
         return made
     with ThreadPoolExecutor(store.READERS) as pool:
-        known = list(pool.map(lambda part: list(Journal(folder, part).replies()), missing))
-    step.skip(sum(part.rows for part in made.values()) + sum(map(len, known)))
+        known = dict(
+            zip(missing, pool.map(lambda part: list(Journal(folder, part).replies()), missing), strict=True)
+        )
+    step.skip(sum(part.rows for part in made.values()) + sum(map(len, known.values())))
+    for part in [part for part in missing if known[part]]:
+        begun = _Part(recipe, series, folder, part)
+        if begun.whole:  # its start was killed between its last reply and its end
+            made[part] = begun.write(key)
+            del known[part]
+        begun.close()
     counts: Counts = Counter()
     under_way: dict[int, _Part] = {}
     try:
-        for row in patiently(_replies(recipe, series, missing, known), teacher.patience):
+        for row in patiently(_replies(recipe, series, known), teacher.patience) if known else ():
             part = row["part"]
             if part not in under_way:
                 under_way[part] = _Part(recipe, series, folder, part)
@@ -70,9 +78,6 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
             step.advance(1, describe(counts))
             if under_way[part].whole:
                 made[part] = under_way.pop(part).write(key)
-        for part in (part for part in missing if part not in made):  # whose replies were all in the journal
-            under_way[part] = _Part(recipe, series, folder, part)
-            made[part] = under_way.pop(part).write(key)
     finally:
         for left in under_way.values():
             left.close()
@@ -121,9 +126,7 @@ class _Part:
         return reply
 
     def write(self, key: str) -> store.Part:
-        """Write the part. Raises DataError where replies are missing, which only a bug can bring about."""
-        if self.missing:
-            raise DataError(f"{len(self.missing)} series of part {self.part} came back without a reply")
+        """Write the part, which is whole, and forget its journal."""
         task = self.recipe.asks
         replies = [self.replies[key] for key in self.keys]
         table = annotations(task, self.recipe.teacher.name, self.series, self.keys, replies)
@@ -137,15 +140,15 @@ class _Part:
         self.journal.__exit__()
 
 
-def _replies(recipe: Recipe, series: store.Dataset, parts: list[int], known: list[list[str]]) -> Iterator[Row]:
+def _replies(recipe: Recipe, series: store.Dataset, known: Mapping[int, list[str]]) -> Iterator[Row]:
     """The reply to every question that has none, in any order: part, key, and the reply as JSON.
 
-    known: the keys of the replies that there are, by part.
+    known: the parts, and the keys of the replies that there are.
     """
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     teacher = _vllm(recipe)
-    work = [{"part": part, "known": keys} for part, keys in zip(parts, known, strict=True)]
+    work = [{"part": part, "known": keys} for part, keys in known.items()]
     questions = (
         ray.data.from_items(work, override_num_blocks=len(work))
         .map_batches(partial(draw, recipe, series), batch_size=1)
