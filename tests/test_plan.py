@@ -146,6 +146,20 @@ def test_numbers_instead_of_plots_cost_text_tokens_and_no_images():
     assert more == pytest.approx(1e6 * 128 * 2.5, rel=0.01)
 
 
+def test_a_plan_with_an_engine_in_the_pipeline_names_its_gpus_and_no_price(tmp_path, capsys):
+    recipe = tmp_path / "engine.yaml"
+    recipe.write_text(
+        "extends: laptop\nname: engine\nseries: {count: 1000}\n"
+        "teacher: {kind: vllm, model: eyes-72b, replicas: 2, tensor_parallel: 4}\n"
+    )
+    main(["annotate", str(recipe), "--dry-run"])
+    out = capsys.readouterr().out
+    assert "ask eyes-72b inside the pipeline, on 2 × 4 GPUs, about 1,000 series" in out
+    assert "1,000 images of 448 × 224 pixels, 128 image tokens each" in out
+    assert _number(out, " text tokens in") == pytest.approx(1000 * 150, rel=0.1)
+    assert "$" not in out
+
+
 @pytest.mark.parametrize(
     ("plots", "named"),
     [

@@ -411,7 +411,7 @@ def test_a_submitted_job_finishes_a_tiny_study(cluster: str, tmp_path: Path) -> 
     ray = str(Path(sys.executable).parent / "ray")
     overrides = [*TINY, f"out={tmp_path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
     sets = [word for override in overrides for word in ("--set", override)]
-    runtime = json.dumps({"excludes": [".git", ".venv", "runs"]})
+    runtime = json.dumps({"excludes": [".git", ".venv", ".venv-vllm", "runs"]})
     submit = [ray, "job", "submit", "--address", cluster, "--working-dir", ".", "--runtime-env-json", runtime]
     printed = run([*submit, "--", "python", "jobs/study.py", "laptop", *sets], timeout=600)
     assert "succeeded" in printed

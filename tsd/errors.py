@@ -6,6 +6,7 @@
     │   ├── InputError       a file to explain, a model folder
     │   └── StorageError     a folder that cannot be written, a full disk, a dataset of another recipe
     ├── DataError            a table that breaks its schema or its manifest: a bug or a damaged file
+    ├── TeacherError         a teacher that gives no more replies (its engine does not start, or died)
     └── TrainingError        a run that cannot go on (the loss is not a number, a trial failed)
 
 A row's failure is never an error: it is a `status` and a `reason` in its table.
@@ -34,6 +35,10 @@ class StorageError(UserError):
 
 class DataError(TsdError):
     """A table does not have its schema, or a dataset does not match its manifest."""
+
+
+class TeacherError(TsdError):
+    """A teacher gives no more replies."""
 
 
 class TrainingError(TsdError):

@@ -17,7 +17,7 @@ import pyarrow as pa
 from tsd import drawing
 from tsd.errors import InputError
 from tsd.progress import clock
-from tsd.recipe import ApiTeacher, Recipe, RulesTeacher, Student
+from tsd.recipe import ApiTeacher, Recipe, RulesTeacher, Student, VllmTeacher
 from tsd.teachers.asking import image_tokens, text_tokens
 from tsd.teachers.rules import Rules
 
@@ -96,7 +96,8 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     task, plots = recipe.asks, recipe.plots
     text = float(np.mean([text_tokens(teacher, task, length) for length in recipe.series.lengths]))
     picture, reply = image_tokens(teacher, plots), task.reply_tokens * REPLY_SHARE
-    lines = [f"ask {teacher.model} at {urlsplit(teacher.base_url).hostname} about {count:,} {task.unit}"]
+    asked = f"about {_round(count * text)} text tokens in and {_round(count * reply)} out"
+    lines = [f"ask {teacher.model} {_where(teacher)} about {count:,} {task.unit}"]
     if teacher.sees_plots:
         drawn = " to ".join(
             f"{width} × {height}" for width, height in sorted({min(plots.sizes), max(plots.sizes)})
@@ -104,13 +105,22 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
         mean = "each" if len(plots.sizes) == 1 else "each on average"
         images = f"{count:,} images of {drawn} pixels, {_round(picture)} image tokens {mean}"
         lines.append(f"{images}, {_round(count * picture)} in all")
+    if isinstance(teacher, VllmTeacher):
+        return [*lines, f"{asked}, at no price but the machines'"], None
     dollars = teacher.usd(int(count * (text + picture)), int(count * reply))
     cost = f"about ${dollars:,.2f}" if dollars else "$0, as the recipe names no price (teacher.usd_per_million_…)"
     if teacher.mode == "batch":
         cost += f" at {teacher.batch.price_share:g} of the live price"
-    lines.append(f"about {_round(count * text)} text tokens in and {_round(count * reply)} out, {cost}")
+    lines.append(f"{asked}, {cost}")
     seconds, why = _asking_seconds(recipe, teacher, text + picture + reply)
     return [*lines, why, f"the key is read from ${teacher.key_env} when it starts"], seconds
+
+
+def _where(teacher: ApiTeacher | VllmTeacher) -> str:
+    if isinstance(teacher, ApiTeacher):
+        return f"at {urlsplit(teacher.base_url).hostname}"
+    machines = f"{teacher.replicas} × {teacher.tensor_parallel} GPUs" if teacher.gpu else "CPUs"
+    return f"inside the pipeline, on {machines},"
 
 
 def _asking_seconds(recipe: Recipe, teacher: ApiTeacher, tokens: float) -> tuple[float, str]:

@@ -41,8 +41,7 @@ def session() -> Iterator[None]:
     local = {} if address else {"num_cpus": int(cpus) if cpus else None, "include_dashboard": False}
     with _silent_stderr():
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    calm()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -50,6 +49,12 @@ def session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def calm() -> None:
+    """Have Ray's loggers tell of errors alone."""
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @contextmanager

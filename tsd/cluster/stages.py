@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import ray
 
 from tsd import curation, drawing, scoring, store
-from tsd.cluster import asking
+from tsd.cluster import asking, vllm
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step
-from tsd.recipe import ModelTeacher, Recipe, RulesTeacher
+from tsd.recipe import ModelTeacher, Recipe, RulesTeacher, VllmTeacher
 from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
 from tsd.teachers.rules import Rules
 
@@ -88,7 +88,8 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
         if rules:
             (made,) = _run(work, series.parts, [(folder, key)], step)
         else:
-            made = asking.ask(recipe, series, folder, key, step)
+            ask = vllm.ask if isinstance(recipe.teacher, VllmTeacher) else asking.ask
+            made = ask(recipe, series, folder, key, step)
         counted: Counter[str] = Counter()
         for part in made.values():
             counted.update(part.note)

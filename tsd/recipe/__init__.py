@@ -10,7 +10,7 @@ from tsd.recipe.learning import SCRATCH_SIZES, Lora, Student, TrainingConfig
 from tsd.recipe.loading import load, names, to_yaml
 from tsd.recipe.section import EVERY, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import ApiTeacher, ModelTeacher, RulesTeacher
+from tsd.recipe.teaching import ApiTeacher, ModelTeacher, RulesTeacher, VllmTeacher
 from tsd.recipe.whole import Recipe
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "SeriesConfig",
     "Student",
     "TrainingConfig",
+    "VllmTeacher",
     "load",
     "names",
     "nearest",

@@ -36,7 +36,29 @@ class RulesTeacher(Section):
         return self.model_dump()
 
 
-SHAPING = {"kind", "model", "base_url", "view", "choices", "structured", "temperature", "max_tokens"}
+SHAPING = {
+    "kind",
+    "model",
+    "base_url",
+    "view",
+    "choices",
+    "structured",
+    "temperature",
+    "max_tokens",
+    "max_model_len",
+}
+# Arguments of vLLM's engine that say how it uses its machine, not what it replies.
+RUNNING = {
+    *(
+        "block_size",
+        "cpu_offload_gb",
+        "disable_log_stats",
+        "distributed_executor_backend",
+        "enable_chunked_prefill",
+    ),
+    *("enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes", "load_format"),
+    *("max_num_batched_tokens", "max_num_seqs", "pipeline_parallel_size", "skip_mm_profiling"),
+}
 
 
 class ModelTeacher(Section):
@@ -137,5 +159,35 @@ class ApiTeacher(ModelTeacher):
         return dollars * (self.batch.price_share if self.mode == "batch" else 1.0)
 
 
+class VllmTeacher(ModelTeacher):
+    """A model that vLLM runs inside the pipeline, on the cluster's own machines."""
+
+    kind: Literal["vllm"]
+    replicas: Positive = 1
+    """Engines, each with a copy of the model."""
+    tensor_parallel: Positive = 1
+    """GPUs that share one copy."""
+    gpu: bool = True
+    """Run on GPUs; on CPUs only to try a tiny model."""
+    accelerator: str | None = None
+    """The type of GPU to ask Ray for, such as H100; any, where none is named."""
+    max_model_len: Positive = 8192
+    """Longest prompt and reply together, in tokens, pictures included."""
+    batch_size: Positive = 32
+    """Rows that are handed to an engine, and come back, together."""
+    concurrent_batches: Positive = 8
+    """Of them, that an engine works on at once."""
+    engine: dict[str, Any] = Field(default={})
+    """More arguments of vLLM's engine by their names in Python, such as {dtype: float16}."""
+    patience: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds without any reply, the engine's start included, after which the stage stops."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that shapes its replies; on how many machines, and how they are used, does not."""
+        shaping = {name: value for name, value in self.engine.items() if name not in RUNNING}
+        return {**super().identity, "engine": shaping}
+
+
 # By kind, which is how pydantic names them in the place of an error.
-TEACHERS: dict[str, type[Section]] = {"rules": RulesTeacher, "openai": ApiTeacher}
+TEACHERS: dict[str, type[Section]] = {"rules": RulesTeacher, "openai": ApiTeacher, "vllm": VllmTeacher}

@@ -10,7 +10,7 @@ from tsd.recipe.curating import CurationConfig
 from tsd.recipe.learning import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
 from tsd.recipe.section import EVERY, Section, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import ApiTeacher, RulesTeacher
+from tsd.recipe.teaching import ApiTeacher, RulesTeacher, VllmTeacher
 from tsd.schema import SPLITS
 from tsd.tasks import TASKS, Task
 
@@ -31,7 +31,7 @@ def _of_a_kind(teacher: Any) -> Any:
 
 TaskName = Annotated[str, AfterValidator(_known_task)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-Teacher = Annotated[RulesTeacher | ApiTeacher, Field(discriminator="kind")]
+Teacher = Annotated[RulesTeacher | ApiTeacher | VllmTeacher, Field(discriminator="kind")]
 
 
 class Recipe(Section):

@@ -1,0 +1,253 @@
+"""The annotation stage for a model that vLLM runs on the cluster's own machines: series in, replies out.
+
+Rows stream through Ray Data: draw, prepare, engine, read. They come back in any order; the driver keeps each in
+the journal and writes a part once it has all of its replies. What an engine cannot answer is a row with a reason.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import lru_cache, partial
+from queue import Empty, Queue
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from tsd import store
+from tsd.cluster.asking import describe, tally
+from tsd.cluster.session import calm
+from tsd.errors import InputError, TeacherError
+from tsd.progress import Step, clock
+from tsd.recipe import Recipe, VllmTeacher
+from tsd.teachers import Reply, annotations, engine, judge
+from tsd.teachers.answers import SHOWN
+from tsd.teachers.asking import Questions, reply_schema
+from tsd.teachers.gate import INPUT, OUTPUT, ROWS, STATUS, Counts
+from tsd.teachers.journal import Journal
+
+DRAWN_AT_ONCE = 64  # plots
+NAMED = re.compile(r"[\w.]+(Error|Exception): ")
+QUEUED = 1024  # replies that wait for the driver
+
+Row = dict[str, Any]
+
+
+def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step) -> dict[int, store.Part]:
+    """Ask about every part that is not there yet. Returns all parts, old and new.
+
+    Raises InputError where there is nothing to run the engine on, TeacherError where it gives no more replies.
+    """
+    teacher = _vllm(recipe)
+    require_engine(teacher)
+    made = store.finished_parts(folder, key)
+    missing = [part for part in range(series.parts) if part not in made]
+    if not missing:
+        step.skip(series.rows)
+        return made
+    with ThreadPoolExecutor(store.READERS) as pool:
+        known = dict(
+            zip(missing, pool.map(lambda part: list(Journal(folder, part).replies()), missing), strict=True)
+        )
+    step.skip(sum(part.rows for part in made.values()) + sum(map(len, known.values())))
+    for part in [part for part in missing if known[part]]:
+        begun = _Part(recipe, series, folder, part)
+        if begun.whole:  # its start was killed between its last reply and its end
+            made[part] = begun.write(key)
+            del known[part]
+        begun.close()
+    counts: Counts = Counter()
+    under_way: dict[int, _Part] = {}
+    try:
+        for row in patiently(_replies(recipe, series, known), teacher.patience) if known else ():
+            part = row["part"]
+            if part not in under_way:
+                under_way[part] = _Part(recipe, series, folder, part)
+            reply = under_way[part].add(row["key"], Reply(**json.loads(row["reply"])))
+            counts.update({ROWS: 1, INPUT: reply.input_tokens, OUTPUT: reply.output_tokens})
+            counts[STATUS + reply.status] += 1
+            step.begin()
+            step.advance(1, describe(counts))
+            if under_way[part].whole:
+                made[part] = under_way.pop(part).write(key)
+    finally:
+        for left in under_way.values():
+            left.close()
+    return made
+
+
+def require_engine(teacher: VllmTeacher) -> None:
+    """Raise InputError unless an engine can be started, as far as can be told before it is."""
+    if importlib.util.find_spec("vllm") is None:
+        raise InputError("teacher.kind=vllm needs vLLM, which is not installed here: pip install 'tsd[vllm]'")
+    looks_like_a_folder = teacher.model.startswith((".", "/", "~"))
+    if looks_like_a_folder and not os.path.isfile(os.path.join(teacher.model, "config.json")):
+        raise InputError(f"teacher.model: {teacher.model} is not the folder of a model: it holds no config.json")
+    wanted, there = teacher.replicas * teacher.tensor_parallel, ray.cluster_resources().get("GPU", 0)
+    alone = not os.environ.get("RAY_ADDRESS")  # a cluster may start machines once they are asked for
+    if teacher.gpu and there < wanted and alone:
+        raise InputError(
+            f"teacher.replicas × teacher.tensor_parallel asks for {wanted} GPUs and this machine has {there:g}: "
+            "join a cluster (RAY_ADDRESS), or set teacher.gpu=false to try a tiny model on CPUs"
+        )
+
+
+class _Part:
+    """A part whose replies come in: its series' keys and its journal."""
+
+    def __init__(self, recipe: Recipe, series: store.Dataset, folder: str, part: int) -> None:
+        self.recipe, self.folder, self.part = recipe, folder, part
+        self.series = series.read_part(part)
+        self.keys = _questions(recipe).keys(self.series)
+        self.journal = Journal(folder, part).__enter__()
+        self.replies = self.journal.replies()
+        self.missing = set(self.keys) - set(self.replies)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every series has its reply."""
+        return not self.missing
+
+    def add(self, key: str, reply: Reply) -> Reply:
+        """Keep a reply; what failed is asked again by another start. Returns it, judged."""
+        reply = judge(self.recipe.asks, reply)
+        if reply.status != "error":
+            self.journal.add(key, reply)
+        self.replies[key] = reply
+        self.missing.discard(key)
+        return reply
+
+    def write(self, key: str) -> store.Part:
+        """Write the part, which is whole, and forget its journal."""
+        task = self.recipe.asks
+        replies = [self.replies[key] for key in self.keys]
+        table = annotations(task, self.recipe.teacher.name, self.series, self.keys, replies)
+        done = store.write_part(self.folder, self.part, table, task.tables.annotations, key, tally(table))
+        self.close()
+        self.journal.delete()
+        return done
+
+    def close(self) -> None:
+        """Leave the journal to another start."""
+        self.journal.__exit__()
+
+
+def _replies(recipe: Recipe, series: store.Dataset, known: Mapping[int, list[str]]) -> Iterator[Row]:
+    """The reply to every question that has none, in any order: part, key, and the reply as JSON.
+
+    known: the parts, and the keys of the replies that there are.
+    """
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    teacher = _vllm(recipe)
+    work = [{"part": part, "known": keys} for part, keys in known.items()]
+    questions = (
+        ray.data.from_items(work, override_num_blocks=len(work))
+        .map_batches(partial(draw, recipe, series), batch_size=1)
+        .repartition(target_num_rows_per_block=teacher.batch_size)  # so many replies come back together
+    )
+    few = {"num_cpus": engine.STAGE_CPUS}
+    with _quiet():
+        processor = build_processor(
+            vLLMEngineProcessorConfig(**engine.settings(teacher)),
+            preprocess=partial(request, teacher, json.dumps(reply_schema(recipe.asks, teacher.choices))),
+            preprocess_map_kwargs=few,
+            postprocess_map_kwargs=few,
+        )
+    return iter(processor(questions).map(partial(read, teacher), **few).iter_rows())
+
+
+def draw(recipe: Recipe, series: store.Dataset, batch: Row) -> Iterator[Row]:
+    """Parts, and the keys in them that have a reply -> the questions about the others, some at a time."""
+    for part, known in zip(batch["part"].tolist(), batch["known"], strict=True):
+        table, questions = series.read_part(part), _questions(recipe)
+        keys, there = questions.keys(table), set(known)
+        rows = [row for row, key in enumerate(keys) if key not in there]
+        for first in range(0, len(rows), DRAWN_AT_ONCE):
+            some = rows[first : first + DRAWN_AT_ONCE]
+            asked = questions.ask(table.take(some), [keys[row] for row in some])
+            yield {
+                "part": [part] * len(asked),
+                "key": [question.key for question in asked],
+                "asked": [json.dumps(question.messages) for question in asked],
+            }
+
+
+def request(teacher: VllmTeacher, schema: str, row: Row) -> Row:
+    """A question -> what the engine is asked."""
+    return engine.request(teacher, schema, json.loads(row["asked"]))
+
+
+def read(teacher: VllmTeacher, row: Row) -> Row:
+    """What came out of the engine -> part, key, and the reply as JSON."""
+    reply = engine.read_output(row, teacher.max_tokens)
+    return {"part": row["part"], "key": row["key"], "reply": json.dumps(asdict(reply))}
+
+
+def patiently(rows: Iterator[Row], seconds: float) -> Iterator[Row]:
+    """Rows as they come. Raises TeacherError where none comes for so long, or where the engine did not start.
+
+    Ray starts an engine that died again without end, and waits without end for machines that it does not get.
+    """
+    queue: Queue[Row | BaseException | None] = Queue(QUEUED)
+
+    def fill() -> None:
+        try:
+            for row in rows:
+                queue.put(row)
+            queue.put(None)
+        except BaseException as error:
+            queue.put(error)
+
+    threading.Thread(target=fill, daemon=True).start()
+    while True:
+        try:
+            item = queue.get(timeout=seconds)
+        except Empty:
+            raise TeacherError(
+                f"the engine gave no reply for {clock(seconds)} (teacher.patience): see the logs of its actor; "
+                "the same command goes on from here"
+            ) from None
+        if item is None:
+            return
+        if isinstance(item, RayError):
+            raise TeacherError(f"the engine stopped: {cause_of(str(item))}") from item
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+def cause_of(trace: str) -> str:
+    """What a worker's traceback ends with: the error that began it all, in one line."""
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    first = max((i for i, line in enumerate(lines) if NAMED.match(line)), default=-1)
+    return " ".join(lines[first:])[:SHOWN]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Building a processor sets up Ray's logging anew and tells what it does."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        calm()
+
+
+@lru_cache(maxsize=1)  # a worker keeps what is costly to build from part to part
+def _questions(recipe: Recipe) -> Questions:
+    return Questions(_vllm(recipe), recipe.asks, recipe.plots, recipe.seed)
+
+
+def _vllm(recipe: Recipe) -> VllmTeacher:
+    assert isinstance(recipe.teacher, VllmTeacher)
+    return recipe.teacher
