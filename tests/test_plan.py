@@ -139,6 +139,18 @@ def test_the_hours_of_an_api_follow_its_narrowest_limit():
     assert "by teacher.tokens_per_minute" in _asking("teacher.tokens_per_minute=10000")
 
 
+def test_the_hours_and_dollars_of_an_engine_follow_its_rate_on_a_gpu():
+    engine = "teacher={kind: vllm, model: Qwen/Qwen2.5-VL-7B-Instruct, replicas: 2, tensor_parallel: 2"
+    million = ["series.count=1000000"]
+    said = plan(load("laptop", [engine + ", replies_per_second: 5, usd_per_gpu_hour: 2.5}", *million]), "annotate")
+    assert "1,000,000 images" in said
+    assert "about 13 h 53 min" in said  # 20 replies a second
+    assert "55.6 GPU hours, about $138.89" in said
+    unknown = plan(load("laptop", [engine + "}", *million]), "annotate")
+    assert "time not known here" in unknown
+    assert "teacher.replies_per_second" in unknown
+
+
 def test_numbers_instead_of_plots_cost_text_tokens_and_no_images():
     numbers = _asking("teacher.view=numbers")
     assert "images" not in numbers

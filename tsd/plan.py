@@ -106,7 +106,8 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
         images = f"{count:,} images of {drawn} pixels, {_round(picture)} image tokens {mean}"
         lines.append(f"{images}, {_round(count * picture)} in all")
     if isinstance(teacher, VllmTeacher):
-        return [*lines, f"{asked}, at no price but the machines'"], None
+        took, machines = _engine_seconds(recipe, teacher)
+        return [*lines, asked, machines], took
     dollars = teacher.usd(int(count * (text + picture)), int(count * reply))
     cost = f"about ${dollars:,.2f}" if dollars else "$0, as the recipe names no price (teacher.usd_per_million_…)"
     if teacher.mode == "batch":
@@ -121,6 +122,19 @@ def _where(teacher: ApiTeacher | VllmTeacher) -> str:
         return f"at {urlsplit(teacher.base_url).hostname}"
     machines = f"{teacher.replicas} × {teacher.tensor_parallel} GPUs" if teacher.gpu else "CPUs"
     return f"inside the pipeline, on {machines},"
+
+
+def _engine_seconds(recipe: Recipe, teacher: VllmTeacher) -> tuple[float | None, str]:
+    """How long engines take, and what that depends on."""
+    if teacher.replies_per_second is None:
+        return None, "at no price but the machines'; their rate is not known (teacher.replies_per_second)"
+    machines = teacher.replicas * (teacher.tensor_parallel if teacher.gpu else 1)
+    rate = machines * teacher.replies_per_second
+    seconds = recipe.series.count / rate
+    unit = "GPU hours" if teacher.gpu else "engine hours"
+    hours = machines * seconds / 3600
+    dollars = f", about ${hours * teacher.usd_per_gpu_hour:,.2f}" if teacher.usd_per_gpu_hour else ""
+    return seconds, f"at {rate:,.3g} replies a second (teacher.replies_per_second): {hours:,.1f} {unit}{dollars}"
 
 
 def _asking_seconds(recipe: Recipe, teacher: ApiTeacher, tokens: float) -> tuple[float, str]:

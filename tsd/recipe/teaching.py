@@ -181,6 +181,10 @@ class VllmTeacher(ModelTeacher):
     """More arguments of vLLM's engine by their names in Python, such as {dtype: float16}."""
     patience: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without any reply, the engine's start included, after which the stage stops."""
+    replies_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Of one GPU (or of an engine on CPUs), as you measured it: what the dry run's hours follow from."""
+    usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 0.0
+    """For the dry run's dollars."""
 
     @property
     def identity(self) -> dict[str, Any]:
