@@ -14,9 +14,10 @@ from tsd.curation import about, add, curate, judge, settle, sort_out
 from tsd.curation import review as reviewing
 from tsd.curation.corpus import DUPLICATE
 from tsd.curation.counts import MOST_REASONS, MOST_SHOWN, NOT_STATED
+from tsd.drawing import draw_table
 from tsd.errors import InputError
 from tsd.recipe import CurationConfig, Recipe, RulesTeacher
-from tsd.tasks import SINGLE
+from tsd.tasks import PAIR, SINGLE
 from tsd.teachers import Reply
 from tsd.teachers import annotations as lay_out
 from tsd.teachers.rules import Rules
@@ -212,6 +213,17 @@ def test_corrections_of_many_replies_take_every_phrasing_and_each_reply_always_t
     assert counts["corrected"] == 200
     last = [table.slice(150) for table in tables]
     assert curate(SINGLE, *last, CORRECT)[0].equals(examples.slice(150))
+
+
+def test_of_pairs_whatever_is_wrong_is_corrected_too(recipe: Recipe) -> None:
+    pairs = draw_table(PAIR, recipe.series, 1, 0, 200)
+    said = Rules(RulesTeacher(error_rate={"every": 0.4}), PAIR, 1).annotate(pairs)
+    examples, rejects, counts = curate(PAIR, said, pairs, CORRECT)
+    assert len(rejects) == 0
+    assert counts["corrected"] > 100
+    truth = dict(zip(pairs["series_id"].to_pylist(), pairs["truth"].to_pylist(), strict=True))
+    for row in examples.to_pylist():
+        assert PAIR.parse(row["completion"]).labels == truth[row["series_id"]]
 
 
 @pytest.mark.parametrize(
