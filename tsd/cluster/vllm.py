@@ -241,6 +241,7 @@ def _quiet() -> Iterator[None]:
     finally:
         logging.disable(logging.NOTSET)
         calm()
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs of an engine's end it raises, too
 
 
 @lru_cache(maxsize=1)  # a worker keeps what is costly to build from part to part
