@@ -144,7 +144,8 @@ def test_an_engine_that_does_not_start_is_one_line_that_names_the_cause() -> Non
 
     with pytest.raises(TeacherError) as caught:
         list(patiently(rows(), 5))
-    assert str(caught.value) == "the engine stopped: TypeError: no argument 'x' hint: none such"
+    assert str(caught.value).startswith("the engine stopped: TypeError: no argument 'x' hint: none such (")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.ray

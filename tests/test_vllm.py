@@ -30,7 +30,7 @@ from tsd.teachers.asking import Question, Questions, reply_schema
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1500),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm"),
 ]
 
@@ -107,7 +107,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[Path
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 400
+        until = time.monotonic() + 600
         while len(lines_of(journal)) < 4:
             assert process.poll() is None, "the stage ended before it could be killed"
             assert time.monotonic() < until, "no replies came"
@@ -137,7 +137,7 @@ def lines_of(journal: Path) -> list[dict[str, Any]]:
 def rows(stopped: tuple[Path, dict[str, Any]], model: Path) -> list[dict[str, Any]]:
     """The annotations once the study was started again and ran to its end."""
     study, _ = stopped
-    run(command(study.parent, *piped(model), stage="annotate"), cpus=2)
+    run(command(study.parent, *piped(model), stage="annotate"), cpus=2, timeout=600)
     found = store.open_dataset(str(study / "annotations"), SINGLE.tables.annotations).read().to_pylist()
     return list(found)
 
@@ -227,7 +227,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory, rows: object) 
             stderr=subprocess.STDOUT,
         )
     try:
-        until = time.monotonic() + 400
+        until = time.monotonic() + 600
         while not answers(f"http://127.0.0.1:{port}/health"):
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < until, log.read_text()[-3000:]

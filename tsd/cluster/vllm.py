@@ -213,13 +213,14 @@ def patiently(rows: Iterator[Row], seconds: float) -> Iterator[Row]:
             item = queue.get(timeout=seconds)
         except Empty:
             raise TeacherError(
-                f"the engine gave no reply for {clock(seconds)} (teacher.patience): see the logs of its actor; "
-                "the same command goes on from here"
+                f"the engine gave no reply for {clock(seconds)} (teacher.patience): see the logs of its Ray "
+                "actor; the same command goes on from here"
             ) from None
         if item is None:
             return
         if isinstance(item, RayError):
-            raise TeacherError(f"the engine stopped: {cause_of(str(item))}") from item
+            said = cause_of(str(item))
+            raise TeacherError(f"the engine stopped: {said} (the logs of its Ray actor say more)") from item
         if isinstance(item, BaseException):
             raise item
         yield item
