@@ -93,11 +93,12 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     mean = "each" if len(sizes) == 1 else "each on average"
     asked = count * (picture + len(recipe.asks.teacher_prompt(recipe.series.lengths[-1])) // LETTERS)
     replied = int(count * recipe.asks.reply_tokens * REPLY_SHARE)
-    dollars = (asked * teacher.usd_per_million_input + replied * teacher.usd_per_million_output) / 1e6
+    dollars = teacher.usd(asked, replied)
+    host = f"{urlsplit(teacher.base_url).hostname}{' in offline batches' if teacher.mode == 'batch' else ''}"
     priced = teacher.usd_per_million_input or teacher.usd_per_million_output
     cost = f"about ${dollars:,.2f}" if priced else "$0, as the recipe names no price (teacher.usd_per_million_…)"
     return [
-        f"ask {teacher.model} at {urlsplit(teacher.base_url).hostname} about {count:,} {recipe.asks.unit}",
+        f"ask {teacher.model} at {host} about {count:,} {recipe.asks.unit}",
         f"{count:,} images of {drawn} pixels, {_round(picture)} image tokens {mean}",
         f"about {_round(asked)} tokens in and {_round(replied)} out, {cost}",
         f"the key is read from ${teacher.key_env} when it starts",

@@ -17,9 +17,25 @@ from tsd.errors import InputError
 from tsd.progress import Step
 from tsd.recipe import ApiTeacher, Recipe
 from tsd.teachers.asking import Questions
-from tsd.teachers.gate import DOLLARS, EARLIER, FAILED, INPUT, OUTPUT, ROWS, STATUS, Counts, Gate, Turnstile
+from tsd.teachers.batch_api import BatchApi
+from tsd.teachers.gate import (
+    BATCHED,
+    BATCHES,
+    COMPLETED,
+    DOLLARS,
+    EARLIER,
+    FAILED,
+    INPUT,
+    OUTPUT,
+    ROWS,
+    STATUS,
+    Counts,
+    Gate,
+    Turnstile,
+)
 from tsd.teachers.journal import Journal
-from tsd.teachers.openai_api import OpenAIApi, require_key
+from tsd.teachers.openai_api import OpenAIApi
+from tsd.teachers.server import require_key
 
 PARTS_AT_ONCE = 2  # of a worker: while one part waits for its last replies, the next one keeps the worker busy
 LOOK_SECONDS = 0.5  # between two looks at the gate
@@ -45,17 +61,20 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
     for part in found.values():
         spent.update(part.note)
     gate = ray.remote(Gate).options(num_cpus=0).remote(teacher, spent)
-    workers = min(teacher.workers, len(missing))
+    batches = teacher.batch.at_once if teacher.mode == "batch" else None
+    workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
+    share = (batches or teacher.in_flight) // workers
+    at_once = share if batches else PARTS_AT_ONCE  # a batch is only waited for
     parts = ray.data.from_items([{"part": part} for part in missing], override_num_blocks=len(missing))
     rows = parts.map_batches(
         Asker,
-        fn_constructor_args=(recipe, series, folder, key, gate, teacher.in_flight // workers),
+        fn_constructor_args=(recipe, series, folder, key, gate, share),
         batch_size=1,
         num_cpus=WORKER_CPUS,
         compute=ray.data.ActorPoolStrategy(
             size=workers,
-            max_tasks_in_flight_per_actor=PARTS_AT_ONCE,
-            max_concurrent_calls_per_actor=PARTS_AT_ONCE,
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
             enable_true_multi_threading=True,
         ),
     )
@@ -68,7 +87,7 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
 
 
 class Asker:
-    """A worker: asks about one part or two, in an event loop of its own."""
+    """A worker: asks about several parts at once, in an event loop of its own."""
 
     def __init__(
         self, recipe: Recipe, series: store.Dataset, folder: str, key: str, gate: Any, share: int
@@ -76,7 +95,7 @@ class Asker:
         self.recipe, self.series, self.folder, self.key = recipe, series, folder, key
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.api: OpenAIApi = self._run(self._open(gate, share))
+        self.api: OpenAIApi | BatchApi = self._run(self._open(gate, share))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One row: a part in; the part and what was made of it out, as JSON, null where the stage was stopped."""
@@ -91,12 +110,13 @@ class Asker:
                 journal.delete()
         return {"part": [part], "made": [json.dumps(made and asdict(made))]}
 
-    async def _open(self, gate: Any, share: int) -> OpenAIApi:
+    async def _open(self, gate: Any, share: int) -> OpenAIApi | BatchApi:
         recipe = self.recipe
         assert isinstance(recipe.teacher, ApiTeacher)
         questions = Questions(recipe.teacher, recipe.asks, recipe.plots, recipe.seed)
         turnstile = await Turnstile(_Remote(gate), recipe.teacher, share).__aenter__()
-        return OpenAIApi(questions, turnstile, share)
+        kind = BatchApi if recipe.teacher.mode == "batch" else OpenAIApi
+        return kind(questions, turnstile, share)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
@@ -146,6 +166,9 @@ def describe(counts: Counts, step: Step) -> str:
     if counts[DOLLARS]:
         expected = counts[DOLLARS] / counts[ROWS] * step.total if counts[ROWS] else 0.0
         said.append(f"${counts[DOLLARS]:,.2f} of about ${expected:,.2f}")
+    if counts[BATCHES]:
+        done = f"{counts[COMPLETED]:,} of their {counts[BATCHED]:,} requests done"
+        said.append(f"{counts[BATCHES]:,} batches under way, {done}")
     bad = {name: count for name, count in counts.items() if name.startswith(STATUS) and name != f"{STATUS}ok"}
     said += [f"{count:,} {name.removeprefix(STATUS)}" for name, count in sorted(bad.items())]
     failed = {name: count for name, count in counts.items() if name.startswith(FAILED)}
