@@ -61,6 +61,7 @@ class BatchServer:
         return [
             web.post("/v1/files", self._handler("upload", self._upload)),
             web.get("/v1/files/{id}/content", self._handler("download", self._download)),
+            web.get("/v1/files/{id}", self._handler("file", self._file)),
             web.delete("/v1/files/{id}", self._handler("delete", self._delete)),
             web.post("/v1/batches", self._handler("create", self._create)),
             web.get("/v1/batches", self._handler("list", self._list)),
@@ -92,6 +93,10 @@ class BatchServer:
         content = file.file.read()
         name = self._keep(content)
         return Answer(200, {"id": name, "object": "file", "bytes": len(content), "purpose": "batch"})
+
+    async def _file(self, request: web.Request) -> Answer:
+        name = request.match_info["id"]
+        return Answer(200, {"id": name, "object": "file"}) if name in self.files else error(404, "No such File")
 
     async def _download(self, request: web.Request) -> Answer:
         content = self.files.get(request.match_info["id"])
@@ -154,7 +159,7 @@ class BatchServer:
         if ending.status == "failed":
             batch["errors"] = {"object": "list", "data": list(ending.errors)}
             return
-        mixed = random.Random(number).sample(lines, len(lines))
+        mixed = random.Random(lines[0]["custom_id"]).sample(lines, len(lines))
         answered = mixed[: int(ending.answered * len(lines))]
         good, bad = [], []
         for line in answered:

@@ -1,10 +1,6 @@
 """The offline Batch API teacher against a real HTTP server with files and batches, and real kills."""
 
 import asyncio
-import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +12,7 @@ import pytest
 from aiohttp import web
 from api_server import SOUND, Answer, Server, completion, error, listening, serving
 from batch_server import BatchServer, Ending, serving_batches
+from commands import kill_once
 
 from tsd.drawing import draw_table
 from tsd.recipe import ApiTeacher, PlotConfig, load
@@ -30,7 +27,6 @@ PLOTS = PlotConfig(width=196, height=140)
 SECRET = "sk-do-not-tell-4711"
 PRICES = {"usd_per_million_input": 2.0, "usd_per_million_output": 6.0}
 LIVE_USD = 1000 * 2e-6 + 50 * 6e-6  # of one request
-EACH = 1050  # tokens of one request
 
 
 @pytest.fixture
@@ -488,16 +484,25 @@ def test_a_server_that_does_not_answer_polls_stops_the_stage(
 # ---- Budgets
 
 
-@pytest.mark.parametrize(
-    "budget",
-    [{"budget_usd": 24 * LIVE_USD / 2, **PRICES}, {"budget_tokens": 24 * EACH}],
-    ids=["dollars", "tokens"],
-)
+@pytest.fixture
+def dear(server: BatchServer, series: pa.Table) -> int:
+    """Have every reply be as long as it may; the tokens of a request then."""
+    teacher = api(server.url)
+    questions = Questions(teacher, SINGLE, PLOTS, 0)
+    (question,) = questions.ask(series.slice(0, 1), ["key"])
+    usage = {"prompt_tokens": question.tokens, "completion_tokens": teacher.max_tokens}
+    server.answer = lambda *_: Answer(200, completion(usage=usage))
+    return question.tokens + teacher.max_tokens
+
+
+@pytest.mark.parametrize("kind", ["dollars", "tokens"])
 def test_a_batch_that_may_exceed_the_budget_is_not_submitted_and_what_came_is_kept(
-    server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path, budget: dict[str, Any]
+    server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path, dear: int, kind: str
 ) -> None:
     server.seconds = 0.2
-    limits = {"batch": {"most_requests": 10}}
+    dollars = {"budget_usd": 24 * dear * 1e-6 / 2, "usd_per_million_input": 1.0, "usd_per_million_output": 1.0}
+    budget = dollars if kind == "dollars" else {"budget_tokens": 24 * dear}
+    limits = {"batch": {"most_requests": 10, "at_once": 1}}
     first = ask(series.slice(0, 40), tmp_path / "one", **limits, **budget)
     assert first.table is None
     assert "budget" in first.stopped
@@ -509,18 +514,17 @@ def test_a_batch_that_may_exceed_the_budget_is_not_submitted_and_what_came_is_ke
     assert paid_once(server, 40)
 
 
-def test_a_batch_of_an_earlier_start_counts_against_the_budget_while_it_is_under_way(
-    server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path
+def test_batches_under_way_count_against_the_budget_those_of_an_earlier_start_too(
+    server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path, dear: int
 ) -> None:
-    server.seconds, limits = 1.5, {"batch": {"most_requests": 10, "at_once": 1}}
+    server.seconds, limits = 1.5, {"batch": {"most_requests": 10}}
     server.instead = lambda name, _: error(401) if name == "poll" else None
-    ask(series.slice(0, 20), tmp_path / "one", **limits)
-    assert len(server.batches) == 1
+    ask(series.slice(0, 10), tmp_path / "one", **limits)
     server.instead = lambda *_: None
-    asked = ask(series.slice(0, 20), tmp_path / "one", budget_tokens=15 * EACH, batch={"most_requests": 10})
+    asked = ask(series.slice(0, 40), tmp_path / "one", budget_tokens=25 * dear, **limits)
     assert asked.table is None
     assert "budget_tokens" in asked.stopped
-    assert sum(server.paid.values()) == 10
+    assert (server.paid.total(), server.most_under_way) == (20, 2)
 
 
 # ---- Stopped and started again
@@ -532,19 +536,10 @@ def ask_in_a_child(url: str, folder: str, count: int) -> None:
     Asked(api(url), draw_table(SINGLE, recipe.series, recipe.seed, 0, 1024).slice(0, count), Path(folder))
 
 
-def killed(url: str, folder: Path, count: int, when: Callable[[], bool]) -> None:
-    """Ask in a process of its own, and `kill -9` it as soon as something is so."""
-    code = f"from test_batch_api import ask_in_a_child as ask; ask({url!r}, {str(folder)!r}, {count})"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent)
-    try:
-        until = time.monotonic() + 60
-        while not when():
-            assert process.poll() is None, "the child has ended"
-            assert time.monotonic() < until, "nothing came of it"
-            time.sleep(0.02)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait(30)
+def killed(url: str, folder: Path, count: int, so: Callable[[], bool]) -> None:
+    """Ask in a process of its own, and kill it once something is so."""
+    imported = "import sys; sys.path.insert(0, 'tests'); from test_batch_api import ask_in_a_child as ask"
+    kill_once(so, [sys.executable, "-c", f"{imported}; ask({url!r}, {str(folder)!r}, {count})"], timeout=60)
 
 
 def test_killed_between_submit_and_collect_a_second_start_collects_the_batch(

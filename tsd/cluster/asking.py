@@ -145,11 +145,14 @@ def _watched(gate: Any, step: Step) -> Iterator[None]:
     over = threading.Event()
     before = step.skipped
 
+    def look() -> None:
+        counts, _ = ray.get(gate.progress.remote())
+        step.skip(before + counts[EARLIER] - step.skipped)
+        step.advance(counts[ROWS] - counts[EARLIER] - step.done, describe(counts, step))
+
     def watch() -> None:
         while not over.wait(LOOK_SECONDS):
-            counts, _ = ray.get(gate.progress.remote())
-            step.skip(before + counts[EARLIER] - step.skipped)
-            step.advance(counts[ROWS] - counts[EARLIER] - step.done, describe(counts, step))
+            look()
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -158,6 +161,7 @@ def _watched(gate: Any, step: Step) -> Iterator[None]:
     finally:
         over.set()
         watcher.join(10)
+    look()  # at what has come since
 
 
 def describe(counts: Counts, step: Step) -> str:

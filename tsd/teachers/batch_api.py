@@ -17,13 +17,12 @@ from tsd.recipe import ApiTeacher
 from tsd.teachers import Reply, annotations
 from tsd.teachers.answers import Line, read_line
 from tsd.teachers.asking import Questions
-from tsd.teachers.batches import ENDPOINT, Batches, status
+from tsd.teachers.batches import ENDED, ENDPOINT, Batches, status
 from tsd.teachers.dialect import Dialect
 from tsd.teachers.gate import StoppedError, Turnstile
 from tsd.teachers.journal import Journal
 from tsd.teachers.ledger import Batch, Rows
 
-ENDED = ("completed", "expired", "cancelled", "failed")
 FULL = "token_limit_exceeded"  # the provider holds as many tokens of this account as it will
 FULL_SECONDS = 24 * 3600.0  # after which all that it held has ended
 DRAWN_AT_ONCE = 16  # plots, between which other batches are looked after
@@ -159,7 +158,7 @@ class BatchApi:
                 seen = await self._server.look(batch.id, rows.ledger.path)
                 if status(seen) in ENDED:
                     return seen
-                completed(seen.request_counts.completed if seen.request_counts else 0)
+                completed(getattr(seen.request_counts, "completed", None) or 0)
                 await self._turnstile.sleep(self._teacher.batch.poll_seconds)
 
     async def _failed(self, rows: Rows, batch: Batch, ended: ServerBatch) -> None:

@@ -18,6 +18,7 @@ from tsd.teachers.server import FIRST_WAIT, LONGEST_WAIT, SETTINGS, body_of, con
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 WINDOW: Literal["24h"] = "24h"
+ENDED = ("completed", "expired", "cancelled", "failed")
 MARK = "tsd"  # the name of a batch's digest in its metadata
 NO_LIST = (404, 405, 501)  # codes of servers that do not list batches
 
@@ -30,7 +31,7 @@ class Batches:
     def __init__(self, teacher: ApiTeacher, turnstile: Turnstile) -> None:
         self._teacher, self._turnstile = teacher, turnstile
         self._client = connect(teacher)
-        self._listed: dict[str, str] | None = None  # ids of batches, by digest and by input file
+        self._listed: dict[str, ServerBatch] | None = None  # by digest and by input file
         self._heard = 0.0  # when the server last answered, by `time.monotonic`
 
     async def close(self) -> None:
@@ -54,7 +55,7 @@ class Batches:
             if tried:
                 self._listed = await self._list()
                 if file in self._listed:
-                    return self._listed[file]
+                    return self._listed[file].id
             tried = True
             made = await self._client.batches.create(
                 input_file_id=file, endpoint=ENDPOINT, completion_window=WINDOW, metadata={MARK: digest}
@@ -64,13 +65,16 @@ class Batches:
         return await self._call(send)
 
     async def find(self, batch: Batch, anew: bool) -> str | None:
-        """The id of a batch that the server has accepted; None where it has not, or lists none.
+        """The id of a batch that the server has accepted; None where it has not, or what it gave is gone.
 
         anew: whether the batch may be younger than what was listed last.
         """
         if anew or self._listed is None:
             self._listed = await self._call(self._list)
-        return self._listed.get(batch.file or batch.digest)
+        found = self._listed.get(batch.file or batch.digest)
+        if found is None or (status(found) in ENDED and not await self._keeps(found)):
+            return None
+        return found.id
 
     async def look(self, batch: str, kept: str) -> ServerBatch:
         """How far a batch is. kept: the file that says that there is one."""
@@ -107,16 +111,37 @@ class Batches:
         await self._turnstile.stop(refusal(self._teacher, said, check))
         raise StoppedError
 
-    async def _list(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+    async def _keeps(self, batch: ServerBatch) -> bool:
+        """Whether the server still has something of what a batch gave."""
+
+        async def send(file: str) -> bool:
+            try:
+                return bool(_id(await self._client.files.retrieve(file)))
+            except openai.NotFoundError:
+                return False
+
+        files = filter(None, (batch.output_file_id, batch.error_file_id))
+        return any([await self._call(partial(send, file)) for file in files])
+
+    async def _list(self) -> dict[str, ServerBatch]:
+        found: dict[str, ServerBatch] = {}
         try:
-            async for seen in self._client.batches.list(limit=100):  # the newest first
-                if status(seen) != "failed":
-                    for name in ((seen.metadata or {}).get(MARK), seen.input_file_id):
-                        found.setdefault(str(name), _id(seen))
+            page = await self._client.batches.list(limit=100)  # the newest first
+            while True:
+                if not isinstance(getattr(page, "data", None), list):
+                    raise ValueError("no list")
+                for seen in page.data:
+                    if status(seen) != "failed" and _id(seen):
+                        for name in ((seen.metadata or {}).get(MARK), seen.input_file_id):
+                            found.setdefault(str(name), seen)
+                if not page.has_next_page():
+                    return found
+                page = await page.get_next_page()
         except openai.APIStatusError as error:
             if error.status_code not in NO_LIST:
                 raise
+        except AttributeError:  # the client's own, of a page that is none
+            raise ValueError("no list") from None
         return found
 
     async def _call(self, send: Callable[[], Awaitable[T]]) -> T:
