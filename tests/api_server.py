@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,16 +113,8 @@ class Server:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             answer = self.answer(number, body)
-            await asyncio.sleep(self.latency + answer.hang)
-            if answer.reset:
-                assert request.transport
-                request.transport.abort()
-                return web.Response()
-            payload = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
-            headers = {"Content-Type": "application/json", **answer.headers}
-            response = web.Response(status=answer.status, body=payload, headers=headers)
-            await response.prepare(request)
-            await response.write_eof()
+            await asyncio.sleep(self.latency)
+            response = await respond(request, answer)
             if answer.whole:
                 self.answered.setdefault(row, 0)
             return response
@@ -148,17 +140,25 @@ def unruly(share: float, seed: int = 0) -> Callable[[int, dict[str, Any]], Answe
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """A server on a free port, in a thread of its own, for as long as the context lasts."""
-    state, loop, started = Server(), asyncio.new_event_loop(), threading.Event()
+    """A server on a free port, for as long as the context lasts."""
+    state = Server()
+    with listening([web.post("/v1/chat/completions", state.handle)]) as state.url:
+        yield state
+
+
+@contextmanager
+def listening(routes: Sequence[web.RouteDef]) -> Iterator[str]:
+    """Serve routes on a free port, in a thread of its own, for as long as the context lasts; the API's address."""
+    loop, started, urls = asyncio.new_event_loop(), threading.Event(), list[str]()
 
     async def start() -> web.AppRunner:
-        app = web.Application(client_max_size=2**26)
-        app.router.add_post("/v1/chat/completions", state.handle)
+        app = web.Application(client_max_size=2**28)
+        app.add_routes(routes)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        state.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        urls.append(f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
         started.set()
         return runner
 
@@ -173,7 +173,22 @@ def serving() -> Iterator[Server]:
     thread.start()
     assert started.wait(30)
     try:
-        yield state
+        yield urls[0]
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(30)
+
+
+async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
+    """Send an answer, or cut the connection in its place."""
+    await asyncio.sleep(answer.hang)
+    if answer.reset:
+        assert request.transport
+        request.transport.abort()
+        return web.Response()
+    payload = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+    headers = {"Content-Type": "application/json", **answer.headers}
+    response = web.Response(status=answer.status, body=payload, headers=headers)
+    await response.prepare(request)
+    await response.write_eof()
+    return response

@@ -1,8 +1,11 @@
 """The commands that tests of whole stages run, each in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -40,6 +43,22 @@ def run(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> 
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
+
+
+def kill_once(so: Callable[[], bool], arguments: list[str], cpus: int | None = None, timeout: float = 300) -> None:
+    """Start a command and `kill -9` it and all that it started once something is so."""
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment(cpus), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        until = time.monotonic() + timeout
+        while not so():
+            assert process.poll() is None, "the command ended before"
+            assert time.monotonic() < until, "nothing came of it"
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
 
 
 def environment(cpus: int | None = None) -> dict[str, str]:

@@ -119,7 +119,8 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
 
 def _where(teacher: ApiTeacher | VllmTeacher) -> str:
     if isinstance(teacher, ApiTeacher):
-        return f"at {urlsplit(teacher.base_url).hostname}"
+        batches = " in offline batches" if teacher.mode == "batch" else ""
+        return f"at {urlsplit(teacher.base_url).hostname}{batches}"
     machines = f"{teacher.replicas} × {teacher.tensor_parallel} GPUs" if teacher.gpu else "CPUs"
     return f"inside the pipeline, on {machines},"
 

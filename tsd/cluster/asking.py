@@ -17,9 +17,25 @@ from tsd.errors import InputError
 from tsd.progress import Step
 from tsd.recipe import ApiTeacher, Recipe
 from tsd.teachers.asking import Questions
-from tsd.teachers.gate import DOLLARS, EARLIER, FAILED, INPUT, OUTPUT, ROWS, STATUS, Counts, Gate, Turnstile
+from tsd.teachers.batch_api import BatchApi
+from tsd.teachers.gate import (
+    BATCHED,
+    BATCHES,
+    COMPLETED,
+    DOLLARS,
+    EARLIER,
+    FAILED,
+    INPUT,
+    OUTPUT,
+    ROWS,
+    STATUS,
+    Counts,
+    Gate,
+    Turnstile,
+)
 from tsd.teachers.journal import Journal
-from tsd.teachers.openai_api import OpenAIApi, require_key
+from tsd.teachers.openai_api import OpenAIApi
+from tsd.teachers.server import require_key
 
 PARTS_AT_ONCE = 2  # of a worker: while one part waits for its last replies, the next one keeps the worker busy
 LOOK_SECONDS = 0.5  # between two looks at the gate
@@ -45,17 +61,20 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
     for part in found.values():
         spent.update(part.note)
     gate = ray.remote(Gate).options(num_cpus=0).remote(teacher, spent)
-    workers = min(teacher.workers, len(missing))
+    batches = teacher.batch.at_once if teacher.mode == "batch" else None
+    workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
+    share = (batches or teacher.in_flight) // workers
+    at_once = share if batches else PARTS_AT_ONCE  # a batch is only waited for
     parts = ray.data.from_items([{"part": part} for part in missing], override_num_blocks=len(missing))
     rows = parts.map_batches(
         Asker,
-        fn_constructor_args=(recipe, series, folder, key, gate, teacher.in_flight // workers),
+        fn_constructor_args=(recipe, series, folder, key, gate, share),
         batch_size=1,
         num_cpus=WORKER_CPUS,
         compute=ray.data.ActorPoolStrategy(
             size=workers,
-            max_tasks_in_flight_per_actor=PARTS_AT_ONCE,
-            max_concurrent_calls_per_actor=PARTS_AT_ONCE,
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
             enable_true_multi_threading=True,
         ),
     )
@@ -69,7 +88,7 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
 
 
 class Asker:
-    """A worker: asks about one part or two, in an event loop of its own."""
+    """A worker: asks about several parts at once, in an event loop of its own."""
 
     def __init__(
         self, recipe: Recipe, series: store.Dataset, folder: str, key: str, gate: Any, share: int
@@ -77,7 +96,7 @@ class Asker:
         self.recipe, self.series, self.folder, self.key = recipe, series, folder, key
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.api: OpenAIApi = self._run(self._open(gate, share))
+        self.api: OpenAIApi | BatchApi = self._run(self._open(gate, share))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One row: a part in; the part and what was made of it out, as JSON, null where the stage was stopped."""
@@ -92,12 +111,13 @@ class Asker:
                 journal.delete()
         return {"part": [part], "made": [json.dumps(made and asdict(made))]}
 
-    async def _open(self, gate: Any, share: int) -> OpenAIApi:
+    async def _open(self, gate: Any, share: int) -> OpenAIApi | BatchApi:
         recipe = self.recipe
         assert isinstance(recipe.teacher, ApiTeacher)
         questions = Questions(recipe.teacher, recipe.asks, recipe.plots, recipe.seed)
         turnstile = await Turnstile(_Remote(gate), recipe.teacher, share).__aenter__()
-        return OpenAIApi(questions, turnstile, share)
+        kind = BatchApi if recipe.teacher.mode == "batch" else OpenAIApi
+        return kind(questions, turnstile, share)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
@@ -126,12 +146,15 @@ def _watched(gate: Any, step: Step) -> Iterator[None]:
     over = threading.Event()
     before = step.skipped
 
+    def look() -> None:
+        counts, _ = ray.get(gate.progress.remote())
+        step.skip(before + counts[EARLIER] - step.skipped)
+        expected = step.total if counts[ROWS] else None
+        step.advance(counts[ROWS] - counts[EARLIER] - step.done, describe(counts, expected))
+
     def watch() -> None:
         while not over.wait(LOOK_SECONDS):
-            counts, _ = ray.get(gate.progress.remote())
-            step.skip(before + counts[EARLIER] - step.skipped)
-            expected = step.total if counts[ROWS] else None
-            step.advance(counts[ROWS] - counts[EARLIER] - step.done, describe(counts, expected))
+            look()
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -140,6 +163,7 @@ def _watched(gate: Any, step: Step) -> Iterator[None]:
     finally:
         over.set()
         watcher.join(10)
+    look()  # at what has come since
 
 
 def describe(counts: Mapping[str, float], expected_rows: float | None = None) -> str:
@@ -148,6 +172,9 @@ def describe(counts: Mapping[str, float], expected_rows: float | None = None) ->
     if dollars := counts[DOLLARS]:
         expected = f" of about ${dollars / counts[ROWS] * expected_rows:,.2f}" if expected_rows else ""
         said.append(f"${dollars:,.2f}{expected}")
+    if counts.get(BATCHES):
+        done = f"{counts[COMPLETED]:,} of their {counts[BATCHED]:,} requests done"
+        said.append(f"{counts[BATCHES]:,} batches under way, {done}")
     said += [f"{count:,} {name.removeprefix(STATUS)}" for name, count in _named(counts, STATUS) if count]
     said += [f"{count:,} × {name.removeprefix(FAILED)}" for name, count in _named(counts, FAILED)]
     return ", ".join(said)

@@ -118,7 +118,8 @@ class ApiTeacher(ModelTeacher):
     mode: Literal["live", "batch"] = "live"
     """One request a series, or the provider's offline batches, at a lower price and within a day."""
     structured: Literal["auto", "schema", "json", "none"] = "auto"
-    """How a reply's form is asked for: JSON schema, JSON mode or words; auto: the first that the server takes."""
+    """How a reply's form is asked for: JSON schema, JSON mode or words; auto: the first that the server takes, in
+    batches the schema."""
     repairs: Annotated[int, Field(ge=0)] = 1
     """How often a teacher is told what is wrong with a reply that is invalid or truncated, and asked again."""
     in_flight: Positive = 32
@@ -153,8 +154,8 @@ class ApiTeacher(ModelTeacher):
             raise ValueError("budget_usd needs a price: set usd_per_million_input and usd_per_million_output")
         return self
 
-    def usd(self, input_tokens: int, output_tokens: int) -> float:
-        """What so many tokens cost."""
+    def usd(self, input_tokens: float, output_tokens: float) -> float:
+        """What so many tokens cost, in batches at the price of batches."""
         dollars = (input_tokens * self.usd_per_million_input + output_tokens * self.usd_per_million_output) / 1e6
         return dollars * (self.batch.price_share if self.mode == "batch" else 1.0)
 

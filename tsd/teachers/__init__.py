@@ -57,6 +57,34 @@ def _judged(reply: Reply, parsed: Parsed) -> Reply:
     return reply
 
 
+def repairable(reply: Reply, repairs: int) -> bool:
+    """Whether the teacher is to be told what is wrong and asked again. repairs: how often it may be."""
+    return reply.status in ("invalid", "truncated") and reply.repairs < repairs
+
+
+def outcome(task: Task, before: Reply | None, tried: Sequence[Reply]) -> Reply:
+    """What one row has come to: the last of what was tried, judged; attempts, tokens and dollars are of all.
+
+    before: the reply that was to be mended, None where there was none. It stays where nothing better came.
+    """
+    last = judge(task, tried[-1])
+    if last.status == "error" and before:  # what there was before is more than nothing
+        last = before
+    whole = summed(last, [before, *tried] if before else tried)
+    return replace(whole, repairs=before.repairs + 1 if before else 0)
+
+
+def summed(last: Reply, tried: Sequence[Reply]) -> Reply:
+    """The reply, with the attempts, tokens and dollars of all that was tried."""
+    return replace(
+        last,
+        attempts=sum(reply.attempts for reply in tried),
+        input_tokens=sum(reply.input_tokens for reply in tried),
+        output_tokens=sum(reply.output_tokens for reply in tried),
+        cost_usd=sum(reply.cost_usd for reply in tried),
+    )
+
+
 def request_keys(task: Task, shape: object, series: pa.Table, shown: Sequence[object] | None = None) -> list[str]:
     """A key for each series that changes with anything that shapes its reply.
 

@@ -1,13 +1,16 @@
 """A server's answer -> a reply, whatever the answer holds. Live and in batches it has the same form."""
 
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from tsd.teachers import Reply
 
 MOST_TOKENS = 10_000_000  # of one request: a count above it is not one
 SHOWN = 200  # letters of what a server says, in a reason
+MAY_PASS = (408, 409, 425)  # of the codes below 500, besides 429
+OF_THE_ROW = (400, 413, 415, 422)  # codes that are about what one request holds
 
 Price = Callable[[int, int], float]  # tokens in, tokens out -> dollars
 
@@ -21,6 +24,11 @@ def read_answer(content: bytes | str, price: Price, expected: int) -> Reply:
         answer = json.loads(content, strict=False)
     except ValueError:
         return Reply(None, "error", "the answer is not JSON")
+    return read_completion(answer, price, expected)
+
+
+def read_completion(answer: Any, price: Price, expected: int) -> Reply:
+    """The same of an answer that is no longer JSON."""
     if not isinstance(answer, dict):
         return Reply(None, "error", "the answer is not an object")
     choice = _first(answer.get("choices"))
@@ -45,6 +53,60 @@ def read_answer(content: bytes | str, price: Price, expected: int) -> Reply:
     asked = _tokens(usage, "prompt_tokens", expected)
     said = _tokens(usage, "completion_tokens", len(text or "") // 4)
     return Reply(text, status, reason, input_tokens=asked, output_tokens=said, cost_usd=price(asked, said))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of what a batch gave: whose it is, and the reply."""
+
+    name: str
+    """The request's custom id."""
+    reply: Reply
+    fault: Literal["row", "account"] | None = None
+    """What asking again will not mend: the server refuses this request, or to serve at all."""
+
+
+def read_line(line: bytes, price: Price, expected: Mapping[str, int]) -> Line | None:
+    """Read a line of a batch's output or error file; None where it belongs to no request of the batch.
+
+    expected: tokens of each question, roughly, by its custom id.
+    """
+    try:
+        entry = json.loads(line, strict=False)
+    except ValueError:
+        return None
+    name = entry.get("custom_id") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or name not in expected:
+        return None
+    response = entry.get("response")
+    code, body = (
+        (response.get("status_code"), response.get("body")) if isinstance(response, dict) else (None, None)
+    )
+    if code == 200:
+        return Line(name, read_completion(body, price, expected[name]))
+    found = body.get("error") if isinstance(body, dict) else entry.get("error")
+    said = found if isinstance(found, dict) else {}
+    meaning = outlook(code, said) if type(code) is int else "passing"
+    if meaning == "filtered":
+        return Line(name, Reply(None, "refused", "the provider's filter"))
+    words = [str(one) for one in (code or said.get("code"), said.get("message")) if one]
+    reply = Reply(None, "error", clean(": ".join(words) or "no answer")[:SHOWN])
+    if meaning == "final":
+        return Line(name, reply, "row" if code in OF_THE_ROW else "account")
+    return Line(name, reply)
+
+
+def outlook(code: int, said: Mapping[str, Any]) -> Literal["filtered", "busy", "passing", "final"]:
+    """What a status other than 200 means for the next try. said: the server's error.
+
+    filtered: the provider's filter took the row; busy: wait as long as the server says; passing: try again;
+    final: no retry will mend it.
+    """
+    if said.get("code") == "content_filter":  # Azure
+        return "filtered"
+    if code == 429 and said.get("code") != "insufficient_quota":
+        return "busy"
+    return "passing" if code >= 500 or code in MAY_PASS else "final"
 
 
 def clean(text: str) -> str:

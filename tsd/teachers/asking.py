@@ -47,6 +47,10 @@ class Questions:
         looks = [vars(choose_look(self.plots, self.seed, one)) for one in series["series_id"].to_pylist()]
         return request_keys(self.task, [*shape, PLOTS_VERSION], series, looks)
 
+    def tokens(self, length: int) -> int:
+        """About how many tokens a question about series of `length` points has."""
+        return round(text_tokens(self.teacher, self.task, length) + image_tokens(self.teacher, self.plots))
+
     def ask(self, series: pa.Table, keys: Sequence[str]) -> list[Question]:
         """The question about each series; its plot is drawn here."""
         ids = series["series_id"].to_pylist()
@@ -59,9 +63,7 @@ class Questions:
                 one,
                 key,
                 [{"role": "user", "content": self._content(curves, picture)}],
-                round(
-                    text_tokens(self.teacher, self.task, len(curves[0])) + image_tokens(self.teacher, self.plots)
-                ),
+                self.tokens(len(curves[0])),
             )
             for one, key, curves, picture in zip(ids, keys, items, pictures, strict=True)
         ]

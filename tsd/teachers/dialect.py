@@ -34,6 +34,11 @@ class Dialect:
             body["response_format"] = {"type": "json_object"}
         return body
 
+    @property
+    def form(self) -> list[Any]:
+        """What tells these words from those before and after an `adapt`, in JSON's types."""
+        return [self._limit, self._temperature, self._forms[0]]
+
     def adapt(self, refusal: str) -> bool:
         """Change what the server's words name, else the reply's form. False where nothing is left to change."""
         if self.agreed:

@@ -7,10 +7,10 @@ import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from aiolimiter import AsyncLimiter
 
@@ -23,12 +23,15 @@ BURST_SECONDS = 1.0  # of a limit that may be used at once
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, where the server does not say how long
 MOST_SECONDS = 3600.0  # that a server may ask to wait
 REPORT_SECONDS = 0.25
+GRACE_SECONDS = 5.0  # for requests under way once the stage is to stop: their answers are paid for
 SILENT_SECONDS = 30.0  # after which a worker that does not report is taken for dead
 
 # What is counted. Rows also by status, as "row ok"; requests without an answer by kind, as "failed 429".
 ROWS, EARLIER, SENT, ENDED, ANSWERED = "rows", "earlier rows", "sent", "ended", "answered"
 INPUT, OUTPUT, DOLLARS = "input tokens", "output tokens", "dollars"
 STATUS, FAILED = "row ", "failed "
+# What is under way now, of an offline Batch API: it goes up and down.
+BATCHES, BATCHED, COMPLETED = "batches", "requests in batches", "of them completed"
 
 Counts = Counter[str]
 
@@ -78,7 +81,7 @@ class Gate:
     async def enter(self, worker: str, tokens: int) -> bool:
         """Wait until a request of at most so many tokens may be sent; False if none may be any more."""
         async with self._turn:
-            await self._afford(worker, tokens)
+            await self._afford(worker, tokens, 1)
             if self._requests:
                 await self._requests.acquire()
             if self._tokens and self._teacher.tokens_per_minute:
@@ -89,6 +92,18 @@ class Gate:
                 await self._tokens.acquire(min(expected, self._tokens.max_rate))
             while (wait := self._paused_until - time.monotonic()) > 0 and not self._stopped:
                 await asyncio.sleep(min(wait, 1.0))
+            return self._stopped is None
+
+    async def reserve(self, worker: str, tokens: int, requests: int, submitted: bool) -> bool:
+        """Wait until a batch of requests of at most so many tokens each may be submitted; False if none may be.
+
+        submitted: an earlier start has done so; it is under way whatever it costs.
+        """
+        if submitted:
+            self._under_way[worker] += requests
+            return True
+        async with self._turn:
+            await self._afford(worker, tokens, requests)
             return self._stopped is None
 
     async def pause(self, seconds: float | None) -> float:
@@ -110,6 +125,15 @@ class Gate:
         """No more is asked; the first reason counts."""
         self._stopped = self._stopped or reason
         await self._tell()
+
+    async def silence(self, seconds: float) -> None:
+        """The server has not answered for so long: no more is asked."""
+        kinds = Counter({name: count for name, count in self._counts.items() if name.startswith(FAILED)})
+        seen = f" ({kinds.most_common(1)[0][0]})" if kinds else ""
+        await self.stop(
+            f"{self._teacher.base_url} has given no answer for {clock(seconds)}{seen}: see whether it works, "
+            "or raise teacher.patience; the same command goes on from here"
+        )
 
     async def report(self, worker: str, counts: Counts, dearest: Counts) -> None:
         """Take what a worker has counted since its last report, and the most that one request has taken."""
@@ -134,17 +158,13 @@ class Gate:
     async def progress(self) -> tuple[Counts, str | None]:
         """What was counted since the start, and why the stage was stopped. Stops it where the server is silent."""
         silent = time.monotonic() - max(self._last_answer, self._paused_until)
-        if silent > self._teacher.patience and not self._stopped:
-            kinds = Counter({name: count for name, count in self._counts.items() if name.startswith(FAILED)})
-            seen = f" ({kinds.most_common(1)[0][0]})" if kinds else ""
-            await self.stop(
-                f"{self._teacher.base_url} has given no answer for {clock(silent)}{seen}: see whether it works, "
-                "or raise teacher.patience; the same command goes on from here"
-            )
+        live = self._teacher.mode == "live"  # a batch is waited for: who looks after it knows what is silence
+        if live and silent > self._teacher.patience and not self._stopped:
+            await self.silence(silent)
         return self._counts, self._stopped
 
-    async def _afford(self, worker: str, tokens: int) -> None:
-        """Wait until one more request fits into the budget, whatever those under way may take; or stop."""
+    async def _afford(self, worker: str, tokens: int, requests: int) -> None:
+        """Wait until so many more requests fit into the budget, whatever those under way may take; or stop."""
         teacher = self._teacher
         while (teacher.budget_usd or teacher.budget_tokens) and not self._stopped:
             self._write_off()
@@ -153,13 +173,16 @@ class Gate:
             under_way = self._under_way.total()
             dollars = self._counts[DOLLARS] + self._spent[DOLLARS]
             taken = sum(counts[name] for counts in (self._counts, self._spent) for name in (INPUT, OUTPUT))
+            usd, more = requests * each_usd, requests * each_tokens
             used = None
-            if teacher.budget_usd and dollars + (under_way + 1) * each_usd > teacher.budget_usd:
-                used = f"teacher.budget_usd is used up: ${dollars:,.4g} of ${teacher.budget_usd:,.4g}"
-            if teacher.budget_tokens and taken + (under_way + 1) * each_tokens > teacher.budget_tokens:
-                used = f"teacher.budget_tokens is used up: {taken:,.0f} of {teacher.budget_tokens:,}"
+            if teacher.budget_usd and dollars + under_way * each_usd + usd > teacher.budget_usd:
+                used = f"teacher.budget_usd is used up: ${dollars:,.4g} of ${teacher.budget_usd:,.4g}, and "
+                used += f"what comes next may take ${usd:,.4g}"
+            if teacher.budget_tokens and taken + under_way * each_tokens + more > teacher.budget_tokens:
+                used = f"teacher.budget_tokens is used up: {taken:,.0f} of {teacher.budget_tokens:,}, and "
+                used += f"what comes next may take {more:,.0f}"
             if not used:
-                self._under_way[worker] += 1
+                self._under_way[worker] += requests
                 return
             if under_way <= 0:
                 await self.stop(f"{used}; raise it, and the same command goes on from here")
@@ -169,11 +192,12 @@ class Gate:
                     await self._changed.wait()
 
     def _write_off(self) -> None:
-        """What a dead worker had under way may have been paid for."""
+        """What a dead worker had under way may have been paid for; its batches are found again, and count then."""
         now = time.monotonic()
         for worker in [one for one, heard in self._heard.items() if now - heard > SILENT_SECONDS]:
             lost = self._under_way.pop(worker, 0)
-            self._spent.update({name: lost * most for name, most in self._dearest.items()})
+            if self._teacher.mode == "live":
+                self._spent.update({name: lost * most for name, most in self._dearest.items()})
             del self._heard[worker]
 
     async def _tell(self) -> None:
@@ -196,7 +220,9 @@ class GateLike(Protocol):
 
     async def begin(self, part: int) -> bool: ...
     async def enter(self, worker: str, tokens: int) -> bool: ...
+    async def reserve(self, worker: str, tokens: int, requests: int, submitted: bool) -> bool: ...
     async def pause(self, seconds: float | None) -> float: ...
+    async def silence(self, seconds: float) -> None: ...
     async def stop(self, reason: str) -> None: ...
     async def report(self, worker: str, counts: Counts, dearest: Counts) -> None: ...
     async def news(self, seen: int) -> News: ...
@@ -239,8 +265,7 @@ class Turnstile:
         Raises StoppedError where nothing may be sent any more.
         """
         async with self._slots:
-            while (wait := self._paused_until - time.monotonic()) > 0 and not self.stopped.is_set():
-                await asyncio.sleep(min(wait, 0.5))
+            await self.clear()
             if self.stopped.is_set() or (self._limited and not await self._gate.enter(self._name, tokens)):
                 raise StoppedError
             self._counts[SENT] += 1
@@ -248,6 +273,40 @@ class Turnstile:
                 yield
             finally:
                 self._counts[ENDED] += 1
+
+    async def clear(self) -> None:
+        """Wait until no pause holds requests back, or the stage was stopped."""
+        while (wait := self._paused_until - time.monotonic()) > 0 and not self.stopped.is_set():
+            await asyncio.sleep(min(wait, 0.5))
+
+    async def reserve(self, tokens: int, requests: int, submitted: bool) -> None:
+        """Have a batch of so many requests under way, of at most so many tokens each, until `returned`.
+
+        Raises StoppedError where none may be submitted any more; submitted: it was, by an earlier start.
+        """
+        if not await self._gate.reserve(self._name, tokens, requests, submitted):
+            raise StoppedError
+
+    def returned(self, requests: int) -> None:
+        """Count a batch's requests as no longer under way."""
+        self._counts[ENDED] += requests
+
+    @contextmanager
+    def batch(self, requests: int) -> Iterator[Callable[[int], None]]:
+        """Show a batch as under way inside this context. Gives what is told how many of its requests are done."""
+        shown = 0
+
+        def completed(count: int) -> None:
+            nonlocal shown
+            self._counts[COMPLETED] += count - shown
+            shown = count
+
+        self._counts.update({BATCHES: 1, BATCHED: requests})
+        try:
+            yield completed
+        finally:
+            completed(0)
+            self._counts.update({BATCHES: -1, BATCHED: -requests})
 
     def answered(self, reply: Reply) -> None:
         """Count an answer of the server."""
@@ -276,15 +335,45 @@ class Turnstile:
                 self._counts[EARLIER] += 1
             await self.hand_in()
 
-    async def pause(self, seconds: float | None) -> None:
-        """Tell everybody that the server is too busy."""
+    async def pause(self, seconds: float | None) -> float:
+        """Tell everybody that the server is too busy. Returns for how many seconds."""
         wait = await self._gate.pause(seconds)
         self._paused_until = max(self._paused_until, time.monotonic() + wait)
+        return wait
 
     async def stop(self, reason: str) -> None:
         """Tell everybody to end, and why."""
         self.stopped.set()
         await self._gate.stop(reason)
+
+    async def silence(self, seconds: float) -> None:
+        """Tell everybody to end: the server has not answered for so long."""
+        await self.hand_in()  # what failed is said too
+        self.stopped.set()
+        await self._gate.silence(seconds)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep so long. Raises StoppedError where the stage is stopped meanwhile."""
+        try:
+            await asyncio.wait_for(self.stopped.wait(), seconds)
+        except TimeoutError:
+            return
+        raise StoppedError
+
+    async def wait_for(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        """Until all are done; once the stage is stopped or one fails, no longer than answers may be on the way."""
+        if not tasks:
+            return
+        stopped = asyncio.create_task(self.stopped.wait())
+        every = asyncio.create_task(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
+        await asyncio.wait((every, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        every.cancel()
+        if running := [task for task in tasks if not task.done()]:
+            await asyncio.wait(running, timeout=GRACE_SECONDS)
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
 
     async def _listen(self) -> None:
         seen = 0

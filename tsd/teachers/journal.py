@@ -19,7 +19,7 @@ from tsd import store
 from tsd.errors import StorageError
 from tsd.teachers import Reply
 
-FOLDER = "replies"  # inside the folder of the annotations
+FOLDER, ENDING = "replies", ".jsonl"  # inside the folder of the annotations
 SECONDS = 2.0  # between two objects
 LOCK_SECONDS = 60.0  # that a killed start's workers may take to be gone
 
@@ -29,8 +29,9 @@ class Journal:
 
     def __init__(self, annotations: str, part: int) -> None:
         """annotations: the folder of the dataset that the part belongs to."""
-        self._files, root = store.filesystem(annotations)
-        self._folder = f"{root}/{FOLDER}/part-{part:08d}"
+        self.folder = f"{annotations}/{FOLDER}/part-{part:08d}"
+        """Where the replies are, and what else is to be forgotten with them."""
+        self._files, self._folder = store.filesystem(self.folder)
         self._on_disk = isinstance(self._files, fs.LocalFileSystem)
         self._file: IO[bytes] | None = None
         self._waiting: list[bytes] = []
@@ -40,7 +41,7 @@ class Journal:
         if self._on_disk:
             with store.storage_errors(self._folder):
                 Path(self._folder).mkdir(parents=True, exist_ok=True)
-                self._file = open(f"{self._folder}/replies.jsonl", "ab", buffering=0)
+                self._file = open(f"{self._folder}/replies{ENDING}", "ab", buffering=0)
                 self._lock()
         return self
 
@@ -53,7 +54,7 @@ class Journal:
         """What is there, by request key: of several replies to one request, the last."""
         found = self._files.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
         entries: list[dict[str, Any]] = []
-        for info in sorted(found, key=lambda info: info.path):
+        for info in sorted((one for one in found if one.path.endswith(ENDING)), key=lambda info: info.path):
             with self._files.open_input_stream(info.path) as source:
                 entries += _whole(source.read().split(b"\n"))
         return {entry.pop("key"): Reply(**entry) for entry in sorted(entries, key=lambda entry: entry.pop("at"))}
@@ -73,7 +74,7 @@ class Journal:
     def flush(self) -> None:
         """Write what still waits."""
         if self._waiting:
-            with self._files.open_output_stream(f"{self._folder}/{uuid.uuid4().hex}.jsonl") as sink:
+            with self._files.open_output_stream(f"{self._folder}/{uuid.uuid4().hex}{ENDING}") as sink:
                 sink.write(b"".join(self._waiting))
         self._waiting, self._written = [], time.monotonic()
 

@@ -5,40 +5,26 @@ with one line. Every reply is in the journal before it counts.
 """
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import openai
 import pyarrow as pa
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
 
-from tsd.errors import InputError
 from tsd.recipe import ApiTeacher
-from tsd.teachers import Reply, annotations, judge
-from tsd.teachers.answers import SHOWN, clean, read_answer
+from tsd.teachers import Reply, annotations, outcome, repairable
+from tsd.teachers.answers import outlook, read_answer
 from tsd.teachers.asking import Message, Question, Questions, repair
 from tsd.teachers.dialect import Dialect
 from tsd.teachers.gate import StoppedError, Turnstile
 from tsd.teachers.journal import Journal
+from tsd.teachers.server import FIRST_WAIT, LONGEST_WAIT, body_of, connect, refusal, retry_after
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a failed request is tried again, drawn at random below
 PATIENT = 4  # times as often a request is tried while nobody gets an answer
 DRAWN_AT_ONCE = 16  # plots, between which replies are looked after
-GRACE_SECONDS = 5.0  # for requests under way once the stage is to stop: their answers are paid for
-MAY_PASS = (408, 409, 425)  # of the codes below 500, besides 429
-
-
-def require_key(teacher: ApiTeacher) -> str:
-    """The API's key. Raises InputError where the environment has none."""
-    key = os.environ.get(teacher.key_env)
-    if not key:
-        raise InputError(f"the environment variable {teacher.key_env} (teacher.key_env) holds no key: set it")
-    return key
 
 
 class OpenAIApi:
@@ -49,14 +35,7 @@ class OpenAIApi:
         assert isinstance(questions.teacher, ApiTeacher)
         self._teacher: ApiTeacher = questions.teacher
         self._questions, self._turnstile = questions, turnstile
-        self._key = require_key(self._teacher)
-        self._client = openai.AsyncOpenAI(
-            api_key=self._key,
-            base_url=self._teacher.base_url,
-            timeout=self._teacher.timeout,
-            max_retries=0,  # the client would count being told to wait as one
-            http_client=openai.DefaultAioHttpClient(),
-        )
+        self._client = connect(self._teacher)
         self._dialect = Dialect(self._teacher, questions.task)
         self._negotiation = asyncio.Lock()
         # A row that waits to be tried again leaves its slot to others; so many rows are drawn and kept at once.
@@ -88,7 +67,7 @@ class OpenAIApi:
                 task.add_done_callback(lambda _: self._rows.release())
                 asking[row] = task
             await asyncio.sleep(0)
-        await self._wait_for(list(asking.values()))
+        await self._turnstile.wait_for(list(asking.values()))
         for row, task in asking.items():
             replies[row] = None if task.cancelled() else task.result()
         await self._turnstile.hand_in()
@@ -101,18 +80,7 @@ class OpenAIApi:
         return reply is None or self._repairable(reply)
 
     def _repairable(self, reply: Reply) -> bool:
-        return reply.status in ("invalid", "truncated") and reply.repairs < self._teacher.repairs
-
-    async def _wait_for(self, tasks: list[asyncio.Task[Reply | None]]) -> None:
-        """Until all are done; once the stage is stopped, no longer than answers on their way may take."""
-        every = asyncio.gather(*tasks, return_exceptions=True)
-        stopped = asyncio.create_task(self._turnstile.stopped.wait())
-        await asyncio.wait((every, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        if not every.done():
-            await asyncio.wait((every,), timeout=GRACE_SECONDS)
-            every.cancel()
-            await asyncio.wait(tasks)
+        return repairable(reply, self._teacher.repairs)
 
     async def _describe(self, question: Question, reply: Reply | None, journal: Journal) -> Reply | None:
         """One row's reply, mended if need be; None where the stage was stopped before there was one."""
@@ -129,7 +97,7 @@ class OpenAIApi:
     async def _answer(self, question: Question, before: Reply | None) -> Reply:
         """The reply to a question, or to being told what is wrong with the one before."""
         messages = [*question.messages, *(repair(before) if before else [])]
-        tried = [before] if before else []
+        tried: list[Reply] = []
         started = time.monotonic()
 
         async def attempt() -> Reply:
@@ -145,20 +113,11 @@ class OpenAIApi:
             stop=enough,
             wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
             retry=retry_if_result(lambda reply: reply.status == "error"),
-            retry_error_callback=_last,
-            sleep=self._sleep,
+            retry_error_callback=lambda _: None,  # the last try stands in `tried`
+            sleep=self._turnstile.sleep,
         )
-        last = judge(self._questions.task, await retrying(attempt))
-        if last.status == "error" and before:  # what there was before is more than nothing
-            last = before
-        return replace(
-            last,
-            attempts=sum(reply.attempts for reply in tried),
-            input_tokens=sum(reply.input_tokens for reply in tried),
-            output_tokens=sum(reply.output_tokens for reply in tried),
-            cost_usd=sum(reply.cost_usd for reply in tried),
-            repairs=before.repairs + 1 if before else 0,
-        )
+        await retrying(attempt)
+        return outcome(self._questions.task, before, tried)
 
     async def _send(self, messages: list[Message], tokens: int) -> Reply:
         """One request, however often the server says to wait. tokens: of the question, roughly.
@@ -190,22 +149,19 @@ class OpenAIApi:
 
     async def _refused(self, error: openai.APIStatusError) -> Reply | None:
         """What a server's refusal means for the row; None: the same request is to be sent again."""
-        code, body = error.status_code, error.body if isinstance(error.body, dict) else {}
-        if body.get("code") == "content_filter":  # Azure
+        code, body = error.status_code, body_of(error)
+        meaning = outlook(code, body)
+        if meaning == "filtered":
             return Reply(None, "refused", "the provider's filter")
-        if code == 429 and body.get("code") != "insufficient_quota":
+        if meaning == "busy":
             self._turnstile.failed("429")
             await self._turnstile.pause(retry_after(error.response.headers))
             return None
-        if code >= 500 or code in MAY_PASS:
+        if meaning == "passing":
             return Reply(None, "error", f"{code}")
         if code in (400, 422) and self._dialect.adapt(error.message):
             return None
-        said = clean(error.message.replace(self._key, "…").splitlines()[0])[:SHOWN]
-        await self._turnstile.stop(
-            f"{self._teacher.base_url} will not serve {self._teacher.model} ({said}): check teacher.base_url, "
-            "teacher.model and the key; the same command goes on from here"
-        )
+        await self._turnstile.stop(refusal(self._teacher, error.message))
         raise StoppedError
 
     @asynccontextmanager
@@ -217,32 +173,3 @@ class OpenAIApi:
                     yield
                     return
         yield
-
-    async def _sleep(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._turnstile.stopped.wait(), seconds)
-        except TimeoutError:
-            return
-        raise StoppedError
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait, by its headers; None where it does not say."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name)
-        try:
-            if value is not None:
-                return max(0.0, float(value) * unit)
-        except ValueError:
-            pass
-    try:
-        until = parsedate_to_datetime(headers.get("retry-after") or "")
-    except (TypeError, ValueError):
-        return None
-    return max(0.0, (until - datetime.now(UTC)).total_seconds())
-
-
-def _last(state: RetryCallState) -> Reply:
-    assert state.outcome
-    reply: Reply = state.outcome.result()
-    return reply

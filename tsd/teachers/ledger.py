@@ -1,0 +1,158 @@
+"""What is known of a part's rows: their replies, the batches they are in, and what batches left unanswered.
+
+It is on disk before the server hears of it, so that any process can go on from there.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from tsd import store
+from tsd.recipe import ApiTeacher
+from tsd.teachers import Reply, outcome, repairable, summed
+from tsd.teachers.answers import Line
+from tsd.teachers.asking import Message, Questions, repair
+from tsd.teachers.journal import Journal
+
+FILE = "batches.json"  # beside the part's replies
+
+
+@dataclass
+class Batch:
+    """One batch that was, or may have been, submitted."""
+
+    digest: str
+    """Of what it asks, which the server keeps with it: by it the batch is found where its id was lost."""
+    requests: dict[str, tuple[str, int]]
+    """By custom id, the series' id: the request's key, and which repair it is, 0 for the question itself."""
+    form: list[object]
+    """The words in which it asks (`Dialect.form`)."""
+    file: str | None = None
+    """The server's id of what it was made from."""
+    id: str | None = None
+    """The server's id of the batch; None until the server is known to have accepted it."""
+
+
+@dataclass
+class Missed:
+    """A request that batches left without an answer."""
+
+    reply: Reply
+    """An `error`, with the attempts and the costs so far."""
+    repairs: int
+    """Which repair it is, 0 for the question itself."""
+    final: bool
+    """Whether it is not asked again."""
+
+
+class Ledger:
+    """The batches of one part that are not collected yet, and what collected ones left unanswered."""
+
+    def __init__(self, folder: str) -> None:
+        """folder: that of the part's replies. Only who holds its journal writes here."""
+        self._folder = folder
+        self.path = f"{folder}/{FILE}"
+        kept = store.read_json(folder, FILE)
+        self.found = kept is not None
+        """Whether an earlier start kept one here."""
+        kept = kept or {"batches": [], "missed": {}}
+        self.batches = [Batch(**one) for one in kept["batches"]]
+        self.missed = {
+            name: Missed(**{**one, "reply": Reply(**one["reply"])}) for name, one in kept["missed"].items()
+        }  # by custom id
+
+    @property
+    def waiting(self) -> set[str]:
+        """The custom ids whose answers are still to be collected."""
+        return {name for batch in self.batches for name in batch.requests}
+
+    def save(self) -> None:
+        """Write it, whole or not at all. Raises StorageError where it cannot be written."""
+        missed = {name: asdict(one) for name, one in self.missed.items()}
+        kept = {"batches": [asdict(batch) for batch in self.batches], "missed": missed}
+        store.write_bytes(self._folder, FILE, json.dumps(kept).encode())
+
+
+class Rows:
+    """A part's rows: their keys and replies, and what was submitted."""
+
+    def __init__(self, questions: Questions, series: pa.Table, journal: Journal) -> None:
+        assert isinstance(questions.teacher, ApiTeacher)
+        self._teacher, self._questions, self._series = questions.teacher, questions, series
+        self.journal, self.ledger = journal, Ledger(journal.folder)
+        known = journal.replies()
+        self.names = [str(one) for one in series["series_id"].to_pylist()]
+        """The custom id of each row."""
+        self.row = {name: row for row, name in enumerate(self.names)}
+        self.keys = questions.keys(series)
+        self.replies = [known.get(key) for key in self.keys]
+        missed = {self.row[name]: one for name, one in self.ledger.missed.items()}
+        for row, one in missed.items():
+            if one.repairs != self.repairs(row):  # answered since then, by a start that was killed
+                del self.ledger.missed[self.names[row]]
+            elif one.final:
+                self.replies[row] = one.reply
+
+    def paid(self) -> list[Reply]:
+        """What earlier starts have been given."""
+        open_still = [one.reply for one in self.ledger.missed.values() if not one.final]
+        return [*filter(None, self.replies), *open_still]
+
+    def settled(self) -> list[Reply]:
+        """The replies of rows that are done."""
+        return [reply for reply in self.replies if reply and not self.repairable(reply)]
+
+    def repairable(self, reply: Reply) -> bool:
+        """Whether a reply is to be mended."""
+        return repairable(reply, self._teacher.repairs)
+
+    def repairs(self, row: int) -> int:
+        """Which repair a row's next request is, 0 for the question itself."""
+        before = self.replies[row]
+        return before.repairs + 1 if before else 0
+
+    def missing(self) -> list[int]:
+        """The rows that are to be put into a batch."""
+        waiting = self.ledger.waiting
+        rows = enumerate(zip(self.names, self.replies, strict=True))
+        return [
+            row for row, (name, reply) in rows if name not in waiting and (not reply or self.repairable(reply))
+        ]
+
+    def ask(self, rows: Sequence[int]) -> list[tuple[list[Message], int]]:
+        """What is asked about some rows, and how many tokens that has, roughly."""
+        questions = self._questions.ask(self._series.take(rows), [self.keys[row] for row in rows])
+        asked = []
+        for row, question in zip(rows, questions, strict=True):
+            before = self.replies[row]
+            asked.append(([*question.messages, *(repair(before) if before else [])], question.tokens))
+        return asked
+
+    def tokens(self, name: str) -> int:
+        """That a question has, roughly."""
+        values = self._series["values"][self.row[name]]
+        return self._questions.tokens(len(values) // self._questions.task.curves)
+
+    def awaits(self, name: str, key: str, repairs: int) -> bool:
+        """Whether a request's answer is still to be taken; a start that was killed meanwhile may have done it."""
+        row = self.row.get(name)
+        return row is not None and self.keys[row] == key and self.repairs(row) == repairs
+
+    def take(self, line: Line, rounds: int) -> Reply | None:
+        """Keep an answer. Returns what the row has come to, None where it is to be asked again for want of one."""
+        row = self.row[line.name]
+        before, missed = self.replies[row], self.ledger.missed.pop(line.name, None)
+        tried = [missed.reply, line.reply] if missed else [line.reply]
+        if line.reply.status == "error" and line.fault is None:
+            so_far = summed(line.reply, tried)
+            if so_far.attempts <= rounds:
+                self.ledger.missed[line.name] = Missed(so_far, self.repairs(row), final=False)
+                return None
+        reply = self.replies[row] = outcome(self._questions.task, before, tried)
+        if reply.status == "error":
+            self.ledger.missed[line.name] = Missed(reply, 0, final=True)
+        else:
+            self.journal.add(self.keys[row], reply)
+        return reply
