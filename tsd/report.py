@@ -25,6 +25,7 @@ from tsd.scoring import Beside, Clear
 from tsd.tasks import Task
 
 MOST_TOLD = 4  # facets in the line on the best student; of more, only all at once is told
+BETTER = "better than"
 CERTAIN = 0.05  # p of a difference below which it is told as one
 
 
@@ -209,10 +210,14 @@ def teacher_line(study: Study) -> list[str]:
     if ALL_RIGHT not in study.beside:
         return []
     found = study.beside[ALL_RIGHT]
+    better = [
+        name for name in study.task.names if name in study.beside and comparison(study.beside[name]) == BETTER
+    ]
+    besides = f", though better on {' and '.join(better)}" if better and comparison(found) != BETTER else ""
     return [
         f"The teacher, {study.teacher}, has {score_titles(study.task)[ALL_RIGHT]} on "
         f"{_percent(found.teacher.value)} % of the scored series, the best student on "
-        f"{_percent(found.student.value)} %: the student is {comparison(found)} its teacher."
+        f"{_percent(found.student.value)} %: the student is {comparison(found)} its teacher{besides}."
     ]
 
 
@@ -220,7 +225,7 @@ def comparison(found: Beside) -> str:
     """Whether a student is better than its teacher, as far as the series can tell."""
     if found.p >= CERTAIN:
         return "not to be told from"
-    return "better than" if found.student_only > found.teacher_only else "worse than"
+    return BETTER if found.student_only > found.teacher_only else "worse than"
 
 
 # ---- Words and numbers of the page
