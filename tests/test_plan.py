@@ -185,6 +185,18 @@ def test_a_dry_run_counts_what_a_picture_costs(plots, named):
     assert named in plan(load("laptop", [teacher, f"plots={plots}"]), "annotate")
 
 
+def test_a_dry_run_of_batches_names_them_and_their_price():
+    fields = "kind: openai, model: eyes-7b, base_url: 'http://127.0.0.1:9/v1', usd_per_million_input: 2000.0"
+    live, batch = (
+        plan(load("laptop", [f"teacher={{{fields}, mode: {mode}, batch: {{price_share: 0.25}}}}"]), "annotate")
+        for mode in ("live", "batch")
+    )
+    assert "at 127.0.0.1 in offline batches about" in batch
+    assert "batches" not in live
+    dollars = [float(said.split("about $")[1].split()[0].replace(",", "")) for said in (live, batch)]
+    assert dollars[1] == pytest.approx(dollars[0] / 4, rel=1e-3)
+
+
 def test_a_student_for_gpus_is_counted_without_its_weights_and_not_timed(tmp_path):
     from tsd import students
 
