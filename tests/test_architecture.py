@@ -2,9 +2,11 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from statistics import median
 
@@ -137,3 +139,12 @@ def test_help_takes_less_than_a_second() -> None:
         return time.perf_counter() - started
 
     assert median(seconds() for _ in range(3)) < 1.0
+
+
+@pytest.mark.parametrize("constraints", ["constraints.txt", "constraints-vllm.txt"])
+def test_every_dependency_has_an_exact_version_in_each_environment(constraints: str) -> None:
+    root = PACKAGE.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    wanted = {re.match(r"[\w.-]+", line)[0].lower() for line in project["dependencies"]}
+    pinned = {line.partition("==")[0].lower() for line in (root / constraints).read_text().splitlines()}
+    assert wanted <= pinned, f"{constraints} lacks {sorted(wanted - pinned)}"
