@@ -39,6 +39,7 @@ def test_the_time_left_is_at_the_rate_of_this_start_and_not_of_what_was_skipped(
     step.skip(50)
     step.advance(10)  # 10 in 10 s, and 40 to go
     assert step.seconds_left == pytest.approx(40, abs=0.5)
+    assert step.rate == pytest.approx(1, abs=0.02)
 
 
 def test_getting_ready_is_no_part_of_the_rate():

@@ -46,12 +46,16 @@ class Step:
         return min(1.0, (self.done + self.skipped) / self.total) if self.total else 1.0
 
     @property
+    def rate(self) -> float:
+        """What was finished a second, since the rate counts."""
+        return self.done / max(time.monotonic() - self._paced, 1e-6)
+
+    @property
     def seconds_left(self) -> float | None:
         """At the rate so far; None before anything is finished."""
         if self.done <= 0:
             return None
-        left = max(0.0, self.total - self.done - self.skipped)
-        return left * (time.monotonic() - self._paced) / self.done
+        return max(0.0, self.total - self.done - self.skipped) / self.rate
 
 
 class Reporter:

@@ -149,8 +149,8 @@ def _watched(gate: Any, step: Step) -> Iterator[None]:
     def look() -> None:
         counts, _ = ray.get(gate.progress.remote())
         step.skip(before + counts[EARLIER] - step.skipped)
-        expected = step.total if counts[ROWS] else None
-        step.advance(counts[ROWS] - counts[EARLIER] - step.done, describe(counts, expected))
+        step.begin()  # what came before the first reply was getting ready
+        step.advance(counts[ROWS] - counts[EARLIER] - step.done, tell(counts, step))
 
     def watch() -> None:
         while not over.wait(LOOK_SECONDS):
@@ -164,6 +164,11 @@ def _watched(gate: Any, step: Step) -> Iterator[None]:
         over.set()
         watcher.join(10)
     look()  # at what has come since
+
+
+def tell(counts: Mapping[str, float], step: Step) -> str:
+    """What was counted so far, with the rate and what is still to be expected."""
+    return f"{step.rate:,.3g} a second, {describe(counts, step.total if counts[ROWS] else None)}"
 
 
 def describe(counts: Mapping[str, float], expected_rows: float | None = None) -> str:

@@ -23,7 +23,7 @@ import ray
 from ray.exceptions import RayError
 
 from tsd import store
-from tsd.cluster.asking import describe, tally
+from tsd.cluster.asking import tally, tell
 from tsd.cluster.session import calm
 from tsd.errors import InputError, TeacherError
 from tsd.progress import Step, clock
@@ -75,7 +75,7 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
             counts.update({ROWS: 1, INPUT: reply.input_tokens, OUTPUT: reply.output_tokens})
             counts[STATUS + reply.status] += 1
             step.begin()
-            step.advance(1, describe(counts))
+            step.advance(1, tell(counts, step))
             if under_way[part].whole:
                 made[part] = under_way.pop(part).write(key)
     finally:
