@@ -260,14 +260,15 @@ def complete(server: str, question: Question, **more: Any) -> Any:
     from openai import OpenAI
 
     form = {"name": "description", "strict": True, "schema": reply_schema(SINGLE, choices=True)}
-    return OpenAI(base_url=server).chat.completions.create(
-        model="tiny",
-        messages=question.messages,
-        temperature=0,
-        max_tokens=200,
-        response_format={"type": "json_schema", "json_schema": form},
-        **more,
-    )
+    with OpenAI(base_url=server) as client:
+        return client.chat.completions.create(
+            model="tiny",
+            messages=question.messages,
+            temperature=0,
+            max_tokens=200,
+            response_format={"type": "json_schema", "json_schema": form},
+            **more,
+        )
 
 
 def test_two_plots_give_two_predictions_and_one_plot_always_the_same(
