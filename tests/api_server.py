@@ -22,12 +22,13 @@ SOUND = SINGLE.reply({"trend": "flat", "noise": "low", "maximum": "end", "minimu
 
 @dataclass(frozen=True)
 class Answer:
-    """What a request gets. hang: seconds before it; reset: the connection is cut in its place."""
+    """What a request gets. hang: seconds before it; drip: between its bytes; reset: the connection is cut."""
 
     status: int = 200
     body: dict[str, Any] | bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     hang: float = 0.0
+    drip: float = 0.0
     reset: bool = False
     whole: bool = True
     """Whether the row needs no other answer."""
@@ -85,7 +86,8 @@ class Server:
     """How often each row was asked once it had its answer; 0 is how it should be."""
     in_flight: int = 0
     most_in_flight: int = 0
-    tokens: list[tuple[float, int]] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    """Of each request: what its answer says that it took."""
     keep_bodies: bool = True
 
     @property
@@ -95,14 +97,18 @@ class Server:
 
     def most_in(self, seconds: float) -> int:
         """The most requests in any window of so many seconds."""
-        times = np.sort(self.times)
-        return int((np.searchsorted(times, times + seconds) - np.arange(len(times))).max(initial=0))
+        return _most(self.times, np.ones(len(self.times)), seconds)
+
+    def most_tokens_in(self, seconds: float) -> int:
+        """The most tokens of requests in any window of so many seconds."""
+        return _most(self.times, np.array(self.tokens), seconds)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request."""
         body = json.loads(await request.read())
         number = len(self.times)
         self.times.append(time.monotonic())
+        self.tokens.append(0)
         self.keys.add(request.headers["Authorization"])
         if self.keep_bodies:
             self.bodies.append(body)
@@ -113,6 +119,7 @@ class Server:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             answer = self.answer(number, body)
+            self.tokens[number] = taken(answer)
             await asyncio.sleep(self.latency)
             response = await respond(request, answer)
             if answer.whole:
@@ -120,6 +127,19 @@ class Server:
             return response
         finally:
             self.in_flight -= 1
+
+
+def _most(times: list[float], counts: np.ndarray, seconds: float) -> int:
+    so_far = np.concatenate(([0], np.cumsum(counts)))
+    first = np.arange(len(times))  # they are in order
+    return int((so_far[np.searchsorted(times, np.array(times) + seconds)] - so_far[first]).max(initial=0))
+
+
+def taken(answer: Answer) -> int:
+    """The tokens that an answer says it took, in and out."""
+    usage = answer.body.get("usage") if isinstance(answer.body, dict) else None
+    counts = usage.values() if isinstance(usage, dict) else ()
+    return sum(one for one in counts if type(one) is int and one > 0) // 2  # the total is one of them
 
 
 def row_of(body: dict[str, Any]) -> str:
@@ -189,6 +209,14 @@ async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
     payload = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
     headers = {"Content-Type": "application/json", **answer.headers}
     response = web.Response(status=answer.status, body=payload, headers=headers)
+    if answer.drip:
+        slow = web.StreamResponse(status=answer.status, headers=headers)
+        await slow.prepare(request)
+        for byte in payload:
+            await slow.write(bytes([byte]))
+            await asyncio.sleep(answer.drip)
+        await slow.write_eof()
+        return slow
     await response.prepare(request)
     await response.write_eof()
     return response

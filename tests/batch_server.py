@@ -56,6 +56,10 @@ class BatchServer:
         """The custom ids of each batch."""
         return [[line["custom_id"] for line in lines] for lines in self.lines]
 
+    def paid_once(self, count: int) -> bool:
+        """Whether each of the first so many series was answered exactly once."""
+        return self.paid == {str(one): 1 for one in range(count)}
+
     def routes(self) -> list[web.RouteDef]:
         """What the server serves."""
         return [

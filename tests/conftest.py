@@ -5,8 +5,15 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pyarrow as pa
 import pytest
+from api_server import Server, serving
+from asked import KEY, SECRET, Asked, api, in_batches
+from batch_server import BatchServer, serving_batches
 from hypothesis import settings
 
 from tsd.curation import curate
@@ -42,3 +49,50 @@ def annotations(recipe: Recipe, series: pa.Table) -> pa.Table:
 def examples(recipe: Recipe, series: pa.Table, annotations: pa.Table) -> pa.Table:
     """What curation keeps."""
     return curate(SINGLE, annotations, series, recipe.curation)[0]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A local API, and a key for it in the environment."""
+    monkeypatch.setenv(KEY, SECRET)
+    with serving() as state:
+        yield state
+
+
+@pytest.fixture
+def batch_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
+    """A local API with batches, and a key for it in the environment."""
+    monkeypatch.setenv(KEY, SECRET)
+    with serving_batches() as state:
+        yield state
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between attempts are hundredths of a second."""
+    for module in ("openai_api", "batches"):
+        monkeypatch.setattr(f"tsd.teachers.{module}.FIRST_WAIT", 0.01)
+        monkeypatch.setattr(f"tsd.teachers.{module}.LONGEST_WAIT", 0.05)
+
+
+@pytest.fixture
+def ask(server: Server, tmp_path: Path) -> Any:
+    """Ask the API about series; every call without a folder has one of its own."""
+    numbers = iter(range(1000))
+
+    def work(series: pa.Table, folder: Path | None = None, **changes: Any) -> Asked:
+        return Asked(api(server.url, **changes), series, folder or tmp_path / str(next(numbers)))
+
+    return work
+
+
+@pytest.fixture
+def ask_in_batches(batch_server: BatchServer, tmp_path: Path) -> Any:
+    """The same in batches."""
+    numbers = iter(range(1000))
+
+    def work(series: pa.Table, folder: Path | None = None, **changes: Any) -> Asked:
+        teacher = in_batches(changes.pop("url", batch_server.url), **changes)
+        return Asked(teacher, series, folder or tmp_path / str(next(numbers)))
+
+    return work

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from api_server import Answer, Server, completion, serving, unruly
+from api_server import Answer, Server, completion, unruly
+from asked import KEY, SECRET
 from commands import ROOT, command, environment, run, worker_of
 
 from tsd import store
@@ -22,17 +22,13 @@ from tsd.tasks import SINGLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
-SECRET = "sk-do-not-tell-4711"
 ROWS, IN_FLIGHT, A_MINUTE = 20_000, 64, 18_000
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A local API, and a key for it in the environment."""
-    monkeypatch.setenv("TSD_TEST_KEY", SECRET)
-    with serving() as state:
-        state.keep_bodies = False
-        yield state
+@pytest.fixture(autouse=True)
+def _no_bodies(server: Server) -> None:
+    """So many requests are not kept."""
+    server.keep_bodies = False
 
 
 def teacher(server: Server, **more: object) -> list[str]:
@@ -41,7 +37,7 @@ def teacher(server: Server, **more: object) -> list[str]:
         "kind": "openai",
         "model": "seer",
         "base_url": server.url,
-        "key_env": "TSD_TEST_KEY",
+        "key_env": KEY,
         "view": "numbers",
         "in_flight": IN_FLIGHT,
         **more,

@@ -1,99 +1,32 @@
 """The offline Batch API teacher against a real HTTP server with files and batches, and real kills."""
 
-import asyncio
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from aiohttp import web
-from api_server import SOUND, Answer, Server, completion, error, listening, serving
-from batch_server import BatchServer, Ending, serving_batches
-from commands import kill_once
+from api_server import SOUND, Answer, completion, error, serving
+from asked import LIVE_USD, PLOTS, PRICES, SECRET, api
+from batch_server import BatchServer, Ending
 
-from tsd.drawing import draw_table
-from tsd.recipe import ApiTeacher, PlotConfig, load
 from tsd.tasks import SINGLE
 from tsd.teachers.asking import Questions
-from tsd.teachers.batch_api import BatchApi
-from tsd.teachers.gate import BATCHED, BATCHES, COMPLETED, DOLLARS, INPUT, OUTPUT, ROWS, Counts, Gate, Turnstile
-from tsd.teachers.journal import Journal
-from tsd.teachers.openai_api import OpenAIApi
+from tsd.teachers.gate import BATCHED, BATCHES, COMPLETED, DOLLARS, INPUT, OUTPUT, ROWS
 
-PLOTS = PlotConfig(width=196, height=140)
-SECRET = "sk-do-not-tell-4711"
-PRICES = {"usd_per_million_input": 2.0, "usd_per_million_output": 6.0}
-LIVE_USD = 1000 * 2e-6 + 50 * 6e-6  # of one request
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
-    """A local API with batches, and a key for it in the environment."""
-    monkeypatch.setenv("TSD_TEST_KEY", SECRET)
-    with serving_batches() as state:
-        yield state
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between attempts are hundredths of a second."""
-    monkeypatch.setattr("tsd.teachers.batches.FIRST_WAIT", 0.01)
-    monkeypatch.setattr("tsd.teachers.batches.LONGEST_WAIT", 0.05)
-
-
-def api(url: str, **changes: Any) -> ApiTeacher:
-    """A teacher behind the local API; what `BatchConfig` has goes there."""
-    batch = {"poll_seconds": 0.05, **changes.pop("batch", {})}
-    fixed = {"kind": "openai", "model": "seer", "base_url": url, "key_env": "TSD_TEST_KEY", "workers": 1}
-    return ApiTeacher.model_validate({**fixed, "mode": "batch", "timeout": 20, "batch": batch, **changes})
-
-
-class Asked:
-    """What came of asking about some series: the table, None if it was stopped, why, and what was counted."""
-
-    def __init__(self, teacher: ApiTeacher, series: pa.Table, folder: Path) -> None:
-        self.seen: list[Counts] = []
-        self.table, self.stopped, self.counts = asyncio.run(self._ask(teacher, series, folder))
-
-    async def _ask(self, teacher: ApiTeacher, series: pa.Table, folder: Path) -> Any:
-        gate, batch = Gate(teacher, {}), teacher.mode == "batch"
-        share = teacher.batch.at_once if batch else teacher.in_flight
-        async with Turnstile(gate, teacher, share) as turnstile:
-            asker = (BatchApi if batch else OpenAIApi)(Questions(teacher, SINGLE, PLOTS, 0), turnstile, share)
-            watch = asyncio.create_task(self._watch(gate))
-            with Journal(str(folder), 0) as journal:
-                table = await asker.annotate(0, series, journal)
-            watch.cancel()
-            await asker.close()
-        counts, stopped = await gate.progress()
-        return table, stopped, counts
-
-    async def _watch(self, gate: Gate) -> None:
-        while True:
-            counts, _ = await gate.progress()
-            self.seen.append(counts.copy())
-            await asyncio.sleep(0.05)
+def server(batch_server: BatchServer) -> BatchServer:
+    """The API that all these tests ask."""
+    return batch_server
 
 
 @pytest.fixture
-def ask(server: BatchServer, tmp_path: Path) -> Any:
-    """Ask about series; every call without a folder has one of its own."""
-    numbers = iter(range(1000))
-
-    def work(series: pa.Table, folder: Path | None = None, **changes: Any) -> Asked:
-        return Asked(
-            api(changes.pop("url", server.url), **changes), series, folder or tmp_path / str(next(numbers))
-        )
-
-    return work
-
-
-def paid_once(server: BatchServer, count: int) -> bool:
-    """Whether each of the first so many series was answered exactly once."""
-    return server.paid == {str(one): 1 for one in range(count)}
+def ask(ask_in_batches: Any) -> Any:
+    """How they ask it."""
+    return ask_in_batches
 
 
 # ---- A batch
@@ -152,7 +85,7 @@ def test_no_batch_has_more_requests_than_the_provider_takes(
     assert sorted(map(len, server.asked())) == [10, 20, 20]
     assert server.most_under_way == 2
     assert asked.table["series_id"].to_pylist() == list(range(50))
-    assert paid_once(server, 50)
+    assert server.paid_once(50)
 
 
 def test_no_file_is_larger_than_the_provider_takes(server: BatchServer, ask: Any, series: pa.Table) -> None:
@@ -162,7 +95,7 @@ def test_no_file_is_larger_than_the_provider_takes(server: BatchServer, ask: Any
     assert max(sizes) <= 10**6
     assert min(sizes[:-1]) > 0.97 * 10**6  # and is filled
     assert len(sizes) >= 2
-    assert paid_once(server, 600)
+    assert server.paid_once(600)
     assert len(asked.table) == 600
 
 
@@ -198,7 +131,7 @@ def test_of_a_batch_that_ended_half_done_only_the_missing_rows_are_asked_again(
     asked = ask(series.slice(0, 40), **PRICES)
     first, second = server.asked()
     assert (len(first), len(second)) == (40, 20)
-    assert paid_once(server, 40)
+    assert server.paid_once(40)
     assert set(asked.table["status"].to_pylist()) == {"ok"}
     attempts = dict(zip(first, asked.table["attempts"].to_pylist(), strict=True))
     assert {name for name, count in attempts.items() if count == 2} == set(second)
@@ -321,7 +254,7 @@ def test_a_key_that_is_refused_stops_the_stage_with_one_line_and_the_next_start_
     assert server.calls[call] == 1
     server.instead = lambda *_: None
     assert set(ask(series.slice(0, 9), tmp_path / "one").table["status"].to_pylist()) == {"ok"}
-    assert paid_once(server, 9)
+    assert server.paid_once(9)
 
 
 def test_a_key_that_ends_while_a_batch_is_under_way_stops_the_stage_and_the_batch_is_collected_later(
@@ -335,7 +268,7 @@ def test_a_key_that_ends_while_a_batch_is_under_way_stops_the_stage_and_the_batc
     server.instead = lambda *_: None
     assert len(ask(series.slice(0, 9), tmp_path / "one").table) == 9
     assert len(server.batches) == 1
-    assert paid_once(server, 9)
+    assert server.paid_once(9)
 
 
 def test_a_batch_that_the_server_does_not_know_stops_the_stage_and_says_what_to_delete(
@@ -363,7 +296,7 @@ def test_a_batch_that_fails_stops_the_stage_with_what_is_wrong_and_can_be_submit
     assert "This line is not parseable (line 3)" in asked.stopped
     assert len(asked.stopped.splitlines()) == 1
     assert len(ask(series.slice(0, 5), tmp_path / "one").table) == 5
-    assert paid_once(server, 5)
+    assert server.paid_once(5)
 
 
 def test_a_full_queue_of_the_provider_is_waited_for(server: BatchServer, ask: Any, series: pa.Table) -> None:
@@ -398,7 +331,7 @@ def test_what_a_server_does_not_know_is_said_otherwise_in_the_next_batch(
     assert {(row["status"], row["attempts"]) for row in asked.table.to_pylist()} == {("ok", 1)}
     assert all("response_format" in line["body"] for lines in server.lines for line in lines)
     assert len(server.batches) <= 8
-    assert paid_once(server, 20)
+    assert server.paid_once(20)
 
 
 def test_an_account_that_runs_dry_stops_the_stage_and_keeps_what_was_answered(
@@ -412,7 +345,7 @@ def test_an_account_that_runs_dry_stops_the_stage_and_keeps_what_was_answered(
     server.answer = lambda *_: Answer(200, completion())
     rows = ask(series.slice(0, 9), tmp_path / "one").table.to_pylist()
     assert {(row["status"], row["attempts"]) for row in rows} == {("ok", 1)}
-    assert paid_once(server, 9)
+    assert server.paid_once(9)
 
 
 # ---- What may pass
@@ -461,7 +394,7 @@ def test_a_batch_whose_acceptance_was_not_heard_is_found_and_not_submitted_again
     said = ask(series.slice(0, 30), batch={"most_requests": 10, "at_once": 1}).table
     assert set(said["status"].to_pylist()) == {"ok"}
     assert len(server.batches) == 3
-    assert paid_once(server, 30)
+    assert server.paid_once(30)
 
 
 def test_waiting_for_a_batch_is_not_silence(server: BatchServer, ask: Any, series: pa.Table) -> None:
@@ -482,7 +415,7 @@ def test_a_server_that_does_not_answer_polls_stops_the_stage(
     assert 1.0 < time.monotonic() - started < 10
     server.instead = lambda *_: None
     assert len(ask(series.slice(0, 4), tmp_path / "one").table) == 4
-    assert paid_once(server, 4)
+    assert server.paid_once(4)
 
 
 # ---- Budgets
@@ -515,7 +448,7 @@ def test_a_batch_that_may_exceed_the_budget_is_not_submitted_and_what_came_is_ke
     assert again.table is None
     assert len(server.batches) == 2
     assert len(ask(series.slice(0, 40), tmp_path / "one", **limits).table) == 40
-    assert paid_once(server, 40)
+    assert server.paid_once(40)
 
 
 def test_batches_under_way_count_against_the_budget_those_of_an_earlier_start_too(
@@ -529,130 +462,3 @@ def test_batches_under_way_count_against_the_budget_those_of_an_earlier_start_to
     assert asked.table is None
     assert "budget_tokens" in asked.stopped
     assert (server.paid.total(), server.most_under_way) == (20, 2)
-
-
-# ---- Stopped and started again
-
-
-def ask_in_a_child(url: str, folder: str, count: int) -> None:
-    """What a child process does: ask about the first series of the laptop recipe."""
-    recipe = load("laptop")
-    Asked(api(url), draw_table(SINGLE, recipe.series, recipe.seed, 0, 1024).slice(0, count), Path(folder))
-
-
-def killed(url: str, folder: Path, count: int, so: Callable[[], bool]) -> None:
-    """Ask in a process of its own, and kill it once something is so."""
-    imported = "import sys; sys.path.insert(0, 'tests'); from test_batch_api import ask_in_a_child as ask"
-    kill_once(so, [sys.executable, "-c", f"{imported}; ask({url!r}, {str(folder)!r}, {count})"], timeout=60)
-
-
-def test_killed_between_submit_and_collect_a_second_start_collects_the_batch(
-    server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path
-) -> None:
-    server.seconds = 3600.0
-    killed(server.url, tmp_path / "one", 30, lambda: server.calls["poll"] >= 2)
-    assert (len(server.batches), sum(server.paid.values())) == (1, 0)
-    server.seconds = 0.0
-    asked = ask(series.slice(0, 30), tmp_path / "one")
-    assert set(asked.table["status"].to_pylist()) == {"ok"}
-    assert len(server.batches) == 1
-    assert paid_once(server, 30)
-    assert asked.table.equals(ask(series.slice(0, 30)).table)  # the one of a start that nobody disturbed
-
-
-@pytest.mark.parametrize("lists", [True, False], ids=["listed", "not listed"])
-def test_killed_between_acceptance_and_its_note_a_second_start_finds_the_batch(
-    server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path, lists: bool
-) -> None:
-    server.after = lambda name, _: Answer(200, {}, hang=60.0) if name == "create" else None
-    killed(server.url, tmp_path / "one", 30, lambda: len(server.batches) == 1)
-    server.after = lambda *_: None
-    server.instead = lambda name, _: error(404) if name == "list" and not lists else None
-    assert len(ask(series.slice(0, 30), tmp_path / "one").table) == 30
-    # Where a server lists no batches nobody can know, and no row is lost.
-    assert len(server.batches) == (1 if lists else 2)
-
-
-def test_killed_before_acceptance_a_second_start_submits_the_batch(
-    server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path
-) -> None:
-    server.instead = lambda name, _: Answer(200, {}, hang=60.0) if name == "create" else None
-    killed(server.url, tmp_path / "one", 30, lambda: server.calls["create"] == 1)
-    server.instead = lambda *_: None
-    assert len(ask(series.slice(0, 30), tmp_path / "one").table) == 30
-    assert paid_once(server, 30)
-    assert server.files == {}  # nor does what was uploaded first stay behind
-
-
-@pytest.mark.parametrize("bad", [True, False])
-def test_killed_while_collecting_a_second_start_takes_each_answer_once(
-    server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path, bad: bool
-) -> None:
-    def answer(name: str, _: Any, number: int) -> Answer:
-        if name == "4":
-            return error(500)
-        return Answer(200, completion("Lovely weather." if bad and name == "2" and number < 2 else SOUND))
-
-    server.answer, server.seconds = answer, 0.5
-    server.instead = lambda name, number: error(401) if name in ("poll", "delete") else None
-    ask(series.slice(0, 9), tmp_path / "one", batch={"rounds": 1}, **PRICES)
-    (ledger,) = (tmp_path / "one").rglob("batches.json")
-    under_way = ledger.read_bytes()
-    server.instead = lambda name, number: error(401) if name in ("create", "delete") else None
-    ask(series.slice(0, 9), tmp_path / "one", batch={"rounds": 1}, **PRICES)
-    ledger.write_bytes(under_way)  # what a kill would leave: answers in the journal, the ledger as it was
-    server.instead = lambda name, number: error(401) if name == "delete" else None
-    asked = ask(series.slice(0, 9), tmp_path / "one", batch={"rounds": 1}, repairs=2, **PRICES)
-    rows = asked.table.to_pylist()
-    assert [row["status"] for row in rows if row["series_id"] != 4] == ["ok"] * 8
-    assert (rows[4]["status"], rows[4]["attempts"]) == ("error", 2)
-    assert rows[2]["attempts"] == server.paid["2"] == (3 if bad else 1)
-    assert [row["attempts"] for row in rows if row["series_id"] not in (2, 4)] == [1] * 7
-    assert asked.counts[DOLLARS] == pytest.approx(server.paid.total() * LIVE_USD / 2)
-
-
-def test_where_the_disk_was_lost_the_server_is_asked_for_the_batch_before_it_is_submitted(
-    server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path
-) -> None:
-    server.seconds = 1.0
-    server.instead = lambda name, _: error(401) if name == "poll" else None
-    ask(series.slice(0, 9), tmp_path / "one")
-    server.instead = lambda *_: None
-    assert len(ask(series.slice(0, 9), tmp_path / "another").table) == 9
-    assert len(server.batches) == 1
-    assert paid_once(server, 9)
-
-
-def test_a_batch_that_ended_half_done_between_two_starts_has_only_its_missing_rows_asked_again(
-    server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path
-) -> None:
-    server.seconds = 3600.0
-    server.ending = lambda number: Ending("expired", 0.5) if number == 0 else Ending()
-    killed(server.url, tmp_path / "one", 30, lambda: server.calls["poll"] >= 1)
-    server.seconds = 0.0
-    server.instead = lambda name, number: error(401) if name == "create" else None
-    assert ask(series.slice(0, 30), tmp_path / "one").table is None
-    server.instead = lambda *_: None
-    rows = ask(series.slice(0, 30), tmp_path / "one").table.to_pylist()
-    assert {row["status"] for row in rows} == {"ok"}
-    assert sorted(row["attempts"] for row in rows) == [1] * 15 + [2] * 15
-    assert list(map(len, server.asked())) == [30, 15]
-    assert paid_once(server, 30)
-
-
-@pytest.mark.parametrize("modes", [("live", "batch"), ("batch", "live")])
-def test_switching_between_live_and_batch_pays_nothing_twice(
-    series: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modes: tuple[str, str]
-) -> None:
-    monkeypatch.setenv("TSD_TEST_KEY", SECRET)
-    live, batches = Server(), BatchServer()
-    with listening([*batches.routes(), web.post("/v1/chat/completions", live.handle)]) as url:
-        tables = [
-            Asked(api(url, mode=mode), series.slice(0, count), tmp_path).table
-            for mode, count in zip(modes, (5, 12), strict=True)
-        ]
-    counts = {"live": live.asked, "batch": sum(batches.paid.values())}
-    assert [counts[mode] for mode in modes] == [5, 7]
-    keys = [table["request_key"].to_pylist() for table in tables]
-    assert keys[0] == keys[1][:5]
-    assert set(tables[1]["status"].to_pylist()) == {"ok"}

@@ -1,90 +1,34 @@
 """The live API teacher against a real HTTP server that answers, and misbehaves, as it is told."""
 
-import asyncio
 import base64
 import hashlib
 import io
 import json
 import threading
 import time
-from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from api_server import FAULTS, SOUND, Answer, Server, completion, error, serving, unruly
+from api_server import FAULTS, SOUND, Answer, Server, completion, error, unruly
+from asked import PLOTS, SECRET, Asked, api
 from PIL import Image
+from test_store import mounted
 
 from tsd.drawing import draw_table
 from tsd.errors import InputError
-from tsd.recipe import ApiTeacher, PlotConfig, Recipe
+from tsd.recipe import PlotConfig, Recipe
 from tsd.tasks import SINGLE, TASKS
 from tsd.teachers.asking import Questions
-from tsd.teachers.gate import DOLLARS, INPUT, OUTPUT, ROWS, Gate, Turnstile
-from tsd.teachers.journal import Journal
-from tsd.teachers.openai_api import OpenAIApi, retry_after
+from tsd.teachers.gate import DOLLARS, INPUT, OUTPUT, ROWS
+from tsd.teachers.server import retry_after
 
-PLOTS = PlotConfig(width=196, height=140)
-SECRET = "sk-do-not-tell-4711"
+pytestmark = pytest.mark.usefixtures("quick")
+
 STATED = {"trend": "flat", "noise": "low", "maximum": "end", "minimum": "middle"}
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A local API, and a key for it in the environment."""
-    monkeypatch.setenv("TSD_TEST_KEY", SECRET)
-    with serving() as state:
-        yield state
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between attempts are hundredths of a second."""
-    monkeypatch.setattr("tsd.teachers.openai_api.FIRST_WAIT", 0.01)
-    monkeypatch.setattr("tsd.teachers.openai_api.LONGEST_WAIT", 0.05)
-
-
-def api(server: Server, **changes: Any) -> ApiTeacher:
-    """A teacher behind the local API."""
-    fixed = {"kind": "openai", "model": "seer", "base_url": server.url, "key_env": "TSD_TEST_KEY", "workers": 1}
-    return ApiTeacher.model_validate({**fixed, "retries": 2, "timeout": 20, **changes})
-
-
-class Asked:
-    """What came of asking about some series: the table, None if it was stopped, why, and what was counted."""
-
-    def __init__(self, teacher: ApiTeacher, series: pa.Table, folder: Path, task: Any = SINGLE, **spent: float):
-        self.table, self.stopped, self.counts = asyncio.run(self._ask(teacher, series, folder, task, spent))
-
-    async def _ask(self, teacher: ApiTeacher, series: pa.Table, folder: Path, task: Any, spent: Any) -> Any:
-        gate = Gate(teacher, spent)
-        async with Turnstile(gate, teacher, teacher.in_flight) as turnstile:
-            asker = OpenAIApi(Questions(teacher, task, PLOTS, 0), turnstile, teacher.in_flight)
-            watch = asyncio.create_task(self._watch(gate))
-            with Journal(str(folder), 0) as journal:
-                table = await asker.annotate(0, series, journal)
-            watch.cancel()
-            await asker.close()
-        counts, stopped = await gate.progress()
-        return table, stopped, counts
-
-    async def _watch(self, gate: Gate) -> None:
-        while True:
-            await gate.progress()
-            await asyncio.sleep(0.1)
-
-
-@pytest.fixture
-def ask(server: Server, tmp_path: Path) -> Any:
-    """Ask about series; every call without a folder has a journal of its own."""
-    numbers = iter(range(1000))
-
-    def work(series: pa.Table, folder: Path | None = None, **changes: Any) -> Asked:
-        return Asked(api(server, **changes), series, folder or tmp_path / str(next(numbers)))
-
-    return work
 
 
 # ---- What a reply becomes
@@ -125,6 +69,7 @@ def test_replies_stay_with_their_series_when_they_come_back_out_of_order(
         (completion(None, refusal="I would rather not."), "refused", "I would rather not."),
         (completion("", finish="content_filter"), "refused", "filter"),
         (completion(SOUND[:30], finish="length"), "truncated", "max_tokens"),
+        (completion(None, finish="length"), "truncated", "max_tokens"),
         (completion(None), "error", "empty"),
         (completion("Lovely weather today."), "invalid", "trend: not mentioned"),
         (completion('{"trend": "It rises.", "noise": "It is low."}'), "invalid", "maximum: not mentioned"),
@@ -232,11 +177,12 @@ def test_being_told_to_wait_is_no_attempt_and_holds_everybody_back(
     assert not [late for late in after if 0.3 < late < 0.95], "somebody did not wait"
 
 
+@pytest.mark.parametrize("headers", [{}, {"Retry_After": "0"}])
 def test_waits_grow_where_the_server_does_not_say_how_long(
-    server: Server, ask: Any, series: pa.Table, monkeypatch: pytest.MonkeyPatch
+    server: Server, ask: Any, series: pa.Table, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
 ) -> None:
     monkeypatch.setattr("tsd.teachers.gate.FIRST_PAUSE", 0.2)
-    server.answer = lambda n, _: error(429) if n < 3 else Answer(200, completion())
+    server.answer = lambda n, _: error(429, **headers) if n < 3 else Answer(200, completion())
     (row,) = ask(series.slice(0, 1), retries=0).table.to_pylist()
     assert (row["status"], row["attempts"]) == ("ok", 1)
     waits = np.diff(server.times[:4])
@@ -285,6 +231,89 @@ def test_a_missing_key_is_said_before_anything_is_sent(
     assert server.asked == 0
 
 
+def test_a_wait_until_a_date_is_until_then_with_a_zone_or_without() -> None:
+    for zone in ("GMT", "-0000"):  # Python takes the latter for no zone at all
+        until = datetime.now(UTC) + timedelta(seconds=30)
+        wait = retry_after({"retry-after": until.strftime(f"%a, %d %b %Y %H:%M:%S {zone}")})
+        assert wait is not None
+        assert 28 < wait <= 30
+
+
+def test_a_row_that_the_server_will_not_take_is_an_error_beside_others_that_it_takes(
+    server: Server, ask: Any, series: pa.Table
+) -> None:
+    server.answer = lambda n, _: error(400, f"too long\n{SECRET}") if n in (3, 5) else Answer(200, completion())
+    rows = ask(series.slice(0, 12), in_flight=1).table.to_pylist()
+    assert [row["status"] for row in rows].count("ok") == 10
+    for row in (row for row in rows if row["status"] != "ok"):
+        assert (row["status"], row["reason"], row["attempts"]) == ("error", "400: too long", 1)
+    assert server.asked == 12
+
+
+def test_a_repair_that_the_server_will_not_take_leaves_the_reply_that_there_was(
+    server: Server, ask: Any, series: pa.Table
+) -> None:
+    said = {0: Answer(200, completion()), 1: Answer(200, completion("Lovely weather.")), 2: error(400, "too long")}
+    server.answer = lambda n, _: said[n]
+    rows = ask(series.slice(0, 2), in_flight=1).table.to_pylist()
+    assert {row["text"] for row in rows} == {SOUND, "Lovely weather."}
+    assert server.asked == 3
+
+
+def test_a_server_that_takes_no_row_any_more_stops_the_stage(server: Server, ask: Any, series: pa.Table) -> None:
+    server.answer = lambda n, _: error(400, "maintenance") if n >= 30 else Answer(200, completion())
+    asked = ask(series.slice(0, 200), in_flight=4)
+    assert asked.table is None
+    assert "maintenance" in asked.stopped
+    assert server.asked <= 30 + 20 + 4
+
+
+def test_a_stop_does_not_wait_for_what_is_under_way(server: Server, ask: Any, series: pa.Table) -> None:
+    server.answer = lambda n, _: (
+        error(401, "expired") if n == 40 else Answer(200, completion(), hang=90.0 * (n > 20))
+    )
+    started = time.monotonic()
+    asked = ask(series, in_flight=24, timeout=120)
+    assert "expired" in asked.stopped
+    assert time.monotonic() - started < 20
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for_beyond_the_timeout(
+    server: Server, ask: Any, series: pa.Table
+) -> None:
+    server.answer = lambda n, _: Answer(200, completion(), drip=0.05 if n == 1 else 0.0)
+    started = time.monotonic()
+    rows = ask(series.slice(0, 3), in_flight=1, timeout=1.0).table.to_pylist()
+    assert time.monotonic() - started < 10
+    assert sorted(row["attempts"] for row in rows) == [1, 1, 2]
+
+
+FULL = """
+import sys; sys.path.insert(0, "tests")
+from pathlib import Path
+from api_server import Answer, completion, serving
+from asked import KEY, Asked, api
+from tsd.drawing import draw_table
+from tsd.recipe import load
+from tsd.tasks import SINGLE
+import os; os.environ[KEY] = "k"
+recipe = load("laptop")
+series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 1024)
+with serving() as server:
+    asked = Asked(api(server.url, in_flight=4, view="numbers"), series, Path(sys.argv[1]))
+    print(asked.table, server.asked, asked.stopped)
+"""
+
+
+def test_what_cannot_be_kept_is_not_paid_for(tmp_path: Path) -> None:
+    done = mounted("size=64k", tmp_path / "disk", FULL)
+    assert done.returncode == 0, done.stderr
+    table, asked, stopped = done.stdout.split(" ", 2)
+    assert table == "None"
+    assert 20 < int(asked) < 300
+    assert "no space left" in stopped
+
+
 def test_a_server_that_stops_answering_stops_the_stage(server: Server, ask: Any, series: pa.Table) -> None:
     server.answer = lambda n, _: Answer(200, completion(), hang=0.0 if n < 5 else 60.0)
     started = time.monotonic()
@@ -303,6 +332,15 @@ def test_an_unused_account_is_not_waited_for(server: Server, ask: Any, series: p
 
 
 # ---- Repairs
+
+
+def test_a_reply_of_thoughts_alone_is_asked_again_as_often_as_the_recipe_says(
+    server: Server, ask: Any, series: pa.Table
+) -> None:
+    server.answer = lambda *_: Answer(200, completion(None, finish="length"))
+    (row,) = ask(series.slice(0, 1), retries=5, repairs=1).table.to_pylist()
+    assert (row["status"], row["attempts"], row["output_tokens"], server.asked) == ("truncated", 2, 100, 2)
+    assert [message["role"] for message in server.bodies[1]["messages"]] == ["user", "user"]
 
 
 @pytest.mark.parametrize(
@@ -357,7 +395,7 @@ def test_the_request_shows_the_plot_in_the_recipes_size_and_asks_the_teachers_pr
 @pytest.mark.parametrize("view", ["plot", "numbers", "both"])
 def test_a_view_is_the_plot_the_numbers_or_both(server: Server, tmp_path: Path, task: Any, view: str) -> None:
     items = draw_table(task, Recipe(name="x", task=task.name).series, 0, 0, 2)
-    Asked(api(server, view=view, repairs=0), items, tmp_path, task)
+    Asked(api(server.url, view=view, repairs=0), items, tmp_path, task)
     kinds = {"plot": ["text", "image_url"], "numbers": ["text"], "both": ["text", "image_url"]}
     for body in server.bodies:
         assert [part["type"] for part in body["messages"][0]["content"]] == kinds[view]
@@ -409,11 +447,35 @@ def test_what_a_server_does_not_know_is_said_otherwise_and_only_the_first_reques
     assert {body.get("response_format", {}).get("type") for body in server.bodies[3:]} == sent
 
 
+def test_an_answer_that_is_none_settles_nothing_about_what_the_server_knows(
+    server: Server, ask: Any, series: pa.Table
+) -> None:
+    def answer(n: int, body: dict[str, Any]) -> Answer:
+        if n == 0:
+            return FAULTS["HTML"]
+        return error(400, "response_format?") if "response_format" in body else Answer(200, completion())
+
+    server.answer = answer
+    said = ask(series.slice(0, 12), in_flight=4).table
+    assert set(said["status"].to_pylist()) == {"ok"}
+
+
+def test_a_server_that_asks_for_no_key_gets_none_of_ours(
+    server: Server, ask: Any, series: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    assert len(ask(series.slice(0, 2), key_env=None).table) == 2
+    assert not [sent for sent in server.keys if SECRET in sent]
+    server.answer = lambda *_: error(401, "who are you?")
+    assert "teacher.key_env names no variable" in ask(series.slice(0, 2), key_env=None).stopped
+    assert api("https://api.openai.com/v1", key_env=None).key_variable == "OPENAI_API_KEY"
+
+
 def test_the_key_is_sent_to_the_server_and_stands_in_no_row(server: Server, ask: Any, series: pa.Table) -> None:
     said = ask(series.slice(0, 2)).table
     assert server.keys == {f"Bearer {SECRET}"}
     assert SECRET not in json.dumps(said.to_pylist())
-    assert SECRET not in json.dumps(api(server).model_dump())
+    assert SECRET not in json.dumps(api(server.url).model_dump())
 
 
 def test_a_request_key_follows_what_shapes_the_reply_and_not_how_it_is_asked(
@@ -422,7 +484,7 @@ def test_a_request_key_follows_what_shapes_the_reply_and_not_how_it_is_asked(
     few = series.slice(0, 2)
 
     def keys(plots: PlotConfig = PLOTS, **changes: Any) -> tuple[str, ...]:
-        return tuple(Questions(api(server, **changes), SINGLE, plots, 0).keys(few))
+        return tuple(Questions(api(server.url, **changes), SINGLE, plots, 0).keys(few))
 
     plain = keys()
     operational = [
@@ -452,55 +514,6 @@ def test_a_request_key_follows_what_shapes_the_reply_and_not_how_it_is_asked(
     assert len({plain, *others}) == 1 + len(shaping) + len(looks)
     assert keys(PLOTS.model_copy(update={"store": True})) == plain
     assert keys(PlotConfig(style="paper"), view="numbers") == keys(view="numbers")
-
-
-# ---- Limits and budgets
-
-
-def test_no_more_is_under_way_than_the_recipe_says(server: Server, ask: Any, series: pa.Table) -> None:
-    server.latency = 0.02
-    ask(series.slice(0, 200), in_flight=7)
-    assert server.most_in_flight == 7
-
-
-def test_requests_per_minute_are_kept_and_used(server: Server, ask: Any, series: pa.Table) -> None:
-    started = time.monotonic()
-    ask(series.slice(0, 60), requests_per_minute=1200, in_flight=16)
-    took = time.monotonic() - started
-    # 20 a second; of which 1,200 in no minute, and no burst of more than a second's
-    assert server.most_in(1.0) <= 41
-    assert 2.0 <= took <= 6.0
-
-
-def test_tokens_per_minute_are_kept(server: Server, ask: Any, series: pa.Table) -> None:
-    started = time.monotonic()
-    ask(series.slice(0, 40), tokens_per_minute=1050 * 600, in_flight=16)  # 10 requests a second
-    took = time.monotonic() - started
-    assert server.most_in(1.0) <= 21
-    assert took >= 2.5
-
-
-@pytest.mark.parametrize(
-    ("budget", "affordable"),
-    [({"budget_usd": 0.0105 * 2, "usd_per_million_input": 10.0, "usd_per_million_output": 10.0}, 2),
-     ({"budget_tokens": 10_500}, 10)],
-    ids=["dollars", "tokens"],
-)  # fmt: skip
-def test_a_budget_stops_the_stage_before_it_is_exceeded_and_counts_earlier_starts(
-    server: Server, ask: Any, series: pa.Table, tmp_path: Path, budget: dict[str, Any], affordable: int
-) -> None:
-    server.latency = 0.01
-    first = ask(series.slice(0, 40), tmp_path / "one", in_flight=4, **budget)
-    assert first.table is None
-    assert "budget" in first.stopped
-    assert server.asked == affordable
-    assert len(server.answered) == affordable
-    again = ask(series.slice(0, 40), tmp_path / "one", in_flight=4, **budget)
-    assert again.table is None
-    assert server.asked == affordable
-    whole = ask(series.slice(0, 40), tmp_path / "one", in_flight=4)
-    assert set(whole.table["status"].to_pylist()) == {"ok"}
-    assert server.asked == 40
 
 
 # ---- What came stays
@@ -560,7 +573,9 @@ def test_an_unruly_server_leaves_every_row_accounted_for_and_asks_nobody_twice(
     [
         ({"retry-after": "3"}, 3.0),
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
-        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after": "0"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, None),
         ({"retry-after": "soon"}, None),
         ({}, None),
     ],

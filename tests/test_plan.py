@@ -114,7 +114,9 @@ def test_an_api_teacher_shows_images_and_dollars_and_needs_no_key(tmp_path, monk
     assert text == pytest.approx(1000 * 150, rel=0.1)
     assert f"${((50_000 + text) * 2 + 60_000 * 10) / 1e6:,.2f}" in out
     assert "about 2 min 05 s" in out  # 1,000 requests, 32 in flight of 4 s
-    assert "$OPENAI_API_KEY" in out
+    assert "no key is sent" in out
+    main(["annotate", str(recipe), "--dry-run", "--set", "teacher.base_url=https://api.openai.com/v1"])
+    assert "$OPENAI_API_KEY" in capsys.readouterr().out
 
 
 def _asking(*changes):

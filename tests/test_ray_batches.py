@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from batch_server import BatchServer, Ending, serving_batches
+from asked import KEY
+from batch_server import BatchServer, Ending
 from commands import command, kill_once, run
 
 from tsd import store
@@ -21,7 +22,7 @@ def annotate(out: Path, server: BatchServer, stage: str = "annotate") -> list[st
         "kind": "openai",
         "model": "seer",
         "base_url": f"'{server.url}'",
-        "key_env": "TSD_TEST_KEY",
+        "key_env": KEY,
         "mode": "batch",
         "workers": "2",
         "batch": "{poll_seconds: 0.5, at_once: 4, most_requests: 2000}",
@@ -37,27 +38,26 @@ def annotations(out: Path) -> dict[str, list[object]]:
 
 
 def test_killed_between_submit_and_collect_the_stage_ends_with_the_same_table_and_pays_nothing_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, batch_server: BatchServer
 ) -> None:
-    monkeypatch.setenv("TSD_TEST_KEY", "sk-do-not-tell-4711")
-    with serving_batches() as server:
-        tables = []
-        for name, kill in (("undisturbed", False), ("killed", True)):
-            out = tmp_path / name
-            first, half = len(server.batches), half_at_first(server)
-            server.paid.clear()
-            run(annotate(out, server, "generate"), cpus=2)
-            server.ending = half
-            if kill:
-                server.seconds = 3600.0
-                kill_once(lambda first=first: len(server.batches) - first == 3, annotate(out, server), cpus=2)
-                assert server.paid.total() == 0
-                server.seconds = 0.0
-            printed = run(annotate(out, server), cpus=2)
-            assert f" {ROWS:,} replies" in printed
-            assert server.paid == {str(one): 1 for one in range(ROWS)}
-            assert not list(out.rglob("batches.json"))  # nothing of what was under way stays behind
-            tables.append(annotations(out))
+    server = batch_server
+    tables = []
+    for name, kill in (("undisturbed", False), ("killed", True)):
+        out = tmp_path / name
+        first, half = len(server.batches), half_at_first(server)
+        server.paid.clear()
+        run(annotate(out, server, "generate"), cpus=2)
+        server.ending = half
+        if kill:
+            server.seconds = 3600.0
+            kill_once(lambda first=first: len(server.batches) - first == 3, annotate(out, server), cpus=2)
+            assert server.paid.total() == 0
+            server.seconds = 0.0
+        printed = run(annotate(out, server), cpus=2)
+        assert f" {ROWS:,} replies" in printed
+        assert server.paid == {str(one): 1 for one in range(ROWS)}
+        assert not list(out.rglob("batches.json"))  # nothing of what was under way stays behind
+        tables.append(annotations(out))
     assert tables[0] == tables[1]
     assert set(tables[0]["status"]) == {"ok"}
     assert sorted(set(tables[0]["attempts"])) == [1, 2]

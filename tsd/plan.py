@@ -114,7 +114,12 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
         cost += f" at {teacher.batch.price_share:g} of the live price"
     lines.append(f"{asked}, {cost}")
     seconds, why = _asking_seconds(recipe, teacher, text + picture + reply)
-    return [*lines, why, f"the key is read from ${teacher.key_env} when it starts"], seconds
+    key = (
+        f"the key is read from ${teacher.key_variable} when it starts"
+        if teacher.key_variable
+        else "no key is sent"
+    )
+    return [*lines, why, key], seconds
 
 
 def _where(teacher: ApiTeacher | VllmTeacher) -> str:

@@ -40,6 +40,7 @@ from tsd.teachers.server import require_key
 PARTS_AT_ONCE = 2  # of a worker: while one part waits for its last replies, the next one keeps the worker busy
 LOOK_SECONDS = 0.5  # between two looks at the gate
 WORKER_CPUS = 0.5  # a worker mostly waits
+CALLS_OF_A_WORKER = 16  # of the gate, besides those of its requests
 
 T = TypeVar("T")
 
@@ -60,7 +61,9 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
     spent: Counts = Counter()
     for part in found.values():
         spent.update(part.note)
-    gate = ray.remote(Gate).options(num_cpus=0).remote(teacher, spent)
+    # Each request may wait in the gate, and be told of in it; Ray's own limit for an actor is 1,000 calls at once.
+    calls = 2 * teacher.in_flight + CALLS_OF_A_WORKER * teacher.workers
+    gate = ray.remote(Gate).options(num_cpus=0, max_concurrency=calls).remote(teacher, spent)
     batches = teacher.batch.at_once if teacher.mode == "batch" else None
     workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
     share = (batches or teacher.in_flight) // workers
@@ -96,13 +99,13 @@ class Asker:
         self.recipe, self.series, self.folder, self.key = recipe, series, folder, key
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.api: OpenAIApi | BatchApi = self._run(self._open(gate, share))
+        self.turnstile, self.api = self._run(self._open(gate, share))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One row: a part in; the part and what was made of it out, as JSON, null where the stage was stopped."""
         part = int(batch["part"][0])
         made = store.find_part(self.folder, part, self.key)  # Ray repeats the task of a worker that died
-        if made is None:
+        if made is None and not self.turnstile.stopped.is_set():
             with Journal(self.folder, part) as journal:
                 table = self._run(self.api.annotate(part, self.series.read_part(part), journal))
             if table is not None:
@@ -111,13 +114,13 @@ class Asker:
                 journal.delete()
         return {"part": [part], "made": [json.dumps(made and asdict(made))]}
 
-    async def _open(self, gate: Any, share: int) -> OpenAIApi | BatchApi:
+    async def _open(self, gate: Any, share: int) -> tuple[Turnstile, OpenAIApi | BatchApi]:
         recipe = self.recipe
         assert isinstance(recipe.teacher, ApiTeacher)
         questions = Questions(recipe.teacher, recipe.asks, recipe.plots, recipe.seed)
         turnstile = await Turnstile(_Remote(gate), recipe.teacher, share).__aenter__()
         kind = BatchApi if recipe.teacher.mode == "batch" else OpenAIApi
-        return kind(questions, turnstile, share)
+        return turnstile, kind(questions, turnstile, share)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()

@@ -1,12 +1,14 @@
 """Who describes the series."""
 
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from tsd.recipe.section import EVERY, Positive, Section, Share, Uri
 
 ERROR_RATE = 0.04
+OPENAI = "api.openai.com"
 
 
 class RulesTeacher(Section):
@@ -113,8 +115,9 @@ class ApiTeacher(ModelTeacher):
     kind: Literal["openai"]
     base_url: Uri
     """Where the API is, ending in /v1."""
-    key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key. The key itself stands nowhere else."""
+    key_env: str | None = None
+    """The environment variable that holds the key, which stands nowhere else; by default OPENAI_API_KEY for
+    OpenAI's own API, and none for any other."""
     mode: Literal["live", "batch"] = "live"
     """One request a series, or the provider's offline batches, at a lower price and within a day."""
     structured: Literal["auto", "schema", "json", "none"] = "auto"
@@ -153,6 +156,13 @@ class ApiTeacher(ModelTeacher):
         if self.budget_usd and not (self.usd_per_million_input or self.usd_per_million_output):
             raise ValueError("budget_usd needs a price: set usd_per_million_input and usd_per_million_output")
         return self
+
+    @property
+    def key_variable(self) -> str | None:
+        """The environment variable that holds the key; None where the server asks for none."""
+        if self.key_env is None and urlsplit(self.base_url).hostname == OPENAI:
+            return "OPENAI_API_KEY"
+        return self.key_env
 
     def usd(self, input_tokens: float, output_tokens: float) -> float:
         """What so many tokens cost, in batches at the price of batches."""

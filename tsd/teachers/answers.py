@@ -23,14 +23,14 @@ def read_answer(content: bytes | str, price: Price, expected: int) -> Reply:
     try:
         answer = json.loads(content, strict=False)
     except ValueError:
-        return Reply(None, "error", "the answer is not JSON")
+        return _unreadable("the answer is not JSON", price, expected)
     return read_completion(answer, price, expected)
 
 
 def read_completion(answer: Any, price: Price, expected: int) -> Reply:
     """The same of an answer that is no longer JSON."""
     if not isinstance(answer, dict):
-        return Reply(None, "error", "the answer is not an object")
+        return _unreadable("the answer is not an object", price, expected)
     choice = _first(answer.get("choices"))
     message = choice.get("message")
     text = message.get("content") if isinstance(message, dict) else None
@@ -43,10 +43,10 @@ def read_completion(answer: Any, price: Price, expected: int) -> Reply:
         status, reason = "refused", clean(str(refusal))[:SHOWN]
     elif finish == "content_filter":
         status, reason = "refused", "the provider's filter"
+    elif finish == "length":  # nothing at all where a model has spent them on thinking
+        status, reason = "truncated", "the reply reached teacher.max_tokens"
     elif not text:
         status, reason = "error", "the answer was empty"
-    elif finish == "length":
-        status, reason = "truncated", "the reply reached teacher.max_tokens"
     else:
         status, reason = "ok", None
     usage = answer.get("usage")
@@ -112,6 +112,11 @@ def outlook(code: int, said: Mapping[str, Any]) -> Literal["filtered", "busy", "
 def clean(text: str) -> str:
     """Text that every file can hold: halves of surrogate pairs and NULs are replaced."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+def _unreadable(reason: str, price: Price, expected: int) -> Reply:
+    """An answer that says nothing of its tokens: the question at least was taken."""
+    return Reply(None, "error", reason, input_tokens=expected, cost_usd=price(expected, 0))
 
 
 def _first(choices: Any) -> dict[str, Any]:

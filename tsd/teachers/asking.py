@@ -100,7 +100,8 @@ def repair(reply: Reply) -> list[Message]:
     asked = (
         f"That reply cannot be used: {wrong}. Reply again with the JSON object alone, one short sentence a key."
     )
-    return [{"role": "assistant", "content": reply.text or ""}, {"role": "user", "content": asked}]
+    told: list[Message] = [{"role": "user", "content": asked}]
+    return [{"role": "assistant", "content": reply.text}, *told] if reply.text else told
 
 
 def reply_schema(task: Task, choices: bool) -> dict[str, Any]:

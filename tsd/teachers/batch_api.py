@@ -60,8 +60,8 @@ class BatchApi:
         """
         rows = Rows(self._questions, series, journal)
         await self._turnstile.begin(part, rows.paid(), rows.settled())
-        while (missing := deque(rows.missing())) or rows.ledger.batches:
-            tasks = [asyncio.create_task(self._resume(rows, batch)) for batch in rows.ledger.batches]
+        while (missing := deque(rows.missing())) or rows.under_way():
+            tasks = [asyncio.create_task(self._resume(rows, batch)) for batch in rows.under_way()]
             loops = min(self._share, len(missing))
             tasks += [asyncio.create_task(self._ask(rows, missing)) for _ in range(loops)]
             await self._turnstile.wait_for(tasks)
@@ -72,7 +72,7 @@ class BatchApi:
                 break
         await self._turnstile.hand_in()
         whole = [reply for reply in rows.replies if reply is not None]
-        if rows.missing() or rows.ledger.batches or len(whole) < len(rows.replies):
+        if rows.missing() or rows.under_way() or len(whole) < len(rows.replies):
             return None
         return annotations(self._questions.task, self._teacher.name, series, rows.keys, whole)
 

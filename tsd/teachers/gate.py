@@ -7,7 +7,7 @@ import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -63,8 +63,8 @@ class Gate:
         self._under_way: Counts = Counter()  # requests, by worker
         self._heard: dict[str, float] = {}  # when, by worker
         self._begun: set[int] = set()  # parts
-        self._requests = _limiter(teacher.requests_per_minute, 1.0)
-        self._tokens = _limiter(teacher.tokens_per_minute, 1.0)
+        self._requests = _request_limiter(teacher.requests_per_minute)
+        self._tokens = _token_limiter(teacher.tokens_per_minute, 1.0)
         self._paused_until = self._last_answer = time.monotonic()
         self._pause = 0.0
         self._version = 0
@@ -87,7 +87,7 @@ class Gate:
             if self._tokens and self._teacher.tokens_per_minute:
                 expected = self._dearest[INPUT] + self._dearest[OUTPUT] or tokens
                 if expected > self._tokens.max_rate:
-                    self._tokens = _limiter(self._teacher.tokens_per_minute, expected)
+                    self._tokens = _token_limiter(self._teacher.tokens_per_minute, expected)
                     assert self._tokens
                 await self._tokens.acquire(min(expected, self._tokens.max_rate))
             while (wait := self._paused_until - time.monotonic()) > 0 and not self._stopped:
@@ -168,7 +168,7 @@ class Gate:
         teacher = self._teacher
         while (teacher.budget_usd or teacher.budget_tokens) and not self._stopped:
             self._write_off()
-            each_usd = self._dearest[DOLLARS] or teacher.usd(tokens, teacher.max_tokens)
+            each_usd = self._dearest[DOLLARS] or teacher.usd(tokens - teacher.max_tokens, teacher.max_tokens)
             each_tokens = self._dearest[INPUT] + self._dearest[OUTPUT] or tokens
             under_way = self._under_way.total()
             dollars = self._counts[DOLLARS] + self._spent[DOLLARS]
@@ -206,13 +206,23 @@ class Gate:
             self._changed.notify_all()
 
 
-def _limiter(per_minute: int | None, largest: float) -> AsyncLimiter | None:
-    """At most so much in any minute, asked for in pieces up to `largest`; None without a limit."""
+def _request_limiter(per_minute: int | None) -> AsyncLimiter | None:
+    """At most so many requests in any minute; None without a limit."""
+    if per_minute is None:
+        return None
+    limit = HEADROOM * per_minute
+    at_once = max(1.0, limit * BURST_SECONDS / 60)
+    # What is full at once is part of that minute; a part of a request is none.
+    return AsyncLimiter(at_once, 60 * at_once / (limit + 1 - at_once))
+
+
+def _token_limiter(per_minute: int | None, largest: float) -> AsyncLimiter | None:
+    """At most so many tokens in any minute, asked for in pieces up to `largest`; None without a limit."""
     if per_minute is None:
         return None
     limit = HEADROOM * per_minute
     at_once = min(limit / 2, max(largest, limit * BURST_SECONDS / 60))
-    return AsyncLimiter(at_once, 60 * at_once / (limit - at_once))  # what is full at once is part of that minute
+    return AsyncLimiter(at_once, 60 * at_once / (limit - at_once))
 
 
 class GateLike(Protocol):
@@ -359,6 +369,14 @@ class Turnstile:
         except TimeoutError:
             return
         raise StoppedError
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Wait for something, no longer than until the stage is stopped. Returns whether it came to its end."""
+        working, stopped = asyncio.create_task(work), asyncio.create_task(self.stopped.wait())
+        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+        for task in (working, stopped):
+            task.cancel()
+        return not self.stopped.is_set()
 
     async def wait_for(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
         """Until all are done; once the stage is stopped or one fails, no longer than answers may be on the way."""

@@ -1,11 +1,12 @@
 """Replies that came, on disk before their part is whole: what was answered is not paid for again.
 
-A line of JSON a reply, by request key. On a disk each line is written as its reply comes; an object store has no
-files that grow, so there the lines of some seconds become an object.
+A line of JSON a reply, by request key. On a disk each line is written as its reply comes, and outlasts a power cut
+some seconds later; an object store has no files that grow, so there the lines of some seconds become an object.
 """
 
 import fcntl
 import json
+import os
 import time
 import uuid
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ from tsd.errors import StorageError
 from tsd.teachers import Reply
 
 FOLDER, ENDING = "replies", ".jsonl"  # inside the folder of the annotations
-SECONDS = 2.0  # between two objects
+SECONDS = 2.0  # between two objects, or two times that the disk is waited for
 LOCK_SECONDS = 60.0  # that a killed start's workers may take to be gone
 
 
@@ -46,9 +47,11 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.flush()
-        if self._file:
-            self._file.close()
+        try:
+            self.flush()
+        finally:
+            if self._file:
+                self._file.close()
 
     def replies(self) -> dict[str, Reply]:
         """What is there, by request key: of several replies to one request, the last."""
@@ -66,16 +69,19 @@ class Journal:
         if self._file:
             with store.storage_errors(self._folder):
                 self._file.write(line)
-            return
-        self._waiting.append(line)
+        else:
+            self._waiting.append(line)
         if time.monotonic() - self._written > SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Write what still waits."""
-        if self._waiting:
-            with self._files.open_output_stream(f"{self._folder}/{uuid.uuid4().hex}{ENDING}") as sink:
-                sink.write(b"".join(self._waiting))
+        """Have what was added outlast a power cut. Raises StorageError where it cannot be kept."""
+        with store.storage_errors(self._folder):
+            if self._file:
+                os.fsync(self._file.fileno())
+            if self._waiting:
+                with self._files.open_output_stream(f"{self._folder}/{uuid.uuid4().hex}{ENDING}") as sink:
+                    sink.write(b"".join(self._waiting))
         self._waiting, self._written = [], time.monotonic()
 
     def delete(self) -> None:

@@ -4,7 +4,7 @@ It is on disk before the server hears of it, so that any process can go on from 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 
 import pyarrow as pa
@@ -39,6 +39,8 @@ class Batch:
 class Missed:
     """A request that batches left without an answer."""
 
+    key: str
+    """The request's."""
     reply: Reply
     """An `error`, with the attempts and the costs so far."""
     repairs: int
@@ -63,10 +65,9 @@ class Ledger:
             name: Missed(**{**one, "reply": Reply(**one["reply"])}) for name, one in kept["missed"].items()
         }  # by custom id
 
-    @property
-    def waiting(self) -> set[str]:
-        """The custom ids whose answers are still to be collected."""
-        return {name for batch in self.batches for name in batch.requests}
+    def under_way(self, keys: Collection[str]) -> list[Batch]:
+        """The batches that hold some of these requests."""
+        return [batch for batch in self.batches if any(key in keys for key, _ in batch.requests.values())]
 
     def save(self) -> None:
         """Write it, whole or not at all. Raises StorageError where it cannot be written."""
@@ -88,10 +89,10 @@ class Rows:
         self.row = {name: row for row, name in enumerate(self.names)}
         self.keys = questions.keys(series)
         self.replies = [known.get(key) for key in self.keys]
-        missed = {self.row[name]: one for name, one in self.ledger.missed.items()}
-        for row, one in missed.items():
-            if one.repairs != self.repairs(row):  # answered since then, by a start that was killed
-                del self.ledger.missed[self.names[row]]
+        for name, one in list(self.ledger.missed.items()):
+            row = self.row.get(name)
+            if row is None or not self.awaits(name, one.key, one.repairs):
+                del self.ledger.missed[name]  # answered since then by a start that was killed, or another model's
             elif one.final:
                 self.replies[row] = one.reply
 
@@ -115,11 +116,13 @@ class Rows:
 
     def missing(self) -> list[int]:
         """The rows that are to be put into a batch."""
-        waiting = self.ledger.waiting
-        rows = enumerate(zip(self.names, self.replies, strict=True))
-        return [
-            row for row, (name, reply) in rows if name not in waiting and (not reply or self.repairable(reply))
-        ]
+        waiting = {key for batch in self.under_way() for key, _ in batch.requests.values()}
+        rows = enumerate(zip(self.keys, self.replies, strict=True))
+        return [row for row, (key, reply) in rows if key not in waiting and (not reply or self.repairable(reply))]
+
+    def under_way(self) -> list[Batch]:
+        """The batches whose answers are still to be collected. Those of another model are left as they are."""
+        return self.ledger.under_way(set(self.keys))
 
     def ask(self, rows: Sequence[int]) -> list[tuple[list[Message], int]]:
         """What is asked about some rows, and how many tokens that has, roughly."""
@@ -148,11 +151,11 @@ class Rows:
         if line.reply.status == "error" and line.fault is None:
             so_far = summed(line.reply, tried)
             if so_far.attempts <= rounds:
-                self.ledger.missed[line.name] = Missed(so_far, self.repairs(row), final=False)
+                self.ledger.missed[line.name] = Missed(self.keys[row], so_far, self.repairs(row), final=False)
                 return None
         reply = self.replies[row] = outcome(self._questions.task, before, tried)
         if reply.status == "error":
-            self.ledger.missed[line.name] = Missed(reply, 0, final=True)
+            self.ledger.missed[line.name] = Missed(self.keys[row], reply, 0, final=True)
         else:
             self.journal.add(self.keys[row], reply)
         return reply

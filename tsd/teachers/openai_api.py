@@ -14,17 +14,20 @@ import openai
 import pyarrow as pa
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
 
+from tsd.errors import StorageError
 from tsd.recipe import ApiTeacher
 from tsd.teachers import Reply, annotations, outcome, repairable
-from tsd.teachers.answers import outlook, read_answer
+from tsd.teachers.answers import OF_THE_ROW, outlook, read_answer
 from tsd.teachers.asking import Message, Question, Questions, repair
 from tsd.teachers.dialect import Dialect
 from tsd.teachers.gate import StoppedError, Turnstile
 from tsd.teachers.journal import Journal
-from tsd.teachers.server import FIRST_WAIT, LONGEST_WAIT, body_of, connect, refusal, retry_after
+from tsd.teachers.ledger import Ledger
+from tsd.teachers.server import FIRST_WAIT, LONGEST_WAIT, body_of, connect, first_line, refusal, retry_after
 
 PATIENT = 4  # times as often a request is tried while nobody gets an answer
 DRAWN_AT_ONCE = 16  # plots, between which replies are looked after
+MOST_REFUSALS = 20  # of rows without an answer between them: from then on it is not about the rows
 
 
 class OpenAIApi:
@@ -38,6 +41,7 @@ class OpenAIApi:
         self._client = connect(self._teacher)
         self._dialect = Dialect(self._teacher, questions.task)
         self._negotiation = asyncio.Lock()
+        self._refusals = 0  # since the last answer
         # A row that waits to be tried again leaves its slot to others; so many rows are drawn and kept at once.
         self._rows = asyncio.Semaphore(2 * share + DRAWN_AT_ONCE)
 
@@ -49,9 +53,15 @@ class OpenAIApi:
         """series: the part's rows of the task's series table. Returns their annotations table.
 
         None where the stage was stopped and replies are missing. What the journal holds is not asked again.
-        Raises StorageError where it cannot be written.
         """
         keys, known = self._questions.keys(series), journal.replies()
+        ledger = Ledger(journal.folder)
+        if ledger.under_way(set(keys)):
+            await self._turnstile.stop(
+                "batches are under way that ask the same: teacher.mode=batch collects them; or delete "
+                f"{ledger.path} to ask, and pay for, their rows again"
+            )
+            return None
         replies = [known.get(key) for key in keys]
         there = [reply for reply in replies if reply]
         await self._turnstile.begin(part, there, [reply for reply in there if not self._repairable(reply)])
@@ -59,8 +69,8 @@ class OpenAIApi:
         for first in range(0, len(series), DRAWN_AT_ONCE):
             rows = range(first, min(first + DRAWN_AT_ONCE, len(series)))
             missing = [row for row in rows if self._open(replies[row])]
-            for _ in missing:
-                await self._rows.acquire()
+            if not await self._turnstile.unless_stopped(self._room(len(missing))):
+                break
             asked = self._questions.ask(series.take(missing), [keys[row] for row in missing]) if missing else []
             for row, question in zip(missing, asked, strict=True):
                 task = asyncio.create_task(self._describe(question, replies[row], journal))
@@ -76,6 +86,10 @@ class OpenAIApi:
             return None
         return annotations(self._questions.task, self._teacher.name, series, keys, whole)
 
+    async def _room(self, rows: int) -> None:
+        for _ in range(rows):
+            await self._rows.acquire()
+
     def _open(self, reply: Reply | None) -> bool:
         return reply is None or self._repairable(reply)
 
@@ -89,6 +103,9 @@ class OpenAIApi:
                 reply = await self._answer(question, reply)
                 if reply.status != "error":
                     journal.add(question.key, reply)
+        except StorageError as error:  # what cannot be kept must not be paid for
+            await self._turnstile.stop(str(error))
+            return None
         except StoppedError:
             return None
         self._turnstile.settled(reply)
@@ -100,9 +117,10 @@ class OpenAIApi:
         tried: list[Reply] = []
         started = time.monotonic()
 
-        async def attempt() -> Reply:
-            tried.append(await self._send(messages, question.tokens))
-            return tried[-1]
+        async def attempt() -> Reply | None:
+            reply, final = await self._send(messages, question.tokens)
+            tried.append(reply)
+            return None if final else reply
 
         def enough(state: RetryCallState) -> bool:
             tries = self._teacher.retries + 1
@@ -112,55 +130,70 @@ class OpenAIApi:
         retrying = AsyncRetrying(
             stop=enough,
             wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            retry=retry_if_result(lambda reply: reply.status == "error"),
+            retry=retry_if_result(lambda reply: reply is not None and reply.status == "error"),
             retry_error_callback=lambda _: None,  # the last try stands in `tried`
             sleep=self._turnstile.sleep,
         )
         await retrying(attempt)
         return outcome(self._questions.task, before, tried)
 
-    async def _send(self, messages: list[Message], tokens: int) -> Reply:
+    async def _send(self, messages: list[Message], tokens: int) -> tuple[Reply, bool]:
         """One request, however often the server says to wait. tokens: of the question, roughly.
 
-        A request that failed and may pass is an `error`. Raises StoppedError where the stage was stopped.
+        Returns what came, an `error` where the request failed, and whether that is final: nothing is to be sent
+        again. Raises StoppedError where the stage was stopped.
         """
         while True:
             async with self._alone_at_first(), self._turnstile.slot(tokens + self._teacher.max_tokens):
                 started = time.perf_counter()
+                final = False
                 try:
                     body = self._dialect.body(messages)
-                    answer = await self._client.chat.completions.with_raw_response.create(**body)
+                    async with asyncio.timeout(self._teacher.timeout):  # the client's is between two reads
+                        answer = await self._client.chat.completions.with_raw_response.create(**body)
                 except openai.APIStatusError as error:
-                    reply = await self._refused(error)
-                    if reply is None:
+                    meant = await self._refused(error)
+                    if meant is None:
                         continue
+                    reply, final = meant
+                except (openai.APITimeoutError, TimeoutError):
+                    reply = Reply(None, "error", "timed out")
                 except openai.OpenAIError as error:
                     reply = Reply(None, "error", type(error).__name__)
                 else:
                     reply = read_answer(answer.http_response.content, self._teacher.usd, tokens)
                     reply = replace(reply, latency_ms=1000 * (time.perf_counter() - started))
                     self._turnstile.answered(reply)
-                    if not self._dialect.agreed:  # what one request takes is known before others are sent
-                        await self._turnstile.hand_in()
-                        self._dialect.agreed = True
+                    if reply.status != "error":
+                        self._refusals = 0
+                        await self._agree()
                 if reply.status == "error":
-                    self._turnstile.failed(reply.reason or "")
-                return reply
+                    self._turnstile.failed((reply.reason or "").partition(":")[0])
+                return reply, final
 
-    async def _refused(self, error: openai.APIStatusError) -> Reply | None:
-        """What a server's refusal means for the row; None: the same request is to be sent again."""
+    async def _agree(self) -> None:
+        """The server has taken a request: what one takes is known before others are sent."""
+        if not self._dialect.agreed:
+            await self._turnstile.hand_in()
+            self._dialect.agreed = True
+
+    async def _refused(self, error: openai.APIStatusError) -> tuple[Reply, bool] | None:
+        """What a server's refusal means for the row, and whether it is final; None: send the request again."""
         code, body = error.status_code, body_of(error)
         meaning = outlook(code, body)
         if meaning == "filtered":
-            return Reply(None, "refused", "the provider's filter")
+            return Reply(None, "refused", "the provider's filter"), True
         if meaning == "busy":
             self._turnstile.failed("429")
             await self._turnstile.pause(retry_after(error.response.headers))
             return None
         if meaning == "passing":
-            return Reply(None, "error", f"{code}")
+            return Reply(None, "error", f"{code}"), False
         if code in (400, 422) and self._dialect.adapt(error.message):
             return None
+        self._refusals += 1
+        if code in OF_THE_ROW and self._dialect.agreed and self._refusals < MOST_REFUSALS:
+            return Reply(None, "error", f"{code}: {first_line(self._teacher, str(body.get('message')))}"), True
         await self._turnstile.stop(refusal(self._teacher, error.message))
         raise StoppedError
 
