@@ -179,12 +179,12 @@ def listening(routes: Sequence[web.RouteDef]) -> Iterator[str]:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         urls.append(f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
-        started.set()
         return runner
 
     def work() -> None:
         asyncio.set_event_loop(loop)
         runner = loop.run_until_complete(start())
+        loop.call_soon(started.set)
         loop.run_forever()
         loop.run_until_complete(runner.cleanup())
         loop.close()

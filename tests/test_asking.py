@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from tsd.tasks import SINGLE
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 ROWS, IN_FLIGHT, A_MINUTE = 20_000, 64, 18_000
+TOKENS = 1050  # of a request
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +77,8 @@ def test_twenty_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: 
     server.latency, server.answer = 0.1, unruly(0.2)
     extra = [f"series.count={ROWS}", "series.blocks_per_part=1"]
     run(command(tmp_path, *extra, stage="generate"), cpus=2)
-    extra += teacher(server, timeout=3, requests_per_minute=A_MINUTE, usd_per_million_input=1.0)
+    limits = {"requests_per_minute": A_MINUTE, "tokens_per_minute": TOKENS * A_MINUTE}
+    extra += teacher(server, timeout=3, usd_per_million_input=1.0, **limits)
     arguments, kills = command(tmp_path, *extra, stage="annotate"), 0
     process = start(arguments)
     try:
@@ -105,6 +108,7 @@ def test_twenty_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: 
     assert counted.get("error", 0) < 0.001 * ROWS
     assert server.most_in_flight <= IN_FLIGHT
     assert server.most_in(60.0) <= A_MINUTE
+    assert 0 < server.most_tokens_in(60.0) <= TOKENS * A_MINUTE
     assert sum(server.answered.values()) <= kills * IN_FLIGHT, "more was paid for twice than was in flight"
     assert not list((tmp_path / "tiny" / "annotations").rglob("*.jsonl")), "a journal outlived its part"
 
@@ -142,7 +146,15 @@ def test_a_key_that_ends_is_one_line_and_the_same_command_goes_on(tmp_path: Path
     extra = ["series.count=6000", "series.blocks_per_part=1"]
     run(command(tmp_path, *extra, stage="generate"), cpus=2)
     server.latency = 0.02
-    server.answer = lambda n, _: Answer(200, completion()) if n < 3000 else Answer(401, whole=False)
+    ended: list[float] = []
+
+    def answer(number: int, _: object) -> Answer:
+        if number < 3000:
+            return Answer(200, completion())
+        ended.append(time.monotonic())
+        return Answer(401, hang=90.0 * (len(ended) > 1), whole=False)  # all but one hear nothing
+
+    server.answer = answer
     arguments = command(tmp_path, *extra, *teacher(server), stage="annotate")
     result = subprocess.run(
         arguments, cwd=ROOT, env=environment(2), capture_output=True, text=True, timeout=300, check=False
@@ -150,8 +162,28 @@ def test_a_key_that_ends_is_one_line_and_the_same_command_goes_on(tmp_path: Path
     assert result.returncode == 2, result.stdout + result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert server.url in result.stderr
+    assert time.monotonic() - ended[0] < 40  # with the requests under way, and the parts not yet begun, given up
     assert 3000 < server.asked <= 3000 + IN_FLIGHT
     server.answer = lambda *_: Answer(200, completion())
     printed = run(arguments, cpus=2)
     assert "6,000 replies, 3,000 of them from before" in printed
     assert sum(server.answered.values()) == 0
+
+
+CROWD = """
+import ray
+from asked import api
+from tsd.cluster.asking import open_gate
+from tsd.cluster.session import session
+
+with session():
+    gate = open_gate(api("http://127.0.0.1:9/v1", in_flight=3000, requests_per_minute=60), {})
+    waiting = [gate.enter.remote("worker", 1000) for _ in range(3000)]
+    ray.get(gate.stop.remote("enough"), timeout=60)
+    print(ray.get(gate.progress.remote(), timeout=60)[1])
+"""
+
+
+def test_requests_that_wait_at_the_gate_leave_room_for_news() -> None:
+    printed = run([sys.executable, "-c", f"import sys; sys.path.insert(0, 'tests'){CROWD}"], cpus=2)
+    assert printed.strip() == "enough"

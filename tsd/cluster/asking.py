@@ -61,9 +61,7 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
     spent: Counts = Counter()
     for part in found.values():
         spent.update(part.note)
-    # Each request may wait in the gate, and be told of in it; Ray's own limit for an actor is 1,000 calls at once.
-    calls = 2 * teacher.in_flight + CALLS_OF_A_WORKER * teacher.workers
-    gate = ray.remote(Gate).options(num_cpus=0, max_concurrency=calls).remote(teacher, spent)
+    gate = open_gate(teacher, spent)
     batches = teacher.batch.at_once if teacher.mode == "batch" else None
     workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
     share = (batches or teacher.in_flight) // workers
@@ -88,6 +86,12 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
         raise InputError(stopped)
     step.advance(series.rows - step.skipped - step.done)  # what a killed worker had not yet reported
     return found | {part: store.Part(**one) for part, one in made.items()}
+
+
+def open_gate(teacher: ApiTeacher, spent: Mapping[str, float]) -> Any:
+    """A `Gate` as a Ray actor. Every request may wait in it; by default an actor takes 1,000 calls at once."""
+    calls = 2 * teacher.in_flight + CALLS_OF_A_WORKER * teacher.workers
+    return ray.remote(Gate).options(num_cpus=0, max_concurrency=calls).remote(teacher, spent)
 
 
 class Asker:
