@@ -69,11 +69,11 @@ def environment(cpus: int | None = None) -> dict[str, str]:
     return clean | {"RAY_AUTH_MODE": "disabled"} | ({"TSD_CPUS": str(cpus)} if cpus else {})
 
 
-def worker_of(process: subprocess.Popen[bytes]) -> psutil.Process | None:
-    """One of the processes that work at a stage's parts, if one is at work just now."""
+def worker_of(process: subprocess.Popen[bytes], kind: str = "MapBatches") -> psutil.Process | None:
+    """One of the processes that work at a stage's parts, or at what the kind says, if one is at work just now."""
     for child in psutil.Process(process.pid).children(recursive=True):
         try:
-            if any("MapBatches" in word for word in child.cmdline()):
+            if any(kind in word for word in child.cmdline()):
                 return child
         except psutil.Error:
             continue

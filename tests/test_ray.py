@@ -270,21 +270,6 @@ def finished_files(study: Path) -> dict[str, int]:
     return {str(path.relative_to(study)): path.stat().st_mtime_ns for path in kept}
 
 
-def test_two_workers_of_a_trial_shard_the_student_and_learn_the_same(
-    undisturbed: tuple[Path, str], tmp_path: Path
-) -> None:
-    study, _ = undisturbed
-    for name in ("series", "annotations", "examples", "tokenizer"):
-        shutil.copytree(study / name, tmp_path / "tiny" / name)
-    run(command(tmp_path, "training.workers=2", stage="train"), cpus=2)
-    for record in (study / "records").glob("*.json"):
-        alone, shared = (
-            json.loads((place / "records" / record.name).read_text()) for place in (study, tmp_path / "tiny")
-        )
-        assert shared["tokens"] == alone["tokens"]
-        assert shared["validation_loss"] == pytest.approx(alone["validation_loss"], rel=0.01)
-
-
 def test_a_rare_class_is_warned_of_and_the_others_are_not() -> None:
     from tsd.cluster.study import class_lines
 

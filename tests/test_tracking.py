@@ -59,6 +59,17 @@ def test_a_restarted_study_goes_on_with_the_runs_it_has(uri):
     assert student.data.metrics["trend"] == 0.9
 
 
+def test_a_run_that_failed_says_why_and_may_be_taken_up_again(uri):
+    first = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n")
+    first.log(RECORD["run_id"], 10, {"loss": 2.0}, 1000)
+    first.fail(RECORD["run_id"], "the loss is nan")
+    failed = _runs(uri)[RECORD["run_id"]]
+    assert (failed.info.status, failed.data.tags["tsd.failed"]) == ("FAILED", "the loss is nan")
+    second = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n")
+    second.finish(RECORD, {}, 3000)
+    assert _runs(uri)[RECORD["run_id"]].info.status == "FINISHED"
+
+
 def test_two_studies_in_one_store_keep_their_students_apart(uri):
     for study in ("runs/a", "runs/b"):
         Tracker(uri, "tsd", study, "").log("same-name", 1, {"loss": 1.0}, 0)

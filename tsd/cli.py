@@ -187,6 +187,8 @@ def _run(recipe: "Recipe", stage: str) -> None:
         return
     with studies.connected(reporter, recipe) as one:
         getattr(one, stage)()
+        if stage == "train":
+            one.require_all_trained()
 
 
 def main(arguments: list[str] | None = None) -> None:

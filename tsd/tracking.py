@@ -23,6 +23,7 @@ with warnings.catch_warnings():
 from tsd.errors import InputError
 
 TAG = "tsd.run"
+WHY = "tsd.failed"
 
 
 class Tracker:
@@ -62,6 +63,12 @@ class Tracker:
             params=[Param(name, str(record[name])) for name in named],
         )
         self.client.set_terminated(run, RunStatus.to_string(RunStatus.FINISHED))
+
+    def fail(self, run_id: str, reason: str) -> None:
+        """End a student's run that could not go on, and say why; a later start may take it up again."""
+        run = self._student(run_id)
+        self.client.set_tag(run, WHY, reason)
+        self.client.set_terminated(run, RunStatus.to_string(RunStatus.FAILED))
 
     def close(self, report: str) -> None:
         """End the study's run with the report's HTML."""

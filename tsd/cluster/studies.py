@@ -50,6 +50,11 @@ class Studies:
         """Train every student with each teacher."""
         self._all(Study.train)
 
+    def require_all_trained(self) -> None:
+        """Raise TrainingError where runs of a teacher failed."""
+        for study in self.each.values():
+            study.require_all_trained()
+
     def evaluate(self) -> None:
         """Score all of them; write the runs table of all teachers."""
         runs = pa.concat_tables(self._all(Study.evaluate))
@@ -97,4 +102,5 @@ def run(recipe: Recipe, reporter: Reporter) -> None:
         study.train()
         study.evaluate()
         study.report()
+        study.require_all_trained()
     reporter.say(f"Everything in {clock(time.monotonic() - started)}")

@@ -24,7 +24,7 @@ from tsd.cluster import stages, training
 from tsd.cluster.asking import describe
 from tsd.corpus import select
 from tsd.curation import review
-from tsd.errors import InputError
+from tsd.errors import InputError, TrainingError
 from tsd.progress import Reporter, Step
 from tsd.recipe import Recipe, RulesTeacher, to_yaml
 from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
@@ -92,12 +92,29 @@ class Study:
             self.reporter.say(f"  {escape(line)}")
 
     def train(self) -> None:
-        """Train every run that is not finished yet."""
+        """Train every run that is not finished yet; those that fail are left behind.
+
+        Raises TrainingError where no run at all is finished then.
+        """
         examples = self.open("examples")
         require_examples(self.recipe, examples)
         self._timed("Prepare the tokenizer", lambda: self._tokenizer(examples))
         runs = training.plan_runs(self.recipe, examples.digest)
-        self._timed(TRAINING, lambda: self._train(runs))
+        failed = self._timed(TRAINING, lambda: self._train(runs))
+        for run_id, reason in failed.items():
+            self.reporter.say(f"  [yellow]failed:[/] {escape(f'{run_id}: {reason}')}")
+        if len(failed) == len(runs):
+            self.require_all_trained()
+
+    def require_all_trained(self) -> None:
+        """Raise TrainingError where runs failed."""
+        if failed := training.failures(self.recipe):
+            students = self.recipe.students
+            runs = len(students.sizes) * len(students.volumes) * len(students.seeds)
+            first, reason = next(iter(failed.items()))
+            raise TrainingError(
+                f"{len(failed)} of {runs} runs failed; {first} says: {reason}; the same command tries them again"
+            )
 
     def evaluate(self) -> pa.Table:
         """Decode and score every finished run; write the runs table."""
@@ -148,7 +165,7 @@ class Study:
         say_place(self.reporter, self.recipe)
         return study
 
-    def _train(self, runs: Sequence[dict[str, Any]]) -> None:
+    def _train(self, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
         done = training.finished(self.recipe, runs)
         missing = [run for run in runs if run["run_id"] not in done]
         sizes = {run["run_id"]: self._weight(run) for run in runs}
@@ -157,8 +174,13 @@ class Study:
             step.note = f"{len(done)}/{len(runs)} finished"
             if missing:
                 progress = _Training(self.tracker, step, sizes, len(done), len(runs))
-                training.train_all(self.recipe, missing, progress)
-                training.forget_checkpoints(self.recipe)
+                failed = training.train_all(self.recipe, missing, progress)
+                training.note_failures(self.recipe, failed)
+                for run_id, reason in failed.items():
+                    self.tracker.fail(run_id, reason)
+                if not failed:
+                    training.forget_checkpoints(self.recipe)
+            return training.failures(self.recipe)
 
     def _weight(self, run: Mapping[str, Any]) -> float:
         """A run's share of the training, for the progress bar: examples times size, plus a start."""
@@ -279,6 +301,7 @@ class Study:
                 ]
             ),
             "MLflow": self.recipe.tracking.uri,
+            **{f"Failed: {run_id}": reason for run_id, reason in training.failures(self.recipe).items()},
         }
 
     def open(self, name: str) -> store.Dataset:

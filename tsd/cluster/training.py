@@ -9,7 +9,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from tsd.recipe import Recipe, Student
 from tsd.schema import EXAMPLES
 
 Report = Callable[[str, dict[str, float]], None]
+FAILURES = "failures.json"
 REPORT_SECONDS = 1.0
 PATIENCE = 60.0  # seconds that a run lets a longer one go first
 
@@ -53,10 +54,10 @@ def plan_runs(recipe: Recipe, examples_digest: str) -> list[dict[str, Any]]:
 SHAPING = {"epochs", "batch_size", "betas", "weight_decay", "warmup", "clip", "max_length"}
 
 
-def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) -> None:
+def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) -> dict[str, str]:
     """Train the runs, several at once. report(run_id, metrics) is called here as they go.
 
-    Raises TrainingError, naming them, when runs failed; those that finished stay finished.
+    Returns why runs failed, by run id: the others do not wait for them, and they keep their last checkpoint.
     """
     folder = _absolute(recipe.folder)
     board = _Board.remote()  # type: ignore[attr-defined]
@@ -89,9 +90,12 @@ def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) ->
     with contextlib.redirect_stdout(io.StringIO()):  # Tune prints a table of its settings whatever its verbosity
         results = tuner.fit()
     listener.collect()
-    failed = [str(error).strip().splitlines()[-1] for error in results.errors]
-    if failed:
-        raise TrainingError(f"{len(failed)} of {len(runs)} runs failed; the first says: {failed[0]}")
+    died = {
+        result.config["run"]["run_id"]: str(result.error).strip().splitlines()[-1]
+        for result in results
+        if result.error
+    }
+    return {**died, **ray.get(board.failed.remote())}
 
 
 @ray.remote(num_cpus=0)
@@ -101,6 +105,7 @@ class _Board:
     def __init__(self) -> None:
         self.news: dict[str, dict[str, float]] = {}
         self.at_work: set[str] = set()
+        self.reasons: dict[str, str] = {}
 
     def begin(self, run_id: str) -> None:
         """A run has its machines."""
@@ -109,6 +114,14 @@ class _Board:
     def begun(self) -> set[str]:
         """The runs that had their machines so far."""
         return self.at_work
+
+    def fail(self, run_id: str, reason: str) -> None:
+        """A run cannot go on, and would fail again."""
+        self.reasons[run_id] = reason
+
+    def failed(self) -> dict[str, str]:
+        """Why runs could not go on, by run id."""
+        return self.reasons
 
     def post(self, run_id: str, metrics: dict[str, float]) -> None:
         """The last word of each run stands."""
@@ -187,7 +200,14 @@ def _room(recipe: Recipe) -> int:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs."""
+    """What each Ray Train worker runs. What would fail again is told, and not raised: Ray would try it again."""
+    try:
+        _learn(config)
+    except TrainingError as error:
+        ray.get(config["board"].fail.remote(config["run"]["run_id"], str(error)))
+
+
+def _learn(config: dict[str, Any]) -> None:
     started = time.perf_counter()
     config["board"].begin.remote(config["run"]["run_id"])
     import torch
@@ -288,13 +308,16 @@ def _metrics(progress: Any, steps: int) -> dict[str, float]:
 
 def _save(model: Any, optimiser: Any, progress: Any, steps: int) -> None:
     """Write this worker's shards and report them; Ray Train merges the workers' folders."""
+    import torch
     from torch.distributed.checkpoint.state_dict import get_state_dict
     from torch.distributed.checkpoint.state_dict_saver import save
 
     weights, moments = get_state_dict(model, optimiser)
     with tempfile.TemporaryDirectory() as folder:
         save({"model": weights, "optimiser": moments}, checkpoint_id=folder)
-        if ray.train.get_context().get_world_rank() == 0:
+        rank = ray.train.get_context().get_world_rank()
+        torch.save(torch.get_rng_state(), Path(folder) / f"random-{rank}.pt")
+        if rank == 0:
             (Path(folder) / "progress.json").write_text(json.dumps(asdict(progress)))
         ray.train.report(
             _metrics(progress, steps),
@@ -304,7 +327,11 @@ def _save(model: Any, optimiser: Any, progress: Any, steps: int) -> None:
 
 
 def _restore(model: Any, optimiser: Any) -> Any:
-    """Load the last checkpoint in place, if there is one, and return how far it is."""
+    """Load the last checkpoint in place, if there is one, and return how far it is.
+
+    The number of workers may be another: a worker that was not there keeps the generator that it has.
+    """
+    import torch
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
     from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -318,6 +345,9 @@ def _restore(model: Any, optimiser: Any) -> Any:
         state: dict[str, Any] = {"model": weights, "optimiser": moments}
         load(state, checkpoint_id=folder)
         set_state_dict(model, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
+        random = Path(folder) / f"random-{ray.train.get_context().get_world_rank()}.pt"
+        if random.exists():
+            torch.set_rng_state(torch.load(random))
         return Progress(**json.loads((Path(folder) / "progress.json").read_text()))
 
 
@@ -339,6 +369,16 @@ def finished(recipe: Recipe, runs: Sequence[dict[str, Any]]) -> dict[str, dict[s
 def forget_checkpoints(recipe: Recipe) -> None:
     """Delete the checkpoints of a study all of whose runs are finished."""
     store.delete_folder(f"{recipe.folder}/trials")
+
+
+def note_failures(recipe: Recipe, failures: Mapping[str, str]) -> None:
+    """Keep why runs failed in the last start that trained, for evaluation and report; they may be none."""
+    store.write_json(recipe.folder, FAILURES, dict(failures))
+
+
+def failures(recipe: Recipe) -> dict[str, str]:
+    """Why runs failed in the last start that trained, by run id."""
+    return store.read_json(recipe.folder, FAILURES) or {}
 
 
 def _absolute(folder: str) -> str:

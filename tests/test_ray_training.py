@@ -1,0 +1,122 @@
+"""Training on a real local Ray: runs that fail beside others that do not, workers killed, machines changed."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from commands import ROOT, command, environment, kill_once, run, worker_of
+from mlflow import MlflowClient
+
+from tsd import store
+from tsd.tasks import SINGLE
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+KILLS = 5
+RUN = "0.03M-3200-s0-*"
+TRAINED = ("students.sizes=[0.03M]", "students.volumes=[3200]", "training.checkpoint_every=10")
+
+
+def study_with_a_run_that_fails(out: Path) -> subprocess.CompletedProcess[str]:
+    """A study of two students, of which one has a learning rate that no number withstands."""
+    sizes = "students.sizes=[0.03M, {name: 0.1M, learning_rate: 1.0e+30}]"
+    arguments = command(out, sizes, "students.volumes=[3200]", "training.checkpoint_every=2")
+    return subprocess.run(
+        arguments, cwd=ROOT, env=environment(2), capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Such a study, and what it printed."""
+    out = tmp_path_factory.mktemp("runs")
+    return out, study_with_a_run_that_fails(out)
+
+
+@pytest.fixture
+def examples(done: tuple[Path, object], tmp_path: Path) -> Path:
+    """A folder with what training needs and no student."""
+    for name in ("series", "annotations", "examples", "tokenizer"):
+        shutil.copytree(done[0] / "tiny" / name, tmp_path / "tiny" / name)
+    return tmp_path
+
+
+def test_a_run_that_fails_leaves_the_others_whole_and_is_told_of_everywhere(
+    done: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, result = done
+    assert result.returncode == 1, result.stdout + result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "1 of 2 runs failed" in line
+    assert "the loss is" in line
+    assert "lower the learning rate" in line
+    runs = store.open_dataset(str(out / "tiny" / "runs"), SINGLE.tables.runs).read()
+    assert runs["student"].to_pylist() == ["0.03M"]
+    assert "failed: 0.1M-3200-s0-" in " ".join(result.stdout.split())
+    assert "Failed: 0.1M-3200-s0-" in (out / "tiny" / "report.html").read_text()
+    client = MlflowClient(f"sqlite:///{out}/mlflow.db")
+    status = {run.info.run_name[:4]: run.info.status for run in client.search_runs(["1"])}
+    assert (status["0.1M"], status["0.03"]) == ("FAILED", "FINISHED")
+
+
+def test_what_failed_is_tried_again_by_the_same_command_and_nothing_else_is(
+    done: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, _ = done
+    (student,) = (out / "tiny" / "students").glob("*/model.safetensors")
+    born = student.stat().st_mtime_ns
+    again = study_with_a_run_that_fails(out)
+    assert again.returncode == 1
+    assert "1 of 2 runs failed" in again.stderr
+    assert student.stat().st_mtime_ns == born
+
+
+def test_a_worker_killed_five_times_ends_with_the_weights_of_one_that_nobody_disturbed(
+    done: tuple[Path, object], examples: Path
+) -> None:
+    rng = random.Random(11)
+    arguments = command(examples, *TRAINED, f"training.max_failures={KILLS + 2}", stage="train")
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, env=environment(2), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    killed: list[set[Path]] = [set()]
+    try:
+        until = time.monotonic() + 400
+        while len(killed) <= KILLS:
+            assert process.poll() is None, f"it ended after {len(killed) - 1} kills"
+            assert time.monotonic() < until, f"{len(killed) - 1} kills"
+            checkpoints = set((examples / "tiny" / "trials").glob(f"{RUN}/step-*"))
+            if checkpoints - killed[-1] and (worker := worker_of(process, "RayTrainWorker")):
+                time.sleep(rng.uniform(0.0, 0.2))
+                worker.kill()
+                killed.append(checkpoints)
+            time.sleep(0.02)
+        assert process.wait(300) == 0
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+    undisturbed, mine = (
+        next((place / "tiny" / "students").glob(f"{RUN}/model.safetensors")) for place in (done[0], examples)
+    )
+    assert mine.read_bytes() == undisturbed.read_bytes()
+
+
+def test_two_workers_shard_a_student_and_one_alone_goes_on_with_it_to_the_same_loss(
+    done: tuple[Path, object], examples: Path
+) -> None:
+    two = command(examples, *TRAINED, "training.workers=2", stage="train")
+    half = f"{RUN}/step-000002?0/.metadata"  # of 400 steps
+    kill_once(lambda: any((examples / "tiny" / "trials").glob(half)), two, cpus=2)
+    run(command(examples, *TRAINED, stage="train"), cpus=2)
+    losses = [
+        json.loads(next((place / "tiny" / "records").glob(f"{RUN}.json")).read_text())["validation_loss"]
+        for place in (done[0], examples)
+    ]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
