@@ -1,8 +1,18 @@
 """MLflow in a real sqlite store: runs are found again, nothing secret is kept, a wrong URI is one line."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
 import pytest
 from mlflow import MlflowClient
 
+import tsd
 from tsd.errors import InputError
 from tsd.tracking import Tracker
 
@@ -68,6 +78,63 @@ def test_a_run_that_failed_says_why_and_may_be_taken_up_again(uri):
     second = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n")
     second.finish(RECORD, {}, 3000)
     assert _runs(uri)[RECORD["run_id"]].info.status == "FINISHED"
+
+
+def test_a_study_bears_what_it_was_made_from(uri):
+    Tracker(uri, "tsd", "runs/laptop", "name: laptop\n").tag({"examples": "0a1b"})
+    tags = _runs(uri)["runs/laptop"].data.tags
+    assert (tags["tsd.examples"], tags["tsd.version"]) == ("0a1b", tsd.__version__)
+    there = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert tags.get("tsd.commit", "").split(" ")[0] == there.stdout.strip()
+
+
+@pytest.fixture
+def address(tmp_path):
+    """A real MLflow server's."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path)]
+    arguments = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *store]
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(
+            [*arguments, "--workers", "1"], stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
+        )
+    try:
+        until = time.monotonic() + 120
+        while not _answers(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < until, (tmp_path / "log").read_text()
+            time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+
+
+def _answers(url):
+    try:
+        with urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.timeout(240)
+def test_a_server_holds_what_a_local_store_holds(address, uri):
+    for place in (address, uri):
+        tracker = Tracker(place, "tsd", "runs/laptop", "name: laptop\n")
+        tracker.log(RECORD["run_id"], 10, {"loss": 2.0}, 1000)
+        tracker.finish(RECORD, {"trend": 0.9}, 3000)
+        tracker.close("<html>the report</html>")
+    there, here = _runs(address), _runs(uri)
+    assert there.keys() == here.keys()
+    for name in here:
+        assert there[name].data.metrics == here[name].data.metrics
+        assert there[name].data.params == here[name].data.params
+        assert there[name].info.status == here[name].info.status == "FINISHED"
+    files = {file.path for file in MlflowClient(address).list_artifacts(there["runs/laptop"].info.run_id)}
+    assert files == {"recipe.yaml", "report.html"}
 
 
 def test_two_studies_in_one_store_keep_their_students_apart(uri):

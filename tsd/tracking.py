@@ -6,6 +6,7 @@ Runs are found again by a tag, so a study that was stopped and started again con
 import logging
 import os
 import re
+import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ with warnings.catch_warnings():
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunStatus
 
+import tsd
 from tsd.errors import InputError
 
 TAG = "tsd.run"
@@ -40,11 +42,17 @@ class Tracker:
                 self.experiment = self._experiment(experiment, _artifacts(uri))
                 self.parent = self._run(study, study, {})
                 self.client.log_text(self.parent, _without_credentials(recipe_yaml), "recipe.yaml")
+                self.tag({"version": tsd.__version__, **_commit()})
         except Exception as error:  # MLflow's own, a database driver's, a missing driver, a folder's
             reason = _without_credentials((str(error).strip() or type(error).__name__).splitlines()[0])
             raise InputError(
                 f"tracking.uri {_without_credentials(uri)} does not answer as an MLflow store: {reason[:300]}"
             ) from None
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Have the study's run bear what it was made from, such as a table's digest."""
+        for name, value in tags.items():
+            self.client.set_tag(self.parent, f"tsd.{name}", value)
 
     def log(self, run_id: str, step: int, metrics: Mapping[str, float], time_ms: int) -> None:
         """Log metrics of a student's run at a step."""
@@ -98,6 +106,23 @@ class Tracker:
         made = self.client.create_run(self.experiment, tags={**tags, TAG: quoted}, run_name=name)
         made_id: str = made.info.run_id
         return made_id
+
+
+def _commit() -> dict[str, str]:
+    """The commit of the code that runs, and whether it was changed since; nothing where it is no checkout."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(tsd.__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")  # else it is installed somewhere below another checkout
+        said = git("status", "--porcelain=v2", "--branch", "--", ".").splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    commit = next(line.split()[-1] for line in said if line.startswith("# branch.oid"))
+    changed = any(not line.startswith("#") for line in said)
+    return {"commit": f"{commit} and changes" if changed else commit}
 
 
 def _artifacts(uri: str) -> str | None:

@@ -100,6 +100,7 @@ class Study:
         require_examples(self.recipe, examples)
         self._timed("Prepare the tokenizer", lambda: self._tokenizer(examples))
         runs = training.plan_runs(self.recipe, examples.digest)
+        self.tracker.tag({"examples": examples.digest, "teacher": self.teacher})
         failed = self._timed(TRAINING, lambda: self._train(runs))
         for run_id, reason in failed.items():
             self.reporter.say(f"  [yellow]failed:[/] {escape(f'{run_id}: {reason}')}")
