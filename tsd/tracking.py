@@ -35,6 +35,8 @@ class Tracker:
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self.study = study
+        self.place = _without_credentials(uri)
+        """Where the runs are, without a password."""
         self.open: dict[str, str] = {}
         try:
             with _impatient():
@@ -46,7 +48,7 @@ class Tracker:
         except Exception as error:  # MLflow's own, a database driver's, a missing driver, a folder's
             reason = _without_credentials((str(error).strip() or type(error).__name__).splitlines()[0])
             raise InputError(
-                f"tracking.uri {_without_credentials(uri)} does not answer as an MLflow store: {reason[:300]}"
+                f"tracking.uri {self.place} does not answer as an MLflow store: {reason[:300]}"
             ) from None
 
     def tag(self, tags: Mapping[str, str]) -> None:

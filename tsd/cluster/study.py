@@ -57,9 +57,8 @@ class Study:
         """Open MLflow, so that a wrong address is said before anything is paid for."""
         with self.reporter.stage("Open MLflow", 1, "") as step:
             started = time.monotonic()
-            uri = self.tracker and self.recipe.tracking.uri
+            step.advance(1, self.tracker.place)
             self.spent("Open MLflow", time.monotonic() - started)
-            step.advance(1, uri)
 
     def generate(self) -> store.Dataset:
         """Draw the series and say how their classes came out; keep their plots where the recipe asks for it."""
@@ -228,7 +227,7 @@ class Study:
             self.open("series"),
             self.open("annotations"),
         )
-        test = stages.test_series(recipe, series)
+        test, said = stages.test_series(recipe, series), self._predictions(runs)
         seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
         return reporting.Study(
             title=recipe.name,
@@ -237,22 +236,18 @@ class Study:
             runs=runs,
             baselines=scoring.baselines(recipe.asks, test),
             fits=fits,
-            samples=self._samples(runs, test, annotations),
+            samples=self._samples(said, test, annotations),
             seconds=seconds,
             useful_share=useful_share(recipe, runs, seconds),
-            clear=self._clear(runs, test),
+            clear=scoring.without_ties(recipe.asks, said, test),
             classes=series.about["classes"],
             teacher=self.teacher,
             counts=self.open("examples").about,
-            beside=self._beside(runs, annotations),
+            beside=self._beside(said, annotations),
             facts=self._facts(series, test),
         )
 
-    def _clear(self, runs: pa.Table, test: pa.Table) -> dict[str, scoring.Clear]:
-        return scoring.without_ties(self.recipe.asks, self._predictions(runs), test)
-
-    def _beside(self, runs: pa.Table, annotations: store.Dataset) -> dict[str, scoring.Beside]:
-        said = self._predictions(runs)
+    def _beside(self, said: pa.Table, annotations: store.Dataset) -> dict[str, scoring.Beside]:
         ids = pc.unique(said["series_id"])
         rows = (
             part.filter(pc.is_in(part["series_id"], ids))
@@ -265,9 +260,11 @@ class Study:
         folder = f"{self.recipe.folder}/predictions/{reporting.best(runs)['run_id']}"
         return store.open_dataset(folder, self.tables.predictions).read()
 
-    def _samples(self, runs: pa.Table, test: pa.Table, annotations: store.Dataset) -> list[reporting.Sample]:
+    def _samples(
+        self, predictions: pa.Table, test: pa.Table, annotations: store.Dataset
+    ) -> list[reporting.Sample]:
         """Test series with what the teacher and the best student said of them: half of them its mistakes."""
-        said = self._predictions(runs).to_pylist()
+        said = predictions.to_pylist()
         wrong = [i for i, row in enumerate(said) if row["labels"] != row["truth"]][: SAMPLES // 2]
         right = [i for i, row in enumerate(said) if row["labels"] == row["truth"]][: SAMPLES - len(wrong)]
         ids = pa.array([said[i]["series_id"] for i in sorted(wrong + right)])
