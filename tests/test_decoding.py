@@ -1,17 +1,31 @@
 """Decoding: greedy replies as transformers' own generate gives them, with and without padding."""
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from tsd.corpus import chat_prompts
-from tsd.decoding import decode
+from tsd.decoding import READ_AT_ONCE, ROOM, closed_ranks, decode, slabs
 from tsd.recipe import Student
 from tsd.students import build, build_tokenizer
 from tsd.tasks import SINGLE
 
-# Ends some replies before 24 tokens and not others, and none at once.
-END_BIAS = 1.5
+# Ends some replies before 24 tokens, a few of them at once, and not others.
+END_BIAS = 2.0
 WORDS = ["The series shows an increasing trend.", "The noise intensity is low."] * 2
 
 
@@ -24,26 +38,61 @@ def tokenizer() -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="module")
 def model(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """A random student whose replies differ by prompt and often end by themselves."""
+    return random_model(tokenizer, "a Qwen3 with one head of keys for two of queries")
+
+
+KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "a Qwen3 with one head of keys for two of queries": (
+        Qwen3ForCausalLM,
+        Qwen3Config,
+        {"num_key_value_heads": 1, "head_dim": 32},
+    ),
+    "a Qwen3 with as many heads of keys": (
+        Qwen3ForCausalLM,
+        Qwen3Config,
+        {"num_key_value_heads": 2, "head_dim": 20},
+    ),
+    "a Qwen2 with two heads of keys for four of queries": (
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        {"num_attention_heads": 4, "num_key_value_heads": 2},
+    ),
+    "a Qwen2 with a sliding window": (
+        Qwen2ForCausalLM,
+        Qwen2Config,
+        {"num_key_value_heads": 1, "use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
+    ),
+    "a Qwen3 without fused attention": (
+        Qwen3ForCausalLM,
+        Qwen3Config,
+        {"num_key_value_heads": 1, "head_dim": 32, "attn_implementation": "eager"},
+    ),
+    "a Llama": (LlamaForCausalLM, LlamaConfig, {"num_key_value_heads": 1}),
+}
+
+
+def random_model(tokenizer: PreTrainedTokenizerBase, kind: str) -> PreTrainedModel:
+    """A random model of one of the kinds; its biases, where it has them, are random, too."""
+    model, config, special = KINDS[kind]
+    common = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": False,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     torch.manual_seed(4)
-    student = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=32,
-            max_position_embeddings=512,
-            tie_word_embeddings=False,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    for parameter in student.parameters():
-        if parameter.ndim == 2:
+    student = model(config(**{**common, **special}))
+    for name, parameter in student.named_parameters():
+        if parameter.ndim == 2 or name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.2)
+        else:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
     return favouring(student.eval(), tokenizer.eos_token_id, END_BIAS)
 
 
@@ -80,16 +129,30 @@ def prompts_of(lengths: list[int]) -> list[str]:
     return [SINGLE.student_prompt(torch.randint(0, 100, (n,), generator=draws).tolist()) for n in lengths]
 
 
+LONG = 300  # points; a few such prompts are more than is read at once
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "lengths", [[40] * 12, [5, 40, 17, 64, 64, 3, 33, 8]], ids=["of one length", "of many lengths"]
+    "lengths",
+    [[40] * 12, [5, 40, 17, 64, 64, 3, 33, 8], [9, LONG, 3, LONG, LONG, 40, *[LONG - 1] * 6, 3], [20]],
+    ids=["of one length", "of many lengths", "beside much longer ones", "alone"],
 )
 def test_replies_are_those_of_transformers_generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, lengths: list[int]
+    tokenizer: PreTrainedTokenizerBase, kind: str, lengths: list[int]
 ) -> None:
-    prompts = prompts_of(lengths)
+    model, prompts = random_model(tokenizer, kind), prompts_of(lengths)
     expected = generated(model, tokenizer, prompts, 24)
     assert len(set(expected)) > len(prompts) // 2  # the replies tell the prompts apart
     assert decode(model, tokenizer, prompts, 24) == expected
+
+
+def test_replies_may_outgrow_the_room_made_for_them(tokenizer: PreTrainedTokenizerBase) -> None:
+    endless = favouring(random_model(tokenizer, next(iter(KINDS))), tokenizer.eos_token_id, -1e9)
+    prompts, most = prompts_of([12, 30, 30]), 3 * ROOM + 1
+    replies = decode(endless, tokenizer, prompts, most)
+    assert replies == generated(endless, tokenizer, prompts, most)
+    assert replies != decode(endless, tokenizer, prompts, most - 1)
 
 
 def test_some_replies_end_by_themselves_and_others_at_the_limit(
@@ -124,3 +187,22 @@ def test_a_reply_does_not_depend_on_the_rest_of_the_batch(
 def test_a_model_that_only_ever_ends_says_nothing(tokenizer: PreTrainedTokenizerBase) -> None:
     mute = favouring(build(Student(name="0.03M"), tokenizer, 0, 512), tokenizer.eos_token_id, 1e9)
     assert decode(mute, tokenizer, prompts_of([10, 12]), 20) == ["", ""]
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=200))
+def test_every_row_is_read_once_and_no_more_at_a_time_than_fits(lengths: list[int]) -> None:
+    lengths.sort()
+    parts = list(slabs(lengths))
+    assert [length for part in parts for length in lengths[part]] == lengths
+    for part in parts:
+        rows = part.stop - part.start
+        assert rows == 1 or rows * lengths[part.stop - 1] <= READ_AT_ONCE
+    for part, following in pairwise(parts):
+        assert (part.stop - part.start + 1) * lengths[following.start] > READ_AT_ONCE
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=50))
+def test_only_the_last_rows_move_when_others_end(running: list[bool]) -> None:
+    keep = closed_ranks(torch.tensor(running)).tolist()
+    assert sorted(keep) == [row for row, on in enumerate(running) if on]
+    assert all(row == place or row >= len(keep) for place, row in enumerate(keep))
