@@ -32,7 +32,7 @@ def main() -> None:
     dist.init_process_group("gloo")
     recipe = load("laptop")
     series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 1024)
-    examples, _ = curate(
+    examples, *_ = curate(
         SINGLE, Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series), series, recipe.curation
     )
     tokenizer = students.build_tokenizer(
