@@ -33,16 +33,18 @@ class Bound:
         return (self.least is None or self.value >= self.least) and (self.most is None or self.value <= self.most)
 
 
-def medians(works: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def medians(
+    works: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """The median seconds of each work; they take turns, so that a slow moment of the machine hits them all."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
             gc.collect()  # one work's garbage is not another's
             work()  # what comes first finds cold caches and memory to ask for: that is not the rate
-            started = time.perf_counter()
+            started = clock()
             work()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return {name: median(times) for name, times in seconds.items()}
 
 

@@ -1,0 +1,145 @@
+"""Replies per second of `decode`, and beside it transformers' generate on the same students, prompts and batches.
+
+Students of three sizes are trained for a moment, so that replies end by themselves and not all at once. Prompts
+are series of 128 points, or of 32, 64, 128 and 256 in equal shares. Both sides go from prompts to texts on one
+thread in float32; generate has its own cache, is padded on the left and stops at the same token. Seconds are the
+processor's, which on one thread are the clock's where nobody else is at work. Writes decoding.json beside itself.
+Four minutes.
+
+    OMP_NUM_THREADS=1 python benchmarks/decoding.py --check
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import torch
+from measured import Bound, finish, medians, show
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tsd import corpus, students, training
+from tsd.curation import curate
+from tsd.decoding import decode
+from tsd.drawing import draw_table
+from tsd.recipe import CurationConfig, Student, TrainingConfig, load
+from tsd.tasks import SINGLE
+from tsd.teachers.rules import Rules
+
+SIZES, BATCHES, FIXED, MIXED = ("0.03M", "0.3M", "1M"), (1, 32, 128), 128, (32, 64, 128, 256)
+EXAMPLES, FEWEST, MOST_TOKENS, REPEATS = 1000, 4, 80, 3
+
+
+def main() -> None:
+    """Time both ways for each size, kind of prompts and batch."""
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    recipe = load("laptop", [f"series.length={list(MIXED)}"])
+    series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 4096)
+    taught, asked = series.slice(0, 2048), series.slice(2048)["values"].to_pylist()
+    annotated = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(taught)
+    examples, *_ = curate(SINGLE, annotated, taught, CurationConfig())
+    texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
+    tokenizer = students.build_tokenizer(texts, 2048)
+    kinds = {
+        f"{FIXED} points": [values for values in asked if len(values) == FIXED],
+        f"{min(MIXED)} to {max(MIXED)} points": evenly(asked, max(BATCHES)),
+    }
+    results = []
+    for size in SIZES:
+        model = student(size, tokenizer, examples)
+        for kind, values in kinds.items():
+            prompts = [SINGLE.student_prompt(one) for one in values]
+            results += [
+                {"student": size, "prompts": kind, "batch": batch, **compare(model, tokenizer, prompts, batch)}
+                for batch in BATCHES
+            ]
+    show("Replies per second, one thread", results)
+    finish(__file__, {"examples": EXAMPLES, "repeats": REPEATS, "results": results}, bounds(results))
+
+
+def student(size: str, tokenizer: PreTrainedTokenizerBase, examples: pa.Table) -> PreTrainedModel:
+    """A student that has learned how long a reply is, and little else."""
+    model = students.build(Student(name=size), tokenizer, 0, 2048)
+    settings = TrainingConfig()
+    training.train(
+        model,
+        corpus.tokenise(corpus.select([examples], "train", EXAMPLES), tokenizer, 2048),
+        settings,
+        learning_rate=students.learning_rate(Student(name=size)),
+        seed=0,
+        place=training.Place(),
+        optimiser=training.make_optimiser(model, settings),
+        progress=training.Progress(),
+        report=lambda _: None,
+        save=lambda _: None,
+    )
+    return model.eval()
+
+
+def evenly(series: Sequence[list[int]], count: int) -> list[list[int]]:
+    """As many series of each length, in turns, so that every batch has all lengths."""
+    by_length = [[values for values in series if len(values) == length] for length in MIXED]
+    return [by_length[i % len(MIXED)][i // len(MIXED)] for i in range(count)]
+
+
+def compare(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], batch: int
+) -> dict[str, float]:
+    """Replies per second both ways, batch by batch, and how many replies are the same."""
+    prompts = prompts[: max(batch, FEWEST)]
+    batches = [list(prompts[first : first + batch]) for first in range(0, len(prompts), batch)]
+    works: dict[str, Callable[[], list[str]]] = {
+        "tsd": lambda: [text for few in batches for text in decode(model, tokenizer, few, MOST_TOKENS)],
+        "generate": lambda: [text for few in batches for text in generate(model, tokenizer, few)],
+    }
+    ours, theirs = (work() for work in works.values())
+    tokens = [len(ids) for ids in tokenizer(ours, add_special_tokens=False)["input_ids"]]
+    seconds = medians(dict(works), REPEATS, time.process_time)
+    rates = {name: len(prompts) / spent for name, spent in seconds.items()}
+    return {
+        **rates,
+        "ratio": rates["tsd"] / rates["generate"],
+        "identical": sum(map(str.__eq__, ours, theirs)) / len(prompts),
+        "mean_tokens": sum(tokens) / len(tokens),
+        "longest": max(tokens),
+    }
+
+
+@torch.inference_mode()
+def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[str]:
+    """The same by transformers, as one batch."""
+    asked: Any = tokenizer(
+        corpus.chat_prompts(prompts, tokenizer),
+        add_special_tokens=False,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+    )
+    replies = model.generate(
+        **asked,
+        do_sample=False,
+        max_new_tokens=MOST_TOKENS,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    texts: list[str] = tokenizer.batch_decode(replies[:, asked["input_ids"].shape[1] :], skip_special_tokens=True)
+    return texts
+
+
+def bounds(results: Sequence[dict[str, Any]]) -> list[Bound]:
+    """Identical, never slower, and half as fast again where it was promised."""
+    promised = [row for row in results if row["student"] == "0.3M" and row["batch"] == 128]
+    return [
+        Bound("replies that are generate's, least share", min(row["identical"] for row in results), least=1.0),
+        Bound("times generate's rate, least of all", min(row["ratio"] for row in results), least=1.0),
+        *(
+            Bound(f"times generate's rate, 0.3M, batch 128, {row['prompts']}", row["ratio"], least=1.5)
+            for row in promised
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    main()
