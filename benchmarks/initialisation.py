@@ -33,7 +33,7 @@ def main() -> None:
     recipe = load("laptop", ["series.count=13000"])
     series = draw_table(SINGLE, recipe.series, recipe.seed, 0, recipe.series.count)
     annotated = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
-    examples, *_ = curate(SINGLE, annotated, series, CurationConfig())
+    examples = curate(SINGLE, annotated, series, CurationConfig())[0]
     texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
     tokenizer = students.build_tokenizer(texts, 2048)
     rows = {

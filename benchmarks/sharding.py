@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
-from tsd import corpus, students, training
+from tsd import corpus, forward, students, training
 from tsd.curation import curate
 from tsd.drawing import draw_table
 from tsd.recipe import Student, load
@@ -32,9 +32,8 @@ def main() -> None:
     dist.init_process_group("gloo")
     recipe = load("laptop")
     series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 1024)
-    examples, *_ = curate(
-        SINGLE, Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series), series, recipe.curation
-    )
+    replies = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
+    examples = curate(SINGLE, replies, series, recipe.curation)[0]
     tokenizer = students.build_tokenizer(
         [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()], 2048
     )
@@ -58,7 +57,7 @@ def main() -> None:
 def _sharded(model: PreTrainedModel) -> PreTrainedModel:
     """As `training.shard` does over several workers."""
     mesh = init_device_mesh("cpu", (1,))
-    for layer in training.decoder_layers(model):
+    for layer in forward.decoder_layers(model):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from tsd.corpus import Corpus, chat_prompts, collate, rows_of, select, steps_in, tokenise
+from tsd.corpus import Batches, Corpus, chat_prompts, collate, pack, select, share, tokenise
 from tsd.errors import DataError, InputError
+from tsd.recipe import TrainingConfig
 from tsd.students import build_tokenizer
 
 
@@ -88,6 +89,17 @@ def test_an_example_that_is_too_long_is_an_error_and_nothing_is_cut(
 # ---- Batches are a function of (corpus, seed, step, rank)
 
 shapes = st.tuples(st.integers(1, 300), st.integers(1, 8), st.integers(1, 8), st.integers(0, 2**40))
+some_lengths = st.lists(st.integers(1, 60), min_size=1, max_size=200).map(np.array)
+
+
+def batches(size: int, batch: int, seed: int, epochs: int = 1) -> Batches:
+    """Batches of so many examples."""
+    return Batches(np.full(size, 10), TrainingConfig(batch_size=batch, epochs=epochs), seed)
+
+
+def by_tokens(lengths: np.ndarray, budget: int, seed: int, epochs: int = 1) -> Batches:
+    """Batches of so many tokens."""
+    return Batches(lengths, TrainingConfig(tokens_per_batch=budget, epochs=epochs), seed)
 
 
 @given(shapes, st.integers(0, 500))
@@ -95,9 +107,9 @@ def test_the_workers_of_a_step_share_the_batch_that_one_worker_would_have(
     shape: tuple[int, int, int, int], step: int
 ) -> None:
     size, workers, each, seed = shape
-    alone = rows_of(size, workers * each, seed, step, 0, 1)
-    shares = [rows_of(size, workers * each, seed, step, rank, workers) for rank in range(workers)]
-    assert all(len(share) == each for share in shares)
+    alone = batches(size, workers * each, seed).rows(step)
+    shares = [share(alone, rank, workers) for rank in range(workers)]
+    assert all(len(one) == each for one in shares)
     assert Counter(np.concatenate(shares).tolist()) == Counter(alone.tolist())
 
 
@@ -106,7 +118,7 @@ def test_every_epoch_sees_each_example_once(shape: tuple[int, int, int, int], ep
     size, workers, each, seed = shape
     batch = workers * each
     steps = -(-size * epochs // batch)
-    seen = np.concatenate([rows_of(size, batch, seed, step, 0, 1) for step in range(steps)])
+    seen = np.concatenate([batches(size, batch, seed).rows(step) for step in range(steps)])
     for epoch in range(epochs):
         assert sorted(seen[epoch * size : (epoch + 1) * size].tolist()) == list(range(size))
 
@@ -116,13 +128,20 @@ def test_a_step_has_the_same_rows_whatever_was_asked_before(
     shape: tuple[int, int, int, int], steps: list[int]
 ) -> None:
     size, workers, each, seed = shape
-    first = {step: rows_of(size, workers * each, seed, step, 0, workers).tolist() for step in steps}
+    asked = batches(size, workers * each, seed)
+    first = {step: asked.rows(step).tolist() for step in steps}
     for step in reversed(steps):
-        assert rows_of(size, workers * each, seed, step, 0, workers).tolist() == first[step]
+        assert asked.rows(step).tolist() == first[step]
+        assert batches(size, workers * each, seed).rows(step).tolist() == first[step]
+
+
+def test_the_rows_of_a_step_are_those_that_they_always_were() -> None:
+    rows = [batches(20, 4, 7).rows(step).tolist() for step in (0, 4, 5)]  # another order changes every study
+    assert rows == [[8, 1, 0, 10], [2, 4, 5, 12], [9, 13, 3, 11]]
 
 
 def test_another_seed_and_another_epoch_have_another_order() -> None:
-    orders = [rows_of(500, 500, seed, epoch, 0, 1).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    orders = [batches(500, 500, seed).rows(epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
 
 
@@ -130,7 +149,79 @@ def test_another_seed_and_another_epoch_have_another_order() -> None:
     ("examples_", "batch", "epochs", "steps"), [(100, 8, 1, 12), (100, 8, 2, 25), (8, 8, 1, 1), (3, 8, 1, 1)]
 )
 def test_a_run_has_as_many_steps_as_its_examples_fill(examples_: int, batch: int, epochs: int, steps: int) -> None:
-    assert steps_in(examples_, batch, epochs) == steps
+    assert batches(examples_, batch, 0, epochs).steps == steps
+
+
+@given(some_lengths, st.integers(60, 400), st.integers(1, 3), st.integers(0, 9))
+def test_batches_of_tokens_hold_whole_examples_and_each_epoch_every_one_once(
+    lengths: np.ndarray, budget: int, epochs: int, seed: int
+) -> None:
+    made = by_tokens(lengths, budget, seed, epochs)
+    steps = [made.rows(step) for step in range(made.steps)]
+    assert all(0 < lengths[rows].sum() <= budget for rows in steps)
+    seen = np.concatenate(steps)
+    assert len(seen) == epochs * len(lengths)
+    for epoch in range(epochs):
+        assert sorted(seen[epoch * len(lengths) : (epoch + 1) * len(lengths)]) == list(range(len(lengths)))
+
+
+@given(some_lengths, st.integers(60, 400), st.integers(0, 9))
+def test_a_batch_of_tokens_has_no_room_for_the_next_one_to_come(
+    lengths: np.ndarray, budget: int, seed: int
+) -> None:
+    made = by_tokens(lengths, budget, seed)
+    for step in range(made.steps - 1):
+        assert lengths[made.rows(step)].sum() + lengths.max() > budget
+
+
+@given(some_lengths, st.integers(120, 400), st.integers(1, 4))
+def test_the_workers_of_a_batch_of_tokens_have_like_numbers_of_them(
+    lengths: np.ndarray, budget: int, workers: int
+) -> None:
+    made = by_tokens(lengths, budget, 0)
+    for step in range(made.steps):
+        rows = made.rows(step)
+        tokens = [int(lengths[share(rows, rank, workers)].sum()) for rank in range(workers)]
+        assert sum(tokens) == lengths[rows].sum()
+        assert max(tokens) - min(tokens) <= lengths[rows].max()
+
+
+def test_an_example_longer_than_a_batch_of_tokens_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"40 tokens and training\.tokens_per_batch is 39"):
+        by_tokens(np.array([10, 40]), 39, 0)
+
+
+# ---- Packing
+
+
+@given(rows=st.lists(st.integers(0, 99), min_size=1, max_size=12))
+def test_packed_rows_are_the_examples_one_after_the_other(corpus: Corpus, rows: list[int]) -> None:
+    packed = pack(corpus, rows)
+    lengths = [length for count, length in packed.segments for _ in range(count)]
+    assert lengths == sorted(len(corpus.tokens[row]) - 1 for row in rows)
+    inputs = np.split(packed.inputs, np.cumsum(lengths)[:-1])
+    places = np.split(packed.places, np.cumsum(lengths)[:-1])
+    expected = Counter(tuple(corpus.tokens[row][:-1].tolist()) for row in rows)
+    assert Counter(tuple(one.tolist()) for one in inputs) == expected
+    assert all((one == np.arange(len(one))).all() for one in places)  # positions start anew
+
+
+@given(rows=st.lists(st.integers(0, 99), min_size=1, max_size=12))
+def test_packed_and_padded_rows_bear_loss_on_the_same_tokens(corpus: Corpus, rows: list[int]) -> None:
+    packed, padded = pack(corpus, rows), collate(corpus, rows)
+    supervised = padded.targets != -100
+    pairs = zip(padded.inputs[supervised].tolist(), padded.targets[supervised].tolist(), strict=True)
+    assert Counter(pairs) == Counter(
+        zip(packed.inputs[packed.positions].tolist(), packed.targets.tolist(), strict=True)
+    )
+    assert len(packed.targets) == sum(len(corpus.tokens[row]) - corpus.answers[row] for row in rows)
+
+
+def test_a_packed_example_without_supervised_tokens_is_an_error(corpus: Corpus) -> None:
+    answers = corpus.answers.copy()
+    answers[1] = len(corpus.tokens[1])
+    with pytest.raises(DataError, match="no supervised token"):
+        pack(Corpus(corpus.tokens, answers, corpus.pad), [0, 1, 2])
 
 
 # ---- Volumes

@@ -18,16 +18,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from tsd.corpus import Corpus, tokenise
+from tsd.corpus import Corpus, pack, tokenise
 from tsd.errors import TrainingError
+from tsd.forward import decoder_layers, lean
 from tsd.recipe import Lora, Student, TrainingConfig
 from tsd.students import SCRATCH, build, build_tokenizer, export
 from tsd.training import (
     Place,
     Progress,
-    decoder_layers,
     evaluate,
     full_state,
     make_optimiser,
@@ -59,6 +59,21 @@ def corpus(examples: pa.Table, tokenizer: Any) -> Corpus:
 def student(tokenizer: Any, seed: int = 0) -> PreTrainedModel:
     """A small student."""
     return build(Student(name="0.03M"), tokenizer, seed, 2048)
+
+
+def qwen2(tokenizer: Any) -> PreTrainedModel:
+    """A small Qwen2, whose queries share keys and values."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    return Qwen2ForCausalLM(config)
 
 
 def run(
@@ -132,6 +147,102 @@ def test_the_gradient_of_a_padded_batch_is_the_sum_of_its_rows_gradients(corpus:
 
     together, apart = gradient([0, 39, 80, 17]), gradient([0], [39], [80], [17])
     assert torch.allclose(together, apart, rtol=1e-3, atol=1e-5 * float(apart.abs().max()))
+
+
+# ---- Packing
+
+
+@settings(max_examples=10)
+@given(rows=st.lists(st.integers(0, 159), min_size=2, max_size=6))
+def test_packed_examples_and_padded_ones_have_the_same_loss_and_gradients(
+    corpus: Corpus, tokenizer: Any, rows: list[int]
+) -> None:
+    def loss_and_gradient(packing: bool) -> tuple[float, torch.Tensor]:
+        model = student(tokenizer)
+        loss = summed_loss(model, corpus, rows, "cpu", packing)
+        loss.backward()
+        return float(loss.detach()), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    (padded, expected), (packed, found) = loss_and_gradient(False), loss_and_gradient(True)
+    assert packed == pytest.approx(padded, rel=1e-5)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+
+
+def packed_logits(model: PreTrainedModel, corpus: Corpus, rows: list[int]) -> list[torch.Tensor]:
+    """The logits of each packed example, in the order in which they are packed."""
+    batch = pack(corpus, rows)
+    with torch.no_grad(), lean(model) as logits_of:
+        logits = logits_of(
+            input_ids=torch.from_numpy(batch.inputs)[None],
+            position_ids=torch.from_numpy(batch.places)[None],
+            segments=batch.segments,
+            wanted=torch.arange(len(batch.inputs)),
+        )[0]
+    return list(logits.split([length for count, length in batch.segments for _ in range(count)]))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2"])
+@settings(max_examples=15)
+@given(data=st.data())
+def test_changing_a_token_of_one_packed_example_changes_no_logit_of_another(
+    corpus: Corpus, tokenizer: Any, family: str, data: st.DataObject
+) -> None:
+    model = student(tokenizer) if family == "qwen3" else qwen2(tokenizer)
+    rows = data.draw(st.lists(st.integers(0, 159), min_size=2, max_size=5, unique=True))
+    place = data.draw(st.sampled_from(range(len(rows))))
+    changed = corpus.tokens[rows[place]].copy()
+    at = data.draw(st.integers(0, len(changed) - 2))
+    changed[at] = (changed[at] + data.draw(st.integers(1, len(tokenizer) - 1))) % len(tokenizer)
+    tokens = list(corpus.tokens)
+    tokens[rows[place]] = changed
+    before = packed_logits(model, corpus, rows)
+    after = packed_logits(model, Corpus(tokens, corpus.answers, corpus.pad), rows)
+    order = sorted(range(len(rows)), key=lambda i: len(corpus.tokens[rows[i]]))  # in which they are packed
+    for i, (one, other) in enumerate(zip(before, after, strict=True)):
+        if order[i] != place:
+            assert torch.equal(one, other)
+        else:
+            assert torch.equal(one[:at], other[:at])
+            assert not torch.equal(one[at:], other[at:])
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen2"])
+def test_a_packed_example_has_the_logits_that_it_has_alone(corpus: Corpus, tokenizer: Any, family: str) -> None:
+    model = student(tokenizer) if family == "qwen3" else qwen2(tokenizer)
+    rows = sorted([3, 40, 79, 120], key=lambda row: len(corpus.tokens[row]))
+    for row, packed in zip(rows, packed_logits(model, corpus, rows), strict=True):
+        with torch.no_grad():
+            alone = model(input_ids=torch.from_numpy(corpus.tokens[row][:-1])[None]).logits[0]
+        assert torch.allclose(packed, alone, atol=1e-4)
+
+
+def test_a_model_attends_as_before_when_packing_is_done(corpus: Corpus, tokenizer: Any) -> None:
+    model = student(tokenizer)
+    before = model.config._attn_implementation
+    summed_loss(model, corpus, [0, 39], "cpu", True)
+    assert model.config._attn_implementation == before == "sdpa"
+
+
+def test_a_run_packed_and_one_padded_have_the_same_losses(corpus: Corpus, tokenizer: Any) -> None:
+    def losses(packing: bool | None) -> list[float]:
+        return losses_of(student(tokenizer), corpus, CONFIG.model_copy(update={"packing": packing}), PLAIN)
+
+    padded = losses(False)
+    assert losses(True) == pytest.approx(padded, rel=1e-4)
+    assert losses(None) == pytest.approx(padded, rel=1e-4)
+
+
+def test_a_run_by_tokens_sees_every_token_once_and_learns(corpus: Corpus, tokenizer: Any) -> None:
+    model = student(tokenizer)
+    before = evaluate(model, corpus, 16, PLAIN)
+    config = CONFIG.model_copy(update={"tokens_per_batch": 1000, "epochs": 3})
+    end = run(model, corpus, config)
+    assert end.tokens == 3 * int(corpus.lengths.sum())
+    assert end.tokens / 1000 <= end.step < 1.5 * end.tokens / 1000
+    assert evaluate(model, corpus, 16, PLAIN) < 0.7 * before
+
+
+# ---- Counting
 
 
 def test_every_step_is_counted_with_its_tokens_and_its_loss(corpus: Corpus, tokenizer: Any) -> None:

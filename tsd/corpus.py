@@ -6,6 +6,8 @@ seen, on any number of workers.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tsd.draws import BATCHES, generator
 from tsd.errors import DataError, InputError
+from tsd.recipe import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,22 @@ class Batch:
     inputs: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Examples one after the other, without padding, in order of length.
+
+    inputs: (tokens,) int64; places: (tokens,) int64, where each token stands in its example; segments: how many
+    examples of what length follow one another; positions: (supervised,) int64, the supervised tokens; targets:
+    (supervised,) int64, the token after each of them.
+    """
+
+    inputs: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+    segments: list[tuple[int, int]]
+    positions: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
 
 
 def select(parts: Iterable[pa.Table], split: str, count: int) -> pa.Table:
@@ -85,26 +104,57 @@ def chat_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> 
     return rendered
 
 
-def steps_in(examples: int, batch_size: int, epochs: int) -> int:
-    """Steps of a whole run; an epoch's last batch is filled up from the next epoch's order."""
-    return max(1, examples * epochs // batch_size)
+class Batches:
+    """Which examples each step of a run trains on: a function of (corpus, seed, step) alone.
 
-
-def rows_of(
-    corpus_size: int, batch_size: int, seed: int, step: int, rank: int, workers: int
-) -> npt.NDArray[np.int64]:
-    """The examples that one worker trains on in one step, (batch_size / workers,) indices.
-
-    The global batch does not depend on the number of workers; each takes its share of it.
+    Of `config.batch_size` examples each, where an epoch's last batch is filled up from the next epoch's order; or
+    of as many as `config.tokens_per_batch` holds, where it has what is left. Each epoch sees every example once.
     """
-    first = step * batch_size
-    wanted = np.arange(first, first + batch_size)
-    epochs = wanted // corpus_size
-    rows = np.empty(batch_size, np.int64)
-    for epoch in np.unique(epochs):
-        chosen = epochs == epoch
-        rows[chosen] = generator(seed, BATCHES, int(epoch)).permutation(corpus_size)[wanted[chosen] % corpus_size]
+
+    def __init__(self, lengths: npt.NDArray[np.int64], config: TrainingConfig, seed: int) -> None:
+        """lengths: tokens in each example, (examples,). Raises DataError where one is longer than a batch."""
+        self.lengths, self.config, self.seed = lengths, config, seed
+        self._order = lru_cache(maxsize=2)(self._permutation)  # an epoch's order is drawn once
+        budget = config.tokens_per_batch
+        if budget is None:
+            self.steps = max(1, len(lengths) * config.epochs // config.batch_size)
+            return
+        if lengths.max() > budget:
+            raise DataError(f"an example has {lengths.max()} tokens and training.tokens_per_batch is {budget}")
+        self.cuts = [
+            (epoch, first, last)
+            for epoch in range(config.epochs)
+            for first, last in pairwise(_cuts(lengths[self._order(epoch)], budget))
+        ]
+        self.steps = len(self.cuts)
+
+    def rows(self, step: int) -> npt.NDArray[np.int64]:
+        """The examples of one step over all workers, (examples,) indices; each takes its `share` of them."""
+        if self.config.tokens_per_batch is not None:
+            epoch, start, end = self.cuts[step]
+            rows = self._order(epoch)[start:end]
+            return rows[
+                np.argsort(-self.lengths[rows], kind="stable")
+            ]  # so that shares have like numbers of tokens
+        first, size = step * self.config.batch_size, len(self.lengths)
+        wanted = np.arange(first, first + self.config.batch_size)
+        orders = [
+            self._order(int(epoch))[wanted[wanted // size == epoch] % size] for epoch in np.unique(wanted // size)
+        ]
+        return np.concatenate(orders)
+
+    def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
+        return generator(self.seed, BATCHES, epoch).permutation(len(self.lengths))
+
+
+def share(rows: npt.NDArray[np.int64], rank: int, workers: int) -> npt.NDArray[np.int64]:
+    """One worker's share of a batch."""
     return rows[rank::workers]
+
+
+def wasted(lengths: npt.NDArray[np.int64]) -> float:
+    """The share of padding in rows of these lengths."""
+    return 1 - float(lengths.mean() / lengths.max())
 
 
 def collate(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Batch:
@@ -123,6 +173,41 @@ def collate(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Batc
     if not supervised.any(axis=1).all():
         raise DataError("a row of a batch bears no supervised token")
     return Batch(inputs, targets, np.flatnonzero(supervised.any(axis=0)))
+
+
+def pack(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Packed:
+    """Put the rows one after the other, those of one length side by side.
+
+    Raises DataError where a row bears no supervised token.
+    """
+    chosen = np.asarray(rows)
+    lengths = np.array([len(corpus.tokens[row]) for row in chosen]) - 1  # the last token is only a target
+    order = np.argsort(lengths, kind="stable")
+    chosen, lengths = chosen[order], lengths[order]
+    answers = corpus.answers[chosen] - 1  # the token before the answer is asked for its first
+    if (answers >= lengths).any():
+        raise DataError("a row of a batch bears no supervised token")
+    tokens = [corpus.tokens[row] for row in chosen]
+    starts = np.cumsum(lengths) - lengths
+    places = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+    counted = np.unique(lengths, return_counts=True)
+    return Packed(
+        inputs=np.concatenate([row[:-1] for row in tokens]),
+        places=places,
+        segments=[(int(count), int(length)) for length, count in zip(*counted, strict=True)],
+        positions=np.flatnonzero(places >= np.repeat(answers, lengths)),
+        targets=np.concatenate([row[answer + 1 :] for row, answer in zip(tokens, answers, strict=True)]),
+    )
+
+
+def _cuts(lengths: npt.NDArray[np.int64], budget: int) -> list[int]:
+    """Where batches of at most `budget` tokens begin and end; each takes as many examples as it holds."""
+    ends = np.cumsum(lengths)
+    cuts = [0]
+    while cuts[-1] < len(lengths):
+        before = ends[cuts[-1] - 1] if cuts[-1] else 0
+        cuts.append(int(np.searchsorted(ends, before + budget, side="right")))
+    return cuts
 
 
 def _encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

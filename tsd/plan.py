@@ -227,9 +227,7 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
     tokenizer = (
         students.load_tokenizer(student.source) if student.source else students.build_tokenizer(texts, longest)
     )
-    rows = recipe.training.batch_size * PROBE_STEPS
-    repeated = pa.concat_tables([examples] * -(-rows // len(examples)))
-    corpus = tokenise(repeated.slice(0, max(rows, len(examples))), tokenizer, longest)
+    corpus = tokenise(examples, tokenizer, longest)
     measured = not recipe.training.gpu
     if measured or student.source is None:
         torch.set_num_threads(recipe.training.threads)
@@ -265,8 +263,10 @@ def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corp
     from tsd import training
 
     settings = recipe.training.model_copy(update={"epochs": 1})
-    rows = settings.batch_size * steps
-    few = type(corpus)(corpus.tokens[:rows], corpus.answers[:rows], corpus.pad)
+    budget = settings.tokens_per_batch
+    each = settings.batch_size if budget is None else max(1, int(budget / corpus.lengths.mean()))
+    rows = np.resize(np.arange(len(corpus)), each * steps)
+    few = type(corpus)([corpus.tokens[row] for row in rows], corpus.answers[rows], corpus.pad)
     progress = training.Progress()
     training.train(
         model,
@@ -280,7 +280,7 @@ def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corp
         report=lambda _: None,
         save=lambda _: None,
     )
-    return progress.seconds / rows
+    return progress.seconds / len(few)
 
 
 def _runs(recipe: Recipe) -> int:

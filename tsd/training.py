@@ -18,11 +18,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel
 
-from tsd.corpus import Corpus, collate, rows_of, steps_in
+from tsd.corpus import Batches, Corpus, collate, pack, share, wasted
 from tsd.errors import TrainingError
+from tsd.forward import decoder_layers, lean
 from tsd.recipe import TrainingConfig
 
 REPORTS = 40  # a run; counted in steps, since all workers must report together
+PADDING = 0.05  # share of padding from which on a batch is packed, where the recipe leaves it open
 
 
 @dataclass(frozen=True)
@@ -63,27 +65,28 @@ def train(
     `report` is called about `REPORTS` times, `save` every `config.checkpoint_every` steps and not at the end.
     Raises TrainingError when the loss stops being a number.
     """
-    steps = steps_in(len(corpus), config.batch_size, config.epochs)
     lengths, answered = corpus.lengths, corpus.lengths - corpus.answers
+    batches = Batches(lengths, config, seed)
+    steps = batches.steps
     model.train()
     started, before = time.perf_counter(), progress.seconds
     report_every = max(1, steps // REPORTS)
     while progress.step < steps:
         step = progress.step
-        together = [
-            rows_of(len(corpus), config.batch_size, seed, step, r, place.workers) for r in range(place.workers)
-        ]
-        supervised = int(sum(answered[rows].sum() for rows in together))
+        rows = batches.rows(step)
+        supervised = int(answered[rows].sum())
         for group in optimiser.param_groups:
             group["lr"] = learning_rate * schedule(step, steps, config.warmup)
         # FSDP averages gradients over the workers; the loss is a mean over all their supervised tokens.
-        loss = summed_loss(model, corpus, together[place.rank], place.device) * (place.workers / supervised)
+        mine = share(rows, place.rank, place.workers)
+        weight = place.workers / supervised if len(mine) else 0.0  # layers gather together: nobody sits out a step
+        loss = weight * summed_loss(model, corpus, mine if len(mine) else rows[:1], place.device, config.packing)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         progress.step += 1
-        progress.tokens += int(sum(lengths[rows].sum() for rows in together))
+        progress.tokens += int(lengths[rows].sum())
         progress.supervised += supervised
         progress.loss = _mean_over_workers(loss.detach(), place.workers)
         progress.seconds = before + time.perf_counter() - started
@@ -112,18 +115,39 @@ def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: Pla
     return float(total) / float((corpus.lengths - corpus.answers).sum())
 
 
-def summed_loss(model: PreTrainedModel, corpus: Corpus, rows: Any, device: str) -> Tensor:
+def summed_loss(
+    model: PreTrainedModel, corpus: Corpus, rows: Any, device: str, packing: bool | None = None
+) -> Tensor:
     """Cross-entropy in nats, summed over the rows' supervised tokens.
 
-    Padding stands on the right, where causal attention never looks, so no mask is needed; logits are made
-    only for the columns in which some row is supervised.
+    packing: one row of examples kept apart, or a padded row each; None for what wastes less.
     """
+    lengths = np.array([len(corpus.tokens[row]) for row in rows])
+    if packing or (packing is None and wasted(lengths) > PADDING):
+        return _packed_loss(model, corpus, rows, device)
+    # Padding stands on the right, where causal attention never looks, so no mask is needed; logits are made only
+    # for the columns in which some row is supervised.
     batch = collate(corpus, rows)
     positions = torch.from_numpy(batch.positions).to(device)
     inputs = torch.from_numpy(batch.inputs).to(device)
     targets = torch.from_numpy(batch.targets[:, batch.positions]).to(device)
-    logits = model(input_ids=inputs, logits_to_keep=positions, use_cache=False).logits
+    with lean(model) as logits_of:
+        logits = logits_of(input_ids=inputs, wanted=positions)
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+
+
+def _packed_loss(model: PreTrainedModel, corpus: Corpus, rows: Any, device: str) -> Tensor:
+    """The same of one row without padding; logits are made only for the supervised tokens."""
+    batch = pack(corpus, rows)
+    inputs, places, positions, targets = (
+        torch.from_numpy(array).to(device)
+        for array in (batch.inputs, batch.places, batch.positions, batch.targets)
+    )
+    with lean(model) as logits_of:
+        logits = logits_of(
+            input_ids=inputs[None], position_ids=places[None], segments=batch.segments, wanted=positions
+        )
+    return torch.nn.functional.cross_entropy(logits[0].float(), targets, reduction="sum")
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
@@ -168,15 +192,6 @@ def full_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """The whole model's weights on the CPU of rank 0, gathered from all workers; empty elsewhere."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
-
-
-def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The model's repeated blocks, adapters around it or not."""
-    for module in model.modules():
-        layers = getattr(module, "layers", None)
-        if isinstance(layers, torch.nn.ModuleList):
-            return list(layers)
-    raise TrainingError(f"{type(model).__name__} has no list of layers to shard")
 
 
 def matmul_peak(device: str = "cpu", size: int = 512, seconds: float = 0.2) -> float:

@@ -41,7 +41,7 @@ def plan_runs(recipe: Recipe, examples_digest: str) -> list[dict[str, Any]]:
                     "student": student.model_dump(),
                     "examples": volume,
                     "seed": seed,
-                    "training": recipe.training.model_dump(include=SHAPING),
+                    "training": recipe.training.model_dump(include=SHAPING, exclude_none=True),
                     "validation_examples": recipe.evaluation.validation_examples,
                 }
                 key = store.digest([run, examples_digest])
@@ -51,7 +51,7 @@ def plan_runs(recipe: Recipe, examples_digest: str) -> list[dict[str, Any]]:
 
 
 # What of the training section shapes weights; where and how many at once does not.
-SHAPING = {"epochs", "batch_size", "betas", "weight_decay", "warmup", "clip", "max_length"}
+SHAPING = {"epochs", "batch_size", "tokens_per_batch", "betas", "weight_decay", "warmup", "clip", "max_length"}
 
 
 def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) -> dict[str, str]:
@@ -235,7 +235,7 @@ def _learn(config: dict[str, Any]) -> None:
     model = training.shard(model.to(device), place)
     optimiser = training.make_optimiser(model, settings)
     progress = _restore(model, optimiser)
-    steps = corpus.steps_in(len(corpora["train"]), settings.batch_size, settings.epochs)
+    steps = corpus.Batches(corpora["train"].lengths, settings, run["seed"]).steps
     ready = time.perf_counter() - started
 
     def post(now: training.Progress) -> None:

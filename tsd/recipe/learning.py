@@ -47,7 +47,7 @@ class Student(Section):
         return self
 
 
-SCRATCH_SIZES = ("0.03M", "0.1M", "0.3M", "1M")
+SCRATCH_SIZES = ("0.03M", "0.1M", "0.3M", "1M", "10M")
 
 
 class StudentsConfig(Section):
@@ -83,6 +83,11 @@ class TrainingConfig(Section):
     """Passes over a student's examples."""
     batch_size: Positive = 8
     """Examples in a step, over all workers."""
+    tokens_per_batch: Positive | None = None
+    """Tokens in a step, over all workers, instead of `batch_size`: as many whole examples as they hold."""
+    packing: bool | None = None
+    """Whether a batch's examples stand one after the other in one row, or each in a padded row of its own. The
+    same losses; left out, packed where more than a twentieth would be padding."""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     """AdamW's decay rates."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -107,7 +112,7 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
-        if self.batch_size % self.workers:
+        if self.tokens_per_batch is None and self.batch_size % self.workers:
             raise ValueError(f"batch_size {self.batch_size} cannot be shared by {self.workers} workers")
         return self
 

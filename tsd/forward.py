@@ -1,0 +1,118 @@
+"""How a model of transformers runs forward in training: the same numbers for less work.
+
+Examples may be packed into one row, each attending to its own tokens alone; the last layer's feed-forward part is
+computed only where a token is supervised; and norms, which are many small operations each way, take few of them.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from tsd.errors import TrainingError
+
+NAME = "tsd"
+
+
+@contextmanager
+def lean(model: PreTrainedModel) -> Iterator[Callable[..., Tensor]]:
+    """A function that gives logits, for as long as the context lasts: for training, as it knows no cache or mask.
+
+    It takes what the model takes and `wanted`, the columns of the logits.
+    """
+    last = decoder_layers(model)[-1]
+    norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon")]
+    before = model.config._attn_implementation
+    model.config._attn_implementation = NAME
+    last.forward = partial(_answers_only, last)
+    for norm in norms:
+        norm.forward = partial(_norm, norm)
+    try:
+        yield lambda **inputs: cast(Tensor, model(**inputs, use_cache=False).logits)
+    finally:
+        model.config._attn_implementation = before
+        for module in (last, *norms):
+            del module.forward
+
+
+def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The model's repeated blocks, adapters around it or not."""
+    for module in model.modules():
+        layers = getattr(module, "layers", None)
+        if isinstance(layers, torch.nn.ModuleList):
+            return list(layers)
+    raise TrainingError(f"{type(model).__name__} has no list of layers to shard")
+
+
+def attend_apart(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    segments: Sequence[tuple[int, int]] | None = None,
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention within each example.
+
+    query, key, value: (rows, heads, length, width). segments: how many examples of what length follow one
+    another in the only row; none where each row is an example, padded on the right.
+    Returns (rows, length, heads, width).
+    """
+    if segments is None:
+        attended, _ = sdpa_attention_forward(module, query, key, value, None, **settings)
+        return attended, None
+    sizes = [count * length for count, length in segments]
+    parts = []
+    for (count, length), *projected in zip(
+        segments, *(torch.split(x, sizes, 2) for x in (query, key, value)), strict=True
+    ):
+        # (1, heads, count · length, width) -> (count, heads, length, width), without a copy
+        own = [x[0].unflatten(1, (count, length)).transpose(0, 1) for x in projected]
+        attended, _ = sdpa_attention_forward(module, *own, None, **settings)
+        parts.append(attended.flatten(0, 1))
+    return torch.cat(parts)[None], None
+
+
+AttentionInterface.register(NAME, attend_apart)
+
+
+def _answers_only(layer: Any, hidden_states: Tensor, *, wanted: Tensor, **settings: Any) -> Tensor:
+    """The last layer: every token is attended to, but only the wanted ones are asked for a next token."""
+    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **settings)
+    hidden: Tensor = (hidden_states + attended).index_select(1, wanted)
+    return hidden + cast(Tensor, layer.mlp(layer.post_attention_layernorm(hidden)))
+
+
+def _norm(module: Any, hidden_states: Tensor) -> Tensor:
+    normed: Tensor = _RMSNorm.apply(  # type: ignore[no-untyped-call]
+        hidden_states, module.weight, module.variance_epsilon
+    )
+    return normed
+
+
+class _RMSNorm(torch.autograd.Function):
+    """Zhang & Sennrich 2019, eq. 4, over the last dimension."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
+        scale = (x * x).mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+        context.save_for_backward(x, gain, scale)
+        return (x * scale).mul_(gain)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        # With y = x · scale: dx = scale · (g · gain − y · mean(g · gain · y)), dgain = sum(g · y).
+        (g,) = gradients
+        x, gain, scale = context.saved_tensors
+        y = x * scale
+        product = g * y
+        shared = (product @ gain).div_(x.shape[-1]).unsqueeze(-1)
+        for_gain = product.flatten(0, -2).sum(0)
+        for_x = torch.mul(g, gain, out=product).addcmul_(y, shared, value=-1).mul_(scale)
+        return for_x, for_gain, None
