@@ -197,13 +197,16 @@ def test_an_example_longer_than_a_batch_of_tokens_is_an_error() -> None:
 @given(rows=st.lists(st.integers(0, 99), min_size=1, max_size=12))
 def test_packed_rows_are_the_examples_one_after_the_other(corpus: Corpus, rows: list[int]) -> None:
     packed = pack(corpus, rows)
-    lengths = [length for count, length in packed.segments for _ in range(count)]
+    lengths = [length for count, length, _ in packed.segments for _ in range(count)]
     assert lengths == sorted(len(corpus.tokens[row]) - 1 for row in rows)
     inputs = np.split(packed.inputs, np.cumsum(lengths)[:-1])
     places = np.split(packed.places, np.cumsum(lengths)[:-1])
     expected = Counter(tuple(corpus.tokens[row][:-1].tolist()) for row in rows)
     assert Counter(tuple(one.tolist()) for one in inputs) == expected
     assert all((one == np.arange(len(one))).all() for one in places)  # positions start anew
+    for _, length, answered in packed.segments:
+        alike = [row for row in rows if len(corpus.tokens[row]) == length + 1]
+        assert answered == max(len(corpus.tokens[row]) - corpus.answers[row] for row in alike)
 
 
 @given(rows=st.lists(st.integers(0, 99), min_size=1, max_size=12))

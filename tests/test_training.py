@@ -168,59 +168,89 @@ def test_packed_examples_and_padded_ones_have_the_same_loss_and_gradients(
     assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
 
 
-def packed_logits(model: PreTrainedModel, corpus: Corpus, rows: list[int]) -> list[torch.Tensor]:
-    """The logits of each packed example, in the order in which they are packed."""
+def packed_logits(model: PreTrainedModel, corpus: Corpus, rows: list[int], answers: bool) -> list[torch.Tensor]:
+    """The logits of each packed example, shortest first: of all its tokens, or where an answer is asked for."""
     batch = pack(corpus, rows)
+    whole = [(count, length, length) for count, length, _ in batch.segments]
     with torch.no_grad(), lean(model) as logits_of:
         logits = logits_of(
             input_ids=torch.from_numpy(batch.inputs)[None],
             position_ids=torch.from_numpy(batch.places)[None],
-            segments=batch.segments,
-            wanted=torch.arange(len(batch.inputs)),
+            segments=batch.segments if answers else whole,
+            wanted=torch.from_numpy(batch.positions) if answers else torch.arange(len(batch.inputs)),
         )[0]
-    return list(logits.split([length for count, length in batch.segments for _ in range(count)]))
+    ordered = in_order(corpus, rows)
+    return list(logits.split([len(corpus.tokens[row]) - 1 - first(corpus, row, answers) for row in ordered]))
 
 
+def in_order(corpus: Corpus, rows: list[int]) -> list[int]:
+    """The rows as they are packed."""
+    return sorted(rows, key=lambda row: len(corpus.tokens[row]))
+
+
+def first(corpus: Corpus, row: int, answers: bool) -> int:
+    """The first token whose logits `packed_logits` gives."""
+    return int(corpus.answers[row]) - 1 if answers else 0
+
+
+@pytest.mark.parametrize("answers", [False, True], ids=["all tokens", "answers"])
 @pytest.mark.parametrize("family", ["qwen3", "qwen2"])
 @settings(max_examples=15)
 @given(data=st.data())
 def test_changing_a_token_of_one_packed_example_changes_no_logit_of_another(
-    corpus: Corpus, tokenizer: Any, family: str, data: st.DataObject
+    corpus: Corpus, tokenizer: Any, family: str, answers: bool, data: st.DataObject
 ) -> None:
     model = student(tokenizer) if family == "qwen3" else qwen2(tokenizer)
     rows = data.draw(st.lists(st.integers(0, 159), min_size=2, max_size=5, unique=True))
-    place = data.draw(st.sampled_from(range(len(rows))))
-    changed = corpus.tokens[rows[place]].copy()
+    row = data.draw(st.sampled_from(rows))
+    changed = corpus.tokens[row].copy()
     at = data.draw(st.integers(0, len(changed) - 2))
     changed[at] = (changed[at] + data.draw(st.integers(1, len(tokenizer) - 1))) % len(tokenizer)
     tokens = list(corpus.tokens)
-    tokens[rows[place]] = changed
-    before = packed_logits(model, corpus, rows)
-    after = packed_logits(model, Corpus(tokens, corpus.answers, corpus.pad), rows)
-    order = sorted(range(len(rows)), key=lambda i: len(corpus.tokens[rows[i]]))  # in which they are packed
-    for i, (one, other) in enumerate(zip(before, after, strict=True)):
-        if order[i] != place:
-            assert torch.equal(one, other)
+    tokens[row] = changed
+    before = packed_logits(model, corpus, rows, answers)
+    after = packed_logits(model, Corpus(tokens, corpus.answers, corpus.pad), rows, answers)
+    for one, was, now in zip(in_order(corpus, rows), before, after, strict=True):
+        if one != row:
+            assert torch.equal(was, now)
         else:
-            assert torch.equal(one[:at], other[:at])
-            assert not torch.equal(one[at:], other[at:])
+            sees = max(0, at - first(corpus, row, answers))
+            assert torch.equal(was[:sees], now[:sees])
+            assert not torch.equal(was[sees:], now[sees:])
 
 
+@pytest.mark.parametrize("answers", [False, True], ids=["all tokens", "answers"])
 @pytest.mark.parametrize("family", ["qwen3", "qwen2"])
-def test_a_packed_example_has_the_logits_that_it_has_alone(corpus: Corpus, tokenizer: Any, family: str) -> None:
+def test_a_packed_example_has_the_logits_that_transformers_gives_it_alone(
+    corpus: Corpus, tokenizer: Any, family: str, answers: bool
+) -> None:
     model = student(tokenizer) if family == "qwen3" else qwen2(tokenizer)
-    rows = sorted([3, 40, 79, 120], key=lambda row: len(corpus.tokens[row]))
-    for row, packed in zip(rows, packed_logits(model, corpus, rows), strict=True):
+    rows = in_order(corpus, [3, 40, 79, 120, 43, 83])
+    for row, packed in zip(rows, packed_logits(model, corpus, rows, answers), strict=True):
         with torch.no_grad():
             alone = model(input_ids=torch.from_numpy(corpus.tokens[row][:-1])[None]).logits[0]
-        assert torch.allclose(packed, alone, atol=1e-4)
+        assert torch.allclose(packed, alone[first(corpus, row, answers) :], atol=1e-4)
 
 
-def test_a_model_attends_as_before_when_packing_is_done(corpus: Corpus, tokenizer: Any) -> None:
+def test_gradients_are_those_that_transformers_own_forward_gives(corpus: Corpus, tokenizer: Any) -> None:
+    rows = [0, 39, 80, 17]
+    ours, theirs = student(tokenizer), student(tokenizer)
+    summed_loss(ours, corpus, rows, "cpu").backward()
+    for row in rows:
+        tokens = torch.from_numpy(corpus.tokens[row])[None]
+        labels = tokens.clone()
+        labels[:, : corpus.answers[row]] = -100
+        answered = tokens.shape[1] - int(corpus.answers[row])
+        (theirs(input_ids=tokens, labels=labels).loss * answered).backward()
+    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-3, atol=1e-5 * float(other.grad.abs().max())), name
+
+
+def test_a_model_is_what_it_was_when_a_loss_is_made(corpus: Corpus, tokenizer: Any) -> None:
     model = student(tokenizer)
-    before = model.config._attn_implementation
     summed_loss(model, corpus, [0, 39], "cpu", True)
-    assert model.config._attn_implementation == before == "sdpa"
+    assert model.config._attn_implementation == "sdpa"
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_a_run_packed_and_one_padded_have_the_same_losses(corpus: Corpus, tokenizer: Any) -> None:

@@ -52,13 +52,13 @@ class Packed:
     """Examples one after the other, without padding, in order of length.
 
     inputs: (tokens,) int64; places: (tokens,) int64, where each token stands in its example; segments: how many
-    examples of what length follow one another; positions: (supervised,) int64, the supervised tokens; targets:
-    (supervised,) int64, the token after each of them.
+    examples follow one another, of what length, with at most how many supervised tokens at the end; positions:
+    (supervised,) int64, where these stand; targets: (supervised,) int64, the token after each of them.
     """
 
     inputs: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
-    segments: list[tuple[int, int]]
+    segments: list[tuple[int, int, int]]
     positions: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
 
@@ -190,11 +190,12 @@ def pack(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Packed:
     tokens = [corpus.tokens[row] for row in chosen]
     starts = np.cumsum(lengths) - lengths
     places = np.arange(lengths.sum()) - np.repeat(starts, lengths)
-    counted = np.unique(lengths, return_counts=True)
+    each, first, count = np.unique(lengths, return_index=True, return_counts=True)
+    answered = np.maximum.reduceat(lengths - answers, first)
     return Packed(
         inputs=np.concatenate([row[:-1] for row in tokens]),
         places=places,
-        segments=[(int(count), int(length)) for length, count in zip(*counted, strict=True)],
+        segments=list(zip(count.tolist(), each.tolist(), answered.tolist(), strict=True)),
         positions=np.flatnonzero(places >= np.repeat(answers, lengths)),
         targets=np.concatenate([row[answer + 1 :] for row, answer in zip(tokens, answers, strict=True)]),
     )

@@ -23,7 +23,7 @@ NAME = "tsd"
 def lean(model: PreTrainedModel) -> Iterator[Callable[..., Tensor]]:
     """A function that gives logits, for as long as the context lasts: for training, as it knows no cache or mask.
 
-    It takes what the model takes and `wanted`, the columns of the logits.
+    It takes what the model takes, `wanted`, the columns of the logits, and `segments`, as `attend_apart` does.
     """
     last = decoder_layers(model)[-1]
     norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon")]
@@ -55,28 +55,45 @@ def attend_apart(
     key: Tensor,
     value: Tensor,
     attention_mask: None,
-    segments: Sequence[tuple[int, int]] | None = None,
+    *,
+    segments: Sequence[tuple[int, int, int]],
+    answers_only: bool = False,
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each example.
 
-    query, key, value: (rows, heads, length, width). segments: how many examples of what length follow one
-    another in the only row; none where each row is an example, padded on the right.
+    query, key, value: (rows, heads, length, width). segments: how many examples follow one another in the only
+    row, of what length, with how many supervised tokens at the end; a single one where each row is an example,
+    padded on the right. answers_only: the other tokens' results are not needed.
     Returns (rows, length, heads, width).
     """
-    if segments is None:
-        attended, _ = sdpa_attention_forward(module, query, key, value, None, **settings)
-        return attended, None
-    sizes = [count * length for count, length in segments]
+    projected = (query, key, value)
+    count, length, answered = segments[0]
+    if len(segments) == 1 and count == query.shape[0]:
+        return _causal(module, *projected, asked=answered if answers_only else length, **settings), None
+    sizes = [count * length for count, length, _ in segments]
     parts = []
-    for (count, length), *projected in zip(
-        segments, *(torch.split(x, sizes, 2) for x in (query, key, value)), strict=True
-    ):
+    pieces = zip(*(torch.split(x, sizes, 2) for x in projected), strict=True)
+    for (count, length, answered), piece in zip(segments, pieces, strict=True):
         # (1, heads, count · length, width) -> (count, heads, length, width), without a copy
-        own = [x[0].unflatten(1, (count, length)).transpose(0, 1) for x in projected]
-        attended, _ = sdpa_attention_forward(module, *own, None, **settings)
+        own = [x[0].unflatten(1, (count, length)).transpose(0, 1) for x in piece]
+        attended = _causal(module, *own, asked=answered if answers_only else length, **settings)
         parts.append(attended.flatten(0, 1))
     return torch.cat(parts)[None], None
+
+
+def _causal(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *, asked: int, **settings: Any
+) -> Tensor:
+    """Of the last `asked` tokens of each row; zeros for those before. Returns (rows, length, heads, width)."""
+    length = query.shape[2]
+    mask = None
+    if asked < length:
+        mask = torch.ones(asked, length, dtype=torch.bool, device=query.device).tril(length - asked)[None, None]
+    attended: Tensor = sdpa_attention_forward(module, query[:, :, length - asked :], key, value, mask, **settings)[
+        0
+    ]
+    return torch.nn.functional.pad(attended, (0, 0, 0, 0, length - asked, 0))
 
 
 AttentionInterface.register(NAME, attend_apart)
@@ -84,7 +101,7 @@ AttentionInterface.register(NAME, attend_apart)
 
 def _answers_only(layer: Any, hidden_states: Tensor, *, wanted: Tensor, **settings: Any) -> Tensor:
     """The last layer: every token is attended to, but only the wanted ones are asked for a next token."""
-    attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **settings)
+    attended, _ = layer.self_attn(layer.input_layernorm(hidden_states), answers_only=True, **settings)
     hidden: Tensor = (hidden_states + attended).index_select(1, wanted)
     return hidden + cast(Tensor, layer.mlp(layer.post_attention_layernorm(hidden)))
 

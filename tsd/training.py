@@ -131,8 +131,10 @@ def summed_loss(
     positions = torch.from_numpy(batch.positions).to(device)
     inputs = torch.from_numpy(batch.inputs).to(device)
     targets = torch.from_numpy(batch.targets[:, batch.positions]).to(device)
+    count, length = batch.inputs.shape
+    segments = [(count, length, length - int(batch.positions[0]))]
     with lean(model) as logits_of:
-        logits = logits_of(input_ids=inputs, wanted=positions)
+        logits = logits_of(input_ids=inputs, segments=segments, wanted=positions)
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
 
 
