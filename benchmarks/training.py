@@ -6,9 +6,9 @@ logged or evaluated. At first each says its loss on one batch, and these must ag
 second of the training loop alone, medians of the turns. The matmul peak is measured between the turns.
 
 trl runs as it does by default, which is padded rows in random order; on mixed lengths also with batches of like
-length, and at 0.1M with its packing, whose mask over all tokens of a batch is slow on a CPU. The bounds hold against
-the fastest of these. trl lives in an environment of its own, which is made once (.venv-trl, half a minute). Writes training.json. Six
-minutes on two quiet cores.
+length, and at 0.1M with its packing, whose mask over all tokens of a batch is slow on a CPU. The bounds hold
+against the fastest of these. trl lives in an environment of its own, which is made once (.venv-trl, half a
+minute). Writes training.json. Six minutes on two quiet cores.
 
     python benchmarks/training.py --check
 """

@@ -34,7 +34,11 @@ class Corpus:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens in each example, (examples,)."""
-        return np.array([len(row) for row in self.tokens])
+        return self.lengths_of(range(len(self)))
+
+    def lengths_of(self, rows: Iterable[int]) -> npt.NDArray[np.int64]:
+        """Tokens in each of these examples, (rows,)."""
+        return np.array([len(self.tokens[row]) for row in rows])
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,7 @@ def pack(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Packed:
     Raises DataError where a row bears no supervised token.
     """
     chosen = np.asarray(rows)
-    lengths = np.array([len(corpus.tokens[row]) for row in chosen]) - 1  # the last token is only a target
+    lengths = corpus.lengths_of(chosen) - 1  # the last token is only a target
     order = np.argsort(lengths, kind="stable")
     chosen, lengths = chosen[order], lengths[order]
     answers = corpus.answers[chosen] - 1  # the token before the answer is asked for its first

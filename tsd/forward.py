@@ -17,6 +17,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from tsd.errors import TrainingError
 
 NAME = "tsd"
+# Norm, attention, sum; norm, feed-forward, sum: what `_answers_only` repeats.
+LAYERS = {"Qwen3DecoderLayer", "Qwen2DecoderLayer", "LlamaDecoderLayer", "MistralDecoderLayer"}
+
+
+def packable(model: PreTrainedModel) -> bool:
+    """Whether the model's layers are of a kind that is known here; any other runs as it is, in padded rows."""
+    return any(kind.__name__ in LAYERS for kind in type(decoder_layers(model)[-1]).__mro__)
 
 
 @contextmanager
@@ -24,6 +31,7 @@ def lean(model: PreTrainedModel) -> Iterator[Callable[..., Tensor]]:
     """A function that gives logits, for as long as the context lasts: for training, as it knows no cache or mask.
 
     It takes what the model takes, `wanted`, the columns of the logits, and `segments`, as `attend_apart` does.
+    The model must be `packable`.
     """
     last = decoder_layers(model)[-1]
     norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon")]
@@ -86,10 +94,11 @@ def _causal(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *, asked: int, **settings: Any
 ) -> Tensor:
     """Of the last `asked` tokens of each row; zeros for those before. Returns (rows, length, heads, width)."""
-    length = query.shape[2]
+    length, window = query.shape[2], settings.get("sliding_window") or query.shape[2]
     mask = None
-    if asked < length:
-        mask = torch.ones(asked, length, dtype=torch.bool, device=query.device).tril(length - asked)[None, None]
+    if asked < length or window < length:
+        seen = torch.ones(asked, length, dtype=torch.bool, device=query.device)
+        mask = seen.tril(length - asked).triu(length - asked - window + 1)[None, None]
     attended: Tensor = sdpa_attention_forward(module, query[:, :, length - asked :], key, value, mask, **settings)[
         0
     ]
@@ -107,6 +116,8 @@ def _answers_only(layer: Any, hidden_states: Tensor, *, wanted: Tensor, **settin
 
 
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
+    if hidden_states.dtype != torch.float32:  # transformers reckons in float32 and rounds after
+        return cast(Tensor, type(module).forward(module, hidden_states))
     normed: Tensor = _RMSNorm.apply(  # type: ignore[no-untyped-call]
         hidden_states, module.weight, module.variance_epsilon
     )
@@ -123,13 +134,13 @@ class _RMSNorm(torch.autograd.Function):
         return (x * scale).mul_(gain)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         # With y = x · scale: dx = scale · (g · gain − y · mean(g · gain · y)), dgain = sum(g · y).
         (g,) = gradients
         x, gain, scale = context.saved_tensors
         y = x * scale
         product = g * y
         shared = (product @ gain).div_(x.shape[-1]).unsqueeze(-1)
-        for_gain = product.flatten(0, -2).sum(0)
+        for_gain = product.flatten(0, -2).sum(0) if context.needs_input_grad[1] else None
         for_x = torch.mul(g, gain, out=product).addcmul_(y, shared, value=-1).mul_(scale)
         return for_x, for_gain, None

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from tsd.corpus import Batches, Corpus, collate, pack, share, wasted
 from tsd.errors import TrainingError
-from tsd.forward import decoder_layers, lean
+from tsd.forward import decoder_layers, lean, packable
 from tsd.recipe import TrainingConfig
 
 REPORTS = 40  # a run; counted in steps, since all workers must report together
@@ -120,10 +120,13 @@ def summed_loss(
 ) -> Tensor:
     """Cross-entropy in nats, summed over the rows' supervised tokens.
 
-    packing: one row of examples kept apart, or a padded row each; None for what wastes less.
+    packing: one row of examples kept apart, or a padded row each; None for what wastes less. Raises TrainingError
+    where the model cannot be packed and has to be.
     """
-    lengths = np.array([len(corpus.tokens[row]) for row in rows])
-    if packing or (packing is None and wasted(lengths) > PADDING):
+    known = packable(model)
+    if packing and not known:
+        raise TrainingError(f"{type(model).__name__} cannot be packed: leave training.packing out")
+    if known and (packing or (packing is None and wasted(corpus.lengths_of(rows)) > PADDING)):
         return _packed_loss(model, corpus, rows, device)
     # Padding stands on the right, where causal attention never looks, so no mask is needed; logits are made only
     # for the columns in which some row is supervised.
@@ -131,10 +134,13 @@ def summed_loss(
     positions = torch.from_numpy(batch.positions).to(device)
     inputs = torch.from_numpy(batch.inputs).to(device)
     targets = torch.from_numpy(batch.targets[:, batch.positions]).to(device)
-    count, length = batch.inputs.shape
-    segments = [(count, length, length - int(batch.positions[0]))]
-    with lean(model) as logits_of:
-        logits = logits_of(input_ids=inputs, segments=segments, wanted=positions)
+    if known:
+        count, length = batch.inputs.shape
+        with lean(model) as logits_of:
+            segments = [(count, length, length - int(batch.positions[0]))]
+            logits = logits_of(input_ids=inputs, segments=segments, wanted=positions)
+    else:
+        logits = model(input_ids=inputs, logits_to_keep=positions, use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
 
 
