@@ -51,5 +51,5 @@ setup: .venv/ready
 	@touch $@
 
 clean: ## remove the environments and caches; runs/ stays
-	rm -rf .venv .venv-vllm .venv-curator build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-curator .venv-trl build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -55,6 +55,11 @@ def test_rows_are_those_of_the_recipe(said):
     assert _number(said, " replies, about") == 8 * 50
 
 
+def test_a_plan_counts_the_same_tokens_whatever_a_step_holds(small, said):
+    budget = small.model_copy(update={"training": small.training.model_copy(update={"tokens_per_batch": 700})})
+    assert _number(plan(budget, "train"), " tokens, ") == _number(said, " tokens, ")
+
+
 def test_tokens_and_flops_are_those_of_the_real_examples(small, said):
     """Counted from the definition on every example of the study, where the plan takes a sample."""
     from tsd import drawing, students

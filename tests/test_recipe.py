@@ -256,6 +256,11 @@ WRONG_SETS = {
 }
 
 
+def test_workers_share_a_batch_of_tokens_whatever_batch_size_says() -> None:
+    recipe = load("laptop", ["training={batch_size: 8, workers: 3, tokens_per_batch: 4096}"])
+    assert recipe.training.tokens_per_batch == 4096
+
+
 @pytest.mark.parametrize(("override", "said"), WRONG_SETS.values(), ids=WRONG_SETS)
 def test_a_wrong_value_gets_one_line_that_names_place_value_and_expectation(
     override: str, said: list[str]

@@ -490,12 +490,12 @@ def job(
     job = Job(students, tokenizer, corpus, request.param, tmp_path_factory.mktemp("job"))
     started = mp.start_processes(work, (job,), nprocs=job.workers, join=False, start_method="spawn")
     try:
-        finished = any(started.join(timeout=1) for _ in range(150))
+        finished = any(started.join(timeout=1) for _ in range(250))
     finally:
         for process in started.processes:
             if process.is_alive():
                 process.kill()
-    assert finished, "the workers did not finish in 150 seconds"
+    assert finished, "the workers did not finish in 250 seconds"
     return job
 
 

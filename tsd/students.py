@@ -41,8 +41,9 @@ class Size:
     learning_rate: float
 
 
-# Parameters without embeddings: 31,040 · 102,000 · 302,960 · 1,005,248. Learning rates fall with size. Deep rather
-# than wide: finding where an extremum lies takes layers, one to know places and one to compare values.
+# Parameters without embeddings: 31,040 · 102,000 · 302,960 · 1,005,248 · 10,041,664. Learning rates fall with
+# size. Deep rather than wide: finding where an extremum lies takes layers, one to know places and one to compare
+# values.
 SCRATCH = {
     "0.03M": Size(hidden=32, mlp=64, layers=3, head=16, learning_rate=4e-3),
     "0.1M": Size(hidden=48, mlp=112, layers=4, head=24, learning_rate=3e-3),
