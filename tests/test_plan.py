@@ -55,9 +55,10 @@ def test_rows_are_those_of_the_recipe(said):
     assert _number(said, " replies, about") == 8 * 50
 
 
-def test_a_plan_counts_the_same_tokens_whatever_a_step_holds(small, said):
+def test_a_plan_counts_the_same_tokens_whatever_a_step_holds(small):
     budget = small.model_copy(update={"training": small.training.model_copy(update={"tokens_per_batch": 700})})
-    assert _number(plan(budget, "train"), " tokens, ") == _number(said, " tokens, ")
+    counted = [_number(plan(one, "train"), " tokens, ") for one in (budget, small)]
+    assert counted[0] == counted[1]
 
 
 def test_tokens_and_flops_are_those_of_the_real_examples(small, said):
