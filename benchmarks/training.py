@@ -8,7 +8,7 @@ second of the training loop alone, medians of the turns. The matmul peak is meas
 trl runs as it does by default, which is padded rows in random order; on mixed lengths also with batches of like
 length, and at 0.1M with its packing, whose mask over all tokens of a batch is slow on a CPU. The bounds hold
 against the fastest of these. trl lives in an environment of its own, which is made once (.venv-trl, half a
-minute). Writes training.json. Six minutes on two quiet cores.
+minute). Writes training.json. Eight minutes on two quiet cores.
 
     python benchmarks/training.py --check
 """
@@ -34,8 +34,8 @@ TRL = (
 ROOT = Path(__file__).parents[1]
 BATCH = 32
 POINTS = {"fixed": [128], "mixed": list(range(32, 257))}
-STEPS = {"0.1M": 8, "1M": 3, "10M": 1}  # in an epoch
-TURNS = {"0.1M": 5, "1M": 4, "10M": 2}
+STEPS = {"0.1M": 12, "1M": 6, "10M": 1}  # in an epoch
+TURNS = {"0.1M": 5, "1M": 3, "10M": 2}
 TSD, TRAINER, DEFAULT, GROUPED, PACKED = "tsd", "transformers", "trl", "trl, grouped by length", "trl, packed"
 LEAST = {
     ("0.1M", "fixed"): 1.6,
