@@ -327,6 +327,15 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_names_the_step(corpus: Cor
     assert "learning rate" in str(caught.value)
 
 
+def test_a_gradient_that_is_no_number_changes_no_weight(corpus: Corpus, tokenizer: Any) -> None:
+    model = student(tokenizer)
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(TrainingError, match="the gradient's norm is (inf|nan) at step 0"):
+        run(model, corpus)
+    assert all(torch.equal(*pair) for pair in zip(weights, model.parameters(), strict=True))
+
+
 # ---- The learning rate
 
 

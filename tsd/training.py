@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from tsd.corpus import Batches, Corpus, collate, pack, share, wasted
@@ -63,7 +64,8 @@ def train(
     """Train from `progress.step` to the end; `progress` is kept up to date in place.
 
     `report` is called about `REPORTS` times, `save` every `config.checkpoint_every` steps and not at the end.
-    Raises TrainingError when the loss stops being a number.
+    Raises TrainingError when the loss or its gradient stops being a number: the weights are then those of the
+    step before.
     """
     lengths, answered = corpus.lengths, corpus.lengths - corpus.answers
     batches = Batches(lengths, config, seed)
@@ -82,16 +84,17 @@ def train(
         weight = place.workers / supervised if len(mine) else 0.0  # layers gather together: nobody sits out a step
         loss = weight * summed_loss(model, corpus, mine if len(mine) else rows[:1], place.device, config.packing)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        progress.loss = _mean_over_workers(loss.detach(), place.workers)
+        for name, value in (("loss", progress.loss), ("gradient's norm", _whole(norm))):
+            if not math.isfinite(value):  # before a step is taken with it
+                raise TrainingError(f"the {name} is {value} at step {step}: lower the learning rate")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         progress.step += 1
         progress.tokens += int(lengths[rows].sum())
         progress.supervised += supervised
-        progress.loss = _mean_over_workers(loss.detach(), place.workers)
         progress.seconds = before + time.perf_counter() - started
-        if not math.isfinite(progress.loss):
-            raise TrainingError(f"the loss is {progress.loss} at step {step}: lower the learning rate")
         if progress.step % config.checkpoint_every == 0 and progress.step < steps:
             save(progress)
         elif progress.step % report_every == 0:
@@ -214,6 +217,11 @@ def matmul_peak(device: str = "cpu", size: int = 512, seconds: float = 0.2) -> f
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - before)
     return 2 * size**3 / best
+
+
+def _whole(norm: Tensor) -> float:
+    """A number that all workers have, or that is spread over them."""
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _mean_over_workers(loss: Tensor, workers: int) -> float:
