@@ -137,9 +137,8 @@ class Batches:
         if self.config.tokens_per_batch is not None:
             epoch, start, end = self.cuts[step]
             rows = self._order(epoch)[start:end]
-            return rows[
-                np.argsort(-self.lengths[rows], kind="stable")
-            ]  # so that shares have like numbers of tokens
+            # Longest first, so that the workers' shares have like numbers of tokens.
+            return rows[np.argsort(-self.lengths[rows], kind="stable")]
         first, size = step * self.config.batch_size, len(self.lengths)
         wanted = np.arange(first, first + self.config.batch_size)
         orders = [

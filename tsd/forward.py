@@ -1,7 +1,7 @@
 """How a model of transformers runs forward in training: the same numbers for less work.
 
-Examples may be packed into one row, each attending to its own tokens alone; the last layer's feed-forward part is
-computed only where a token is supervised; and norms, which are many small operations each way, take few of them.
+Examples may be packed into one row, each attending to its own tokens alone; the last layer is computed only where
+a token is supervised; and norms, which are many small operations each way, take few of them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
