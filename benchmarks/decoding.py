@@ -72,8 +72,6 @@ def student(size: str, tokenizer: PreTrainedTokenizerBase, examples: pa.Table) -
         place=training.Place(),
         optimiser=training.make_optimiser(model, settings),
         progress=training.Progress(),
-        report=lambda _: None,
-        save=lambda _: None,
     )
     return model.eval()
 

@@ -55,8 +55,6 @@ def main() -> None:
             place=training.Place(),
             optimiser=training.make_optimiser(model, settings),
             progress=training.Progress(),
-            report=lambda _: None,
-            save=lambda _: None,
         )
         loss = training.evaluate(model, rows["validation"], 50, training.Place())
         replies = decode(model, tokenizer, [SINGLE.student_prompt(row["values"]) for row in tests], 80)

@@ -73,8 +73,6 @@ def _train(model: PreTrainedModel, few: corpus.Corpus, settings: training.Traini
         place=training.Place(),
         optimiser=training.make_optimiser(model, settings),
         progress=training.Progress(),
-        report=lambda _: None,
-        save=lambda _: None,
     )
 
 

@@ -195,8 +195,6 @@ def train(kind: str, size: str, points: str, steps: int) -> dict[str, float]:
         place=training.Place(),
         optimiser=training.make_optimiser(model, recipe.training),
         progress=progress,
-        report=lambda _: None,
-        save=lambda _: None,
     )
     took = {"seconds": progress.seconds, "steps": progress.step, "loss": progress.loss}
     return result | took | {"peak": training.matmul_peak()}

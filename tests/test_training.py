@@ -331,7 +331,7 @@ def test_a_gradient_that_is_no_number_changes_no_weight(corpus: Corpus, tokenize
     model = student(tokenizer)
     weights = [parameter.detach().clone() for parameter in model.parameters()]
     next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(TrainingError, match="the gradient's norm is (inf|nan) at step 0"):
+    with pytest.raises(TrainingError, match=r"the gradient's norm is (inf|nan) at step 0"):
         run(model, corpus)
     assert all(torch.equal(*pair) for pair in zip(weights, model.parameters(), strict=True))
 

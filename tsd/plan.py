@@ -277,8 +277,6 @@ def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corp
         place=training.Place(),
         optimiser=training.make_optimiser(model, settings),
         progress=progress,
-        report=lambda _: None,
-        save=lambda _: None,
     )
     return progress.seconds / len(few)
 

@@ -58,8 +58,8 @@ def train(
     place: Place,
     optimiser: torch.optim.Optimizer,
     progress: Progress,
-    report: Callable[[Progress], None],
-    save: Callable[[Progress], None],
+    report: Callable[[Progress], None] = lambda _: None,
+    save: Callable[[Progress], None] = lambda _: None,
 ) -> None:
     """Train from `progress.step` to the end; `progress` is kept up to date in place.
 
