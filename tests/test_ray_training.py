@@ -73,6 +73,7 @@ def test_what_failed_is_tried_again_by_the_same_command_and_nothing_else_is(
     again = with_a_run_that_fails(out, "train")
     assert again.returncode == 1
     assert "1 of 2 runs failed" in again.stderr
+    run(command(out, "students.sizes=[0.03M]", "students.volumes=[3200]", stage="train"), cpus=2)  # without it
     assert student.stat().st_mtime_ns == born
 
 

@@ -108,12 +108,12 @@ class Study:
 
     def require_all_trained(self) -> None:
         """Raise TrainingError where runs failed."""
-        if failed := training.failures(self.recipe):
-            students = self.recipe.students
-            runs = len(students.sizes) * len(students.volumes) * len(students.seeds)
+        runs = training.plan_runs(self.recipe, self.open("examples").digest)
+        if failed := training.failures(self.recipe, runs):
             first, reason = next(iter(failed.items()))
             raise TrainingError(
-                f"{len(failed)} of {runs} runs failed; {first} says: {reason}; the same command tries them again"
+                f"{len(failed)} of {len(runs)} runs failed; {first} says: {reason}; "
+                "the same command tries them again"
             )
 
     def evaluate(self) -> pa.Table:
@@ -180,7 +180,7 @@ class Study:
                     self.tracker.fail(run_id, reason)
                 if not failed:
                     training.forget_checkpoints(self.recipe)
-            return training.failures(self.recipe)
+            return training.failures(self.recipe, runs)
 
     def _weight(self, run: Mapping[str, Any]) -> float:
         """A run's share of the training, for the progress bar: examples times size, plus a start."""
@@ -223,10 +223,8 @@ class Study:
     def assemble(self, runs: pa.Table, fits: dict[str, Any]) -> reporting.Study:
         """All that a report shows."""
         recipe = self.recipe
-        series, annotations = (
-            self.open("series"),
-            self.open("annotations"),
-        )
+        series, annotations, examples = (self.open(name) for name in ("series", "annotations", "examples"))
+        failed = training.failures(recipe, training.plan_runs(recipe, examples.digest))
         test, said = stages.test_series(recipe, series), self._predictions(runs)
         seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
         return reporting.Study(
@@ -242,9 +240,9 @@ class Study:
             clear=scoring.without_ties(recipe.asks, said, test),
             classes=series.about["classes"],
             teacher=self.teacher,
-            counts=self.open("examples").about,
+            counts=examples.about,
             beside=self._beside(said, annotations),
-            facts=self._facts(series, test),
+            facts=self._facts(series, test) | {f"Failed: {run_id}": reason for run_id, reason in failed.items()},
         )
 
     def _beside(self, said: pa.Table, annotations: store.Dataset) -> dict[str, scoring.Beside]:
@@ -299,7 +297,6 @@ class Study:
                 ]
             ),
             "MLflow": self.recipe.tracking.uri,
-            **{f"Failed: {run_id}": reason for run_id, reason in training.failures(self.recipe).items()},
         }
 
     def open(self, name: str) -> store.Dataset:

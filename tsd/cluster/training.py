@@ -376,9 +376,11 @@ def note_failures(recipe: Recipe, failures: Mapping[str, str]) -> None:
     store.write_json(recipe.folder, FAILURES, dict(failures))
 
 
-def failures(recipe: Recipe) -> dict[str, str]:
-    """Why runs failed in the last start that trained, by run id."""
-    return store.read_json(recipe.folder, FAILURES) or {}
+def failures(recipe: Recipe, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Why some of these runs failed in the last start that trained, by run id."""
+    failed, done = store.read_json(recipe.folder, FAILURES) or {}, finished(recipe, runs)
+    ids = [run["run_id"] for run in runs]
+    return {run_id: failed[run_id] for run_id in ids if run_id in failed and run_id not in done}
 
 
 def _absolute(folder: str) -> str:
