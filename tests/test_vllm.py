@@ -260,7 +260,7 @@ def complete(server: str, question: Question, **more: Any) -> Any:
     from openai import OpenAI
 
     form = {"name": "description", "strict": True, "schema": reply_schema(SINGLE, choices=True)}
-    with OpenAI(base_url=server) as client:
+    with OpenAI(base_url=server, api_key="none") as client:
         return client.chat.completions.create(
             model="tiny",
             messages=question.messages,
