@@ -50,7 +50,7 @@ def test_a_plan_of_a_study_has_a_line_for_each_stage_and_a_sum(said):
 def test_rows_are_those_of_the_recipe(said):
     assert "draw 600 series of 64 points" in said
     assert "600 replies by the rules teacher" in said
-    assert "train 8 students (2 sizes × 2 data volumes × 2 seeds)" in said
+    assert "train 8 students (2 sizes × 2 data volumes × 2 seeds) in 7 trials" in said
     assert _number(said, " examples, about") == 2 * 2 * 2 * (16 + 48)  # sizes × seeds × epochs × volumes
     assert _number(said, " replies, about") == 8 * 50
 

@@ -49,6 +49,7 @@ SCRATCH = {
     "0.1M": Size(hidden=48, mlp=112, layers=4, head=24, learning_rate=3e-3),
     "0.3M": Size(hidden=80, mlp=208, layers=4, head=20, learning_rate=2e-3),
     "1M": Size(hidden=128, mlp=352, layers=5, head=32, learning_rate=1.5e-3),
+    "3M": Size(hidden=192, mlp=496, layers=7, head=48, learning_rate=1.1e-3),
     "10M": Size(hidden=320, mlp=880, layers=8, head=64, learning_rate=8e-4),
 }
 

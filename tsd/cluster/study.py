@@ -18,8 +18,8 @@ import ray
 from rich.markup import escape
 
 import tsd
+from tsd import placement, scaling, scoring, store
 from tsd import report as reporting
-from tsd import scaling, scoring, store
 from tsd.cluster import stages, training
 from tsd.cluster.asking import describe
 from tsd.corpus import select
@@ -97,7 +97,7 @@ class Study:
         """
         examples = self.open("examples")
         require_examples(self.recipe, examples)
-        self._timed("Prepare the tokenizer", lambda: self._tokenizer(examples))
+        self._timed("Prepare the tokenizer", lambda: self.prepare_tokenizer(examples))
         runs = training.plan_runs(self.recipe, examples.digest)
         self.tracker.tag({"examples": examples.digest, "teacher": self.teacher})
         failed = self._timed(TRAINING, lambda: self._train(runs))
@@ -167,7 +167,8 @@ class Study:
 
     def _train(self, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
         done = training.finished(self.recipe, runs)
-        missing = [run for run in runs if run["run_id"] not in done]
+        trials = training.plan_trials(self.recipe, runs)
+        missing = [trial for trial in trials if any(run["run_id"] not in done for run in trial.runs)]
         sizes = {run["run_id"]: self._weight(run) for run in runs}
         with self.reporter.stage(f"Train {len(runs)} students", sum(sizes.values()), "") as step:
             step.skip(sum(sizes[run_id] for run_id in done))
@@ -183,10 +184,9 @@ class Study:
             return training.failures(self.recipe, runs)
 
     def _weight(self, run: Mapping[str, Any]) -> float:
-        """A run's share of the training, for the progress bar: examples times size, plus a start."""
-        name = run["student"]["name"]
-        rank = [student.name for student in self.recipe.students.sizes].index(name)
-        return float(run["examples"] * (1 + rank) + 1000)
+        """A run's share of the training, for the progress bar."""
+        (student,) = (one for one in self.recipe.students.sizes if one.name == run["student"]["name"])
+        return placement.cost(student, run["examples"])
 
     @cached_property
     def tracker(self) -> Any:
@@ -200,7 +200,7 @@ class Study:
         for row in runs.to_pylist():
             self.tracker.finish(row, {name: row[name]["value"] for name in self.scores}, int(time.time() * 1000))
 
-    def _tokenizer(self, examples: store.Dataset) -> None:
+    def prepare_tokenizer(self, examples: store.Dataset) -> None:
         """Build the small tokenizer for students from scratch, once a study."""
         folder = f"{self.recipe.folder}/tokenizer"
         if store.read_json(folder, "tokenizer_config.json") is None:
@@ -419,11 +419,14 @@ def _fit(sizes: Any, volumes: Any, losses: Any) -> scaling.FittedLaw | str:
 
 def useful_share(recipe: Recipe, runs: pa.Table, seconds: Mapping[str, float]) -> float:
     """The share of the wall time in which students learned or replied: their seconds over as many at once."""
-    each = recipe.training.workers * (1 if recipe.training.gpu else recipe.training.threads)
-    room = int(ray.cluster_resources().get("GPU" if recipe.training.gpu else "CPU", 1) // each)
-    trained = pc.sum(runs["train_seconds"]).as_py() / max(
-        1, min(recipe.training.concurrent_trials, room, len(runs))
-    )
+    resource = "GPU" if recipe.training.gpu else "CPU"
+    there = ray.cluster_resources().get(resource, 1)
+    needs = {student.name: placement.need(student, recipe.training) for student in recipe.students.sizes}
+    shares = {name: need.workers * (need.gpus or need.cpus) / there for name, need in needs.items()}
+    least = 1 / min(
+        recipe.training.concurrent_trials, len(runs)
+    )  # of the machines that a trial can be said to take
+    trained = sum(max(least, shares[row["student"]]) * row["train_seconds"] for row in runs.to_pylist())
     decoded = (pc.sum(runs["decode_seconds"]).as_py() or 0.0) / recipe.evaluation.workers
     return float((trained + decoded) / sum(seconds.values()))
 
