@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -268,11 +269,40 @@ def test_a_model_of_unknown_layers_has_the_loss_of_its_own_forward_and_is_not_pa
         summed_loss(model, corpus, [0, 39], "cpu", True)
 
 
+def as_it_was(model: PreTrainedModel) -> bool:
+    """Whether a model runs forward as transformers made it."""
+    patched = any("forward" in vars(module) for module in model.modules())
+    return model.config._attn_implementation == "sdpa" and not patched
+
+
 def test_a_model_is_what_it_was_when_a_loss_is_made(corpus: Corpus, tokenizer: Any) -> None:
     model = student(tokenizer)
     summed_loss(model, corpus, [0, 39], "cpu", True)
-    assert model.config._attn_implementation == "sdpa"
-    assert not any("forward" in vars(module) for module in model.modules())
+    assert as_it_was(model)
+
+
+@pytest.mark.parametrize("ends", ["well", "by an error"])
+def test_a_model_is_prepared_once_for_a_run_and_is_what_it_was_at_its_end(
+    corpus: Corpus, tokenizer: Any, ends: str
+) -> None:
+    model = student(tokenizer)
+    walks: list[None] = []
+    modules = model.modules
+    model.modules = lambda: walks.append(None) or modules()  # type: ignore[method-assign,func-returns-value]
+    asked: list[int] = []  # how often the model's modules were looked through, at each report
+
+    def report(now: Progress) -> None:
+        assert not as_it_was(model)
+        asked.append(len(walks))
+        walks.clear()
+        if ends == "by an error" and now.step == 3:
+            raise InterruptedError
+
+    with nullcontext() if ends == "well" else pytest.raises(InterruptedError):
+        run(model, corpus, report=report)
+    del model.modules
+    assert as_it_was(model)
+    assert max(asked[1:]) < asked[0]
 
 
 def test_a_run_packed_and_one_padded_have_the_same_losses(corpus: Corpus, tokenizer: Any) -> None:

@@ -6,6 +6,7 @@ It knows nothing of Ray. It runs in one process, or in many after `shard`.
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -67,38 +68,43 @@ def train(
     Raises TrainingError when the loss or its gradient stops being a number: the weights are then those of the
     step before.
     """
-    lengths, answered = corpus.lengths, corpus.lengths - corpus.answers
-    batches = Batches(lengths, config, seed)
+    answered = corpus.lengths - corpus.answers
+    batches = Batches(corpus.lengths, config, seed)
     steps = batches.steps
     model.train()
     started, before = time.perf_counter(), progress.seconds
     report_every = max(1, steps // REPORTS)
-    while progress.step < steps:
-        step = progress.step
-        rows = batches.rows(step)
-        supervised = int(answered[rows].sum())
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * schedule(step, steps, config.warmup)
-        # FSDP averages gradients over the workers; the loss is a mean over all their supervised tokens.
-        mine = share(rows, place.rank, place.workers)
-        weight = place.workers / supervised if len(mine) else 0.0  # layers gather together: nobody sits out a step
-        loss = weight * summed_loss(model, corpus, mine if len(mine) else rows[:1], place.device, config.packing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        progress.loss = _mean_over_workers(loss.detach(), place.workers)
-        for name, value in (("loss", progress.loss), ("gradient's norm", _whole(norm))):
-            if not math.isfinite(value):  # before a step is taken with it
-                raise TrainingError(f"the {name} is {value} at step {step}: lower the learning rate")
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        progress.step += 1
-        progress.tokens += int(lengths[rows].sum())
-        progress.supervised += supervised
-        progress.seconds = before + time.perf_counter() - started
-        if progress.step % config.checkpoint_every == 0 and progress.step < steps:
-            save(progress)
-        elif progress.step % report_every == 0:
-            report(progress)
+    with lean(model) if packable(model) else nullcontext():
+        while progress.step < steps:
+            step = progress.step
+            rows = batches.rows(step)
+            supervised = int(answered[rows].sum())
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * schedule(step, steps, config.warmup)
+            # FSDP averages gradients over the workers; the loss is a mean over all their supervised tokens.
+            mine = share(rows, place.rank, place.workers)
+            weight = (
+                place.workers / supervised if len(mine) else 0.0
+            )  # layers gather together: nobody sits out a step
+            loss = weight * summed_loss(
+                model, corpus, mine if len(mine) else rows[:1], place.device, config.packing
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            progress.loss = _mean_over_workers(loss.detach(), place.workers)
+            for name, value in (("loss", progress.loss), ("gradient's norm", _whole(norm))):
+                if not math.isfinite(value):  # before a step is taken with it
+                    raise TrainingError(f"the {name} is {value} at step {step}: lower the learning rate")
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            progress.step += 1
+            progress.tokens += int(corpus.lengths[rows].sum())
+            progress.supervised += supervised
+            progress.seconds = before + time.perf_counter() - started
+            if progress.step % config.checkpoint_every == 0 and progress.step < steps:
+                save(progress)
+            elif progress.step % report_every == 0:
+                report(progress)
 
 
 @torch.no_grad()
@@ -109,10 +115,11 @@ def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: Pla
     # Rows of like length together, and as many batches for every worker, since sharded layers gather together.
     order = np.argsort(corpus.lengths, kind="stable")
     stride = batch_size * place.workers
-    for first in range(0, len(order), stride):
-        rows = order[first : first + stride][place.rank :: place.workers]
-        weight = 1.0 if len(rows) else 0.0
-        total += weight * summed_loss(model, corpus, rows if len(rows) else order[:1], place.device).double()
+    with lean(model) if packable(model) else nullcontext():
+        for first in range(0, len(order), stride):
+            rows = order[first : first + stride][place.rank :: place.workers]
+            weight = 1.0 if len(rows) else 0.0
+            total += weight * summed_loss(model, corpus, rows if len(rows) else order[:1], place.device).double()
     if place.workers > 1:
         dist.all_reduce(total)
     return float(total) / float((corpus.lengths - corpus.answers).sum())
