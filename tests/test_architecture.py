@@ -25,7 +25,7 @@ LAYERS = (
     {"store", "tasks", "draws", "progress", "png"},
     {"recipe"},
     {"drawing", "plots"},
-    {"teachers", "curation", "corpus", "students", "forward"},
+    {"teachers", "curation", "corpus", "students", "forward", "distillation"},
     {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "look", "runs"},
     {"picture"},  # draws the laws that scaling fits
     {"report"},

@@ -20,7 +20,7 @@ from rich.markup import escape
 import tsd
 from tsd import report as reporting
 from tsd import scaling, scoring, store
-from tsd.cluster import stages, training
+from tsd.cluster import distilling, stages, training
 from tsd.cluster.asking import describe
 from tsd.corpus import select
 from tsd.curation import review
@@ -98,6 +98,7 @@ class Study:
         examples = self.open("examples")
         require_examples(self.recipe, examples)
         self._timed("Prepare the tokenizer", lambda: self._tokenizer(examples))
+        distilling.require_fitting_teachers(self.recipe)
         runs = training.plan_runs(self.recipe, examples.digest)
         self.tracker.tag({"examples": examples.digest, "teacher": self.teacher})
         failed = self._timed(TRAINING, lambda: self._train(runs))

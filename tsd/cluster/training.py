@@ -21,6 +21,7 @@ import ray.train.torch
 from ray import tune
 
 from tsd import store
+from tsd.cluster import distilling
 from tsd.errors import TrainingError
 from tsd.recipe import Recipe, Student
 from tsd.schema import EXAMPLES
@@ -32,22 +33,38 @@ PATIENCE = 60.0  # seconds that a run lets a longer one go first
 
 
 def plan_runs(recipe: Recipe, examples_digest: str) -> list[dict[str, Any]]:
-    """Every run of a study, the longest first; its id changes with anything that shapes its weights."""
-    runs = []
-    for student in recipe.students.sizes:
-        for volume in recipe.students.volumes:
-            for seed in recipe.students.seeds:
-                run = {
-                    "student": student.model_dump(),
-                    "examples": volume,
-                    "seed": seed,
-                    "training": recipe.training.model_dump(include=SHAPING, exclude_none=True),
-                    "validation_examples": recipe.evaluation.validation_examples,
-                }
-                key = store.digest([run, examples_digest])
-                runs.append({**run, "run_id": f"{student.name}-{volume}-s{seed}-{key[:8]}"})
-    order = {student.name: i for i, student in enumerate(recipe.students.sizes)}
-    return sorted(runs, key=lambda run: (-run["examples"], -order[run["student"]["name"]], run["seed"]))
+    """Every run of a study, the longest first, but those that others learn from before these.
+
+    A run's id changes with anything that shapes its weights, its teacher's run included.
+    """
+    students = recipe.students
+    order = {student.name: i for i, student in enumerate(students.sizes)}
+    runs = [
+        plan_run(recipe, student, volume, seed, examples_digest)
+        for student in students.sizes
+        for volume in students.volumes
+        for seed in students.seeds
+    ]
+    runs.sort(key=lambda run: (-run["examples"], -order[run["student"]["name"]], run["seed"]))
+    return [run for wave in distilling.waves(runs) for run in wave]
+
+
+def plan_run(recipe: Recipe, student: Student, volume: int, seed: int, examples_digest: str) -> dict[str, Any]:
+    """One run of a study. `teacher_run`: the run of this study that it is distilled from, where it is."""
+    late = {"size", "distil"}  # left out where they say nothing: older runs keep their ids
+    run = {
+        "student": {**student.model_dump(exclude=late), **student.model_dump(include=late, exclude_none=True)},
+        "examples": volume,
+        "seed": seed,
+        "training": recipe.training.model_dump(include=SHAPING, exclude_none=True),
+        "validation_examples": recipe.evaluation.validation_examples,
+    }
+    teacher = recipe.students.teacher_of(student)
+    if teacher is not None:
+        most = max(recipe.students.volumes)
+        run["teacher_run"] = plan_run(recipe, teacher, most, seed, examples_digest)["run_id"]
+    key = store.digest([run, examples_digest])
+    return {**run, "run_id": f"{student.name}-{volume}-s{seed}-{key[:8]}"}
 
 
 # What of the training section shapes weights; where and how many at once does not.
@@ -55,10 +72,21 @@ SHAPING = {"epochs", "batch_size", "tokens_per_batch", "betas", "weight_decay", 
 
 
 def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) -> dict[str, str]:
-    """Train the runs, several at once. report(run_id, metrics) is called here as they go.
+    """Train the runs, several at once, teachers before their students. report(run_id, metrics) is told of each.
 
     Returns why runs failed, by run id: the others do not wait for them, and they keep their last checkpoint.
+    A run whose teacher failed is not begun.
     """
+    failed: dict[str, str] = {}
+    for wave in distilling.waves(runs):
+        untaught = {run["run_id"]: run["teacher_run"] for run in wave if run.get("teacher_run") in failed}
+        failed |= {run_id: f"its teacher {teacher} failed" for run_id, teacher in untaught.items()}
+        if ready := [run for run in wave if run["run_id"] not in untaught]:
+            failed |= _train_together(recipe, ready, report)
+    return failed
+
+
+def _train_together(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) -> dict[str, str]:
     folder = _absolute(recipe.folder)
     board = _Board.remote()  # type: ignore[attr-defined]
     listener = _Listener(board, report)
@@ -233,6 +261,7 @@ def _learn(config: dict[str, Any]) -> None:
     total, body = students.parameter_counts(model)
     peak = training.matmul_peak(device)
     model = training.shard(model.to(device), place)
+    teacher = distilling.load_teacher(run, student, folder, place)
     optimiser = training.make_optimiser(model, settings)
     progress = _restore(model, optimiser)
     steps = corpus.Batches(corpora["train"].lengths, settings, run["seed"]).steps
@@ -253,13 +282,16 @@ def _learn(config: dict[str, Any]) -> None:
         progress=progress,
         report=post,
         save=lambda now: _save(model, optimiser, now, steps),
+        distil=teacher,
     )
     loss = training.evaluate(model, corpora["validation"], settings.batch_size, place)
     state = training.full_state(model)
     if place.rank == 0:
         mean_length = float(corpora["train"].lengths.mean())
-        flops = students.training_flops(model, body, progress.tokens, progress.supervised, mean_length)
-        record = _record(run, (total, body), progress, flops, loss, peak * place.workers)
+        seen = progress.tokens, progress.supervised, mean_length
+        flops = students.training_flops(model, body, *seen)
+        taught = students.forward_flops(teacher.teacher, *seen) if teacher else None
+        record = _record(run, (total, body), progress, (flops, taught), loss, peak * place.workers)
         card = {"run": record, "length": config["length"], "task": config["task"]}
         _export(
             students.build(student, tokenizer, run["seed"], settings.max_length),
@@ -273,12 +305,19 @@ def _learn(config: dict[str, Any]) -> None:
 
 
 def _record(
-    run: dict[str, Any], sizes: tuple[int, int], progress: Any, flops: float, loss: float, peak: float
+    run: dict[str, Any],
+    sizes: tuple[int, int],
+    progress: Any,
+    flops: tuple[float, float | None],
+    loss: float,
+    peak: float,
 ) -> dict[str, Any]:
     """What is known of a finished run.
 
-    sizes: parameters with and without embeddings; peak: FLOP/s of its workers together.
+    sizes: parameters with and without embeddings; flops: the student's, and its teacher's where it has one; peak:
+    FLOP/s of its workers together.
     """
+    own, taught = flops
     return {
         "run_id": run["run_id"],
         "student": run["student"]["name"],
@@ -287,13 +326,15 @@ def _record(
         "examples": run["examples"],
         "tokens": progress.tokens,
         "supervised_tokens": progress.supervised,
-        "flops": flops,
+        "flops": own,
+        "distilled_from": (run["student"].get("distil") or {}).get("teacher"),
+        "teacher_flops": taught,
         "steps": progress.step,
         "seed": run["seed"],
         "validation_loss": loss,
         "train_seconds": progress.seconds,
         "tokens_per_second": progress.tokens / progress.seconds,
-        "utilisation": flops / progress.seconds / peak,
+        "utilisation": (own + (taught or 0.0)) / progress.seconds / peak,
     }
 
 
