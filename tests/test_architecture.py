@@ -26,7 +26,7 @@ LAYERS = (
     {"recipe"},
     {"drawing", "plots"},
     {"teachers", "curation", "corpus", "students", "forward", "distillation"},
-    {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "look", "runs"},
+    {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "look", "runs", "objectives"},
     {"picture"},  # draws the laws that scaling fits
     {"report"},
     {"comparison"},

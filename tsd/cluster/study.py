@@ -124,9 +124,7 @@ class Study:
         seconds = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
         rows = []
         for run_id, record in records.items():
-            predictions = store.open_dataset(
-                f"{self.recipe.folder}/predictions/{run_id}", self.tables.predictions
-            ).read()
+            predictions = self._predictions_of(run_id)
             spent = seconds.get(run_id, record.get("decode_seconds"))
             scores = scoring.score(predictions)
             if record.get("decode_seconds") != spent:
@@ -244,6 +242,7 @@ class Study:
             counts=examples.about,
             beside=self._beside(said, annotations),
             facts=self._facts(series, test) | {f"Failed: {run_id}": reason for run_id, reason in failed.items()},
+            objectives=distilling.beside_words(self.recipe, runs),
         )
 
     def _beside(self, said: pa.Table, annotations: store.Dataset) -> dict[str, scoring.Beside]:
@@ -256,8 +255,10 @@ class Study:
 
     def _predictions(self, runs: pa.Table) -> pa.Table:
         """What the best student said of the scored series."""
-        folder = f"{self.recipe.folder}/predictions/{reporting.best(runs)['run_id']}"
-        return store.open_dataset(folder, self.tables.predictions).read()
+        return self._predictions_of(reporting.best(runs)["run_id"])
+
+    def _predictions_of(self, run_id: str) -> pa.Table:
+        return store.open_dataset(f"{self.recipe.folder}/predictions/{run_id}", self.tables.predictions).read()
 
     def _samples(
         self, predictions: pa.Table, test: pa.Table, annotations: store.Dataset
@@ -399,8 +400,10 @@ def require_examples(recipe: Recipe, examples: store.Dataset) -> None:
 def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[str, scaling.FittedLaw | str]:
     """Fit the loss and each error rate, all at once on Ray. Where there are too few runs, says so instead.
 
+    Only to students that learn from words alone: what others are trained on is no function of N and D.
     An error rate of nothing in n is taken as half a series in n, since a law is fitted to its logarithm.
     """
+    runs = runs.filter(pc.is_null(runs["distilled_from"]))
     columns = {"loss": runs["validation_loss"].to_numpy()}
     for name in scores:
         correct = pc.struct_field(runs[name], "value").to_numpy()
