@@ -16,7 +16,7 @@ from typing import Any
 from measured import Bound, finish, show
 
 from tsd import placement
-from tsd.cluster import training
+from tsd.cluster import training, trials
 from tsd.cluster.session import session
 from tsd.cluster.study import Study
 from tsd.progress import Reporter
@@ -62,24 +62,24 @@ def measure(recipe: Recipe) -> dict[str, list[float]]:
     study.curate()
     examples = study.open("examples")
     study.prepare_tokenizer(examples)
-    planned = iter(training.plan_runs(recipe, examples.digest))
+    runs_left = iter(trials.plan_runs(recipe, examples.digest))
     need = placement.need(recipe.students.sizes[0], recipe.training)
     beyond: dict[str, list[float]] = {OWN: [], SHARED: []}
     for _ in range(TURNS):
         for how, each in beyond.items():
-            runs = [next(planned) for _ in range(RUNS)]
+            runs = [next(runs_left) for _ in range(RUNS)]
             packs = [runs] if how == SHARED else [[run] for run in runs]
-            each.append(seconds_beyond(recipe, [training.Trial(tuple(pack), need) for pack in packs]))
+            each.append(seconds_beyond(recipe, [trials.Trial(tuple(pack), need, 0) for pack in packs]))
     return beyond
 
 
-def seconds_beyond(recipe: Recipe, trials: Sequence[training.Trial]) -> float:
+def seconds_beyond(recipe: Recipe, planned: Sequence[trials.Trial]) -> float:
     """What training the trials' runs takes a run, beyond the steps themselves."""
     started = time.perf_counter()
-    failed: Any = training.train_all(recipe, trials, lambda run_id, metrics: None)
+    failed: Any = training.train_all(recipe, planned, lambda run_id, metrics: None)
     took = time.perf_counter() - started
     assert not failed, failed
-    records = training.finished(recipe, [run for trial in trials for run in trial.runs]).values()
+    records = training.finished(recipe, [run for trial in planned for run in trial.runs]).values()
     return (took - sum(record["train_seconds"] for record in records)) / len(records)
 
 

@@ -25,8 +25,8 @@ LAYERS = (
     {"store", "tasks", "draws", "progress", "png"},
     {"recipe"},
     {"drawing", "plots"},
-    {"teachers", "curation", "corpus", "students", "forward", "placement"},
-    {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "look", "runs"},
+    {"teachers", "curation", "corpus", "students", "forward", "placement", "distillation"},
+    {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "look", "runs", "objectives"},
     {"picture"},  # draws the laws that scaling fits
     {"report"},
     {"comparison"},

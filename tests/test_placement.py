@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsd.cluster.trials import Trial, plan_runs, plan_trials
 from tsd.placement import LARGEST, Need, cost, need, packs, parameters
 from tsd.recipe import Student, TrainingConfig, load
 from tsd.students import SCRATCH, build, build_tokenizer, parameter_counts
@@ -75,3 +76,48 @@ def test_the_laptop_study_needs_fewer_than_half_as_many_trials_as_runs_and_the_l
     assert sum(map(len, found)) == 15
     assert len(found) <= 7
     assert [(cell[0].name, cell[1]) for cell in found[0]] == [("0.3M", 32000)]
+
+
+# ---- The trials of a study
+
+
+def planned(*overrides: str) -> list[Trial]:
+    """A study's trials."""
+    recipe = load("laptop", overrides)
+    return plan_trials(recipe, plan_runs(recipe, "digest of the examples"))
+
+
+def test_a_student_waits_for_the_run_that_it_learns_from_and_that_one_has_its_seed_or_the_first() -> None:
+    trials = planned(
+        "students.sizes=[0.3M, {name: taught, size: 0.03M, distil: {teacher: 0.3M}}]",
+        "students.volumes=[100, 4000]",
+        "students.seeds={100: [0, 1], every: [1, 2]}",
+    )
+    runs = {run["run_id"]: (run, trial.wave) for trial in trials for run in trial.runs}
+    assert len(runs) == 8
+    for run, wave in runs.values():
+        assert wave == ("teacher_run" in run) == (run["student"]["name"] == "taught")
+        if wave:
+            teacher, before = runs[run["teacher_run"]]
+            assert (teacher["student"]["name"], teacher["examples"], before) == ("0.3M", 4000, 0)
+            assert teacher["seed"] == (run["seed"] or 1)
+
+
+def test_a_runs_id_knows_nothing_of_the_machines_and_all_of_what_shapes_weights() -> None:
+    def ids(*overrides: str) -> set[str]:
+        return {run["run_id"] for trial in planned(*overrides) for run in trial.runs}
+
+    usual = ids()
+    for override in (
+        "students.sizes=[{name: 0.03M, workers: 2}, 0.1M, 0.3M]",
+        "training.workers=2",
+        "training.concurrent_trials=1",
+    ):
+        assert ids(override) == usual
+    for override in ("training.epochs=2", "training.clip=0.5", "evaluation.validation_examples=100"):
+        assert not ids(override) & usual
+
+
+def test_the_same_runs_make_the_same_trials_whatever_was_finished() -> None:
+    assert [trial.name for trial in planned()] == [trial.name for trial in planned()]
+    assert len({trial.name for trial in planned()}) == len(planned()) < 15

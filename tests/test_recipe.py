@@ -396,3 +396,67 @@ def test_a_size_that_cuts_a_patch_is_refused_with_those_that_fit(field: str, pix
     assert f"{field} must be a multiple of 28" in said
     assert fits in said
     assert "plots.width is 112" in complaint("laptop", "plots.width=112")
+
+
+# ---- Students that learn from students
+
+
+def students(*sizes: str) -> str:
+    """An override that names the students."""
+    return f"students.sizes=[{', '.join(sizes)}]"
+
+
+def test_a_distilled_student_has_a_size_a_teacher_and_a_twin_that_learns_from_words() -> None:
+    recipe = load("laptop", [students("0.03M", "0.3M", "{name: taught, size: 0.03M, distil: {teacher: 0.3M}}")])
+    words, large, taught = recipe.students.sizes
+    assert (taught.architecture, taught.distil.divergence, taught.distil.weight) == ("0.03M", "forward", 0.5)
+    assert recipe.students.teacher_of(taught) is large
+    assert recipe.students.in_words_of(taught) is words
+    assert recipe.students.teacher_of(words) is recipe.students.in_words_of(words) is None
+
+
+def test_a_student_with_another_learning_rate_is_no_twin() -> None:
+    other = "{name: taught, size: 0.03M, learning_rate: 0.001, distil: {teacher: 0.3M}}"
+    recipe = load("laptop", [students("0.03M", "0.3M", other)])
+    assert recipe.students.in_words_of(recipe.students.sizes[2]) is None
+
+
+def test_a_teacher_may_be_a_folder_or_a_hub_s_model_and_may_itself_have_had_one() -> None:
+    outside = load("laptop", [students("{name: 0.03M, distil: {teacher: runs/laptop/students/best}}")])
+    assert outside.students.teacher_of(outside.students.sizes[0]) is None
+    chain = load(
+        "laptop",
+        [students("{name: 0.03M, distil: {teacher: 0.1M}}", "{name: 0.1M, distil: {teacher: 0.3M}}", "0.3M")],
+    )
+    assert chain.students.teacher_of(chain.students.sizes[0]) is chain.students.sizes[1]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        (
+            ["{name: 0.03M, distil: {teacher: 0.4M}}", "0.3M"],
+            "unknown distil.teacher '0.4M', did you mean '0.3M'?",
+        ),
+        (["{name: 0.03M, distil: {teacher: large}}"], "unknown distil.teacher 'large'; a folder's"),
+        (["{name: 0.03M, distil: {teacher: 0.03M}}"], "its own teacher: 0.03M ← 0.03M"),
+        (
+            ["{name: 0.03M, distil: {teacher: 0.1M}}", "{name: 0.1M, distil: {teacher: 0.03M}}"],
+            "its own teacher: 0.03M ← 0.1M ← 0.03M",
+        ),
+        (
+            ["{name: 0.03M, distil: {teacher: q}}", "{name: q, source: a/b, learning_rate: 1.0e-4}"],
+            "0.03M cannot be distilled from q: one starts from scratch",
+        ),
+        (["{name: mine, size: 0.04M}"], "unknown size '0.04M', did you mean '0.03M'?"),
+        (["{name: mine, size: 0.03M, source: a/b, learning_rate: 1.0e-4}"], "a `size` or a `source`, not both"),
+        (["{name: 0.03M, distil: {teacher: 0.3M, weight: 0}}", "0.3M"], "weight"),
+        (["{name: 0.03M, distil: {teacher: 0.3M, beta: 1}}", "0.3M"], "beta"),
+        (
+            ["{name: 0.03M, distil: {teacher: 0.3M, kind: forward}}", "0.3M"],
+            "unknown key students.sizes.0.distil.kind",
+        ),
+    ],
+)
+def test_a_student_that_cannot_be_taught_so_is_refused_with_the_reason(sizes: list[str], said: str) -> None:
+    assert said in complaint("laptop", students(*sizes))

@@ -13,6 +13,7 @@ import pytest
 from tsd import report
 from tsd.curation.counts import NOT_STATED
 from tsd.intervals import Interval
+from tsd.objectives import Comparison, Difference
 from tsd.report import Sample, Study
 from tsd.scaling import FittedLaw, Law
 from tsd.schema import score_names
@@ -473,3 +474,48 @@ def test_near_ties_are_set_aside_facet_by_facet() -> None:
     assert cells["trend"][0] == "4.0"
     assert "97.0" in cells["trend"][2]
     assert cells["noise"][2] == "–"
+
+
+# ---- Words or a bigger student
+
+
+CLOSER = Difference(0.61, 0.58, Interval(-0.03, -0.04, -0.02))
+UNSURE = Difference(0.5, 0.52, Interval(0.02, -0.01, 0.05))
+WORSE = Difference(0.3, 0.2, Interval(-0.1, -0.15, -0.05))
+COMPARED = [
+    Comparison("small", "small-taught", 500, 3, CLOSER, UNSURE, WORSE, 1.8),
+    Comparison("small", "small-taught", 2000, 1, Difference(0.5, 0.45, None), WORSE, UNSURE, 1.8),
+]
+
+
+def test_a_report_says_what_a_bigger_student_taught_beside_words() -> None:
+    page = read(replace(STUDY, objectives=COMPARED)).text
+    assert "Words or a bigger student" in page
+    for said in ("−0.0300 [−0.0400 to −0.0200]", "+2.0 [−1.0 to +5.0]", "−0.0500 [one seed]", "1.80"):
+        assert said in page
+    (line,) = report.objective_line(COMPARED)
+    assert line in page
+    assert "in 2 comparisons" in line
+    assert "a lower held-out loss once and a higher one never, more facets right never and fewer once" in line
+
+
+def test_only_a_difference_whose_interval_leaves_out_nothing_is_in_bold() -> None:
+    html = report.write(replace(STUDY, objectives=COMPARED))
+    assert "<b>−0.0300 [−0.0400 to −0.0200]</b>" in html
+    assert "<b>+2.0 [−1.0" not in html
+
+
+def test_a_study_without_distilled_students_says_nothing_of_them() -> None:
+    assert "bigger student" not in report.write(STUDY)
+    assert report.objective_line([]) == []
+
+
+def test_no_law_is_drawn_for_a_student_that_was_distilled() -> None:
+    def laws(rows: list[dict[str, Any]]) -> int:
+        loss = report.scaling_figure(SINGLE, table(rows), BASELINES, {"loss": FITTED}).axes[0]
+        return sum(len(line.get_xdata()) == 60 for line in loss.lines)
+
+    taught = [
+        {**row, "student": "small-taught", "distilled_from": "large"} for row in ROWS if row["student"] == "small"
+    ]
+    assert laws(ROWS) == laws(ROWS + taught) == 2

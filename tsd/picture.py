@@ -134,7 +134,7 @@ def _draw_loss(axes: Axes, runs: Sequence[Run], fitted: FittedLaw | str | None, 
             markeredgecolor="white",
             markeredgewidth=0.7,
         )
-        if isinstance(fitted, FittedLaw):
+        if isinstance(fitted, FittedLaw) and own[0]["distilled_from"] is None:  # no law holds for the others
             fine = np.geomspace(volumes[0], volumes[-1], 60)
             law = fitted.law.predict(size_of(own[0]), fine)
             axes.plot(fine, law, color=colour, linewidth=0.9, linestyle=LAW_STYLE)

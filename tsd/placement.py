@@ -47,7 +47,7 @@ def cost(student: Student, examples: int) -> float:
 
 def parameters(student: Student) -> float:
     """A student's parameters as its name, or that of its source, has them: 0.3M, Qwen2.5-1.5B-Instruct."""
-    for said in (student.name, (student.source or "").rstrip("/").rsplit("/", 1)[-1]):
+    for said in (student.size or student.name, (student.source or "").rstrip("/").rsplit("/", 1)[-1]):
         if found := re.search(r"(?<![\d.])(\d+(?:\.\d+)?)([KMB])(?![A-Za-z])", said):
             return float(found[1]) * {"K": 1e3, "M": 1e6, "B": 1e9}[found[2]]
     return UNSAID

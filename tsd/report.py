@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from tsd.curation import Counts, review
 from tsd.curation.counts import NOT_STATED
+from tsd.objectives import Comparison, Difference
 from tsd.picture import BASELINE_NAMES, Baselines, Colours, Fits, draw, inline
 from tsd.progress import clock
 from tsd.runs import Run, in_order, loss_of, mean_curve, students_of
@@ -76,6 +77,8 @@ class Study:
     beside: dict[str, Beside]
     """The best student beside the teacher on the scored series; see `tsd.scoring.beside_teacher`."""
     facts: dict[str, str]
+    objectives: Sequence[Comparison] = ()
+    """Distilled students beside those that learn from words alone; see `tsd.objectives.compare`."""
 
 
 def write(study: Study) -> str:
@@ -109,6 +112,7 @@ def write(study: Study) -> str:
             review=review,
             not_stated=NOT_STATED,
             comparison=comparison,
+            apart=_apart,
         )
     )
 
@@ -120,6 +124,7 @@ def headlines(study: Study) -> list[str]:
         _data_line(in_order(study.runs)),
         _law_line(study.fits.get("loss", "none was fitted.")),
         *teacher_line(study),
+        *objective_line(study.objectives),
     ]
 
 
@@ -219,6 +224,32 @@ def teacher_line(study: Study) -> list[str]:
         f"{_percent(found.teacher.value)} % of the scored series, the best student on "
         f"{_percent(found.student.value)} %: the student is {comparison(found)} its teacher{besides}."
     ]
+
+
+def objective_line(found: Sequence[Comparison]) -> list[str]:
+    """What a bigger student taught beside words, in a line; none where no student was distilled."""
+    if not found:
+        return []
+    losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
+    return [
+        f"Words or a bigger student: in {len(found)} comparisons of students that differ in nothing else, the "
+        f"distilled one has a lower held-out loss {_times(losses.count(-1))} and a higher one "
+        f"{_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
+        f"{_times(rights.count(-1))}; where neither is counted, seeds and series do not tell "
+        "(95 % intervals, not corrected for how many there are)."
+    ]
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _apart(found: Difference, scale: float, digits: int) -> str:
+    """A difference with its interval, signed, as people read it."""
+    if found.apart is None:
+        return f"{(found.distilled - found.words) * scale:+.{digits}f} [one seed]"
+    value, low, high = (end * scale for end in (found.apart.value, found.apart.low, found.apart.high))
+    return f"{value:+.{digits}f} [{low:+.{digits}f} to {high:+.{digits}f}]".replace("-", "−")
 
 
 def comparison(found: Beside) -> str:

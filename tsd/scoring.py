@@ -43,6 +43,13 @@ def score(predictions: pa.Table) -> dict[str, Interval]:
     return {name: accuracy(hits[name].to_numpy()) for name in score_names(facets)}
 
 
+def right(predictions: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which facets of which series are right, (series, facets), in the order of the series' ids."""
+    facets = [field.name for field in predictions.schema.field("truth").type]
+    frame = pl.DataFrame(predictions.select(["series_id", "labels", "truth"])).sort("series_id")
+    return frame.select(_hit(facet).alias(facet) for facet in facets).to_numpy().astype(np.bool_)
+
+
 @dataclass(frozen=True)
 class Clear:
     """A facet without its near ties: their share of all rows, and the accuracy on the others."""

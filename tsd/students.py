@@ -67,7 +67,7 @@ CARD = "tsd.json"
 
 def learning_rate(student: Student) -> float:
     """The peak learning rate of a student: its own, or that of its size."""
-    return student.learning_rate or SCRATCH[student.name].learning_rate
+    return student.learning_rate or SCRATCH[student.architecture].learning_rate
 
 
 def build_tokenizer(texts: Iterable[str], max_length: int) -> PreTrainedTokenizerFast:
@@ -107,7 +107,7 @@ def build(student: Student, tokenizer: PreTrainedTokenizerBase, seed: int, max_l
     """A student ready to be trained, in float32: from scratch with this seed, or loaded from its source."""
     if student.source is None:
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(_scratch_config(SCRATCH[student.name], tokenizer, max_length))
+        model = Qwen3ForCausalLM(_scratch_config(SCRATCH[student.architecture], tokenizer, max_length))
         _initialise(model, tokenizer)
         return model
     model = load_model(student.source)
@@ -185,6 +185,11 @@ def training_flops(model: PreTrainedModel, body: int, tokens: int, supervised: i
     attention = 12 * config.num_hidden_layers * width * length / 2
     head = 6 * config.hidden_size * config.vocab_size
     return float(tokens * (6 * body + attention) + supervised * head)
+
+
+def forward_flops(model: PreTrainedModel, tokens: int, supervised: int, length: float) -> float:
+    """FLOPs of a forward pass alone, which is a third of `training_flops`: what a teacher's distributions cost."""
+    return training_flops(model, parameter_counts(model)[1], tokens, supervised, length) / 3
 
 
 def _scratch_config(size: Size, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Qwen3Config:

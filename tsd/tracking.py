@@ -66,6 +66,8 @@ class Tracker:
         run = self._student(str(record["run_id"]))
         named = ("student", "parameters", "parameters_without_embeddings", "examples", "seed", "steps")
         measured = ("validation_loss", "tokens", "flops", "train_seconds", "tokens_per_second", "utilisation")
+        if record.get("distilled_from"):
+            named, measured = (*named, "distilled_from"), (*measured, "teacher_flops")
         values = {name: float(record[name]) for name in measured} | dict(scores)
         self.client.log_batch(
             run,

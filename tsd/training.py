@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from tsd.corpus import Batches, Corpus, collate, pack, share, wasted
+from tsd.distillation import Distillation
 from tsd.errors import TrainingError
 from tsd.forward import decoder_layers, lean, packable
 from tsd.recipe import TrainingConfig
@@ -46,7 +47,7 @@ class Progress:
     tokens: int = 0
     supervised: int = 0
     seconds: float = 0.0  # spent in the loop, over all restarts
-    loss: float = math.nan  # mean over the last step's supervised tokens, in nats
+    loss: float = math.nan  # what is minimised, a mean over the last step's supervised tokens, in nats
 
 
 def train(
@@ -61,9 +62,11 @@ def train(
     progress: Progress,
     report: Callable[[Progress], None] = lambda _: None,
     save: Callable[[Progress], None] = lambda _: None,
+    distil: Distillation | None = None,
 ) -> None:
     """Train from `progress.step` to the end; `progress` is kept up to date in place.
 
+    distil: whom to learn from besides the corpus' words; its teacher stays as it is.
     `report` is called about `REPORTS` times, `save` every `config.checkpoint_every` steps and not at the end.
     Raises TrainingError when the loss or its gradient stops being a number: the weights are then those of the
     step before.
@@ -72,6 +75,8 @@ def train(
     batches = Batches(corpus.lengths, config, seed)
     steps = batches.steps
     model.train()
+    if distil:
+        distil.teacher.eval()
     started, before = time.perf_counter(), progress.seconds
     report_every = max(1, steps // REPORTS)
     with lean(model) if packable(model) else nullcontext():
@@ -86,9 +91,8 @@ def train(
             weight = (
                 place.workers / supervised if len(mine) else 0.0
             )  # layers gather together: nobody sits out a step
-            loss = weight * summed_loss(
-                model, corpus, mine if len(mine) else rows[:1], place.device, config.packing
-            )
+            some = mine if len(mine) else rows[:1]
+            loss = weight * summed_loss(model, corpus, some, place.device, config.packing, distil)
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             progress.loss = _mean_over_workers(loss.detach(), place.workers)
@@ -126,36 +130,57 @@ def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: Pla
 
 
 def summed_loss(
-    model: PreTrainedModel, corpus: Corpus, rows: Any, device: str, packing: bool | None = None
+    model: PreTrainedModel,
+    corpus: Corpus,
+    rows: Any,
+    device: str,
+    packing: bool | None = None,
+    distil: Distillation | None = None,
 ) -> Tensor:
-    """Cross-entropy in nats, summed over the rows' supervised tokens.
+    """Cross-entropy in nats, summed over the rows' supervised tokens; mixed with a divergence where one distils.
 
     packing: one row of examples kept apart, or a padded row each; None for what wastes less. Raises TrainingError
-    where the model cannot be packed and has to be.
+    where a model cannot be packed and has to be.
     """
-    known = packable(model)
-    if packing and not known:
-        raise TrainingError(f"{type(model).__name__} cannot be packed: leave training.packing out")
-    if known and (packing or (packing is None and wasted(corpus.lengths_of(rows)) > PADDING)):
-        return _packed_loss(model, corpus, rows, device)
-    # Padding stands on the right, where causal attention never looks, so no mask is needed; logits are made only
-    # for the columns in which some row is supervised.
+    models = [model, distil.teacher] if distil else [model]
+    unknown = [type(each).__name__ for each in models if not packable(each)]
+    if packing and unknown:
+        raise TrainingError(f"{unknown[0]} cannot be packed: leave training.packing out")
+    # Teacher and student are asked in one layout: their tokens must stand in one order.
+    packed = not unknown and (packing or (packing is None and wasted(corpus.lengths_of(rows)) > PADDING))
+    answers = _packed_answers if packed else _padded_answers
+    logits, targets = answers(model, corpus, rows, device)
+    words = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    if distil is None:
+        return words
+    with torch.no_grad():
+        teacher, _ = answers(distil.teacher, corpus, rows, device)
+    supervised = targets >= 0
+    return distil.mixed(words, logits[supervised], teacher[supervised])
+
+
+def _padded_answers(model: PreTrainedModel, corpus: Corpus, rows: Any, device: str) -> tuple[Tensor, Tensor]:
+    """Logits, (tokens, vocabulary) float32, and targets, (tokens,), −100 where a token is not supervised.
+
+    Padding stands on the right, where causal attention never looks, so no mask is needed; logits are made only
+    for the columns in which some row is supervised.
+    """
     batch = collate(corpus, rows)
     positions = torch.from_numpy(batch.positions).to(device)
     inputs = torch.from_numpy(batch.inputs).to(device)
     targets = torch.from_numpy(batch.targets[:, batch.positions]).to(device)
-    if known:
+    if packable(model):
         count, length = batch.inputs.shape
         with lean(model) as logits_of:
             segments = [(count, length, length - int(batch.positions[0]))]
             logits = logits_of(input_ids=inputs, segments=segments, wanted=positions)
     else:
         logits = model(input_ids=inputs, logits_to_keep=positions, use_cache=False).logits
-    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+    return logits.float().flatten(0, 1), targets.flatten()
 
 
-def _packed_loss(model: PreTrainedModel, corpus: Corpus, rows: Any, device: str) -> Tensor:
-    """The same of one row without padding; logits are made only for the supervised tokens."""
+def _packed_answers(model: PreTrainedModel, corpus: Corpus, rows: Any, device: str) -> tuple[Tensor, Tensor]:
+    """The same of one row without padding, for the supervised tokens only."""
     batch = pack(corpus, rows)
     inputs, places, positions, targets = (
         torch.from_numpy(array).to(device)
@@ -165,7 +190,7 @@ def _packed_loss(model: PreTrainedModel, corpus: Corpus, rows: Any, device: str)
         logits = logits_of(
             input_ids=inputs[None], position_ids=places[None], segments=batch.segments, wanted=positions
         )
-    return torch.nn.functional.cross_entropy(logits[0].float(), targets, reduction="sum")
+    return logits[0].float(), targets
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

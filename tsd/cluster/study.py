@@ -20,7 +20,7 @@ from rich.markup import escape
 import tsd
 from tsd import placement, scaling, scoring, store
 from tsd import report as reporting
-from tsd.cluster import stages, training
+from tsd.cluster import distilling, stages, training, trials
 from tsd.cluster.asking import describe
 from tsd.corpus import select
 from tsd.curation import review
@@ -98,7 +98,8 @@ class Study:
         examples = self.open("examples")
         require_examples(self.recipe, examples)
         self._timed("Prepare the tokenizer", lambda: self.prepare_tokenizer(examples))
-        runs = training.plan_runs(self.recipe, examples.digest)
+        distilling.require_fitting_teachers(self.recipe)
+        runs = trials.plan_runs(self.recipe, examples.digest)
         self.tracker.tag({"examples": examples.digest, "teacher": self.teacher})
         failed = self._timed(TRAINING, lambda: self._train(runs))
         for run_id, reason in failed.items():
@@ -108,7 +109,7 @@ class Study:
 
     def require_all_trained(self) -> None:
         """Raise TrainingError where runs failed."""
-        runs = training.plan_runs(self.recipe, self.open("examples").digest)
+        runs = trials.plan_runs(self.recipe, self.open("examples").digest)
         if failed := training.failures(self.recipe, runs):
             first, reason = next(iter(failed.items()))
             raise TrainingError(
@@ -123,9 +124,7 @@ class Study:
         seconds = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
         rows = []
         for run_id, record in records.items():
-            predictions = store.open_dataset(
-                f"{self.recipe.folder}/predictions/{run_id}", self.tables.predictions
-            ).read()
+            predictions = self._predictions_of(run_id)
             spent = seconds.get(run_id, record.get("decode_seconds"))
             scores = scoring.score(predictions)
             if record.get("decode_seconds") != spent:
@@ -167,8 +166,8 @@ class Study:
 
     def _train(self, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
         done = training.finished(self.recipe, runs)
-        trials = training.plan_trials(self.recipe, runs)
-        missing = [trial for trial in trials if any(run["run_id"] not in done for run in trial.runs)]
+        planned = trials.plan_trials(self.recipe, runs)
+        missing = [trial for trial in planned if any(run["run_id"] not in done for run in trial.runs)]
         sizes = {run["run_id"]: self._weight(run) for run in runs}
         with self.reporter.stage(f"Train {len(runs)} students", sum(sizes.values()), "") as step:
             step.skip(sum(sizes[run_id] for run_id in done))
@@ -214,7 +213,7 @@ class Study:
                 store.copy_folder(local, folder)
 
     def _records(self, examples: store.Dataset) -> dict[str, dict[str, Any]]:
-        runs = training.plan_runs(self.recipe, examples.digest)
+        runs = trials.plan_runs(self.recipe, examples.digest)
         records = training.finished(self.recipe, runs)
         if not records:
             raise InputError(f"{self.recipe.folder} holds no trained student: run `tsd train` first")
@@ -224,7 +223,7 @@ class Study:
         """All that a report shows."""
         recipe = self.recipe
         series, annotations, examples = (self.open(name) for name in ("series", "annotations", "examples"))
-        failed = training.failures(recipe, training.plan_runs(recipe, examples.digest))
+        failed = training.failures(recipe, trials.plan_runs(recipe, examples.digest))
         test, said = stages.test_series(recipe, series), self._predictions(runs)
         seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
         return reporting.Study(
@@ -243,6 +242,7 @@ class Study:
             counts=examples.about,
             beside=self._beside(said, annotations),
             facts=self._facts(series, test) | {f"Failed: {run_id}": reason for run_id, reason in failed.items()},
+            objectives=distilling.beside_words(self.recipe, runs),
         )
 
     def _beside(self, said: pa.Table, annotations: store.Dataset) -> dict[str, scoring.Beside]:
@@ -255,8 +255,10 @@ class Study:
 
     def _predictions(self, runs: pa.Table) -> pa.Table:
         """What the best student said of the scored series."""
-        folder = f"{self.recipe.folder}/predictions/{reporting.best(runs)['run_id']}"
-        return store.open_dataset(folder, self.tables.predictions).read()
+        return self._predictions_of(reporting.best(runs)["run_id"])
+
+    def _predictions_of(self, run_id: str) -> pa.Table:
+        return store.open_dataset(f"{self.recipe.folder}/predictions/{run_id}", self.tables.predictions).read()
 
     def _samples(
         self, predictions: pa.Table, test: pa.Table, annotations: store.Dataset
@@ -398,8 +400,10 @@ def require_examples(recipe: Recipe, examples: store.Dataset) -> None:
 def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[str, scaling.FittedLaw | str]:
     """Fit the loss and each error rate, all at once on Ray. Where there are too few runs, says so instead.
 
+    Only to students that learn from words alone: what others are trained on is no function of N and D.
     An error rate of nothing in n is taken as half a series in n, since a law is fitted to its logarithm.
     """
+    runs = runs.filter(pc.is_null(runs["distilled_from"]))
     columns = {"loss": runs["validation_loss"].to_numpy()}
     for name in scores:
         correct = pc.struct_field(runs[name], "value").to_numpy()

@@ -10,88 +10,53 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
 from ray import tune
 
-from tsd import placement, store
+from tsd import store
+from tsd.cluster import distilling
+from tsd.cluster.trials import Run, Trial
 from tsd.errors import TrainingError
 from tsd.recipe import Recipe, Student
 from tsd.schema import EXAMPLES
 
 Report = Callable[[str, dict[str, float]], None]
-Run: TypeAlias = dict[str, Any]  # what `plan_runs` says of one
 FAILURES, PROGRESS = "failures.json", "progress.json"
 REPORT_SECONDS = 1.0
 PATIENCE = 60.0  # seconds that a run lets a longer one go first
 
 
-@dataclass(frozen=True)
-class Trial:
-    """Runs that follow one another in the same workers, and the machines that they ask for."""
-
-    runs: tuple[Run, ...]
-    need: placement.Need
-
-    @property
-    def name(self) -> str:
-        """What its folder is called: the run's id, or the first one's and a digest of all."""
-        first, *others = (run["run_id"] for run in self.runs)
-        return f"{first}-and-{len(others)}-{store.digest([first, *others])[:8]}" if others else first
-
-
-def plan_runs(recipe: Recipe, examples_digest: str) -> list[Run]:
-    """Every run of a study; its id changes with anything that shapes its weights."""
-    runs = []
-    for student, volume, seed in recipe.students.cells():
-        run = {
-            "student": student.model_dump(exclude=PLACING),
-            "examples": volume,
-            "seed": seed,
-            "training": recipe.training.model_dump(include=SHAPING, exclude_none=True),
-            "validation_examples": recipe.evaluation.validation_examples,
-        }
-        key = store.digest([run, examples_digest])
-        runs.append({**run, "run_id": f"{student.name}-{volume}-s{seed}-{key[:8]}"})
-    return runs
-
-
-# What shapes weights; where a student is trained and how many at once does not.
-SHAPING = {"epochs", "batch_size", "tokens_per_batch", "betas", "weight_decay", "warmup", "clip", "max_length"}
-PLACING = {"workers", "gpus"}
-
-
-def plan_trials(recipe: Recipe, runs: Sequence[Run]) -> list[Trial]:
-    """The runs by trial, the longest first. A function of the recipe and of all its runs, finished or not: so a
-    trial that was stopped is found again by its name."""
-    sizes = {student.name: student for student in recipe.students.sizes}
-    needs = {name: placement.need(student, recipe.training) for name, student in sizes.items()}
-
-    def name(run: Run) -> str:
-        return str(run["student"]["name"])
-
-    packs = placement.packs(
-        runs,
-        cost=lambda run: placement.cost(sizes[name(run)], run["examples"]),
-        alike=lambda run: needs[name(run)],
-        at_once=recipe.training.concurrent_trials,
-    )
-    return [Trial(tuple(pack), needs[name(pack[0])]) for pack in packs]
-
-
 def train_all(recipe: Recipe, trials: Sequence[Trial], report: Report) -> dict[str, str]:
     """Train the trials' runs, several trials at once. report(run_id, metrics) is called here as they go.
 
-    Runs that are finished are passed over. Returns why runs failed, by run id: the others do not wait for them,
-    and they keep their last checkpoint.
+    Runs that are finished are passed over, and so are those whose teacher failed. Returns why runs failed, by run
+    id: the others do not wait for them, and they keep their last checkpoint.
     """
+    failed: dict[str, str] = {}
+    for wave in sorted({trial.wave for trial in trials}):
+        together = [trial for trial in trials if trial.wave == wave]
+        untaught = {
+            run["run_id"]: f"its teacher {run['teacher_run']} failed"
+            for trial in together
+            for run in trial.runs
+            if run.get("teacher_run") in failed
+        }
+        taught = [trial for trial in together if any(run["run_id"] not in untaught for run in trial.runs)]
+        failed |= untaught | (_train_together(recipe, taught, report, set(untaught)) if taught else {})
+    return failed
+
+
+def _train_together(
+    recipe: Recipe, trials: Sequence[Trial], report: Report, passed_over: Collection[str]
+) -> dict[str, str]:
     folder = _absolute(recipe.folder)
     by_name = {trial.name: trial for trial in trials}  # in the place of an object Tune would hand on a reference
     board = _Board.remote()  # type: ignore[attr-defined]
@@ -103,6 +68,7 @@ def train_all(recipe: Recipe, trials: Sequence[Trial], report: Report) -> dict[s
         "task": recipe.task,
         "board": board,
         "trials": by_name,
+        "passed_over": passed_over,
         "first": [trial.name for trial in trials[: _room(recipe, trials)]],
     }
     trial = tune.with_resources(partial(_trial, settings=settings), {"memory": 1})
@@ -248,7 +214,8 @@ def _worker(config: dict[str, Any]) -> None:
     """
     config["board"].begin.remote(config["trial"].name)
     for run in config["trial"].runs:
-        if store.read_json(f"{config['folder']}/records", f"{run['run_id']}.json") is not None:
+        done = store.read_json(f"{config['folder']}/records", f"{run['run_id']}.json") is not None
+        if done or run["run_id"] in config["passed_over"]:
             continue
         try:
             _learn(config, run)
@@ -281,6 +248,7 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     total, body = students.parameter_counts(model)
     peak = training.matmul_peak(device)
     model = training.shard(model.to(device), place)
+    teacher = distilling.load_teacher(run, student, folder, place)
     optimiser = training.make_optimiser(model, settings)
     progress = _restore(model, optimiser, run["run_id"])
     steps = corpus.Batches(corpora["train"].lengths, settings, run["seed"]).steps
@@ -301,13 +269,16 @@ def _learn(config: dict[str, Any], run: Run) -> None:
         progress=progress,
         report=post,
         save=lambda now: _save(model, optimiser, now, steps, run["run_id"]),
+        distil=teacher,
     )
     loss = training.evaluate(model, corpora["validation"], settings.batch_size, place)
     state = training.full_state(model)
     if place.rank == 0:
         mean_length = float(corpora["train"].lengths.mean())
-        flops = students.training_flops(model, body, progress.tokens, progress.supervised, mean_length)
-        record = _record(run, (total, body), progress, flops, loss, peak * place.workers)
+        seen = progress.tokens, progress.supervised, mean_length
+        flops = students.training_flops(model, body, *seen)
+        taught = students.forward_flops(teacher.teacher, *seen) if teacher else None
+        record = _record(run, (total, body), progress, (flops, taught), loss, peak * place.workers)
         card = {"run": record, "length": config["length"], "task": config["task"]}
         _export(
             students.build(student, tokenizer, run["seed"], settings.max_length),
@@ -321,12 +292,19 @@ def _learn(config: dict[str, Any], run: Run) -> None:
 
 
 def _record(
-    run: dict[str, Any], sizes: tuple[int, int], progress: Any, flops: float, loss: float, peak: float
+    run: dict[str, Any],
+    sizes: tuple[int, int],
+    progress: Any,
+    flops: tuple[float, float | None],
+    loss: float,
+    peak: float,
 ) -> dict[str, Any]:
     """What is known of a finished run.
 
-    sizes: parameters with and without embeddings; peak: FLOP/s of its workers together.
+    sizes: parameters with and without embeddings; flops: the student's, and its teacher's where it has one; peak:
+    FLOP/s of its workers together.
     """
+    own, taught = flops
     return {
         "run_id": run["run_id"],
         "student": run["student"]["name"],
@@ -335,13 +313,15 @@ def _record(
         "examples": run["examples"],
         "tokens": progress.tokens,
         "supervised_tokens": progress.supervised,
-        "flops": flops,
+        "flops": own,
+        "distilled_from": (run["student"].get("distil") or {}).get("teacher"),
+        "teacher_flops": taught,
         "steps": progress.step,
         "seed": run["seed"],
         "validation_loss": loss,
         "train_seconds": progress.seconds,
         "tokens_per_second": progress.tokens / progress.seconds,
-        "utilisation": flops / progress.seconds / peak,
+        "utilisation": (own + (taught or 0.0)) / progress.seconds / peak,
     }
 
 

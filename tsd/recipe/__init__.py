@@ -6,7 +6,7 @@ expected, and the nearest valid name.
 """
 
 from tsd.recipe.curating import CurationConfig, NliConfig
-from tsd.recipe.learning import SCRATCH_SIZES, Lora, Student, TrainingConfig
+from tsd.recipe.learning import SCRATCH_SIZES, Distil, Lora, Student, TrainingConfig
 from tsd.recipe.loading import load, names, to_yaml
 from tsd.recipe.section import EVERY, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
@@ -18,6 +18,7 @@ __all__ = [
     "SCRATCH_SIZES",
     "ApiTeacher",
     "CurationConfig",
+    "Distil",
     "Lora",
     "ModelTeacher",
     "NliConfig",

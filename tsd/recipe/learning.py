@@ -16,11 +16,29 @@ class Lora(Section):
     targets: tuple[str, ...] = ("q_proj", "v_proj")
 
 
+class Distil(Section):
+    """Learn from the token distributions of a larger student too, and not from words alone."""
+
+    teacher: str
+    """Another student of the study, of which the run on most examples with the same seed teaches, or the hub name
+    or folder of a model that is trained already."""
+    divergence: Literal["forward", "reverse", "jensen_shannon"] = "forward"
+    """How far two distributions are apart: KL(teacher ‖ student), KL(student ‖ teacher), or between the two."""
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The divergence's share of the loss; the rest is that of the words."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """What both models' logits are divided by."""
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The teacher's share of the mixture in `jensen_shannon`: near 0 it acts as `forward`, near 1 as `reverse`."""
+
+
 class Student(Section):
     """One student: an architecture of `tsd.students.SCRATCH` trained from scratch, or a model to start from."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-    """What tables and folders call it; the name of a built-in size unless `source` is given."""
+    """What tables and folders call it."""
+    size: str | None = None
+    """The built-in size to train from scratch; its name when left out."""
     source: str | None = None
     """A hub name or a folder to load instead of training from scratch."""
     lora: Lora | None = None
@@ -31,6 +49,8 @@ class Student(Section):
     """Ray Train workers of each of its runs, where it needs others than `training.workers`."""
     gpus: Annotated[float, Field(gt=0, le=1)] | None = None
     """The share of a GPU that its lone worker takes, so that several small students train on one."""
+    distil: Distil | None = None
+    """What it learns from besides words."""
 
     @model_validator(mode="before")
     @classmethod
@@ -40,16 +60,28 @@ class Student(Section):
     @model_validator(mode="after")
     def _known_or_given(self) -> Self:
         if self.source is None:
-            if self.name not in SCRATCH_SIZES:
+            if self.architecture not in SCRATCH_SIZES:
                 raise ValueError(
-                    f"unknown size {self.name!r}{nearest(self.name, SCRATCH_SIZES)}; "
-                    "a student of another name needs a `source`"
+                    f"unknown size {self.architecture!r}{nearest(self.architecture, SCRATCH_SIZES)}; "
+                    "a student of another name needs a `size` or a `source`"
                 )
             if self.lora is not None:
                 raise ValueError("lora needs a `source`: there is nothing to adapt in a model from scratch")
+        elif self.size is not None:
+            raise ValueError("a student has a `size` or a `source`, not both")
         elif self.learning_rate is None:
             raise ValueError("a student with a `source` needs a learning_rate")
         return self
+
+    @property
+    def architecture(self) -> str:
+        """The built-in size of a student from scratch."""
+        return self.size or self.name
+
+    @property
+    def start(self) -> tuple[Any, ...]:
+        """What shapes it but its name and its objective: students of one start differ in what they learn from."""
+        return self.source or self.architecture, self.lora, self.learning_rate
 
 
 SCRATCH_SIZES = ("0.03M", "0.1M", "0.3M", "1M", "3M", "10M")
@@ -104,6 +136,47 @@ class StudentsConfig(Section):
             if len(set(items)) < len(items):
                 raise ValueError(f"{name} names the same thing twice")
         return self
+
+    @model_validator(mode="after")
+    def _teachers_can_teach(self) -> Self:
+        for student in self.sizes:
+            if student.distil is None:
+                continue
+            teacher = self.teacher_of(student)
+            if teacher is None and "/" not in student.distil.teacher:
+                others = [other.name for other in self.sizes if other is not student]
+                raise ValueError(
+                    f"{student.name} has an unknown distil.teacher {student.distil.teacher!r}"
+                    f"{nearest(student.distil.teacher, others) if others else ''}; "
+                    "a folder's or a hub's name has a / in it"
+                )
+            self._refuse_a_circle(student)
+            if teacher is not None and (teacher.source is None) != (student.source is None):
+                raise ValueError(
+                    f"{student.name} cannot be distilled from {teacher.name}: one starts from scratch and the "
+                    "other from a `source`, so their tokens differ"
+                )
+        return self
+
+    def _refuse_a_circle(self, student: Student) -> None:
+        above, teacher = [student.name], self.teacher_of(student)
+        while teacher is not None:
+            above.append(teacher.name)
+            if teacher.name == student.name:
+                raise ValueError(f"{student.name} would be its own teacher: {' ← '.join(above)}")
+            if teacher.name in above[:-1]:
+                return  # a circle further up, which is told of there
+            teacher = self.teacher_of(teacher)
+
+    def teacher_of(self, student: Student) -> Student | None:
+        """The student of this study that a student is distilled from; None where there is no such."""
+        wanted = student.distil.teacher if student.distil else None
+        return next((other for other in self.sizes if other.name == wanted), None)
+
+    def in_words_of(self, student: Student) -> Student | None:
+        """For a distilled student, the one that differs from it only in that it learns from words alone."""
+        others = (other for other in self.sizes if student.distil and not other.distil)
+        return next((other for other in others if other.start == student.start), None)
 
 
 class TrainingConfig(Section):

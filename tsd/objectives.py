@@ -1,0 +1,91 @@
+"""Words or a bigger student: students that differ only in what they learn from, side by side.
+
+In: for each seed, the held-out loss of both and what they got right on the same test series. Out: means and the
+95 % intervals of their differences. It reads no table and loads no model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tsd.intervals import Interval, crossed_mean, small_mean
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came of a run."""
+
+    loss: float
+    """Held out, of words, in nats."""
+    right: npt.NDArray[np.bool_]  # (series, facets), the series in an order that all runs share
+    flops: float
+    """Of its training, its teacher's forward passes included."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A measure of students taught by words and of those that had a bigger student too: means over seeds."""
+
+    words: float
+    distilled: float
+    apart: Interval | None
+    """Distilled minus words; None where a single seed tells nothing of others."""
+
+    @property
+    def sign(self) -> int:
+        """1 where distilling raises the measure, −1 where it lowers it, 0 where that cannot be told."""
+        if self.apart is None:
+            return 0
+        return int(self.apart.low > 0) - int(self.apart.high < 0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A distilled student beside the one that differs from it only in learning from words alone, on one volume."""
+
+    words: str
+    distilled: str
+    examples: int
+    seeds: int
+    loss: Difference
+    right: Difference
+    """The share of facets that are right."""
+    all_right: Difference
+    """The share of series of which all facets are right."""
+    flops: float
+    """How many times the FLOPs of learning from words distilling took, without the teacher's own training."""
+
+
+def compare(
+    names: tuple[str, str], examples: int, words: Mapping[int, Learned], distilled: Mapping[int, Learned]
+) -> Comparison | None:
+    """Two students on one volume, paired by seed and by series; None where they share no seed.
+
+    names: of the student that learns from words and of the distilled one. words, distilled: runs by seed.
+    """
+    seeds = sorted(words.keys() & distilled.keys())
+    if not seeds:
+        return None
+    pairs = [(words[seed], distilled[seed]) for seed in seeds]
+    losses = np.array([[one.loss for one in pair] for pair in pairs])  # (seeds, 2)
+    right = np.array([[one.right.mean(1) for one in pair] for pair in pairs])  # (seeds, 2, series)
+    whole = np.array([[one.right.all(1) for one in pair] for pair in pairs], np.float64)
+    over_seeds = small_mean(losses[:, 1] - losses[:, 0]) if len(seeds) > 1 else None
+    flops = np.array([[one.flops for one in pair] for pair in pairs]).sum(0)
+    return Comparison(
+        *names,
+        examples,
+        len(seeds),
+        loss=Difference(*losses.mean(0).tolist(), over_seeds),
+        right=_crossed(right),
+        all_right=_crossed(whole),
+        flops=float(flops[1] / flops[0]),
+    )
+
+
+def _crossed(scores: npt.NDArray[np.float64]) -> Difference:
+    """scores: (seeds, 2, series)."""
+    words, distilled = scores.mean((0, 2)).tolist()
+    return Difference(words, distilled, crossed_mean(scores[:, 1] - scores[:, 0]))
