@@ -20,8 +20,8 @@ import ray.train
 import ray.train.torch
 from ray import tune
 
-from tsd import store
-from tsd.errors import TrainingError
+from tsd import card, store
+from tsd.errors import TrainingError, UserError
 from tsd.recipe import Recipe, Student
 from tsd.schema import EXAMPLES
 
@@ -68,6 +68,11 @@ def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) ->
         "length": recipe.series.length,
         "task": recipe.task,
         "board": board,
+        "about": {
+            "study": recipe.name,
+            "recipe": store.digest(recipe.model_dump(mode="json")),
+            "teacher": recipe.teacher.name,
+        },
         "first": [run["run_id"] for run in runs[: _room(recipe)]],
     }
     trial = tune.with_resources(partial(_trial, settings=settings), {"memory": 1})
@@ -203,7 +208,7 @@ def _worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs. What would fail again is told, and not raised: Ray would try it again."""
     try:
         _learn(config)
-    except TrainingError as error:
+    except (UserError, TrainingError) as error:
         ray.get(config["board"].fail.remote(config["run"]["run_id"], str(error)))
 
 
@@ -229,10 +234,10 @@ def _learn(config: dict[str, Any]) -> None:
         split: corpus.tokenise(corpus.select(examples.each_part(), split, count), tokenizer, settings.max_length)
         for split, count in (("train", run["examples"]), ("validation", run["validation_examples"]))
     }
-    model = students.build(student, tokenizer, run["seed"], settings.max_length)
+    divide = partial(training.shard, place=place)
+    model = students.build(student, tokenizer, run["seed"], settings.max_length, divide, device)
     total, body = students.parameter_counts(model)
     peak = training.matmul_peak(device)
-    model = training.shard(model.to(device), place)
     optimiser = training.make_optimiser(model, settings)
     progress = _restore(model, optimiser)
     steps = corpus.Batches(corpora["train"].lengths, settings, run["seed"]).steps
@@ -255,19 +260,11 @@ def _learn(config: dict[str, Any]) -> None:
         save=lambda now: _save(model, optimiser, now, steps),
     )
     loss = training.evaluate(model, corpora["validation"], settings.batch_size, place)
-    state = training.full_state(model)
+    mean_length = float(corpora["train"].lengths.mean())
+    flops = students.training_flops(model, body, progress.tokens, progress.supervised, mean_length)
+    record = _record(run, (total, body), progress, flops, loss, peak * place.workers)
+    _export(model, tokenizer, config, record, place.rank == 0)
     if place.rank == 0:
-        mean_length = float(corpora["train"].lengths.mean())
-        flops = students.training_flops(model, body, progress.tokens, progress.supervised, mean_length)
-        record = _record(run, (total, body), progress, flops, loss, peak * place.workers)
-        card = {"run": record, "length": config["length"], "task": config["task"]}
-        _export(
-            students.build(student, tokenizer, run["seed"], settings.max_length),
-            state,
-            tokenizer,
-            folder,
-            card,
-        )
         store.write_json(f"{folder}/records", f"{run['run_id']}.json", {**record, "ready_seconds": ready})
         config["board"].post.remote(run["run_id"], {**_metrics(progress, steps), "validation_loss": loss})
 
@@ -351,13 +348,19 @@ def _restore(model: Any, optimiser: Any) -> Any:
         return Progress(**json.loads((Path(folder) / "progress.json").read_text()))
 
 
-def _export(model: Any, state: Any, tokenizer: Any, folder: str, card: dict[str, Any]) -> None:
+def _export(model: Any, tokenizer: Any, config: dict[str, Any], record: dict[str, Any], writes: bool) -> None:
+    """Write the student's folder. The workers gather it together, tensor by tensor; one of them writes."""
     from tsd import students
 
-    target = f"{folder}/students/{card['run']['run_id']}"
+    student = Student.model_validate(config["run"]["student"])
+    alone = student.lora is not None and student.lora.export == "adapter"
+    about = {**config["about"], "source": student.source, "adapters": student.lora is not None, "alone": alone}
+    said = {"run": record, "length": config["length"], "task": config["task"], "about": about}
     with tempfile.TemporaryDirectory() as local:
-        students.export(model, state, tokenizer, Path(local), card)
-        store.copy_folder(local, target)
+        students.export(model, tokenizer, Path(local) if writes else None, said, alone)
+        if writes:
+            (Path(local) / card.README).write_text(card.render(said))
+            store.copy_folder(local, f"{config['folder']}/students/{record['run_id']}")
 
 
 def finished(recipe: Recipe, runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Which students are trained, how, on what they are measured, and where their runs are kept."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,11 +8,14 @@ from tsd.recipe.section import Decay, Positive, Section, Share, Uri, nearest
 
 
 class Lora(Section):
-    """Low-rank adapters instead of full fine-tuning; merged into the model on export."""
+    """Low-rank adapters instead of full fine-tuning."""
 
     r: Positive = 4
     alpha: Positive = 32
     targets: tuple[str, ...] = ("q_proj", "v_proj")
+    export: Literal["merged", "adapter"] = "merged"
+    """A plain model with the adapters merged in, or the adapters alone, in peft's format: a few megabytes, which
+    need the `source` wherever they are loaded."""
 
 
 class Student(Section):
