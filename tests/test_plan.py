@@ -210,7 +210,7 @@ def test_a_student_for_gpus_is_counted_without_its_weights_and_not_timed(tmp_pat
 
     tokenizer = students.build_tokenizer(["Describe the series: 1 2"] * 2, 512)
     model = students.build(Student(name="0.1M"), tokenizer, 0, 512)
-    students.export(model, model.state_dict(), tokenizer, tmp_path, {"length": 64})
+    students.export(model, tokenizer, tmp_path, {"length": 64})
     (tmp_path / "model.safetensors").unlink()
     sizes = [{"name": "mine", "source": str(tmp_path), "learning_rate": 1e-4}]
     recipe = load("laptop", [*SMALL, f"students.sizes={sizes}", "training.gpu=true", "training.max_length=512"])

@@ -19,6 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed.tensor import DTensor
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from tsd.corpus import Corpus, pack, tokenise
@@ -30,7 +31,6 @@ from tsd.training import (
     Place,
     Progress,
     evaluate,
-    full_state,
     make_optimiser,
     schedule,
     shard,
@@ -477,12 +477,17 @@ def work(rank: int, job: Job) -> None:
         for (name, one), (layout, config) in product(job.students.items(), LAYOUTS.items()):
             model = shard(adapted(build(one, job.tokenizer, 0, 2048)), place)
             losses = losses_of(model, job.corpus, config.model_copy(update={"workers": job.workers}), place)
-            state = full_state(model)
+            state = {name: whole(weight) for name, weight in model.state_dict().items()}
             if rank == 0:
                 torch.save(state, job.folder / f"{name}-{layout}.pt")
             (job.folder / f"{name}-{layout}-{rank}.json").write_text(json.dumps(losses))
     finally:
         dist.destroy_process_group()
+
+
+def whole(weight: Any) -> torch.Tensor:
+    """A weight, gathered where workers share it."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def adapted(model: Any) -> Any:
@@ -506,7 +511,7 @@ def source(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small random model to adapt."""
     folder = tmp_path_factory.mktemp("source") / "model"
     model = student(tokenizer, seed=8)
-    export(model, model.state_dict(), tokenizer, folder, {})
+    export(model, tokenizer, folder, {})
     return folder
 
 

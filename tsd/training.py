@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -229,12 +228,6 @@ def shard(model: PreTrainedModel, place: Place) -> PreTrainedModel:
         fully_shard(layer, mesh=mesh, mp_policy=precision)
     fully_shard(model, mesh=mesh, mp_policy=precision)
     return model
-
-
-def full_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The whole model's weights on the CPU of rank 0, gathered from all workers; empty elsewhere."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
 def matmul_peak(device: str = "cpu", size: int = 512, seconds: float = 0.2) -> float:

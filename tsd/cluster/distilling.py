@@ -3,6 +3,7 @@ how they come out beside those that learn from words alone.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -41,17 +42,15 @@ def load_teacher(run: Mapping[str, Any], student: Student, folder: str, place: "
 
     folder: the study's. A teacher of the study must be finished.
     """
-    from tsd import students, training
+    from tsd import training, weights
     from tsd.distillation import Distillation
 
     if student.distil is None:
         return None
-    if "teacher_run" in run:
-        with store.local_copy(f"{folder}/students/{run['teacher_run']}") as trained:
-            model = students.load_model(trained)
-    else:
-        model = students.load_model(student.distil.teacher)
-    return Distillation(training.shard(model.to(place.device), place), student.distil)
+    own = f"{folder}/students/{run['teacher_run']}" if "teacher_run" in run else None
+    with store.local_copy(own) if own else nullcontext(student.distil.teacher) as source:
+        divided = training.shard(weights.outline(source), place)
+        return Distillation(weights.fill(divided, source, place.device, seed=0), student.distil)
 
 
 def beside_words(recipe: Recipe, runs: pa.Table) -> list[Comparison]:

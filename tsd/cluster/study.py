@@ -18,7 +18,7 @@ import ray
 from rich.markup import escape
 
 import tsd
-from tsd import placement, scaling, scoring, store
+from tsd import card, placement, scaling, scoring, store
 from tsd import report as reporting
 from tsd.cluster import distilling, stages, training, trials
 from tsd.cluster.asking import describe
@@ -132,11 +132,19 @@ class Study:
                     f"{self.recipe.folder}/records", f"{run_id}.json", {**record, "decode_seconds": spent}
                 )
             scored = {name: scores[name].as_dict() for name in self.scores}
+            self._complete_card(run_id, scored)
             rows.append({**record, "teacher": self.teacher, "decode_seconds": spent, **scored})
         table = pa.Table.from_pylist(sorted(rows, key=_run_order), self.tables.runs)
         write_runs(self.recipe, table, {"series": series.digest, "examples": examples.digest})
         self._track_scores(table)
         return table
+
+    def _complete_card(self, run_id: str, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Write a student's model card anew, with its scores; one of an earlier version has none."""
+        folder = f"{self.recipe.folder}/students/{run_id}"
+        said = store.read_json(folder, card.CARD)
+        if said is not None and "about" in said:
+            store.write_bytes(folder, card.README, card.render(said, scores).encode())
 
     def report(self) -> reporting.Study:
         """Fit the laws and write the report. Returns what it shows."""

@@ -21,10 +21,10 @@ import ray.train
 import ray.train.torch
 from ray import tune
 
-from tsd import store
+from tsd import card, store
 from tsd.cluster import distilling
 from tsd.cluster.trials import Run, Trial
-from tsd.errors import TrainingError
+from tsd.errors import TrainingError, UserError
 from tsd.recipe import Recipe, Student
 from tsd.schema import EXAMPLES
 
@@ -67,6 +67,11 @@ def _train_together(
         "length": recipe.series.length,
         "task": recipe.task,
         "board": board,
+        "about": {
+            "study": recipe.name,
+            "recipe": store.digest(recipe.model_dump(mode="json")),
+            "teacher": recipe.teacher.name,
+        },
         "trials": by_name,
         "passed_over": passed_over,
         "first": [trial.name for trial in trials[: _room(recipe, trials)]],
@@ -219,7 +224,7 @@ def _worker(config: dict[str, Any]) -> None:
             continue
         try:
             _learn(config, run)
-        except TrainingError as error:
+        except (UserError, TrainingError) as error:
             ray.get(config["board"].fail.remote(run["run_id"], str(error)))
 
 
@@ -244,10 +249,10 @@ def _learn(config: dict[str, Any], run: Run) -> None:
         split: corpus.tokenise(corpus.select(examples.each_part(), split, count), tokenizer, settings.max_length)
         for split, count in (("train", run["examples"]), ("validation", run["validation_examples"]))
     }
-    model = students.build(student, tokenizer, run["seed"], settings.max_length)
+    divide = partial(training.shard, place=place)
+    model = students.build(student, tokenizer, run["seed"], settings.max_length, divide, device)
     total, body = students.parameter_counts(model)
     peak = training.matmul_peak(device)
-    model = training.shard(model.to(device), place)
     teacher = distilling.load_teacher(run, student, folder, place)
     optimiser = training.make_optimiser(model, settings)
     progress = _restore(model, optimiser, run["run_id"])
@@ -272,21 +277,12 @@ def _learn(config: dict[str, Any], run: Run) -> None:
         distil=teacher,
     )
     loss = training.evaluate(model, corpora["validation"], settings.batch_size, place)
-    state = training.full_state(model)
+    seen = progress.tokens, progress.supervised, float(corpora["train"].lengths.mean())
+    flops = students.training_flops(model, body, *seen)
+    taught = students.forward_flops(teacher.teacher, *seen) if teacher else None
+    record = _record(run, (total, body), progress, (flops, taught), loss, peak * place.workers)
+    _export(model, student, tokenizer, config, record, place.rank == 0)
     if place.rank == 0:
-        mean_length = float(corpora["train"].lengths.mean())
-        seen = progress.tokens, progress.supervised, mean_length
-        flops = students.training_flops(model, body, *seen)
-        taught = students.forward_flops(teacher.teacher, *seen) if teacher else None
-        record = _record(run, (total, body), progress, (flops, taught), loss, peak * place.workers)
-        card = {"run": record, "length": config["length"], "task": config["task"]}
-        _export(
-            students.build(student, tokenizer, run["seed"], settings.max_length),
-            state,
-            tokenizer,
-            folder,
-            card,
-        )
         store.write_json(f"{folder}/records", f"{run['run_id']}.json", {**record, "ready_seconds": ready})
         config["board"].post.remote(run["run_id"], {**_metrics(progress, steps), "validation_loss": loss})
 
@@ -382,13 +378,20 @@ def _restore(model: Any, optimiser: Any, run_id: str) -> Any:
         return Progress(**kept)
 
 
-def _export(model: Any, state: Any, tokenizer: Any, folder: str, card: dict[str, Any]) -> None:
+def _export(
+    model: Any, student: Student, tokenizer: Any, config: dict[str, Any], record: dict[str, Any], writes: bool
+) -> None:
+    """Write the student's folder. The workers gather it together, tensor by tensor; one of them writes."""
     from tsd import students
 
-    target = f"{folder}/students/{card['run']['run_id']}"
+    alone = student.lora is not None and student.lora.export == "adapter"
+    about = {**config["about"], "source": student.source, "adapters": student.lora is not None, "alone": alone}
+    said = {"run": record, "length": config["length"], "task": config["task"], "about": about}
     with tempfile.TemporaryDirectory() as local:
-        students.export(model, state, tokenizer, Path(local), card)
-        store.copy_folder(local, target)
+        students.export(model, tokenizer, Path(local) if writes else None, said, alone)
+        if writes:
+            (Path(local) / card.README).write_text(card.render(said))
+            store.copy_folder(local, f"{config['folder']}/students/{record['run_id']}")
 
 
 def finished(recipe: Recipe, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:

@@ -9,11 +9,14 @@ from tsd.recipe.section import EVERY, Decay, Positive, Section, Share, Uri, near
 
 
 class Lora(Section):
-    """Low-rank adapters instead of full fine-tuning; merged into the model on export."""
+    """Low-rank adapters instead of full fine-tuning."""
 
     r: Positive = 4
     alpha: Positive = 32
     targets: tuple[str, ...] = ("q_proj", "v_proj")
+    export: Literal["merged", "adapter"] = "merged"
+    """A plain model with the adapters merged in, or the adapters alone, in peft's format: a few megabytes, which
+    need the `source` wherever they are loaded."""
 
 
 class Distil(Section):
