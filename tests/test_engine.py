@@ -211,3 +211,18 @@ def test_rows_that_come_pass_through_and_other_errors_stay_what_they_are() -> No
 
     with pytest.raises(KeyError):
         list(patiently(rows(), 5))
+
+
+@pytest.mark.ray
+def test_rows_that_all_fail_from_the_first_on_stop_the_stage_and_others_are_rows_with_a_reason() -> None:
+    from tsd.cluster.vllm import MOST_ERRORS, unless_all_fail
+
+    def rows(*statuses: str) -> Iterator[dict[str, Any]]:
+        return ({"reply": json.dumps({"status": one, "reason": "too long"})} for one in statuses)
+
+    failed = ["error"] * MOST_ERRORS
+    with pytest.raises(TeacherError, match=r"too long; the same command"):
+        list(unless_all_fail(rows(*failed), answered=False))
+    assert len(list(unless_all_fail(rows(*failed[1:]), answered=False))) == MOST_ERRORS - 1
+    assert len(list(unless_all_fail(rows("ok", *failed, *failed), answered=False))) == 2 * MOST_ERRORS + 1
+    assert len(list(unless_all_fail(rows(*failed, *failed), answered=True))) == 2 * MOST_ERRORS
