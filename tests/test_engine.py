@@ -1,5 +1,6 @@
 """What a vLLM engine is told by a recipe, what becomes of its output, and how the stage ends when it is silent."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -158,6 +159,32 @@ def test_a_series_that_cannot_be_drawn_is_an_error_of_its_row_and_ends_nothing(s
     assert (found["part"], found["key"], reply["status"]) == (7, drawn["key"][3], "error")
     assert reply["reason"] == " ".join(drawn["failed"][3].split())
     assert "Error: " in reply["reason"]
+
+
+@pytest.mark.ray
+def test_a_row_that_one_of_rays_stages_cannot_take_is_an_error_that_later_stages_let_pass() -> None:
+    from ray import cloudpickle
+    from ray.llm._internal.batch.stages.base import StatefulStageUDF
+
+    from tsd.cluster.vllm import row_by_row
+
+    class Prepare(StatefulStageUDF):
+        async def udf(self, batch: list[dict[str, Any]]) -> Any:
+            for row in reversed(batch):  # in any order, as Ray's own
+                yield {self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN], "half": 12 // row["size"]}
+
+    async def through(kind: type, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        (out,) = [one async for one in kind("data", ["size"])({"data": rows})]
+        return list(out["data"])
+
+    sizes = (1, 0, 3)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(through(Prepare, [{"size": size, engine.ERROR: ""} for size in sizes]))
+    spared = cloudpickle.loads(cloudpickle.dumps(row_by_row(Prepare)))  # as it comes to a worker
+    rows = asyncio.run(through(spared, [{"size": size, engine.ERROR: ""} for size in sizes]))
+    assert [row.get("half") for row in rows] == [12, None, 4]
+    assert [row[engine.ERROR].partition(":")[0] for row in rows] == ["", "ZeroDivisionError", ""]
+    assert asyncio.run(through(Prepare, rows)) == rows
 
 
 @pytest.mark.ray
