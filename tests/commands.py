@@ -1,5 +1,6 @@
 """The commands that tests of whole stages run, each in a process of its own."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parents[1]
+TSD = (sys.executable, "-m", "tsd.cli")
 TINY = (
     "name=tiny",
     "series.count=6000",
@@ -21,13 +23,15 @@ TINY = (
     "evaluation.batch_size=100",
     "evaluation.validation_examples=100",
 )
+# What a study takes where nobody looks at how much its students have learned.
+BRIEF = ("series.count=4000", "students.volumes=[40]")
 
 
 def command(out: Path, *extra: str, stage: str = "study") -> list[str]:
     """The command line of a tiny study that writes everything under `out`."""
     overrides = [*TINY, f"tracking.uri=sqlite:///{out}/mlflow.db", *extra]
     sets = [word for override in overrides for word in ("--set", override)]
-    return [sys.executable, "-m", "tsd.cli", stage, "laptop", "--out", str(out), *sets]
+    return [*TSD, stage, "laptop", "--out", str(out), *sets]
 
 
 def run(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> str:
@@ -43,6 +47,23 @@ def run(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> 
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
+
+
+# Several commands one after the other, which find Ray started.
+TOGETHER = """
+import json, sys
+from tsd.cli import main
+from tsd.cluster.session import session
+with session():
+    for arguments in json.loads(sys.argv[1]):
+        main(arguments)
+"""
+
+
+def run_together(*commands: list[str], cpus: int | None = None, timeout: float = 420) -> str:
+    """Run what `command` gave in one process on one Ray, whose start takes longer than a small stage."""
+    arguments = json.dumps([one[len(TSD) :] for one in commands])
+    return run([sys.executable, "-c", TOGETHER, arguments], cpus, timeout)
 
 
 def kill_once(so: Callable[[], bool], arguments: list[str], cpus: int | None = None, timeout: float = 300) -> None:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pytest
 from api_server import Answer, Server, completion, unruly
 from asked import KEY, SECRET
-from commands import ROOT, command, environment, run, worker_of
+from commands import BRIEF, ROOT, command, environment, run, worker_of
 
 from tsd import store
 from tsd.tasks import SINGLE
@@ -116,7 +116,7 @@ def test_twenty_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: 
 def test_a_whole_study_with_an_api_teacher_leaves_its_key_in_no_file(tmp_path: Path, server: Server) -> None:
     server.answer = truthful
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="ray") as ray_files:  # a socket's path must be short
-        arguments = command(tmp_path, *teacher(server, usd_per_million_input=1.0))
+        arguments = command(tmp_path, *BRIEF, *teacher(server, usd_per_million_input=1.0))
         result = subprocess.run(
             arguments,
             cwd=ROOT,

@@ -1,5 +1,6 @@
 """What a vLLM engine is told by a recipe, what becomes of its output, and how the stage ends when it is silent."""
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -161,6 +162,32 @@ def test_a_series_that_cannot_be_drawn_is_an_error_of_its_row_and_ends_nothing(s
 
 
 @pytest.mark.ray
+def test_a_row_that_one_of_rays_stages_cannot_take_is_an_error_that_later_stages_let_pass() -> None:
+    from ray import cloudpickle
+    from ray.llm._internal.batch.stages.base import StatefulStageUDF
+
+    from tsd.cluster.vllm import row_by_row
+
+    class Prepare(StatefulStageUDF):
+        async def udf(self, batch: list[dict[str, Any]]) -> Any:
+            for row in reversed(batch):  # in any order, as Ray's own
+                yield {self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN], "half": 12 // row["size"]}
+
+    async def through(kind: type, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        (out,) = [one async for one in kind("data", ["size"])({"data": rows})]
+        return list(out["data"])
+
+    sizes = (1, 0, 3)
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(through(Prepare, [{"size": size, engine.ERROR: ""} for size in sizes]))
+    spared = cloudpickle.loads(cloudpickle.dumps(row_by_row(Prepare)))  # as it comes to a worker
+    rows = asyncio.run(through(spared, [{"size": size, engine.ERROR: ""} for size in sizes]))
+    assert [row.get("half") for row in rows] == [12, None, 4]
+    assert [row[engine.ERROR].partition(":")[0] for row in rows] == ["", "ZeroDivisionError", ""]
+    assert asyncio.run(through(Prepare, rows)) == rows
+
+
+@pytest.mark.ray
 def test_an_engine_that_falls_silent_ends_the_stage() -> None:
     from tsd.cluster.vllm import patiently
 
@@ -211,3 +238,18 @@ def test_rows_that_come_pass_through_and_other_errors_stay_what_they_are() -> No
 
     with pytest.raises(KeyError):
         list(patiently(rows(), 5))
+
+
+@pytest.mark.ray
+def test_rows_that_all_fail_from_the_first_on_stop_the_stage_and_others_are_rows_with_a_reason() -> None:
+    from tsd.cluster.vllm import MOST_ERRORS, unless_all_fail
+
+    def rows(*statuses: str) -> Iterator[dict[str, Any]]:
+        return ({"reply": json.dumps({"status": one, "reason": "too long"})} for one in statuses)
+
+    failed = ["error"] * MOST_ERRORS
+    with pytest.raises(TeacherError, match=r"too long; the same command"):
+        list(unless_all_fail(rows(*failed), answered=False))
+    assert len(list(unless_all_fail(rows(*failed[1:]), answered=False))) == MOST_ERRORS - 1
+    assert len(list(unless_all_fail(rows("ok", *failed, *failed), answered=False))) == 2 * MOST_ERRORS + 1
+    assert len(list(unless_all_fail(rows(*failed, *failed), answered=True))) == 2 * MOST_ERRORS

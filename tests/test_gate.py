@@ -1,14 +1,17 @@
 """Limits and budgets, measured by the server that is asked."""
 
+import asyncio
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from api_server import Server
+from asked import api
 
-from tsd.teachers.gate import _request_limiter
+from tsd.teachers.gate import ANSWERED, BUSY, FAILED, Gate, request_limiter
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -39,7 +42,7 @@ def test_tokens_per_minute_are_kept(server: Server, ask: Any, series: pa.Table) 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 59, 60, 61, 1200, 100_000])
 def test_a_limit_of_requests_is_kept_to_the_last_one_and_used(limit: int) -> None:
-    limiter = _request_limiter(limit)
+    limiter = request_limiter(limit)
     assert limiter
     rate = limiter.max_rate / limiter.time_period
     assert limiter.max_rate >= 1  # aiolimiter refuses what it can never let pass
@@ -49,6 +52,26 @@ def test_a_limit_of_requests_is_kept_to_the_last_one_and_used(limit: int) -> Non
 
 def test_a_request_a_minute_is_enough_for_one(server: Server, ask: Any, series: pa.Table) -> None:
     assert len(ask(series.slice(0, 1), requests_per_minute=1).table) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "answered", "stopped"),
+    [(60.0, False, False), (60.0, True, False), (None, False, True), (0.1, False, True)],
+    ids=["a long wait is granted", "and not taken back by what was under way", "none was asked for", "it is over"],
+)
+def test_being_told_to_wait_is_no_answer_beyond_the_wait_that_was_asked_for(
+    asked_for: float | None, answered: bool, stopped: bool
+) -> None:
+    async def work() -> str | None:
+        gate = Gate(api("http://127.0.0.1:9/v1", patience=1.0), {})
+        await gate.pause(asked_for)
+        await gate.report("worker", Counter({FAILED + BUSY: 1, ANSWERED: int(answered)}), Counter())
+        await asyncio.sleep(1.5)
+        return (await gate.progress())[1]
+
+    reason = asyncio.run(work())
+    assert (reason is not None) == stopped
+    assert reason is None or "has refused every request for 1." in reason
 
 
 @pytest.mark.parametrize(

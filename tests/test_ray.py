@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import ROOT, TINY, command, environment, run
+from commands import BRIEF, ROOT, TINY, command, environment, kill_once, run, run_together
 from cross_encoder import save_cross_encoder
 
 from tsd import scoring, store
@@ -44,9 +43,9 @@ def tables(study: Path) -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A study that ran from start to end, and what it printed."""
+    """A study that ran from start to end on one worker and kept its plots, and what it printed."""
     out = tmp_path_factory.mktemp("undisturbed")
-    printed = run(command(out), cpus=1)
+    printed = run(command(out, "plots.store=true"), cpus=1)
     return out / "tiny", printed
 
 
@@ -105,8 +104,7 @@ def test_the_class_table_is_printed_and_goes_with_the_series_beside_their_baseli
 def test_plots_are_kept_when_asked_and_are_those_that_a_teacher_is_shown(undisturbed: tuple[Path, str]) -> None:
     from tsd.plots import Plotter, choose_look
 
-    study, _ = undisturbed
-    printed = run(command(study.parent, "plots.store=true", stage="generate"), cpus=1)
+    study, printed = undisturbed
     assert "6,000 plots" in printed
     kept = store.open_dataset(str(study / "plots"), PLOTS)
     series = store.open_dataset(str(study / "series"), SINGLE.tables.series)
@@ -132,14 +130,6 @@ def test_the_runs_stand_in_mlflow_below_their_study(undisturbed: tuple[Path, str
         assert {"validation_loss", "trend", "loss"} <= set(one.data.metrics)
 
 
-def test_four_workers_write_the_same_bytes_as_one(undisturbed: tuple[Path, str], tmp_path: Path) -> None:
-    study, _ = undisturbed
-    extra = ("training.concurrent_trials=2",)
-    for stage in ("generate", "annotate", "curate"):
-        run(command(tmp_path, *extra, stage=stage), cpus=4)
-    assert tables(tmp_path / "tiny") == tables(study)
-
-
 # Every policy at once; an extremum that is wrong is corrected, the rest of what is wrong is dropped.
 POLICIES = (
     "curation.form=json",
@@ -149,26 +139,51 @@ POLICIES = (
 )
 
 
-def test_every_policy_of_curation_gives_the_same_bytes_with_four_workers_and_after_two_kills(
-    undisturbed: tuple[Path, str], tmp_path: Path
+@pytest.fixture(scope="module")
+def policies(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Overrides that ask for every policy, one that asks a model included."""
+    model = save_cross_encoder(tmp_path_factory.mktemp("model"))
+    return (*POLICIES, f"curation.nli={{model: {model}, threshold: 0.75}}")
+
+
+@pytest.fixture(scope="module")
+def by_four(tmp_path_factory: pytest.TempPathFactory, policies: tuple[str, ...]) -> tuple[Path, Path]:
+    """Tables that four workers made, curated plainly and by every policy."""
+    plain, strict = (tmp_path_factory.mktemp(name) for name in ("plain", "strict"))
+    run_together(
+        *(command(plain, stage=stage) for stage in ("generate", "annotate", "curate")),
+        *(command(strict, *policies, stage=stage) for stage in ("generate", "annotate", "curate")),
+        cpus=4,
+    )
+    return plain / "tiny", strict / "tiny"
+
+
+def test_four_workers_write_the_same_bytes_as_one(
+    undisturbed: tuple[Path, str], by_four: tuple[Path, Path]
 ) -> None:
     study, _ = undisturbed
-    model = save_cross_encoder(tmp_path / "model")
-    extra = (*POLICIES, f"curation.nli={{model: {model}, threshold: 0.75}}")
-    alone, four, killed = (tmp_path / name / "tiny" for name in ("alone", "four", "killed"))
-    for place in (alone, four, killed):
+    four, _ = by_four
+    assert tables(four) == tables(study)
+
+
+def test_every_policy_of_curation_gives_the_same_bytes_with_four_workers_and_after_two_kills(
+    undisturbed: tuple[Path, str], by_four: tuple[Path, Path], policies: tuple[str, ...], tmp_path: Path
+) -> None:
+    study, _ = undisturbed
+    _, four = by_four
+    alone, killed = (tmp_path / name / "tiny" for name in ("alone", "killed"))
+    for place in (alone, killed):
         for name in ("series", "annotations"):
             shutil.copytree(study / name, place / name)
-    printed = run(command(alone.parent, *extra, stage="curate"), cpus=1)
+    printed = run(command(alone.parent, *policies, stage="curate"), cpus=1)
     assert "were corrected" in printed
     reasons = set(store.open_dataset(str(alone / "rejects"), REJECTS).read()["reason"].to_pylist())
     for part in ("by NLI", "over the cap on a class of", "contradicts the measured"):
         assert any(part in reason for reason in reasons)
-    run(command(four.parent, *extra, stage="curate"), cpus=4)
     for pattern in ("verdicts/part-*.parquet", "rejects/part-*.parquet"):
-        kill_when(command(killed.parent, *extra, stage="curate"), killed, pattern)
+        kill_when(command(killed.parent, *policies, stage="curate"), killed, pattern)
     before = finished_files(killed)
-    run(command(killed.parent, *extra, stage="curate"), cpus=4)
+    run(command(killed.parent, *policies, stage="curate"), cpus=4)
     assert not [name for name, born in before.items() if finished_files(killed)[name] != born]
     assert tables(alone) == tables(four) == tables(killed)
     counts = store.open_dataset(str(alone / "examples"), EXAMPLES).about
@@ -180,7 +195,7 @@ def test_students_of_two_teachers_are_compared_on_the_same_series_and_nothing_is
     tmp_path: Path,
 ) -> None:
     teachers = "teachers={perfect: {error_rate: 0}, careless: {error_rate: {every: 0, noise: 1}}}"
-    extra = (teachers, "curation.against_truth=keep", "series.count=4000", "students.volumes=[40]")
+    extra = (teachers, "curation.against_truth=keep", *BRIEF)
     printed = run(command(tmp_path, *extra), cpus=2)
     whole = tmp_path / "tiny"
     assert not (whole / "annotations").exists()
@@ -221,12 +236,12 @@ def test_killed_in_each_stage_a_study_goes_on_and_redoes_nothing(
     mine = tmp_path / "tiny"
     before: dict[str, int] = {}
     for stage, pattern in UNDER_WAY.items():
-        kill_when(command(tmp_path), mine, pattern)
+        kill_when(command(tmp_path), mine, pattern, cpus=2)
         after = finished_files(mine)
         redone = [name for name, born in before.items() if after.get(name) != born]
         assert not redone, f"after the kill in {stage} these were written again: {redone}"
         before = after
-    printed = run(command(tmp_path), cpus=1)
+    printed = run(command(tmp_path), cpus=2)
     after = finished_files(mine)
     assert not [name for name, born in before.items() if after.get(name) != born]
     assert "from before" in printed
@@ -241,25 +256,9 @@ def test_killed_in_each_stage_a_study_goes_on_and_redoes_nothing(
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)  # the killed run resumed: the same run, not another
 
 
-def kill_when(arguments: list[str], study: Path, pattern: str) -> None:
+def kill_when(arguments: list[str], study: Path, pattern: str, cpus: int = 1) -> None:
     """Start a study and `kill -9` it and all that it started once a file matches the pattern."""
-    process = subprocess.Popen(
-        arguments,
-        cwd=ROOT,
-        env=environment(1),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        until = time.monotonic() + 300
-        while not any(study.glob(pattern)):
-            assert process.poll() is None, f"the study ended before {pattern} was seen"
-            assert time.monotonic() < until, f"{pattern} did not appear"
-            time.sleep(0.02)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+    kill_once(lambda: any(study.glob(pattern)), arguments, cpus)
 
 
 def finished_files(study: Path) -> dict[str, int]:
@@ -394,7 +393,7 @@ def _answers(url: str) -> bool:
 
 def test_a_submitted_job_finishes_a_tiny_study(cluster: str, tmp_path: Path) -> None:
     ray = str(Path(sys.executable).parent / "ray")
-    overrides = [*TINY, f"out={tmp_path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+    overrides = [*TINY, *BRIEF, f"out={tmp_path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
     sets = [word for override in overrides for word in ("--set", override)]
     runtime = json.dumps({"excludes": [".git", ".venv", ".venv-vllm", "runs"]})
     submit = [ray, "job", "submit", "--address", cluster, "--working-dir", ".", "--runtime-env-json", runtime]

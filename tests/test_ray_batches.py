@@ -1,5 +1,6 @@
 """The annotation stage by offline batches on a real local Ray, its driver killed between submit and collect."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,12 +42,13 @@ def test_killed_between_submit_and_collect_the_stage_ends_with_the_same_table_an
     tmp_path: Path, batch_server: BatchServer
 ) -> None:
     server = batch_server
-    tables = []
+    tables, drawn = [], tmp_path / "drawn"
+    run(annotate(drawn, server, "generate"), cpus=2)
     for name, kill in (("undisturbed", False), ("killed", True)):
         out = tmp_path / name
+        shutil.copytree(drawn / "tiny" / "series", out / "tiny" / "series")
         first, half = len(server.batches), half_at_first(server)
         server.paid.clear()
-        run(annotate(out, server, "generate"), cpus=2)
         server.ending = half
         if kill:
             server.seconds = 3600.0

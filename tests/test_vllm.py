@@ -1,6 +1,6 @@
 """A real vLLM engine on CPUs, inside the pipeline and as a server that the API teacher asks.
 
-The model is a tiny Qwen2.5-VL of random weights: what it says is nonsense, so these tests assert the plumbing.
+The models are tiny Qwen-VLs of random weights: what they say is nonsense, so these tests assert the plumbing.
 Rows in are rows out, replies have the schema, tokens are counted, and the plots are really seen.
 """
 
@@ -59,9 +59,13 @@ def _small_engines() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model's folder; made in a process of its own, which takes torch's memory with it."""
-    folder = tmp_path_factory.mktemp("model") / "tiny-qwen-vl"
-    code = f"from pathlib import Path; from tiny_qwen import save_tiny_qwen; save_tiny_qwen(Path({str(folder)!r}))"
+    """The folder of a tiny Qwen2.5-VL."""
+    return made("save_tiny_qwen", tmp_path_factory.mktemp("model") / "tiny-qwen-vl")
+
+
+def made(by: str, folder: Path) -> Path:
+    """A model's folder; made in a process of its own, which takes torch's memory with it."""
+    code = f"from pathlib import Path; from tiny_qwen import {by}; {by}(Path({str(folder)!r}))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=Path(__file__).parent,
@@ -200,6 +204,62 @@ def test_killed_and_started_again_the_replies_that_had_come_are_not_asked_again(
     for key, reply in before.items():
         assert (after[key]["text"], after[key]["latency_ms"]) == (reply["text"], reply["latency_ms"])
     assert not list((study / "annotations/replies").iterdir())
+
+
+# Of four rows one has a picture that ends too early, and one could not be drawn.
+BREAK = """
+import base64, json, sys
+from tsd.cluster.session import session  # before Ray, which reads its settings when it is imported
+import ray
+from tsd.cluster.vllm import processor, read
+from tsd.recipe import load
+
+recipe = load("laptop", sys.argv[1:])
+picture = b"\\x89PNG\\r\\n\\x1a\\n" + bytes(40)
+broken = {"url": "data:image/png;base64," + base64.b64encode(picture).decode()}
+text = {"type": "text", "text": "What is it?"}
+asked = [
+    [{"role": "user", "content": [text]}],
+    [{"role": "user", "content": [text, {"type": "image_url", "image_url": broken}]}],
+    [{"role": "user", "content": [text]}],
+    [],
+]
+rows = [{"part": 0, "key": str(i), "asked": json.dumps(one), "failed": ""} for i, one in enumerate(asked)]
+rows[3]["failed"] = "ValueError: it cannot be drawn"
+with session():
+    before = processor(recipe.teacher, "{}")
+    del before.stages["vLLMEngineStage"]  # what it is given is what counts here
+    for row in before(ray.data.from_items(rows, override_num_blocks=1)).iter_rows():
+        failed = row["__inference_error__"]
+        reply = json.loads(read(recipe.teacher, row)["reply"]) if failed else {"status": "ok"}
+        print(json.dumps({"key": row["key"], "prompt": row.get("prompt"), **reply}))
+"""
+
+
+def test_a_row_that_the_stages_before_the_engine_cannot_take_is_an_error_and_the_others_pass(model: Path) -> None:
+    printed = run([sys.executable, "-c", BREAK, *piped(model)], cpus=2)
+    found = {row["key"]: row for row in map(json.loads, printed.splitlines())}
+    assert sorted(found) == ["0", "1", "2", "3"]
+    for key in "02":
+        assert (found[key]["status"], "What is it?" in found[key]["prompt"]) == ("ok", True)
+    assert found["1"]["status"] == "error"
+    assert "Error: " in found["1"]["reason"]
+    assert (found["3"]["status"], found["3"]["reason"]) == ("error", "ValueError: it cannot be drawn")
+
+
+def test_qwen3_vl_runs_in_the_pipeline_by_its_folder_alone(tmp_path: Path) -> None:
+    folder = made("save_tiny_qwen3", tmp_path / "tiny-qwen3-vl")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "qwen3_vl"
+    assert "architectures" not in config["text_config"]  # as in Qwen's own, and vLLM 0.29 wants them
+    few = (*piped(folder), "series.count=8", f"series.length={SHORT}")
+    run(command(tmp_path, *few, stage="generate"), cpus=2)
+    run(command(tmp_path, *few, stage="annotate"), cpus=2, timeout=900)
+    found = store.open_dataset(str(tmp_path / "tiny/annotations"), SINGLE.tables.annotations).read().to_pylist()
+    assert [row["series_id"] for row in found] == list(range(8))
+    for row in found:
+        assert (row["status"], row["reason"]) == ("ok", None)
+        validate(json.loads(row["text"]), reply_schema(SINGLE, choices=True))
 
 
 # ---- A server, asked directly and by the API teacher

@@ -1,7 +1,7 @@
-"""A Qwen2.5-VL of two layers with random weights and Qwen's real vocabulary. What it says is nonsense."""
+"""A Qwen-VL of two layers with random weights and Qwen's real vocabulary. What it says is nonsense."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import Qwen2Tokenizer
@@ -22,10 +22,11 @@ SPECIAL = (
     *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
 )
 HIDDEN, SPREAD = 64, 0.2
+SHAPE = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "initializer_range": SPREAD}
 
 
 def save_tiny_qwen(folder: Path) -> None:
-    """Write model, tokenizer and processor, some 40 MB, as transformers and vLLM load them."""
+    """Write a Qwen2.5-VL, its tokenizer and processor, some 40 MB, as transformers and vLLM load them."""
     import torch
     from transformers import (
         Qwen2_5_VLConfig,
@@ -36,37 +37,83 @@ def save_tiny_qwen(folder: Path) -> None:
     )
 
     tokenizer = qwen_tokenizer()
-    token = tokenizer.convert_tokens_to_ids
-    shape = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "initializer_range": SPREAD}
+    text = text_shape(tokenizer)
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}
     config = Qwen2_5_VLConfig(
-        text_config={
-            **shape,
-            "vocab_size": 151_936,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]},
-            "bos_token_id": token("<|endoftext|>"),
-            "eos_token_id": token("<|im_end|>"),
-        },
+        text_config={**text, "rope_parameters": rope},
         vision_config={
-            **shape,
+            **SHAPE,
             "depth": 2,
             "num_heads": 2,
             "out_hidden_size": HIDDEN,
             "fullatt_block_indexes": [1],
         },
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
         tie_word_embeddings=True,
+        **signs(tokenizer),
     )
     torch.manual_seed(0)
     Qwen2_5_VLForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(folder)
     pictures, videos = Qwen2VLImageProcessor(min_pixels=56 * 56), Qwen2VLVideoProcessor()
     Qwen2_5_VLProcessor(pictures, tokenizer, videos, chat_template=CHAT).save_pretrained(folder)
+
+
+def save_tiny_qwen3(folder: Path) -> None:
+    """The same of a Qwen3-VL; like the real ones, its config does not name the language part's architecture."""
+    import torch
+    from transformers import (
+        Qwen2VLImageProcessor,
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+
+    tokenizer = qwen_tokenizer()
+    text = text_shape(tokenizer) | {"head_dim": HIDDEN // 2}
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    config = Qwen3VLConfig(
+        text_config={**text, "rope_parameters": rope},
+        vision_config={
+            **SHAPE,
+            "depth": 2,
+            "num_heads": 2,
+            "out_hidden_size": HIDDEN,
+            "num_position_embeddings": 48 * 48,
+            "deepstack_visual_indexes": [0],
+        },
+        tie_word_embeddings=True,
+        **signs(tokenizer),
+    )
+    torch.manual_seed(0)
+    Qwen3VLForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(folder)
+    pictures = Qwen2VLImageProcessor(patch_size=16, min_pixels=64 * 64)
+    Qwen3VLProcessor(pictures, tokenizer, Qwen3VLVideoProcessor(), chat_template=CHAT).save_pretrained(folder)
+
+
+def text_shape(tokenizer: "Qwen2Tokenizer") -> dict[str, Any]:
+    """The language part's config, but for its rotary embedding."""
+    token = tokenizer.convert_tokens_to_ids
+    return {
+        **SHAPE,
+        "vocab_size": 151_936,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "bos_token_id": token("<|endoftext|>"),
+        "eos_token_id": token("<|im_end|>"),
+    }
+
+
+def signs(tokenizer: "Qwen2Tokenizer") -> dict[str, int]:
+    """The tokens round a picture, by the names that a config has for them."""
+    token = tokenizer.convert_tokens_to_ids
+    return {
+        "image_token_id": token("<|image_pad|>"),
+        "video_token_id": token("<|video_pad|>"),
+        "vision_start_token_id": token("<|vision_start|>"),
+        "vision_end_token_id": token("<|vision_end|>"),
+    }
 
 
 def qwen_tokenizer() -> "Qwen2Tokenizer":

@@ -70,21 +70,15 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
         begun.close()
     counts: Counts = Counter()
     under_way: dict[int, _Part] = {}
-    answered = bool(made) or any(known.values())
+    replies = patiently(_replies(recipe, series, known), teacher.patience) if known else iter(())
     try:
-        for row in patiently(_replies(recipe, series, known), teacher.patience) if known else ():
+        for row in unless_all_fail(replies, answered=bool(made) or any(known.values())):
             part = row["part"]
             if part not in under_way:
                 under_way[part] = _Part(recipe, series, folder, part)
             reply = under_way[part].add(row["key"], Reply(**json.loads(row["reply"])))
             counts.update({ROWS: 1, INPUT: reply.input_tokens, OUTPUT: reply.output_tokens})
             counts[STATUS + reply.status] += 1
-            answered = answered or reply.status != "error"
-            if not answered and counts[ROWS] >= MOST_ERRORS:
-                raise TeacherError(
-                    f"none of the first {MOST_ERRORS} rows has a reply, the last of them for this reason: "
-                    f"{reply.reason}; the same command begins anew"
-                )
             step.begin()
             step.advance(1, tell(counts, step))
             if under_way[part].whole:
@@ -181,7 +175,8 @@ def processor(teacher: VllmTeacher, schema: str) -> Any:
         )
     for name in PREPARING:
         stage = made.get_stage_by_name(name)
-        stage.fn = row_by_row(stage.fn)
+        # A copy, since Ray declares the field in a way that lets no other class be assigned.
+        made.stages[name] = stage.model_copy(update={"fn": row_by_row(stage.fn)})
     return made
 
 
@@ -285,6 +280,23 @@ def patiently(rows: Iterator[Row], seconds: float) -> Iterator[Row]:
         if isinstance(item, BaseException):
             raise item
         yield item
+
+
+def unless_all_fail(rows: Iterator[Row], answered: bool) -> Iterator[Row]:
+    """Rows as they come. Raises TeacherError where the first ones are all errors: it is not about the rows then.
+
+    answered: whether an earlier start has had a reply that was none.
+    """
+    for count, row in enumerate(rows, 1):
+        if not answered:
+            reply = json.loads(row["reply"])
+            answered = reply["status"] != "error"
+            if not answered and count == MOST_ERRORS:
+                raise TeacherError(
+                    f"none of the first {MOST_ERRORS} rows has a reply, the last of them for this reason: "
+                    f"{reply['reason']}; the same command begins anew"
+                )
+        yield row
 
 
 def cause_of(trace: str) -> str:

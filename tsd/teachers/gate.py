@@ -64,8 +64,8 @@ class Gate:
         self._under_way: Counts = Counter()  # requests, by worker
         self._heard: dict[str, float] = {}  # when, by worker
         self._begun: set[int] = set()  # parts
-        self._requests = _request_limiter(teacher.requests_per_minute)
-        self._tokens = _token_limiter(teacher.tokens_per_minute, 1.0)
+        self._requests = request_limiter(teacher.requests_per_minute)
+        self._tokens = token_limiter(teacher.tokens_per_minute, 1.0)
         self._paused_until = self._last_answer = time.monotonic()
         self._pause = 0.0
         self._told = 0.0  # the longest that the server has asked to wait, until it answers again
@@ -90,7 +90,7 @@ class Gate:
             if self._tokens and self._teacher.tokens_per_minute:
                 expected = self._dearest[INPUT] + self._dearest[OUTPUT] or tokens
                 if expected > self._tokens.max_rate:
-                    self._tokens = _token_limiter(self._teacher.tokens_per_minute, expected)
+                    self._tokens = token_limiter(self._teacher.tokens_per_minute, expected)
                     assert self._tokens
                 await self._tokens.acquire(min(expected, self._tokens.max_rate))
             while (wait := self._paused_until - time.monotonic()) > 0 and not self._stopped:
@@ -153,12 +153,12 @@ class Gate:
         self._under_way[worker] -= int(counts[ENDED])
         self._counts.update(counts)
         self._dearest |= dearest
-        self._failures.update({name: count for name, count in counts.items() if name.startswith(FAILED)})
         if counts[ANSWERED]:
             self._last_answer = now
             self._failures.clear()
             if now > self._paused_until:
                 self._pause = self._told = 0.0
+        self._failures.update({name: count for name, count in counts.items() if name.startswith(FAILED)})
         async with self._changed:
             self._changed.notify_all()
 
@@ -220,7 +220,7 @@ class Gate:
             self._changed.notify_all()
 
 
-def _request_limiter(per_minute: int | None) -> AsyncLimiter | None:
+def request_limiter(per_minute: int | None) -> AsyncLimiter | None:
     """At most so many requests in any minute; None without a limit."""
     if per_minute is None:
         return None
@@ -230,7 +230,7 @@ def _request_limiter(per_minute: int | None) -> AsyncLimiter | None:
     return AsyncLimiter(at_once, 60 * at_once / (limit + 1 - at_once))
 
 
-def _token_limiter(per_minute: int | None, largest: float) -> AsyncLimiter | None:
+def token_limiter(per_minute: int | None, largest: float) -> AsyncLimiter | None:
     """At most so many tokens in any minute, asked for in pieces up to `largest`; None without a limit."""
     if per_minute is None:
         return None
@@ -384,7 +384,7 @@ class Turnstile:
             return
         raise StoppedError
 
-    async def unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+    async def unless_stopped(self, work: Coroutine[Any, Any, object]) -> bool:
         """Wait for something, no longer than until the stage is stopped. Returns whether it came to its end."""
         working, stopped = asyncio.create_task(work), asyncio.create_task(self.stopped.wait())
         await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
@@ -396,11 +396,7 @@ class Turnstile:
         """Until all are done; once the stage is stopped or one fails, no longer than answers may be on the way."""
         if not tasks:
             return
-        stopped = asyncio.create_task(self.stopped.wait())
-        every = asyncio.create_task(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
-        await asyncio.wait((every, stopped), return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        every.cancel()
+        await self.unless_stopped(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
         if running := [task for task in tasks if not task.done()]:
             await asyncio.wait(running, timeout=GRACE_SECONDS)
             for task in running:

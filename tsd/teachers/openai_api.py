@@ -27,7 +27,15 @@ from tsd.teachers.server import FIRST_WAIT, LONGEST_WAIT, body_of, connect, firs
 
 PATIENT = 4  # times as often a request is tried while nobody gets an answer
 DRAWN_AT_ONCE = 16  # plots, between which replies are looked after
-MOST_REFUSALS = 20  # of rows without an answer between them: from then on it is not about the rows
+MOST_REFUSALS = 20  # of a worker's rows without an answer between them: from then on it is not about the rows
+
+
+class FinalError(Exception):
+    """What came of a row's request, and asking again would not mend it."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.reason)
+        self.reply = reply
 
 
 class OpenAIApi:
@@ -117,10 +125,9 @@ class OpenAIApi:
         tried: list[Reply] = []
         started = time.monotonic()
 
-        async def attempt() -> Reply | None:
-            reply, final = await self._send(messages, question.tokens)
-            tried.append(reply)
-            return None if final else reply
+        async def attempt() -> Reply:
+            tried.append(await self._send(messages, question.tokens))
+            return tried[-1]
 
         def enough(state: RetryCallState) -> bool:
             tries = self._teacher.retries + 1
@@ -130,23 +137,25 @@ class OpenAIApi:
         retrying = AsyncRetrying(
             stop=enough,
             wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            retry=retry_if_result(lambda reply: reply is not None and reply.status == "error"),
+            retry=retry_if_result(lambda reply: reply.status == "error"),
             retry_error_callback=lambda _: None,  # the last try stands in `tried`
             sleep=self._turnstile.sleep,
         )
-        await retrying(attempt)
+        try:
+            await retrying(attempt)
+        except FinalError as final:
+            tried.append(final.reply)
         return outcome(self._questions.task, before, tried)
 
-    async def _send(self, messages: list[Message], tokens: int) -> tuple[Reply, bool]:
+    async def _send(self, messages: list[Message], tokens: int) -> Reply:
         """One request, however often the server says to wait. tokens: of the question, roughly.
 
-        Returns what came, an `error` where the request failed, and whether that is final: nothing is to be sent
-        again. Raises StoppedError where the stage was stopped.
+        Returns what came, an `error` where the request failed. Raises FinalError where nothing is to be sent
+        again, StoppedError where the stage was stopped.
         """
         while True:
             async with self._alone_at_first(), self._turnstile.slot(tokens + self._teacher.max_tokens):
                 started = time.perf_counter()
-                final = False
                 try:
                     body = self._dialect.body(messages)
                     async with asyncio.timeout(self._teacher.timeout):  # the client's is between two reads
@@ -155,7 +164,7 @@ class OpenAIApi:
                     meant = await self._refused(error)
                     if meant is None:
                         continue
-                    reply, final = meant
+                    reply = meant
                 except (openai.APITimeoutError, TimeoutError):
                     reply = Reply(None, "error", "timed out")
                 except openai.OpenAIError as error:
@@ -169,7 +178,7 @@ class OpenAIApi:
                         await self._agree()
                 if reply.status == "error":
                     self._turnstile.failed((reply.reason or "").partition(":")[0])
-                return reply, final
+                return reply
 
     async def _agree(self) -> None:
         """The server has taken a request: what one takes is known before others are sent."""
@@ -177,23 +186,25 @@ class OpenAIApi:
             await self._turnstile.hand_in()
             self._dialect.agreed = True
 
-    async def _refused(self, error: openai.APIStatusError) -> tuple[Reply, bool] | None:
-        """What a server's refusal means for the row, and whether it is final; None: send the request again."""
+    async def _refused(self, error: openai.APIStatusError) -> Reply | None:
+        """What a server's refusal means for the row; None: send the request again. Raises as `_send` does."""
         code, body = error.status_code, body_of(error)
         meaning = outlook(code, body)
         if meaning == "filtered":
-            return Reply(None, "refused", "the provider's filter"), True
+            raise FinalError(Reply(None, "refused", "the provider's filter"))
         if meaning == "busy":
             self._turnstile.failed(BUSY)
             await self._turnstile.pause(retry_after(error.response.headers))
             return None
         if meaning == "passing":
-            return Reply(None, "error", f"{code}"), False
+            return Reply(None, "error", f"{code}")
         if code in (400, 422) and self._dialect.adapt(error.message):
             return None
         self._refusals += 1
         if code in OF_THE_ROW and self._dialect.agreed and self._refusals < MOST_REFUSALS:
-            return Reply(None, "error", f"{code}: {first_line(self._teacher, str(body.get('message')))}"), True
+            self._turnstile.failed(f"{code}")
+            said = first_line(self._teacher, str(body.get("message")))
+            raise FinalError(Reply(None, "error", f"{code}: {said}"))
         await self._turnstile.stop(refusal(self._teacher, error.message))
         raise StoppedError
 
