@@ -6,7 +6,7 @@ Nothing is written and nothing is asked of a server. Tokens are counted on a sam
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -176,17 +176,39 @@ def _train(recipe: Recipe) -> tuple[list[str], float | None]:
     students, training = recipe.students, recipe.training
     runs = _runs(recipe)
     each = sum(students.volumes) * training.epochs * len(students.seeds)  # examples that each size sees
-    rates = [_rate(recipe, student) for student in recipe.students.sizes]
+    rates = [_rate(recipe, student) for student in students.sizes]
+    taught = {student.name: _teaching_rate(recipe, student) for student in students.sizes if student.distil}
     tokens, flops = sum(each * rate.tokens for rate in rates), sum(each * rate.flops for rate in rates)
     at_once = max(1, min(training.concurrent_trials, _cores() // (training.workers * training.threads), runs))
-    known = [rate.seconds for rate in rates if rate.seconds is not None]
+    known = [rate.seconds for rate in (*rates, *taught.values()) if rate.seconds is not None]
     seconds = None
-    if len(known) == len(rates):
+    if len(known) == len(rates) + len(taught):
         seconds = TOKENIZER_SECONDS + (each * sum(known) + runs * TRIAL_SECONDS) / at_once
     return [
         f"train {runs} students ({_counted(recipe)}), {at_once} at once",
         f"{each * len(rates):,} examples, about {_round(tokens)} tokens, {flops:.2g} FLOPs",
+        *(
+            _taught(recipe, student, each * taught[student.name].flops)
+            for student in students.sizes
+            if student.distil
+        ),
     ], seconds
+
+
+def _taught(recipe: Recipe, student: Student, flops: float) -> str:
+    """Whom a distilled student learns from, when, and what that costs besides its own FLOPs."""
+    teacher = recipe.students.teacher_of(student)
+    assert student.distil is not None
+    first = f" on {max(recipe.students.volumes):,} examples, trained before it" if teacher else ""
+    return f"{student.name} learns from {student.distil.teacher}{first}: {flops:.2g} FLOPs more, the teacher's"
+
+
+def _teaching_rate(recipe: Recipe, student: Student) -> Rate:
+    """What one example costs the teacher of a distilled student: a forward pass, a third of a training step."""
+    assert student.distil is not None
+    outside = Student(name="teacher", source=student.distil.teacher, learning_rate=1.0)  # at no rate is it trained
+    rate = _rate(recipe, recipe.students.teacher_of(student) or outside)
+    return replace(rate, flops=rate.flops / 3, seconds=None if rate.seconds is None else rate.seconds / 3)
 
 
 def _evaluate(recipe: Recipe) -> tuple[list[str], float | None]:

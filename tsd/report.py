@@ -6,7 +6,7 @@ It computes no score and no fit, and chooses only which run to call the best.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -246,10 +246,9 @@ def _times(count: int) -> str:
 
 def _apart(found: Difference, scale: float, digits: int) -> str:
     """A difference with its interval, signed, as people read it."""
-    if found.apart is None:
-        return f"{(found.distilled - found.words) * scale:+.{digits}f} [one seed]"
-    value, low, high = (end * scale for end in (found.apart.value, found.apart.low, found.apart.high))
-    return f"{value:+.{digits}f} [{low:+.{digits}f} to {high:+.{digits}f}]".replace("-", "−")
+    ends = [found.distilled - found.words] if found.apart is None else astuple(found.apart)
+    value, *interval = (f"{end * scale:+.{digits}f}".replace("-", "−") for end in ends)
+    return f"{value} [{' to '.join(interval) or 'one seed'}]"
 
 
 def comparison(found: Beside) -> str:
