@@ -238,3 +238,14 @@ def test_the_plan_of_curation_with_a_model_names_it_and_its_sentences():
     assert "x/nli compares up to 1,800 sentences with the truth" in asked
     assert "time not known here" in asked
     assert "time not known here" not in plain
+
+
+def test_a_distilled_student_costs_its_own_flops_and_a_third_of_its_teacher_s(small):
+    def planned(*sizes):
+        return plan(load("laptop", [*SMALL, f"students.sizes=[{','.join(sizes)}]"]), "train")
+
+    alone, teacher = (_number(planned(size), " FLOPs") for size in ("0.03M", "0.1M"))
+    said = planned("0.1M", "{name: taught, size: 0.03M, distil: {teacher: 0.1M}}")
+    assert "taught learns from 0.1M on 48 examples, trained before it" in said
+    assert _number(said, " FLOPs more, the teacher's") == pytest.approx(teacher / 3, rel=0.06)  # two digits each
+    assert _number(said.splitlines()[2], " FLOPs") == pytest.approx(alone + teacher, rel=0.06)

@@ -78,7 +78,7 @@ def compare(
         *names,
         examples,
         len(seeds),
-        loss=Difference(*losses.mean(0).tolist(), over_seeds),
+        loss=Difference(float(losses[:, 0].mean()), float(losses[:, 1].mean()), over_seeds),
         right=_crossed(right),
         all_right=_crossed(whole),
         flops=float(flops[1] / flops[0]),

@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -179,6 +179,7 @@ def _train(recipe: Recipe) -> tuple[list[str], float | None]:
     for student, volume, _ in cells:
         seen[student] += volume * training.epochs
     rates = {student: _rate(recipe, student) for student in seen}
+    taught = {student: _teaching_rate(recipe, student) for student in seen if student.distil}
     tokens = sum(seen[student] * rate.tokens for student, rate in rates.items())
     flops = sum(seen[student] * rate.flops for student, rate in rates.items())
     packs = placement.packs(
@@ -190,14 +191,32 @@ def _train(recipe: Recipe) -> tuple[list[str], float | None]:
     needs = [placement.need(student, training) for student in seen]
     most = max(int(need.workers * (need.gpus or need.cpus)) for need in needs) or 1
     at_once = max(1, min(training.concurrent_trials, _cores() // most, len(packs)))
-    known = [seen[student] * rate.seconds for student, rate in rates.items() if rate.seconds is not None]
+    costs = [(seen[student], rate.seconds) for student, rate in (*rates.items(), *taught.items())]
+    known = [examples * each for examples, each in costs if each is not None]
     seconds = None
-    if len(known) == len(rates):
+    if len(known) == len(costs):
         seconds = TOKENIZER_SECONDS + (sum(known) + len(packs) * TRIAL_SECONDS) / at_once
     return [
         f"train {len(cells)} students ({_counted(recipe)}) in {len(packs)} trials, {at_once} at once",
         f"{seen.total():,} examples, about {_round(tokens)} tokens, {flops:.2g} FLOPs",
+        *(_taught(recipe, student, seen[student] * rate.flops) for student, rate in taught.items()),
     ], seconds
+
+
+def _taught(recipe: Recipe, student: Student, flops: float) -> str:
+    """Whom a distilled student learns from, when, and what that costs besides its own FLOPs."""
+    teacher = recipe.students.teacher_of(student)
+    assert student.distil is not None
+    first = f" on {max(recipe.students.volumes):,} examples, trained before it" if teacher else ""
+    return f"{student.name} learns from {student.distil.teacher}{first}: {flops:.2g} FLOPs more, the teacher's"
+
+
+def _teaching_rate(recipe: Recipe, student: Student) -> Rate:
+    """What one example costs the teacher of a distilled student: a forward pass, a third of a training step."""
+    assert student.distil is not None
+    outside = Student(name="teacher", source=student.distil.teacher, learning_rate=1.0)  # at no rate is it trained
+    rate = _rate(recipe, recipe.students.teacher_of(student) or outside)
+    return replace(rate, flops=rate.flops / 3, seconds=None if rate.seconds is None else rate.seconds / 3)
 
 
 def _evaluate(recipe: Recipe) -> tuple[list[str], float | None]:

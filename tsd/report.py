@@ -6,7 +6,7 @@ It computes no score and no fit, and chooses only which run to call the best.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -232,8 +232,8 @@ def objective_line(found: Sequence[Comparison]) -> list[str]:
         return []
     losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
     return [
-        f"Words or a bigger student: in {len(found)} comparisons of students that differ in nothing else, the "
-        f"distilled one has a lower held-out loss {_times(losses.count(-1))} and a higher one "
+        f"Words or a bigger student: in {len(found)} comparison{'s' * (len(found) > 1)} of students that differ "
+        f"in nothing else, the distilled has a lower held-out loss {_times(losses.count(-1))} and a higher one "
         f"{_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
         f"{_times(rights.count(-1))}; where neither is counted, seeds and series do not tell "
         "(95 % intervals, not corrected for how many there are)."
@@ -246,10 +246,9 @@ def _times(count: int) -> str:
 
 def _apart(found: Difference, scale: float, digits: int) -> str:
     """A difference with its interval, signed, as people read it."""
-    if found.apart is None:
-        return f"{(found.distilled - found.words) * scale:+.{digits}f} [one seed]"
-    value, low, high = (end * scale for end in (found.apart.value, found.apart.low, found.apart.high))
-    return f"{value:+.{digits}f} [{low:+.{digits}f} to {high:+.{digits}f}]".replace("-", "−")
+    ends = [found.distilled - found.words] if found.apart is None else astuple(found.apart)
+    value, *interval = (f"{end * scale:+.{digits}f}".replace("-", "−") for end in ends)
+    return f"{value} [{' to '.join(interval) or 'one seed'}]"
 
 
 def comparison(found: Beside) -> str:

@@ -64,10 +64,10 @@ class Tracker:
     def finish(self, record: Mapping[str, Any], scores: Mapping[str, float], time_ms: int) -> None:
         """Log a finished student: what it is as parameters, what it reached as metrics."""
         run = self._student(str(record["run_id"]))
-        named = ("student", "parameters", "parameters_without_embeddings", "examples", "seed", "steps")
-        measured = ("validation_loss", "tokens", "flops", "train_seconds", "tokens_per_second", "utilisation")
+        named = ["student", "parameters", "parameters_without_embeddings", "examples", "seed", "steps"]
+        measured = ["validation_loss", "tokens", "flops", "train_seconds", "tokens_per_second", "utilisation"]
         if record.get("distilled_from"):
-            named, measured = (*named, "distilled_from"), (*measured, "teacher_flops")
+            named, measured = [*named, "distilled_from"], [*measured, "teacher_flops"]
         values = {name: float(record[name]) for name in measured} | dict(scores)
         self.client.log_batch(
             run,
