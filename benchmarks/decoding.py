@@ -3,20 +3,23 @@
 Students of three sizes are trained for a moment, so that replies end by themselves and not all at once. Prompts
 are series of 128 points, or of 32, 64, 128 and 256 in equal shares. Both sides go from prompts to texts on one
 thread in float32; generate has its own cache, is padded on the left and stops at the same token. Seconds are the
-processor's, which on one thread are the clock's where nobody else is at work. Writes decoding.json beside itself.
-Four minutes.
+processor's, which on one thread are the clock's where nobody else is at work. The two sides take turns, each first
+in every other one; a ratio is the median of the turns' ratios, with the quartiles beside it. Writes decoding.json
+beside itself. Five minutes.
 
     OMP_NUM_THREADS=1 python benchmarks/decoding.py --check
 """
 
+import gc
 import os
 import time
 from collections.abc import Callable, Sequence
+from statistics import median, quantiles
 from typing import Any
 
 import pyarrow as pa
 import torch
-from measured import Bound, finish, medians, show
+from measured import Bound, finish, show
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tsd import corpus, students, training
@@ -27,8 +30,9 @@ from tsd.recipe import CurationConfig, Student, TrainingConfig, load
 from tsd.tasks import SINGLE
 from tsd.teachers.rules import Rules
 
-SIZES, BATCHES, FIXED, MIXED = ("0.03M", "0.3M", "1M"), (1, 32, 128), 128, (32, 64, 128, 256)
-EXAMPLES, FEWEST, MOST_TOKENS, REPEATS = 1000, 4, 80, 3
+SIZES, FIXED, MIXED = ("0.03M", "0.3M", "1M"), 128, (32, 64, 128, 256)
+TURNS = {1: 15, 32: 11, 128: 7}  # by batch: the shorter a turn, the more a moment of the machine weighs in it
+EXAMPLES, FEWEST, MOST_TOKENS = 1000, 4, 80
 
 
 def main() -> None:
@@ -44,7 +48,7 @@ def main() -> None:
     tokenizer = students.build_tokenizer(texts, 2048)
     kinds = {
         f"{FIXED} points": [values for values in asked if len(values) == FIXED],
-        f"{min(MIXED)} to {max(MIXED)} points": evenly(asked, max(BATCHES)),
+        f"{min(MIXED)} to {max(MIXED)} points": evenly(asked, max(TURNS)),
     }
     results = []
     for size in SIZES:
@@ -53,10 +57,10 @@ def main() -> None:
             prompts = [SINGLE.student_prompt(one) for one in values]
             results += [
                 {"student": size, "prompts": kind, "batch": batch, **compare(model, tokenizer, prompts, batch)}
-                for batch in BATCHES
+                for batch in TURNS
             ]
     show("Replies per second, one thread", results)
-    finish(__file__, {"examples": EXAMPLES, "repeats": REPEATS, "results": results}, bounds(results))
+    finish(__file__, {"examples": EXAMPLES, "turns": TURNS, "results": results}, bounds(results))
 
 
 def student(size: str, tokenizer: PreTrainedTokenizerBase, examples: pa.Table) -> PreTrainedModel:
@@ -94,15 +98,30 @@ def compare(
     }
     ours, theirs = (work() for work in works.values())
     tokens = [len(ids) for ids in tokenizer(ours, add_special_tokens=False)["input_ids"]]
-    seconds = medians(dict(works), REPEATS, time.process_time)
-    rates = {name: len(prompts) / spent for name, spent in seconds.items()}
+    seconds = in_turns(works, TURNS[batch])
+    ratios = [theirs / ours for ours, theirs in zip(seconds["tsd"], seconds["generate"], strict=True)]
+    low, ratio, high = quantiles(ratios, n=4)
     return {
-        **rates,
-        "ratio": rates["tsd"] / rates["generate"],
+        **{name: len(prompts) / median(spent) for name, spent in seconds.items()},
+        "low": low,
+        "ratio": ratio,
+        "high": high,
         "identical": sum(map(str.__eq__, ours, theirs)) / len(prompts),
         "mean_tokens": sum(tokens) / len(tokens),
         "longest": max(tokens),
     }
+
+
+def in_turns(works: dict[str, Callable[[], list[str]]], turns: int) -> dict[str, list[float]]:
+    """Seconds of each work in each turn; who was first is last in the next, so each as often follows itself."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(turns):
+        for name in list(works)[:: -1 if turn % 2 else 1]:
+            gc.collect()  # one work's garbage is not another's
+            started = time.process_time()
+            works[name]()
+            seconds[name].append(time.process_time() - started)
+    return seconds
 
 
 @torch.inference_mode()

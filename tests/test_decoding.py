@@ -52,6 +52,16 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         Qwen3Config,
         {"num_key_value_heads": 2, "head_dim": 20},
     ),
+    "a Qwen3 whose norms have a large epsilon": (
+        Qwen3ForCausalLM,
+        Qwen3Config,
+        {"num_key_value_heads": 1, "head_dim": 32, "rms_norm_eps": 0.02},
+    ),
+    "a Qwen3 with biases in its attention": (
+        Qwen3ForCausalLM,
+        Qwen3Config,
+        {"num_key_value_heads": 1, "head_dim": 32, "attention_bias": True},
+    ),
     "a Qwen2 with two heads of keys for four of queries": (
         Qwen2ForCausalLM,
         Qwen2Config,
@@ -203,6 +213,6 @@ def test_every_row_is_read_once_and_no_more_at_a_time_than_fits(lengths: list[in
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))
 def test_only_the_last_rows_move_when_others_end(running: list[bool]) -> None:
-    keep = closed_ranks(torch.tensor(running)).tolist()
+    keep = closed_ranks(running)
     assert sorted(keep) == [row for row, on in enumerate(running) if on]
     assert all(row == place or row >= len(keep) for place, row in enumerate(keep))

@@ -5,20 +5,20 @@ the many small operations of a forward pass, so both are kept few.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, rms_norm
+from torch.nn.functional import embedding, linear, pad, scaled_dot_product_attention
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase, Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import create_causal_mask
 
 from tsd.corpus import chat_prompts
 
 READ_AT_ONCE = 2048  # tokens of prompts: what a small student's layer makes of them fits a CPU's caches
 ROOM = 16  # tokens of replies: the more empty room lies between two rows, the slower attention reads them
+TWICE = 2**26  # parameters that may stand in memory twice, 4 bytes each
 
 
 @torch.inference_mode()
@@ -35,19 +35,19 @@ def decode(
     model.eval()
     asked: list[list[int]] = tokenizer(chat_prompts(prompts, tokenizer), add_special_tokens=False)["input_ids"]
     order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
-    batch = Batch(model, [asked[i] for i in order])
-    rows = torch.tensor(order)  # where each running row of the batch belongs in the result
+    batch = Batch(model, [asked[i] for i in order], max_new_tokens)
+    rows = order  # where each running row of the batch belongs in the result
     replies: list[list[int]] = [[] for _ in prompts]
     while True:
         chosen = batch.logits.argmax(-1)
-        running = chosen != tokenizer.eos_token_id
-        if not running.all():
-            keep = closed_ranks(running)
-            chosen, rows = chosen[keep], rows[keep.cpu()]
-            batch.select(keep)
-        for row, token in zip(rows.tolist(), chosen.tolist(), strict=True):
+        tokens = chosen.tolist()
+        if tokenizer.eos_token_id in tokens:
+            keep = closed_ranks([token != tokenizer.eos_token_id for token in tokens])
+            rows, tokens = [rows[i] for i in keep], [tokens[i] for i in keep]
+            chosen = batch.select(chosen, keep)
+        for row, token in zip(rows, tokens, strict=True):
             replies[row].append(token)
-        if not len(rows) or len(replies[rows[0]]) == max_new_tokens:
+        if not rows or len(replies[rows[0]]) == max_new_tokens:
             texts: list[str] = tokenizer.batch_decode(replies, skip_special_tokens=True)
             return texts
         batch.append(chosen)
@@ -56,11 +56,10 @@ def decode(
 class Batch:
     """Rows that are replied to: what the model has read of them, and what it would say next."""
 
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[list[int]]) -> None:
-        """Read the prompts, at least one, sorted by length."""
-        self.forward = _lean if _is_plain(model) else _whole
-        self.model = model
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[list[int]], most: int) -> None:
+        """Read the prompts, at least one, sorted by length; `most` tokens will follow each."""
         lengths = [len(prompt) for prompt in prompts]
+        self.forward = Lean(model, lengths[-1] + most) if _is_plain(model) else partial(_whole, model)
         self.padded = lengths[0] < lengths[-1]
         self.lengths = torch.tensor(lengths, device=model.device)[:, None]  # (rows, 1), grows with the replies
         layers = [Slots(len(prompts), lengths[-1]) for _ in range(model.config.num_hidden_layers)]
@@ -69,25 +68,28 @@ class Batch:
         for slab in slabs(lengths):
             width = lengths[slab.stop - 1]
             tokens = [[0] * (width - len(prompt)) + prompt for prompt in prompts[slab]]  # any token, it is masked
-            positions = torch.arange(width, device=model.device) - width + self.lengths[slab]
-            seen = positions >= 0 if lengths[slab.start] < width else None
-            inputs = torch.tensor(tokens, device=model.device)
-            logits.append(self.forward(model, inputs, seen, positions.clamp(min=0), self.cache))
+            positions, seen = torch.arange(width, device=model.device)[None], None
+            if lengths[slab.start] < width:
+                positions = positions - width + self.lengths[slab]
+                seen, positions = positions >= 0, positions.clamp(min=0)
+            logits.append(self.forward(torch.tensor(tokens, device=model.device), seen, positions, self.cache))
         self.logits = torch.cat(logits)  # (rows, vocabulary)
 
     def append(self, tokens: Tensor) -> None:
         """Read one more token of each row, (rows,) int64."""
-        seen = None
+        positions, seen = self.lengths[:1], None
         if self.padded:
             width = self.cache.get_seq_length() + 1
-            seen = torch.arange(width, device=tokens.device) >= width - 1 - self.lengths
-        self.logits = self.forward(self.model, tokens[:, None], seen, self.lengths, self.cache)
+            positions, seen = self.lengths, torch.arange(width, device=tokens.device) >= width - 1 - self.lengths
+        self.logits = self.forward(tokens[:, None], seen, positions, self.cache)
         self.lengths = self.lengths + 1
 
-    def select(self, keep: Tensor) -> None:
-        """Go on with these rows, in this order; (rows left,) int64."""
-        self.lengths = self.lengths[keep]
-        self.cache.batch_select_indices(keep)
+    def select(self, tokens: Tensor, keep: Sequence[int]) -> Tensor:
+        """Go on with these rows, in this order; what is theirs of the tokens, (rows,), comes back."""
+        kept = torch.tensor(keep, dtype=torch.int64, device=tokens.device)
+        self.lengths = self.lengths[kept]
+        self.cache.batch_select_indices(kept)
+        return tokens[kept]
 
 
 class Slots(DynamicLayer):  # type: ignore[misc]
@@ -110,9 +112,9 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         self.filled += 1
         if self.filled > self.keys.shape[2]:
             self.keys, self.values = (pad(states, (0, 0, 0, ROOM)) for states in (self.keys, self.values))
-        self.keys[:, :, self.filled - 1] = key_states[:, :, 0]
-        self.values[:, :, self.filled - 1] = value_states[:, :, 0]
-        return self.keys[:, :, : self.filled], self.values[:, :, : self.filled]
+        self.keys.narrow(2, self.filled - 1, 1).copy_(key_states)
+        self.values.narrow(2, self.filled - 1, 1).copy_(value_states)
+        return self.keys.narrow(2, 0, self.filled), self.values.narrow(2, 0, self.filled)
 
     def get_seq_length(self) -> int:
         """Tokens in every row, padding included; none while prompts are being read."""
@@ -147,23 +149,23 @@ def slabs(lengths: Sequence[int]) -> Iterator[slice]:
             first = last
 
 
-def closed_ranks(running: Tensor) -> Tensor:
-    """The rows that go on, the last of them in the places of those that ended, so that few move; (left,) int64."""
-    left = int(running.sum())
-    keep = torch.arange(left, device=running.device)
-    keep[~running[:left]] = left + running[left:].nonzero().squeeze(1)
-    return keep
+def closed_ranks(running: Sequence[bool]) -> list[int]:
+    """The rows that go on, the last of them in the places of those that ended, so that few move."""
+    left = sum(running)
+    last = iter([row for row in range(left, len(running)) if running[row]])
+    return [row if running[row] else next(last) for row in range(left)]
 
 
 def _whole(model: PreTrainedModel, tokens: Tensor, seen: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
     """The next token's logits, (rows, vocabulary), by the model's own forward pass.
 
-    tokens, positions: (rows, length) int64. seen: (rows, tokens so far) bool, None where nothing is padding.
+    tokens: (rows, length) int64. seen: (rows, tokens so far) bool, None where nothing is padding. positions: as
+    tokens, or one row of them where all rows are alike.
     """
     out = model(
         input_ids=tokens,
         attention_mask=seen,
-        position_ids=positions,
+        position_ids=positions.expand_as(tokens),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
@@ -173,53 +175,117 @@ def _whole(model: PreTrainedModel, tokens: Tensor, seen: Tensor | None, position
 
 
 def _is_plain(model: PreTrainedModel) -> bool:
-    """Whether `_lean` does what the model's own forward pass does; in bfloat16 the two would round differently."""
+    """Whether `Lean` does what the model's own forward pass does; in bfloat16 the two would round differently."""
+    config = model.config
     return (
         type(model) in (Qwen2ForCausalLM, Qwen3ForCausalLM)
         and model.dtype == torch.float32
-        and model.config._attn_implementation == "sdpa"
-        and set(model.config.layer_types) == {"full_attention"}
+        and model.num_parameters() <= TWICE
+        and config._attn_implementation == "sdpa"
+        and set(config.layer_types) == {"full_attention"}
+        and config.rope_parameters["rope_type"] == "default"
+        and not getattr(config, "attention_bias", False)
     )
 
 
-def _lean(model: PreTrainedModel, tokens: Tensor, seen: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
-    """As `_whole`, for a plain Qwen: the same modules in fewer operations.
+class Lean:
+    """As `_whole`, for a plain Qwen: its weights in fewer, larger matrices, all else in fewer operations.
 
-    The last layer answers for the last token only: nobody reads what it makes of the others.
+    The weight of a norm stands in the matrix that reads what was normed. The last layer answers for the last token
+    only: nobody reads what it makes of the others.
     """
-    decoder: Any = model.get_decoder()
-    states = decoder.embed_tokens(tokens)  # (rows, length, width)
-    mask = create_causal_mask(model.config, states, seen, cache, position_ids=positions)
-    cos, sin = (table[:, :, None] for table in decoder.rotary_emb(states, positions))  # for every head alike
-    for index, layer in enumerate(decoder.layers):
-        attention, normed = layer.self_attn, _norm(layer.input_layernorm, states)
-        keys = _rotated(_heads(attention, "k", normed), cos, sin).transpose(1, 2)
-        values = _heads(attention, "v", normed).transpose(1, 2)
-        keys, values = cache.update(keys, values, index)
-        if index == len(decoder.layers) - 1:
-            states, normed, cos, sin = states[:, -1:], normed[:, -1:], cos[:, -1:], sin[:, -1:]
-            mask = None if mask is None else mask[:, :, -1:]
-        queries = _rotated(_heads(attention, "q", normed), cos, sin).transpose(1, 2)
-        mixed, _ = sdpa_attention_forward(attention, queries, keys, values, mask, scaling=attention.scaling)
-        states = states + attention.o_proj(mixed.flatten(2))
-        states = states + layer.mlp(_norm(layer.post_attention_layernorm, states))
-    logits: Tensor = model.get_output_embeddings()(_norm(decoder.norm, states))[:, -1]
-    return logits
+
+    def __init__(self, model: PreTrainedModel, longest: int) -> None:
+        """Lay out the weights, and the rotary positions of up to `longest` tokens."""
+        decoder, head = model.get_decoder(), model.get_output_embeddings()
+        self.embeddings = decoder.embed_tokens.weight
+        self.layers = [LeanLayer(layer) for layer in decoder.layers]
+        self.norm = LeanNorm(decoder.norm)
+        self.head, self.bias = self.norm.before(head.weight), head.bias
+        cos, sin = decoder.rotary_emb(self.embeddings, torch.arange(longest, device=model.device))
+        sin[:, : sin.shape[1] // 2].neg_()  # what is rolled into the first half of a head counts negative
+        self.cos, self.sin = cos[:, None], sin[:, None]  # (longest, 1, head size)
+
+    def __call__(self, tokens: Tensor, seen: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
+        """As `_whole`."""
+        rows, length = tokens.shape
+        states = embedding(tokens, self.embeddings).view(rows * length, -1)
+        cos, sin = self.cos[positions], self.sin[positions]  # (rows or 1, length, 1, head size)
+        mask = None if seen is None else _mask(seen, length)
+        for layer, slots in zip(self.layers, cache.layers, strict=True):
+            queries, keys, values = layer.ask(states, cos, sin)
+            keys, values = slots.update(keys, values)
+            causal = mask is None and length > 1
+            if layer is self.layers[-1]:
+                states, queries, causal = states.view(rows, length, -1)[:, -1], queries[:, :, -1:], False
+                mask = None if mask is None else mask[:, :, -1:]
+            states = layer.answer(states, queries, keys, values, mask, causal)
+        return linear(self.norm(states), self.head, self.bias)
 
 
-def _heads(attention: Any, kind: str, states: Tensor) -> Tensor:
-    """Queries, keys or values, (rows, length, heads, head size), normed where the model does so."""
-    projected = getattr(attention, f"{kind}_proj")(states)
-    heads = projected.view(*states.shape[:2], -1, attention.head_dim)
-    norm = getattr(attention, f"{kind}_norm", None)  # Qwen3 has one for queries and keys, Qwen2 none
-    return heads if norm is None else _norm(norm, heads)
+class LeanLayer:
+    """One layer of `Lean`."""
+
+    def __init__(self, layer: Any) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        asking = attention.q_proj, attention.k_proj, attention.v_proj
+        self.norm, self.second_norm = LeanNorm(layer.input_layernorm), LeanNorm(layer.post_attention_layernorm)
+        self.asking = self.norm.before(*(one.weight for one in asking))
+        self.bias = None if asking[0].bias is None else torch.cat([one.bias for one in asking])
+        self.mixing = attention.o_proj.weight.t().contiguous()
+        self.gating = self.second_norm.before(mlp.gate_proj.weight, mlp.up_proj.weight)
+        self.act, self.down = mlp.act_fn, mlp.down_proj.weight.t().contiguous()
+        self.size = attention.head_dim
+        self.sizes = [one.out_features // self.size for one in asking]  # heads of queries, keys and values
+        self.head_norm = None
+        if hasattr(attention, "q_norm"):  # Qwen3 norms queries and keys, Qwen2 does not
+            self.head_norm = LeanNorm(attention.q_norm)
+            norms = [attention.q_norm.weight] * self.sizes[0] + [attention.k_norm.weight] * self.sizes[1]
+            self.head_weights = torch.stack(norms) * self.size**0.5  # (heads, head size)
+
+    def ask(self, states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, (rows, heads, length, head size), of (rows × length, width)."""
+        heads = linear(self.norm(states), self.asking, self.bias).view(
+            -1, cos.shape[1], sum(self.sizes), self.size
+        )
+        turning, values = heads.tensor_split([sum(self.sizes[:2])], 2)
+        if self.head_norm:
+            turning = self.head_norm(turning).mul_(self.head_weights)
+        turned = torch.addcmul(turning * cos, turning.roll(self.size // 2, -1), sin).transpose(1, 2)
+        queries, keys = turned.tensor_split([self.sizes[0]], 1)
+        return queries, keys, values.transpose(1, 2)
+
+    def answer(
+        self, states: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool
+    ) -> Tensor:
+        """The next layer's states, as many as queries."""
+        grouped = self.sizes[0] != self.sizes[1]
+        mixed = scaled_dot_product_attention(queries, keys, values, mask, is_causal=causal, enable_gqa=grouped)
+        states = torch.addmm(states, mixed.transpose(1, 2).reshape(len(states), -1), self.mixing)
+        gates, ups = linear(self.second_norm(states), self.gating).chunk(2, -1)
+        return torch.addmm(states, self.act(gates).mul_(ups), self.down)
 
 
-def _norm(norm: Any, states: Tensor) -> Tensor:
-    return rms_norm(states, norm.weight.shape, norm.weight, norm.variance_epsilon)
+class LeanNorm:
+    """An RMSNorm whose weight, times the root of the width, stands elsewhere."""
+
+    def __init__(self, norm: Any) -> None:
+        self.weight: Tensor = norm.weight * norm.weight.numel() ** 0.5
+        self.floor = self.weight.new_tensor((norm.weight.numel() * norm.variance_epsilon) ** 0.5)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Divide by the root of the sum of squares, with epsilon among them: in three operations."""
+        root: Tensor = torch.linalg.vector_norm(states, dim=-1, keepdim=True).hypot_(self.floor)
+        return states / root
+
+    def before(self, *weights: Tensor) -> Tensor:
+        """These weights, which read what is normed, as one matrix."""
+        return torch.cat(weights) * self.weight
 
 
-def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions, as transformers applies them, to (rows, length, heads, head size)."""
-    first, second = heads.chunk(2, dim=-1)
-    return heads * cos + torch.cat((-second, first), dim=-1) * sin
+def _mask(seen: Tensor, length: int) -> Tensor:
+    """What each of the last `length` tokens attends to, as attention adds it: (rows, 1, length, tokens so far)."""
+    sees = seen[:, None, None]
+    if length > 1:
+        sees = sees & torch.ones(length, length, dtype=torch.bool, device=seen.device).tril()
+    return torch.zeros(sees.shape, device=seen.device).masked_fill_(~sees, float("-inf"))
