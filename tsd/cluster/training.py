@@ -235,12 +235,11 @@ def _learn(config: dict[str, Any]) -> None:
     model = training.shard(model.to(device), place)
     optimiser = training.make_optimiser(model, settings)
     progress = _restore(model, optimiser)
-    steps = corpus.Batches(corpora["train"].lengths, settings, run["seed"]).steps
     ready = time.perf_counter() - started
 
     def post(now: training.Progress) -> None:
         if place.rank == 0:
-            config["board"].post.remote(run["run_id"], _metrics(now, steps))
+            config["board"].post.remote(run["run_id"], _metrics(now, now.steps))
 
     training.train(
         model,
@@ -252,7 +251,7 @@ def _learn(config: dict[str, Any]) -> None:
         optimiser=optimiser,
         progress=progress,
         report=post,
-        save=lambda now: _save(model, optimiser, now, steps),
+        save=lambda now: _save(model, optimiser, now, now.steps),
     )
     loss = training.evaluate(model, corpora["validation"], settings.batch_size, place)
     state = training.full_state(model)
@@ -269,7 +268,7 @@ def _learn(config: dict[str, Any]) -> None:
             card,
         )
         store.write_json(f"{folder}/records", f"{run['run_id']}.json", {**record, "ready_seconds": ready})
-        config["board"].post.remote(run["run_id"], {**_metrics(progress, steps), "validation_loss": loss})
+        config["board"].post.remote(run["run_id"], {**_metrics(progress, progress.steps), "validation_loss": loss})
 
 
 def _record(
