@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from tsd.corpus import Batches, Corpus, chat_prompts, collate, pack, select, share, tokenise
+from tsd.corpus import Batches, Corpus, chat_prompts, collate, pack, portions, select, share, tokenise
 from tsd.errors import DataError, InputError
 from tsd.recipe import TrainingConfig
 from tsd.students import build_tokenizer
@@ -252,3 +253,18 @@ def test_too_few_examples_say_how_many_there_are_and_what_to_change(examples: pa
     assert "5,000 test examples" in str(caught.value)
     assert f"{kept:,} were kept" in str(caught.value)
     assert "series.count" in str(caught.value)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 99), max_size=20, unique=True), st.none() | st.integers(1, 3000))
+def test_portions_of_a_batch_hold_each_example_once_and_no_more_tokens_than_asked_for(
+    corpus: Corpus, rows: list[int], most: int | None
+) -> None:
+    parts = portions(corpus, np.array(rows, np.int64), most)
+    assert sorted(int(row) for part in parts for row in part) == sorted(rows)
+    assert all(len(part) for part in parts)
+    if most is not None:
+        assert all(len(part) == 1 or len(part) * corpus.lengths_of(part).max() <= most for part in parts)
+        # No two neighbours would have fitted into one.
+        joined = [np.concatenate(pair) for pair in pairwise(parts)]
+        assert all(len(pair) * corpus.lengths_of(pair).max() > most for pair in joined)

@@ -7,9 +7,11 @@ import math
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import CommDebugMode
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from tsd.corpus import Corpus, pack, tokenise
@@ -41,6 +44,43 @@ from tsd.training import (
 PLAIN = Place()
 CONFIG = TrainingConfig(batch_size=8, checkpoint_every=10_000)
 RATE = 4e-3
+
+
+class Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the bytes that are kept for the backward pass, now and at most; shared memory counts once."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self.storages: WeakValueDictionary[int, Any] = WeakValueDictionary()
+        super().__init__(self.pack, lambda kept: kept.tensor)
+
+    def pack(self, tensor: torch.Tensor) -> "Holder":
+        """Note a tensor that is kept."""
+        storage = tensor.untyped_storage()
+        held = self.storages.get(storage.data_ptr())
+        if held is None:
+            held = self.storages[storage.data_ptr()] = Counted(self, storage.nbytes())
+        return Holder(tensor, held)
+
+
+class Counted:
+    """Bytes that count for as long as it lives."""
+
+    def __init__(self, kept: Kept, size: int) -> None:
+        self.kept, self.size = kept, size
+        kept.now += size
+        kept.most = max(kept.most, kept.now)
+
+    def __del__(self) -> None:
+        self.kept.now -= self.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """A tensor that is kept, and its count."""
+
+    tensor: torch.Tensor
+    counted: Counted
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +118,16 @@ def qwen2(tokenizer: Any) -> PreTrainedModel:
         max_window_layers=1,
     )
     return Qwen2ForCausalLM(config)
+
+
+def olmo(tokenizer: Any) -> PreTrainedModel:
+    """A small model whose layers are made another way."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    padding = tokenizer.pad_token_id
+    return Olmo2ForCausalLM(
+        Olmo2Config(vocab_size=len(tokenizer), pad_token_id=padding, initializer_range=0.2, **shape)
+    )
 
 
 def run(
@@ -253,10 +303,7 @@ def test_gradients_are_those_that_transformers_own_forward_gives(corpus: Corpus,
 def test_a_model_of_unknown_layers_has_the_loss_of_its_own_forward_and_is_not_packed(
     corpus: Corpus, tokenizer: Any
 ) -> None:
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = Olmo2Config(vocab_size=len(tokenizer), pad_token_id=corpus.pad, initializer_range=0.2, **shape)
-    model = Olmo2ForCausalLM(config)
+    model = olmo(tokenizer)
     expected = 0.0
     for row in (0, 39, 80):
         tokens = torch.from_numpy(corpus.tokens[row])[None]
@@ -322,6 +369,65 @@ def test_a_run_by_tokens_sees_every_token_once_and_learns(corpus: Corpus, tokeni
     assert end.tokens == 3 * int(corpus.lengths.sum())
     assert end.tokens / 1000 <= end.step < 1.5 * end.tokens / 1000
     assert evaluate(model, corpus, 16, PLAIN) < 0.7 * before
+
+
+# ---- Accumulation
+
+
+def after_a_step(tokenizer: Any, corpus: Corpus, config: TrainingConfig) -> tuple[float, torch.Tensor]:
+    """The loss of one step of plain descent, and the weights that it leads to."""
+    model = student(tokenizer)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
+    loss = run(model, corpus, config, optimiser=optimiser, rate=1.0).loss
+    return loss, torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
+def test_a_step_in_several_passes_has_the_loss_and_the_gradient_of_one(
+    corpus: Corpus, tokenizer: Any, packing: bool
+) -> None:
+    eight = Corpus(corpus.tokens[30:38], corpus.answers[30:38], corpus.pad)
+    config = CONFIG.model_copy(update={"packing": packing, "clip": 1e9})
+    loss, weights = after_a_step(tokenizer, eight, config)
+    for most in (1, 400, 700):
+        again, found = after_a_step(tokenizer, eight, config.model_copy(update={"tokens_at_once": most}))
+        assert again == pytest.approx(loss, rel=1e-6)
+        assert torch.allclose(found, weights, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pass_of_fewer_tokens_keeps_less_for_its_backward(corpus: Corpus, tokenizer: Any) -> None:
+    def most_kept(at_once: int | None) -> int:
+        kept = Kept()
+        with kept:
+            run(student(tokenizer), eight, CONFIG.model_copy(update={"tokens_at_once": at_once}))
+        return kept.most
+
+    eight = Corpus(corpus.tokens[:8], corpus.answers[:8], corpus.pad)
+    assert most_kept(400) < 0.4 * most_kept(None)
+
+
+# ---- Layers that run forward a second time
+
+
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("kind", ["full", "adapters", "unknown layers"])
+def test_layers_that_run_a_second_time_keep_less_and_learn_the_same(
+    corpus: Corpus, tokenizer: Any, students: dict[str, Student], kind: str, packing: bool
+) -> None:
+    def trained(again: bool) -> tuple[int, float, torch.Tensor]:
+        model = olmo(tokenizer) if kind == "unknown layers" else adapted(build(students[kind], tokenizer, 0, 2048))
+        layout = {"packing": packing and kind != "unknown layers", "checkpoint_activations": again}
+        kept = Kept()
+        with kept:
+            end = run(model, eight, CONFIG.model_copy(update=layout))
+        assert as_it_was(model)
+        return kept.most, end.loss, torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    eight = Corpus(corpus.tokens[:8], corpus.answers[:8], corpus.pad)
+    (much, expected, weights), (little, loss, found) = trained(False), trained(True)
+    assert little < 0.6 * much
+    assert loss == expected
+    assert torch.equal(found, weights)
 
 
 # ---- Counting
@@ -445,7 +551,7 @@ def test_a_checkpoint_is_saved_every_so_many_steps_and_not_at_the_end(corpus: Co
     assert saved == [5, 10, 15]
 
 
-# ---- FSDP2 over gloo: one worker or two, full or with adapters
+# ---- FSDP2 over gloo: two workers, full or with adapters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -459,11 +565,22 @@ class Job:
     folder: Path
 
 
-LAYOUTS = {
-    "padded": CONFIG.model_copy(update={"packing": False}),
-    "packed": CONFIG.model_copy(update={"packing": True}),
-    "by tokens": CONFIG.model_copy(update={"tokens_per_batch": 1400}),
+ONE_PASS = {
+    "padded": TrainingConfig(batch_size=4, epochs=2, packing=False),
+    "packed": TrainingConfig(batch_size=4, epochs=2, packing=True),
+    "by tokens": TrainingConfig(tokens_per_batch=250, epochs=2),
 }
+LAYOUTS = {
+    "packed": ONE_PASS["packed"],
+    "padded, accumulated": ONE_PASS["padded"].model_copy(update={"tokens_at_once": 100}),
+    "packed, accumulated": ONE_PASS["packed"].model_copy(
+        update={"tokens_at_once": 100, "checkpoint_activations": True}
+    ),
+    "by tokens, accumulated": ONE_PASS["by tokens"].model_copy(update={"tokens_at_once": 100}),
+}
+
+
+CASES = [*product(["full"], LAYOUTS), ("adapters", "padded, accumulated"), ("adapters", "packed, accumulated")]
 
 
 def work(rank: int, job: Job) -> None:
@@ -474,13 +591,21 @@ def work(rank: int, job: Job) -> None:
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=job.workers)
     try:
         place = Place(rank, job.workers)
-        for (name, one), (layout, config) in product(job.students.items(), LAYOUTS.items()):
-            model = shard(adapted(build(one, job.tokenizer, 0, 2048)), place)
+        for name, layout in CASES:
+            config = LAYOUTS[layout]
+            model = shard(adapted(build(job.students[name], job.tokenizer, 0, 2048)), place)
             losses = losses_of(model, job.corpus, config.model_copy(update={"workers": job.workers}), place)
             state = {name: whole(weight) for name, weight in model.state_dict().items()}
             if rank == 0:
                 torch.save(state, job.folder / f"{name}-{layout}.pt")
             (job.folder / f"{name}-{layout}-{rank}.json").write_text(json.dumps(losses))
+        one_step = Corpus(job.corpus.tokens[:4], job.corpus.answers[:4], job.corpus.pad)
+        for layout in ("packed", "packed, accumulated"):
+            model = shard(build(job.students["full"], job.tokenizer, 0, 2048), place)
+            with CommDebugMode() as collectives:
+                run(model, one_step, LAYOUTS[layout].model_copy(update={"epochs": 1}), place=place)
+            counts = {str(kind): count for kind, count in collectives.get_comm_counts().items()}
+            (job.folder / f"{layout}-collectives.json").write_text(json.dumps(counts))
     finally:
         dist.destroy_process_group()
 
@@ -522,16 +647,35 @@ def students(source: Path) -> dict[str, Student]:
     return {"full": Student(name="0.03M"), "adapters": adapters}
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+@pytest.fixture(scope="module")
+def short(examples: pa.Table, tokenizer: Any) -> Corpus:
+    """100 short examples of differing length: 50 steps of 4 in two epochs."""
+    table = examples.slice(0, 100)
+    prompts = [" ".join(p.split(" ")[: 5 + i * 7 % 40]) for i, p in enumerate(table["prompt"].to_pylist())]
+    return tokenise(table.set_column(3, table.field("prompt"), pa.array(prompts)), tokenizer, 2048)
+
+
+@pytest.fixture(scope="module")
+def plain(students: dict[str, Student], short: Corpus, tokenizer: Any) -> Any:
+    """The losses and the weights of a student that one process trained, each step in one pass."""
+
+    @cache
+    def trained(kind: str, layout: str) -> tuple[list[float], dict[str, torch.Tensor]]:
+        model = adapted(build(students[kind], tokenizer, 0, 2048))
+        return losses_of(model, short, ONE_PASS[layout], PLAIN), model.state_dict()
+
+    return trained
+
+
+@pytest.fixture(scope="module")
 def job(
-    request: pytest.FixtureRequest,
     students: dict[str, Student],
-    corpus: Corpus,
+    short: Corpus,
     tokenizer: Any,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Job:
-    """Both students, trained by one or by two processes."""
-    job = Job(students, tokenizer, corpus, request.param, tmp_path_factory.mktemp("job"))
+    """Both students, trained by two processes."""
+    job = Job(students, tokenizer, short, 2, tmp_path_factory.mktemp("job"))
     started = mp.start_processes(work, (job,), nprocs=job.workers, join=False, start_method="spawn")
     try:
         finished = any(started.join(timeout=1) for _ in range(250))
@@ -543,23 +687,29 @@ def job(
     return job
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", ["full", "adapters"])
-def test_sharded_training_is_plain_training(
-    job: Job, students: dict[str, Student], corpus: Corpus, tokenizer: Any, kind: str, layout: str
+@pytest.mark.parametrize(("kind", "layout"), CASES)
+def test_fifty_sharded_steps_are_plain_steps_in_one_pass_or_several(
+    job: Job, plain: Any, kind: str, layout: str
 ) -> None:
-    plain = adapted(build(students[kind], tokenizer, 0, 2048))
-    expected = losses_of(plain, corpus, LAYOUTS[layout], PLAIN)
-    assert len(expected) > 19
-    # Sums in another order differ in the last digits, and 20 steps of Adam carry that on.
-    tolerance = 1e-5 if job.workers == 1 else 1e-4
+    expected, expected_weights = plain(kind, layout.split(",")[0])
+    assert len(expected) > 50
     for rank in range(job.workers):
         losses = json.loads((job.folder / f"{kind}-{layout}-{rank}.json").read_text())
-        assert losses == pytest.approx(expected, rel=tolerance)
+        # Sums in another order differ in the last digits, and 50 steps of Adam carry that on.
+        assert losses == pytest.approx(expected, rel=1e-4)
     weights = torch.load(job.folder / f"{kind}-{layout}.pt")
-    assert set(weights) == set(plain.state_dict())
-    for name, weight in plain.state_dict().items():
+    assert set(weights) == set(expected_weights)
+    for name, weight in expected_weights.items():
         assert torch.allclose(weights[name], weight, atol=2e-3), name
+
+
+def test_workers_reduce_gradients_once_a_step_however_many_passes_it_takes(job: Job) -> None:
+    once, accumulated = (
+        json.loads((job.folder / f"{layout}-collectives.json").read_text())
+        for layout in ("packed", "packed, accumulated")
+    )
+    (reduction,) = (kind for kind in once if "reduce_scatter" in kind)
+    assert accumulated[reduction] == once[reduction] > 0
 
 
 def test_the_repeated_blocks_are_found_with_and_without_adapters(

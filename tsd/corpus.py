@@ -42,6 +42,10 @@ class Corpus:
         """Tokens in each of these examples, (rows,)."""
         return self.lengths[np.asarray(rows, np.int64)]
 
+    def supervised_in(self, rows: npt.NDArray[np.int64]) -> int:
+        """Supervised tokens in all of these examples together."""
+        return int((self.lengths[rows] - self.answers[rows]).sum())
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -155,6 +159,22 @@ class Batches:
 def share(rows: npt.NDArray[np.int64], rank: int, workers: int) -> npt.NDArray[np.int64]:
     """One worker's share of a batch."""
     return rows[rank::workers]
+
+
+def portions(corpus: Corpus, rows: npt.NDArray[np.int64], most: int | None) -> list[npt.NDArray[np.int64]]:
+    """Cut a share of a batch into portions of at most `most` tokens, padding included; none of an empty one.
+
+    Like lengths come together, the longest first. An example that is longer than that stands alone.
+    """
+    if most is None or not len(rows):
+        return [rows] if len(rows) else []
+    lengths = corpus.lengths_of(rows)
+    order = np.argsort(-lengths, kind="stable")
+    rows, lengths = rows[order], lengths[order]
+    cuts = [0]
+    while cuts[-1] < len(rows):
+        cuts.append(cuts[-1] + max(1, most // int(lengths[cuts[-1]])))
+    return np.split(rows, cuts[1:-1])
 
 
 def wasted(lengths: npt.NDArray[np.int64]) -> float:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -47,6 +48,18 @@ def lean(model: PreTrainedModel) -> Iterator[Callable[..., Tensor]]:
             yield logits
     finally:
         model.config._attn_implementation = before
+
+
+@contextmanager
+def recomputed(model: PreTrainedModel) -> Iterator[None]:
+    """Each layer keeps its input alone and runs forward once more in the backward pass, for as long as this lasts.
+
+    Within `lean`, where that is used. Any layers will do. It stands inside of FSDP's hooks, so that a layer is
+    gathered for its second forward pass as for its backward pass, once.
+    """
+    layers = decoder_layers(model)
+    with _forward_by({layer: partial(checkpoint, layer.forward, use_reentrant=False) for layer in layers}):
+        yield
 
 
 def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:

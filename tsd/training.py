@@ -6,23 +6,24 @@ It knows nothing of Ray. It runs in one process, or in many after `shard`.
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from tsd.corpus import Batches, Corpus, collate, pack, share, wasted
+from tsd.corpus import Batches, Corpus, collate, pack, portions, share, wasted
 from tsd.distillation import Distillation
 from tsd.errors import TrainingError
-from tsd.forward import decoder_layers, lean, packable
+from tsd.forward import decoder_layers, lean, packable, recomputed
 from tsd.recipe import TrainingConfig
 
 REPORTS = 40  # a run; counted in steps, since all workers must report together
@@ -45,6 +46,7 @@ class Progress:
     step: int = 0
     tokens: int = 0
     supervised: int = 0
+    steps: int = 0  # of the whole run; known from when `train` begins
     seconds: float = 0.0  # spent in the loop, over all restarts
     loss: float = math.nan  # what is minimised, a mean over the last step's supervised tokens, in nats
 
@@ -70,44 +72,70 @@ def train(
     Raises TrainingError when the loss or its gradient stops being a number: the weights are then those of the
     step before.
     """
-    answered = corpus.lengths - corpus.answers
     batches = Batches(corpus.lengths, config, seed)
-    steps = batches.steps
+    steps = progress.steps = batches.steps
     model.train()
     if distil:
         distil.teacher.eval()
     started, before = time.perf_counter(), progress.seconds
     report_every = max(1, steps // REPORTS)
-    with lean(model) if packable(model) else nullcontext():
+    with (
+        _lean_where_known(model),
+        _lean_where_known(distil.teacher) if distil else nullcontext(),
+        recomputed(model) if config.checkpoint_activations else nullcontext(),
+    ):
         while progress.step < steps:
             step = progress.step
             rows = batches.rows(step)
-            supervised = int(answered[rows].sum())
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate * schedule(step, steps, config.warmup)
-            # FSDP averages gradients over the workers; the loss is a mean over all their supervised tokens.
-            mine = share(rows, place.rank, place.workers)
-            weight = (
-                place.workers / supervised if len(mine) else 0.0
-            )  # layers gather together: nobody sits out a step
-            some = mine if len(mine) else rows[:1]
-            loss = weight * summed_loss(model, corpus, some, place.device, config.packing, distil)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = _backward(model, corpus, rows, config, place, distil)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            progress.loss = _mean_over_workers(loss.detach(), place.workers)
+            progress.loss = _mean_over_workers(loss, place.workers)
             for name, value in (("loss", progress.loss), ("gradient's norm", _whole(norm))):
                 if not math.isfinite(value):  # before a step is taken with it
                     raise TrainingError(f"the {name} is {value} at step {step}: lower the learning rate")
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             progress.step += 1
-            progress.tokens += int(corpus.lengths[rows].sum())
-            progress.supervised += supervised
+            progress.tokens += int(corpus.lengths_of(rows).sum())
+            progress.supervised += corpus.supervised_in(rows)
             progress.seconds = before + time.perf_counter() - started
             if progress.step % config.checkpoint_every == 0 and progress.step < steps:
                 save(progress)
             elif progress.step % report_every == 0:
                 report(progress)
+
+
+def _backward(
+    model: PreTrainedModel,
+    corpus: Corpus,
+    rows: npt.NDArray[np.int64],
+    config: TrainingConfig,
+    place: Place,
+    distil: Distillation | None,
+) -> Tensor:
+    """Add up the gradients of a step's mean loss, as many tokens at a time as `config.tokens_at_once` allows.
+
+    rows: the examples of all workers, (examples,). Returns the loss times the number of workers over the worker's
+    own share: its mean over the workers is that of the step.
+    """
+    shares = [
+        portions(corpus, share(rows, rank, place.workers), config.tokens_at_once) for rank in range(place.workers)
+    ]
+    mine, most = shares[place.rank], max(map(len, shares))
+    # FSDP averages gradients over the workers; the loss is a mean over all their supervised tokens.
+    each = place.workers / corpus.supervised_in(rows)
+    total = torch.zeros((), device=place.device)
+    for i in range(most):
+        # Layers gather together: who has fewer portions than others takes part in all, with nothing to add.
+        portion, weight = (mine[i], each) if i < len(mine) else (rows[:1], 0.0)
+        if isinstance(model, FSDPModule):  # gradients meet once a step
+            model.set_requires_gradient_sync(i == most - 1)
+        loss = weight * summed_loss(model, corpus, portion, place.device, config.packing, distil)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
 
 
 @torch.no_grad()
@@ -118,14 +146,14 @@ def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: Pla
     # Rows of like length together, and as many batches for every worker, since sharded layers gather together.
     order = np.argsort(corpus.lengths, kind="stable")
     stride = batch_size * place.workers
-    with lean(model) if packable(model) else nullcontext():
+    with _lean_where_known(model):
         for first in range(0, len(order), stride):
             rows = order[first : first + stride][place.rank :: place.workers]
             weight = 1.0 if len(rows) else 0.0
             total += weight * summed_loss(model, corpus, rows if len(rows) else order[:1], place.device).double()
     if place.workers > 1:
         dist.all_reduce(total)
-    return float(total) / float((corpus.lengths - corpus.answers).sum())
+    return float(total) / corpus.supervised_in(order)
 
 
 def summed_loss(
@@ -242,6 +270,10 @@ def matmul_peak(device: str = "cpu", size: int = 512, seconds: float = 0.2) -> f
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - before)
     return 2 * size**3 / best
+
+
+def _lean_where_known(model: PreTrainedModel) -> AbstractContextManager[object]:
+    return lean(model) if packable(model) else nullcontext()
 
 
 def _whole(norm: Tensor) -> float:

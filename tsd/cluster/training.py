@@ -256,12 +256,11 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     teacher = distilling.load_teacher(run, student, folder, place)
     optimiser = training.make_optimiser(model, settings)
     progress = _restore(model, optimiser, run["run_id"])
-    steps = corpus.Batches(corpora["train"].lengths, settings, run["seed"]).steps
     ready = time.perf_counter() - started
 
     def post(now: training.Progress) -> None:
         if place.rank == 0:
-            config["board"].post.remote(run["run_id"], _metrics(now, steps))
+            config["board"].post.remote(run["run_id"], _metrics(now, now.steps))
 
     training.train(
         model,
@@ -273,7 +272,7 @@ def _learn(config: dict[str, Any], run: Run) -> None:
         optimiser=optimiser,
         progress=progress,
         report=post,
-        save=lambda now: _save(model, optimiser, now, steps, run["run_id"]),
+        save=lambda now: _save(model, optimiser, now, now.steps, run["run_id"]),
         distil=teacher,
     )
     loss = training.evaluate(model, corpora["validation"], settings.batch_size, place)
@@ -284,7 +283,7 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     _export(model, student, tokenizer, config, record, place.rank == 0)
     if place.rank == 0:
         store.write_json(f"{folder}/records", f"{run['run_id']}.json", {**record, "ready_seconds": ready})
-        config["board"].post.remote(run["run_id"], {**_metrics(progress, steps), "validation_loss": loss})
+        config["board"].post.remote(run["run_id"], {**_metrics(progress, progress.steps), "validation_loss": loss})
 
 
 def _record(

@@ -194,6 +194,12 @@ class TrainingConfig(Section):
     packing: bool | None = None
     """Whether a batch's examples stand one after the other in one row, or each in a padded row of its own. The
     same losses; left out, packed where more than a twentieth would be padding."""
+    tokens_at_once: Positive | None = None
+    """Tokens, padding included, that a worker takes forward and backward at once; a step of more adds up the
+    gradients of several such passes. The same losses in less memory; left out, a step is one pass."""
+    checkpoint_activations: bool = False
+    """Whether layers keep only their inputs and run forward a second time in the backward pass: the same losses,
+    in far less memory and about a third more time."""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     """AdamW's decay rates."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
