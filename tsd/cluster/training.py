@@ -6,11 +6,10 @@ last sharded checkpoint.
 
 import contextlib
 import io
-import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from tsd.schema import EXAMPLES
 
 Report = Callable[[str, dict[str, float]], None]
 FAILURES = "failures.json"
+log = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0
 PATIENCE = 60.0  # seconds that a run lets a longer one go first
 
@@ -183,7 +183,7 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
             name=run["run_id"],
             storage_path=f"{settings['folder']}/trials",
             failure_config=ray.train.FailureConfig(max_failures=training["max_failures"]),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=training["keep_checkpoints"]),
         ),
     )
     trainer.fit()
@@ -217,7 +217,7 @@ def _learn(config: dict[str, Any]) -> None:
     config["board"].begin.remote(config["run"]["run_id"])
     import torch
 
-    from tsd import corpus, students, training
+    from tsd import checkpoints, corpus, students, training
     from tsd.recipe import TrainingConfig
 
     context = ray.train.get_context()
@@ -239,7 +239,7 @@ def _learn(config: dict[str, Any]) -> None:
     total, body = students.parameter_counts(model)
     peak = training.matmul_peak(device)
     optimiser = training.make_optimiser(model, settings)
-    progress = _restore(model, optimiser)
+    progress = _restore(model, optimiser, place)
     steps = corpus.Batches(corpora["train"].lengths, settings, run["seed"]).steps
     ready = time.perf_counter() - started
 
@@ -247,18 +247,23 @@ def _learn(config: dict[str, Any]) -> None:
         if place.rank == 0:
             config["board"].post.remote(run["run_id"], _metrics(now, steps))
 
-    training.train(
-        model,
-        corpora["train"],
-        settings,
-        learning_rate=students.learning_rate(student),
-        seed=run["seed"],
-        place=place,
-        optimiser=optimiser,
-        progress=progress,
-        report=post,
-        save=lambda now: _save(model, optimiser, now, steps),
-    )
+    def keep(part: Path, now: training.Progress) -> None:
+        store.add_files(str(part), f"{folder}/trials/{run['run_id']}/{_step_name(now)}")
+
+    tell = partial(_tell, steps=steps)
+    with checkpoints.Checkpoints(model, optimiser, place, keep, tell) as kept:
+        training.train(
+            model,
+            corpora["train"],
+            settings,
+            learning_rate=students.learning_rate(student),
+            seed=run["seed"],
+            place=place,
+            optimiser=optimiser,
+            progress=progress,
+            report=post,
+            save=kept.save,
+        )
     loss = training.evaluate(model, corpora["validation"], settings.batch_size, place)
     mean_length = float(corpora["train"].lengths.mean())
     flops = students.training_flops(model, body, progress.tokens, progress.supervised, mean_length)
@@ -303,49 +308,34 @@ def _metrics(progress: Any, steps: int) -> dict[str, float]:
     }
 
 
-def _save(model: Any, optimiser: Any, progress: Any, steps: int) -> None:
-    """Write this worker's shards and report them; Ray Train merges the workers' folders."""
-    import torch
-    from torch.distributed.checkpoint.state_dict import get_state_dict
-    from torch.distributed.checkpoint.state_dict_saver import save
-
-    weights, moments = get_state_dict(model, optimiser)
-    with tempfile.TemporaryDirectory() as folder:
-        save({"model": weights, "optimiser": moments}, checkpoint_id=folder)
-        rank = ray.train.get_context().get_world_rank()
-        torch.save(torch.get_rng_state(), Path(folder) / f"random-{rank}.pt")
-        if rank == 0:
-            (Path(folder) / "progress.json").write_text(json.dumps(asdict(progress)))
-        ray.train.report(
-            _metrics(progress, steps),
-            checkpoint=ray.train.Checkpoint.from_directory(folder),
-            checkpoint_dir_name=f"step-{progress.step:08d}",
-        )
+def _tell(progress: Any, steps: int) -> None:
+    """Report a checkpoint that all workers have kept: from now on a restart begins there."""
+    name, storage = _step_name(progress), ray.train.get_context().get_storage()
+    ray.train.report(
+        _metrics(progress, steps),
+        checkpoint=ray.train.Checkpoint(f"{storage.experiment_fs_path}/{name}", storage.storage_filesystem),
+        checkpoint_dir_name=name,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+    )
 
 
-def _restore(model: Any, optimiser: Any) -> Any:
-    """Load the last checkpoint in place, if there is one, and return how far it is.
+def _step_name(progress: Any) -> str:
+    return f"step-{progress.step:08d}"
 
-    The number of workers may be another: a worker that was not there keeps the generator that it has.
-    """
-    import torch
-    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-    from torch.distributed.checkpoint.state_dict_loader import load
 
+def _restore(model: Any, optimiser: Any, place: Any) -> Any:
+    """Load the last checkpoint that is whole, if there is one, and return how far it is."""
+    from tsd import checkpoints
     from tsd.training import Progress
 
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+    if ray.train.get_checkpoint() is None:
         return Progress()
-    with checkpoint.as_directory() as folder:
-        weights, moments = get_state_dict(model, optimiser)
-        state: dict[str, Any] = {"model": weights, "optimiser": moments}
-        load(state, checkpoint_id=folder)
-        set_state_dict(model, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
-        random = Path(folder) / f"random-{ray.train.get_context().get_world_rank()}.pt"
-        if random.exists():
-            torch.set_rng_state(torch.load(random))
-        return Progress(**json.loads((Path(folder) / "progress.json").read_text()))
+    for reported in reversed(ray.train.get_all_reported_checkpoints()):
+        with reported.checkpoint.as_directory() as folder:
+            if checkpoints.is_whole(Path(folder)):
+                return checkpoints.restore(Path(folder), model, optimiser, place)
+        log.warning("%s is damaged: the run goes on from the checkpoint before, if any", reported.checkpoint.path)
+    return Progress()
 
 
 def _export(model: Any, tokenizer: Any, config: dict[str, Any], record: dict[str, Any], writes: bool) -> None:
