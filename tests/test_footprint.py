@@ -1,6 +1,9 @@
 """What large models take: counted on models that are there, and arithmetic that a person can follow."""
 
 import json
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -101,3 +104,18 @@ def test_one_gpu_moves_nothing_and_a_second_node_moves_at_the_networks_rate() ->
     within, between = seconds(shape, 8, LOAD, H100)[1], seconds(shape, 16, LOAD, H100)[1]
     assert within == pytest.approx(8 * shape.parameters * 7 / 8 / 450e9)
     assert between == pytest.approx(8 * shape.parameters * 15 / 16 / 50e9)
+
+
+def test_the_table_in_the_document_is_what_the_script_prints() -> None:
+    root = Path(__file__).parents[1]
+    printed = subprocess.run(
+        [sys.executable, "benchmarks/large.py", "--table"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert len(printed.stdout.splitlines()) == 2 + 4 * 7
+    assert printed.stdout in (root / "docs" / "large.md").read_text()
