@@ -226,8 +226,6 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
 FILL = """
 import os, sys
 import pyarrow as pa
-from small_disk import mounted
-
 from tsd import store
 from tsd.errors import StorageError
 from tsd.schema import REJECTS
