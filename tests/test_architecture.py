@@ -21,12 +21,24 @@ MODULES = {
 # A module may import what stands in a row above its own, and its own package. The rows stand in docs/decisions.md.
 LAYERS = (
     {"tsd"},
-    {"errors", "schema", "series", "language", "intervals"},
+    {"errors", "schema", "series", "language", "intervals", "footprint"},
     {"store", "tasks", "draws", "progress", "png"},
     {"recipe", "card"},
     {"drawing", "plots"},
     {"teachers", "curation", "corpus", "students", "weights", "forward", "placement", "distillation"},
-    {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "look", "runs", "objectives"},
+    {
+        "training",
+        "checkpoints",
+        "decoding",
+        "scoring",
+        "scaling",
+        "tracking",
+        "plan",
+        "explain",
+        "look",
+        "runs",
+        "objectives",
+    },
     {"picture"},  # draws the laws that scaling fits
     {"report"},
     {"comparison"},
@@ -38,6 +50,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 WITHIN_A_ROW = {
     ("schema", "errors"),  # what conform raises
     ("students", "weights"),  # a student is loaded and exported tensor by tensor
+    ("checkpoints", "training"),  # a checkpoint says how far a run is
     ("explain", "decoding"),  # an explanation is a decoded reply
     ("plan", "training"),  # the plan measures the matrix rate as the trainer does
 }

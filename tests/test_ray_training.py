@@ -135,3 +135,20 @@ def test_two_workers_shard_a_student_and_one_alone_goes_on_with_it_to_the_same_l
         for place in (done[0], examples)
     ]
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
+def test_a_checkpoint_that_is_damaged_is_passed_over_for_the_one_before(
+    done: tuple[Path, object], examples: Path
+) -> None:
+    arguments = command(examples, *TRAINED, "training.keep_checkpoints=2", stage="train")
+    trial = examples / "tiny" / "trials"
+    kill_once(lambda: any(trial.glob(f"*/{RUN}-step-000001?0/.metadata")), arguments, cpus=2)
+    kept = sorted(trial.glob(f"*/{RUN}-step-*"))
+    assert 2 <= len(kept) <= 3  # and one that was being written
+    for part in kept[-1].glob("*.distcp"):
+        part.write_bytes(part.read_bytes()[:1000])
+    run(arguments, cpus=2)
+    undisturbed, mine = (
+        next((place / "tiny" / "students").glob(f"{RUN}/model.safetensors")) for place in (done[0], examples)
+    )
+    assert mine.read_bytes() == undisturbed.read_bytes()

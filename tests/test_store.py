@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from small_disk import mounted
 
 from tsd import store
 from tsd.errors import DataError, StorageError
@@ -221,27 +221,6 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
         store.write_part(str(tmp_path / "runs"), 0, rejects(1), REJECTS, KEY)
     assert str(tmp_path / "runs") in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-
-
-def mounted(options: str, folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with a small tmpfs on `folder`, in a namespace that ends with it; else skip."""
-    folder.mkdir(exist_ok=True)
-    enter = ["unshare", "--user", "--map-root-user", "--mount"]
-    mount = f'mount -t tmpfs -o {options} tmpfs "$0"'
-    try:
-        trial = subprocess.run([*enter, "sh", "-c", mount, str(folder)], capture_output=True, timeout=30)
-    except FileNotFoundError:
-        pytest.skip("there is no unshare to mount a small disk with")
-    if trial.returncode:
-        pytest.skip(f"this machine mounts no small disk: {trial.stderr.decode().strip()}")
-    run = f'{mount} && exec "$1" -c "$2" "$0"'
-    return subprocess.run(
-        [*enter, "sh", "-c", run, str(folder), sys.executable, code],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
 
 
 FILL = """

@@ -257,6 +257,20 @@ def copy_folder(local: str, folder: str) -> None:
             fs.copy_files(local, root, destination_filesystem=files)
 
 
+def add_files(local: str, folder: str) -> None:
+    """Copy a local folder's files into one that several write to. Where it takes no more, all of it goes: room is
+    made for what else there is to say, and what several were to make together would lack a part.
+    """
+    files, root = filesystem(folder)
+    with storage_errors(folder):
+        files.create_dir(root, recursive=True)
+        try:
+            fs.copy_files(local, root, destination_filesystem=files)
+        except OSError:
+            delete_folder(folder)
+            raise
+
+
 @contextlib.contextmanager
 def local_copy(folder: str) -> Iterator[str]:
     """A folder's path on this machine: itself, or a copy for as long as the context lasts."""

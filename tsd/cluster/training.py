@@ -7,11 +7,10 @@ last sharded checkpoint.
 
 import contextlib
 import io
-import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ from tsd.recipe import Recipe, Student
 from tsd.schema import EXAMPLES
 
 Report = Callable[[str, dict[str, float]], None]
-FAILURES, PROGRESS = "failures.json", "progress.json"
+FAILURES, STEP = "failures.json", "-step-"
+log = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0
 PATIENCE = 60.0  # seconds that a run lets a longer one go first
 
@@ -187,7 +187,7 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
             name=trial.name,
             storage_path=f"{settings['folder']}/trials",
             failure_config=ray.train.FailureConfig(max_failures=training["max_failures"]),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=training["keep_checkpoints"]),
         ),
     )
     trainer.fit()
@@ -232,7 +232,7 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     started = time.perf_counter()
     import torch
 
-    from tsd import corpus, students, training
+    from tsd import checkpoints, corpus, students, training
     from tsd.recipe import TrainingConfig
 
     context = ray.train.get_context()
@@ -255,26 +255,30 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     peak = training.matmul_peak(device)
     teacher = distilling.load_teacher(run, student, folder, place)
     optimiser = training.make_optimiser(model, settings)
-    progress = _restore(model, optimiser, run["run_id"])
+    progress = _restore(model, optimiser, run, place)
     ready = time.perf_counter() - started
 
     def post(now: training.Progress) -> None:
         if place.rank == 0:
-            config["board"].post.remote(run["run_id"], _metrics(now, now.steps))
+            config["board"].post.remote(run["run_id"], _metrics(now))
 
-    training.train(
-        model,
-        corpora["train"],
-        settings,
-        learning_rate=students.learning_rate(student),
-        seed=run["seed"],
-        place=place,
-        optimiser=optimiser,
-        progress=progress,
-        report=post,
-        save=lambda now: _save(model, optimiser, now, now.steps, run["run_id"]),
-        distil=teacher,
-    )
+    def keep(part: Path, now: training.Progress) -> None:
+        store.add_files(str(part), f"{folder}/trials/{config['trial'].name}/{_checkpoint_name(run, now)}")
+
+    with checkpoints.Checkpoints(model, optimiser, place, keep, partial(_tell, run)) as kept:
+        training.train(
+            model,
+            corpora["train"],
+            settings,
+            learning_rate=students.learning_rate(student),
+            seed=run["seed"],
+            place=place,
+            optimiser=optimiser,
+            progress=progress,
+            report=post,
+            save=kept.save,
+            distil=teacher,
+        )
     loss = training.evaluate(model, corpora["validation"], settings.batch_size, place)
     seen = progress.tokens, progress.supervised, float(corpora["train"].lengths.mean())
     flops = students.training_flops(model, body, *seen)
@@ -283,7 +287,7 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     _export(model, student, tokenizer, config, record, place.rank == 0)
     if place.rank == 0:
         store.write_json(f"{folder}/records", f"{run['run_id']}.json", {**record, "ready_seconds": ready})
-        config["board"].post.remote(run["run_id"], {**_metrics(progress, progress.steps), "validation_loss": loss})
+        config["board"].post.remote(run["run_id"], {**_metrics(progress), "validation_loss": loss})
 
 
 def _record(
@@ -320,61 +324,46 @@ def _record(
     }
 
 
-def _metrics(progress: Any, steps: int) -> dict[str, float]:
+def _metrics(progress: Any) -> dict[str, float]:
     return {
         "step": progress.step,
-        "share": progress.step / steps,
+        "share": progress.step / progress.steps,
         "loss": progress.loss,
         "seconds": progress.seconds,
     }
 
 
-def _save(model: Any, optimiser: Any, progress: Any, steps: int, run_id: str) -> None:
-    """Write this worker's shards and report them; Ray Train merges the workers' folders."""
-    import torch
-    from torch.distributed.checkpoint.state_dict import get_state_dict
-    from torch.distributed.checkpoint.state_dict_saver import save
-
-    weights, moments = get_state_dict(model, optimiser)
-    with tempfile.TemporaryDirectory() as folder:
-        save({"model": weights, "optimiser": moments}, checkpoint_id=folder)
-        rank = ray.train.get_context().get_world_rank()
-        torch.save(torch.get_rng_state(), Path(folder) / f"random-{rank}.pt")
-        if rank == 0:
-            (Path(folder) / PROGRESS).write_text(json.dumps({"run_id": run_id, **asdict(progress)}))
-        ray.train.report(
-            _metrics(progress, steps),
-            checkpoint=ray.train.Checkpoint.from_directory(folder),
-            checkpoint_dir_name=f"{run_id}-step-{progress.step:08d}",
-        )
+def _tell(run: Run, progress: Any) -> None:
+    """Report a checkpoint that all workers have kept: from now on a restart begins there."""
+    name, storage = _checkpoint_name(run, progress), ray.train.get_context().get_storage()
+    ray.train.report(
+        _metrics(progress),
+        checkpoint=ray.train.Checkpoint(f"{storage.experiment_fs_path}/{name}", storage.storage_filesystem),
+        checkpoint_dir_name=name,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+    )
 
 
-def _restore(model: Any, optimiser: Any, run_id: str) -> Any:
-    """Load the run's last checkpoint in place, if there is one, and return how far it is.
+def _checkpoint_name(run: Run, progress: Any) -> str:
+    return f"{run['run_id']}{STEP}{progress.step:08d}"
 
-    The number of workers may be another: a worker that was not there keeps the generator that it has.
-    """
-    import torch
-    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-    from torch.distributed.checkpoint.state_dict_loader import load
 
+def _restore(model: Any, optimiser: Any, run: Run, place: Any) -> Any:
+    """Load the run's last checkpoint that is whole, if there is one, and return how far it is."""
+    from tsd import checkpoints
     from tsd.training import Progress
 
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+    if ray.train.get_checkpoint() is None:
         return Progress()
-    with checkpoint.as_directory() as folder:
-        kept = json.loads((Path(folder) / PROGRESS).read_text())
-        if kept.pop("run_id") != run_id:  # that of the trial's run before
-            return Progress()
-        weights, moments = get_state_dict(model, optimiser)
-        state: dict[str, Any] = {"model": weights, "optimiser": moments}
-        load(state, checkpoint_id=folder)
-        set_state_dict(model, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
-        random = Path(folder) / f"random-{ray.train.get_context().get_world_rank()}.pt"
-        if random.exists():
-            torch.set_rng_state(torch.load(random))
-        return Progress(**kept)
+    for reported in reversed(ray.train.get_all_reported_checkpoints()):
+        owner, _, _ = Path(reported.checkpoint.path).name.rpartition(STEP)
+        if owner != run["run_id"]:  # that of the trial's run before
+            continue
+        with reported.checkpoint.as_directory() as folder:
+            if checkpoints.is_whole(Path(folder)):
+                return checkpoints.restore(Path(folder), model, optimiser, place)
+        log.warning("%s is damaged: the run goes on from the checkpoint before, if any", reported.checkpoint.path)
+    return Progress()
 
 
 def _export(

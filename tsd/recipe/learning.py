@@ -218,7 +218,9 @@ class TrainingConfig(Section):
     concurrent_trials: Positive = 3
     """Trials under way at once; one more than the machines can train gets ready while the others work."""
     checkpoint_every: Positive = 250
-    """Steps between checkpoints."""
+    """Steps between checkpoints, which are written while training goes on."""
+    keep_checkpoints: Positive = 1
+    """How many of a run's checkpoints are kept, the newest."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often a trial whose worker died goes on from its last checkpoint."""
 

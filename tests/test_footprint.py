@@ -1,0 +1,121 @@
+"""What large models take: counted on models that are there, and arithmetic that a person can follow."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from accelerate import init_empty_weights
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from tsd.footprint import H100, QWEN, Load, Shape, flops, memory, seconds, states
+from tsd.recipe import TrainingConfig
+from tsd.students import parameter_counts, training_flops
+from tsd.training import Place, make_optimiser, shard
+
+TINY = Shape(layers=3, hidden=32, mlp=80, heads=4, key_heads=2, head=8, vocabulary=1000, tied=True)
+LOAD = Load(tokens=16_384, supervised=2_048, length=512)
+WORKERS = 2
+
+
+def qwen(shape: Shape) -> Qwen2ForCausalLM:
+    """A model of transformers with these dimensions."""
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.hidden,
+            intermediate_size=shape.mlp,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_key_value_heads=shape.key_heads,
+            tie_word_embeddings=shape.tied,
+        )
+    )
+
+
+@pytest.mark.parametrize("size", QWEN)
+def test_parameters_and_flops_are_those_of_transformers_own_model(size: str) -> None:
+    shape = QWEN[size]
+    with init_empty_weights():
+        model = qwen(shape)
+    model.tie_weights()
+    total, body = parameter_counts(model)
+    assert (shape.parameters, shape.body) == (total, body)
+    expected = training_flops(model, body, LOAD.tokens, LOAD.supervised, LOAD.length)
+    assert flops(shape, LOAD) == pytest.approx(expected)
+
+
+def work(rank: int, out: Path) -> None:
+    """One of two workers: a step, and the bytes that it keeps."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=WORKERS)
+    model: Any = shard(qwen(TINY), Place(rank, WORKERS))
+    optimiser = make_optimiser(model, TrainingConfig())
+    model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
+    optimiser.step()
+    mine = [
+        *(tensor.to_local() for p in model.parameters() for tensor in (p, p.grad)),
+        *(tensor.to_local() for s in optimiser.state.values() for name, tensor in s.items() if name != "step"),
+    ]
+    (out / f"{rank}.json").write_text(json.dumps(sum(tensor.nbytes for tensor in mine)))
+    dist.destroy_process_group()
+
+
+def test_what_two_workers_keep_of_a_shared_model_is_what_the_formula_says(tmp_path: Path) -> None:
+    started = mp.start_processes(work, (tmp_path,), nprocs=WORKERS, join=False, start_method="spawn")
+    try:
+        finished = any(started.join(timeout=1) for _ in range(200))
+    finally:
+        for process in started.processes:
+            if process.is_alive():
+                process.kill()
+    assert finished, "the workers did not finish in 200 seconds"
+    kept = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORKERS)]
+    assert sum(kept) == states(TINY.parameters, 1)
+    assert all(one == pytest.approx(states(TINY.parameters, WORKERS), rel=0.01) for one in kept)
+
+
+def test_more_gpus_take_less_each_down_to_what_is_not_shared() -> None:
+    for shape in QWEN.values():
+        needed = [sum(memory(shape, gpus, LOAD, checkpointing=True).values()) for gpus in (2, 4, 8, 64)]
+        assert needed == sorted(needed, reverse=True)
+        assert needed[-1] > sum(memory(shape, 2, LOAD, checkpointing=True).values()) - states(shape.parameters, 2)
+
+
+def test_computing_activations_again_saves_memory_and_costs_time() -> None:
+    for shape in QWEN.values():
+        kept, again = (memory(shape, 8, LOAD, checkpointing=way) for way in (False, True))
+        assert again["activations"] < kept["activations"] / 5
+        assert again["states"] == kept["states"]
+        assert flops(shape, LOAD, True) > 1.2 * flops(shape, LOAD)
+
+
+def test_one_gpu_moves_nothing_and_a_second_node_moves_at_the_networks_rate() -> None:
+    shape = QWEN["7B"]
+    assert seconds(shape, 1, LOAD, H100)[1] == 0.0
+    within, between = seconds(shape, 8, LOAD, H100)[1], seconds(shape, 16, LOAD, H100)[1]
+    assert within == pytest.approx(8 * shape.parameters * 7 / 8 / 450e9)
+    assert between == pytest.approx(8 * shape.parameters * 15 / 16 / 50e9)
+
+
+def test_the_table_in_the_document_is_what_the_script_prints() -> None:
+    root = Path(__file__).parents[1]
+    printed = subprocess.run(
+        [sys.executable, "benchmarks/large.py", "--table"],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert len(printed.stdout.splitlines()) == 2 + 4 * 7
+    assert printed.stdout in (root / "docs" / "large.md").read_text()
