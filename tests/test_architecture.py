@@ -23,9 +23,9 @@ LAYERS = (
     {"tsd"},
     {"errors", "schema", "series", "language", "intervals"},
     {"store", "tasks", "draws", "progress", "png"},
-    {"recipe"},
+    {"recipe", "card"},
     {"drawing", "plots"},
-    {"teachers", "curation", "corpus", "students", "forward", "distillation"},
+    {"teachers", "curation", "corpus", "students", "weights", "forward", "placement", "distillation"},
     {"training", "decoding", "scoring", "scaling", "tracking", "plan", "explain", "look", "runs", "objectives"},
     {"picture"},  # draws the laws that scaling fits
     {"report"},
@@ -37,6 +37,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Within a row, one may build on another, never the other way: the reason stands beside it.
 WITHIN_A_ROW = {
     ("schema", "errors"),  # what conform raises
+    ("students", "weights"),  # a student is loaded and exported tensor by tensor
     ("explain", "decoding"),  # an explanation is a decoded reply
     ("plan", "training"),  # the plan measures the matrix rate as the trainer does
 }

@@ -418,6 +418,17 @@ def test_a_server_that_does_not_answer_polls_stops_the_stage(
     assert server.paid_once(4)
 
 
+def test_polls_that_are_only_ever_told_to_wait_stop_the_stage(
+    server: BatchServer, ask: Any, series: pa.Table
+) -> None:
+    server.instead = lambda name, number: error(429, Retry_After="1") if name == "poll" else None
+    started = time.monotonic()
+    asked = ask(series.slice(0, 4), patience=1.0)
+    assert asked.table is None
+    assert "has refused every request for " in asked.stopped
+    assert 2.0 < time.monotonic() - started < 10
+
+
 # ---- Budgets
 
 

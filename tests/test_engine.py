@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tsd.errors import RecipeError, TeacherError
@@ -26,7 +27,7 @@ def output(text: str, tokens: int, error: str = "") -> dict[str, Any]:
 
 
 def test_replicas_and_gpus_are_those_of_the_recipe() -> None:
-    told = engine.settings(teacher(replicas=3, tensor_parallel=4, accelerator="H100", max_model_len=2000))
+    told = engine.settings(teacher(replicas=3, tensor_parallel=4, accelerator="H100", max_model_len=2000), {})
     assert told["concurrency"] == (3, 3)
     assert told["engine_kwargs"]["tensor_parallel_size"] == 4
     assert told["accelerator_type"] == "H100"
@@ -38,7 +39,7 @@ def test_replicas_and_gpus_are_those_of_the_recipe() -> None:
 
 
 def test_a_model_that_is_shown_numbers_alone_need_not_see() -> None:
-    told = {view: engine.settings(teacher(view=view)) for view in ("plot", "numbers", "both")}
+    told = {view: engine.settings(teacher(view=view), {}) for view in ("plot", "numbers", "both")}
     images = {view: one["engine_kwargs"]["limit_mm_per_prompt"]["image"] for view, one in told.items()}
     forms = {view: one["prepare_multimodal_stage"]["chat_template_content_format"] for view, one in told.items()}
     assert images == {"plot": 1, "numbers": 0, "both": 1}
@@ -46,13 +47,13 @@ def test_a_model_that_is_shown_numbers_alone_need_not_see() -> None:
 
 
 def test_without_gpus_an_engine_asks_for_none() -> None:
-    (bundle,) = engine.settings(teacher(gpu=False))["placement_group_config"].values()
+    (bundle,) = engine.settings(teacher(gpu=False), {})["placement_group_config"].values()
     assert "GPU" not in bundle
     assert bundle["CPU"] + 2 * engine.STAGE_CPUS + 1 <= 2  # a machine of two CPUs draws plots beside it
 
 
 def test_arguments_of_the_engine_win_and_reach_the_stages_that_read_the_model() -> None:
-    told = engine.settings(teacher(engine={"tokenizer_mode": "mistral", "max_model_len": 77, "dtype": "half"}))
+    told = engine.settings(teacher(engine={"tokenizer_mode": "mistral", "max_model_len": 77, "dtype": "half"}), {})
     assert told["engine_kwargs"]["max_model_len"] == 77
     assert told["engine_kwargs"]["dtype"] == "half"
     assert told["prepare_multimodal_stage"]["model_config_kwargs"]["tokenizer_mode"] == "mistral"
@@ -61,9 +62,31 @@ def test_arguments_of_the_engine_win_and_reach_the_stages_that_read_the_model() 
 
 def test_a_request_holds_the_schema_and_the_sampling() -> None:
     messages = [{"role": "user", "content": "?"}]
-    asked = engine.request(teacher(temperature=0.5, max_tokens=LIMIT), '{"type": "object"}', messages)
+    asked = engine.request(teacher(temperature=0.5, max_tokens=LIMIT), '{"type": "object"}', messages, "")
     sampling = {"temperature": 0.5, "max_tokens": LIMIT, "structured_outputs": {"json": '{"type": "object"}'}}
-    assert asked == {"messages": messages, "sampling_params": sampling}
+    assert asked == {"messages": messages, "sampling_params": sampling, engine.ERROR: ""}
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "told"),
+    [
+        ({"model_type": "qwen3_vl", "text_config": {"hidden_size": 64}}, {}, ["Qwen3ForCausalLM"]),
+        ({"model_type": "qwen3_vl"}, {"hf_overrides": {"rope_theta": 1.0}}, ["Qwen3ForCausalLM"]),
+        ({"model_type": "qwen3_vl", "text_config": {"architectures": ["Own"]}}, {}, None),
+        ({"model_type": "qwen3_vl"}, {"hf_overrides": {"text_config": {"architectures": ["Other"]}}}, ["Other"]),
+        ({"model_type": "qwen2_5_vl", "text_config": {}}, {}, None),
+        ({}, {}, None),
+    ],
+)
+def test_qwen3_vl_is_told_its_language_part_where_neither_its_config_nor_the_recipe_names_it(
+    config: dict[str, Any], asked: dict[str, Any], told: list[str] | None
+) -> None:
+    settings = engine.settings(teacher(engine=asked), config)
+    found = settings["engine_kwargs"].get("hf_overrides", {})
+    assert found.get("text_config", {}).get("architectures") == told
+    assert {**asked.get("hf_overrides", {}), **found} == found  # what else the recipe says stays
+    # the stage before the engine reads the same model
+    assert settings["prepare_multimodal_stage"]["model_config_kwargs"].get("hf_overrides", {}) == found
 
 
 @pytest.mark.parametrize(
@@ -107,6 +130,34 @@ def test_a_recipe_names_the_field_of_a_vllm_teacher_that_is_wrong() -> None:
         load("laptop", ["teacher.kind=vllm", "teacher.model=x", "teacher.replica=2"])
     with pytest.raises(RecipeError, match=r"teacher.model is missing"):
         load("laptop", ["teacher.kind=vllm"])
+
+
+@pytest.mark.ray
+def test_a_series_that_cannot_be_drawn_is_an_error_of_its_row_and_ends_nothing(series: pa.Table) -> None:
+    import numpy as np
+
+    from tsd.cluster.vllm import draw, read, request
+
+    recipe = load("laptop", ["teacher.kind=vllm", "teacher.model=x", "plots.width=196", "plots.height=140"])
+    values = series["values"].slice(0, 8).to_pylist()
+    values[3] = []
+    at, field = series.schema.get_field_index("values"), series.schema.field("values")
+    rows = series.slice(0, 8).set_column(at, field, pa.array(values, field.type))
+
+    class Parts:
+        def read_part(self, part: int) -> pa.Table:
+            return rows
+
+    (drawn,) = draw(recipe, Parts(), {"part": np.array([7]), "known": [[]]})
+    assert drawn["part"] == [7] * 8
+    assert len(set(drawn["key"])) == 8
+    assert [bool(why) for why in drawn["failed"]] == [row == 3 for row in range(8)]
+    asked = [dict(zip(drawn, row, strict=True)) for row in zip(*drawn.values(), strict=True)]
+    found = read(recipe.teacher, {**asked[3], **request(recipe.teacher, "{}", asked[3])})
+    reply = json.loads(found["reply"])
+    assert (found["part"], found["key"], reply["status"]) == (7, drawn["key"][3], "error")
+    assert reply["reason"] == " ".join(drawn["failed"][3].split())
+    assert "Error: " in reply["reason"]
 
 
 @pytest.mark.ray

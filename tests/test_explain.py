@@ -35,9 +35,7 @@ def students_folder(tmp_path_factory):
     prompt, reply = SINGLE.student_prompt(RAMP), SINGLE.reply(labels, (0, 0, 0))
     tokenizer = students.build_tokenizer([prompt, reply] * 2, 512)
     model = students.build(Student(name="0.03M"), tokenizer, 0, 512)
-    students.export(
-        model, model.state_dict(), tokenizer, folder / "untrained", {"length": LENGTH, "task": "single"}
-    )
+    students.export(model, tokenizer, folder / "untrained", {"length": LENGTH, "task": "single"})
 
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
@@ -51,7 +49,7 @@ def students_folder(tmp_path_factory):
         model(input_ids=tokens, labels=targets).loss.backward()
         optimiser.step()
         optimiser.zero_grad()
-    students.export(model, model.state_dict(), tokenizer, folder / "trained", {"length": LENGTH, "task": "single"})
+    students.export(model, tokenizer, folder / "trained", {"length": LENGTH, "task": "single"})
     return folder
 
 

@@ -323,6 +323,37 @@ def test_a_server_that_stops_answering_stops_the_stage(server: Server, ask: Any,
     assert time.monotonic() - started < 15
 
 
+@pytest.mark.parametrize("headers", [{}, {"Retry_After": "1"}])
+def test_a_server_that_only_ever_says_to_wait_stops_the_stage_and_the_same_command_goes_on(
+    server: Server, ask: Any, series: pa.Table, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    server.answer = lambda n, _: error(429, **headers) if n >= 5 else Answer(200, completion())
+    started = time.monotonic()
+    asked = ask(series.slice(0, 20), tmp_path / "one", in_flight=4, patience=2.0)
+    took = time.monotonic() - started
+    assert asked.table is None
+    (line,) = asked.stopped.splitlines()
+    assert f"{server.url} has refused every request for " in line
+    assert "the same command goes on" in line
+    assert 2.0 + sum(map(int, headers.values())) < took < 20
+    server.answer = lambda *_: Answer(200, completion())
+    asked_before = len(server.answered)
+    assert set(ask(series.slice(0, 20), tmp_path / "one").table["status"].to_pylist()) == {"ok"}
+    assert (asked_before, server.answered.total()) == (5, 0)
+
+
+def test_a_wait_longer_than_ones_patience_is_granted_where_the_server_asks_for_it(
+    server: Server, ask: Any, series: pa.Table
+) -> None:
+    # Others are answered after it: they do not take back what was granted.
+    server.answer = lambda n, _: (
+        error(429, Retry_After="3") if n == 10 else Answer(200, completion(), hang=0.2 if n > 6 else 0.0)
+    )
+    asked = ask(series.slice(0, 40), in_flight=4, patience=2.0)
+    assert asked.stopped is None
+    assert set(asked.table["status"].to_pylist()) == {"ok"}
+
+
 def test_an_unused_account_is_not_waited_for(server: Server, ask: Any, series: pa.Table) -> None:
     spent = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
     server.answer = lambda *_: Answer(429, spent, whole=False)

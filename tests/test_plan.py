@@ -50,7 +50,7 @@ def test_a_plan_of_a_study_has_a_line_for_each_stage_and_a_sum(said):
 def test_rows_are_those_of_the_recipe(said):
     assert "draw 600 series of 64 points" in said
     assert "600 replies by the rules teacher" in said
-    assert "train 8 students (2 sizes × 2 data volumes × 2 seeds)" in said
+    assert "train 8 students (2 sizes × 2 data volumes × 2 seeds) in 7 trials" in said
     assert _number(said, " examples, about") == 2 * 2 * 2 * (16 + 48)  # sizes × seeds × epochs × volumes
     assert _number(said, " replies, about") == 8 * 50
 
@@ -210,7 +210,7 @@ def test_a_student_for_gpus_is_counted_without_its_weights_and_not_timed(tmp_pat
 
     tokenizer = students.build_tokenizer(["Describe the series: 1 2"] * 2, 512)
     model = students.build(Student(name="0.1M"), tokenizer, 0, 512)
-    students.export(model, model.state_dict(), tokenizer, tmp_path, {"length": 64})
+    students.export(model, tokenizer, tmp_path, {"length": 64})
     (tmp_path / "model.safetensors").unlink()
     sizes = [{"name": "mine", "source": str(tmp_path), "learning_rate": 1e-4}]
     recipe = load("laptop", [*SMALL, f"students.sizes={sizes}", "training.gpu=true", "training.max_length=512"])

@@ -20,13 +20,15 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 KILLS = 5
 RUN = "0.03M-3200-s0-*"
+SHORT = ("0.03M-300-s0-*", "0.03M-200-s0-*")  # share a trial where one is under way at a time
 TRAINED = ("students.sizes=[0.03M]", "students.volumes=[3200]", "training.checkpoint_every=10")
+VOLUMES = "students.volumes=[200,300,3200]"
 
 
 def with_a_run_that_fails(out: Path, stage: str) -> subprocess.CompletedProcess[str]:
     """Two students, of which one has a learning rate that no number withstands."""
     sizes = "students.sizes=[0.03M, {name: 0.1M, learning_rate: 1.0e+30}]"
-    arguments = command(out, sizes, "students.volumes=[3200]", stage=stage)
+    arguments = command(out, sizes, VOLUMES, stage=stage)
     return subprocess.run(
         arguments, cwd=ROOT, env=environment(2), capture_output=True, text=True, timeout=600, check=False
     )
@@ -53,10 +55,10 @@ def test_a_run_that_fails_leaves_the_others_whole_and_is_told_of_everywhere(
     out, result = done
     assert result.returncode == 1, result.stdout + result.stderr
     (line,) = result.stderr.splitlines()
-    assert "1 of 2 runs failed" in line
+    assert "3 of 6 runs failed" in line
     assert " is nan at step 1: lower the learning rate" in line
     runs = store.open_dataset(str(out / "tiny" / "runs"), SINGLE.tables.runs).read()
-    assert runs["student"].to_pylist() == ["0.03M"]
+    assert runs["student"].to_pylist() == ["0.03M"] * 3
     assert "failed: 0.1M-3200-s0-" in " ".join(result.stdout.split())
     assert "Failed: 0.1M-3200-s0-" in (out / "tiny" / "report.html").read_text()
     client = MlflowClient(f"sqlite:///{out}/mlflow.db")
@@ -68,51 +70,64 @@ def test_what_failed_is_tried_again_by_the_same_command_and_nothing_else_is(
     done: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     out, _ = done
-    (student,) = (out / "tiny" / "students").glob("*/model.safetensors")
-    born = student.stat().st_mtime_ns
+    born = {path: path.stat().st_mtime_ns for path in (out / "tiny" / "students").glob("*/model.safetensors")}
+    assert len(born) == 3
     again = with_a_run_that_fails(out, "train")
     assert again.returncode == 1
-    assert "1 of 2 runs failed" in again.stderr
-    run(command(out, "students.sizes=[0.03M]", "students.volumes=[3200]", stage="train"), cpus=2)  # without it
-    assert student.stat().st_mtime_ns == born
+    assert "3 of 6 runs failed" in again.stderr
+    run(command(out, "students.sizes=[0.03M]", VOLUMES, stage="train"), cpus=2)  # without it
+    assert {path: path.stat().st_mtime_ns for path in born} == born
 
 
-def test_a_worker_killed_five_times_ends_with_the_weights_of_one_that_nobody_disturbed(
+def test_a_worker_killed_six_times_ends_with_the_weights_of_one_that_nobody_disturbed(
     done: tuple[Path, object], examples: Path
 ) -> None:
-    rng = random.Random(11)
-    arguments = command(examples, *TRAINED, f"training.max_failures={KILLS + 2}", stage="train")
+    rng, trials = random.Random(11), examples / "tiny" / "trials"
+    settings = (VOLUMES, "training.concurrent_trials=1", f"training.max_failures={KILLS + 2}")
     process = subprocess.Popen(
-        arguments, cwd=ROOT, env=environment(2), stdout=subprocess.DEVNULL, start_new_session=True
+        command(examples, *TRAINED, *settings, stage="train"),
+        cwd=ROOT,
+        env=environment(2),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
     killed: list[set[Path]] = [set()]
-    try:
+
+    def kill_after_a_checkpoint_of(run: str) -> None:
         until = time.monotonic() + 400
-        while len(killed) <= KILLS:
+        while True:
             assert process.poll() is None, f"it ended after {len(killed) - 1} kills"
             assert time.monotonic() < until, f"{len(killed) - 1} kills"
-            checkpoints = set((examples / "tiny" / "trials").glob(f"{RUN}/step-*"))
+            checkpoints = set(trials.glob(f"*/{run}-step-*"))
             if checkpoints - killed[-1] and (worker := worker_of(process, "RayTrainWorker")):
                 time.sleep(rng.uniform(0.0, 0.2))
                 worker.kill()
                 killed.append(checkpoints)
+                return
             time.sleep(0.02)
+
+    try:
+        for _ in range(KILLS):
+            kill_after_a_checkpoint_of(RUN)
+        kill_after_a_checkpoint_of(SHORT[1])  # the second of a trial, whose first is finished
+        assert len(list(trials.glob(f"{SHORT[0]}-and-1-*"))) == 1
         assert process.wait(300) == 0
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(30)
-    undisturbed, mine = (
-        next((place / "tiny" / "students").glob(f"{RUN}/model.safetensors")) for place in (done[0], examples)
-    )
-    assert mine.read_bytes() == undisturbed.read_bytes()
+    for name in (RUN, *SHORT):
+        undisturbed, mine = (
+            next((place / "tiny" / "students").glob(f"{name}/model.safetensors")) for place in (done[0], examples)
+        )
+        assert mine.read_bytes() == undisturbed.read_bytes()
 
 
 def test_two_workers_shard_a_student_and_one_alone_goes_on_with_it_to_the_same_loss(
     done: tuple[Path, object], examples: Path
 ) -> None:
     two = command(examples, *TRAINED, "training.workers=2", stage="train")
-    half = f"{RUN}/step-000002?0/.metadata"  # of 400 steps
+    half = f"*/{RUN}-step-000002?0/.metadata"  # of 400 steps
     kill_once(lambda: any((examples / "tiny" / "trials").glob(half)), two, cpus=2)
     run(command(examples, *TRAINED, stage="train"), cpus=2)
     losses = [

@@ -62,6 +62,18 @@ def test_the_laptop_recipe_has_three_sizes_three_volumes_and_a_free_teacher() ->
     assert recipe.evaluation.series >= 1000
 
 
+def test_seeds_may_differ_by_volume() -> None:
+    students = load("laptop", ["students.seeds={2000: [0, 1, 2], 8000: [0, 1]}"]).students
+    assert [students.seeds_for(volume) for volume in (1, 2000, 2001, 8000, 8001)] == [
+        *[(0, 1, 2)] * 2,
+        *[(0, 1)] * 2,
+        (0,),
+    ]
+    found = [(student.name, volume, seed) for student, volume, seed in students.cells()]
+    assert len(found) == len(set(found)) == 3 * (3 + 2 + 1)
+    assert list(load("laptop", ["students.seeds=[4, 5]"]).students.seeds.values()) == [(4, 5)]
+
+
 def test_the_paper_recipe_has_the_adapters_and_the_rate_of_the_released_notebook() -> None:
     (student,) = load("paper").students.sizes
     assert student.lora is not None
@@ -226,6 +238,16 @@ WRONG_SETS = {
     "an unknown student": ("students.sizes=[0.4M]", ["students.sizes.0", "'0.4M'", "did you mean", "source"]),
     "the same student twice": ("students.sizes=[0.3M, 0.3M]", ["sizes", "twice"]),
     "the same volume twice": ("students.volumes=[5, 5]", ["volumes", "twice"]),
+    "the same seed twice": ("students.seeds={2000: [1, 1]}", ["seeds", "twice"]),
+    "seeds for no volume": ("students.seeds={smal: [1]}", ["students.seeds"]),
+    "a share of a GPU on CPUs": (
+        "students.sizes=[{name: 0.3M, gpus: 0.5}]",
+        ["0.3M asks for 0.5 of a GPU", "training.gpu is false"],
+    ),
+    "more workers than share a batch": (
+        "students.sizes=[{name: 0.3M, workers: 3}]",
+        ["batch_size 8", "3 workers"],
+    ),
     "no students": ("students.sizes=[]", ["students.sizes", "at least 1"]),
     "adapters on nothing": ("students.sizes=[{name: 0.3M, lora: {r: 4}}]", ["lora", "source"]),
     "a source without a rate": ("students.sizes=[{name: q, source: a/b}]", ["students.sizes.0", "learning_rate"]),

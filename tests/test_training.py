@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed.tensor import DTensor
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from tsd.corpus import Corpus, pack, tokenise
@@ -29,7 +31,6 @@ from tsd.training import (
     Place,
     Progress,
     evaluate,
-    full_state,
     make_optimiser,
     schedule,
     shard,
@@ -268,11 +269,40 @@ def test_a_model_of_unknown_layers_has_the_loss_of_its_own_forward_and_is_not_pa
         summed_loss(model, corpus, [0, 39], "cpu", True)
 
 
+def as_it_was(model: PreTrainedModel) -> bool:
+    """Whether a model runs forward as transformers made it."""
+    patched = any("forward" in vars(module) for module in model.modules())
+    return model.config._attn_implementation == "sdpa" and not patched
+
+
 def test_a_model_is_what_it_was_when_a_loss_is_made(corpus: Corpus, tokenizer: Any) -> None:
     model = student(tokenizer)
     summed_loss(model, corpus, [0, 39], "cpu", True)
-    assert model.config._attn_implementation == "sdpa"
-    assert not any("forward" in vars(module) for module in model.modules())
+    assert as_it_was(model)
+
+
+@pytest.mark.parametrize("ends", ["well", "by an error"])
+def test_a_model_is_prepared_once_for_a_run_and_is_what_it_was_at_its_end(
+    corpus: Corpus, tokenizer: Any, ends: str
+) -> None:
+    model = student(tokenizer)
+    walks: list[None] = []
+    modules = model.modules
+    model.modules = lambda: walks.append(None) or modules()  # type: ignore[method-assign,func-returns-value]
+    asked: list[int] = []  # how often the model's modules were looked through, at each report
+
+    def report(now: Progress) -> None:
+        assert not as_it_was(model)
+        asked.append(len(walks))
+        walks.clear()
+        if ends == "by an error" and now.step == 3:
+            raise InterruptedError
+
+    with nullcontext() if ends == "well" else pytest.raises(InterruptedError):
+        run(model, corpus, report=report)
+    del model.modules
+    assert as_it_was(model)
+    assert max(asked[1:]) < asked[0]
 
 
 def test_a_run_packed_and_one_padded_have_the_same_losses(corpus: Corpus, tokenizer: Any) -> None:
@@ -447,12 +477,17 @@ def work(rank: int, job: Job) -> None:
         for (name, one), (layout, config) in product(job.students.items(), LAYOUTS.items()):
             model = shard(adapted(build(one, job.tokenizer, 0, 2048)), place)
             losses = losses_of(model, job.corpus, config.model_copy(update={"workers": job.workers}), place)
-            state = full_state(model)
+            state = {name: whole(weight) for name, weight in model.state_dict().items()}
             if rank == 0:
                 torch.save(state, job.folder / f"{name}-{layout}.pt")
             (job.folder / f"{name}-{layout}-{rank}.json").write_text(json.dumps(losses))
     finally:
         dist.destroy_process_group()
+
+
+def whole(weight: Any) -> torch.Tensor:
+    """A weight, gathered where workers share it."""
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def adapted(model: Any) -> Any:
@@ -476,7 +511,7 @@ def source(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small random model to adapt."""
     folder = tmp_path_factory.mktemp("source") / "model"
     model = student(tokenizer, seed=8)
-    export(model, model.state_dict(), tokenizer, folder, {})
+    export(model, tokenizer, folder, {})
     return folder
 
 

@@ -6,7 +6,7 @@ seen, on any number of workers.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -31,14 +31,16 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
+    @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens in each example, (examples,)."""
-        return self.lengths_of(range(len(self)))
+        """Tokens in each example, (examples,); counted once, and so not to be written to."""
+        lengths = np.fromiter(map(len, self.tokens), np.int64, len(self))
+        lengths.flags.writeable = False
+        return lengths
 
-    def lengths_of(self, rows: Iterable[int]) -> npt.NDArray[np.int64]:
+    def lengths_of(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Tokens in each of these examples, (rows,)."""
-        return np.array([len(self.tokens[row]) for row in rows])
+        return self.lengths[np.asarray(rows, np.int64)]
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def collate(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Batc
 
     Raises DataError where a row bears no supervised token.
     """
-    longest = max(len(corpus.tokens[row]) for row in rows)
+    longest = corpus.lengths_of(rows).max()
     inputs = np.full((len(rows), longest - 1), corpus.pad, np.int64)
     targets = np.full((len(rows), longest - 1), -100, np.int64)
     for i, row in enumerate(rows):

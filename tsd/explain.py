@@ -59,7 +59,7 @@ def read_card(model: str) -> dict[str, Any]:
     if not folder.is_dir():
         what = "is a file and not a model folder" if folder.exists() else "is not there"
         raise InputError(f"{model} {what}: give a student's folder, such as runs/laptop/students/NAME")
-    if not (folder / "config.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
         hint = f": name one of the {len(inner)} in it, such as {folder / inner[0]}" if inner else ""
         raise InputError(f"{model} is not a model folder, it has no config.json{hint}")

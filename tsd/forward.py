@@ -4,7 +4,7 @@ Examples may be packed into one row, each attending to its own tokens alone; the
 a token is supervised; and norms, which are many small operations each way, take few of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -31,21 +31,22 @@ def lean(model: PreTrainedModel) -> Iterator[Callable[..., Tensor]]:
     """A function that gives logits, for as long as the context lasts: for training, as it knows no cache or mask.
 
     It takes what the model takes, `wanted`, the columns of the logits, and `segments`, as `attend_apart` does.
-    The model must be `packable`.
+    The model must be `packable`. Looking through all its modules takes time that a tiny model's step would notice:
+    a run holds one context open, and those within it find their work done.
     """
+    logits = partial(_logits, model)
+    if model.config._attn_implementation == NAME:
+        yield logits
+        return
     last = decoder_layers(model)[-1]
     norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon")]
     before = model.config._attn_implementation
     model.config._attn_implementation = NAME
-    last.forward = partial(_answers_only, last)
-    for norm in norms:
-        norm.forward = partial(_norm, norm)
     try:
-        yield lambda **inputs: cast(Tensor, model(**inputs, use_cache=False).logits)
+        with _forward_by({last: partial(_answers_only, last), **{norm: partial(_norm, norm) for norm in norms}}):
+            yield logits
     finally:
         model.config._attn_implementation = before
-        for module in (last, *norms):
-            del module.forward
 
 
 def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
@@ -106,6 +107,25 @@ def _causal(
 
 
 AttentionInterface.register(NAME, attend_apart)
+
+
+def _logits(model: PreTrainedModel, **inputs: Any) -> Tensor:
+    return cast(Tensor, model(**inputs, use_cache=False).logits)
+
+
+@contextmanager
+def _forward_by(functions: Mapping[torch.nn.Module, Callable[..., Any]]) -> Iterator[None]:
+    """Each module runs forward by the function given, for as long as the context lasts."""
+    before = {module: vars(module).get("forward") for module in functions}
+    for module, function in functions.items():
+        module.forward = function
+    try:
+        yield
+    finally:
+        for module, earlier in before.items():
+            del module.forward
+            if earlier is not None:
+                module.forward = earlier
 
 
 def _answers_only(layer: Any, hidden_states: Tensor, *, wanted: Tensor, **settings: Any) -> Tensor:

@@ -5,6 +5,7 @@ Nothing is written and nothing is asked of a server. Tokens are counted on a sam
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 
-from tsd import drawing
+from tsd import drawing, placement
 from tsd.errors import InputError
 from tsd.progress import clock
 from tsd.recipe import ApiTeacher, Recipe, RulesTeacher, Student, VllmTeacher
@@ -173,25 +174,32 @@ def _curate(recipe: Recipe) -> tuple[list[str], float | None]:
 
 
 def _train(recipe: Recipe) -> tuple[list[str], float | None]:
-    students, training = recipe.students, recipe.training
-    runs = _runs(recipe)
-    each = sum(students.volumes) * training.epochs * len(students.seeds)  # examples that each size sees
-    rates = [_rate(recipe, student) for student in students.sizes]
-    taught = {student.name: _teaching_rate(recipe, student) for student in students.sizes if student.distil}
-    tokens, flops = sum(each * rate.tokens for rate in rates), sum(each * rate.flops for rate in rates)
-    at_once = max(1, min(training.concurrent_trials, _cores() // (training.workers * training.threads), runs))
-    known = [rate.seconds for rate in (*rates, *taught.values()) if rate.seconds is not None]
+    training, cells = recipe.training, list(recipe.students.cells())
+    seen = Counter[Student]()  # examples, over all runs and epochs
+    for student, volume, _ in cells:
+        seen[student] += volume * training.epochs
+    rates = {student: _rate(recipe, student) for student in seen}
+    taught = {student: _teaching_rate(recipe, student) for student in seen if student.distil}
+    tokens = sum(seen[student] * rate.tokens for student, rate in rates.items())
+    flops = sum(seen[student] * rate.flops for student, rate in rates.items())
+    packs = placement.packs(
+        cells,
+        cost=lambda cell: placement.cost(cell[0], cell[1]),
+        alike=lambda cell: (placement.need(cell[0], training), recipe.students.teachers_above(cell[0])),
+        at_once=training.concurrent_trials,
+    )
+    needs = [placement.need(student, training) for student in seen]
+    most = max(int(need.workers * (need.gpus or need.cpus)) for need in needs) or 1
+    at_once = max(1, min(training.concurrent_trials, _cores() // most, len(packs)))
+    both = [*rates.items(), *taught.items()]
+    known = [seen[student] * rate.seconds for student, rate in both if rate.seconds is not None]
     seconds = None
-    if len(known) == len(rates) + len(taught):
-        seconds = TOKENIZER_SECONDS + (each * sum(known) + runs * TRIAL_SECONDS) / at_once
+    if len(known) == len(both):
+        seconds = TOKENIZER_SECONDS + (sum(known) + len(packs) * TRIAL_SECONDS) / at_once
     return [
-        f"train {runs} students ({_counted(recipe)}), {at_once} at once",
-        f"{each * len(rates):,} examples, about {_round(tokens)} tokens, {flops:.2g} FLOPs",
-        *(
-            _taught(recipe, student, each * taught[student.name].flops)
-            for student in students.sizes
-            if student.distil
-        ),
+        f"train {len(cells)} students ({_counted(recipe)}) in {len(packs)} trials, {at_once} at once",
+        f"{seen.total():,} examples, about {_round(tokens)} tokens, {flops:.2g} FLOPs",
+        *(_taught(recipe, student, seen[student] * rate.flops) for student, rate in taught.items()),
     ], seconds
 
 
@@ -212,7 +220,8 @@ def _teaching_rate(recipe: Recipe, student: Student) -> Rate:
 
 
 def _evaluate(recipe: Recipe) -> tuple[list[str], float | None]:
-    replies = _runs(recipe) * recipe.evaluation.series
+    runs = len(list(recipe.students.cells()))
+    replies = runs * recipe.evaluation.series
     each = replies / len(recipe.students.sizes)  # replies of each size
     rates = [_rate(recipe, student) for student in recipe.students.sizes]
     tokens = sum(each * rate.tokens for rate in rates)
@@ -222,7 +231,7 @@ def _evaluate(recipe: Recipe) -> tuple[list[str], float | None]:
         # A prompt is a forward pass, a third of a training step; the reply takes about as long again.
         seconds = each * sum(known) * 2 / 3 / min(recipe.evaluation.workers, _cores())
     return [
-        f"have each of {_runs(recipe)} students describe {recipe.evaluation.series:,} test series",
+        f"have each of {runs} students describe {recipe.evaluation.series:,} test series",
         f"{replies:,} replies, about {_round(tokens)} tokens read and written",
     ], seconds
 
@@ -303,18 +312,15 @@ def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corp
     return progress.seconds / len(few)
 
 
-def _runs(recipe: Recipe) -> int:
-    students = recipe.students
-    return len(students.sizes) * len(students.volumes) * len(students.seeds)
-
-
 def _counted(recipe: Recipe) -> str:
+    students = recipe.students
+    seeds = sorted({len(students.seeds_for(volume)) for volume in students.volumes})
     parts = (
-        (len(recipe.students.sizes), "size"),
-        (len(recipe.students.volumes), "data volume"),
-        (len(recipe.students.seeds), "seed"),
+        (str(len(students.sizes)), "size"),
+        (str(len(students.volumes)), "data volume"),
+        (" to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))), "seed"),
     )
-    return " × ".join(f"{count} {noun}{'s' if count > 1 else ''}" for count, noun in parts)
+    return " × ".join(f"{count} {noun}{'' if count == '1' else 's'}" for count, noun in parts)
 
 
 def _round(count: float) -> str:

@@ -5,13 +5,12 @@ their exact size in parameters and FLOPs, and their export as a plain Hugging Fa
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import Unigram
 from transformers import (
@@ -25,8 +24,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tsd import weights
+from tsd.card import CARD
 from tsd.errors import InputError
-from tsd.recipe import Student
+from tsd.recipe import Lora, Student
 from tsd.series.truth import TOP
 
 
@@ -49,6 +50,7 @@ SCRATCH = {
     "0.1M": Size(hidden=48, mlp=112, layers=4, head=24, learning_rate=3e-3),
     "0.3M": Size(hidden=80, mlp=208, layers=4, head=20, learning_rate=2e-3),
     "1M": Size(hidden=128, mlp=352, layers=5, head=32, learning_rate=1.5e-3),
+    "3M": Size(hidden=192, mlp=496, layers=7, head=48, learning_rate=1.1e-3),
     "10M": Size(hidden=320, mlp=880, layers=8, head=64, learning_rate=8e-4),
 }
 
@@ -60,8 +62,6 @@ CHAT_TEMPLATE = (
 # A word or a number with the space before it, or a run of anything else: pieces put side by side give the text.
 PIECES = r" ?[A-Za-z]+| ?[0-9]+|[^A-Za-z0-9]+?(?= ?[A-Za-z0-9])|[^A-Za-z0-9]+"
 MAX_WORDS = 512
-
-CARD = "tsd.json"
 
 
 def learning_rate(student: Student) -> float:
@@ -102,26 +102,26 @@ def build_tokenizer(texts: Iterable[str], max_length: int) -> PreTrainedTokenize
     )
 
 
-def build(student: Student, tokenizer: PreTrainedTokenizerBase, seed: int, max_length: int) -> PreTrainedModel:
-    """A student ready to be trained, in float32: from scratch with this seed, or loaded from its source."""
+def build(
+    student: Student,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    max_length: int,
+    divide: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model,
+    device: str = "cpu",
+) -> PreTrainedModel:
+    """A student ready to be trained, in float32: from scratch with this seed, or loaded from its source.
+
+    divide: shares a model among workers. One with a source is shared before it has any weights, so that nobody
+    ever holds all of it.
+    """
     if student.source is None:
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(_scratch_config(SCRATCH[student.architecture], tokenizer, max_length))
         _initialise(model, tokenizer)
-        return model
-    model = load_model(student.source)
-    if student.lora is not None:
-        from peft import LoraConfig, get_peft_model
-
-        torch.manual_seed(seed)
-        adapters = LoraConfig(
-            r=student.lora.r,
-            lora_alpha=student.lora.alpha,
-            target_modules=list(student.lora.targets),
-            task_type="CAUSAL_LM",
-        )
-        model = get_peft_model(model, adapters)
-    return model
+        return divide(model.to(device))
+    adapt = _adapter(student.lora, student.source) if student.lora else None
+    return weights.fill(divide(weights.outline(student.source, adapt)), student.source, device, seed)
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
@@ -139,23 +139,34 @@ def load_model(source: str, **options: Any) -> PreTrainedModel:
 
 def export(
     model: PreTrainedModel,
-    state: dict[str, torch.Tensor],
     tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
+    folder: Path | None,
     card: dict[str, Any],
+    adapters: bool = False,
 ) -> None:
     """Write a student as a plain Hugging Face folder: weights, config, tokenizer, chat template.
 
-    state: the full, unsharded state of `model`. card: what `tsd explain` reads, kept in a file of its own.
+    All workers that share the model call it together; folder: None on all but one. card: what `tsd explain` reads,
+    kept in a file of its own. adapters: leave them as they are, for peft, rather than merged into the model.
     """
-    model.load_state_dict(state, assign=True)
-    model.tie_weights()  # assigning parts embeddings and head that were one; peft would then write two
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    model.generation_config = GenerationConfig(
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    if adapters:
+        weights.write(weights.adapters(model), folder, "adapter_model")
+    else:
+        weights.write(weights.merged(model), folder)
+    if folder is None:
+        return
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if adapters:
+        model.peft_config["default"].save_pretrained(folder)
+    else:
+        plain.config.architectures = [type(plain).__name__.removeprefix("FSDP")]
+        plain.config.dtype = str(plain.dtype).removeprefix("torch.")
+        plain.config.save_pretrained(folder)
+    GenerationConfig(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    model.save_pretrained(folder)
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 
@@ -230,11 +241,20 @@ def _initialise(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> 
     table[values] = code / code.std() * table.std()
 
 
+def _adapter(lora: Lora, source: str) -> Callable[[PreTrainedModel], PreTrainedModel]:
+    """What puts adapters around a model."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        target_modules=list(lora.targets),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=source,
+    )
+    return lambda model: get_peft_model(model, settings)
+
+
 def _load(auto: Any, source: str, **options: Any) -> Any:
-    if ("/" in source or source.startswith(".")) and source.count("/") != 1 and not Path(source).is_dir():
-        raise InputError(f"there is no model folder {source}")
-    try:
+    with weights.readable(source):
         return auto.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{source} is not a model that transformers can load: {reason}") from None

@@ -6,14 +6,14 @@ It knows nothing of Ray. It runs in one process, or in many after `shard`.
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -70,41 +70,44 @@ def train(
     Raises TrainingError when the loss or its gradient stops being a number: the weights are then those of the
     step before.
     """
-    lengths, answered = corpus.lengths, corpus.lengths - corpus.answers
-    batches = Batches(lengths, config, seed)
+    answered = corpus.lengths - corpus.answers
+    batches = Batches(corpus.lengths, config, seed)
     steps = batches.steps
     model.train()
     if distil:
         distil.teacher.eval()
     started, before = time.perf_counter(), progress.seconds
     report_every = max(1, steps // REPORTS)
-    while progress.step < steps:
-        step = progress.step
-        rows = batches.rows(step)
-        supervised = int(answered[rows].sum())
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate * schedule(step, steps, config.warmup)
-        # FSDP averages gradients over the workers; the loss is a mean over all their supervised tokens.
-        mine = share(rows, place.rank, place.workers)
-        weight = place.workers / supervised if len(mine) else 0.0  # layers gather together: nobody sits out a step
-        some = mine if len(mine) else rows[:1]
-        loss = weight * summed_loss(model, corpus, some, place.device, config.packing, distil)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        progress.loss = _mean_over_workers(loss.detach(), place.workers)
-        for name, value in (("loss", progress.loss), ("gradient's norm", _whole(norm))):
-            if not math.isfinite(value):  # before a step is taken with it
-                raise TrainingError(f"the {name} is {value} at step {step}: lower the learning rate")
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        progress.step += 1
-        progress.tokens += int(lengths[rows].sum())
-        progress.supervised += supervised
-        progress.seconds = before + time.perf_counter() - started
-        if progress.step % config.checkpoint_every == 0 and progress.step < steps:
-            save(progress)
-        elif progress.step % report_every == 0:
-            report(progress)
+    with lean(model) if packable(model) else nullcontext():
+        while progress.step < steps:
+            step = progress.step
+            rows = batches.rows(step)
+            supervised = int(answered[rows].sum())
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * schedule(step, steps, config.warmup)
+            # FSDP averages gradients over the workers; the loss is a mean over all their supervised tokens.
+            mine = share(rows, place.rank, place.workers)
+            weight = (
+                place.workers / supervised if len(mine) else 0.0
+            )  # layers gather together: nobody sits out a step
+            some = mine if len(mine) else rows[:1]
+            loss = weight * summed_loss(model, corpus, some, place.device, config.packing, distil)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            progress.loss = _mean_over_workers(loss.detach(), place.workers)
+            for name, value in (("loss", progress.loss), ("gradient's norm", _whole(norm))):
+                if not math.isfinite(value):  # before a step is taken with it
+                    raise TrainingError(f"the {name} is {value} at step {step}: lower the learning rate")
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            progress.step += 1
+            progress.tokens += int(corpus.lengths[rows].sum())
+            progress.supervised += supervised
+            progress.seconds = before + time.perf_counter() - started
+            if progress.step % config.checkpoint_every == 0 and progress.step < steps:
+                save(progress)
+            elif progress.step % report_every == 0:
+                report(progress)
 
 
 @torch.no_grad()
@@ -115,10 +118,11 @@ def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: Pla
     # Rows of like length together, and as many batches for every worker, since sharded layers gather together.
     order = np.argsort(corpus.lengths, kind="stable")
     stride = batch_size * place.workers
-    for first in range(0, len(order), stride):
-        rows = order[first : first + stride][place.rank :: place.workers]
-        weight = 1.0 if len(rows) else 0.0
-        total += weight * summed_loss(model, corpus, rows if len(rows) else order[:1], place.device).double()
+    with lean(model) if packable(model) else nullcontext():
+        for first in range(0, len(order), stride):
+            rows = order[first : first + stride][place.rank :: place.workers]
+            weight = 1.0 if len(rows) else 0.0
+            total += weight * summed_loss(model, corpus, rows if len(rows) else order[:1], place.device).double()
     if place.workers > 1:
         dist.all_reduce(total)
     return float(total) / float((corpus.lengths - corpus.answers).sum())
@@ -224,12 +228,6 @@ def shard(model: PreTrainedModel, place: Place) -> PreTrainedModel:
         fully_shard(layer, mesh=mesh, mp_policy=precision)
     fully_shard(model, mesh=mesh, mp_policy=precision)
     return model
-
-
-def full_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The whole model's weights on the CPU of rank 0, gathered from all workers; empty elsewhere."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
 def matmul_peak(device: str = "cpu", size: int = 512, seconds: float = 0.2) -> float:

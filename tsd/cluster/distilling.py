@@ -2,7 +2,8 @@
 how they come out beside those that learn from words alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,21 +15,6 @@ from tsd.recipe import Recipe, Student
 if TYPE_CHECKING:
     from tsd.distillation import Distillation
     from tsd.training import Place
-
-
-def waves(runs: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The runs in their order, each in a later wave than the one that it learns from.
-
-    A teacher that is not among them is there already.
-    """
-    by_id = {run["run_id"]: run for run in runs}
-
-    def depth(run: Mapping[str, Any]) -> int:
-        teacher = by_id.get(run.get("teacher_run", ""))
-        return 0 if teacher is None else 1 + depth(teacher)
-
-    depths = [depth(run) for run in runs]
-    return [[run for run, at in zip(runs, depths, strict=True) if at == wave] for wave in sorted(set(depths))]
 
 
 def require_fitting_teachers(recipe: Recipe) -> None:
@@ -56,17 +42,15 @@ def load_teacher(run: Mapping[str, Any], student: Student, folder: str, place: "
 
     folder: the study's. A teacher of the study must be finished.
     """
-    from tsd import students, training
+    from tsd import training, weights
     from tsd.distillation import Distillation
 
     if student.distil is None:
         return None
-    if "teacher_run" in run:
-        with store.local_copy(f"{folder}/students/{run['teacher_run']}") as trained:
-            model = students.load_model(trained)
-    else:
-        model = students.load_model(student.distil.teacher)
-    return Distillation(training.shard(model.to(place.device), place), student.distil)
+    own = f"{folder}/students/{run['teacher_run']}" if "teacher_run" in run else None
+    with store.local_copy(own) if own else nullcontext(student.distil.teacher) as source:
+        divided = training.shard(weights.outline(source), place)
+        return Distillation(weights.fill(divided, source, place.device, seed=0), student.distil)
 
 
 def beside_words(recipe: Recipe, runs: pa.Table) -> list[Comparison]:

@@ -39,6 +39,8 @@ def session() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     cpus = os.environ.get("TSD_CPUS")
     local = {} if address else {"num_cpus": int(cpus) if cpus else None, "include_dashboard": False}
+    if not address:  # a trial has a process that watches for it, and nobody takes one's own machine away
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with _silent_stderr():
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
     calm()

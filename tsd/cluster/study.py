@@ -18,9 +18,9 @@ import ray
 from rich.markup import escape
 
 import tsd
+from tsd import card, placement, scaling, scoring, store
 from tsd import report as reporting
-from tsd import scaling, scoring, store
-from tsd.cluster import distilling, stages, training
+from tsd.cluster import distilling, stages, training, trials
 from tsd.cluster.asking import describe
 from tsd.corpus import select
 from tsd.curation import review
@@ -97,9 +97,9 @@ class Study:
         """
         examples = self.open("examples")
         require_examples(self.recipe, examples)
-        self._timed("Prepare the tokenizer", lambda: self._tokenizer(examples))
+        self._timed("Prepare the tokenizer", lambda: self.prepare_tokenizer(examples))
         distilling.require_fitting_teachers(self.recipe)
-        runs = training.plan_runs(self.recipe, examples.digest)
+        runs = trials.plan_runs(self.recipe, examples.digest)
         self.tracker.tag({"examples": examples.digest, "teacher": self.teacher})
         failed = self._timed(TRAINING, lambda: self._train(runs))
         for run_id, reason in failed.items():
@@ -109,7 +109,7 @@ class Study:
 
     def require_all_trained(self) -> None:
         """Raise TrainingError where runs failed."""
-        runs = training.plan_runs(self.recipe, self.open("examples").digest)
+        runs = trials.plan_runs(self.recipe, self.open("examples").digest)
         if failed := training.failures(self.recipe, runs):
             first, reason = next(iter(failed.items()))
             raise TrainingError(
@@ -132,11 +132,19 @@ class Study:
                     f"{self.recipe.folder}/records", f"{run_id}.json", {**record, "decode_seconds": spent}
                 )
             scored = {name: scores[name].as_dict() for name in self.scores}
+            self._complete_card(run_id, scored)
             rows.append({**record, "teacher": self.teacher, "decode_seconds": spent, **scored})
         table = pa.Table.from_pylist(sorted(rows, key=_run_order), self.tables.runs)
         write_runs(self.recipe, table, {"series": series.digest, "examples": examples.digest})
         self._track_scores(table)
         return table
+
+    def _complete_card(self, run_id: str, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Write a student's model card anew, with its scores; one of an earlier version has none."""
+        folder = f"{self.recipe.folder}/students/{run_id}"
+        said = store.read_json(folder, card.CARD)
+        if said is not None and "about" in said:
+            store.write_bytes(folder, card.README, card.render(said, scores).encode())
 
     def report(self) -> reporting.Study:
         """Fit the laws and write the report. Returns what it shows."""
@@ -166,7 +174,8 @@ class Study:
 
     def _train(self, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
         done = training.finished(self.recipe, runs)
-        missing = [run for run in runs if run["run_id"] not in done]
+        planned = trials.plan_trials(self.recipe, runs)
+        missing = [trial for trial in planned if any(run["run_id"] not in done for run in trial.runs)]
         sizes = {run["run_id"]: self._weight(run) for run in runs}
         with self.reporter.stage(f"Train {len(runs)} students", sum(sizes.values()), "") as step:
             step.skip(sum(sizes[run_id] for run_id in done))
@@ -182,10 +191,9 @@ class Study:
             return training.failures(self.recipe, runs)
 
     def _weight(self, run: Mapping[str, Any]) -> float:
-        """A run's share of the training, for the progress bar: examples times size, plus a start."""
-        name = run["student"]["name"]
-        rank = [student.name for student in self.recipe.students.sizes].index(name)
-        return float(run["examples"] * (1 + rank) + 1000)
+        """A run's share of the training, for the progress bar."""
+        (student,) = (one for one in self.recipe.students.sizes if one.name == run["student"]["name"])
+        return placement.cost(student, run["examples"])
 
     @cached_property
     def tracker(self) -> Any:
@@ -199,7 +207,7 @@ class Study:
         for row in runs.to_pylist():
             self.tracker.finish(row, {name: row[name]["value"] for name in self.scores}, int(time.time() * 1000))
 
-    def _tokenizer(self, examples: store.Dataset) -> None:
+    def prepare_tokenizer(self, examples: store.Dataset) -> None:
         """Build the small tokenizer for students from scratch, once a study."""
         folder = f"{self.recipe.folder}/tokenizer"
         if store.read_json(folder, "tokenizer_config.json") is None:
@@ -213,7 +221,7 @@ class Study:
                 store.copy_folder(local, folder)
 
     def _records(self, examples: store.Dataset) -> dict[str, dict[str, Any]]:
-        runs = training.plan_runs(self.recipe, examples.digest)
+        runs = trials.plan_runs(self.recipe, examples.digest)
         records = training.finished(self.recipe, runs)
         if not records:
             raise InputError(f"{self.recipe.folder} holds no trained student: run `tsd train` first")
@@ -223,7 +231,7 @@ class Study:
         """All that a report shows."""
         recipe = self.recipe
         series, annotations, examples = (self.open(name) for name in ("series", "annotations", "examples"))
-        failed = training.failures(recipe, training.plan_runs(recipe, examples.digest))
+        failed = training.failures(recipe, trials.plan_runs(recipe, examples.digest))
         test, said = stages.test_series(recipe, series), self._predictions(runs)
         seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
         return reporting.Study(
@@ -423,11 +431,14 @@ def _fit(sizes: Any, volumes: Any, losses: Any) -> scaling.FittedLaw | str:
 
 def useful_share(recipe: Recipe, runs: pa.Table, seconds: Mapping[str, float]) -> float:
     """The share of the wall time in which students learned or replied: their seconds over as many at once."""
-    each = recipe.training.workers * (1 if recipe.training.gpu else recipe.training.threads)
-    room = int(ray.cluster_resources().get("GPU" if recipe.training.gpu else "CPU", 1) // each)
-    trained = pc.sum(runs["train_seconds"]).as_py() / max(
-        1, min(recipe.training.concurrent_trials, room, len(runs))
-    )
+    resource = "GPU" if recipe.training.gpu else "CPU"
+    there = ray.cluster_resources().get(resource, 1)
+    needs = {student.name: placement.need(student, recipe.training) for student in recipe.students.sizes}
+    shares = {name: need.workers * (need.gpus or need.cpus) / there for name, need in needs.items()}
+    least = 1 / min(
+        recipe.training.concurrent_trials, len(runs)
+    )  # of the machines that a trial can be said to take
+    trained = sum(max(least, shares[row["student"]]) * row["train_seconds"] for row in runs.to_pylist())
     decoded = (pc.sum(runs["decode_seconds"]).as_py() or 0.0) / recipe.evaluation.workers
     return float((trained + decoded) / sum(seconds.values()))
 

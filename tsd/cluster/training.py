@@ -1,4 +1,5 @@
-"""Many students at once: a Ray Tune trial for each run, and in each trial a Ray Train run over FSDP2.
+"""Many students at once: Ray Tune trials, and in each a Ray Train run over FSDP2 that trains one student or,
+where they are quickly trained, several one after the other.
 
 A finished run leaves a student folder and, written last, its record; a run that was stopped goes on from its
 last sharded checkpoint.
@@ -9,7 +10,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,74 +21,44 @@ import ray.train
 import ray.train.torch
 from ray import tune
 
-from tsd import store
+from tsd import card, store
 from tsd.cluster import distilling
-from tsd.errors import TrainingError
+from tsd.cluster.trials import Run, Trial
+from tsd.errors import TrainingError, UserError
 from tsd.recipe import Recipe, Student
 from tsd.schema import EXAMPLES
 
 Report = Callable[[str, dict[str, float]], None]
-FAILURES = "failures.json"
+FAILURES, PROGRESS = "failures.json", "progress.json"
 REPORT_SECONDS = 1.0
 PATIENCE = 60.0  # seconds that a run lets a longer one go first
 
 
-def plan_runs(recipe: Recipe, examples_digest: str) -> list[dict[str, Any]]:
-    """Every run of a study, the longest first, but those that others learn from before these.
+def train_all(recipe: Recipe, trials: Sequence[Trial], report: Report) -> dict[str, str]:
+    """Train the trials' runs, several trials at once. report(run_id, metrics) is called here as they go.
 
-    A run's id changes with anything that shapes its weights, its teacher's run included.
-    """
-    students = recipe.students
-    order = {student.name: i for i, student in enumerate(students.sizes)}
-    runs = [
-        plan_run(recipe, student, volume, seed, examples_digest)
-        for student in students.sizes
-        for volume in students.volumes
-        for seed in students.seeds
-    ]
-    runs.sort(key=lambda run: (-run["examples"], -order[run["student"]["name"]], run["seed"]))
-    return [run for wave in distilling.waves(runs) for run in wave]
-
-
-def plan_run(recipe: Recipe, student: Student, volume: int, seed: int, examples_digest: str) -> dict[str, Any]:
-    """One run of a study. `teacher_run`: the run of this study that it is distilled from, where it is."""
-    late = {"size", "distil"}  # left out where they say nothing: older runs keep their ids
-    run = {
-        "student": {**student.model_dump(exclude=late), **student.model_dump(include=late, exclude_none=True)},
-        "examples": volume,
-        "seed": seed,
-        "training": recipe.training.model_dump(include=SHAPING, exclude_none=True),
-        "validation_examples": recipe.evaluation.validation_examples,
-    }
-    teacher = recipe.students.teacher_of(student)
-    if teacher is not None:
-        most = max(recipe.students.volumes)
-        run["teacher_run"] = plan_run(recipe, teacher, most, seed, examples_digest)["run_id"]
-    key = store.digest([run, examples_digest])
-    return {**run, "run_id": f"{student.name}-{volume}-s{seed}-{key[:8]}"}
-
-
-# What of the training section shapes weights; where and how many at once does not.
-SHAPING = {"epochs", "batch_size", "tokens_per_batch", "betas", "weight_decay", "warmup", "clip", "max_length"}
-
-
-def train_all(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) -> dict[str, str]:
-    """Train the runs, several at once, teachers before their students. report(run_id, metrics) is told of each.
-
-    Returns why runs failed, by run id: the others do not wait for them, and they keep their last checkpoint.
-    A run whose teacher failed is not begun.
+    Runs that are finished are passed over, and so are those whose teacher failed. Returns why runs failed, by run
+    id: the others do not wait for them, and they keep their last checkpoint.
     """
     failed: dict[str, str] = {}
-    for wave in distilling.waves(runs):
-        untaught = {run["run_id"]: run["teacher_run"] for run in wave if run.get("teacher_run") in failed}
-        failed |= {run_id: f"its teacher {teacher} failed" for run_id, teacher in untaught.items()}
-        if ready := [run for run in wave if run["run_id"] not in untaught]:
-            failed |= _train_together(recipe, ready, report)
+    for wave in sorted({trial.wave for trial in trials}):
+        together = [trial for trial in trials if trial.wave == wave]
+        untaught = {
+            run["run_id"]: f"its teacher {run['teacher_run']} failed"
+            for trial in together
+            for run in trial.runs
+            if run.get("teacher_run") in failed
+        }
+        taught = [trial for trial in together if any(run["run_id"] not in untaught for run in trial.runs)]
+        failed |= untaught | (_train_together(recipe, taught, report, set(untaught)) if taught else {})
     return failed
 
 
-def _train_together(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Report) -> dict[str, str]:
+def _train_together(
+    recipe: Recipe, trials: Sequence[Trial], report: Report, passed_over: Collection[str]
+) -> dict[str, str]:
     folder = _absolute(recipe.folder)
+    by_name = {trial.name: trial for trial in trials}  # in the place of an object Tune would hand on a reference
     board = _Board.remote()  # type: ignore[attr-defined]
     listener = _Listener(board, report)
     settings = {
@@ -96,17 +67,24 @@ def _train_together(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Repo
         "length": recipe.series.length,
         "task": recipe.task,
         "board": board,
-        "first": [run["run_id"] for run in runs[: _room(recipe)]],
+        "about": {
+            "study": recipe.name,
+            "recipe": store.digest(recipe.model_dump(mode="json")),
+            "teacher": recipe.teacher.name,
+        },
+        "trials": by_name,
+        "passed_over": passed_over,
+        "first": [trial.name for trial in trials[: _room(recipe, trials)]],
     }
     trial = tune.with_resources(partial(_trial, settings=settings), {"memory": 1})
     tuner = tune.Tuner(
         trial,
-        param_space={"run": tune.grid_search(list(runs))},
+        param_space={"trial": tune.grid_search(list(by_name))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=recipe.training.concurrent_trials,
             reuse_actors=True,
-            trial_name_creator=_run_id,
-            trial_dirname_creator=_run_id,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -119,11 +97,14 @@ def _train_together(recipe: Recipe, runs: Sequence[dict[str, Any]], report: Repo
         results = tuner.fit()
     listener.collect()
     died = {
-        result.config["run"]["run_id"]: str(result.error).strip().splitlines()[-1]
+        run["run_id"]: str(result.error).strip().splitlines()[-1]
         for result in results
         if result.error
+        for run in by_name[result.config["trial"]].runs
     }
-    return {**died, **ray.get(board.failed.remote())}
+    done = finished(recipe, [run for trial in trials for run in trial.runs])
+    failed = {**died, **ray.get(board.failed.remote())}
+    return {run_id: reason for run_id, reason in failed.items() if run_id not in done}
 
 
 @ray.remote(num_cpus=0)
@@ -135,12 +116,12 @@ class _Board:
         self.at_work: set[str] = set()
         self.reasons: dict[str, str] = {}
 
-    def begin(self, run_id: str) -> None:
-        """A run has its machines."""
-        self.at_work.add(run_id)
+    def begin(self, trial: str) -> None:
+        """A trial has its machines."""
+        self.at_work.add(trial)
 
     def begun(self) -> set[str]:
-        """The runs that had their machines so far."""
+        """The trials that had their machines so far."""
         return self.at_work
 
     def fail(self, run_id: str, reason: str) -> None:
@@ -184,26 +165,26 @@ class _Listener(tune.Callback):  # type: ignore[misc]
             self.report(run_id, metrics)
 
 
-def _run_id(trial: Any) -> str:
-    run_id: str = trial.config["run"]["run_id"]
-    return run_id
+def _name(trial: Any) -> str:
+    name: str = trial.config["trial"]
+    return name
 
 
 def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
-    """One run: a Ray Train run whose name makes a restart go on from its last checkpoint."""
-    run, training = config["run"], settings["training"]
-    if run["run_id"] not in settings["first"]:
+    """One trial: a Ray Train run whose name makes a restart go on from its last checkpoint."""
+    trial, training = settings["trials"][config["trial"]], settings["training"]
+    if trial.name not in settings["first"]:
         _let_go_first(settings["board"], settings["first"])
     trainer = ray.train.torch.TorchTrainer(
         _worker,
-        train_loop_config={**settings, "run": run},
+        train_loop_config={**settings, "trial": trial},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=training["workers"],
+            num_workers=trial.need.workers,
             use_gpu=training["gpu"],
-            resources_per_worker={"GPU": 1} if training["gpu"] else {"CPU": training["threads"]},
+            resources_per_worker={"GPU": trial.need.gpus} if training["gpu"] else {"CPU": trial.need.cpus},
         ),
         run_config=ray.train.RunConfig(
-            name=run["run_id"],
+            name=trial.name,
             storage_path=f"{settings['folder']}/trials",
             failure_config=ray.train.FailureConfig(max_failures=training["max_failures"]),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
@@ -213,31 +194,42 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
 
 
 def _let_go_first(board: Any, first: Sequence[str]) -> None:
-    """Wait until the runs that come first have their machines or take too long: the longest start first."""
+    """Wait until the trials that come first have their machines or take too long: the longest start first."""
     until = time.monotonic() + PATIENCE
     while not set(first) <= ray.get(board.begun.remote()) and time.monotonic() < until:
         time.sleep(0.2)
 
 
-def _room(recipe: Recipe) -> int:
-    """How many runs can train at once on the machines that there are now."""
-    training = recipe.training
-    kind, each = ("GPU", 1) if training.gpu else ("CPU", training.threads)
-    there = int(ray.cluster_resources().get(kind, 0)) // (each * training.workers)
-    return max(0, min(there, training.concurrent_trials))
+def _room(recipe: Recipe, trials: Sequence[Trial]) -> int:
+    """How many of the first trials can train at once on the machines that there are now."""
+    resource = "GPU" if recipe.training.gpu else "CPU"
+    there, count = ray.cluster_resources().get(resource, 0), 0
+    for trial in trials[: recipe.training.concurrent_trials]:
+        there -= trial.need.workers * (trial.need.gpus or trial.need.cpus)
+        if there < 0:
+            break
+        count += 1
+    return count
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs. What would fail again is told, and not raised: Ray would try it again."""
-    try:
-        _learn(config)
-    except TrainingError as error:
-        ray.get(config["board"].fail.remote(config["run"]["run_id"], str(error)))
+    """What each Ray Train worker runs: the trial's runs that are not finished, one after the other.
+
+    What would fail again is told, and not raised: Ray would try it again.
+    """
+    config["board"].begin.remote(config["trial"].name)
+    for run in config["trial"].runs:
+        done = store.read_json(f"{config['folder']}/records", f"{run['run_id']}.json") is not None
+        if done or run["run_id"] in config["passed_over"]:
+            continue
+        try:
+            _learn(config, run)
+        except (UserError, TrainingError) as error:
+            ray.get(config["board"].fail.remote(run["run_id"], str(error)))
 
 
-def _learn(config: dict[str, Any]) -> None:
+def _learn(config: dict[str, Any], run: Run) -> None:
     started = time.perf_counter()
-    config["board"].begin.remote(config["run"]["run_id"])
     import torch
 
     from tsd import corpus, students, training
@@ -245,7 +237,7 @@ def _learn(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     settings = TrainingConfig(**config["training"])
-    run, folder = config["run"], config["folder"]
+    folder = config["folder"]
     student = Student.model_validate(run["student"])
     device = str(ray.train.torch.get_device()) if settings.gpu else "cpu"
     place = training.Place(context.get_world_rank(), context.get_world_size(), device)
@@ -257,13 +249,13 @@ def _learn(config: dict[str, Any]) -> None:
         split: corpus.tokenise(corpus.select(examples.each_part(), split, count), tokenizer, settings.max_length)
         for split, count in (("train", run["examples"]), ("validation", run["validation_examples"]))
     }
-    model = students.build(student, tokenizer, run["seed"], settings.max_length)
+    divide = partial(training.shard, place=place)
+    model = students.build(student, tokenizer, run["seed"], settings.max_length, divide, device)
     total, body = students.parameter_counts(model)
     peak = training.matmul_peak(device)
-    model = training.shard(model.to(device), place)
     teacher = distilling.load_teacher(run, student, folder, place)
     optimiser = training.make_optimiser(model, settings)
-    progress = _restore(model, optimiser)
+    progress = _restore(model, optimiser, run["run_id"])
     steps = corpus.Batches(corpora["train"].lengths, settings, run["seed"]).steps
     ready = time.perf_counter() - started
 
@@ -281,25 +273,16 @@ def _learn(config: dict[str, Any]) -> None:
         optimiser=optimiser,
         progress=progress,
         report=post,
-        save=lambda now: _save(model, optimiser, now, steps),
+        save=lambda now: _save(model, optimiser, now, steps, run["run_id"]),
         distil=teacher,
     )
     loss = training.evaluate(model, corpora["validation"], settings.batch_size, place)
-    state = training.full_state(model)
+    seen = progress.tokens, progress.supervised, float(corpora["train"].lengths.mean())
+    flops = students.training_flops(model, body, *seen)
+    taught = students.forward_flops(teacher.teacher, *seen) if teacher else None
+    record = _record(run, (total, body), progress, (flops, taught), loss, peak * place.workers)
+    _export(model, student, tokenizer, config, record, place.rank == 0)
     if place.rank == 0:
-        mean_length = float(corpora["train"].lengths.mean())
-        seen = progress.tokens, progress.supervised, mean_length
-        flops = students.training_flops(model, body, *seen)
-        taught = students.forward_flops(teacher.teacher, *seen) if teacher else None
-        record = _record(run, (total, body), progress, (flops, taught), loss, peak * place.workers)
-        card = {"run": record, "length": config["length"], "task": config["task"]}
-        _export(
-            students.build(student, tokenizer, run["seed"], settings.max_length),
-            state,
-            tokenizer,
-            folder,
-            card,
-        )
         store.write_json(f"{folder}/records", f"{run['run_id']}.json", {**record, "ready_seconds": ready})
         config["board"].post.remote(run["run_id"], {**_metrics(progress, steps), "validation_loss": loss})
 
@@ -347,7 +330,7 @@ def _metrics(progress: Any, steps: int) -> dict[str, float]:
     }
 
 
-def _save(model: Any, optimiser: Any, progress: Any, steps: int) -> None:
+def _save(model: Any, optimiser: Any, progress: Any, steps: int, run_id: str) -> None:
     """Write this worker's shards and report them; Ray Train merges the workers' folders."""
     import torch
     from torch.distributed.checkpoint.state_dict import get_state_dict
@@ -359,16 +342,16 @@ def _save(model: Any, optimiser: Any, progress: Any, steps: int) -> None:
         rank = ray.train.get_context().get_world_rank()
         torch.save(torch.get_rng_state(), Path(folder) / f"random-{rank}.pt")
         if rank == 0:
-            (Path(folder) / "progress.json").write_text(json.dumps(asdict(progress)))
+            (Path(folder) / PROGRESS).write_text(json.dumps({"run_id": run_id, **asdict(progress)}))
         ray.train.report(
             _metrics(progress, steps),
             checkpoint=ray.train.Checkpoint.from_directory(folder),
-            checkpoint_dir_name=f"step-{progress.step:08d}",
+            checkpoint_dir_name=f"{run_id}-step-{progress.step:08d}",
         )
 
 
-def _restore(model: Any, optimiser: Any) -> Any:
-    """Load the last checkpoint in place, if there is one, and return how far it is.
+def _restore(model: Any, optimiser: Any, run_id: str) -> Any:
+    """Load the run's last checkpoint in place, if there is one, and return how far it is.
 
     The number of workers may be another: a worker that was not there keeps the generator that it has.
     """
@@ -382,6 +365,9 @@ def _restore(model: Any, optimiser: Any) -> Any:
     if checkpoint is None:
         return Progress()
     with checkpoint.as_directory() as folder:
+        kept = json.loads((Path(folder) / PROGRESS).read_text())
+        if kept.pop("run_id") != run_id:  # that of the trial's run before
+            return Progress()
         weights, moments = get_state_dict(model, optimiser)
         state: dict[str, Any] = {"model": weights, "optimiser": moments}
         load(state, checkpoint_id=folder)
@@ -389,19 +375,26 @@ def _restore(model: Any, optimiser: Any) -> Any:
         random = Path(folder) / f"random-{ray.train.get_context().get_world_rank()}.pt"
         if random.exists():
             torch.set_rng_state(torch.load(random))
-        return Progress(**json.loads((Path(folder) / "progress.json").read_text()))
+        return Progress(**kept)
 
 
-def _export(model: Any, state: Any, tokenizer: Any, folder: str, card: dict[str, Any]) -> None:
+def _export(
+    model: Any, student: Student, tokenizer: Any, config: dict[str, Any], record: dict[str, Any], writes: bool
+) -> None:
+    """Write the student's folder. The workers gather it together, tensor by tensor; one of them writes."""
     from tsd import students
 
-    target = f"{folder}/students/{card['run']['run_id']}"
+    alone = student.lora is not None and student.lora.export == "adapter"
+    about = {**config["about"], "source": student.source, "adapters": student.lora is not None, "alone": alone}
+    said = {"run": record, "length": config["length"], "task": config["task"], "about": about}
     with tempfile.TemporaryDirectory() as local:
-        students.export(model, state, tokenizer, Path(local), card)
-        store.copy_folder(local, target)
+        students.export(model, tokenizer, Path(local) if writes else None, said, alone)
+        if writes:
+            (Path(local) / card.README).write_text(card.render(said))
+            store.copy_folder(local, f"{config['folder']}/students/{record['run_id']}")
 
 
-def finished(recipe: Recipe, runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def finished(recipe: Recipe, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """The records of the runs that are finished, by run id."""
     records = {run["run_id"]: store.read_json(f"{recipe.folder}/records", f"{run['run_id']}.json") for run in runs}
     return {run_id: record for run_id, record in records.items() if record is not None}
@@ -417,7 +410,7 @@ def note_failures(recipe: Recipe, failures: Mapping[str, str]) -> None:
     store.write_json(recipe.folder, FAILURES, dict(failures))
 
 
-def failures(recipe: Recipe, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
+def failures(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
     """Why some of these runs failed in the last start that trained, by run id."""
     failed, done = store.read_json(recipe.folder, FAILURES) or {}, finished(recipe, runs)
     ids = [run["run_id"] for run in runs]

@@ -4,6 +4,7 @@ Rows stream through Ray Data: draw, prepare, engine, read. They come back in any
 the journal and writes a part once it has all of its replies. What an engine cannot answer is a row with a reason.
 """
 
+import asyncio
 import importlib.util
 import json
 import logging
@@ -11,7 +12,7 @@ import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from functools import lru_cache, partial
 from queue import Empty, Queue
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
@@ -35,6 +37,8 @@ from tsd.teachers.gate import INPUT, OUTPUT, ROWS, STATUS, Counts
 from tsd.teachers.journal import Journal
 
 DRAWN_AT_ONCE = 64  # plots
+MOST_ERRORS = 20  # before the first reply of all: from then on it is not about the rows
+PREPARING = ("PrepareMultimodalStage", "ChatTemplateStage")  # Ray's stages before the engine
 NAMED = re.compile(r"[\w.]+(Error|Exception): ")
 QUEUED = 1024  # replies that wait for the driver
 
@@ -66,6 +70,7 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
         begun.close()
     counts: Counts = Counter()
     under_way: dict[int, _Part] = {}
+    answered = bool(made) or any(known.values())
     try:
         for row in patiently(_replies(recipe, series, known), teacher.patience) if known else ():
             part = row["part"]
@@ -74,6 +79,12 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
             reply = under_way[part].add(row["key"], Reply(**json.loads(row["reply"])))
             counts.update({ROWS: 1, INPUT: reply.input_tokens, OUTPUT: reply.output_tokens})
             counts[STATUS + reply.status] += 1
+            answered = answered or reply.status != "error"
+            if not answered and counts[ROWS] >= MOST_ERRORS:
+                raise TeacherError(
+                    f"none of the first {MOST_ERRORS} rows has a reply, the last of them for this reason: "
+                    f"{reply.reason}; the same command begins anew"
+                )
             step.begin()
             step.advance(1, tell(counts, step))
             if under_way[part].whole:
@@ -145,8 +156,6 @@ def _replies(recipe: Recipe, series: store.Dataset, known: Mapping[int, list[str
 
     known: the parts, and the keys of the replies that there are.
     """
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
     teacher = _vllm(recipe)
     work = [{"part": part, "known": keys} for part, keys in known.items()]
     questions = (
@@ -154,15 +163,56 @@ def _replies(recipe: Recipe, series: store.Dataset, known: Mapping[int, list[str
         .map_batches(partial(draw, recipe, series), batch_size=1)
         .repartition(target_num_rows_per_block=teacher.batch_size)  # so many replies come back together
     )
+    asked = processor(teacher, json.dumps(reply_schema(recipe.asks, teacher.choices)))(questions)
+    return iter(asked.map(partial(read, teacher), num_cpus=engine.STAGE_CPUS).iter_rows())
+
+
+def processor(teacher: VllmTeacher, schema: str) -> Any:
+    """What makes outputs of the questions of a dataset. schema: of a reply, as JSON."""
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
     few = {"num_cpus": engine.STAGE_CPUS}
     with _quiet():
-        processor = build_processor(
-            vLLMEngineProcessorConfig(**engine.settings(teacher)),
-            preprocess=partial(request, teacher, json.dumps(reply_schema(recipe.asks, teacher.choices))),
+        made = build_processor(
+            vLLMEngineProcessorConfig(**engine.settings(teacher, config_of(teacher))),
+            preprocess=partial(request, teacher, schema),
             preprocess_map_kwargs=few,
             postprocess_map_kwargs=few,
         )
-    return iter(processor(questions).map(partial(read, teacher), **few).iter_rows())
+    for name in PREPARING:
+        stage = made.get_stage_by_name(name)
+        stage.fn = row_by_row(stage.fn)
+    return made
+
+
+def config_of(teacher: VllmTeacher) -> dict[str, Any]:
+    """The model's config.json, in its folder or on the hub; empty where it has none, which the engine may mind."""
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(teacher.model, revision=teacher.engine.get("revision"))
+    except OSError:
+        return {}
+    return dict(config)
+
+
+def row_by_row(stage: type) -> type:
+    """One of Ray's stages, where a row that it cannot take has an error as the engine's have, and ends nothing."""
+
+    class RowByRow(stage):  # type: ignore[misc] # Ray's own, which has no types
+        async def udf(self, batch: list[Row]) -> AsyncIterator[Row]:
+            for output in await asyncio.gather(*(self._take(row) for row in batch)):
+                yield output
+
+        async def _take(self, row: Row) -> Row:
+            try:
+                (output,) = [output async for output in stage.udf(self, [row])]  # type: ignore[attr-defined]
+            except Exception as error:
+                place = self.IDX_IN_BATCH_COLUMN
+                return {place: row[place], engine.ERROR: engine.named(error)}
+            return dict(output)
+
+    return RowByRow
 
 
 def draw(recipe: Recipe, series: store.Dataset, batch: Row) -> Iterator[Row]:
@@ -173,17 +223,28 @@ def draw(recipe: Recipe, series: store.Dataset, batch: Row) -> Iterator[Row]:
         rows = [row for row, key in enumerate(keys) if key not in there]
         for first in range(0, len(rows), DRAWN_AT_ONCE):
             some = rows[first : first + DRAWN_AT_ONCE]
-            asked = questions.ask(table.take(some), [keys[row] for row in some])
+            asked = _ask(questions, table.take(some), [keys[row] for row in some])
             yield {
-                "part": [part] * len(asked),
-                "key": [question.key for question in asked],
-                "asked": [json.dumps(question.messages) for question in asked],
+                "part": [part] * len(some),
+                "key": [keys[row] for row in some],
+                "asked": [messages for messages, _ in asked],
+                "failed": [why for _, why in asked],
             }
+
+
+def _ask(questions: Questions, series: pa.Table, keys: Sequence[str]) -> list[tuple[str, str]]:
+    """The messages about each series as JSON; of one that cannot be drawn none, and why."""
+    try:
+        return [(json.dumps(question.messages), "") for question in questions.ask(series, keys)]
+    except Exception as error:
+        if len(keys) == 1:
+            return [("[]", engine.named(error))]
+    return [one for row in range(len(keys)) for one in _ask(questions, series.slice(row, 1), keys[row : row + 1])]
 
 
 def request(teacher: VllmTeacher, schema: str, row: Row) -> Row:
     """A question -> what the engine is asked."""
-    return engine.request(teacher, schema, json.loads(row["asked"]))
+    return engine.request(teacher, schema, json.loads(row["asked"]), row["failed"])
 
 
 def read(teacher: VllmTeacher, row: Row) -> Row:

@@ -1,18 +1,22 @@
 """Which students are trained, how, on what they are measured, and where their runs are kept."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tsd.recipe.section import Decay, Positive, Section, Share, Uri, nearest
+from tsd.recipe.section import EVERY, Decay, Positive, Section, Share, Uri, nearest
 
 
 class Lora(Section):
-    """Low-rank adapters instead of full fine-tuning; merged into the model on export."""
+    """Low-rank adapters instead of full fine-tuning."""
 
     r: Positive = 4
     alpha: Positive = 32
     targets: tuple[str, ...] = ("q_proj", "v_proj")
+    export: Literal["merged", "adapter"] = "merged"
+    """A plain model with the adapters merged in, or the adapters alone, in peft's format: a few megabytes, which
+    need the `source` wherever they are loaded."""
 
 
 class Distil(Section):
@@ -44,6 +48,10 @@ class Student(Section):
     """Train adapters only. Needs a `source`."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate; the size's own when left out."""
+    workers: Positive | None = None
+    """Ray Train workers of each of its runs, where it needs others than `training.workers`."""
+    gpus: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The share of a GPU that its lone worker takes, so that several small students train on one."""
     distil: Distil | None = None
     """What it learns from besides words."""
 
@@ -79,7 +87,11 @@ class Student(Section):
         return self.source or self.architecture, self.lora, self.learning_rate
 
 
-SCRATCH_SIZES = ("0.03M", "0.1M", "0.3M", "1M", "10M")
+SCRATCH_SIZES = ("0.03M", "0.1M", "0.3M", "1M", "3M", "10M")
+
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+VolumeBound = Positive | Literal["every"]
 
 
 class StudentsConfig(Section):
@@ -93,15 +105,36 @@ class StudentsConfig(Section):
     """The students. Sizes are parameters without embeddings."""
     volumes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (500, 2000, 8000)
     """Numbers of training examples; each volume holds the smaller ones."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
-    """Every student is trained once for each seed."""
+    seeds: dict[VolumeBound, Seeds] = Field(default={EVERY: (0,)})
+    """Every student is trained once for each seed. By volume where it differs: `{2000: [0, 1, 2], every: [0]}` is
+    three seeds on volumes up to 2,000 and one on every other; small volumes vary most and cost least."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds_for_every_volume(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "seeds" not in value:
+            return value
+        seeds = value["seeds"]
+        return {**value, "seeds": {EVERY: (0,), **seeds} if isinstance(seeds, dict) else {EVERY: seeds}}
+
+    def seeds_for(self, volume: int) -> tuple[int, ...]:
+        """The seeds with which students are trained on so many examples."""
+        bounds = [bound for bound in self.seeds if bound != EVERY and volume <= bound]
+        return self.seeds[min(bounds) if bounds else EVERY]
+
+    def cells(self) -> Iterator[tuple[Student, int, int]]:
+        """Every student, volume and seed for which there is a run."""
+        for student in self.sizes:
+            for volume in self.volumes:
+                for seed in self.seeds_for(volume):
+                    yield student, volume, seed
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         for name, items in (
             ("sizes", [s.name for s in self.sizes]),
             ("volumes", self.volumes),
-            ("seeds", self.seeds),
+            *(("seeds", seeds) for seeds in self.seeds.values()),
         ):
             if len(set(items)) < len(items):
                 raise ValueError(f"{name} names the same thing twice")
@@ -142,6 +175,11 @@ class StudentsConfig(Section):
         """The student of this study that a student is distilled from; None where there is no such."""
         wanted = student.distil.teacher if student.distil else None
         return next((other for other in self.sizes if other.name == wanted), None)
+
+    def teachers_above(self, student: Student) -> int:
+        """How many students of this study must be trained one after the other before this one."""
+        teacher = self.teacher_of(student)
+        return 0 if teacher is None else 1 + self.teachers_above(teacher)
 
     def in_words_of(self, student: Student) -> Student | None:
         """For a distilled student, the one that differs from it only in that it learns from words alone."""
@@ -185,9 +223,13 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
-        if self.tokens_per_batch is None and self.batch_size % self.workers:
-            raise ValueError(f"batch_size {self.batch_size} cannot be shared by {self.workers} workers")
+        self.require_fair_shares(self.workers)
         return self
+
+    def require_fair_shares(self, workers: int) -> None:
+        """Raise ValueError where so many workers could not share a batch evenly."""
+        if self.tokens_per_batch is None and self.batch_size % workers:
+            raise ValueError(f"batch_size {self.batch_size} cannot be shared by {workers} workers")
 
 
 class EvaluationConfig(Section):

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -11,7 +11,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
-EVERY = "every"  # in a mapping by facet, the facets that it does not name
+EVERY: Final = "every"  # in a mapping by facet, the facets that it does not name
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:

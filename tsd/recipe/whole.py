@@ -90,6 +90,16 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _machines_fit_students(self) -> Self:
+        for student in self.students.sizes:
+            workers = student.workers or self.training.workers
+            self.training.require_fair_shares(workers)
+            if student.gpus is not None and (not self.training.gpu or (workers > 1 and student.gpus < 1)):
+                why = f"{workers} workers cannot share one" if self.training.gpu else "training.gpu is false"
+                raise ValueError(f"students.sizes: {student.name} asks for {student.gpus:g} of a GPU, and {why}")
+        return self
+
+    @model_validator(mode="after")
     def _caps_leave_room(self) -> Self:
         for facet, classes in self.asks.classes.items():
             cap = self.curation.cap(facet)

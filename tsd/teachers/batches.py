@@ -33,6 +33,7 @@ class Batches:
         self._client = connect(teacher)
         self._listed: dict[str, ServerBatch] | None = None  # by digest and by input file
         self._heard = 0.0  # when the server last answered, by `time.monotonic`
+        self._told = 0.0  # the longest that it has asked to wait since then
 
     async def close(self) -> None:
         """Close all connections."""
@@ -149,7 +150,8 @@ class Batches:
         began = time.monotonic()
 
         def silent(_: RetryCallState) -> bool:
-            return time.monotonic() - max(began, self._heard) > self._teacher.patience
+            # A wait that the server asked for is granted once: after it, being told to wait again is no answer.
+            return time.monotonic() - max(began, self._heard) > self._teacher.patience + self._told
 
         retrying = AsyncRetrying(
             stop=silent,
@@ -175,7 +177,7 @@ class Batches:
         except (openai.OpenAIError, ValueError) as error:
             self._turnstile.failed(type(error).__name__)
             raise
-        self._heard = time.monotonic()
+        self._heard, self._told = time.monotonic(), 0.0
         return answer
 
     async def _refused(self, error: openai.APIStatusError) -> None:
@@ -185,8 +187,9 @@ class Batches:
             await self.stop(error.message)
         self._turnstile.failed(f"{error.status_code}")
         if meaning == "busy":
-            wait = await self._turnstile.pause(retry_after(error.response.headers))
-            self._heard = time.monotonic() + wait  # being told to wait is an answer
+            seconds = retry_after(error.response.headers)
+            wait = await self._turnstile.pause(seconds)
+            self._told = max(self._told, wait if seconds else 0.0)
 
 
 def _id(answer: Any) -> str:

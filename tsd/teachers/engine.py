@@ -13,14 +13,19 @@ from tsd.teachers.answers import SHOWN, clean
 STAGE_CPUS, ENGINE_CPUS = 0.25, 0.5
 # Arguments of the engine that the stages before it need as well, to read the model's folder as it does.
 LOADING = ("trust_remote_code", "tokenizer", "tokenizer_mode", "config_format", "revision", "hf_overrides")
+# The architecture of a model's language part, by `model_type`, where vLLM 0.29 asks for it and no config has it.
+LANGUAGE = {"qwen3_vl": "Qwen3ForCausalLM"}
+
+ERROR = "__inference_error__"  # the column in which Ray's stages hand on why a row failed; they let it pass by
 
 Row = dict[str, Any]
 
 
-def settings(teacher: VllmTeacher) -> dict[str, Any]:
-    """The arguments of `ray.data.llm.vLLMEngineProcessorConfig`."""
+def settings(teacher: VllmTeacher, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `ray.data.llm.vLLMEngineProcessorConfig`. config: the model's own config.json."""
     model = os.path.abspath(teacher.model) if os.path.isdir(teacher.model) else teacher.model
-    loading = {name: teacher.engine[name] for name in LOADING if name in teacher.engine}
+    told = completed(teacher.engine, config)
+    loading = {name: told[name] for name in LOADING if name in told}
     stage = {"enabled": True, "num_cpus": STAGE_CPUS}
     return {
         "model_source": model,
@@ -30,7 +35,7 @@ def settings(teacher: VllmTeacher) -> dict[str, Any]:
             "limit_mm_per_prompt": {"image": int(teacher.sees_plots), "video": 0},
             # JSON allows blanks between its signs, and a weak model would write them until max_tokens.
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-            **teacher.engine,
+            **told,
         },
         "concurrency": (teacher.replicas, teacher.replicas),
         "batch_size": teacher.batch_size,
@@ -51,15 +56,34 @@ def settings(teacher: VllmTeacher) -> dict[str, Any]:
     }
 
 
-def request(teacher: VllmTeacher, schema: str, messages: list[Row]) -> Row:
-    """What an engine is asked. schema: of the reply, as JSON."""
+def completed(told: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's arguments, with what vLLM must be told about a model whose config leaves it out."""
+    language = LANGUAGE.get(config.get("model_type", ""))
+    overrides = told.get("hf_overrides") or {}
+    own, asked = (one.get("text_config") or {} for one in (config, overrides))
+    if language is None or own.get("architectures") or asked.get("architectures"):
+        return dict(told)
+    return {**told, "hf_overrides": {**overrides, "text_config": {**asked, "architectures": [language]}}}
+
+
+def request(teacher: VllmTeacher, schema: str, messages: list[Row], failed: str) -> Row:
+    """What an engine is asked. schema: of the reply, as JSON; failed: why there is nothing to ask, or nothing."""
     sampling = {"temperature": teacher.temperature, "max_tokens": teacher.max_tokens}
-    return {"messages": messages, "sampling_params": {**sampling, "structured_outputs": {"json": schema}}}
+    return {
+        "messages": messages,
+        "sampling_params": {**sampling, "structured_outputs": {"json": schema}},
+        ERROR: failed,
+    }
+
+
+def named(error: Exception) -> str:
+    """An error as a row tells of it."""
+    return f"{type(error).__name__}: {error}"
 
 
 def read_output(output: Mapping[str, Any], max_tokens: int) -> Reply:
     """One row that came out of the engine, as a reply."""
-    error = output["__inference_error__"]
+    error = output[ERROR]
     if error:
         return Reply(None, "error", clean(" ".join(error.split()))[:SHOWN])
     text, said = clean(output["generated_text"]), int(output["num_generated_tokens"])

@@ -30,6 +30,7 @@ SILENT_SECONDS = 30.0  # after which a worker that does not report is taken for 
 ROWS, EARLIER, SENT, ENDED, ANSWERED = "rows", "earlier rows", "sent", "ended", "answered"
 INPUT, OUTPUT, DOLLARS = "input tokens", "output tokens", "dollars"
 STATUS, FAILED = "row ", "failed "
+BUSY = "429"  # the kind of a request that was told to wait
 # What is under way now, of an offline Batch API: it goes up and down.
 BATCHES, BATCHED, COMPLETED = "batches", "requests in batches", "of them completed"
 
@@ -67,6 +68,8 @@ class Gate:
         self._tokens = _token_limiter(teacher.tokens_per_minute, 1.0)
         self._paused_until = self._last_answer = time.monotonic()
         self._pause = 0.0
+        self._told = 0.0  # the longest that the server has asked to wait, until it answers again
+        self._failures: Counts = Counter()  # since then, by kind
         self._version = 0
         self._stopped: str | None = None
         self._changed = asyncio.Condition()
@@ -117,6 +120,8 @@ class Gate:
                 return self._paused_until - now  # the same burst: it is being waited for
             self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
             seconds = self._pause
+        else:
+            self._told = max(self._told, min(seconds, MOST_SECONDS))
         self._paused_until = max(self._paused_until, now + min(seconds, MOST_SECONDS))
         await self._tell()
         return self._paused_until - now
@@ -128,11 +133,17 @@ class Gate:
 
     async def silence(self, seconds: float) -> None:
         """The server has not answered for so long: no more is asked."""
-        kinds = Counter({name: count for name, count in self._counts.items() if name.startswith(FAILED)})
-        seen = f" ({kinds.most_common(1)[0][0]})" if kinds else ""
+        kinds = self._failures.most_common(1)
+        if set(self._failures) == {FAILED + BUSY}:
+            said = (
+                f"refused every request for {clock(seconds)} ({BUSY}: too many): ask for less at once, see what "
+            )
+            said += "its limits are"
+        else:
+            seen = f" ({kinds[0][0]})" if kinds else ""
+            said = f"given no answer for {clock(seconds)}{seen}: see whether it works"
         await self.stop(
-            f"{self._teacher.base_url} has given no answer for {clock(seconds)}{seen}: see whether it works, "
-            "or raise teacher.patience; the same command goes on from here"
+            f"{self._teacher.base_url} has {said}, or raise teacher.patience; the same command goes on from here"
         )
 
     async def report(self, worker: str, counts: Counts, dearest: Counts) -> None:
@@ -142,10 +153,12 @@ class Gate:
         self._under_way[worker] -= int(counts[ENDED])
         self._counts.update(counts)
         self._dearest |= dearest
+        self._failures.update({name: count for name, count in counts.items() if name.startswith(FAILED)})
         if counts[ANSWERED]:
             self._last_answer = now
+            self._failures.clear()
             if now > self._paused_until:
-                self._pause = 0.0
+                self._pause = self._told = 0.0
         async with self._changed:
             self._changed.notify_all()
 
@@ -157,9 +170,10 @@ class Gate:
 
     async def progress(self) -> tuple[Counts, str | None]:
         """What was counted since the start, and why the stage was stopped. Stops it where the server is silent."""
-        silent = time.monotonic() - max(self._last_answer, self._paused_until)
+        silent = time.monotonic() - self._last_answer
         live = self._teacher.mode == "live"  # a batch is waited for: who looks after it knows what is silence
-        if live and silent > self._teacher.patience and not self._stopped:
+        # A wait that the server asked for is granted once: after it, being told to wait again is no answer.
+        if live and silent > self._teacher.patience + self._told and not self._stopped:
             await self.silence(silent)
         return self._counts, self._stopped
 

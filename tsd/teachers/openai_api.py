@@ -20,7 +20,7 @@ from tsd.teachers import Reply, annotations, outcome, repairable
 from tsd.teachers.answers import OF_THE_ROW, outlook, read_answer
 from tsd.teachers.asking import Message, Question, Questions, repair
 from tsd.teachers.dialect import Dialect
-from tsd.teachers.gate import StoppedError, Turnstile
+from tsd.teachers.gate import BUSY, StoppedError, Turnstile
 from tsd.teachers.journal import Journal
 from tsd.teachers.ledger import Ledger
 from tsd.teachers.server import FIRST_WAIT, LONGEST_WAIT, body_of, connect, first_line, refusal, retry_after
@@ -184,7 +184,7 @@ class OpenAIApi:
         if meaning == "filtered":
             return Reply(None, "refused", "the provider's filter"), True
         if meaning == "busy":
-            self._turnstile.failed("429")
+            self._turnstile.failed(BUSY)
             await self._turnstile.pause(retry_after(error.response.headers))
             return None
         if meaning == "passing":

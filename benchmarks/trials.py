@@ -1,0 +1,87 @@
+"""What a trial costs beyond training: small students, each in a trial of its own or several in one.
+
+Ray is started before. A trial is what Tune and Train start, the libraries that its processes load, the model and
+the examples that they read, validation and export. One trial is under way at a time, so nothing hides its start.
+Writes trials.json beside itself. Four minutes on two quiet cores.
+
+    python benchmarks/trials.py --check
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from measured import Bound, finish, show
+
+from tsd import placement
+from tsd.cluster import training, trials
+from tsd.cluster.session import session
+from tsd.cluster.study import Study
+from tsd.progress import Reporter
+from tsd.recipe import Recipe, load
+
+EXAMPLES, RUNS, TURNS = 800, 4, 3
+OWN, SHARED = "a trial each", "one trial for all"
+MOST = 12.0  # seconds
+
+
+def main() -> None:
+    """Train the same number of students both ways, in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = load(
+            "laptop",
+            [
+                f"out={folder}",
+                "series.count=4096",
+                "students.sizes=[0.03M]",
+                f"students.volumes=[{EXAMPLES}]",
+                f"students.seeds={list(range(2 * TURNS * RUNS))}",
+                "training.concurrent_trials=1",
+                "evaluation.validation_examples=100",
+                f"tracking.uri=sqlite:///{folder}/mlflow.db",
+            ],
+        )
+        with session():
+            beyond = measure(recipe)
+    rows = [
+        {"students": how, "seconds a student beyond training": median(each), "least": min(each), "most": max(each)}
+        for how, each in beyond.items()
+    ]
+    show(f"{RUNS} students of 0.03M on {EXAMPLES} examples, one trial at a time", rows)
+    bounds = [Bound("seconds of a trial beyond training", median(beyond[OWN]), most=MOST)]
+    finish(__file__, {"runs": RUNS, "turns": TURNS, "every": beyond, "results": rows}, bounds)
+
+
+def measure(recipe: Recipe) -> dict[str, list[float]]:
+    """Seconds beyond training by way, one number a turn."""
+    study = Study(recipe, Reporter())
+    study.generate()
+    study.annotate()
+    study.curate()
+    examples = study.open("examples")
+    study.prepare_tokenizer(examples)
+    runs_left = iter(trials.plan_runs(recipe, examples.digest))
+    need = placement.need(recipe.students.sizes[0], recipe.training)
+    beyond: dict[str, list[float]] = {OWN: [], SHARED: []}
+    for _ in range(TURNS):
+        for how, each in beyond.items():
+            runs = [next(runs_left) for _ in range(RUNS)]
+            packs = [runs] if how == SHARED else [[run] for run in runs]
+            each.append(seconds_beyond(recipe, [trials.Trial(tuple(pack), need, 0) for pack in packs]))
+    return beyond
+
+
+def seconds_beyond(recipe: Recipe, planned: Sequence[trials.Trial]) -> float:
+    """What training the trials' runs takes a run, beyond the steps themselves."""
+    started = time.perf_counter()
+    failed: Any = training.train_all(recipe, planned, lambda run_id, metrics: None)
+    took = time.perf_counter() - started
+    assert not failed, failed
+    records = training.finished(recipe, [run for trial in planned for run in trial.runs]).values()
+    return (took - sum(record["train_seconds"] for record in records)) / len(records)
+
+
+if __name__ == "__main__":
+    main()
