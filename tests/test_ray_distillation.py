@@ -3,16 +3,15 @@
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from commands import ROOT, command, environment
 
 from tsd import store
-from tsd.cluster.distilling import require_fitting_teachers, waves
-from tsd.cluster.training import plan_runs
+from tsd.cluster.distilling import require_fitting_teachers
+from tsd.cluster.trials import Run, plan_runs, plan_trials
 from tsd.errors import InputError
-from tsd.recipe import load
+from tsd.recipe import Recipe, load
 from tsd.students import build_tokenizer
 from tsd.tasks import SINGLE
 
@@ -29,51 +28,41 @@ CHAIN = (
 )
 
 
-def planned(*overrides: str) -> list[dict[str, Any]]:
-    """The runs of a study of four students on two volumes with two seeds."""
+def planned(*overrides: str) -> tuple[Recipe, list[Run]]:
+    """A study of four students on two volumes with two seeds, and its runs."""
     recipe = load("laptop", [CHAIN, "students.volumes=[500,2000]", "students.seeds=[0,1]", *overrides])
-    return plan_runs(recipe, "digest")
+    return recipe, plan_runs(recipe, "digest")
 
 
-def test_every_run_comes_after_the_one_that_it_learns_from_which_saw_most_and_has_its_seed() -> None:
-    runs = planned()
-    by_id = {run["run_id"]: run for run in runs}
-    assert len(by_id) == 16
-    distilled = [run for run in runs if "teacher_run" in run]
+def by_cell(runs: list[Run]) -> dict[tuple[str, int, int], Run]:
+    """The runs by student, volume and seed."""
+    return {(run["student"]["name"], run["examples"], run["seed"]): run for run in runs}
+
+
+def test_every_run_waits_for_the_one_that_it_learns_from_which_saw_most_and_has_its_seed() -> None:
+    recipe, runs = planned()
+    waves = {run["run_id"]: (run, trial.wave) for trial in plan_trials(recipe, runs) for run in trial.runs}
+    assert len(waves) == 16
+    distilled = [(run, wave) for run, wave in waves.values() if "teacher_run" in run]
     assert len(distilled) == 8
-    for run in distilled:
-        teacher = by_id[run["teacher_run"]]
+    for run, wave in distilled:
+        teacher, before = waves[run["teacher_run"]]
         assert teacher["student"]["name"] == run["student"]["distil"]["teacher"]
         assert (teacher["examples"], teacher["seed"]) == (2000, run["seed"])
-        assert runs.index(teacher) < runs.index(run)
-    depths = [{run["student"]["name"] for run in wave} for wave in waves(runs)]
-    assert depths == [{"0.3M", "0.03M"}, {"next"}, {"last"}]
-
-
-def test_runs_whose_teachers_are_finished_wait_for_nobody() -> None:
-    (wave,) = waves([run for run in planned() if run["student"]["name"] == "last"])
-    assert len(wave) == 4
+        assert before == wave - 1
+    names = {(wave, run["student"]["name"]) for run, wave in waves.values()}
+    assert names == {(0, "0.3M"), (0, "0.03M"), (1, "next"), (2, "last")}
 
 
 def test_a_changed_teacher_makes_other_runs_of_its_students_and_of_nobody_else() -> None:
-    before, after = (
-        {(run["student"]["name"], run["examples"], run["seed"]): run["run_id"] for run in runs}
-        for runs in (
-            planned(),
-            planned(CHAIN.replace("0.3M, 0.03M]", "{name: 0.3M, learning_rate: 0.001}, 0.03M]")),
-        )
-    )
-    assert {name for (name, *_), run_id in before.items() if run_id not in after.values()} == {
-        "last",
-        "next",
-        "0.3M",
-    }
+    slower = CHAIN.replace("0.3M, 0.03M]", "{name: 0.3M, learning_rate: 0.001}, 0.03M]")
+    before, after = (by_cell(runs) for _, runs in (planned(), planned(slower)))
+    changed = {cell[0] for cell in before if before[cell]["run_id"] != after[cell]["run_id"]}
+    assert changed == {"last", "next", "0.3M"}
 
 
-def test_a_student_that_learns_from_words_keeps_the_id_that_it_had_before_students_could_be_distilled() -> None:
-    (run,) = (
-        run for run in planned() if (run["student"]["name"], run["examples"], run["seed"]) == ("0.03M", 500, 0)
-    )
+def test_a_run_of_words_keeps_the_id_that_it_had_before_students_could_be_distilled() -> None:
+    run = by_cell(planned()[1])["0.03M", 500, 0]
     assert run["student"] == {"name": "0.03M", "source": None, "lora": None, "learning_rate": None}
     assert "teacher_run" not in run
 

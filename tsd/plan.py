@@ -185,16 +185,16 @@ def _train(recipe: Recipe) -> tuple[list[str], float | None]:
     packs = placement.packs(
         cells,
         cost=lambda cell: placement.cost(cell[0], cell[1]),
-        alike=lambda cell: placement.need(cell[0], training),
+        alike=lambda cell: (placement.need(cell[0], training), recipe.students.teachers_above(cell[0])),
         at_once=training.concurrent_trials,
     )
     needs = [placement.need(student, training) for student in seen]
     most = max(int(need.workers * (need.gpus or need.cpus)) for need in needs) or 1
     at_once = max(1, min(training.concurrent_trials, _cores() // most, len(packs)))
-    costs = [(seen[student], rate.seconds) for student, rate in (*rates.items(), *taught.items())]
-    known = [examples * each for examples, each in costs if each is not None]
+    both = [*rates.items(), *taught.items()]
+    known = [seen[student] * rate.seconds for student, rate in both if rate.seconds is not None]
     seconds = None
-    if len(known) == len(costs):
+    if len(known) == len(both):
         seconds = TOKENIZER_SECONDS + (sum(known) + len(packs) * TRIAL_SECONDS) / at_once
     return [
         f"train {len(cells)} students ({_counted(recipe)}) in {len(packs)} trials, {at_once} at once",

@@ -1,6 +1,6 @@
 """The runs of a study, and the trials in which they are trained: what is known before the first one starts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -40,13 +40,12 @@ def plan_trials(recipe: Recipe, runs: Sequence[Run]) -> list[Trial]:
     """The runs by trial, the longest first. A function of the recipe and of all its runs, finished or not: so a
     trial that was stopped is found again by its name."""
     sizes = {student.name: student for student in recipe.students.sizes}
-    by_id = {run["run_id"]: run for run in runs}
 
     def student(run: Run) -> Student:
         return sizes[run["student"]["name"]]
 
     def alike(run: Run) -> tuple[placement.Need, int]:
-        return placement.need(student(run), recipe.training), _wave(run, by_id)
+        return placement.need(student(run), recipe.training), recipe.students.teachers_above(student(run))
 
     packs = placement.packs(
         runs,
@@ -77,9 +76,3 @@ def _run(recipe: Recipe, student: Student, volume: int, seed: int, examples_dige
         run["teacher_run"] = taught_by["run_id"]
     key = store.digest([run, examples_digest])
     return {**run, "run_id": f"{student.name}-{volume}-s{seed}-{key[:8]}"}
-
-
-def _wave(run: Run, runs: Mapping[str, Run]) -> int:
-    """How many teachers stand one behind the other before this run."""
-    teacher = runs.get(run.get("teacher_run", ""))
-    return 0 if teacher is None else 1 + _wave(teacher, runs)

@@ -176,6 +176,11 @@ class StudentsConfig(Section):
         wanted = student.distil.teacher if student.distil else None
         return next((other for other in self.sizes if other.name == wanted), None)
 
+    def teachers_above(self, student: Student) -> int:
+        """How many students of this study must be trained one after the other before this one."""
+        teacher = self.teacher_of(student)
+        return 0 if teacher is None else 1 + self.teachers_above(teacher)
+
     def in_words_of(self, student: Student) -> Student | None:
         """For a distilled student, the one that differs from it only in that it learns from words alone."""
         others = (other for other in self.sizes if student.distil and not other.distil)
