@@ -18,6 +18,7 @@ TINY = (
     "series.count=6000",
     "students.sizes=[0.03M]",
     "students.volumes=[200,1600]",
+    "students.seeds=[0]",
     "training.checkpoint_every=40",
     "evaluation.series=200",
     "evaluation.batch_size=100",
