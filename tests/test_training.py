@@ -21,11 +21,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-<<<<<<< HEAD
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.debug import CommDebugMode
-=======
->>>>>>> 0f6eef3706f4af47a3ce45634b71b0866ab15412
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from tsd.corpus import Corpus, pack, tokenise
