@@ -233,8 +233,8 @@ def objective_line(found: Sequence[Comparison]) -> list[str]:
     losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
     return [
         f"Words or a bigger student: in {len(found)} comparison{'s' * (len(found) > 1)} of students that differ "
-        "in nothing else, the distilled one has a lower held-out loss "
-        f"{_times(losses.count(-1))} and a higher one {_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
+        f"in nothing else, the distilled one has a lower held-out loss {_times(losses.count(-1))} and a higher "
+        f"one {_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
         f"{_times(rights.count(-1))}; where neither is counted, seeds and series do not tell "
         "(95 % intervals, not corrected for how many there are)."
     ]
