@@ -208,22 +208,22 @@ def test_killed_and_started_again_the_replies_that_had_come_are_not_asked_again(
 
 # Of four rows one has a picture that ends too early, and one could not be drawn.
 BREAK = """
-import base64, json, sys
+import base64, io, json, sys
+from PIL import Image
 from tsd.cluster.session import session  # before Ray, which reads its settings when it is imported
 import ray
 from tsd.cluster.vllm import processor, read
 from tsd.recipe import load
 
 recipe = load("laptop", sys.argv[1:])
-picture = b"\\x89PNG\\r\\n\\x1a\\n" + bytes(40)
-broken = {"url": "data:image/png;base64," + base64.b64encode(picture).decode()}
-text = {"type": "text", "text": "What is it?"}
-asked = [
-    [{"role": "user", "content": [text]}],
-    [{"role": "user", "content": [text, {"type": "image_url", "image_url": broken}]}],
-    [{"role": "user", "content": [text]}],
-    [],
-]
+whole = io.BytesIO()
+Image.new("L", (196, 140), 255).save(whole, "PNG")
+def about(picture):
+    url = "data:image/png;base64," + base64.b64encode(picture).decode()
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": url}}]
+    return [{"role": "user", "content": parts}]
+
+asked = [about(whole.getvalue()), about(whole.getvalue()[:40]), about(whole.getvalue()), []]
 rows = [{"part": 0, "key": str(i), "asked": json.dumps(one), "failed": ""} for i, one in enumerate(asked)]
 rows[3]["failed"] = "ValueError: it cannot be drawn"
 with session():
