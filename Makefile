@@ -4,16 +4,17 @@ BIN := .venv/bin
 VLLM := .venv-vllm/bin
 RECIPE ?= laptop
 DEFAULT_TESTS := not ray and not vllm
+PARALLEL ?= --numprocesses auto --dist worksteal
 
-.PHONY: study test test-default test-ray test-vllm check format setup clean
+.PHONY: study test test-default test-ray test-vllm check format setup environments clean
 
 study: setup ## the main job: a finished small study and its report
 	$(BIN)/tsd study $(RECIPE)
 
-test: test-default test-ray test-vllm ## every test tier that this machine can run
+test: environments test-default test-ray test-vllm ## every test tier that this machine can run
 
 test-default: setup ## no Ray, no network, no GPU
-	$(BIN)/pytest -m "$(DEFAULT_TESTS)"
+	$(BIN)/pytest -m "$(DEFAULT_TESTS)" $(PARALLEL)
 
 test-ray: setup ## real local Ray clusters
 	$(BIN)/pytest -m ray
@@ -31,6 +32,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 setup: .venv/ready
+
+environments: ## both, at the same time: pip works on one core
+	@$(MAKE) --no-print-directory --jobs 2 .venv/ready .venv-vllm/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	@echo "Setting up .venv: two to ten minutes, once"

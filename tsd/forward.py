@@ -1,11 +1,12 @@
 """How a model of transformers runs forward in training: the same numbers for less work.
 
 Examples may be packed into one row, each attending to its own tokens alone; the last layer is computed only where
-a token is supervised; and norms, which are many small operations each way, take few of them.
+a token is supervised; and norms and rotary embeddings, which are many small operations each way, take few of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -14,11 +15,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.models.qwen3.modeling_qwen3 import rotate_half
 
 from tsd.errors import TrainingError
+from tsd.operations import Turn, make_turn, paired, rms_norm, turned, turned_norm
 
 NAME = "tsd"
-# Norm, attention, sum; norm, feed-forward, sum: what `_answers_only` repeats.
+# Norm, attention, sum; norm, feed-forward, sum: what `_layer` and `_attention` repeat.
 LAYERS = {"Qwen3DecoderLayer", "Qwen2DecoderLayer", "LlamaDecoderLayer", "MistralDecoderLayer"}
 
 
@@ -39,12 +42,20 @@ def lean(model: PreTrainedModel) -> Iterator[Callable[..., Tensor]]:
     if model.config._attn_implementation == NAME:
         yield logits
         return
-    last = decoder_layers(model)[-1]
-    norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, "variance_epsilon")]
+    layers = decoder_layers(model)
+    functions: dict[torch.nn.Module, Callable[..., Any]] = {
+        layer: partial(_layer, layer, last=layer is layers[-1]) for layer in layers
+    }
+    for module in model.modules():
+        name = type(module).__name__
+        if name.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            functions[module] = partial(_norm, module)
+        elif name.endswith("RotaryEmbedding"):
+            functions[module] = partial(_positions, module, model.config)
     before = model.config._attn_implementation
     model.config._attn_implementation = NAME
     try:
-        with _forward_by({last: partial(_answers_only, last), **{norm: partial(_norm, norm) for norm in norms}}):
+        with _forward_by(functions):
             yield logits
     finally:
         model.config._attn_implementation = before
@@ -86,37 +97,38 @@ def attend_apart(
 
     query, key, value: (rows, heads, length, width). segments: how many examples follow one another in the only
     row, of what length, with how many supervised tokens at the end; a single one where each row is an example,
-    padded on the right. answers_only: the other tokens' results are not needed.
-    Returns (rows, length, heads, width).
+    padded on the right: there, queries may be those of the last tokens alone. answers_only: the results of tokens
+    that are not supervised are not needed. Returns (rows, queries, heads, width).
     """
     projected = (query, key, value)
-    count, length, answered = segments[0]
-    if len(segments) == 1 and count == query.shape[0]:
-        return _causal(module, *projected, asked=answered if answers_only else length, **settings), None
+    if _row_by_row(segments, len(query)):
+        return _causal(module, *projected, **settings), None
     sizes = [count * length for count, length, _ in segments]
     parts = []
     pieces = zip(*(torch.split(x, sizes, 2) for x in projected), strict=True)
     for (count, length, answered), piece in zip(segments, pieces, strict=True):
         # (1, heads, count · length, width) -> (count, heads, length, width), without a copy
-        own = [x[0].unflatten(1, (count, length)).transpose(0, 1) for x in piece]
-        attended = _causal(module, *own, asked=answered if answers_only else length, **settings)
-        parts.append(attended.flatten(0, 1))
+        asking, *read = (x[0].unflatten(1, (count, length)).transpose(0, 1) for x in piece)
+        asked = answered if answers_only else length
+        attended = _causal(module, asking[:, :, length - asked :], *read, **settings)
+        parts.append(torch.nn.functional.pad(attended, (0, 0, 0, 0, length - asked, 0)).flatten(0, 1))
     return torch.cat(parts)[None], None
 
 
-def _causal(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, *, asked: int, **settings: Any
-) -> Tensor:
-    """Of the last `asked` tokens of each row; zeros for those before. Returns (rows, length, heads, width)."""
-    length, window = query.shape[2], settings.get("sliding_window") or query.shape[2]
+def _row_by_row(segments: Sequence[tuple[int, int, int]], rows: int) -> bool:
+    return len(segments) == 1 and segments[0][0] == rows
+
+
+def _causal(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
+    """Of the last tokens of each row, as many as there are queries. Returns (rows, queries, heads, width)."""
+    asked, length = query.shape[2], key.shape[2]
+    window = settings.get("sliding_window") or length
     mask = None
     if asked < length or window < length:
         seen = torch.ones(asked, length, dtype=torch.bool, device=query.device)
         mask = seen.tril(length - asked).triu(length - asked - window + 1)[None, None]
-    attended: Tensor = sdpa_attention_forward(module, query[:, :, length - asked :], key, value, mask, **settings)[
-        0
-    ]
-    return torch.nn.functional.pad(attended, (0, 0, 0, 0, length - asked, 0))
+    attended: Tensor = sdpa_attention_forward(module, query, key, value, mask, **settings)[0]
+    return attended
 
 
 AttentionInterface.register(NAME, attend_apart)
@@ -141,39 +153,96 @@ def _forward_by(functions: Mapping[torch.nn.Module, Callable[..., Any]]) -> Iter
                 module.forward = earlier
 
 
-def _answers_only(layer: Any, hidden_states: Tensor, *, wanted: Tensor, **settings: Any) -> Tensor:
-    """The last layer: every token is attended to, but only the wanted ones are asked for a next token."""
-    attended, _ = layer.self_attn(layer.input_layernorm(hidden_states), answers_only=True, **settings)
-    hidden: Tensor = (hidden_states + attended).index_select(1, wanted)
+def _layer(layer: Any, hidden_states: Tensor, *, last: bool, wanted: Tensor, **settings: Any) -> Tensor:
+    """In the last layer every token is attended to, but only the wanted ones are asked for a next token."""
+    asked = wanted if last else None
+    attended = _attention(layer.self_attn, layer.input_layernorm(hidden_states), wanted=asked, **settings)
+    hidden = (hidden_states if asked is None else hidden_states.index_select(1, asked)) + attended
     return hidden + cast(Tensor, layer.mlp(layer.post_attention_layernorm(hidden)))
+
+
+def _attention(
+    module: Any,
+    normed: Tensor,
+    *,
+    position_embeddings: "_Positions",
+    segments: Sequence[tuple[int, int, int]],
+    wanted: Tensor | None,
+    **_: Any,
+) -> Tensor:
+    """What attention adds to each token, or to the wanted ones: (rows, tokens, width)."""
+    rows, length = normed.shape[:2]
+    skipped = 0  # tokens at the beginning of each row that nobody asks
+    if wanted is not None and _row_by_row(segments, rows):
+        skipped = length - segments[0][2]
+    query = _asking(module, "q", normed[:, skipped:], position_embeddings.after(skipped))
+    key = _asking(module, "k", normed, position_embeddings)
+    value = torch.unflatten(module.v_proj(normed), -1, (-1, module.head_dim))
+    attended = attend_apart(
+        module,
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        None,
+        segments=segments,
+        answers_only=wanted is not None,
+        dropout=module.attention_dropout if module.training else 0.0,
+        scaling=module.scaling,
+        sliding_window=getattr(module, "sliding_window", getattr(module.config, "sliding_window", None)),
+    )[0]
+    if wanted is not None:
+        attended = attended.index_select(1, wanted - skipped)
+    return cast(Tensor, module.o_proj(attended.flatten(2)))
+
+
+@dataclass(frozen=True)
+class _Positions:
+    """The rotary embeddings of a row's tokens."""
+
+    cos: Tensor  # (rows, length, width), one row where all are alike
+    sin: Tensor
+    turns: Mapping[int, Turn]  # by the number of heads; none in other than float32
+
+    def after(self, skipped: int) -> "_Positions":
+        """Those of the later tokens."""
+        if not skipped:
+            return self
+        turns = {heads: Turn(*(x[:, skipped:] for x in turn)) for heads, turn in self.turns.items()}
+        return _Positions(self.cos[:, skipped:], self.sin[:, skipped:], turns)
+
+
+def _positions(rotary: Any, config: Any, hidden_states: Tensor, position_ids: Tensor) -> _Positions:
+    cos, sin = type(rotary).forward(rotary, hidden_states, position_ids)
+    heads = {config.num_attention_heads, config.num_key_value_heads}
+    if cos.dtype != torch.float32:  # there are no complex numbers of that size
+        heads = set()
+    return _Positions(cos, sin, {count: make_turn(cos, sin, count) for count in heads})
+
+
+def _asking(module: Any, which: str, normed: Tensor, positions: _Positions) -> Tensor:
+    """Queries or keys, each in the same order of a head's elements: (rows, tokens, heads, width)."""
+    projection, norm = getattr(module, f"{which}_proj"), getattr(module, f"{which}_norm", None)
+    if not positions.turns:
+        asking = torch.unflatten(projection(normed), -1, (-1, module.head_dim))
+        asking = asking if norm is None else norm(asking)
+        return cast(Tensor, asking * positions.cos[:, :, None] + rotate_half(asking) * positions.sin[:, :, None])
+    heads = projection.out_features // module.head_dim
+    asking = torch.unflatten(_in_pairs(projection, normed, heads), -1, (heads, -1))
+    if norm is None:
+        return turned(asking, positions.turns[heads])
+    return turned_norm(asking, paired(norm.weight, 1), norm.variance_epsilon, positions.turns[heads])
+
+
+def _in_pairs(projection: Any, normed: Tensor, heads: int) -> Tensor:
+    """A projection's result in `paired` order."""
+    if type(projection) is torch.nn.Linear:
+        bias = None if projection.bias is None else paired(projection.bias, heads)
+        return torch.nn.functional.linear(normed, paired(projection.weight, heads), bias)
+    projected = projection(normed)  # with adapters
+    return torch.unflatten(projected, -1, (heads, 2, -1)).transpose(-1, -2).flatten(-3)
 
 
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
     if hidden_states.dtype != torch.float32:  # transformers reckons in float32 and rounds after
         return cast(Tensor, type(module).forward(module, hidden_states))
-    normed: Tensor = _RMSNorm.apply(  # type: ignore[no-untyped-call]
-        hidden_states, module.weight, module.variance_epsilon
-    )
-    return normed
-
-
-class _RMSNorm(torch.autograd.Function):
-    """Zhang & Sennrich 2019, eq. 4, over the last dimension."""
-
-    @staticmethod
-    def forward(context: Any, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
-        scale = (x * x).mean(-1, keepdim=True).add_(epsilon).rsqrt_()
-        context.save_for_backward(x, gain, scale)
-        return (x * scale).mul_(gain)
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        # With y = x · scale: dx = scale · (g · gain − y · mean(g · gain · y)), dgain = sum(g · y).
-        (g,) = gradients
-        x, gain, scale = context.saved_tensors
-        y = x * scale
-        product = g * y
-        shared = (product @ gain).div_(x.shape[-1]).unsqueeze(-1)
-        for_gain = product.flatten(0, -2).sum(0) if context.needs_input_grad[1] else None
-        for_x = torch.mul(g, gain, out=product).addcmul_(y, shared, value=-1).mul_(scale)
-        return for_x, for_gain, None
+    return rms_norm(hidden_states, module.weight, module.variance_epsilon)
