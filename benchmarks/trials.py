@@ -16,7 +16,7 @@ from typing import Any
 from measured import Bound, finish, show
 
 from tsd import placement
-from tsd.cluster import training, trials
+from tsd.cluster import outcomes, training, trials
 from tsd.cluster.session import session
 from tsd.cluster.study import Study
 from tsd.progress import Reporter
@@ -79,7 +79,7 @@ def seconds_beyond(recipe: Recipe, planned: Sequence[trials.Trial]) -> float:
     failed: Any = training.train_all(recipe, planned, lambda run_id, metrics: None)
     took = time.perf_counter() - started
     assert not failed, failed
-    records = training.finished(recipe, [run for trial in planned for run in trial.runs]).values()
+    records = outcomes.finished(recipe, [run for trial in planned for run in trial.runs]).values()
     return (took - sum(record["train_seconds"] for record in records)) / len(records)
 
 

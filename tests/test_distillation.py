@@ -10,14 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
 from torch.autograd import gradcheck
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel
+from workers import WORKERS, joined, together
 
 from tsd.corpus import Corpus, tokenise
 from tsd.distillation import Distillation, divergence, require_same_tokens
@@ -298,32 +297,22 @@ def test_a_teachers_forward_pass_costs_a_third_of_its_training_step(tokenizer: A
 
 def work(rank: int, folder: Path, corpus: Corpus, tokenizer: Any) -> None:
     """One of two processes: both models sharded over them."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    place = Place(rank, 2)
-    teacher = shard(model(tokenizer, "0.1M", seed=5), place)
-    whole = sum(parameter.numel() for parameter in teacher.parameters())
-    mine = sum(parameter.to_local().numel() for parameter in teacher.parameters())
-    found = losses(shard(model(tokenizer), place), corpus, Distillation(teacher, settings("reverse")), place)
-    (folder / f"{rank}.json").write_text(json.dumps({"losses": found, "held": mine / whole}))
-    dist.destroy_process_group()
+    with joined(rank, folder) as place:
+        teacher = shard(model(tokenizer, "0.1M", seed=5), place)
+        whole = sum(parameter.numel() for parameter in teacher.parameters())
+        mine = sum(parameter.to_local().numel() for parameter in teacher.parameters())
+        found = losses(shard(model(tokenizer), place), corpus, Distillation(teacher, settings("reverse")), place)
+        (folder / f"{rank}.json").write_text(json.dumps({"losses": found, "held": mine / whole}))
 
 
 def test_on_two_workers_each_holds_half_the_teacher_and_the_losses_are_those_of_one(
     corpus: Corpus, tokenizer: Any, tmp_path: Path
 ) -> None:
-    started = mp.start_processes(work, (tmp_path, corpus, tokenizer), nprocs=2, join=False, start_method="spawn")
-    try:
-        finished = any(started.join(timeout=1) for _ in range(200))
-    finally:
-        for process in started.processes:
-            if process.is_alive():
-                process.kill()
-    assert finished, "the workers did not finish in 200 seconds"
+    together(work, tmp_path, corpus, tokenizer)
     teacher = model(tokenizer, "0.1M", seed=5)
     expected = losses(model(tokenizer), corpus, Distillation(teacher, settings("reverse")), Place())
     assert len(expected) == 8
-    for rank in range(2):
+    for rank in range(WORKERS):
         said = json.loads((tmp_path / f"{rank}.json").read_text())
         assert said["losses"] == pytest.approx(expected, rel=1e-4)
         assert 0.45 < said["held"] < 0.55

@@ -4,25 +4,22 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from accelerate import init_empty_weights
 from transformers import Qwen2Config, Qwen2ForCausalLM
+from workers import WORKERS, joined, together
 
 from tsd.footprint import H100, QWEN, Load, Shape, flops, memory, seconds, states
 from tsd.recipe import TrainingConfig
 from tsd.students import parameter_counts, training_flops
-from tsd.training import Place, make_optimiser, shard
+from tsd.training import make_optimiser, shard
 
 TINY = Shape(layers=3, hidden=32, mlp=80, heads=4, key_heads=2, head=8, vocabulary=1000, tied=True)
 LOAD = Load(tokens=16_384, supervised=2_048, length=512)
-WORKERS = 2
 
 
 def qwen(shape: Shape) -> Qwen2ForCausalLM:
@@ -54,30 +51,20 @@ def test_parameters_and_flops_are_those_of_transformers_own_model(size: str) -> 
 
 def work(rank: int, out: Path) -> None:
     """One of two workers: a step, and the bytes that it keeps."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=WORKERS)
-    model: Any = shard(qwen(TINY), Place(rank, WORKERS))
-    optimiser = make_optimiser(model, TrainingConfig())
-    model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
-    optimiser.step()
-    mine = [
-        *(tensor.to_local() for p in model.parameters() for tensor in (p, p.grad)),
-        *(tensor.to_local() for s in optimiser.state.values() for name, tensor in s.items() if name != "step"),
-    ]
-    (out / f"{rank}.json").write_text(json.dumps(sum(tensor.nbytes for tensor in mine)))
-    dist.destroy_process_group()
+    with joined(rank, out) as place:
+        model: Any = shard(qwen(TINY), place)
+        optimiser = make_optimiser(model, TrainingConfig())
+        model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
+        optimiser.step()
+        mine = [
+            *(tensor.to_local() for p in model.parameters() for tensor in (p, p.grad)),
+            *(tensor.to_local() for s in optimiser.state.values() for name, tensor in s.items() if name != "step"),
+        ]
+        (out / f"{rank}.json").write_text(json.dumps(sum(tensor.nbytes for tensor in mine)))
 
 
 def test_what_two_workers_keep_of_a_shared_model_is_what_the_formula_says(tmp_path: Path) -> None:
-    started = mp.start_processes(work, (tmp_path,), nprocs=WORKERS, join=False, start_method="spawn")
-    try:
-        finished = any(started.join(timeout=1) for _ in range(200))
-    finally:
-        for process in started.processes:
-            if process.is_alive():
-                process.kill()
-    assert finished, "the workers did not finish in 200 seconds"
+    together(work, tmp_path)
     kept = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORKERS)]
     assert sum(kept) == states(TINY.parameters, 1)
     assert all(one == pytest.approx(states(TINY.parameters, WORKERS), rel=0.01) for one in kept)

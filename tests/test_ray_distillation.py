@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import ROOT, command, environment
+from commands import BRIEF, ROOT, command, environment
 
 from tsd import store
 from tsd.cluster.distilling import require_fitting_teachers
@@ -87,7 +87,7 @@ def test_a_teacher_with_other_tokens_is_refused_before_anything_is_trained(tmp_p
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """Such a study, and what it printed."""
     out = tmp_path_factory.mktemp("runs")
-    arguments = command(out, SIZES, "students.volumes=[800]")
+    arguments = command(out, SIZES, *BRIEF, "students.volumes=[200]")
     result = subprocess.run(
         arguments, cwd=ROOT, env=environment(2), capture_output=True, text=True, timeout=600, check=False
     )

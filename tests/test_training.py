@@ -4,7 +4,6 @@ import copy
 import dataclasses
 import json
 import math
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
@@ -17,12 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.tensor import DTensor
 from transformers import Olmo2Config, Olmo2ForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from workers import WORKERS, joined, together
 
 from tsd.corpus import Corpus, pack, tokenise
 from tsd.errors import TrainingError
@@ -560,7 +558,6 @@ class Job:
     students: dict[str, Student]
     tokenizer: Any
     corpus: Corpus
-    workers: int
     folder: Path
 
 
@@ -584,22 +581,15 @@ CASES = [*product(["full"], LAYOUTS), ("adapters", "padded, accumulated"), ("ada
 
 def work(rank: int, job: Job) -> None:
     """One worker: train each student sharded, leave the losses and, on rank 0, the whole weights."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    meeting = f"file://{job.folder}/meet"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=job.workers)
-    try:
-        place = Place(rank, job.workers)
+    with joined(rank, job.folder) as place:
         for name, layout in CASES:
             config = LAYOUTS[layout]
             model = shard(adapted(build(job.students[name], job.tokenizer, 0, 2048)), place)
-            losses = losses_of(model, job.corpus, config.model_copy(update={"workers": job.workers}), place)
+            losses = losses_of(model, job.corpus, config.model_copy(update={"workers": WORKERS}), place)
             state = {name: whole(weight) for name, weight in model.state_dict().items()}
             if rank == 0:
                 torch.save(state, job.folder / f"{name}-{layout}.pt")
             (job.folder / f"{name}-{layout}-{rank}.json").write_text(json.dumps(losses))
-    finally:
-        dist.destroy_process_group()
 
 
 def whole(weight: Any) -> torch.Tensor:
@@ -667,15 +657,8 @@ def job(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Job:
     """Both students, trained by two processes."""
-    job = Job(students, tokenizer, short, 2, tmp_path_factory.mktemp("job"))
-    started = mp.start_processes(work, (job,), nprocs=job.workers, join=False, start_method="spawn")
-    try:
-        finished = any(started.join(timeout=1) for _ in range(250))
-    finally:
-        for process in started.processes:
-            if process.is_alive():
-                process.kill()
-    assert finished, "the workers did not finish in 250 seconds"
+    job = Job(students, tokenizer, short, tmp_path_factory.mktemp("job"))
+    together(work, job)
     return job
 
 
@@ -685,7 +668,7 @@ def test_fifty_sharded_steps_are_plain_steps_in_one_pass_or_several(
 ) -> None:
     expected, expected_weights = plain(kind, layout.split(",")[0])
     assert len(expected) > 50
-    for rank in range(job.workers):
+    for rank in range(WORKERS):
         losses = json.loads((job.folder / f"{kind}-{layout}-{rank}.json").read_text())
         # Sums in another order differ in the last digits, and 50 steps of Adam carry that on.
         assert losses == pytest.approx(expected, rel=1e-4)

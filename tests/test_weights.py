@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from tiny_qwen import CHAT
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen3Config
+from workers import WORKERS, joined, together
 
 from tsd import weights
 from tsd.corpus import Corpus
@@ -26,7 +24,6 @@ from tsd.recipe import Lora, Student, TrainingConfig
 from tsd.students import build, build_tokenizer, export, load_model, load_tokenizer
 from tsd.training import Place, Progress, make_optimiser, shard, train
 
-WORKERS = 2
 VOCABULARY = 151_936  # as Qwen2.5 and Qwen3 have
 SHAPE = {
     "vocab_size": VOCABULARY,
@@ -106,11 +103,7 @@ def whole(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 def work(rank: int, job: Job) -> None:
     """One worker: load, look at what it got, train, export."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{job.out}/meet", rank=rank, world_size=WORKERS)
-    place = Place(rank, WORKERS)
-    try:
+    with joined(rank, job.out) as place:
         for kind, source in job.sources.items():
             for name, one in {"full": student(source), "lora": student(source, r=2)}.items():
                 tokenizer = load_tokenizer(source)
@@ -125,22 +118,13 @@ def work(rank: int, job: Job) -> None:
                 for adapters in (False, True) if one.lora else (False,):
                     folder = job.out / f"{kind}-{name}-{'adapter' if adapters else 'merged'}"
                     export(model, tokenizer, None if rank else folder, {}, adapters)
-    finally:
-        dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def job(sources: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Job:
     """What two gloo workers left behind."""
     job = Job(sources, tmp_path_factory.mktemp("job"))
-    started = mp.start_processes(work, (job,), nprocs=WORKERS, join=False, start_method="spawn")
-    try:
-        finished = any(started.join(timeout=1) for _ in range(200))
-    finally:
-        for process in started.processes:
-            if process.is_alive():
-                process.kill()
-    assert finished, "the workers did not finish in 200 seconds"
+    together(work, job)
     return job
 
 

@@ -8,16 +8,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from transformers import PreTrainedTokenizerBase
 
 from tsd.draws import BATCHES, generator
 from tsd.errors import DataError, InputError
 from tsd.recipe import TrainingConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def select(parts: Iterable[pa.Table], split: str, count: int) -> pa.Table:
     )
 
 
-def tokenise(examples: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Corpus:
+def tokenise(examples: pa.Table, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Corpus:
     """Put each pair into the chat template and mark the answer, which ends with the end-of-turn token.
 
     Raises DataError for an example that is longer than max_length or has no answer: nothing is cut silently.
@@ -107,7 +110,7 @@ def tokenise(examples: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length:
     return Corpus(tokens, np.array([len(row) for row in asked]), tokenizer.pad_token_id)
 
 
-def chat_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def chat_prompts(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """Each prompt as one user turn, ready for the assistant's answer."""
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
     rendered: list[str] = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -236,6 +239,6 @@ def _cuts(lengths: npt.NDArray[np.int64], budget: int) -> list[int]:
     return cuts
 
 
-def _encode(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def _encode(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
     encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     return encoded

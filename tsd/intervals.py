@@ -4,8 +4,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
-from scipy.stats import t as students_t
 
 CONFIDENCE = 0.95
 
@@ -28,6 +26,8 @@ def proportion(hits: int, rows: int) -> Interval:
 
     Raises ValueError where there is no row to judge by.
     """
+    from scipy.stats import binomtest  # a second that a worker which only counts need not spend
+
     if rows == 0:
         raise ValueError("an accuracy needs at least one row, got none")
     ends = binomtest(hits, rows).proportion_ci(CONFIDENCE, method="wilson")
@@ -62,5 +62,7 @@ def crossed_mean(values: npt.NDArray[np.float64]) -> Interval:
 
 
 def _around(mean: float, variance: float, freedom: float) -> Interval:
+    from scipy.stats import t as students_t
+
     reach = float(students_t.ppf((1 + CONFIDENCE) / 2, freedom)) * variance**0.5
     return Interval(mean, mean - reach, mean + reach)

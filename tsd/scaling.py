@@ -10,7 +10,6 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 
 Floats = npt.NDArray[np.float64]
 
@@ -186,6 +185,8 @@ def _minimise(runs: _Runs, weights: Floats, starts: Iterable[Floats]) -> tuple[F
     weights: (runs,) how often each run counts. A start is (a, alpha, b, beta, e), a and b being the logs of
     the terms at the centre of the runs.
     """
+    from scipy.optimize import minimize  # a second that a command without laws need not spend
+
     span = float(runs.log_loss.max()) + DEEPEST
     height, exponent = (-span, span), (0.0, LARGEST_EXPONENT)
     ends = [

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-from scipy.stats import binomtest
 
 from tsd.intervals import Interval, proportion
 from tsd.schema import ALL_RIGHT, VALID, score_names
@@ -95,6 +94,8 @@ class Beside:
     @property
     def p(self) -> float:
         """How likely a difference as large as this one is, were both as good (McNemar's test, exact)."""
+        from scipy.stats import binomtest  # a second that a worker which only counts need not spend
+
         differ = self.teacher_only + self.student_only
         return float(binomtest(self.student_only, differ).pvalue) if differ else 1.0
 

@@ -9,7 +9,6 @@ from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-import pyarrow as pa
 import ray
 
 from tsd import store
@@ -18,21 +17,8 @@ from tsd.progress import Step
 from tsd.recipe import ApiTeacher, Recipe
 from tsd.teachers.asking import Questions
 from tsd.teachers.batch_api import BatchApi
-from tsd.teachers.gate import (
-    BATCHED,
-    BATCHES,
-    COMPLETED,
-    DOLLARS,
-    EARLIER,
-    FAILED,
-    INPUT,
-    OUTPUT,
-    ROWS,
-    STATUS,
-    Counts,
-    Gate,
-    Turnstile,
-)
+from tsd.teachers.counts import tally, tell
+from tsd.teachers.gate import EARLIER, ROWS, Counts, Gate, Turnstile
 from tsd.teachers.journal import Journal
 from tsd.teachers.openai_api import OpenAIApi
 from tsd.teachers.server import require_key
@@ -130,13 +116,6 @@ class Asker:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
 
-def tally(annotations: pa.Table) -> dict[str, float]:
-    """What annotations have cost and how they ended, by the gate's names."""
-    columns = {INPUT: "input_tokens", OUTPUT: "output_tokens", DOLLARS: "cost_usd"}
-    ended = Counter(STATUS + status for status in annotations["status"].to_pylist())
-    return {**ended, **{name: sum(annotations[column].to_pylist()) for name, column in columns.items()}}
-
-
 class _Remote:
     """A gate that is a Ray actor: its calls return what can be awaited."""
 
@@ -171,26 +150,3 @@ def _watched(gate: Any, step: Step) -> Iterator[None]:
         over.set()
         watcher.join(10)
     look()  # at what has come since
-
-
-def tell(counts: Mapping[str, float], step: Step) -> str:
-    """What was counted so far, with the rate and what is still to be expected."""
-    return f"{step.rate:,.3g} a second, {describe(counts, step.total if counts[ROWS] else None)}"
-
-
-def describe(counts: Mapping[str, float], expected_rows: float | None = None) -> str:
-    """What was counted, for a person: tokens, dollars and those expected, what went wrong by kind."""
-    said = [f"{(counts[INPUT] + counts[OUTPUT]) / 1e6:,.2f} M tokens"]
-    if dollars := counts[DOLLARS]:
-        expected = f" of about ${dollars / counts[ROWS] * expected_rows:,.2f}" if expected_rows else ""
-        said.append(f"${dollars:,.2f}{expected}")
-    if counts.get(BATCHES):
-        done = f"{counts[COMPLETED]:,} of their {counts[BATCHED]:,} requests done"
-        said.append(f"{counts[BATCHES]:,} batches under way, {done}")
-    said += [f"{count:,} {name.removeprefix(STATUS)}" for name, count in _named(counts, STATUS) if count]
-    said += [f"{count:,} × {name.removeprefix(FAILED)}" for name, count in _named(counts, FAILED)]
-    return ", ".join(said)
-
-
-def _named(counts: Mapping[str, float], prefix: str) -> list[tuple[str, float]]:
-    return sorted((name, count) for name, count in counts.items() if name.startswith(prefix))

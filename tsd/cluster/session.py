@@ -38,8 +38,8 @@ def session() -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS")
     cpus = os.environ.get("TSD_CPUS")
-    local = {} if address else {"num_cpus": int(cpus) if cpus else None, "include_dashboard": False}
-    if not address:  # a trial has a process that watches for it, and nobody takes one's own machine away
+    local = {"num_cpus": int(cpus) if cpus else None, "include_dashboard": False} if own_ray() else {}
+    if own_ray():  # a trial has a process that watches for it, and nobody takes one's own machine away
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with _silent_stderr():
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
@@ -51,6 +51,11 @@ def session() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def own_ray() -> bool:
+    """Whether this process has a local Ray of its own, or would start one, rather than join a cluster."""
+    return not os.environ.get("RAY_ADDRESS")
 
 
 def calm() -> None:

@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import ray
 
 from tsd import curation, drawing, scoring, store
-from tsd.cluster import asking, vllm
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, RulesTeacher, VllmTeacher
 from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
+from tsd.teachers.counts import tally
 from tsd.teachers.rules import Rules
 
 Parts = dict[int, store.Part]
@@ -79,7 +79,7 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
     def work(part: int) -> list[store.Part]:
         assert rules
         table = rules.annotate(series.read_part(part))
-        return [store.write_part(folder, part, table, schema, key, asking.tally(table))]
+        return [store.write_part(folder, part, table, schema, key, tally(table))]
 
     with reporter.stage(f"Ask the teacher ({recipe.teacher.name})", series.rows, "replies") as step:
         if done:
@@ -88,12 +88,22 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
         if rules:
             (made,) = _run(work, series.parts, [(folder, key)], step)
         else:
-            ask = vllm.ask if isinstance(recipe.teacher, VllmTeacher) else asking.ask
-            made = ask(recipe, series, folder, key, step)
+            made = _ask(recipe, series, folder, key, step)
         counted: Counter[str] = Counter()
         for part in made.values():
             counted.update(part.note)
         return store.commit(folder, schema, key, series.parts, parents, made, dict(counted))
+
+
+def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step) -> Parts:
+    # openai and matplotlib: workers that ask nobody are ready seconds sooner without them
+    if isinstance(recipe.teacher, VllmTeacher):
+        from tsd.cluster import vllm
+
+        return vllm.ask(recipe, series, folder, key, step)
+    from tsd.cluster import asking
+
+    return asking.ask(recipe, series, folder, key, step)
 
 
 def curate(

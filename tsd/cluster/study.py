@@ -20,8 +20,7 @@ from rich.markup import escape
 import tsd
 from tsd import card, placement, scaling, scoring, store
 from tsd import report as reporting
-from tsd.cluster import distilling, stages, training, trials
-from tsd.cluster.asking import describe
+from tsd.cluster import distilling, outcomes, stages, trials
 from tsd.corpus import select
 from tsd.curation import review
 from tsd.errors import InputError, TrainingError
@@ -29,6 +28,7 @@ from tsd.progress import Reporter, Step
 from tsd.recipe import Recipe, RulesTeacher, to_yaml
 from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
 from tsd.tasks import Task
+from tsd.teachers.counts import describe
 
 SAMPLES = 8
 RARE = 0.1  # share of a class below which a warning is due
@@ -110,7 +110,7 @@ class Study:
     def require_all_trained(self) -> None:
         """Raise TrainingError where runs failed."""
         runs = trials.plan_runs(self.recipe, self.open("examples").digest)
-        if failed := training.failures(self.recipe, runs):
+        if failed := outcomes.failures(self.recipe, runs):
             first, reason = next(iter(failed.items()))
             raise TrainingError(
                 f"{len(failed)} of {len(runs)} runs failed; {first} says: {reason}; "
@@ -173,7 +173,7 @@ class Study:
         return study
 
     def _train(self, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
-        done = training.finished(self.recipe, runs)
+        done = outcomes.finished(self.recipe, runs)
         planned = trials.plan_trials(self.recipe, runs)
         missing = [trial for trial in planned if any(run["run_id"] not in done for run in trial.runs)]
         sizes = {run["run_id"]: self._weight(run) for run in runs}
@@ -181,14 +181,16 @@ class Study:
             step.skip(sum(sizes[run_id] for run_id in done))
             step.note = f"{len(done)}/{len(runs)} finished"
             if missing:
+                from tsd.cluster import training  # torch and Ray's trainer: no other stage needs them here
+
                 progress = _Training(self.tracker, step, sizes, len(done), len(runs))
                 failed = training.train_all(self.recipe, missing, progress)
-                training.note_failures(self.recipe, failed)
+                outcomes.note_failures(self.recipe, failed)
                 for run_id, reason in failed.items():
                     self.tracker.fail(run_id, reason)
                 if not failed:
-                    training.forget_checkpoints(self.recipe)
-            return training.failures(self.recipe, runs)
+                    outcomes.forget_checkpoints(self.recipe)
+            return outcomes.failures(self.recipe, runs)
 
     def _weight(self, run: Mapping[str, Any]) -> float:
         """A run's share of the training, for the progress bar."""
@@ -222,7 +224,7 @@ class Study:
 
     def _records(self, examples: store.Dataset) -> dict[str, dict[str, Any]]:
         runs = trials.plan_runs(self.recipe, examples.digest)
-        records = training.finished(self.recipe, runs)
+        records = outcomes.finished(self.recipe, runs)
         if not records:
             raise InputError(f"{self.recipe.folder} holds no trained student: run `tsd train` first")
         return {run["run_id"]: records[run["run_id"]] for run in runs if run["run_id"] in records}
@@ -231,7 +233,7 @@ class Study:
         """All that a report shows."""
         recipe = self.recipe
         series, annotations, examples = (self.open(name) for name in ("series", "annotations", "examples"))
-        failed = training.failures(recipe, trials.plan_runs(recipe, examples.digest))
+        failed = outcomes.failures(recipe, trials.plan_runs(recipe, examples.digest))
         test, said = stages.test_series(recipe, series), self._predictions(runs)
         seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
         return reporting.Study(

@@ -10,7 +10,7 @@ import io
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from ray import tune
 
 from tsd import card, store
 from tsd.cluster import distilling
+from tsd.cluster.outcomes import finished
+from tsd.cluster.session import own_ray
 from tsd.cluster.trials import Run, Trial
 from tsd.errors import TrainingError, UserError
 from tsd.recipe import Recipe, Student
 from tsd.schema import EXAMPLES
 
 Report = Callable[[str, dict[str, float]], None]
-FAILURES, STEP = "failures.json", "-step-"
+STEP = "-step-"
 log = logging.getLogger(__name__)
 REPORT_SECONDS = 1.0
 PATIENCE = 60.0  # seconds that a run lets a longer one go first
@@ -75,6 +77,7 @@ def _train_together(
         "trials": by_name,
         "passed_over": passed_over,
         "first": [trial.name for trial in trials[: _room(recipe, trials)]],
+        "own_ray": own_ray(),
     }
     trial = tune.with_resources(partial(_trial, settings=settings), {"memory": 1})
     tuner = tune.Tuner(
@@ -175,7 +178,7 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     trial, training = settings["trials"][config["trial"]], settings["training"]
     if trial.name not in settings["first"]:
         _let_go_first(settings["board"], settings["first"])
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = (_LeanTrainer if settings["own_ray"] else ray.train.torch.TorchTrainer)(
         _worker,
         train_loop_config={**settings, "trial": trial},
         scaling_config=ray.train.ScalingConfig(
@@ -191,6 +194,19 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
         ),
     )
     trainer.fit()
+
+
+class _LeanTrainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
+    """Starts two processes fewer for each trial, which take seconds: on one's own machine they have nothing to do.
+
+    One deals out Ray datasets, of which a run has none; the other cleans up after a controller that is gone, as
+    the end of a Ray of one's own does. Where Ray names them otherwise they are started.
+    """
+
+    UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [one for one in super()._create_default_callbacks() if type(one).__name__ not in self.UNUSED]
 
 
 def _let_go_first(board: Any, first: Sequence[str]) -> None:
@@ -380,29 +396,6 @@ def _export(
         if writes:
             (Path(local) / card.README).write_text(card.render(said))
             store.copy_folder(local, f"{config['folder']}/students/{record['run_id']}")
-
-
-def finished(recipe: Recipe, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """The records of the runs that are finished, by run id."""
-    records = {run["run_id"]: store.read_json(f"{recipe.folder}/records", f"{run['run_id']}.json") for run in runs}
-    return {run_id: record for run_id, record in records.items() if record is not None}
-
-
-def forget_checkpoints(recipe: Recipe) -> None:
-    """Delete the checkpoints of a study all of whose runs are finished."""
-    store.delete_folder(f"{recipe.folder}/trials")
-
-
-def note_failures(recipe: Recipe, failures: Mapping[str, str]) -> None:
-    """Keep why runs failed in the last start that trained, for evaluation and report; they may be none."""
-    store.write_json(recipe.folder, FAILURES, dict(failures))
-
-
-def failures(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
-    """Why some of these runs failed in the last start that trained, by run id."""
-    failed, done = store.read_json(recipe.folder, FAILURES) or {}, finished(recipe, runs)
-    ids = [run["run_id"] for run in runs]
-    return {run_id: failed[run_id] for run_id in ids if run_id in failed and run_id not in done}
 
 
 def _absolute(folder: str) -> str:

@@ -25,7 +25,6 @@ import ray
 from ray.exceptions import RayError
 
 from tsd import store
-from tsd.cluster.asking import tally, tell
 from tsd.cluster.session import calm
 from tsd.errors import InputError, TeacherError
 from tsd.progress import Step, clock
@@ -33,6 +32,7 @@ from tsd.recipe import Recipe, VllmTeacher
 from tsd.teachers import Reply, annotations, engine, judge
 from tsd.teachers.answers import SHOWN
 from tsd.teachers.asking import Questions, reply_schema
+from tsd.teachers.counts import tally, tell
 from tsd.teachers.gate import INPUT, OUTPUT, ROWS, STATUS, Counts
 from tsd.teachers.journal import Journal
 

@@ -1,0 +1,40 @@
+"""Two processes that work together over gloo, as Ray Train's workers do."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from tsd.training import Place
+
+WORKERS = 2
+LONGEST = 250  # seconds
+
+
+def together(work: Callable[..., None], *arguments: Any) -> None:
+    """Call work(rank, *arguments) in each of `WORKERS` new processes, and wait for their end."""
+    started = mp.start_processes(work, arguments, nprocs=WORKERS, join=False, start_method="spawn")
+    try:
+        finished = any(started.join(timeout=1) for _ in range(LONGEST))
+    finally:
+        for process in started.processes:
+            if process.is_alive():
+                process.kill()
+    assert finished, f"the workers did not finish in {LONGEST} seconds"
+
+
+@contextmanager
+def joined(rank: int, folder: Path) -> Iterator[Place]:
+    """Be one of them, for as long as the context lasts; they meet at a file in the folder. One thread each."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
+    try:
+        yield Place(rank, WORKERS)
+    finally:
+        dist.destroy_process_group()

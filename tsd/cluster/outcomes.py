@@ -1,0 +1,36 @@
+"""What came of a study's runs, as it stands on disk: records of those that are finished, why others failed.
+
+Ray's trainer is not needed to read it, nor the seconds that it takes to load.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tsd import store
+from tsd.cluster.trials import Run
+from tsd.recipe import Recipe
+
+FAILURES = "failures.json"
+
+
+def finished(recipe: Recipe, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """The records of the runs that are finished, by run id."""
+    records = {run["run_id"]: store.read_json(f"{recipe.folder}/records", f"{run['run_id']}.json") for run in runs}
+    return {run_id: record for run_id, record in records.items() if record is not None}
+
+
+def forget_checkpoints(recipe: Recipe) -> None:
+    """Delete the checkpoints of a study all of whose runs are finished."""
+    store.delete_folder(f"{recipe.folder}/trials")
+
+
+def note_failures(recipe: Recipe, failures: Mapping[str, str]) -> None:
+    """Keep why runs failed in the last start that trained, for evaluation and report; they may be none."""
+    store.write_json(recipe.folder, FAILURES, dict(failures))
+
+
+def failures(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
+    """Why some of these runs failed in the last start that trained, by run id."""
+    failed, done = store.read_json(recipe.folder, FAILURES) or {}, finished(recipe, runs)
+    ids = [run["run_id"] for run in runs]
+    return {run_id: failed[run_id] for run_id in ids if run_id in failed and run_id not in done}
