@@ -477,8 +477,13 @@ def test_a_real_teachers_labels_agree_with_the_measured_truth_as_often_as_is_kno
 ) -> None:
     # The README gives 91 % for trend and 80 % for noise on the whole dataset, of which this is one half.
     agreement = {
-        facet: np.mean(
-            [SINGLE.parse(row["reply"]).labels[facet] == measured(row["values"])[facet] for row in real_replies]
+        facet: float(
+            np.mean(
+                [
+                    SINGLE.parse(row["reply"]).labels[facet] == measured(row["values"])[facet]
+                    for row in real_replies
+                ]
+            )
         )
         for facet in SINGLE.classes
     }
