@@ -43,8 +43,8 @@ def session() -> Iterator[None]:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     with _silent_stderr():
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
-    calm()
     context = ray.data.DataContext.get_current()
+    calm()  # once Ray Data is loaded, which sets up its logger
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     try:
