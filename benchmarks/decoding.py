@@ -29,6 +29,7 @@ from tsd.drawing import draw_table
 from tsd.recipe import CurationConfig, Student, TrainingConfig, load
 from tsd.tasks import SINGLE
 from tsd.teachers.rules import Rules
+from tsd.tokens import build_tokenizer
 
 SIZES, FIXED, MIXED = ("0.03M", "0.3M", "1M"), 128, (32, 64, 128, 256)
 TURNS = {1: 15, 32: 11, 128: 7}  # by batch: the shorter a turn, the more a moment of the machine weighs in it
@@ -45,7 +46,7 @@ def main() -> None:
     annotated = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(taught)
     examples, *_ = curate(SINGLE, annotated, taught, CurationConfig())
     texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
-    tokenizer = students.build_tokenizer(texts, 2048)
+    tokenizer = build_tokenizer(texts, 2048)
     kinds = {
         f"{FIXED} points": [values for values in asked if len(values) == FIXED],
         f"{min(MIXED)} to {max(MIXED)} points": evenly(asked, max(TURNS)),

@@ -22,6 +22,7 @@ from tsd.drawing import draw_table
 from tsd.recipe import CurationConfig, Student, TrainingConfig, load
 from tsd.tasks import SINGLE
 from tsd.teachers.rules import Rules
+from tsd.tokens import build_tokenizer
 
 STUDENT, EXAMPLES, HELD_OUT = "0.1M", 8000, 500
 STARTS = ("transformers' own", "unit gain", "unit gain, values in order")
@@ -35,7 +36,7 @@ def main() -> None:
     annotated = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
     examples = curate(SINGLE, annotated, series, CurationConfig())[0]
     texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
-    tokenizer = students.build_tokenizer(texts, 2048)
+    tokenizer = build_tokenizer(texts, 2048)
     rows = {
         split: corpus.tokenise(corpus.select([examples], split, count), tokenizer, 2048)
         for split, count in (("train", EXAMPLES), ("validation", HELD_OUT))

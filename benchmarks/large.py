@@ -26,6 +26,7 @@ from measured import Bound, finish, show
 
 from tsd import footprint
 from tsd.footprint import H100, QWEN, Load
+from tsd.tokens import build_tokenizer
 
 WORKERS, STEPS, ROWS, LENGTH, ANSWER = 2, 3, 4, 150, 40
 MARGIN = 1.25  # on what is calculated
@@ -141,7 +142,7 @@ def train(rank: int, source: Path, out: Path) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=WORKERS)
-    tokenizer = students.build_tokenizer(["Describe the series: 1 2"] * 2, 512)
+    tokenizer = build_tokenizer(["Describe the series: 1 2"] * 2, 512)
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 1000, LENGTH).astype(np.int32) for _ in range(ROWS * STEPS)]
     examples = corpus.Corpus(rows, np.full(len(rows), LENGTH - ANSWER), 0)

@@ -21,6 +21,7 @@ from tsd.drawing import draw_table
 from tsd.recipe import Student, load
 from tsd.tasks import SINGLE
 from tsd.teachers.rules import Rules
+from tsd.tokens import build_tokenizer
 
 SIZES, STEPS, REPEATS = ("0.03M", "0.1M", "0.3M"), 10, 5
 
@@ -34,9 +35,7 @@ def main() -> None:
     series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 1024)
     replies = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
     examples = curate(SINGLE, replies, series, recipe.curation)[0]
-    tokenizer = students.build_tokenizer(
-        [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()], 2048
-    )
+    tokenizer = build_tokenizer([*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()], 2048)
     few = corpus.tokenise(examples.slice(0, STEPS * recipe.training.batch_size), tokenizer, 2048)
     results = []
     for size in SIZES:

@@ -168,13 +168,14 @@ def train(kind: str, size: str, points: str, steps: int) -> dict[str, float]:
     from tsd.recipe import Student, load
     from tsd.tasks import SINGLE
     from tsd.teachers.rules import Rules
+    from tsd.tokens import build_tokenizer
 
     recipe = load("laptop", [f"series.length={POINTS[points]}", f"training.batch_size={BATCH}"])
     series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 512)
     replies = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
     examples = curate(SINGLE, replies, series, recipe.curation)[0]
     texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
-    tokenizer = students.build_tokenizer(texts, 2048)
+    tokenizer = build_tokenizer(texts, 2048)
     few = corpus.tokenise(examples.slice(0, steps * BATCH), tokenizer, 2048)
     model = students.build(Student(name=size), tokenizer, 0, 2048)
     _, body = students.parameter_counts(model)

@@ -100,3 +100,13 @@ def worker_of(process: subprocess.Popen[bytes], kind: str = "MapBatches") -> psu
         except psutil.Error:
             continue
     return None
+
+
+def kill_a_worker_of(process: subprocess.Popen[bytes], kind: str = "MapBatches", timeout: float = 60) -> None:
+    """`kill -9` such a process as soon as one is at work; the command must still be."""
+    until = time.monotonic() + timeout
+    while (worker := worker_of(process, kind)) is None:
+        assert process.poll() is None, "the command ended before"
+        assert time.monotonic() < until, "no worker was found at work"
+        time.sleep(0.005)
+    worker.kill()

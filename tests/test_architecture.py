@@ -165,6 +165,13 @@ def test_workers_that_ask_nobody_and_train_nothing_load_no_library_for_it() -> N
     assert not loaded & {"torch", "transformers", "openai", "matplotlib", "scipy", "mlflow"}
 
 
+def test_who_trains_nothing_itself_loads_no_torch() -> None:
+    done = python("import sys, tsd.cluster.study, tsd.cluster.training, tsd.tokens; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    assert "ray.tune" in done.stdout.split()
+    assert "torch" not in done.stdout.split()
+
+
 @pytest.mark.parametrize("constraints", ["constraints.txt", "constraints-vllm.txt"])
 def test_every_dependency_has_an_exact_version_in_each_environment(constraints: str) -> None:
     root = PACKAGE.parent

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pytest
 from api_server import Answer, Server, completion, unruly
 from asked import KEY, SECRET
-from commands import BRIEF, ROOT, command, environment, run, worker_of
+from commands import BRIEF, ROOT, command, environment, kill_a_worker_of, run
 
 from tsd import store
 from tsd.tasks import SINGLE
@@ -89,9 +89,7 @@ def test_twenty_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: 
                 process.wait(30)
                 process = start(arguments)
             else:
-                worker = worker_of(process)
-                assert worker, "no worker was found at work"
-                worker.kill()
+                kill_a_worker_of(process)
             kills += 1
         assert process.wait(600) == 0
     finally:

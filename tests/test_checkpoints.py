@@ -17,7 +17,8 @@ from tsd import store
 from tsd.checkpoints import Checkpoints, is_whole, restore
 from tsd.errors import TrainingError
 from tsd.recipe import Student, TrainingConfig
-from tsd.students import build, build_tokenizer
+from tsd.students import build
+from tsd.tokens import build_tokenizer
 from tsd.training import Place, Progress, make_optimiser, shard
 
 HERE = Place()

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from tsd.corpus import Batches, Corpus, chat_prompts, collate, pack, portions, select, share, tokenise
 from tsd.errors import DataError, InputError
 from tsd.recipe import TrainingConfig
-from tsd.students import build_tokenizer
+from tsd.tokens import build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, command, environment, run, worker_of
+from commands import ROOT, command, environment, kill_a_worker_of, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
-PARTS = 240
+PARTS = 140
 MANY = (f"series.count={PARTS * 1024}", "series.length=512", "series.blocks_per_part=1", "seed=5")
 KILLS = 10  # of the driver with all that it started, and of a worker, in turn
 
@@ -42,24 +42,19 @@ def wait_for(process: subprocess.Popen[bytes], study: Path, least: int) -> None:
 def test_killed_ten_times_at_random_moments_the_dataset_is_the_undisturbed_one(tmp_path: Path) -> None:
     chance = random.Random(3)
     study, before, process = tmp_path / "killed" / "tiny", {}, None
-    killed = {"driver": 0, "worker": 0}
     try:
         for kill in range(KILLS):
             if process is None:
                 process = start(study.parent)
-            wait_for(process, study, len(parts(study)) + chance.randint(1, 30 if kill % 2 else 12))
+            wait_for(process, study, len(parts(study)) + chance.randint(1, 12 if kill % 2 else 6))
             time.sleep(chance.random() * 0.05)
             before |= parts(study)
             if kill % 2:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(30)
                 process = None
-                killed["driver"] += 1
-            elif worker := worker_of(process):
-                worker.kill()
-                killed["worker"] += 1
-        assert killed["driver"] == KILLS // 2
-        assert killed["worker"] >= 3, "too few workers were caught at work"
+            else:
+                kill_a_worker_of(process)
     finally:
         if process is not None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -21,8 +21,9 @@ from transformers import (
 from tsd.corpus import chat_prompts
 from tsd.decoding import READ_AT_ONCE, ROOM, closed_ranks, decode, slabs
 from tsd.recipe import Student
-from tsd.students import build, build_tokenizer
+from tsd.students import build
 from tsd.tasks import SINGLE
+from tsd.tokens import build_tokenizer
 
 # Ends some replies before 24 tokens, a few of them at once, and not others.
 END_BIAS = 2.0

@@ -22,7 +22,8 @@ from tsd.corpus import Corpus, tokenise
 from tsd.distillation import Distillation, divergence, require_same_tokens
 from tsd.errors import InputError
 from tsd.recipe import Distil, Student, TrainingConfig
-from tsd.students import build, build_tokenizer, forward_flops, parameter_counts, training_flops
+from tsd.students import build, forward_flops, parameter_counts, training_flops
+from tsd.tokens import build_tokenizer
 from tsd.training import Place, Progress, make_optimiser, shard, summed_loss, train
 
 KINDS = ("forward", "reverse", "jensen_shannon")

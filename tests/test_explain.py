@@ -17,6 +17,7 @@ from tsd.cli import main
 from tsd.explain import MOST_ROWS, _averaged, fit_to_student, fitting_length, read_card
 from tsd.series.truth import TOP
 from tsd.tasks import SINGLE
+from tsd.tokens import build_tokenizer
 
 LENGTH = 32
 RAMP = [round(99 * i / (LENGTH - 1)) for i in range(LENGTH)]
@@ -33,7 +34,7 @@ def students_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("students")
     labels = {"trend": "increasing", "noise": "low", "maximum": "end", "minimum": "beginning"}
     prompt, reply = SINGLE.student_prompt(RAMP), SINGLE.reply(labels, (0, 0, 0))
-    tokenizer = students.build_tokenizer([prompt, reply] * 2, 512)
+    tokenizer = build_tokenizer([prompt, reply] * 2, 512)
     model = students.build(Student(name="0.03M"), tokenizer, 0, 512)
     students.export(model, tokenizer, folder / "untrained", {"length": LENGTH, "task": "single"})
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tsd.cluster.trials import Trial, plan_runs, plan_trials
 from tsd.placement import LARGEST, Need, cost, need, packs, parameters
 from tsd.recipe import Student, TrainingConfig, load
-from tsd.students import SCRATCH, build, build_tokenizer, parameter_counts
+from tsd.students import SCRATCH, build, parameter_counts
+from tsd.tokens import build_tokenizer
 
 ON_GPUS = TrainingConfig(gpu=True, workers=8, batch_size=64)
 

@@ -9,6 +9,7 @@ from tsd.cli import main
 from tsd.plan import STAGES, plan
 from tsd.recipe import RulesTeacher, Student, load
 from tsd.tasks import SINGLE
+from tsd.tokens import build_tokenizer
 
 SMALL = (
     "series.count=600",
@@ -71,7 +72,7 @@ def test_tokens_and_flops_are_those_of_the_real_examples(small, said):
     described = Rules(RulesTeacher(), SINGLE, small.seed).annotate(series)
     prompts = [SINGLE.student_prompt(values) for values in series["values"].to_pylist()]
     examples = pa.table({"prompt": prompts, "completion": described["text"]})
-    tokenizer = students.build_tokenizer([*prompts, *described["text"].to_pylist()], 2048)
+    tokenizer = build_tokenizer([*prompts, *described["text"].to_pylist()], 2048)
     corpus = tokenise(examples, tokenizer, 2048)
     length, answer = corpus.lengths.mean(), (corpus.lengths - corpus.answers).mean()
     rows = 2 * 2 * (16 + 48)  # seeds × epochs × volumes, for each size
@@ -208,7 +209,7 @@ def test_a_dry_run_of_batches_names_them_and_their_price():
 def test_a_student_for_gpus_is_counted_without_its_weights_and_not_timed(tmp_path):
     from tsd import students
 
-    tokenizer = students.build_tokenizer(["Describe the series: 1 2"] * 2, 512)
+    tokenizer = build_tokenizer(["Describe the series: 1 2"] * 2, 512)
     model = students.build(Student(name="0.1M"), tokenizer, 0, 512)
     students.export(model, tokenizer, tmp_path, {"length": 64})
     (tmp_path / "model.safetensors").unlink()

@@ -12,8 +12,8 @@ from tsd.cluster.distilling import require_fitting_teachers
 from tsd.cluster.trials import Run, plan_runs, plan_trials
 from tsd.errors import InputError
 from tsd.recipe import Recipe, load
-from tsd.students import build_tokenizer
 from tsd.tasks import SINGLE
+from tsd.tokens import build_tokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 

@@ -142,9 +142,14 @@ def test_a_checkpoint_that_is_damaged_is_passed_over_for_the_one_before(
 ) -> None:
     arguments = command(examples, *TRAINED, "training.keep_checkpoints=2", stage="train")
     trial = examples / "tiny" / "trials"
-    kill_once(lambda: any(trial.glob(f"*/{RUN}-step-000001?0/.metadata")), arguments, cpus=2)
+
+    def pruned() -> bool:
+        """After ten checkpoints there are two, and perhaps one that Ray has yet to hear of."""
+        there = sorted(path.parent.name for path in trial.glob(f"*/{RUN}-step-*/.metadata"))
+        return 2 <= len(there) <= 3 and there[-1][-8:] >= "00000100"
+
+    kill_once(pruned, arguments, cpus=2)
     kept = sorted(trial.glob(f"*/{RUN}-step-*"))
-    assert 2 <= len(kept) <= 3  # and one that was being written
     for part in kept[-1].glob("*.distcp"):
         part.write_bytes(part.read_bytes()[:1000])
     run(arguments, cpus=2)

@@ -21,7 +21,6 @@ from tsd.recipe import SCRATCH_SIZES, Lora, Student
 from tsd.students import (
     SCRATCH,
     build,
-    build_tokenizer,
     export,
     load_model,
     load_tokenizer,
@@ -29,6 +28,7 @@ from tsd.students import (
     training_flops,
 )
 from tsd.tasks import SINGLE
+from tsd.tokens import build_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,8 @@ from tsd.corpus import Corpus, pack, tokenise
 from tsd.errors import TrainingError
 from tsd.forward import decoder_layers, lean
 from tsd.recipe import Lora, Student, TrainingConfig
-from tsd.students import SCRATCH, build, build_tokenizer, export
+from tsd.students import SCRATCH, build, export
+from tsd.tokens import build_tokenizer
 from tsd.training import (
     Place,
     Progress,

@@ -21,7 +21,8 @@ from tsd.corpus import Corpus
 from tsd.decoding import decode
 from tsd.errors import InputError
 from tsd.recipe import Lora, Student, TrainingConfig
-from tsd.students import build, build_tokenizer, export, load_model, load_tokenizer
+from tsd.students import build, export, load_model, load_tokenizer
+from tsd.tokens import build_tokenizer
 from tsd.training import Place, Progress, make_optimiser, shard, train
 
 VOCABULARY = 151_936  # as Qwen2.5 and Qwen3 have

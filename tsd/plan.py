@@ -251,13 +251,12 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
 
     from tsd import students
     from tsd.corpus import tokenise
+    from tsd.tokens import build_tokenizer
 
     examples = _sample(recipe)
     texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
     longest = recipe.training.max_length
-    tokenizer = (
-        students.load_tokenizer(student.source) if student.source else students.build_tokenizer(texts, longest)
-    )
+    tokenizer = students.load_tokenizer(student.source) if student.source else build_tokenizer(texts, longest)
     corpus = tokenise(examples, tokenizer, longest)
     measured = not recipe.training.gpu
     if measured or student.source is None:

@@ -22,19 +22,20 @@ def require_fitting_teachers(recipe: Recipe) -> None:
 
     The study's own tokenizer must be there; the teachers that the study trains from scratch have it too.
     """
-    from tsd.distillation import require_same_tokens
+    distilled = [(student, student.distil) for student in recipe.students.sizes if student.distil]
+    if not distilled:
+        return
+    from tsd.distillation import require_same_tokens  # loads torch
     from tsd.students import load_tokenizer
 
-    for student in recipe.students.sizes:
-        if student.distil is None:
-            continue
+    for student, distil in distilled:
         teacher = recipe.students.teacher_of(student)
-        source = teacher.source if teacher else student.distil.teacher
+        source = teacher.source if teacher else distil.teacher
         if source is None or source == student.source:
             continue
         with store.local_copy(f"{recipe.folder}/tokenizer") as own:
             tokenizer = load_tokenizer(student.source or own)
-        require_same_tokens(student.name, tokenizer, student.distil.teacher, load_tokenizer(source))
+        require_same_tokens(student.name, tokenizer, distil.teacher, load_tokenizer(source))
 
 
 def load_teacher(run: Mapping[str, Any], student: Student, folder: str, place: "Place") -> "Distillation | None":

@@ -213,7 +213,7 @@ class Study:
         """Build the small tokenizer for students from scratch, once a study."""
         folder = f"{self.recipe.folder}/tokenizer"
         if store.read_json(folder, "tokenizer_config.json") is None:
-            from tsd.students import build_tokenizer
+            from tsd.tokens import build_tokenizer
 
             columns = examples.each_part(["split", "prompt", "completion"])
             taught = select(columns, "train", max(self.recipe.students.volumes))
@@ -419,6 +419,8 @@ def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[st
         correct = pc.struct_field(runs[name], "value").to_numpy()
         columns[name] = np.maximum(1.0 - correct, 0.5 / test_series)
     sizes, volumes = runs["parameters_without_embeddings"].to_numpy(), runs["examples"].to_numpy()
+    if len(runs) < scaling.FEWEST_RUNS:
+        return {name: _fit(sizes, volumes, column) for name, column in columns.items()}
     fit = ray.remote(_fit).options(num_cpus=1)
     waiting = {name: fit.remote(sizes, volumes, column) for name, column in columns.items()}
     return {name: ray.get(result) for name, result in waiting.items()}

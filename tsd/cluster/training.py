@@ -17,11 +17,11 @@ from typing import Any
 
 import ray
 import ray.train
-import ray.train.torch
 from ray import tune
 
 from tsd import card, store
 from tsd.cluster import distilling
+from tsd.cluster.lean import LeanTrainer
 from tsd.cluster.outcomes import finished
 from tsd.cluster.session import own_ray
 from tsd.cluster.trials import Run, Trial
@@ -178,7 +178,7 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     trial, training = settings["trials"][config["trial"]], settings["training"]
     if trial.name not in settings["first"]:
         _let_go_first(settings["board"], settings["first"])
-    trainer = (_LeanTrainer if settings["own_ray"] else ray.train.torch.TorchTrainer)(
+    trainer = _trainer(settings["own_ray"] and not training["gpu"])(
         _worker,
         train_loop_config={**settings, "trial": trial},
         scaling_config=ray.train.ScalingConfig(
@@ -196,17 +196,13 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     trainer.fit()
 
 
-class _LeanTrainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
-    """Starts two processes fewer for each trial, which take seconds: on one's own machine they have nothing to do.
+def _trainer(lean: bool) -> Any:
+    """Ray's trainer for torch, or ours that starts sooner, for CPUs of one's own."""
+    if lean:
+        return LeanTrainer
+    from ray.train.torch import TorchTrainer
 
-    One deals out Ray datasets, of which a run has none; the other cleans up after a controller that is gone, as
-    the end of a Ray of one's own does. Where Ray names them otherwise they are started.
-    """
-
-    UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
-
-    def _create_default_callbacks(self) -> list[Any]:
-        return [one for one in super()._create_default_callbacks() if type(one).__name__ not in self.UNUSED]
+    return TorchTrainer
 
 
 def _let_go_first(board: Any, first: Sequence[str]) -> None:
@@ -247,6 +243,7 @@ def _worker(config: dict[str, Any]) -> None:
 def _learn(config: dict[str, Any], run: Run) -> None:
     started = time.perf_counter()
     import torch
+    from ray.train.torch import get_device
 
     from tsd import checkpoints, corpus, students, training
     from tsd.recipe import TrainingConfig
@@ -255,7 +252,7 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     settings = TrainingConfig(**config["training"])
     folder = config["folder"]
     student = Student.model_validate(run["student"])
-    device = str(ray.train.torch.get_device()) if settings.gpu else "cpu"
+    device = str(get_device()) if settings.gpu else "cpu"
     place = training.Place(context.get_world_rank(), context.get_world_size(), device)
     if not settings.gpu:
         torch.set_num_threads(settings.threads)
