@@ -22,7 +22,7 @@ MODULES = {
 LAYERS = (
     {"tsd"},
     {"errors", "schema", "series", "language", "intervals", "footprint"},
-    {"store", "tasks", "draws", "progress", "png", "operations"},
+    {"store", "tasks", "draws", "progress", "png", "operations", "tokens"},
     {"recipe", "card"},
     {"drawing", "plots"},
     {"teachers", "curation", "corpus", "students", "weights", "forward", "placement", "distillation"},

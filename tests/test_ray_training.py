@@ -149,8 +149,8 @@ def test_a_checkpoint_that_is_damaged_is_passed_over_for_the_one_before(
         return 2 <= len(there) <= 3 and there[-1][-8:] >= "00000100"
 
     kill_once(pruned, arguments, cpus=2)
-    kept = sorted(trial.glob(f"*/{RUN}-step-*"))
-    for part in kept[-1].glob("*.distcp"):
+    last = max(path.parent for path in trial.glob(f"*/{RUN}-step-*/.metadata"))
+    for part in last.glob("*.distcp"):
         part.write_bytes(part.read_bytes()[:1000])
     run(arguments, cpus=2)
     undisturbed, mine = (
