@@ -217,7 +217,7 @@ def test_students_of_two_teachers_are_compared_on_the_same_series_and_nothing_is
 
 
 # What is on disk when a stage is well under way, and the stage's name. Drawing is killed in test_data_plane.py,
-# curation above.
+# curation in the test of its policies.
 UNDER_WAY = {
     "annotate": "annotations/part-*.parquet",
     "train": "trials/0.03M-1600*/**/.metadata",
@@ -226,7 +226,7 @@ UNDER_WAY = {
 }
 
 
-def test_killed_in_each_stage_a_study_goes_on_and_redoes_nothing(
+def test_killed_from_asking_to_report_a_study_goes_on_and_redoes_nothing(
     undisturbed: tuple[Path, str], tmp_path: Path
 ) -> None:
     study, _ = undisturbed

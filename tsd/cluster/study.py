@@ -79,10 +79,7 @@ class Study:
 
     def curate(self) -> None:
         """Sort the annotations; say what was kept."""
-        series, annotations = (
-            self.open("series"),
-            self.open("annotations"),
-        )
+        series, annotations = self.open("series"), self.open("annotations")
         kept, rejected = self._timed(
             "Curate", lambda: stages.curate(self.recipe, series, annotations, self.reporter)
         )
