@@ -33,6 +33,7 @@ MARGIN = 1.25  # on what is calculated
 FIXED = 0.3e9  # buffers of gloo, of the allocator and of threads, of which the arithmetic knows nothing
 GPUS, EXAMPLES, TOKENS, SUPERVISED = (1, 2, 4, 8, 16, 32, 64), 32, 512, 64
 SAMPLE_SECONDS = 0.01
+DRAWN = 2**24 - 3  # random weights; not a multiple of any dimension, so that no two rows are alike
 
 
 def main() -> None:
@@ -93,13 +94,16 @@ def gained(process: dict[str, Any], until: str) -> float:
     return float(process[until]["private"] - process["imported"]["private"])
 
 
-def write_model(rank: int, folder: Path) -> None:
-    """Stream random weights to a safetensors file: its header, then one tensor after the other."""
+def write_model(rank: int, folder: Path, size: str = "0.5B") -> None:
+    """Stream random weights to a safetensors file: its header, then one tensor after the other.
+
+    The weights are the same `DRAWN` numbers over and over: neither memory nor time minds.
+    """
     import torch
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    shape = QWEN["0.5B"]
+    shape = QWEN[size]
     config = Qwen2Config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
@@ -115,20 +119,25 @@ def write_model(rank: int, folder: Path) -> None:
     config.save_pretrained(folder)
     with init_empty_weights():
         shapes = {name: tuple(p.shape) for name, p in AutoModelForCausalLM.from_config(config).named_parameters()}
-    shapes.pop("lm_head.weight", None)
+    if shape.tied:
+        shapes.pop("lm_head.weight")
     header, at = {}, 0
     for name, dimensions in shapes.items():
-        size = 2 * int(np.prod(dimensions))
-        header[name] = {"dtype": "BF16", "shape": dimensions, "data_offsets": [at, at + size]}
-        at += size
+        length = 2 * int(np.prod(dimensions))
+        header[name] = {"dtype": "BF16", "shape": dimensions, "data_offsets": [at, at + length]}
+        at += length
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    generator = torch.Generator().manual_seed(0)
+    drawn = torch.empty(DRAWN).normal_(std=0.02, generator=torch.Generator().manual_seed(0))
+    numbers = drawn.bfloat16().view(torch.int16).numpy()
     with (folder / "model.safetensors").open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, dimensions in shapes.items():
-            values = torch.empty(dimensions).normal_(std=0.02, generator=generator)
-            values = torch.ones(dimensions) if "norm" in name else values
-            file.write(values.bfloat16().view(torch.int16).numpy().tobytes())
+            if "norm" in name:
+                file.write(torch.ones(dimensions).bfloat16().view(torch.int16).numpy().tobytes())
+                continue
+            left = int(np.prod(dimensions))
+            while left:
+                left -= file.write(memoryview(numbers[:left]).cast("B")) // 2
 
 
 def train(rank: int, source: Path, out: Path) -> None:

@@ -202,9 +202,9 @@ class Lean:
         self.layers = [LeanLayer(layer) for layer in decoder.layers]
         self.norm = LeanNorm(decoder.norm)
         self.head, self.bias = self.norm.before(head.weight), head.bias
-        cos, sin = decoder.rotary_emb(self.embeddings, torch.arange(longest, device=model.device))
-        sin[:, : sin.shape[1] // 2].neg_()  # what is rolled into the first half of a head counts negative
-        self.cos, self.sin = cos[:, None], sin[:, None]  # (longest, 1, head size)
+        cos, sin = decoder.rotary_emb(self.embeddings, torch.arange(longest, device=model.device)[None])
+        sin[..., : sin.shape[-1] // 2].neg_()  # what is rolled into the first half of a head counts negative
+        self.cos, self.sin = cos[0, :, None], sin[0, :, None]  # (longest, 1, head size)
 
     def __call__(self, tokens: Tensor, seen: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
         """As `_whole`."""

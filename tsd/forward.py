@@ -7,11 +7,13 @@ a token is supervised; and norms and rotary embeddings, which are many small ope
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from itertools import accumulate
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -22,6 +24,7 @@ from tsd.operations import Turn, make_turn, paired, rms_norm, turned, turned_nor
 
 NAME = "tsd"
 # Norm, attention, sum; norm, feed-forward, sum: what `_layer` and `_attention` repeat.
+HALF = (torch.bfloat16, torch.float16)
 LAYERS = {"Qwen3DecoderLayer", "Qwen2DecoderLayer", "LlamaDecoderLayer", "MistralDecoderLayer"}
 
 
@@ -103,6 +106,8 @@ def attend_apart(
     projected = (query, key, value)
     if _row_by_row(segments, len(query)):
         return _causal(module, *projected, **settings), None
+    if query.is_cuda and query.dtype in HALF and not settings.get("dropout"):
+        return _all_at_once(*projected, segments, settings["scaling"], settings.get("sliding_window")), None
     sizes = [count * length for count, length, _ in segments]
     parts = []
     pieces = zip(*(torch.split(x, sizes, 2) for x in projected), strict=True)
@@ -129,6 +134,36 @@ def _causal(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, 
         mask = seen.tril(length - asked).triu(length - asked - window + 1)[None, None]
     attended: Tensor = sdpa_attention_forward(module, query, key, value, mask, **settings)[0]
     return attended
+
+
+def _all_at_once(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    segments: Sequence[tuple[int, int, int]],
+    scaling: float,
+    window: int | None,
+) -> Tensor:
+    """As `attend_apart` for one packed row, in a single kernel: a GPU waits for every one that it is given."""
+    starts = _starts(tuple(segments), query.device)
+    longest = max(length for _, length, _ in segments)
+    width = query.shape[-1]
+    attended = varlen_attn(
+        # (1, heads, tokens, width) -> (tokens, heads, width), widened to what the kernel takes
+        *(torch.nn.functional.pad(x[0].transpose(0, 1), (0, -width % 8)) for x in (query, key, value)),
+        *(starts, starts, longest, longest),
+        scale=scaling,
+        window_size=((window or 0) - 1, 0),  # −1: as far back as there are tokens
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return cast(Tensor, attended)[None, ..., :width]
+
+
+@lru_cache(maxsize=2)  # all layers of a step, and of its teacher's, ask for the same
+def _starts(segments: tuple[tuple[int, int, int], ...], device: torch.device) -> Tensor:
+    """Where each example begins in its row, and where the last one ends: (examples + 1,) int32."""
+    lengths = [length for count, length, _ in segments for _ in range(count)]
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 AttentionInterface.register(NAME, attend_apart)
@@ -243,6 +278,8 @@ def _in_pairs(projection: Any, normed: Tensor, heads: int) -> Tensor:
 
 
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
-    if hidden_states.dtype != torch.float32:  # transformers reckons in float32 and rounds after
-        return cast(Tensor, type(module).forward(module, hidden_states))
+    if hidden_states.dtype != torch.float32:
+        return torch.nn.functional.rms_norm(
+            hidden_states, module.weight.shape, module.weight, module.variance_epsilon
+        )
     return rms_norm(hidden_states, module.weight, module.variance_epsilon)
