@@ -7,9 +7,11 @@ pass, with layers that `torch.compile` compiled, and rows of mixed length, packe
 bf16 matmul peak measured in the same process. Writes gpu.json. A case that does not fit the GPU says so.
 
     python benchmarks/gpu.py
+    python benchmarks/gpu.py --table    # what docs/large.md says of it, from gpu.json
 """
 
 import gc
+import json
 import os
 import sys
 import tempfile
@@ -66,6 +68,9 @@ CASES = (
 
 def main() -> None:
     """Take each case in turn, print a row for each, keep them all."""
+    if "--table" in sys.argv:
+        table(json.loads(Path(__file__).with_suffix(".json").read_text())["results"])
+        return
     if not torch.cuda.is_available():
         sys.exit("there is no GPU here")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29577", RANK="0", WORLD_SIZE="1")
@@ -174,6 +179,19 @@ def forward_by(which: str) -> AbstractContextManager[Any]:
     """Train by the model's own forward pass, or by tsd's."""
     unknown: Callable[[object], bool] = lambda _: False  # noqa: E731
     return nullcontext() if which == OURS else mock.patch.object(training, "packable", unknown)
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """Print them in Markdown."""
+    print("| model | trained | activations | forward | rows | step | tokens/s | of the peak | GB | calculated |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        said = [row[name] for name in ("size", "trained", "activations", "forward", "rows")]
+        # Adapters' gradients alone are computed, of which the count of FLOPs knows nothing.
+        share = "" if row["trained"] == "adapters" else f"{row['share']:.0%}"
+        calculated = f"{row['calculated GB']:.0f}" if row["rows"] == "even" else ""
+        figures = [f"{row['step s']:.2f} s", f"{row['tokens/s']:,.0f}", share, f"{row['GB']:.0f}", calculated]
+        print(f"| {' | '.join([*said, *figures])} |")
 
 
 if __name__ == "__main__":

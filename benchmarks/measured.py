@@ -5,7 +5,9 @@ import gc
 import json
 import os
 import platform
+import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,20 @@ def medians(
             work()
             seconds[name].append(clock() - started)
     return {name: median(times) for name, times in seconds.items()}
+
+
+def environment(name: str, packages: Sequence[str]) -> Path:
+    """The Python of an environment, made once, that has some packages beside all that this one has."""
+    folder = ROOT / name
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        print(f"Setting up {name}: half a minute, once")
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        (here,) = folder.glob("lib/*/site-packages")
+        (here / "beside.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--quiet", "--no-deps", *packages], check=True)
+        (folder / "ready").touch()
+    return python
 
 
 def show(title: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -17,7 +17,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 import traceback
@@ -54,7 +53,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--serve"]:
         serve(sys.argv[2])
         return
-    python = trl_environment()
+    python = measured.environment(".venv-trl", TRL)
     workers = {kind: Worker(python, kind) for kind in (TSD, TRAINER, DEFAULT, GROUPED, PACKED)}
     rows = [row for points in POINTS for size in STEPS for row in compare(workers, size, points)]
     for worker in workers.values():
@@ -125,20 +124,6 @@ class Worker:
     def end(self) -> None:
         """Let it go."""
         self.process.communicate(timeout=60)
-
-
-def trl_environment() -> Path:
-    """The Python of an environment that has trl beside all that this one has."""
-    folder = ROOT / ".venv-trl"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        print(f"Setting up {folder.name}: half a minute, once")
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        (here,) = folder.glob("lib/*/site-packages")
-        (here / "beside.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--quiet", "--no-deps", *TRL], check=True)
-        (folder / "ready").touch()
-    return python
 
 
 # ---- In a trainer's process

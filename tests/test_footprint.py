@@ -13,9 +13,9 @@ from accelerate import init_empty_weights
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from workers import WORKERS, joined, together
 
-from tsd.footprint import H100, QWEN, Load, Shape, flops, memory, seconds, states
+from tsd.footprint import HOPPER, QWEN, Load, Shape, memory, moving, states
 from tsd.recipe import TrainingConfig
-from tsd.students import parameter_counts, training_flops
+from tsd.students import parameter_counts
 from tsd.training import make_optimiser, shard
 
 TINY = Shape(layers=3, hidden=32, mlp=80, heads=4, key_heads=2, head=8, vocabulary=1000, tied=True)
@@ -38,15 +38,13 @@ def qwen(shape: Shape) -> Qwen2ForCausalLM:
 
 
 @pytest.mark.parametrize("size", QWEN)
-def test_parameters_and_flops_are_those_of_transformers_own_model(size: str) -> None:
+def test_parameters_are_those_of_transformers_own_model(size: str) -> None:
     shape = QWEN[size]
     with init_empty_weights():
         model = qwen(shape)
     model.tie_weights()
     total, body = parameter_counts(model)
     assert (shape.parameters, shape.body) == (total, body)
-    expected = training_flops(model, body, LOAD.tokens, LOAD.supervised, LOAD.length)
-    assert flops(shape, LOAD) == pytest.approx(expected)
 
 
 def work(rank: int, out: Path) -> None:
@@ -77,26 +75,26 @@ def test_more_gpus_take_less_each_down_to_what_is_not_shared() -> None:
         assert needed[-1] > sum(memory(shape, 2, LOAD, checkpointing=True).values()) - states(shape.parameters, 2)
 
 
-def test_computing_activations_again_saves_memory_and_costs_time() -> None:
+def test_computing_activations_again_saves_memory() -> None:
     for shape in QWEN.values():
         kept, again = (memory(shape, 8, LOAD, checkpointing=way) for way in (False, True))
         assert again["activations"] < kept["activations"] / 5
         assert again["states"] == kept["states"]
-        assert flops(shape, LOAD, True) > 1.2 * flops(shape, LOAD)
 
 
 def test_one_gpu_moves_nothing_and_a_second_node_moves_at_the_networks_rate() -> None:
     shape = QWEN["7B"]
-    assert seconds(shape, 1, LOAD, H100)[1] == 0.0
-    within, between = seconds(shape, 8, LOAD, H100)[1], seconds(shape, 16, LOAD, H100)[1]
+    assert moving(shape, 1, HOPPER) == 0.0
+    within, between = moving(shape, 8, HOPPER), moving(shape, 16, HOPPER)
     assert within == pytest.approx(8 * shape.parameters * 7 / 8 / 450e9)
     assert between == pytest.approx(8 * shape.parameters * 15 / 16 / 50e9)
 
 
-def test_the_table_in_the_document_is_what_the_script_prints() -> None:
+@pytest.mark.parametrize(("script", "rows"), [("large", 4 * 7), ("gpu", 12)])
+def test_the_tables_in_the_document_are_what_the_scripts_print(script: str, rows: int) -> None:
     root = Path(__file__).parents[1]
     printed = subprocess.run(
-        [sys.executable, "benchmarks/large.py", "--table"],
+        [sys.executable, f"benchmarks/{script}.py", "--table"],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
@@ -104,5 +102,5 @@ def test_the_table_in_the_document_is_what_the_script_prints() -> None:
         timeout=120,
         check=True,
     )
-    assert len(printed.stdout.splitlines()) == 2 + 4 * 7
+    assert len(printed.stdout.splitlines()) == 2 + rows
     assert printed.stdout in (root / "docs" / "large.md").read_text()

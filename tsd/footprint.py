@@ -1,4 +1,4 @@
-"""What a model takes to be trained over several GPUs or processes: memory of each, and seconds of a step.
+"""What a model takes to be trained over several GPUs or processes: memory of each, and seconds of moving it.
 
 All of it is calculated from the model's dimensions; the rates of a machine are given. FSDP2 divides parameters,
 gradients and AdamW's moments, all in float32, and gathers one layer after the other in the width that is computed
@@ -66,18 +66,16 @@ class Load:
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates of a GPU: what share of which peak is reached, and bytes a second within a node and between nodes."""
+    """How many bytes a second a GPU sends within a node and between nodes."""
 
-    peak: float
-    share: float
     within: float
     between: float
     node: int  # GPUs in one
 
 
-# NVIDIA's datasheet of the H100 SXM: 989 TFLOP/s bf16 without sparsity, NVLink 900 GB/s both ways together. The
-# share and 400 Gb/s of InfiniBand for each GPU are assumptions.
-H100 = Machine(peak=989e12, share=0.4, within=450e9, between=50e9, node=8)
+# NVIDIA's datasheets of the H100 SXM and the H200: NVLink 900 GB/s both ways together. 400 Gb/s of InfiniBand for
+# each GPU are an assumption.
+HOPPER = Machine(within=450e9, between=50e9, node=8)
 
 
 def states(parameters: int, workers: int) -> float:
@@ -114,24 +112,11 @@ def memory(
     }
 
 
-def flops(shape: Shape, load: Load, checkpointing: bool = False) -> float:
-    """Of a step of one worker: 6·N a token, attention over half the square, the head where it is asked.
+def moving(shape: Shape, workers: int, machine: Machine) -> float:
+    """Seconds of a step that each worker sends and receives.
 
-    As `students.training_flops`; a layer that is computed again costs a third more.
-    """
-    attention = 12 * shape.layers * shape.heads * shape.head * load.length / 2
-    layers = load.tokens * (6 * shape.body + attention)
-    return layers * (4 / 3 if checkpointing else 1) + load.supervised * 6 * shape.hidden * shape.vocabulary
-
-
-def seconds(
-    shape: Shape, workers: int, load: Load, machine: Machine, checkpointing: bool = False
-) -> tuple[float, float]:
-    """Seconds of a step that computing takes, and those that moving takes; at best the longer one is the step.
-
-    Moved: every parameter in bfloat16 for the forward pass and again for the backward pass, and every gradient in
+    Every parameter in bfloat16 for the forward pass and again for the backward pass, and every gradient in
     float32, each but for a worker's own share.
     """
     moved = (2 * 2 + FULL) * shape.parameters * (workers - 1) / workers
-    speed = machine.within if workers <= machine.node else machine.between
-    return flops(shape, load, checkpointing) / (machine.share * machine.peak), moved / speed
+    return moved / (machine.within if workers <= machine.node else machine.between)

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -116,7 +117,7 @@ def attend_apart(
         asking, *read = (x[0].unflatten(1, (count, length)).transpose(0, 1) for x in piece)
         asked = answered if answers_only else length
         attended = _causal(module, asking[:, :, length - asked :], *read, **settings)
-        parts.append(torch.nn.functional.pad(attended, (0, 0, 0, 0, length - asked, 0)).flatten(0, 1))
+        parts.append(pad(attended, (0, 0, 0, 0, length - asked, 0)).flatten(0, 1))
     return torch.cat(parts)[None], None
 
 
@@ -148,10 +149,16 @@ def _all_at_once(
     starts = _starts(tuple(segments), query.device)
     longest = max(length for _, length, _ in segments)
     width = query.shape[-1]
+    # (1, heads, tokens, width) -> (tokens, heads, width), widened to what the kernel takes
+    asking, read, said = (pad(x[0].transpose(0, 1), (0, -width % 8)) for x in (query, key, value))
     attended = varlen_attn(
-        # (1, heads, tokens, width) -> (tokens, heads, width), widened to what the kernel takes
-        *(torch.nn.functional.pad(x[0].transpose(0, 1), (0, -width % 8)) for x in (query, key, value)),
-        *(starts, starts, longest, longest),
+        asking,
+        read,
+        said,
+        starts,
+        starts,
+        longest,
+        longest,
         scale=scaling,
         window_size=((window or 0) - 1, 0),  # −1: as far back as there are tokens
         enable_gqa=query.shape[1] != key.shape[1],
