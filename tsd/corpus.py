@@ -155,6 +155,12 @@ class Batches:
         ]
         return np.concatenate(orders)
 
+    def epochs_done(self, steps: int) -> int:
+        """How many epochs are behind a run after so many of its steps."""
+        if self.config.tokens_per_batch is None:
+            return min(self.config.epochs, steps * self.config.batch_size // len(self.lengths))
+        return self.cuts[steps][0] if steps < self.steps else self.config.epochs
+
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
         return generator(self.seed, BATCHES, epoch).permutation(len(self.lengths))
 

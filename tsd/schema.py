@@ -144,6 +144,7 @@ RUN = (
     pa.field("distilled_from", pa.string()),  # null where it learned from words alone, as are
     pa.field("teacher_flops", pa.float64()),  # the FLOPs of the teacher's own forward passes
     pa.field("steps", pa.int64(), nullable=False),
+    pa.field("stopped_early", pa.bool_()),
     pa.field("seed", pa.int64(), nullable=False),
     pa.field("validation_loss", pa.float64(), nullable=False),
     pa.field("train_seconds", pa.float64(), nullable=False),

@@ -68,6 +68,8 @@ class Tracker:
         measured = ["validation_loss", "tokens", "flops", "train_seconds", "tokens_per_second", "utilisation"]
         if record.get("distilled_from"):
             named, measured = [*named, "distilled_from"], [*measured, "teacher_flops"]
+        if record.get("stopped_early"):
+            named = [*named, "stopped_early"]
         values = {name: float(record[name]) for name in measured} | dict(scores)
         self.client.log_batch(
             run,

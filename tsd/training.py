@@ -49,6 +49,15 @@ class Progress:
     steps: int = 0  # of the whole run; known from when `train` begins
     seconds: float = 0.0  # spent in the loop, over all restarts
     loss: float = math.nan  # what is minimised, a mean over the last step's supervised tokens, in nats
+    lowest: float = math.inf  # held-out loss after an epoch, where a run may stop early, in nats
+    waited: int = 0  # epochs since then
+    stopped: bool = False  # before its last step, since no epoch lowered the held-out loss for long enough
+
+    def judge(self, held_out: float, patience: int) -> None:
+        """Note the held-out loss after an epoch, in nats, and stop after `patience` without a lower one."""
+        self.waited = 0 if held_out < self.lowest else self.waited + 1
+        self.lowest = min(self.lowest, held_out)
+        self.stopped = self.waited >= patience and self.step < self.steps
 
 
 def train(
@@ -64,10 +73,13 @@ def train(
     report: Callable[[Progress], None] = lambda _: None,
     save: Callable[[Progress], None] = lambda _: None,
     distil: Distillation | None = None,
+    held_out: Callable[[], float] | None = None,
 ) -> None:
     """Train from `progress.step` to the end; `progress` is kept up to date in place.
 
     distil: whom to learn from besides the corpus' words; its teacher stays as it is.
+    held_out: the held-out loss in nats, the same for all workers; asked after each epoch where `config.patience`
+    says how many a run lets pass without a lower one before it stops. The weights are those of its last step.
     `report` is called about `REPORTS` times, `save` every `config.checkpoint_every` steps and not at the end.
     Raises TrainingError when the loss or its gradient stops being a number: the weights are then those of the
     step before.
@@ -84,7 +96,7 @@ def train(
         _lean_where_known(distil.teacher) if distil else nullcontext(),
         recomputed(model) if config.checkpoint_activations else nullcontext(),
     ):
-        while progress.step < steps:
+        while progress.step < steps and not progress.stopped:
             step = progress.step
             rows = batches.rows(step)
             for group in optimiser.param_groups:
@@ -101,6 +113,11 @@ def train(
             progress.tokens += int(corpus.lengths_of(rows).sum())
             progress.supervised += corpus.supervised_in(rows)
             progress.seconds = before + time.perf_counter() - started
+            if held_out and config.patience and batches.epochs_done(step + 1) > batches.epochs_done(step):
+                asked = time.perf_counter()
+                progress.judge(held_out(), config.patience)
+                model.train()
+                started += time.perf_counter() - asked  # not the run's own work
             if progress.step % config.checkpoint_every == 0 and progress.step < steps:
                 save(progress)
             elif progress.step % report_every == 0:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 for name, value in {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its errors reach Python as exceptions; set it to see more
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",  # a trial may wait that long for its machines
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "120",

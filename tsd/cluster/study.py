@@ -407,10 +407,11 @@ def require_examples(recipe: Recipe, examples: store.Dataset) -> None:
 def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[str, scaling.FittedLaw | str]:
     """Fit the loss and each error rate, all at once on Ray. Where there are too few runs, says so instead.
 
-    Only to students that learn from words alone: what others are trained on is no function of N and D.
+    Only to students that learn from words alone and to their end: of others, N and D do not say what they had.
     An error rate of nothing in n is taken as half a series in n, since a law is fitted to its logarithm.
     """
-    runs = runs.filter(pc.is_null(runs["distilled_from"]))
+    stopped = pc.fill_null(runs["stopped_early"], False)
+    runs = runs.filter(pc.and_(pc.is_null(runs["distilled_from"]), pc.invert(stopped)))
     columns = {"loss": runs["validation_loss"].to_numpy()}
     for name in scores:
         correct = pc.struct_field(runs[name], "value").to_numpy()

@@ -21,7 +21,7 @@ from ray import tune
 
 from tsd import card, store
 from tsd.cluster import distilling
-from tsd.cluster.lean import LeanTrainer
+from tsd.cluster.lean import LeanTrainer, quick_imports
 from tsd.cluster.outcomes import finished
 from tsd.cluster.session import own_ray
 from tsd.cluster.trials import Run, Trial
@@ -242,11 +242,12 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _learn(config: dict[str, Any], run: Run) -> None:
     started = time.perf_counter()
-    import torch
-    from ray.train.torch import get_device
+    with quick_imports():
+        import torch
+        from ray.train.torch import get_device
 
-    from tsd import checkpoints, corpus, students, training
-    from tsd.recipe import TrainingConfig
+        from tsd import checkpoints, corpus, students, training
+        from tsd.recipe import TrainingConfig
 
     context = ray.train.get_context()
     settings = TrainingConfig(**config["training"])
@@ -271,6 +272,8 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     progress = _restore(model, optimiser, run, place)
     ready = time.perf_counter() - started
 
+    held_out = partial(training.evaluate, model, corpora["validation"], settings.batch_size, place)
+
     def post(now: training.Progress) -> None:
         if place.rank == 0:
             config["board"].post.remote(run["run_id"], _metrics(now))
@@ -291,8 +294,9 @@ def _learn(config: dict[str, Any], run: Run) -> None:
             report=post,
             save=kept.save,
             distil=teacher,
+            held_out=held_out,
         )
-    loss = training.evaluate(model, corpora["validation"], settings.batch_size, place)
+    loss = held_out()
     seen = progress.tokens, progress.supervised, float(corpora["train"].lengths.mean())
     flops = students.training_flops(model, body, *seen)
     taught = students.forward_flops(teacher.teacher, *seen) if teacher else None
@@ -329,6 +333,7 @@ def _record(
         "distilled_from": (run["student"].get("distil") or {}).get("teacher"),
         "teacher_flops": taught,
         "steps": progress.step,
+        "stopped_early": progress.stopped,
         "seed": run["seed"],
         "validation_loss": loss,
         "train_seconds": progress.seconds,
@@ -340,7 +345,7 @@ def _record(
 def _metrics(progress: Any) -> dict[str, float]:
     return {
         "step": progress.step,
-        "share": progress.step / progress.steps,
+        "share": 1.0 if progress.stopped else progress.step / progress.steps,
         "loss": progress.loss,
         "seconds": progress.seconds,
     }

@@ -10,7 +10,17 @@ from tsd.recipe import Recipe, Student
 Run: TypeAlias = dict[str, Any]  # what `plan_runs` says of one
 
 # What shapes weights; where a student is trained and how many at once does not.
-SHAPING = {"epochs", "batch_size", "tokens_per_batch", "betas", "weight_decay", "warmup", "clip", "max_length"}
+SHAPING = {
+    "epochs",
+    "patience",
+    "batch_size",
+    "tokens_per_batch",
+    "betas",
+    "weight_decay",
+    "warmup",
+    "clip",
+    "max_length",
+}
 PLACING = {"workers", "gpus"}
 LATE = {"size", "distil"}  # left out where they say nothing: older runs keep their ids
 

@@ -192,6 +192,9 @@ class TrainingConfig(Section):
 
     epochs: Positive = 1
     """Passes over a student's examples."""
+    patience: Positive | None = None
+    """Epochs without a lower held-out loss after which a run stops early, with the weights of its last step and
+    before its learning rate has fallen to zero; laws are fitted without it. Left out, all run to their end."""
     batch_size: Positive = 8
     """Examples in a step, over all workers."""
     tokens_per_batch: Positive | None = None
@@ -232,6 +235,12 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
         self.require_fair_shares(self.workers)
+        return self
+
+    @model_validator(mode="after")
+    def _patience_can_run_out(self) -> Self:
+        if self.patience and self.patience >= self.epochs:
+            raise ValueError(f"patience {self.patience} never stops a run of {self.epochs} epochs")
         return self
 
     def require_fair_shares(self, workers: int) -> None:
