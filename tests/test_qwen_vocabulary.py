@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from tiny_qwen import CHAT, qwen_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
+from tiny_qwen import save_tiny_text_qwen
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tsd.corpus import Corpus, chat_prompts, tokenise
 from tsd.decoding import decode
@@ -23,23 +23,7 @@ LENGTH = 2048
 def source(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder as a hub has it: bfloat16 weights, at random, and Qwen's tokenizer with a chat template."""
     folder = tmp_path_factory.mktemp("hub") / "qwen"
-    tokenizer = qwen_tokenizer()
-    tokenizer.chat_template = CHAT
-    tokenizer.save_pretrained(folder)
-    config = Qwen2Config(
-        vocab_size=151_936,
-        hidden_size=16,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        initializer_range=0.2,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(2)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder, max_shard_size="1MB")
+    save_tiny_text_qwen(folder, hidden=16)
     return str(folder)
 
 

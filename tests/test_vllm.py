@@ -78,6 +78,29 @@ def made(by: str, folder: Path) -> Path:
     return folder
 
 
+# ---- A student that replies from an engine
+
+
+def test_a_student_that_was_exported_says_in_vllm_what_it_says_here(tmp_path: Path) -> None:
+    from tsd.decoding import decode
+    from tsd.students import load_model, load_tokenizer
+
+    source = made("save_tiny_text_qwen", tmp_path / "hub")
+    student = f"{{name: hub, source: {source}, learning_rate: 3.0e-2}}"
+    few = ("series.count=1000", f"series.length={SHORT}", "students.volumes=[16]")
+    some = ("evaluation.series=20", "evaluation.validation_examples=20", "evaluation.max_new_tokens=40")
+    recipe = (f"students.sizes=[{student}]", *few, *some, "evaluation.vllm=true")
+    run(command(tmp_path, *recipe), cpus=2, timeout=900)
+    (folder,) = (tmp_path / "tiny/students").iterdir()
+    predictions = tmp_path / "tiny/predictions" / folder.name
+    said = store.open_dataset(str(predictions), SINGLE.tables.predictions).read()["text"].to_pylist()
+    series = store.open_dataset(str(tmp_path / "tiny/series"), SINGLE.tables.series).read().to_pylist()
+    prompts = [SINGLE.student_prompt(row["values"]) for row in series if row["split"] == "test"][: len(said)]
+    here = decode(load_model(str(folder)), load_tokenizer(str(folder)), prompts, 40)
+    assert len(set(said)) > 3
+    assert sum(a == b for a, b in zip(said, here, strict=True)) >= 0.9 * len(said)  # a near tie may fall
+
+
 # ---- The engine inside the pipeline
 
 

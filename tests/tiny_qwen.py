@@ -25,6 +25,30 @@ HIDDEN, SPREAD = 64, 0.2
 SHAPE = {"hidden_size": HIDDEN, "intermediate_size": 2 * HIDDEN, "initializer_range": SPREAD}
 
 
+def save_tiny_text_qwen(folder: Path, hidden: int = HIDDEN) -> None:
+    """Write a Qwen2 that reads alone, as a hub has it: weights in bfloat16 and some files."""
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    tokenizer = qwen_tokenizer()
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(folder)
+    config = Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=SPREAD,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(2)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder, max_shard_size="1MB")
+
+
 def save_tiny_qwen(folder: Path) -> None:
     """Write a Qwen2.5-VL, its tokenizer and processor, some 40 MB, as transformers and vLLM load them."""
     import torch

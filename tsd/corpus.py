@@ -117,6 +117,12 @@ def chat_prompts(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -
     return rendered
 
 
+def chat_tokens(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """The tokens of such prompts."""
+    tokens: list[list[int]] = tokenizer(chat_prompts(prompts, tokenizer), add_special_tokens=False)["input_ids"]
+    return tokens
+
+
 class Batches:
     """Which examples each step of a run trains on: a function of (corpus, seed, step) alone.
 

@@ -14,7 +14,7 @@ from torch.nn.functional import embedding, linear, pad, scaled_dot_product_atten
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase, Qwen2ForCausalLM, Qwen3ForCausalLM
 from transformers.cache_utils import DynamicLayer
 
-from tsd.corpus import chat_prompts
+from tsd.corpus import chat_tokens
 
 READ_AT_ONCE = 2048  # tokens of prompts: what a small student's layer makes of them fits a CPU's caches
 ROOM = 16  # tokens of replies: the more empty room lies between two rows, the slower attention reads them
@@ -33,7 +33,7 @@ def decode(
     Prompts are read in slabs of like length. Replies grow together, and who has ended leaves.
     """
     model.eval()
-    asked: list[list[int]] = tokenizer(chat_prompts(prompts, tokenizer), add_special_tokens=False)["input_ids"]
+    asked = chat_tokens(prompts, tokenizer)
     order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
     batch = Batch(model, [asked[i] for i in order], max_new_tokens)
     rows = order  # where each running row of the batch belongs in the result

@@ -259,9 +259,9 @@ def make_optimiser(model: PreTrainedModel, config: TrainingConfig) -> torch.opti
 def shard(model: PreTrainedModel, place: Place) -> PreTrainedModel:
     """Shard the model over all workers with FSDP2: each layer, then the root. Needs a process group.
 
-    A single worker on CPU keeps the model as it is: there is nothing to share, and gathering from oneself takes
-    up to a third of a small student's step (`benchmarks/sharding.py`). The inner model is not sharded by itself:
-    with tied embeddings the root's group owns them.
+    A single worker on CPU keeps the model as it is: there is nothing to share, and gathering from oneself makes
+    a small student's step up to 1.4 times as long (`benchmarks/sharding.py`). The inner model is not sharded by
+    itself: with tied embeddings the root's group owns them.
     """
     if place.workers == 1 and place.device == "cpu":
         return model

@@ -4,12 +4,15 @@ Each finished part is on disk before Ray hears of it, so a stage that was stoppe
 are missing, and any number of workers gives the same files.
 """
 
+import importlib.util
 import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,7 @@ import pyarrow.compute as pc
 import ray
 
 from tsd import curation, drawing, scoring, store
+from tsd.corpus import chat_tokens
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, RulesTeacher, VllmTeacher
@@ -175,6 +179,8 @@ def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, report
 
     Returns the seconds spent on decoding each run that was not yet finished.
     """
+    if recipe.evaluation.vllm and not _vllm_is_installed():
+        raise InputError("evaluation.vllm=true needs vLLM, which is not installed here: pip install 'tsd[vllm]'")
     chunks = -(-len(test_series(recipe, series)) // recipe.evaluation.batch_size)
     schema = recipe.asks.tables.predictions
     keys = {run: predictions_key(recipe, run, series) for run in run_ids}
@@ -213,23 +219,23 @@ class Decoder:
 
         self.recipe, self.keys = recipe, keys
         self.test = test_series(recipe, series)
-        self.device = "cuda" if recipe.training.gpu else "cpu"
-        self.loaded: tuple[str, Any, Any] | None = None
+        self.loaded: str | None = None
+        self.held = ExitStack()  # the engine of the student that is loaded, where it has one
         if not recipe.training.gpu:
             torch.set_num_threads(recipe.training.threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One row: run and chunk in; run and seconds out."""
-        from tsd.decoding import decode as reply
-
         task = self.recipe.asks
         run, chunk = str(batch["run"][0]), int(batch["chunk"][0])
-        model, tokenizer = self._student(run)
+        if self.loaded != run:
+            self.held.close()  # before another one needs its memory
+            with store.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
+                self.reply, self.loaded = self._student(Path(folder)), run
         size = self.recipe.evaluation.batch_size
         rows = self.test.slice(chunk * size, size)
-        prompts = [task.student_prompt(values) for values in rows["values"].to_pylist()]
         started = time.perf_counter()
-        texts = reply(model, tokenizer, prompts, self.recipe.max_new_tokens)
+        texts = self.reply(self._prompts(rows))
         seconds = time.perf_counter() - started
         table = pa.table(
             {
@@ -245,13 +251,29 @@ class Decoder:
         )
         return {"run": [run], "seconds": [seconds]}
 
-    def _student(self, run: str) -> tuple[Any, Any]:
+    def _student(self, folder: Path) -> Callable[[list[str]], list[str]]:
+        """What gives replies to prompts."""
+        from tsd.decoding import decode as reply
         from tsd.students import load_model, load_tokenizer
 
-        if self.loaded is None or self.loaded[0] != run:
-            with store.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
-                self.loaded = run, load_model(folder).to(self.device), load_tokenizer(folder)
-        return self.loaded[1:]
+        tokenizer, gpu, most = load_tokenizer(str(folder)), self.recipe.training.gpu, self.recipe.max_new_tokens
+        wanted = self.recipe.evaluation.vllm
+        if wanted or (wanted is None and gpu and _vllm_is_installed()):
+            from tsd import vllm_decoding
+
+            if vllm_decoding.fits(folder):
+                longest = max(map(len, chat_tokens(self._prompts(self.test), tokenizer)))
+                engine = vllm_decoding.Engine(folder, tokenizer, longest, most, gpu)
+                return self.held.enter_context(engine).decode
+        model = load_model(str(folder)).to("cuda" if gpu else "cpu")
+        return partial(reply, model, tokenizer, max_new_tokens=most)
+
+    def _prompts(self, series: pa.Table) -> list[str]:
+        return [self.recipe.asks.student_prompt(values) for values in series["values"].to_pylist()]
+
+
+def _vllm_is_installed() -> bool:
+    return importlib.util.find_spec("vllm") is not None
 
 
 def test_series(recipe: Recipe, series: store.Dataset) -> pa.Table:

@@ -76,7 +76,7 @@ def _train_together(
         },
         "trials": by_name,
         "passed_over": passed_over,
-        "first": [trial.name for trial in trials[: _room(recipe, trials)]],
+        "at_once": _room(recipe, trials),
         "own_ray": own_ray(),
     }
     trial = tune.with_resources(partial(_trial, settings=settings), {"memory": 1})
@@ -176,8 +176,9 @@ def _name(trial: Any) -> str:
 def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     """One trial: a Ray Train run whose name makes a restart go on from its last checkpoint."""
     trial, training = settings["trials"][config["trial"]], settings["training"]
-    if trial.name not in settings["first"]:
-        _let_go_first(settings["board"], settings["first"])
+    before = list(settings["trials"]).index(trial.name)
+    if before >= settings["at_once"]:
+        _let_go_first(settings["board"], list(settings["trials"])[:before])
     trainer = _trainer(settings["own_ray"] and not training["gpu"])(
         _worker,
         train_loop_config={**settings, "trial": trial},
@@ -206,7 +207,10 @@ def _trainer(lean: bool) -> Any:
 
 
 def _let_go_first(board: Any, first: Sequence[str]) -> None:
-    """Wait until the trials that come first have their machines or take too long: the longest start first."""
+    """Wait until the trials that come first have their machines or take too long: the longest start first.
+
+    Of several trials that wait for machines, Ray would rather give what is freed to the one that asks last.
+    """
     until = time.monotonic() + PATIENCE
     while not set(first) <= ray.get(board.begun.remote()) and time.monotonic() < until:
         time.sleep(0.2)

@@ -262,6 +262,8 @@ class EvaluationConfig(Section):
     """Longest reply, in tokens; left out, what the task's own sentences take in a small vocabulary."""
     workers: Positive = 2
     """Processes that decode."""
+    vllm: bool | None = None
+    """Whether students with a `source` reply from vLLM's engine; left out, on GPUs where it is installed."""
 
 
 class TrackingConfig(Section):
