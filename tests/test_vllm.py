@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 import pytest
-from commands import ROOT, command, environment, run
+from commands import ROOT, command, environment, run, run_together
 from jsonschema import validate
 
 from tsd import store
@@ -276,8 +276,8 @@ def test_qwen3_vl_runs_in_the_pipeline_by_its_folder_alone(tmp_path: Path) -> No
     assert config["model_type"] == "qwen3_vl"
     assert "architectures" not in config["text_config"]  # as in Qwen's own, and vLLM 0.29 wants them
     few = (*piped(folder), "series.count=8", f"series.length={SHORT}")
-    run(command(tmp_path, *few, stage="generate"), cpus=2)
-    run(command(tmp_path, *few, stage="annotate"), cpus=2, timeout=900)
+    stages = (command(tmp_path, *few, stage=stage) for stage in ("generate", "annotate"))
+    run_together(*stages, cpus=2, timeout=900)
     found = store.open_dataset(str(tmp_path / "tiny/annotations"), SINGLE.tables.annotations).read().to_pylist()
     assert [row["series_id"] for row in found] == list(range(8))
     for row in found:

@@ -82,7 +82,7 @@ class _Gloo(Backend):  # type: ignore[misc]
 @contextmanager
 def quick_imports() -> Iterator[None]:
     """Inside, modules load without the collector of garbage, which finds none and looks at all of them again and
-    again. What stands at the end it leaves alone for good."""
+    again. What stands at the end it leaves alone for good, so nothing but modules may have been made before."""
     gc.disable()
     try:
         yield

@@ -6,6 +6,7 @@ last sharded checkpoint.
 """
 
 import contextlib
+import importlib
 import io
 import logging
 import tempfile
@@ -32,6 +33,7 @@ from tsd.schema import EXAMPLES
 Report = Callable[[str, dict[str, float]], None]
 STEP = "-step-"
 log = logging.getLogger(__name__)
+LIBRARIES = ("ray.train.torch", "tsd.checkpoints", "tsd.students")  # and torch and transformers with them
 REPORT_SECONDS = 1.0
 PATIENCE = 60.0  # seconds that a run lets a longer one go first
 
@@ -234,6 +236,9 @@ def _worker(config: dict[str, Any]) -> None:
     What would fail again is told, and not raised: Ray would try it again.
     """
     config["board"].begin.remote(config["trial"].name)
+    with quick_imports():
+        for name in LIBRARIES:
+            importlib.import_module(name)
     for run in config["trial"].runs:
         done = store.read_json(f"{config['folder']}/records", f"{run['run_id']}.json") is not None
         if done or run["run_id"] in config["passed_over"]:
@@ -246,12 +251,11 @@ def _worker(config: dict[str, Any]) -> None:
 
 def _learn(config: dict[str, Any], run: Run) -> None:
     started = time.perf_counter()
-    with quick_imports():
-        import torch
-        from ray.train.torch import get_device
+    import torch
+    from ray.train.torch import get_device
 
-        from tsd import checkpoints, corpus, students, training
-        from tsd.recipe import TrainingConfig
+    from tsd import checkpoints, corpus, students, training
+    from tsd.recipe import TrainingConfig
 
     context = ray.train.get_context()
     settings = TrainingConfig(**config["training"])
