@@ -106,6 +106,8 @@ def test_a_student_learns_from_one_that_the_same_study_trained_before_it(
     # As many tokens through a forward pass as its teacher saw through forward and backward.
     assert runs["taught"]["teacher_flops"] == pytest.approx(runs["0.1M"]["flops"] / 3)
     assert runs["taught"]["flops"] == runs["0.03M"]["flops"]
+    for run in runs.values():
+        assert run["flops_6nd"] == 6 * run["parameters_without_embeddings"] * run["tokens"] < run["flops"]
     assert runs["taught"]["validation_loss"] != runs["0.03M"]["validation_loss"]
     (teacher,) = (json.loads(path.read_text()) for path in (folder / "records").glob("0.1M-*.json"))
     (card,) = (json.loads(path.read_text()) for path in (folder / "students").glob("taught-*/tsd.json"))

@@ -274,6 +274,17 @@ def test_every_run_has_a_row_with_its_numbers_and_they_are_sorted_by_size_volume
     ]  # fmt: skip
 
 
+def test_a_run_that_stopped_early_is_marked_and_the_mark_explained(page: Page) -> None:
+    assert "†" not in page.text
+    halted = [{**row, "stopped_early": row["examples"] == 500 and row["seed"] == 1} for row in ROWS]
+    marked = read(replace(STUDY, runs=table(halted)))
+    assert [row[:4] for row in marked.cells if len(row) == 17 and row[11].endswith("†")] == [
+        ["small", "35,000", "500", "1"],
+        ["large", "305,000", "500", "1"],
+    ]
+    assert "† one that stopped early" in marked.text
+
+
 def test_the_run_with_the_lowest_loss_is_the_only_one_marked_best(page: Page) -> None:
     assert report.best(STUDY.runs)["run_id"] == "large-2000-1"
     assert [row[:5] for row in page.cells if "best" in row[0]] == [

@@ -26,6 +26,8 @@ RECORD = {
     "steps": 62,
     "validation_loss": 0.25,
     "tokens": 88_000,
+    "supervised_tokens": 21_000,
+    "flops_6nd": 5.3e10,
     "flops": 6.6e10,
     "train_seconds": 2.5,
     "tokens_per_second": 35_200.0,

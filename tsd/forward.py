@@ -24,7 +24,6 @@ from tsd.errors import TrainingError
 from tsd.operations import Turn, make_turn, paired, rms_norm, turned, turned_norm
 
 NAME = "tsd"
-# Norm, attention, sum; norm, feed-forward, sum: what `_layer` and `_attention` repeat.
 HALF = (torch.bfloat16, torch.float16)
 LAYERS = {"Qwen3DecoderLayer", "Qwen2DecoderLayer", "LlamaDecoderLayer", "MistralDecoderLayer"}
 

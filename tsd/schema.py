@@ -140,11 +140,12 @@ RUN = (
     pa.field("examples", pa.int64(), nullable=False),
     pa.field("tokens", pa.int64(), nullable=False),
     pa.field("supervised_tokens", pa.int64(), nullable=False),
-    pa.field("flops", pa.float64(), nullable=False),
+    pa.field("flops", pa.float64(), nullable=False),  # with attention and head, as `students.training_flops` says
+    pa.field("flops_6nd", pa.float64()),  # 6·N·D alone, N without embeddings
     pa.field("distilled_from", pa.string()),  # null where it learned from words alone, as are
     pa.field("teacher_flops", pa.float64()),  # the FLOPs of the teacher's own forward passes
     pa.field("steps", pa.int64(), nullable=False),
-    pa.field("stopped_early", pa.bool_()),
+    pa.field("stopped_early", pa.bool_()),  # null in records of versions in which none could
     pa.field("seed", pa.int64(), nullable=False),
     pa.field("validation_loss", pa.float64(), nullable=False),
     pa.field("train_seconds", pa.float64(), nullable=False),

@@ -65,7 +65,8 @@ class Tracker:
         """Log a finished student: what it is as parameters, what it reached as metrics."""
         run = self._student(str(record["run_id"]))
         named = ["student", "parameters", "parameters_without_embeddings", "examples", "seed", "steps"]
-        measured = ["validation_loss", "tokens", "flops", "train_seconds", "tokens_per_second", "utilisation"]
+        measured = ["validation_loss", "tokens", "supervised_tokens", "train_seconds", "tokens_per_second"]
+        measured += ["flops", *(name for name in ("flops_6nd", "utilisation") if record.get(name) is not None)]
         if record.get("distilled_from"):
             named, measured = [*named, "distilled_from"], [*measured, "teacher_flops"]
         if record.get("stopped_early"):

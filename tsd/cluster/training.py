@@ -338,6 +338,7 @@ def _record(
         "tokens": progress.tokens,
         "supervised_tokens": progress.supervised,
         "flops": own,
+        "flops_6nd": 6.0 * sizes[1] * progress.tokens,
         "distilled_from": (run["student"].get("distil") or {}).get("teacher"),
         "teacher_flops": taught,
         "steps": progress.step,
