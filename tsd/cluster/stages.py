@@ -219,7 +219,7 @@ class Decoder:
 
         self.recipe, self.keys = recipe, keys
         self.test = test_series(recipe, series)
-        self.loaded: str | None = None
+        self.loaded: tuple[str, Callable[[list[str]], list[str]]] | None = None
         self.held = ExitStack()  # the engine of the student that is loaded, where it has one
         if not recipe.training.gpu:
             torch.set_num_threads(recipe.training.threads)
@@ -228,14 +228,11 @@ class Decoder:
         """One row: run and chunk in; run and seconds out."""
         task = self.recipe.asks
         run, chunk = str(batch["run"][0]), int(batch["chunk"][0])
-        if self.loaded != run:
-            self.held.close()  # before another one needs its memory
-            with store.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
-                self.reply, self.loaded = self._student(Path(folder)), run
+        reply = self._student(run)
         size = self.recipe.evaluation.batch_size
         rows = self.test.slice(chunk * size, size)
         started = time.perf_counter()
-        texts = self.reply(self._prompts(rows))
+        texts = reply(self._prompts(rows))
         seconds = time.perf_counter() - started
         table = pa.table(
             {
@@ -251,8 +248,16 @@ class Decoder:
         )
         return {"run": [run], "seconds": [seconds]}
 
-    def _student(self, folder: Path) -> Callable[[list[str]], list[str]]:
-        """What gives replies to prompts."""
+    def _student(self, run: str) -> Callable[[list[str]], list[str]]:
+        """What gives a student's replies to prompts."""
+        if self.loaded is None or self.loaded[0] != run:
+            self.loaded = None  # before another one needs its memory
+            self.held.close()
+            with store.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
+                self.loaded = run, self._load(Path(folder))
+        return self.loaded[1]
+
+    def _load(self, folder: Path) -> Callable[[list[str]], list[str]]:
         from tsd.decoding import decode as reply
         from tsd.students import load_model, load_tokenizer
 

@@ -278,9 +278,8 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     teacher = distilling.load_teacher(run, student, folder, place)
     optimiser = training.make_optimiser(model, settings)
     progress = _restore(model, optimiser, run, place)
-    ready = time.perf_counter() - started
-
     held_out = partial(training.evaluate, model, corpora["validation"], settings.batch_size, place)
+    ready = time.perf_counter() - started
 
     def post(now: training.Progress) -> None:
         if place.rank == 0:
