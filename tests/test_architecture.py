@@ -30,6 +30,7 @@ LAYERS = (
         "training",
         "checkpoints",
         "decoding",
+        "vllm_decoding",
         "scoring",
         "scaling",
         "tracking",
