@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 TSD = (sys.executable, "-m", "tsd.cli")
 TINY = (
     "name=tiny",
+    "teacher={kind: rules}",
     "series.count=6000",
     "students.sizes=[0.03M]",
     "students.volumes=[200,1600]",
@@ -32,7 +33,7 @@ def command(out: Path, *extra: str, stage: str = "study") -> list[str]:
     """The command line of a tiny study that writes everything under `out`."""
     overrides = [*TINY, f"tracking.uri=sqlite:///{out}/mlflow.db", *extra]
     sets = [word for override in overrides for word in ("--set", override)]
-    return [*TSD, stage, "laptop", "--out", str(out), *sets]
+    return [*TSD, *stage.split(), "laptop", "--out", str(out), *sets]
 
 
 def run(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> str:

@@ -29,8 +29,8 @@ settings.load_profile("tsd")
 
 @pytest.fixture(scope="session")
 def recipe() -> Recipe:
-    """The laptop recipe."""
-    return load("laptop")
+    """The laptop recipe with the rules teacher."""
+    return load("laptop", ["teacher={kind: rules}"])
 
 
 @pytest.fixture(scope="session")

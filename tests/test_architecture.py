@@ -22,10 +22,10 @@ MODULES = {
 LAYERS = (
     {"tsd"},
     {"errors", "schema", "series", "language", "intervals", "footprint"},
-    {"store", "tasks", "draws", "progress", "png", "operations", "tokens"},
+    {"store", "tasks", "draws", "progress", "png", "bare", "operations", "tokens"},
     {"recipe", "card"},
-    {"drawing", "plots"},
-    {"teachers", "curation", "corpus", "students", "weights", "forward", "placement", "distillation"},
+    {"drawing", "plots", "sight"},
+    {"curation", "corpus", "students", "viewers", "weights", "forward", "placement", "distillation"},
     {
         "training",
         "checkpoints",
@@ -34,13 +34,12 @@ LAYERS = (
         "scoring",
         "scaling",
         "tracking",
-        "plan",
-        "explain",
         "look",
         "runs",
         "objectives",
     },
-    {"picture"},  # draws the laws that scaling fits
+    {"teachers", "explain"},
+    {"picture", "plan"},  # the one draws the laws that scaling fits, the other knows what each stage takes
     {"report"},
     {"comparison"},
     {"cluster"},
@@ -50,10 +49,10 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Within a row, one may build on another, never the other way: the reason stands beside it.
 WITHIN_A_ROW = {
     ("schema", "errors"),  # what conform raises
+    ("bare", "png"),  # a bare picture is written as one
+    ("students", "viewers"),  # a student that looks is one of them
     ("students", "weights"),  # a student is loaded and exported tensor by tensor
     ("checkpoints", "training"),  # a checkpoint says how far a run is
-    ("explain", "decoding"),  # an explanation is a decoded reply
-    ("plan", "training"),  # the plan measures the matrix rate as the trainer does
 }
 HEAVY = ("torch", "ray", "transformers", "polars", "pydantic", "pyarrow", "numpy", "mlflow", "matplotlib", "scipy")
 

@@ -75,3 +75,13 @@ def test_adapters_that_stand_alone_say_so() -> None:
     text = render(card(source="Qwen/Qwen3-0.6B", adapters=True, alone=True))
     assert front(text)["library_name"] == "peft"
     assert "lie here alone" in text
+
+
+def test_the_card_of_a_student_that_looks_says_how_to_show_it_a_plot() -> None:
+    text = render({**card(), "view": "plot"})
+    assert "from their plots" in text
+    assert front(text)["pipeline_tag"] == "image-text-to-text"
+    code = text.split("```python")[1].split("```")[0]
+    compile(code, "card", "exec")
+    assert "AutoProcessor" in code
+    assert TASKS["single"].looking_prompt in code

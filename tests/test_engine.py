@@ -128,9 +128,9 @@ def test_how_an_engine_runs_is_no_part_of_what_it_replies() -> None:
 
 def test_a_recipe_names_the_field_of_a_vllm_teacher_that_is_wrong() -> None:
     with pytest.raises(RecipeError, match=r"unknown key teacher.replica, did you mean 'replicas'\?"):
-        load("laptop", ["teacher.kind=vllm", "teacher.model=x", "teacher.replica=2"])
+        load("laptop", ["teacher={kind: vllm}", "teacher.model=x", "teacher.replica=2"])
     with pytest.raises(RecipeError, match=r"teacher.model is missing"):
-        load("laptop", ["teacher.kind=vllm"])
+        load("laptop", ["teacher={kind: vllm}"])
 
 
 @pytest.mark.ray
@@ -139,7 +139,7 @@ def test_a_series_that_cannot_be_drawn_is_an_error_of_its_row_and_ends_nothing(s
 
     from tsd.cluster.vllm import draw, read, request
 
-    recipe = load("laptop", ["teacher.kind=vllm", "teacher.model=x", "plots.width=196", "plots.height=140"])
+    recipe = load("laptop", ["teacher={kind: vllm}", "teacher.model=x", "plots.width=196", "plots.height=140"])
     values = series["values"].slice(0, 8).to_pylist()
     values[3] = []
     at, field = series.schema.get_field_index("values"), series.schema.field("values")

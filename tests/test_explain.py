@@ -54,6 +54,19 @@ def students_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def looking(tmp_path_factory):
+    """A student that looks, with random weights."""
+    from tsd import students
+    from tsd.recipe import Student
+
+    folder = tmp_path_factory.mktemp("looking") / "student"
+    tokenizer = build_tokenizer([SINGLE.looking_prompt] * 2, 512, pictures=True)
+    model = students.build(Student(name="0.03M", view="plot"), tokenizer, 0, 512)
+    students.export(model, tokenizer, folder, {"length": LENGTH, "task": "single", "view": "plot"})
+    return folder
+
+
 @pytest.fixture
 def refused(capsys, tmp_path, students_folder):
     """Run `tsd explain` on what it must refuse; gives the one line that it says."""
@@ -344,3 +357,20 @@ def test_a_card_names_one_length_or_several(tmp_path):
     for said, read in ((128, [128]), ([64, 256], [64, 256])):
         (tmp_path / "tsd.json").write_text(json.dumps({"length": said, "task": "single"}))
         assert read_card(str(tmp_path))["length"] == read
+
+
+def test_a_student_that_looks_is_shown_the_plot_of_the_series(looking, tmp_path, capsys):
+    from tsd.bare import Pen
+    from tsd.decoding import describe
+    from tsd.explain import MAX_NEW_TOKENS, NO_ANSWER
+    from tsd.students import load_model, load_tokenizer
+
+    file = tmp_path / "mine.csv"
+    file.write_text("value\n" + "\n".join(str(3 * value) for value in RAMP))
+    main(["explain", str(file), "--model", str(looking)])
+    said = capsys.readouterr().out
+    assert "values from 0 to 297 were mapped onto 0–99" in said
+    assert NO_ANSWER in said  # it has learned nothing
+    model, tokenizer = load_model(str(looking)), load_tokenizer(str(looking))
+    ink = Pen()([[np.array(RAMP, np.uint8)]])
+    assert SINGLE.parse(describe(model, tokenizer, SINGLE, ink, MAX_NEW_TOKENS)[0]).reason

@@ -12,6 +12,7 @@ from tsd.tasks import SINGLE
 from tsd.tokens import build_tokenizer
 
 SMALL = (
+    "teacher={kind: rules}",
     "series.count=600",
     "evaluation.validation_examples=50",
     "series.length=64",

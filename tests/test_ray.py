@@ -110,7 +110,7 @@ def test_plots_are_kept_when_asked_and_are_those_that_a_teacher_is_shown(undistu
     kept = store.open_dataset(str(study / "plots"), PLOTS)
     series = store.open_dataset(str(study / "series"), SINGLE.tables.series)
     assert (kept.rows, kept.manifest["parents"]) == (6000, {"series": series.digest})
-    recipe = load("laptop")
+    recipe = load("laptop", ["teacher={kind: rules}"])
     rows, drawn = series.read_part(1).slice(0, 5).to_pylist(), kept.read_part(1).slice(0, 5).to_pylist()
     looks = [choose_look(recipe.plots, recipe.seed, row["series_id"]) for row in rows]
     pictures = Plotter()([np.array(row["values"], np.uint8) for row in rows], looks)

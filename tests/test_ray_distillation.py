@@ -30,7 +30,10 @@ CHAIN = (
 
 def planned(*overrides: str) -> tuple[Recipe, list[Run]]:
     """A study of four students on two volumes with two seeds, and its runs."""
-    recipe = load("laptop", [CHAIN, "students.volumes=[500,2000]", "students.seeds=[0,1]", *overrides])
+    recipe = load(
+        "laptop",
+        ["teacher={kind: rules}", CHAIN, "students.volumes=[500,2000]", "students.seeds=[0,1]", *overrides],
+    )
     return recipe, plan_runs(recipe, "digest")
 
 
@@ -73,7 +76,7 @@ def test_a_teacher_with_other_tokens_is_refused_before_anything_is_trained(tmp_p
         build_tokenizer([words], 99).save_pretrained(tmp_path / name)
     for name in ("same", "other"):
         size = f"students.sizes=[{{name: 0.03M, distil: {{teacher: {tmp_path / name}}}}}]"
-        recipe = load("laptop", [f"out={tmp_path}", "name=tiny", size])
+        recipe = load("laptop", ["teacher={kind: rules}", f"out={tmp_path}", "name=tiny", size])
         if name == "same":
             require_fitting_teachers(recipe)
         else:

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsd.errors import RecipeError
-from tsd.recipe import ApiTeacher, RulesTeacher, load, names, to_yaml
+from tsd.recipe import ApiTeacher, LocalTeacher, RulesTeacher, load, names, to_yaml
+
+RULES = "teacher={kind: rules}"
 
 
 def written(folder: Path, text: str, name: str = "mine.yaml") -> str:
@@ -33,8 +35,10 @@ def complaint(source: str, *overrides: str) -> str:
 
 def test_the_paper_recipe_shows_the_paper_s_figure_and_the_others_a_compact_one() -> None:
     assert load("paper").plots.sizes == [(1000, 500)]
-    assert load("laptop").plots.sizes == [(448, 224)]
-    assert load("laptop").plots.image_tokens == 16 * 8
+    assert load("cluster").plots.sizes == [(448, 224)]
+    assert load("cluster").plots.image_tokens == 16 * 8
+    assert load("laptop").plots.sizes == [(128, 128)]  # the line alone, for a teacher of one's own
+    assert load("laptop").plots.image_tokens == 4 * 4
 
 
 def test_laptop_paper_and_cluster_come_with_tsd() -> None:
@@ -57,7 +61,8 @@ def test_the_laptop_recipe_has_three_sizes_three_volumes_and_a_free_teacher() ->
     recipe = load("laptop")
     assert len(recipe.students.sizes) >= 3
     assert len(recipe.students.volumes) >= 3
-    assert isinstance(recipe.teacher, RulesTeacher)
+    assert isinstance(recipe.teacher, LocalTeacher)
+    assert recipe.teacher.train is not None
     assert recipe.series.length == 128
     assert recipe.evaluation.series >= 1000
 
@@ -123,8 +128,10 @@ def test_a_teacher_of_the_same_kind_keeps_what_is_not_named(tmp_path: Path) -> N
 
 
 def test_an_override_changes_one_field_and_leaves_its_neighbours() -> None:
-    recipe = load("laptop", ["series.count=2048", "students.volumes=[10, 20]", "teacher.error_rate.trend=0.5"])
-    laptop = load("laptop")
+    laptop = load("laptop", [RULES])
+    recipe = load(
+        "laptop", [RULES, "series.count=2048", "students.volumes=[10, 20]", "teacher.error_rate.trend=0.5"]
+    )
     assert recipe.series == laptop.series.model_copy(update={"count": 2048})
     assert recipe.students.volumes == (10, 20)
     assert recipe.students.sizes == laptop.students.sizes
@@ -163,9 +170,11 @@ def test_a_policy_in_a_word_holds_for_every_facet_and_one_by_facet_for_those_it_
 
 def test_only_what_is_dropped_lowers_the_share_that_a_recipe_expects_to_keep() -> None:
     rates = "teacher.error_rate={every: 0.1, noise: 0.5}"
-    assert load("laptop", [rates]).kept_share == pytest.approx(0.9**3 * 0.5)
-    assert load("laptop", [rates, "curation.against_truth.noise=correct"]).kept_share == pytest.approx(0.9**3)
-    assert load("laptop", [rates, "curation.against_truth=keep"]).kept_share == 1
+    assert load("laptop", [RULES, rates]).kept_share == pytest.approx(0.9**3 * 0.5)
+    assert load("laptop", [RULES, rates, "curation.against_truth.noise=correct"]).kept_share == pytest.approx(
+        0.9**3
+    )
+    assert load("laptop", [RULES, rates, "curation.against_truth=keep"]).kept_share == 1
 
 
 def test_several_teachers_make_a_recipe_each_that_differs_in_its_teacher_and_its_folder(tmp_path: Path) -> None:
@@ -192,7 +201,7 @@ WRONG_SETS = {
     "an unknown section": ("sereis.count=3", ["sereis", "did you mean 'series'?"]),
     "an unknown key": ("series.lenght=64", ["series.lenght", "did you mean 'length'?"]),
     "an unknown key two levels down": (
-        "teacher.error_rate.trnd=0.1",
+        "teacher={kind: rules, error_rate: {trnd: 0.1}}",
         ["teacher.error_rate.trnd", "did you mean 'trend'?"],
     ),
     "a key unlike any other": ("series.zzz=1", ["series.zzz", "valid: ", "length"]),
@@ -226,7 +235,10 @@ WRONG_SETS = {
     "a swing the wrong way round": ("series.swing=[9, 3]", ["swing", "low, high"]),
     "own noise shares that miss one": ("series.own_noise_shares=[0, 0, 0]", ["own_noise_shares", "sum to 1"]),
     "no epochs": ("training.epochs=0", ["training.epochs", "is 0", "greater than 0"]),
-    "a share above one": ("teacher.error_rate.noise=1.5", ["teacher.error_rate.noise", "1.5", "1"]),
+    "a share above one": (
+        "teacher={kind: rules, error_rate: {noise: 1.5}}",
+        ["teacher.error_rate.noise", "1.5", "1"],
+    ),
     "not a number": ("training.clip=.nan", ["training.clip", "nan"]),
     "an endless number": ("training.clip=.inf", ["training.clip", "inf", "finite"]),
     "a decay of one": ("training.betas=[0.9, 1.0]", ["training.betas.1", "1.0", "less than 1"]),
@@ -253,7 +265,7 @@ WRONG_SETS = {
     "a source without a rate": ("students.sizes=[{name: q, source: a/b}]", ["students.sizes.0", "learning_rate"]),
     "workers that cannot share": ("training={batch_size: 8, workers: 3}", ["batch_size 8", "3 workers"]),
     "an unknown kind of teacher": ("teacher.kind=opnai", ["teacher", "'opnai'", "'openai'"]),
-    "a teacher without a model": ("teacher.kind=openai", ["teacher.model", "missing"]),
+    "a teacher without a model": ("teacher={kind: openai}", ["teacher.model", "missing"]),
     "an unknown policy": ("curation.against_truth=fix", ["curation.against_truth.every", "'fix'", "'correct'"]),
     "a policy for no facet": ("curation.against_truth.maximun=keep", ["against_truth.maximun", "'maximum'?"]),
     "a cap on no facet": ("curation.caps={nois: 0.5}", ["curation.caps.nois", "did you mean 'noise'?"]),
@@ -336,7 +348,7 @@ def test_an_unknown_recipe_is_told_the_nearest_name() -> None:
 
 
 def test_a_rules_teacher_is_never_offered_the_keys_of_an_api_teacher() -> None:
-    message = complaint("laptop", "teacher.modell=x")
+    message = complaint("laptop", RULES, "teacher.modell=x")
     assert "error_rate" in message
     assert "'model'" not in message
 
@@ -367,11 +379,11 @@ def test_no_shipped_recipe_holds_a_key() -> None:
 )
 def test_asking_more_of_a_split_than_it_holds_is_said_before_anything_is_drawn(override: str, split: str) -> None:
     modest = ["series.count=10000", "students.volumes=[2000]"]
-    load("laptop", modest).require_enough_series()
+    load("laptop", [RULES, *modest]).require_enough_series()
     with pytest.raises(
         RecipeError, match=f"{override.split('=')[0]} asks for .* {split} split .* raise series.count"
     ):
-        load("laptop", [*modest, override]).require_enough_series()
+        load("laptop", [RULES, *modest, override]).require_enough_series()
 
 
 @pytest.mark.parametrize(
@@ -460,3 +472,62 @@ def test_a_teacher_may_be_a_folder_or_a_hub_s_model_and_may_itself_have_had_one(
 )
 def test_a_student_that_cannot_be_taught_so_is_refused_with_the_reason(sizes: list[str], said: str) -> None:
     assert said in complaint("laptop", students(*sizes))
+
+
+# ---- Teachers of one's own, and students that look
+
+
+def test_a_teacher_that_is_trained_lies_with_its_study_and_is_taught_in_three_ways_by_one_word() -> None:
+    asked = {kind: load("laptop", [f"teacher.kind={kind}"]) for kind in ("local", "vllm", "openai")}
+    assert {recipe.teacher.model for recipe in asked.values()} == {"runs/laptop/teacher"}
+    assert {recipe.teacher.name for recipe in asked.values()} == {"own-0.3M"}
+    assert {recipe.plots.style for recipe in asked.values()} == {"bare"}
+    assert len({str(recipe.teacher.identity) for recipe in asked.values()}) == 3
+    assert load("laptop", ["out=elsewhere"]).teacher.identity == asked["local"].teacher.identity
+
+
+def test_several_teachers_may_each_be_trained() -> None:
+    recipe = load("laptop", ["teachers={good: {train: {pictures: 9000}}, bad: {train: {pictures: 500}}}"])
+    studies = [one.of_own_teacher for one in recipe.by_teacher.values()]
+    assert [study.folder for study in studies] == [
+        f"runs/laptop/teachers/{name}/teacher-study" for name in ("good", "bad")
+    ]
+    assert [study.students.volumes for study in studies] == [(9000,), (500,)]
+
+
+def test_a_teacher_learns_from_other_series_than_its_study_has_and_there_are_enough() -> None:
+    recipe = load("laptop", ["teacher.train.pictures=3000"])
+    own = recipe.of_own_teacher
+    assert own.seed != recipe.seed
+    own.require_enough_series()
+    assert own.evaluation.series == 1000
+    assert own.kept_share == 1
+    assert [student.view for student in own.students.sizes] == ["plot"]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("teacher={kind: local}", "teacher.model is missing"),
+        ("teacher.model=x", "leave out model or train"),
+        ("teacher.view=both", "leave out view"),
+        ("teacher.temperature=0.5", "leave out temperature"),
+        ("plots.style=paper", "a teacher of one's own looks at bare plots"),
+        ("students={view: plot, sizes: [3M]}", "unknown size of a student that looks '3M'"),
+        ("students.sizes=[{name: a, source: x/y, view: plot, learning_rate: 1}]", "reads numbers"),
+        (
+            "students.sizes=[0.3M, {name: a, size: 0.1M, view: plot, distil: {teacher: 0.3M}}]",
+            "one looks at plots and the other reads numbers",
+        ),
+    ],
+)
+def test_what_does_not_look_is_told_so(override: str, said: str) -> None:
+    assert said in complaint("laptop", override)
+
+
+def test_students_look_where_the_section_or_they_themselves_say_so() -> None:
+    every = load("laptop", ["students.view=plot"]).students.sizes
+    assert [student.view for student in every] == ["plot"] * 3
+    both = load("laptop", ["students={view: plot, sizes: [0.1M, {name: reads, size: 0.1M, view: numbers}]}"])
+    assert [student.view for student in both.students.sizes] == ["plot", "numbers"]
+    assert [student.view for student in load("laptop").students.sizes] == ["numbers"] * 3

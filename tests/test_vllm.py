@@ -238,7 +238,7 @@ import ray
 from tsd.cluster.vllm import processor, read
 from tsd.recipe import load
 
-recipe = load("laptop", sys.argv[1:])
+recipe = load("laptop", ["teacher={kind: rules}", *sys.argv[1:]])
 whole = io.BytesIO()
 Image.new("L", (196, 140), 255).save(whole, "PNG")
 def about(picture):
@@ -332,7 +332,7 @@ def answers(url: str) -> bool:
 
 def questions(study: Path, model: Path, view: str = "both") -> list[Question]:
     """What the engine in the pipeline was asked about each series, in their order."""
-    recipe: Recipe = load("laptop", [*piped(model), f"teacher.view={view}"])
+    recipe: Recipe = load("laptop", ["teacher={kind: rules}", *piped(model), f"teacher.view={view}"])
     asking = Questions(recipe.teacher, recipe.asks, recipe.plots, recipe.seed)
     series = store.open_dataset(str(study / "series"), SINGLE.tables.series).read()
     return asking.ask(series, asking.keys(series))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tsd.bare import SIDE
 from tsd.tasks import TASKS
 
 CARD, README = "tsd.json", "README.md"
@@ -16,6 +17,20 @@ turns = [{{"role": "user", "content": {prompt}}}]
 asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 reply = model.generate(**asked, max_new_tokens={tokens})[0, asked["input_ids"].shape[1]:]
 print(tokenizer.decode(reply, skip_special_tokens=True))
+```"""
+
+USE_LOOKING = """```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+folder = "."  # where this file lies
+processor, model = AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder)
+shown = [{{"type": "text", "text": {prompt}}}, {{"type": "image", "path": "plot.png"}}]
+turns = [{{"role": "user", "content": shown}}]
+asked = processor.apply_chat_template(
+    turns, add_generation_prompt=True, tokenize=True, return_tensors="pt", return_dict=True
+)
+reply = model.generate(**asked, max_new_tokens={tokens})[0, asked["input_ids"].shape[1]:]
+print(processor.decode(reply, skip_special_tokens=True))
 ```"""
 
 
@@ -33,11 +48,23 @@ def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | 
     if adapters:
         started += ", by low-rank adapters, " + ("which lie here alone" if about["alone"] else "merged into it")
     example = task.asked.format(*["37 41 40"] * task.curves)
+    how = USE.format(prompt=json.dumps(example), tokens=task.reply_tokens)
+    kind, given = (
+        "causal ",
+        f"Series are given as whole numbers from 0 to 99, {points} of them, as in the examples;",
+    )
+    looks = card.get("view") == "plot"
+    if looks:
+        how = USE_LOOKING.format(prompt=json.dumps(task.looking_prompt), tokens=task.reply_tokens)
+        kind, given = (
+            "vision-",
+            f"Plots are {SIDE} × {SIDE} pixels, the line alone, black on white, 0 to 99 upwards;",
+        )
     paragraphs = [
-        _front(source, about["alone"]),
+        _front(source, about["alone"], looks),
         f"# {run['run_id']}",
-        f"A causal language model of {run['parameters']:,} parameters that describes {shown} in words. "
-        f"It {started}.",
+        f"A {kind}language model of {run['parameters']:,} parameters that describes {shown} in words"
+        f"{', from their plots' if looks else ''}. It {started}.",
         "## What it learned from",
         f"{run['examples']:,} descriptions by the teacher {about['teacher']} of synthetic {shown} of {points} "
         f"points, whole numbers from 0 to 99: {run['tokens']:,} tokens in {run['steps']:,} steps, "
@@ -45,21 +72,20 @@ def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | 
         "## How well it does",
         *_measured(run, scores),
         "## How to use it",
-        f"Series are given as whole numbers from 0 to 99, {points} of them, as in the examples; "
-        "`tsd explain FILE --model FOLDER` brings a series of your own to that form.",
-        USE.format(prompt=json.dumps(example), tokens=task.reply_tokens),
+        f"{given} `tsd explain FILE --model FOLDER` brings a series of your own to that form.",
+        how,
         "## Where it comes from",
         f"tsd, study {about['study']}, recipe {about['recipe']} (digest), run {run['run_id']}.",
     ]
     return "\n\n".join(paragraphs) + "\n"
 
 
-def _front(source: str | None, alone: bool) -> str:
+def _front(source: str | None, alone: bool, looks: bool) -> str:
     lines = [
         "---",
         f"library_name: {'peft' if alone else 'transformers'}",
         *([f"base_model: {source}"] if source and _from_hub(source) else []),
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {'image-text-to-text' if looks else 'text-generation'}",
         "tags: [time-series, distillation, tsd]",
         "---",
     ]

@@ -122,7 +122,7 @@ def look(
     plots: Annotated[bool, typer.Option("--plots", help="A page of plots by class.")] = False,
     out: Annotated[str | None, typer.Option(help="The file to write, if not RUN/plots.html.")] = None,
     per_class: Annotated[int, typer.Option(min=1, max=1000, help="Series of each cell.")] = 6,
-    style: Annotated[str | None, typer.Option(help="paper or compact, if not as the run's recipe says.")] = None,
+    style: Annotated[str | None, typer.Option(help="paper, compact or bare; left out, the recipe's.")] = None,
 ) -> None:
     """Write a page that shows what a run holds, and print where it lies.
 
@@ -133,6 +133,22 @@ def look(
     from tsd.look import show_plots
 
     print(show_plots(run, out, per_class, style))
+
+
+teacher_app = typer.Typer(help="Teachers of your own: small models that look at plots.", no_args_is_help=True)
+app.add_typer(teacher_app, name="teacher")
+
+
+@teacher_app.command("train")
+def train_teacher(
+    recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False
+) -> None:
+    """Train the teacher that the recipe describes (teacher.train), and say how well it reads plots.
+
+    `tsd study` does so by itself. The folder it names is a plain one of transformers: `vllm serve` takes it, too.
+    Example: tsd teacher train laptop --set teacher.train.pictures=4000 --set name=careless
+    """
+    _stage(recipe, set_, out, dry_run, "teacher")
 
 
 recipes_app = typer.Typer(
@@ -166,6 +182,8 @@ def _stage(name: str, overrides: list[str] | None, out: str | None, dry_run: boo
     recipe = load(name, [*(overrides or []), *place])
     if stage == "study":
         recipe.require_enough_series()
+    if stage == "teacher":
+        recipe.require_own_teacher()
     if dry_run:
         from tsd.plan import plan
 
@@ -186,7 +204,7 @@ def _run(recipe: "Recipe", stage: str) -> None:
         studies.run(recipe, reporter)
         return
     with studies.connected(reporter, recipe) as one:
-        getattr(one, stage)()
+        getattr(one, {"teacher": "prepare_teacher"}.get(stage, stage))()
         if stage == "train":
             one.require_all_trained()
 

@@ -15,12 +15,28 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tsd.bare import PICTURE_TOKENS, Curve, Ink, Pen
 from tsd.draws import BATCHES, generator
 from tsd.errors import DataError, InputError
 from tsd.recipe import TrainingConfig
+from tsd.tasks import Task
+from tsd.tokens import PICTURE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What examples show, drawn when it is asked for: a million pictures would take 16 GB."""
+
+    items: Sequence[Sequence[Curve]]
+    first: int
+    """Where a picture's tokens begin, in every example."""
+
+    def draw(self, rows: Iterable[int]) -> Ink:
+        """The pictures of these examples."""
+        return _pen()([self.items[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,7 @@ class Corpus:
     tokens: list[npt.NDArray[np.int64]]
     answers: npt.NDArray[np.int64]  # (examples,) index of the first supervised token
     pad: int
+    pictures: "Pictures | None" = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -92,14 +109,22 @@ def select(parts: Iterable[pa.Table], split: str, count: int) -> pa.Table:
     )
 
 
-def tokenise(examples: pa.Table, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Corpus:
+def tokenise(
+    examples: pa.Table, tokenizer: "PreTrainedTokenizerBase", max_length: int, task: Task | None = None
+) -> Corpus:
     """Put each pair into the chat template and mark the answer, which ends with the end-of-turn token.
 
+    task: the examples', for a student that looks, which is shown the picture of what the prompt has as numbers.
     Raises DataError for an example that is longer than max_length or has no answer: nothing is cut silently.
     """
-    prompts = chat_prompts(examples["prompt"].to_pylist(), tokenizer)
+    prompts, pictures = examples["prompt"].to_pylist(), None
     completions = [text + tokenizer.eos_token for text in examples["completion"].to_pylist()]
-    asked = _encode(prompts, tokenizer)
+    if task is None:
+        asked = chat_tokens(prompts, tokenizer)
+    else:
+        shown = looking_tokens(task, tokenizer)
+        asked = [shown] * len(prompts)
+        pictures = Pictures([task.curves_in(prompt) for prompt in prompts], picture_place(shown, tokenizer))
     answered = _encode(completions, tokenizer)
     tokens = [np.array(a + b, np.int64) for a, b in zip(asked, answered, strict=True)]
     longest = max((len(row) for row in tokens), default=0)
@@ -107,7 +132,7 @@ def tokenise(examples: pa.Table, tokenizer: "PreTrainedTokenizerBase", max_lengt
         raise DataError(f"an example has {longest} tokens and training.max_length is {max_length}")
     if any(len(row) < 2 for row in answered):
         raise DataError("an example has an empty answer: it would teach nothing and hide that it does")
-    return Corpus(tokens, np.array([len(row) for row in asked]), tokenizer.pad_token_id)
+    return Corpus(tokens, np.array([len(row) for row in asked]), tokenizer.pad_token_id, pictures)
 
 
 def chat_prompts(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -119,8 +144,20 @@ def chat_prompts(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -
 
 def chat_tokens(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
     """The tokens of such prompts."""
-    tokens: list[list[int]] = tokenizer(chat_prompts(prompts, tokenizer), add_special_tokens=False)["input_ids"]
+    return _encode(chat_prompts(prompts, tokenizer), tokenizer)
+
+
+def looking_tokens(task: Task, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens of the one prompt of all students that look, with `PICTURE_TOKENS` in the picture's place."""
+    turn = {"role": "user", "content": [{"type": "text", "text": task.looking_prompt}, {"type": "image"}]}
+    prompt: str = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    (tokens,) = _encode([prompt.replace(PICTURE, PICTURE * PICTURE_TOKENS)], tokenizer)
     return tokens
+
+
+def picture_place(prompt: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Where the picture's tokens begin."""
+    return list(prompt).index(tokenizer.convert_tokens_to_ids(PICTURE))
 
 
 class Batches:
@@ -249,6 +286,11 @@ def _cuts(lengths: npt.NDArray[np.int64], budget: int) -> list[int]:
         before = ends[cuts[-1] - 1] if cuts[-1] else 0
         cuts.append(int(np.searchsorted(ends, before + budget, side="right")))
     return cuts
+
+
+@lru_cache(maxsize=1)
+def _pen() -> Pen:
+    return Pen()
 
 
 def _encode(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:

@@ -5,16 +5,29 @@ the many small operations of a forward pass, so both are kept few.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear, pad, scaled_dot_product_attention
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import (
+    Cache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+    Qwen3VLForConditionalGeneration,
+)
 from transformers.cache_utils import DynamicLayer
 
-from tsd.corpus import chat_tokens
+from tsd import sight
+from tsd.bare import Ink
+from tsd.corpus import chat_tokens, looking_tokens, picture_place
+from tsd.sight import patches_of
+from tsd.tasks import Task
 
 READ_AT_ONCE = 2048  # tokens of prompts: what a small student's layer makes of them fits a CPU's caches
 ROOM = 16  # tokens of replies: the more empty room lies between two rows, the slower attention reads them
@@ -36,8 +49,24 @@ def decode(
     asked = chat_tokens(prompts, tokenizer)
     order = sorted(range(len(asked)), key=lambda i: len(asked[i]))
     batch = Batch(model, [asked[i] for i in order], max_new_tokens)
-    rows = order  # where each running row of the batch belongs in the result
-    replies: list[list[int]] = [[] for _ in prompts]
+    return _grown(batch, order, tokenizer, max_new_tokens)
+
+
+@torch.inference_mode()
+def describe(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, ink: Ink, max_new_tokens: int
+) -> list[str]:
+    """Reply greedily to each picture, in their order, as `decode` does to prompts. The model is one that looks."""
+    model.eval()
+    prompt = looking_tokens(task, tokenizer)
+    shown = Shown(patches_of(ink).to(model.device), picture_place(prompt, tokenizer))
+    batch = Batch(model, [prompt] * len(ink), max_new_tokens, shown)
+    return _grown(batch, list(range(len(ink))), tokenizer, max_new_tokens)
+
+
+def _grown(batch: "Batch", rows: list[int], tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> list[str]:
+    """Replies to a batch. rows: where each row of the batch belongs in the result."""
+    replies: list[list[int]] = [[] for _ in rows]
     while True:
         chosen = batch.logits.argmax(-1)
         tokens = chosen.tolist()
@@ -53,16 +82,32 @@ def decode(
         batch.append(chosen)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """The pictures of rows that all have theirs in the same place."""
+
+    patches: Tensor  # (rows, PATCHES, PATCH²) float32
+    first: int
+    """Where a picture's tokens begin."""
+
+
 class Batch:
     """Rows that are replied to: what the model has read of them, and what it would say next."""
 
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[list[int]], most: int) -> None:
-        """Read the prompts, at least one, sorted by length; `most` tokens will follow each."""
+    def __init__(
+        self, model: PreTrainedModel, prompts: Sequence[list[int]], most: int, shown: Shown | None = None
+    ) -> None:
+        """Read the prompts, at least one, sorted by length; `most` tokens will follow each.
+
+        shown: the prompts' pictures, for a model that looks, which must be a plain one.
+        """
         lengths = [len(prompt) for prompt in prompts]
-        self.forward = Lean(model, lengths[-1] + most) if _is_plain(model) else partial(_whole, model)
+        first = shown.first if shown else None
+        self.forward = Lean(model, lengths[-1] + most, first) if _is_plain(model) else partial(_whole, model)
         self.padded = lengths[0] < lengths[-1]
         self.lengths = torch.tensor(lengths, device=model.device)[:, None]  # (rows, 1), grows with the replies
-        layers = [Slots(len(prompts), lengths[-1]) for _ in range(model.config.num_hidden_layers)]
+        depth = model.config.get_text_config().num_hidden_layers
+        layers = [Slots(len(prompts), lengths[-1]) for _ in range(depth)]
         self.cache = Cache(layers=layers)
         logits = []
         for slab in slabs(lengths):
@@ -72,7 +117,10 @@ class Batch:
             if lengths[slab.start] < width:
                 positions = positions - width + self.lengths[slab]
                 seen, positions = positions >= 0, positions.clamp(min=0)
-            logits.append(self.forward(torch.tensor(tokens, device=model.device), seen, positions, self.cache))
+            looked_at = [shown.patches[slab]] if shown else []
+            logits.append(
+                self.forward(torch.tensor(tokens, device=model.device), seen, positions, self.cache, *looked_at)
+            )
         self.logits = torch.cat(logits)  # (rows, vocabulary)
 
     def append(self, tokens: Tensor) -> None:
@@ -176,13 +224,13 @@ def _whole(model: PreTrainedModel, tokens: Tensor, seen: Tensor | None, position
 
 def _is_plain(model: PreTrainedModel) -> bool:
     """Whether `Lean` does what the model's own forward pass does; in bfloat16 the two would round differently."""
-    config = model.config
+    config = model.config.get_text_config()
     return (
-        type(model) in (Qwen2ForCausalLM, Qwen3ForCausalLM)
+        type(model) in (Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3VLForConditionalGeneration)
         and model.dtype == torch.float32
         and model.num_parameters() <= TWICE
         and config._attn_implementation == "sdpa"
-        and set(config.layer_types) == {"full_attention"}
+        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and config.rope_parameters["rope_type"] == "default"
         and not getattr(config, "attention_bias", False)
     )
@@ -195,24 +243,44 @@ class Lean:
     only: nobody reads what it makes of the others.
     """
 
-    def __init__(self, model: PreTrainedModel, longest: int) -> None:
-        """Lay out the weights, and the rotary positions of up to `longest` tokens."""
+    def __init__(self, model: PreTrainedModel, longest: int, first: int | None = None) -> None:
+        """Lay out the weights, and the rotary positions of up to `longest` tokens.
+
+        first: where each row's picture begins, for a model that looks.
+        """
+        self.visual: Any = None if first is None else model.model.visual
+        self.first = first or 0
         decoder, head = model.get_decoder(), model.get_output_embeddings()
         self.embeddings = decoder.embed_tokens.weight
         self.layers = [LeanLayer(layer) for layer in decoder.layers]
         self.norm = LeanNorm(decoder.norm)
         self.head, self.bias = self.norm.before(head.weight), head.bias
-        cos, sin = decoder.rotary_emb(self.embeddings, torch.arange(longest, device=model.device)[None])
+        places = torch.arange(longest, device=model.device)[None]
+        if first is not None:
+            places = sight.positions(first, longest, model.device)
+        cos, sin = decoder.rotary_emb(self.embeddings, places)
         sin[..., : sin.shape[-1] // 2].neg_()  # what is rolled into the first half of a head counts negative
         self.cos, self.sin = cos[0, :, None], sin[0, :, None]  # (longest, 1, head size)
 
-    def __call__(self, tokens: Tensor, seen: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
-        """As `_whole`."""
+    def __call__(
+        self,
+        tokens: Tensor,
+        seen: Tensor | None,
+        positions: Tensor,
+        cache: Cache,
+        patches: Tensor | None = None,
+    ) -> Tensor:
+        """As `_whole`. patches: of the rows' pictures, where there is one among the tokens."""
         rows, length = tokens.shape
-        states = embedding(tokens, self.embeddings).view(rows * length, -1)
+        states = embedding(tokens, self.embeddings)
+        deep: list[Tensor] = []
+        if patches is not None:
+            looked_at, deep = sight.see(self.visual, patches)
+            states = sight.put(states, looked_at, self.first)
+        states = states.view(rows * length, -1)
         cos, sin = self.cos[positions], self.sin[positions]  # (rows or 1, length, 1, head size)
         mask = None if seen is None else _mask(seen, length)
-        for layer, slots in zip(self.layers, cache.layers, strict=True):
+        for layer, slots, added in zip_longest(self.layers, cache.layers, deep):
             queries, keys, values = layer.ask(states, cos, sin)
             keys, values = slots.update(keys, values)
             causal = mask is None and length > 1
@@ -220,6 +288,8 @@ class Lean:
                 states, queries, causal = states.view(rows, length, -1)[:, -1], queries[:, :, -1:], False
                 mask = None if mask is None else mask[:, :, -1:]
             states = layer.answer(states, queries, keys, values, mask, causal)
+            if added is not None:
+                states = states + sight.padded(added, self.first, length).flatten(0, 1)
         return linear(self.norm(states), self.head, self.bias)
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tsd.bare import Pen
 from tsd.errors import InputError
 from tsd.recipe import nearest
 from tsd.series.truth import TOP
-from tsd.tasks import TASKS
+from tsd.tasks import TASKS, Task
 
 MOST_ROWS = 1_000_000
 MAX_NEW_TOKENS = 128
@@ -36,7 +37,7 @@ def explain(file: str, model: str, column: str | None, as_json: bool) -> str:
     name, raw = read_column(file, column)
     values, changes = fit_to_student(raw, fitting_length(card["length"], len(raw)))
     # The model is loaded last: whatever is wrong with the file is said at once.
-    text = _ask(model, task.student_prompt(values.tolist()))
+    text = _ask(model, task, values)
     parsed = task.parse(text)
     said = task.sentences(text) if any(parsed.labels.values()) else []
     if as_json:
@@ -146,11 +147,15 @@ def _averaged(raw: npt.NDArray[np.float64], length: int) -> npt.NDArray[np.float
     return inside
 
 
-def _ask(model: str, prompt: str) -> str:
-    """The student's reply. Raises InputError where the folder's files do not make a whole model."""
+def _ask(model: str, task: Task, values: npt.NDArray[np.int64]) -> str:
+    """The student's reply to a series, or to its plot where it looks.
+
+    Raises InputError where the folder's files do not make a whole model.
+    """
     from transformers.utils import logging
 
-    from tsd.decoding import decode
+    from tsd.decoding import decode, describe
+    from tsd.sight import looks
     from tsd.students import load_model, load_tokenizer
 
     logging.disable_progress_bar()
@@ -161,7 +166,10 @@ def _ask(model: str, prompt: str) -> str:
         missing = sorted(info["missing_keys"])
         if missing:
             raise InputError(f"its weights lack {missing[0]}")
-        return decode(student, tokenizer, [prompt], MAX_NEW_TOKENS)[0]
+        if looks(student):
+            ink = Pen()([[values.astype(np.uint8)]])
+            return describe(student, tokenizer, task, ink, MAX_NEW_TOKENS)[0]
+        return decode(student, tokenizer, [task.student_prompt(values.tolist())], MAX_NEW_TOKENS)[0]
     except Exception as error:  # whatever its file formats, layers and tokenizer make of a damaged file
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise InputError(f"the model folder {model} is damaged, copy or train it again: {reason}") from error

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from typing import Any, cast
 
 import torch
@@ -20,12 +20,14 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.qwen3.modeling_qwen3 import rotate_half
 
+from tsd import sight
 from tsd.errors import TrainingError
 from tsd.operations import Turn, make_turn, paired, rms_norm, turned, turned_norm
 
 NAME = "tsd"
 HALF = (torch.bfloat16, torch.float16)
 LAYERS = {"Qwen3DecoderLayer", "Qwen2DecoderLayer", "LlamaDecoderLayer", "MistralDecoderLayer"}
+LAYERS |= {"Qwen3VLTextDecoderLayer"}
 
 
 def packable(model: PreTrainedModel) -> bool:
@@ -53,8 +55,10 @@ def lean(model: PreTrainedModel) -> Iterator[Callable[..., Tensor]]:
         name = type(module).__name__
         if name.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             functions[module] = partial(_norm, module)
-        elif name.endswith("RotaryEmbedding"):
-            functions[module] = partial(_positions, module, model.config)
+        elif name.endswith("RotaryEmbedding") and not name.endswith("VisionRotaryEmbedding"):
+            functions[module] = partial(_positions, module, model.config.get_text_config())
+    if sight.looks(model):
+        functions[model] = partial(_looking, model)
     before = model.config._attn_implementation
     model.config._attn_implementation = NAME
     try:
@@ -176,7 +180,24 @@ AttentionInterface.register(NAME, attend_apart)
 
 
 def _logits(model: PreTrainedModel, **inputs: Any) -> Tensor:
-    return cast(Tensor, model(**inputs, use_cache=False).logits)
+    out = model(**inputs, use_cache=False)
+    return cast(Tensor, out if isinstance(out, Tensor) else out.logits)
+
+
+def _looking(
+    model: Any, *, input_ids: Tensor, patches: Tensor, first: int, wanted: Tensor, use_cache: bool, **settings: Any
+) -> Tensor:
+    """The logits of rows that all show a picture in the same place. first: the column of its first token."""
+    decoder = model.get_decoder()
+    tokens, deep = sight.see(model.model.visual, patches)
+    states = sight.put(decoder.embed_tokens(input_ids), tokens, first)
+    places = sight.positions(first, input_ids.shape[1], input_ids.device)
+    turns = decoder.rotary_emb(states, position_ids=places)
+    for layer, added in zip_longest(decoder.layers, deep):
+        states = layer(states, position_embeddings=turns, wanted=wanted, **settings)
+        if added is not None:
+            states = states + sight.padded(added, first, states.shape[1])
+    return cast(Tensor, model.lm_head(decoder.norm(states)))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import pyarrow as pa
 from tsd import drawing, placement
 from tsd.errors import InputError
 from tsd.progress import clock
-from tsd.recipe import ApiTeacher, Recipe, RulesTeacher, Student, VllmTeacher
+from tsd.recipe import ApiTeacher, LocalTeacher, Recipe, RulesTeacher, Student, TrainingConfig, VllmTeacher
 from tsd.teachers.asking import image_tokens, text_tokens
 from tsd.teachers.rules import Rules
 
@@ -98,7 +98,15 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     text = float(np.mean([text_tokens(teacher, task, length) for length in recipe.series.lengths]))
     picture, reply = image_tokens(teacher, plots), task.reply_tokens * REPLY_SHARE
     asked = f"about {_round(count * text)} text tokens in and {_round(count * reply)} out"
-    lines = [f"ask {teacher.model} {_where(teacher)} about {count:,} {task.unit}"]
+    before: list[str] = []
+    first: float | None = 0.0
+    if teacher.train:
+        before, first = _own_teacher(recipe)
+    if isinstance(teacher, LocalTeacher):
+        looking = _looking_seconds(recipe, teacher)
+        looked = f"have {teacher.name} look at {count:,} plots in {teacher.workers} processes"
+        return [*before, f"{looked}, {_round(count * picture)} image tokens, $0"], _sum(first, looking)
+    lines = [*before, f"ask {teacher.name} {_where(teacher)} about {count:,} {task.unit}"]
     if teacher.sees_plots:
         drawn = " to ".join(
             f"{width} × {height}" for width, height in sorted({min(plots.sizes), max(plots.sizes)})
@@ -108,19 +116,45 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
         lines.append(f"{images}, {_round(count * picture)} in all")
     if isinstance(teacher, VllmTeacher):
         took, machines = _engine_seconds(recipe, teacher)
-        return [*lines, asked, machines], took
+        return [*lines, asked, machines], _sum(first, took)
     dollars = teacher.usd(int(count * (text + picture)), int(count * reply))
     cost = f"about ${dollars:,.2f}" if dollars else "$0, as the recipe names no price (teacher.usd_per_million_…)"
     if teacher.mode == "batch":
         cost += f" at {teacher.batch.price_share:g} of the live price"
     lines.append(f"{asked}, {cost}")
-    seconds, why = _asking_seconds(recipe, teacher, text + picture + reply)
+    needed, why = _asking_seconds(recipe, teacher, text + picture + reply)
     key = (
         f"the key is read from ${teacher.key_variable} when it starts"
         if teacher.key_variable
         else "no key is sent"
     )
-    return [*lines, why, key], seconds
+    return [*lines, why, key], _sum(first, needed)
+
+
+def _own_teacher(recipe: Recipe) -> tuple[list[str], float | None]:
+    """What training the study's own teacher takes, where it is not there yet."""
+    train = recipe.of_own_teacher
+    (volume,) = train.students.volumes
+    parts = [_PLANS[name](train)[1] for name in ("generate", "annotate", "curate", "train", "evaluate")]
+    return [f"train {recipe.teacher.name} to look, on {volume:,} plots of other series and their truth"], _sum(
+        *parts
+    )
+
+
+def _looking_seconds(recipe: Recipe, teacher: LocalTeacher) -> float | None:
+    """How long processes look at all series; a teacher whose size is not known takes the time of 0.3M."""
+    student = Student(name=teacher.name, size=teacher.train.size if teacher.train else "0.3M", view="plot")
+    each = _rate(recipe.model_copy(update={"training": TrainingConfig()}), student).seconds
+    if each is None:
+        return None
+    # Looking and reading are a forward pass, a third of a training step; the reply takes about as long again.
+    return STAGE_SECONDS + recipe.series.count * each * 2 / 3 / min(teacher.workers, _cores())
+
+
+def _sum(*seconds: float | None) -> float | None:
+    """All of them together; None where one is not known."""
+    known = [each for each in seconds if each is not None]
+    return sum(known) if len(known) == len(seconds) else None
 
 
 def _where(teacher: ApiTeacher | VllmTeacher) -> str:
@@ -254,10 +288,14 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
     from tsd.tokens import build_tokenizer
 
     examples = _sample(recipe)
-    texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
+    texts = [recipe.asks.looking_prompt, *examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
     longest = recipe.training.max_length
-    tokenizer = students.load_tokenizer(student.source) if student.source else build_tokenizer(texts, longest)
-    corpus = tokenise(examples, tokenizer, longest)
+    tokenizer = (
+        students.load_tokenizer(student.source)
+        if student.source
+        else build_tokenizer(texts, longest, student.looks)
+    )
+    corpus = tokenise(examples, tokenizer, longest, recipe.asks if student.looks else None)
     measured = not recipe.training.gpu
     if measured or student.source is None:
         torch.set_num_threads(recipe.training.threads)
@@ -344,4 +382,5 @@ _PLANS: dict[str, Callable[[Recipe], tuple[list[str], float | None]]] = {
     "train": _train,
     "evaluate": _evaluate,
     "report": _report,
+    "teacher": _own_teacher,
 }

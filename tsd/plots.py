@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
 
-from tsd import png
+from tsd import bare, png
 from tsd.draws import LOOKS, generator
 from tsd.recipe import PlotConfig
 
@@ -34,7 +34,7 @@ UNCLIPPED = celiagg.Rect(0, 0, -1, -1)
 SIMPLIFIED, THRESHOLD = 128, 1 / 9  # from how many points on matplotlib simplifies a line, by how many pixels
 SHEETS = 32  # backgrounds that are kept, 0.5 to 5 MB each
 
-Style: TypeAlias = Literal["paper", "compact"]
+Style: TypeAlias = Literal["paper", "compact", "bare"]
 Curve: TypeAlias = npt.NDArray[np.uint8]  # (length,) 0–99
 
 
@@ -52,7 +52,7 @@ class Look:
 
 def choose_look(config: PlotConfig, seed: int, series_id: int) -> Look:
     """How a series is shown: the style's own look or, where looks vary, one drawn for this series alone."""
-    if not config.vary:
+    if not config.vary or config.style == "bare":
         as_in_paper = config.style == "paper"  # matplotlib's own first colours and width
         colours, line_width = (("tab:blue", "tab:orange"), 1.5) if as_in_paper else (("black", "tab:red"), 1.2)
         return Look(config.style, *config.sizes[0], colours, line_width)
@@ -67,12 +67,14 @@ class Plotter:
 
     def __init__(self) -> None:
         self._sheet = lru_cache(maxsize=SHEETS)(_sheet)
+        self._pen = bare.Pen()
 
     def __call__(self, batch: Sequence[Curve | Sequence[Curve]], looks: Sequence[Look]) -> list[bytes]:
         """Draw each item in its look, in order.
 
         batch: a series, (length,) uint8, or one or two of them to be drawn into one plot; lengths may differ.
-        Returns PNGs of `look.width` × `look.height` pixels: 8-bit palette for one curve, RGBA for two.
+        Returns PNGs of `look.width` × `look.height` pixels: 8-bit palette for one curve, RGBA for two, and grey
+        for the bare style, which looks the same whatever else a look says.
         """
         plots = [[item] if isinstance(item, np.ndarray) and item.ndim == 1 else list(item) for item in batch]
         keys = [
@@ -81,6 +83,9 @@ class Plotter:
         ]
         pictures = [b""] * len(plots)
         for i in sorted(range(len(plots)), key=keys.__getitem__):  # so that each sheet is made once
+            if looks[i].style == "bare":
+                pictures[i] = bare.as_png(self._pen([plots[i]])[0])
+                continue
             pictures[i] = self._sheet(*keys[i]).draw(plots[i], looks[i])
         return pictures
 

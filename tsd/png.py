@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-PALETTE, RGBA = 3, 6  # what a pixel holds: an entry of the palette, or red, green, blue and alpha
+GREY, PALETTE, RGBA = 0, 3, 6  # what a pixel holds: a grey, an entry of the palette, or red, green, blue and alpha
 LEVEL = 0  # ISA-L's fastest: the next one takes a fifth longer and gains a seventh
 
 

@@ -44,6 +44,8 @@ class Sample:
     """The raw reply of the best student, see `best`."""
     student_labels: dict[str, str | None]
     teacher_labels: dict[str, str | None]
+    seen: str | None = None
+    """The plot that the teacher looked at, a PNG in base 64; None for a teacher that looks at none."""
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,7 @@ RUN = (
     pa.field("run_id", pa.string(), nullable=False),
     pa.field("teacher", pa.string(), nullable=False),
     pa.field("student", pa.string(), nullable=False),
+    pa.field("view", pa.string()),  # numbers or plot; null in records of versions in which none could look
     pa.field("parameters", pa.int64(), nullable=False),
     pa.field("parameters_without_embeddings", pa.int64(), nullable=False),
     pa.field("examples", pa.int64(), nullable=False),

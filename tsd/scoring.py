@@ -42,6 +42,22 @@ def score(predictions: pa.Table) -> dict[str, Interval]:
     return {name: accuracy(hits[name].to_numpy()) for name in score_names(facets)}
 
 
+def recalls(task: Task, predictions: pa.Table) -> dict[str, dict[str, Interval]]:
+    """Of the series of each class of each facet, the share whose label is right; a class without any is left out.
+
+    predictions: as for `score`.
+    """
+    frame = pl.DataFrame(predictions.select(["labels", "truth"]))
+    found: dict[str, dict[str, Interval]] = {}
+    for facet in task.facets:
+        hits = {
+            name: frame.filter(_label(facet.name, "truth") == name).select(_hit(facet.name)).to_series().to_numpy()
+            for name in facet.classes
+        }
+        found[facet.name] = {name: accuracy(each) for name, each in hits.items() if len(each)}
+    return found
+
+
 def right(predictions: pa.Table) -> npt.NDArray[np.bool_]:
     """Which facets of which series are right, (series, facets), in the order of the series' ids."""
     facets = [field.name for field in predictions.schema.field("truth").type]

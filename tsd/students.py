@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
@@ -19,11 +20,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tsd import weights
+from tsd import sight, viewers, weights
 from tsd.card import CARD
 from tsd.errors import InputError
 from tsd.recipe import Lora, Student
 from tsd.series.truth import TOP
+
+PROCESSOR = "preprocessor_config.json"  # a folder that has it holds a model that looks
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ SCRATCH = {
 
 def learning_rate(student: Student) -> float:
     """The peak learning rate of a student: its own, or that of its size."""
-    return student.learning_rate or SCRATCH[student.architecture].learning_rate
+    sizes = viewers.SCRATCH if student.looks else SCRATCH
+    return student.learning_rate or sizes[student.architecture].learning_rate
 
 
 def build(
@@ -70,9 +74,7 @@ def build(
     """
     if student.source is None:
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(_scratch_config(SCRATCH[student.architecture], tokenizer, max_length))
-        _initialise(model, tokenizer)
-        return divide(model.to(device))
+        return divide(_scratch(student, tokenizer, max_length).to(device))
     adapt = _adapter(student.lora, student.source) if student.lora else None
     return weights.fill(divide(weights.outline(student.source, adapt)), student.source, device, seed)
 
@@ -86,8 +88,10 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def load_model(source: str, **options: Any) -> PreTrainedModel:
-    """The causal language model of a hub name or a folder, in float32."""
-    return _load(AutoModelForCausalLM, source, dtype=torch.float32, **options)
+    """The causal language model of a hub name or a folder, or the one that looks, in float32."""
+    looks = Path(source, PROCESSOR).is_file()
+    kind = AutoModelForImageTextToText if looks else AutoModelForCausalLM
+    return _load(kind, source, dtype=torch.float32, **options)
 
 
 def export(
@@ -121,6 +125,8 @@ def export(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if sight.looks(plain):
+        viewers.save_processor(folder)
     (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 
 
@@ -139,20 +145,34 @@ def training_flops(model: PreTrainedModel, body: int, tokens: int, supervised: i
     """FLOPs of a forward and a backward pass over `tokens` tokens in rows of `length`.
 
     6·N·D without embeddings, plus attention's 12·layers·width·length/2 a token (causal; Chowdhery et al. 2022,
-    appendix B), plus the head, which only sees the supervised positions.
+    appendix B), plus the head, which only sees the supervised positions. Where each row shows a picture, N of its
+    tokens is that of the language part alone, and the pictures are counted by their patches.
     """
-    config = model.config
+    config = model.config.get_text_config()
     width = config.num_attention_heads * getattr(
         config, "head_dim", config.hidden_size // config.num_attention_heads
     )
     attention = 12 * config.num_hidden_layers * width * length / 2
     head = 6 * config.hidden_size * config.vocab_size
-    return float(tokens * (6 * body + attention) + supervised * head)
+    seeing = 0.0
+    if sight.looks(model):
+        seeing = tokens / length * 3 * sight.flops(model.model.visual)
+        body -= sum(p.numel() for p in model.model.visual.parameters())
+    return float(tokens * (6 * body + attention) + supervised * head + seeing)
 
 
 def forward_flops(model: PreTrainedModel, tokens: int, supervised: int, length: float) -> float:
     """FLOPs of a forward pass alone, which is a third of `training_flops`: what a teacher's distributions cost."""
     return training_flops(model, parameter_counts(model)[1], tokens, supervised, length) / 3
+
+
+def _scratch(student: Student, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedModel:
+    """A model of a built-in size, with torch's current seed."""
+    if student.looks:
+        return viewers.build(viewers.SCRATCH[student.architecture], tokenizer)
+    model = Qwen3ForCausalLM(_scratch_config(SCRATCH[student.architecture], tokenizer, max_length))
+    _initialise(model, tokenizer)
+    return model
 
 
 def _scratch_config(size: Size, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Qwen3Config:

@@ -11,17 +11,30 @@ from transformers import PreTrainedTokenizerFast
 from tsd.series.truth import TOP
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+# Round a picture and in its place, by Qwen's names; the last one is there since Qwen3-VL asks for it.
+PICTURE_START, PICTURE, PICTURE_END, VIDEO = (
+    *("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
+    "<|video_pad|>",
+)
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content']"
-    " + '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for item in message['content'] %}"
+    "{% if item['type'] == 'text' %}{{ item['text'] }}{% else %}{{ '"
+    + PICTURE_START
+    + PICTURE
+    + PICTURE_END
+    + "' }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 # A word or a number with the space before it, or a run of anything else: pieces put side by side give the text.
 PIECES = r" ?[A-Za-z]+| ?[0-9]+|[^A-Za-z0-9]+?(?= ?[A-Za-z0-9])|[^A-Za-z0-9]+"
 MAX_WORDS = 512
 
 
-def build_tokenizer(texts: Iterable[str], max_length: int) -> PreTrainedTokenizerFast:
+def build_tokenizer(texts: Iterable[str], max_length: int, pictures: bool = False) -> PreTrainedTokenizerFast:
     """A small tokenizer: one token for each value 0–99 and for each of the texts' frequent words.
+
+    pictures: with the tokens that stand round a picture and in its place.
 
     Whatever else is printable ASCII is spelt character by character, so that every such text comes back as
     it was. The same texts, in any order, give the same tokenizer.
@@ -41,6 +54,8 @@ def build_tokenizer(texts: Iterable[str], max_length: int) -> PreTrainedTokenize
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens(specials[:3])
+    if pictures:
+        tokenizer.add_special_tokens([PICTURE_START, PICTURE_END, PICTURE, VIDEO])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,

@@ -85,9 +85,10 @@ class Tracker:
         self.client.set_tag(run, WHY, reason)
         self.client.set_terminated(run, RunStatus.to_string(RunStatus.FAILED))
 
-    def close(self, report: str) -> None:
-        """End the study's run with the report's HTML."""
-        self.client.log_text(self.parent, report, "report.html")
+    def close(self, report: str | None = None) -> None:
+        """End the study's run, with the report's HTML where there is one."""
+        if report is not None:
+            self.client.log_text(self.parent, report, "report.html")
         self.client.set_terminated(self.parent, RunStatus.to_string(RunStatus.FINISHED))
 
     def _experiment(self, name: str, artifacts: str | None) -> str:

@@ -25,6 +25,7 @@ from tsd.distillation import Distillation
 from tsd.errors import TrainingError
 from tsd.forward import decoder_layers, lean, packable, recomputed
 from tsd.recipe import TrainingConfig
+from tsd.sight import patches_of
 
 REPORTS = 40  # a run; counted in steps, since all workers must report together
 PADDING = 0.05  # share of padding from which on a batch is packed, where the recipe leaves it open
@@ -187,7 +188,7 @@ def summed_loss(
     where a model cannot be packed and has to be.
     """
     models = [model, distil.teacher] if distil else [model]
-    unknown = [type(each).__name__ for each in models if not packable(each)]
+    unknown = [type(each).__name__ for each in models if not packable(each) or corpus.pictures]
     if packing and unknown:
         raise TrainingError(f"{unknown[0]} cannot be packed: leave training.packing out")
     # Teacher and student are asked in one layout: their tokens must stand in one order.
@@ -215,9 +216,13 @@ def _padded_answers(model: PreTrainedModel, corpus: Corpus, rows: Any, device: s
     targets = torch.from_numpy(batch.targets[:, batch.positions]).to(device)
     if packable(model):
         count, length = batch.inputs.shape
+        shown = {}
+        if corpus.pictures:
+            patches = patches_of(corpus.pictures.draw(rows)).to(device)
+            shown = {"patches": patches, "first": corpus.pictures.first}
         with lean(model) as logits_of:
             segments = [(count, length, length - int(batch.positions[0]))]
-            logits = logits_of(input_ids=inputs, segments=segments, wanted=positions)
+            logits = logits_of(input_ids=inputs, segments=segments, wanted=positions, **shown)
     else:
         logits = model(input_ids=inputs, logits_to_keep=positions, use_cache=False).logits
     return logits.float().flatten(0, 1), targets.flatten()

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,13 @@ import pyarrow.compute as pc
 import ray
 
 from tsd import curation, drawing, scoring, store
+from tsd.bare import Curve, Pen
 from tsd.corpus import chat_tokens
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step
-from tsd.recipe import ModelTeacher, Recipe, RulesTeacher, VllmTeacher
+from tsd.recipe import LocalTeacher, ModelTeacher, Recipe, RulesTeacher, VllmTeacher
 from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
+from tsd.tasks import Task
 from tsd.teachers.counts import tally
 from tsd.teachers.rules import Rules
 
@@ -105,6 +107,10 @@ def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Ste
         from tsd.cluster import vllm
 
         return vllm.ask(recipe, series, folder, key, step)
+    if isinstance(recipe.teacher, LocalTeacher):
+        from tsd.cluster import looking
+
+        return looking.ask(recipe, series, folder, key, step)
     from tsd.cluster import asking
 
     return asking.ask(recipe, series, folder, key, step)
@@ -219,7 +225,7 @@ class Decoder:
 
         self.recipe, self.keys = recipe, keys
         self.test = test_series(recipe, series)
-        self.loaded: tuple[str, Callable[[list[str]], list[str]]] | None = None
+        self.loaded: tuple[str, Callable[[pa.Table], list[str]]] | None = None
         self.held = ExitStack()  # the engine of the student that is loaded, where it has one
         if not recipe.training.gpu:
             torch.set_num_threads(recipe.training.threads)
@@ -232,7 +238,7 @@ class Decoder:
         size = self.recipe.evaluation.batch_size
         rows = self.test.slice(chunk * size, size)
         started = time.perf_counter()
-        texts = reply(self._prompts(rows))
+        texts = reply(rows)
         seconds = time.perf_counter() - started
         table = pa.table(
             {
@@ -248,8 +254,8 @@ class Decoder:
         )
         return {"run": [run], "seconds": [seconds]}
 
-    def _student(self, run: str) -> Callable[[list[str]], list[str]]:
-        """What gives a student's replies to prompts."""
+    def _student(self, run: str) -> Callable[[pa.Table], list[str]]:
+        """What gives a student's replies to series."""
         if self.loaded is None or self.loaded[0] != run:
             self.loaded = None  # before another one needs its memory
             self.held.close()
@@ -257,21 +263,26 @@ class Decoder:
                 self.loaded = run, self._load(Path(folder))
         return self.loaded[1]
 
-    def _load(self, folder: Path) -> Callable[[list[str]], list[str]]:
+    def _load(self, folder: Path) -> Callable[[pa.Table], list[str]]:
         from tsd.decoding import decode as reply
+        from tsd.decoding import describe
+        from tsd.sight import looks
         from tsd.students import load_model, load_tokenizer
 
         tokenizer, gpu, most = load_tokenizer(str(folder)), self.recipe.training.gpu, self.recipe.max_new_tokens
-        wanted = self.recipe.evaluation.vllm
+        task, wanted = self.recipe.asks, self.recipe.evaluation.vllm
         if wanted or (wanted is None and gpu and _vllm_is_installed()):
             from tsd import vllm_decoding
 
             if vllm_decoding.fits(folder):
                 longest = max(map(len, chat_tokens(self._prompts(self.test), tokenizer)))
-                engine = vllm_decoding.Engine(folder, tokenizer, longest, most, gpu)
-                return self.held.enter_context(engine).decode
+                engine = self.held.enter_context(vllm_decoding.Engine(folder, tokenizer, longest, most, gpu))
+                return lambda rows: engine.decode(self._prompts(rows))
         model = load_model(str(folder)).to("cuda" if gpu else "cpu")
-        return partial(reply, model, tokenizer, max_new_tokens=most)
+        if looks(model):
+            pen = Pen()
+            return lambda rows: describe(model, tokenizer, task, pen(items_of(task, rows)), most)
+        return lambda rows: reply(model, tokenizer, self._prompts(rows), max_new_tokens=most)
 
     def _prompts(self, series: pa.Table) -> list[str]:
         return [self.recipe.asks.student_prompt(values) for values in series["values"].to_pylist()]
@@ -301,9 +312,14 @@ def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
         choose_look,
     )
 
-    items = [np.split(row.values.to_numpy(), recipe.asks.curves) for row in series["values"]]
+    items = items_of(recipe.asks, series)
     looks = [choose_look(recipe.plots, recipe.seed, series_id) for series_id in series["series_id"].to_pylist()]
     return pa.table({"series_id": series["series_id"], "png": pa.array(_plotter()(items, looks), pa.binary())})
+
+
+def items_of(task: Task, series: pa.Table) -> list[list[Curve]]:
+    """The one or two series of each row."""
+    return [np.split(row.values.to_numpy(), task.curves) for row in series["values"]]
 
 
 def _rules(recipe: Recipe) -> Rules:

@@ -38,6 +38,10 @@ class Studies:
         """Draw the series, once for all teachers."""
         self.whole.generate()
 
+    def prepare_teacher(self) -> None:
+        """Train the teachers that are the studies' own."""
+        self._all(Study.prepare_teacher)
+
     def annotate(self) -> None:
         """Ask every teacher about every series."""
         self._all(Study.annotate)

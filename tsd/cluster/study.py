@@ -1,14 +1,18 @@
 """A whole study, stage by stage; each is skipped where an earlier start has finished it."""
 
+import base64
 import importlib.metadata
 import io
+import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,8 +29,8 @@ from tsd.corpus import select
 from tsd.curation import review
 from tsd.errors import InputError, TrainingError
 from tsd.progress import Reporter, Step
-from tsd.recipe import Recipe, RulesTeacher, to_yaml
-from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
+from tsd.recipe import ModelTeacher, Recipe, RulesTeacher, to_yaml
+from tsd.schema import ALL_RIGHT, EXAMPLES, REJECTS, VALID, score_names
 from tsd.tasks import Task
 from tsd.teachers.counts import describe
 
@@ -69,8 +73,55 @@ class Study:
             self._timed("Draw plots", lambda: stages.draw_plots(self.recipe, series, self.reporter))
         return series
 
+    def prepare_teacher(self) -> None:
+        """Train the study's own teacher, where it has one that is not there yet."""
+        teacher = self.recipe.teacher
+        if not isinstance(teacher, ModelTeacher) or teacher.train is None:
+            return
+        own = Study(self.recipe.of_own_teacher, self.reporter)
+        key = store.digest([stages.series_key(own.recipe), teacher.train.model_dump()])
+        there = store.read_json(teacher.model, card.CARD)
+        if there is not None and there.get("key") == key:
+            return
+        if there is not None:
+            raise InputError(
+                f"{teacher.model} holds another teacher than teacher.train asks for: give the study another name, "
+                "or delete that folder"
+            )
+        self._timed("Train the teacher", lambda: own.teach(teacher.model, key))
+
+    def teach(self, folder: str, key: str) -> None:
+        """Train this study's only student as another one's teacher, say how it scores, and keep it in a folder."""
+        self.reporter.say(f"[bold]Teacher: {escape(self.recipe.students.sizes[0].name)}[/]")
+        self.generate()
+        self.annotate()
+        self.curate()
+        self.train()
+        self.require_all_trained()
+        (run,) = self.evaluate().to_pylist()
+        self.tracker.close()
+        with (
+            store.local_copy(f"{self.recipe.folder}/students/{run['run_id']}") as student,
+            tempfile.TemporaryDirectory() as local,
+        ):
+            shutil.copytree(student, local, dirs_exist_ok=True)
+            said = json.loads(Path(local, card.CARD).read_text())
+            Path(local, card.CARD).write_text(json.dumps({**said, "key": key}, indent=1, sort_keys=True) + "\n")
+            store.copy_folder(local, folder)
+        self.say_scores(run)
+        self.reporter.say(f"  the teacher lies in {folder}")
+
+    def say_scores(self, run: Mapping[str, Any]) -> None:
+        """Say how a run scores, facet by facet and class by class, in %."""
+        recalls = scoring.recalls(self.recipe.asks, self._predictions_of(run["run_id"]))
+        for facet, each in recalls.items():
+            of_classes = ", ".join(f"{name} {at.value:.1%}" for name, at in each.items())
+            self.reporter.say(f"  {facet} {run[facet]['value']:.1%} right: {of_classes}")
+        self.reporter.say(f"  all right {run[ALL_RIGHT]['value']:.1%}, valid {run[VALID]['value']:.1%}")
+
     def annotate(self) -> store.Dataset:
         """Ask the teacher; the series must be there."""
+        self.prepare_teacher()
         series = self.open("series")
         said = self._timed("Ask the teacher", lambda: stages.annotate(self.recipe, series, self.reporter))
         if not isinstance(self.recipe.teacher, RulesTeacher):
@@ -214,9 +265,11 @@ class Study:
 
             columns = examples.each_part(["split", "prompt", "completion"])
             taught = select(columns, "train", max(self.recipe.students.volumes))
-            texts = [*taught["prompt"].to_pylist(), *taught["completion"].to_pylist()]
+            asked = [self.recipe.asks.looking_prompt] * 2  # twice, so that its words are frequent
+            texts = [*asked, *taught["prompt"].to_pylist(), *taught["completion"].to_pylist()]
             with tempfile.TemporaryDirectory() as local:
-                build_tokenizer(texts, self.recipe.training.max_length).save_pretrained(local)
+                looking = any(student.looks for student in self.recipe.students.sizes)
+                build_tokenizer(texts, self.recipe.training.max_length, looking).save_pretrained(local)
                 store.copy_folder(local, folder)
 
     def _records(self, examples: store.Dataset) -> dict[str, dict[str, Any]]:
@@ -278,6 +331,7 @@ class Study:
         rows = annotations.read(["series_id", "text", "labels"])
         taught = {row["series_id"]: row for row in rows.filter(pc.is_in(rows["series_id"], ids)).to_pylist()}
         values = {row["series_id"]: row["values"] for row in test.to_pylist()}
+        seen = self._seen(test.filter(pc.is_in(test["series_id"], ids)))
         return [
             reporting.Sample(
                 series_id=row["series_id"],
@@ -287,9 +341,18 @@ class Study:
                 student=row["text"],
                 student_labels=row["labels"],
                 teacher_labels=taught[row["series_id"]]["labels"],
+                seen=seen.get(row["series_id"]),
             )
             for row in (said[i] for i in sorted(wrong + right))
         ]
+
+    def _seen(self, series: pa.Table) -> dict[int, str]:
+        """The plots that the teacher looked at, by id, as PNGs in base 64; none where it looks at none."""
+        teacher = self.recipe.teacher
+        if not (isinstance(teacher, ModelTeacher) and teacher.sees_plots):
+            return {}
+        plots = stages.plot_table(self.recipe, series).to_pylist()
+        return {plot["series_id"]: base64.b64encode(plot["png"]).decode() for plot in plots}
 
     def _facts(self, series: store.Dataset, test: pa.Table) -> dict[str, str]:
         packages = ("ray", "torch", "transformers", "mlflow")

@@ -29,6 +29,7 @@ from tsd.cluster.trials import Run, Trial
 from tsd.errors import TrainingError, UserError
 from tsd.recipe import Recipe, Student
 from tsd.schema import EXAMPLES
+from tsd.tasks import TASKS
 
 Report = Callable[[str, dict[str, float]], None]
 STEP = "-step-"
@@ -267,8 +268,11 @@ def _learn(config: dict[str, Any], run: Run) -> None:
         torch.set_num_threads(settings.threads)
     tokenizer = students.load_tokenizer(student.source or f"{folder}/tokenizer")
     examples = store.open_dataset(f"{folder}/examples", EXAMPLES)
+    task = TASKS[config["task"]] if student.looks else None
     corpora = {
-        split: corpus.tokenise(corpus.select(examples.each_part(), split, count), tokenizer, settings.max_length)
+        split: corpus.tokenise(
+            corpus.select(examples.each_part(), split, count), tokenizer, settings.max_length, task
+        )
         for split, count in (("train", run["examples"]), ("validation", run["validation_examples"]))
     }
     divide = partial(training.shard, place=place)
@@ -331,6 +335,7 @@ def _record(
     return {
         "run_id": run["run_id"],
         "student": run["student"]["name"],
+        "view": run["student"].get("view", "numbers"),
         "parameters": sizes[0],
         "parameters_without_embeddings": sizes[1],
         "examples": run["examples"],
@@ -400,7 +405,13 @@ def _export(
 
     alone = student.lora is not None and student.lora.export == "adapter"
     about = {**config["about"], "source": student.source, "adapters": student.lora is not None, "alone": alone}
-    said = {"run": record, "length": config["length"], "task": config["task"], "about": about}
+    said = {
+        "run": record,
+        "length": config["length"],
+        "task": config["task"],
+        "view": student.view,
+        "about": about,
+    }
     with tempfile.TemporaryDirectory() as local:
         students.export(model, tokenizer, Path(local) if writes else None, said, alone)
         if writes:

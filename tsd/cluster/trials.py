@@ -22,7 +22,7 @@ SHAPING = {
     "max_length",
 }
 PLACING = {"workers", "gpus"}
-LATE = {"size", "distil"}  # left out where they say nothing: older runs keep their ids
+LATE = {"size", "distil"}  # left out where they say nothing, as a view of numbers is: older runs keep their ids
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ def _run(recipe: Recipe, student: Student, volume: int, seed: int, examples_dige
     """One run. `teacher_run`: the run of this study that it is distilled from, where it is."""
     run = {
         "student": {
-            **student.model_dump(exclude=PLACING | LATE),
+            **student.model_dump(exclude=PLACING | LATE | {"view"}),
             **student.model_dump(include=LATE, exclude_none=True),
+            **({"view": student.view} if student.looks else {}),
         },
         "examples": volume,
         "seed": seed,

@@ -10,7 +10,7 @@ from tsd.recipe.learning import SCRATCH_SIZES, Distil, Lora, Student, TrainingCo
 from tsd.recipe.loading import load, names, to_yaml
 from tsd.recipe.section import EVERY, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import ApiTeacher, ModelTeacher, RulesTeacher, VllmTeacher
+from tsd.recipe.teaching import ApiTeacher, LocalTeacher, ModelTeacher, RulesTeacher, VllmTeacher
 from tsd.recipe.whole import Recipe
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "ApiTeacher",
     "CurationConfig",
     "Distil",
+    "LocalTeacher",
     "Lora",
     "ModelTeacher",
     "NliConfig",

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from tsd.recipe.section import EVERY, Decay, Positive, Section, Share, Uri, nearest
 
+View = Literal["numbers", "plot"]
+
 
 class Lora(Section):
     """Low-rank adapters instead of full fine-tuning."""
@@ -46,6 +48,8 @@ class Student(Section):
     """A hub name or a folder to load instead of training from scratch."""
     lora: Lora | None = None
     """Train adapters only. Needs a `source`."""
+    view: View = "numbers"
+    """What it is given of a series; left out, what `students.view` says."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate; the size's own when left out."""
     workers: Positive | None = None
@@ -63,18 +67,27 @@ class Student(Section):
     @model_validator(mode="after")
     def _known_or_given(self) -> Self:
         if self.source is None:
-            if self.architecture not in SCRATCH_SIZES:
+            sizes = LOOKING_SIZES if self.looks else SCRATCH_SIZES
+            if self.architecture not in sizes:
+                kind = " of a student that looks" if self.looks else ""
                 raise ValueError(
-                    f"unknown size {self.architecture!r}{nearest(self.architecture, SCRATCH_SIZES)}; "
+                    f"unknown size{kind} {self.architecture!r}{nearest(self.architecture, sizes)}; "
                     "a student of another name needs a `size` or a `source`"
                 )
             if self.lora is not None:
                 raise ValueError("lora needs a `source`: there is nothing to adapt in a model from scratch")
+        elif self.looks:
+            raise ValueError("a student with a `source` reads numbers: those that look are trained from scratch")
         elif self.size is not None:
             raise ValueError("a student has a `size` or a `source`, not both")
         elif self.learning_rate is None:
             raise ValueError("a student with a `source` needs a learning_rate")
         return self
+
+    @property
+    def looks(self) -> bool:
+        """Whether it is shown plots."""
+        return self.view == "plot"
 
     @property
     def architecture(self) -> str:
@@ -84,10 +97,11 @@ class Student(Section):
     @property
     def start(self) -> tuple[Any, ...]:
         """What shapes it but its name and its objective: students of one start differ in what they learn from."""
-        return self.source or self.architecture, self.lora, self.learning_rate
+        return self.source or self.architecture, self.view, self.lora, self.learning_rate
 
 
 SCRATCH_SIZES = ("0.03M", "0.1M", "0.3M", "1M", "3M", "10M")
+LOOKING_SIZES = ("0.03M", "0.1M", "0.3M", "1M")
 
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
@@ -103,11 +117,26 @@ class StudentsConfig(Section):
         Student(name="0.3M"),
     )
     """The students. Sizes are parameters without embeddings."""
+    view: View = "numbers"
+    """What students are given of a series: its values as text, or a plot, at which they look. Students that look
+    are trained from scratch."""
     volumes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (500, 2000, 8000)
     """Numbers of training examples; each volume holds the smaller ones."""
     seeds: dict[VolumeBound, Seeds] = Field(default={EVERY: (0,)})
     """Every student is trained once for each seed. By volume where it differs: `{2000: [0, 1, 2], every: [0]}` is
     three seeds on volumes up to 2,000 and one on every other; small volumes vary most and cost least."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_view_for_every_student(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "view" not in value:
+            return value
+        given = value.get("sizes", [student.name for student in cls.model_fields["sizes"].default])
+        if not isinstance(given, list | tuple):
+            return value
+        named = [{"name": size} if isinstance(size, str) else size for size in given]
+        sizes = [{"view": value["view"], **size} if isinstance(size, dict) else size for size in named]
+        return {**value, "sizes": sizes}
 
     @model_validator(mode="before")
     @classmethod
@@ -154,6 +183,11 @@ class StudentsConfig(Section):
                     "a folder's or a hub's name has a / in it"
                 )
             self._refuse_a_circle(student)
+            if student.view != (teacher.view if teacher else "numbers"):
+                raise ValueError(
+                    f"{student.name} cannot be distilled from {student.distil.teacher}: one looks at plots and "
+                    "the other reads numbers"
+                )
             if teacher is not None and (teacher.source is None) != (student.source is None):
                 raise ValueError(
                     f"{student.name} cannot be distilled from {teacher.name}: one starts from scratch and the "

@@ -4,10 +4,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from tsd.bare import PICTURE_TOKENS, SIDE
 from tsd.recipe.section import Positive, Range, Section, Share, Shares, Size, nearest
 from tsd.series.processes import PROCESSES, own_ranges
 
 SHORTEST, LONGEST = 32, 1024  # points in a series
+FIXED = {"paper": (1000, 500), "bare": (SIDE, SIDE)}  # pixels of the styles that have one size
 PATCH = 28  # pixels of a picture's side that a Qwen-VL takes for one token
 
 
@@ -116,8 +118,9 @@ class SeriesConfig(Section):
 class PlotConfig(Section):
     """How a series is drawn for a teacher that looks."""
 
-    style: Literal["paper", "compact"] = "compact"
-    """The paper's figure, 1000 × 500 pixels, or one in the size that a Qwen-VL teacher takes as it is."""
+    style: Literal["paper", "compact", "bare"] = "compact"
+    """The paper's figure, 1000 × 500 pixels; one in the size that a Qwen-VL teacher takes as it is; or the line
+    alone, 128 × 128 pixels, which a teacher of one's own looks at and which is then the default."""
     width: Annotated[int, Field(ge=140, le=4088)] = 448
     """Pixels of a compact plot, a multiple of 28; with fewer, the axes' words leave no room for the line."""
     height: Annotated[int, Field(ge=140, le=4088)] = 224
@@ -141,8 +144,8 @@ class PlotConfig(Section):
     @property
     def sizes(self) -> list[tuple[int, int]]:
         """Every size that a plot may have, each as likely as the others: (width, height) in pixels."""
-        if self.style == "paper":
-            return [(1000, 500)]
+        if self.style != "compact":
+            return [FIXED[self.style]]
         if not self.vary:
             return [(self.width, self.height)]
         return [
@@ -155,10 +158,12 @@ class PlotConfig(Section):
     @property
     def image_tokens(self) -> float:
         """Tokens that a plot costs a Qwen-VL on average: one a patch, after scaling to whole patches."""
+        if self.style == "bare":
+            return float(PICTURE_TOKENS)
         tokens = [round(width / PATCH) * round(height / PATCH) for width, height in self.sizes]
         return sum(tokens) / len(tokens)
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that shapes a plot; whether it is kept does not, nor a size that the style does not ask for."""
-        return self.model_dump(exclude={"store", *(("width", "height") if self.style == "paper" else ())})
+        return self.model_dump(exclude={"store", *(("width", "height") if self.style in FIXED else ())})

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tsd.recipe.section import EVERY, Positive, Section, Share, Uri
 
@@ -15,6 +15,8 @@ class RulesTeacher(Section):
     """A teacher that is not a model: it states the measured facets in varied sentences."""
 
     kind: Literal["rules"] = "rules"
+    varied: bool = True
+    """Whether its sentences vary; if not, a facet is always stated in the same words."""
     error_rate: dict[str, Share] = Field(default={EVERY: ERROR_RATE})
     """The share of wrong labels, by facet; `every` is that of the facets which are not named, a number alone that
     of all."""
@@ -35,7 +37,22 @@ class RulesTeacher(Section):
     @property
     def identity(self) -> dict[str, Any]:
         """All that shapes its replies."""
-        return self.model_dump()
+        return self.model_dump(exclude=set() if not self.varied else {"varied"})  # older replies keep their keys
+
+
+class Training(Section):
+    """How a teacher of one's own is trained: to look at pictures whose truth is known, and to state it."""
+
+    size: Literal["0.03M", "0.1M", "0.3M", "1M"] = "0.3M"
+    """Its built-in size; see `tsd.viewers`."""
+    pictures: Positive = 40_000
+    """Of series of their own, which no study sees. With fewer it is a worse teacher."""
+    batch_size: Positive = 16
+    """Pictures in a step."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate; the size's own when left out."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of its first weights and of the order of its pictures."""
 
 
 SHAPING = {
@@ -68,6 +85,9 @@ class ModelTeacher(Section):
 
     model: str
     """The model's name, as the server or the hub knows it, or its folder."""
+    train: Training | None = None
+    """In the place of a model: train one, where it is not there yet, and keep it in RUN/teacher. It is small,
+    looks at plots, and is asked as it was taught."""
     view: Literal["plot", "numbers", "both"] = "plot"
     """What it is shown: the plot, the values as text, or both."""
     choices: bool = False
@@ -79,17 +99,52 @@ class ModelTeacher(Section):
     @property
     def name(self) -> str:
         """What the tables call this teacher."""
-        return self.model
+        return f"own-{self.train.size}" if self.train else self.model
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that shapes its replies; how fast and how often it is asked does not."""
-        return self.model_dump(include=SHAPING)
+        return self.model_dump(include={*SHAPING, *({"train"} if self.train else ())})
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a model of tsd's own, which is asked one thing alone, in few words."""
+        return self.train is not None
 
     @property
     def sees_plots(self) -> bool:
         """Whether it is shown pictures."""
         return self.view != "numbers"
+
+    @model_serializer(mode="wrap")
+    def _where_it_is_kept_follows(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Of a teacher that is trained, the study's folder says where it lies, and a recipe does not."""
+        fields: dict[str, Any] = write(self)
+        return {name: value for name, value in fields.items() if self.train is None or name != "model"}
+
+    @model_validator(mode="after")
+    def _looks_as_it_learned(self) -> Self:
+        if self.own and (self.view != "plot" or self.temperature):
+            raise ValueError(
+                "a teacher of one's own looks at plots and says what is likeliest: leave out "
+                f"{'view' if self.view != 'plot' else 'temperature'}"
+            )
+        return self
+
+
+class LocalTeacher(ModelTeacher):
+    """A small model of one's own that looks at the plots in the pipeline's own processes, on CPUs."""
+
+    kind: Literal["local"]
+    workers: Positive = 2
+    """Processes that look, a CPU each."""
+    batch_size: Positive = 256
+    """Plots that a process looks at together."""
+
+    @property
+    def own(self) -> bool:
+        """Only such models can be run so."""
+        return True
 
 
 class BatchConfig(Section):
@@ -113,8 +168,8 @@ class ApiTeacher(ModelTeacher):
     """A model behind an OpenAI-compatible API."""
 
     kind: Literal["openai"]
-    base_url: Uri
-    """Where the API is, ending in /v1."""
+    base_url: Uri = "http://127.0.0.1:8000/v1"
+    """Where the API is, ending in /v1; left out, where `vllm serve` puts it on this machine."""
     key_env: str | None = None
     """The environment variable that holds the key, which stands nowhere else; by default OPENAI_API_KEY for
     OpenAI's own API, and none for any other."""
@@ -205,4 +260,9 @@ class VllmTeacher(ModelTeacher):
 
 
 # By kind, which is how pydantic names them in the place of an error.
-TEACHERS: dict[str, type[Section]] = {"rules": RulesTeacher, "openai": ApiTeacher, "vllm": VllmTeacher}
+TEACHERS: dict[str, type[Section]] = {
+    "rules": RulesTeacher,
+    "local": LocalTeacher,
+    "openai": ApiTeacher,
+    "vllm": VllmTeacher,
+}

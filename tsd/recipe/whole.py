@@ -7,13 +7,15 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tsd.errors import RecipeError
 from tsd.recipe.curating import CurationConfig
-from tsd.recipe.learning import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
+from tsd.recipe.learning import EvaluationConfig, Student, StudentsConfig, TrackingConfig, TrainingConfig
 from tsd.recipe.section import EVERY, Section, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import ApiTeacher, RulesTeacher, VllmTeacher
+from tsd.recipe.teaching import ApiTeacher, LocalTeacher, ModelTeacher, RulesTeacher, VllmTeacher
 from tsd.schema import SPLITS
 from tsd.tasks import TASKS, Task
 
+OWN_SEED = 0x7EAC4E2  # added to a study's for the series that its own teacher learns from
+OWN_TEST = 1000  # series that such a teacher is scored on
 # Over all tables, generously: the laptop study's series of 128 points take about 600 bytes each.
 BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
 
@@ -24,14 +26,27 @@ def _known_task(name: str) -> str:
     return name
 
 
-def _of_a_kind(teacher: Any) -> Any:
-    """A teacher's section; one that names no kind is of the rules."""
-    return {"kind": "rules", **teacher} if isinstance(teacher, dict) else teacher
+def _of_a_kind(teacher: Any, folder: str) -> Any:
+    """A teacher's section: one that names no kind is of the rules, one that is trained is kept with the study."""
+    if not isinstance(teacher, dict):
+        return teacher
+    if teacher.get("train") is None:
+        return {"kind": "rules", **teacher}
+    if teacher.get("model") is not None:
+        raise ValueError(
+            "a teacher has a model, or is trained and then kept with the study: leave out model or train"
+        )
+    return {"kind": "local", **teacher, "model": f"{folder}/teacher"}
 
 
+def _is_own(teacher: Any) -> bool:
+    return isinstance(teacher, dict) and (teacher.get("train") is not None or teacher.get("kind") == "local")
+
+
+OUT = "runs"
 TaskName = Annotated[str, AfterValidator(_known_task)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-Teacher = Annotated[RulesTeacher | ApiTeacher | VllmTeacher, Field(discriminator="kind")]
+Teacher = Annotated[RulesTeacher | LocalTeacher | ApiTeacher | VllmTeacher, Field(discriminator="kind")]
 
 
 class Recipe(Section):
@@ -45,7 +60,7 @@ class Recipe(Section):
     """The study's seed: with a series' id, all that a series depends on."""
     task: TaskName = "single"
     """What is asked: `single`, the paper's task about one series, or `pair`, its task about two."""
-    out: Uri = "runs"
+    out: Uri = OUT
     """The folder that holds studies: a path, or a URI such as s3://bucket/studies."""
     series: SeriesConfig = SeriesConfig()
     plots: PlotConfig = PlotConfig()
@@ -60,15 +75,32 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _rules_unless_said(cls, value: Any) -> Any:
+    def _what_teachers_leave_out(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        folder = f"{str(value.get('out', OUT)).rstrip('/')}/{value.get('name')}"
         said = {name: value[name] for name in ("teacher", "teachers") if isinstance(value.get(name), dict)}
         if "teacher" in said:
-            said["teacher"] = _of_a_kind(said["teacher"])
+            said["teacher"] = _of_a_kind(said["teacher"], folder)
         if "teachers" in said:
-            said["teachers"] = {name: _of_a_kind(teacher) for name, teacher in said["teachers"].items()}
+            said["teachers"] = {
+                name: _of_a_kind(one, f"{folder}/teachers/{name}") for name, one in said["teachers"].items()
+            }
+        own = any(map(_is_own, said.get("teachers", {}).values() or [said.get("teacher")]))
+        plots = value.get("plots", {})
+        if own and isinstance(plots, dict):
+            said["plots"] = {"style": "bare", **plots}
         return {**value, **said}
+
+    @model_validator(mode="after")
+    def _own_teachers_look_at_bare_plots(self) -> Self:
+        for teacher in self.teachers.values() or [self.teacher]:
+            if isinstance(teacher, ModelTeacher) and teacher.own and self.plots.style != "bare":
+                raise ValueError(
+                    f"plots.style is {self.plots.style!r}, and a teacher of one's own looks at bare plots: "
+                    "leave it out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _pairs_have_one_length(self) -> Self:
@@ -121,6 +153,43 @@ class Recipe(Section):
         }
 
     @property
+    def of_own_teacher(self) -> Self:
+        """The study in which a teacher of one's own is trained: one student that looks, taught by the truth.
+
+        Its series are of another seed. Those that it is scored on are as many as students are.
+        """
+        assert isinstance(self.teacher, ModelTeacher)
+        train, folder = self.teacher.train, self.teacher.model.rstrip("/")
+        assert train is not None
+        kept = round(train.pictures * 1.02) + 500  # of a few series there are two, and splits vary
+        held_out = 2 * self.evaluation.validation_examples + 2 * OWN_TEST
+        shares = (kept, 2 * self.evaluation.validation_examples, 2 * OWN_TEST)
+        count = kept + held_out
+        out, _, name = folder.rpartition("/")
+        student = Student(name=self.teacher.name, size=train.size, view="plot", learning_rate=train.learning_rate)
+        return self.model_copy(
+            update={
+                "name": f"{name}-study",
+                "about": f"The teacher of {self.name}.",
+                "out": out or ".",
+                "seed": (self.seed + OWN_SEED) % 2**63,
+                "series": self.series.model_copy(
+                    update={"count": count, "split": tuple(share / count for share in shares)}
+                ),
+                "teacher": RulesTeacher(error_rate={EVERY: 0.0}, varied=False),
+                "teachers": {},
+                "curation": CurationConfig(),
+                "students": StudentsConfig(
+                    sizes=(student,), volumes=(train.pictures,), seeds={EVERY: (train.seed,)}
+                ),
+                "training": TrainingConfig(
+                    batch_size=train.batch_size, threads=self.training.threads, checkpoint_every=1000
+                ),
+                "evaluation": self.evaluation.model_copy(update={"series": OWN_TEST, "max_new_tokens": None}),
+            }
+        )
+
+    @property
     def asks(self) -> Task:
         """The task that `task` names."""
         return TASKS[self.task]
@@ -158,6 +227,15 @@ class Recipe(Section):
                 raise RecipeError(
                     f"{field} asks for {wanted:,} and the {split} split of {self.series.count:,} {self.asks.unit} "
                     f"holds{after} about {there:,}: raise series.count"
+                )
+
+    def require_own_teacher(self) -> None:
+        """Raise RecipeError where the recipe describes no teacher that can be trained."""
+        for teacher in self.teachers.values() or [self.teacher]:
+            if not isinstance(teacher, ModelTeacher) or teacher.train is None:
+                raise RecipeError(
+                    f"the teacher of {self.name} is not one to train: say how in teacher.train, such as "
+                    "teacher={kind: local, train: {pictures: 40000}}"
                 )
 
     @property

@@ -5,6 +5,7 @@ reply states, the schema of the tables. Adding a facet is adding it to the tuple
 """
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -163,6 +164,16 @@ class Task:
         length = len(values) // self.curves
         curves = (values[i * length : (i + 1) * length] for i in range(self.curves))
         return self.asked.format(*(" ".join(map(str, curve)) for curve in curves))
+
+    @property
+    def looking_prompt(self) -> str:
+        """What a student that looks is asked, in front of the picture."""
+        return re.sub(r" *\{\} *", " ", self.asked).strip()
+
+    def curves_in(self, prompt: str) -> list[npt.NDArray[np.uint8]]:
+        """The series that a student's prompt holds, as `student_prompt` put them there."""
+        values = np.array([int(number) for number in re.findall(r"\d+", prompt)], np.uint8)
+        return np.split(values, self.curves)
 
     def reply(self, labels: Mapping[str, object], choice: Sequence[int]) -> str:
         """The reply that states the labels. choice: the phrasing of each topic, below `phrasing_counts`.

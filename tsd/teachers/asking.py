@@ -69,7 +69,7 @@ class Questions:
         ]
 
     def _content(self, curves: Sequence[Curve], picture: bytes | None) -> list[dict[str, Any]]:
-        text = self.task.teacher_prompt(len(curves[0]))
+        text = self.task.looking_prompt if self.teacher.own else self.task.teacher_prompt(len(curves[0]))
         if self.teacher.view != "plot":
             names = ["The values"] if len(curves) == 1 else [f"The {name} series" for name in NAMES]
             lines = [f"{name}: {', '.join(map(str, curve))}" for name, curve in zip(names, curves, strict=True)]
@@ -84,7 +84,8 @@ class Questions:
 def text_tokens(teacher: ModelTeacher, task: Task, length: int) -> float:
     """About how many tokens the words and numbers of a question about series of `length` points have."""
     numbers = 0 if teacher.view == "plot" else length * task.curves
-    return len(task.teacher_prompt(length)) / LETTERS + TOKENS_A_NUMBER * numbers
+    asked = task.looking_prompt if teacher.own else task.teacher_prompt(length)
+    return len(asked) / LETTERS + TOKENS_A_NUMBER * numbers
 
 
 def image_tokens(teacher: ModelTeacher, plots: PlotConfig) -> float:

@@ -31,7 +31,8 @@ class Rules:
         rates = [self.config.error_rate.get(facet.name, self.config.error_rate[EVERY]) for facet in facets]
         wrong = draws[:, : len(facets)] < rates  # (batch, facets)
         other = draws[:, len(facets) : 2 * len(facets)]  # (batch, facets), which wrong class
-        phrasing = (draws[:, 2 * len(facets) :] * counts).astype(int)  # (batch, topics)
+        varied = np.array(counts) if self.config.varied else 0
+        phrasing = (draws[:, 2 * len(facets) :] * varied).astype(int)  # (batch, topics)
         replies = [
             Reply(self.task.reply(self._stated(truth, wrong[i], other[i]), phrasing[i].tolist()))
             for i, truth in enumerate(series["truth"].to_pylist())

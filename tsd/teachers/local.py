@@ -1,0 +1,43 @@
+"""A teacher of one's own in this process: a small model that tsd trained looks at each plot and describes it."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tsd import bare
+from tsd.corpus import looking_tokens
+from tsd.decoding import describe
+from tsd.recipe import LocalTeacher
+from tsd.students import load_model, load_tokenizer
+from tsd.tasks import Task
+from tsd.teachers import Reply, annotations, request_keys
+
+
+class Local:
+    """Looks at series and says what the model says. Keeps the model loaded."""
+
+    def __init__(self, config: LocalTeacher, task: Task, folder: Path) -> None:
+        """folder: where the model lies on this machine. Raises InputError where there is none."""
+        self.config, self.task = config, task
+        self.tokenizer, self.model = load_tokenizer(str(folder)), load_model(str(folder))
+        self.asked = len(looking_tokens(task, self.tokenizer))
+        self.pen = bare.Pen()
+
+    def annotate(self, series: pa.Table) -> pa.Table:
+        """series: the task's series table. Returns its annotations table; a row depends on its series alone."""
+        items = [np.split(row.values.to_numpy(), self.task.curves) for row in series["values"]]
+        replies: list[Reply] = []
+        for first in range(0, len(items), self.config.batch_size):
+            ink = self.pen(items[first : first + self.config.batch_size])
+            said = describe(self.model, self.tokenizer, self.task, ink, self.config.max_tokens)
+            replies += map(self._reply, said)
+        keys = request_keys(self.task, [bare.VERSION, self.config.identity], series)
+        return annotations(self.task, self.config.name, series, keys, replies)
+
+    def _reply(self, text: str) -> Reply:
+        words = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if words >= self.config.max_tokens:
+            reason = "the reply reached teacher.max_tokens"
+            return Reply(text, "truncated", reason, input_tokens=self.asked, output_tokens=words)
+        return Reply(text, input_tokens=self.asked, output_tokens=words + 1)  # and the one that ends it
