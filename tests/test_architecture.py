@@ -49,6 +49,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Within a row, one may build on another, never the other way: the reason stands beside it.
 WITHIN_A_ROW = {
     ("schema", "errors"),  # what conform raises
+    ("tokens", "bare"),  # the tokens of a picture
     ("bare", "png"),  # a bare picture is written as one
     ("students", "viewers"),  # a student that looks is one of them
     ("students", "weights"),  # a student is loaded and exported tensor by tensor

@@ -15,7 +15,8 @@ from tsd.cli import app, main
 from tsd.errors import StorageError
 from tsd.recipe import load, names
 
-COMMANDS = ("study", "generate", "annotate", "curate", "train", "evaluate", "report", "explain", "look", "recipes")
+STAGES = ("generate", "annotate", "curate", "train", "evaluate", "report")
+COMMANDS = ("study", *STAGES, "explain", "look", "teacher", "recipes")
 
 
 @pytest.fixture

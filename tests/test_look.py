@@ -64,7 +64,9 @@ def test_the_page_loads_nothing(run: Path, tmp_path: Path) -> None:
 
 def test_series_are_drawn_as_the_run_s_recipe_says_or_as_asked(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
-    (run / "recipe.yaml").write_text("extends: laptop\nname: small\nplots: {width: 280, height: 140}\n")
+    (run / "recipe.yaml").write_text(
+        "extends: laptop\nname: small\nplots: {style: compact, width: 280, height: 140}\nteacher: {kind: rules}\n"
+    )
     try:
         main(["look", str(run), "--plots", "--out", str(out)])
         assert {image.size for image in pictures(out.read_text())} == {(280, 140)}

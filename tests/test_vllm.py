@@ -1,19 +1,21 @@
 """A real vLLM engine on CPUs, inside the pipeline and as a server that the API teacher asks.
 
-The models are tiny Qwen-VLs of random weights: what they say is nonsense, so these tests assert the plumbing.
-Rows in are rows out, replies have the schema, tokens are counted, and the plots are really seen.
+Two models: a tiny Qwen2.5-VL of random weights and Qwen's real vocabulary, which says nonsense and is asked too
+much, killed and started again; and a teacher of one's own, trained here, whose replies are held against the truth
+and against what transformers makes of the same folder.
 """
 
+import base64
 import importlib.util
+import io
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ pytestmark = [
 COUNT = 48
 SHORT, LONG = 32, 1024  # points; the numbers of a long series are more than the model takes
 LONGEST = 2048  # tokens
+SHOWN = 200  # series that a teacher of one's own describes
 STUDY = (f"series.count={COUNT}", f"series.length=[{SHORT}, {LONG}]", "plots.width=196", "plots.height=140")
 TEACHER = ("teacher.view=both", "teacher.choices=true", "teacher.max_tokens=200")
 SMALL = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 16, "skip_mm_profiling": True}
@@ -142,6 +145,14 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[Path
     finally:
         kill_session(process)
     return out / "tiny", {line["key"]: line for line in lines_of(journal)}
+
+
+def questions(study: Path, model: Path) -> list[Question]:
+    """What the engine in the pipeline was asked about each series, in their order."""
+    recipe: Recipe = load("laptop", ["teacher={kind: rules}", *piped(model)])
+    asking = Questions(recipe.teacher, recipe.asks, recipe.plots, recipe.seed)
+    series = store.open_dataset(str(study / "series"), SINGLE.tables.series).read()
+    return asking.ask(series, asking.keys(series))
 
 
 def kill_session(leader: subprocess.Popen[bytes]) -> None:
@@ -270,32 +281,108 @@ def test_a_row_that_the_stages_before_the_engine_cannot_take_is_an_error_and_the
     assert (found["3"]["status"], found["3"]["reason"]) == ("error", "ValueError: it cannot be drawn")
 
 
-def test_qwen3_vl_runs_in_the_pipeline_by_its_folder_alone(tmp_path: Path) -> None:
-    folder = made("save_tiny_qwen3", tmp_path / "tiny-qwen3-vl")
-    config = json.loads((folder / "config.json").read_text())
-    assert config["model_type"] == "qwen3_vl"
-    assert "architectures" not in config["text_config"]  # as in Qwen's own, and vLLM 0.29 wants them
-    few = (*piped(folder), "series.count=8", f"series.length={SHORT}")
-    stages = (command(tmp_path, *few, stage=stage) for stage in ("generate", "annotate"))
-    run_together(*stages, cpus=2, timeout=900)
-    found = store.open_dataset(str(tmp_path / "tiny/annotations"), SINGLE.tables.annotations).read().to_pylist()
-    assert [row["series_id"] for row in found] == list(range(8))
-    for row in found:
-        assert (row["status"], row["reason"]) == ("ok", None)
-        validate(json.loads(row["text"]), reply_schema(SINGLE, choices=True))
+# ---- A teacher of one's own, in all three ways
 
-
-# ---- A server, asked directly and by the API teacher
+OWN = (
+    f"series.count={SHOWN}",
+    "teacher={kind: local, train: {size: 0.3M, pictures: 8000}}",
+)
+ENGINE = ("teacher.kind=vllm", "teacher.gpu=false", f"teacher.max_model_len={LONGEST}")
+LEAST = {"trend": 0.7, "noise": 0.88, "maximum": 0.6, "minimum": 0.6}  # of a third of the pictures that it takes
 
 
 @pytest.fixture(scope="module")
-def server(model: Path, tmp_path_factory: pytest.TempPathFactory, rows: object) -> Iterator[str]:
-    """The address of a vLLM server with the tiny model; after the pipeline, whose engine has gone by then."""
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study's folder with its trained teacher and its series, which the teacher has described in the pipeline's
+    own processes."""
+    out = tmp_path_factory.mktemp("own")
+    stages = (command(out, *OWN, stage=stage) for stage in ("generate", "annotate"))
+    run_together(*stages, cpus=2, timeout=900)
+    return set_aside(out / "tiny", "local")
+
+
+def set_aside(study: Path, way: str) -> Path:
+    """Keep a study's annotations under a name of their own, so that another teacher may describe its series."""
+    (study / "annotations").rename(study / f"annotations-{way}")
+    return study
+
+
+def said(study: Path, way: str) -> list[dict[str, Any]]:
+    """The annotations that were set aside."""
+    found = store.open_dataset(str(study / f"annotations-{way}"), SINGLE.tables.annotations).read().to_pylist()
+    assert [row["series_id"] for row in found] == list(range(SHOWN))
+    return list(found)
+
+
+def same(some: Iterable[str], others: Iterable[str]) -> int:
+    """How many of two ways' replies are alike."""
+    return sum(one == other for one, other in zip(some, others, strict=True))
+
+
+@pytest.fixture(scope="module")
+def piped_own(own: Path, rows: object) -> list[dict[str, Any]]:
+    """What the teacher says in an engine inside the pipeline, once that of the tests above has gone."""
+    engine = f"teacher.engine={json.dumps(SMALL)}"
+    run(command(own.parent, *OWN, *ENGINE, engine, stage="annotate"), cpus=2, timeout=900)
+    return said(set_aside(own, "vllm"), "vllm")
+
+
+@pytest.fixture(scope="module")
+def by_transformers(own: Path) -> list[str]:
+    """What the folder says by transformers alone, of PNGs."""
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    folder = own / "teacher"
+    processor, model = AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder)
+    series = store.open_dataset(str(own / "series"), SINGLE.tables.series).read()
+    asking = Questions(recipe_of_own(own).teacher, SINGLE, recipe_of_own(own).plots, 0)
+    texts = []
+    for question in asking.ask(series, asking.keys(series)):
+        words, picture = question.messages[0]["content"]
+        png = base64.b64decode(picture["image_url"]["url"].partition(",")[2])
+        turn = {"role": "user", "content": [words, {"type": "image"}]}
+        prompt = processor.apply_chat_template([turn], add_generation_prompt=True)
+        asked = processor(text=[prompt], images=[Image.open(io.BytesIO(png))], return_tensors="pt")
+        reply = model.generate(**asked, max_new_tokens=80)[0, asked["input_ids"].shape[1] :]
+        texts.append(processor.decode(reply, skip_special_tokens=True))
+    return texts
+
+
+def recipe_of_own(study: Path, kind: str = "local") -> Recipe:
+    """The recipe of the study whose teacher was trained."""
+    return load("laptop", [*OWN, f"out={study.parent}", "name=tiny", f"teacher.kind={kind}"])
+
+
+def test_a_teacher_of_one_s_own_sees_what_is_true(own: Path, piped_own: list[dict[str, Any]]) -> None:
+    truth = store.open_dataset(str(own / "series"), SINGLE.tables.series).read()["truth"].to_pylist()
+    for found in (said(own, "local"), piped_own):
+        assert all((row["status"], row["reason"]) == ("ok", None) for row in found)
+        right = {
+            name: sum(row["labels"][name] == known[name] for row, known in zip(found, truth, strict=True)) / SHOWN
+            for name in SINGLE.names
+        }
+        assert all(right[name] >= least for name, least in LEAST.items()), right
+
+
+def test_the_pipeline_s_engine_and_its_own_processes_say_what_transformers_says(
+    own: Path, piped_own: list[dict[str, Any]], by_transformers: list[str]
+) -> None:
+    assert same((row["text"] for row in said(own, "local")), by_transformers) >= 0.99 * SHOWN
+    assert same((row["text"] for row in piped_own), by_transformers) >= 0.99 * SHOWN
+    for row in piped_own:
+        validate(json.loads(row["text"]), reply_schema(SINGLE, choices=True))
+
+
+@pytest.fixture(scope="module")
+def server(own: Path, tmp_path_factory: pytest.TempPathFactory, piped_own: object) -> Iterator[str]:
+    """The address of a vLLM server with the teacher, as `vllm serve` starts it; after the pipeline, whose engine
+    has gone by then."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     flags = [
-        *("--model", str(model), "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port)),
+        *("--model", str(own / "teacher"), "--host", "127.0.0.1", "--port", str(port)),
         *("--dtype", "float32", "--max-model-len", str(LONGEST), "--max-num-seqs", "16"),
         *("--enforce-eager", "--skip-mm-profiling", "--limit-mm-per-prompt", '{"image": 1, "video": 0}'),
         # Else a weak model writes blanks, which JSON allows, until max_tokens.
@@ -330,22 +417,14 @@ def answers(url: str) -> bool:
         return False
 
 
-def questions(study: Path, model: Path, view: str = "both") -> list[Question]:
-    """What the engine in the pipeline was asked about each series, in their order."""
-    recipe: Recipe = load("laptop", ["teacher={kind: rules}", *piped(model), f"teacher.view={view}"])
-    asking = Questions(recipe.teacher, recipe.asks, recipe.plots, recipe.seed)
-    series = store.open_dataset(str(study / "series"), SINGLE.tables.series).read()
-    return asking.ask(series, asking.keys(series))
-
-
-def complete(server: str, question: Question, **more: Any) -> Any:
-    """The server's answer to a question, asked as the engine in the pipeline was."""
+def complete(server: str, question: Question, model: Path, **more: Any) -> Any:
+    """The server's answer to a question, asked as the API teacher does."""
     from openai import OpenAI
 
-    form = {"name": "description", "strict": True, "schema": reply_schema(SINGLE, choices=True)}
+    form = {"name": "description", "strict": True, "schema": reply_schema(SINGLE, choices=False)}
     with OpenAI(base_url=server, api_key="none") as client:
         return client.chat.completions.create(
-            model="tiny",
+            model=str(model),
             messages=question.messages,
             temperature=0,
             max_tokens=200,
@@ -354,58 +433,28 @@ def complete(server: str, question: Question, **more: Any) -> Any:
         )
 
 
-def test_two_plots_give_two_predictions_and_one_plot_always_the_same(
-    server: str, stopped: tuple[Path, dict[str, Any]], lengths: dict[int, int], model: Path
-) -> None:
-    # Without the numbers, two questions about series of one length differ in nothing but the plot.
-    study, _ = stopped
-    first, second, *_ = (one for one in questions(study, model, view="plot") if lengths[one.series_id] == SHORT)
+def test_two_plots_give_two_predictions_and_one_plot_always_the_same(server: str, own: Path) -> None:
+    recipe = recipe_of_own(own, "openai")
+    asking = Questions(recipe.teacher, SINGLE, recipe.plots, 0)
+    series = store.open_dataset(str(own / "series"), SINGLE.tables.series).read().slice(0, 2)
+    first, second = asking.ask(series, asking.keys(series))
     assert first.messages[0]["content"][0] == second.messages[0]["content"][0]
 
     def predicted(question: Question) -> list[float]:
-        answer = complete(server, question, logprobs=True, top_logprobs=10)
-        return [one.logprob for one in answer.choices[0].logprobs.content[1].top_logprobs]
+        answer = complete(server, question, own / "teacher", logprobs=True, top_logprobs=3)
+        return [each.logprob for one in answer.choices[0].logprobs.content for each in one.top_logprobs]
 
     again, other = predicted(first), predicted(second)
-    assert predicted(first) == pytest.approx(again, abs=1e-4)
-    assert max(abs(a - b) for a, b in zip(again, other, strict=True)) > 0.01
+    assert predicted(first) == pytest.approx(again, abs=1e-3)
+    assert max(abs(a - b) for a, b in zip(again, other, strict=False)) > 0.1
 
 
-def test_the_server_says_of_each_series_what_the_engine_in_the_pipeline_said(
-    server: str, rows: list[dict[str, Any]], stopped: tuple[Path, dict[str, Any]], model: Path
+def test_behind_a_server_the_teacher_says_the_same_and_is_asked_by_one_other_word(
+    server: str, own: Path, by_transformers: list[str]
 ) -> None:
-    # So each reply stayed with its series on its way through the pipeline, where rows overtake one another.
-    study, _ = stopped
-    pairs = [
-        (row, complete(server, question))
-        for row, question in zip(rows, questions(study, model), strict=True)
-        if row["status"] == "ok"
-    ]
-    same = [
-        row["text"] == answer.choices[0].message.content and row["output_tokens"] == answer.usage.completion_tokens
-        for row, answer in pairs
-    ]
-    assert sum(same) >= 0.9 * len(same)  # rounding differs with who shares a batch, and a near tie may fall
-    assert all(row["input_tokens"] == answer.usage.prompt_tokens for row, answer in pairs)
-
-
-def test_the_api_teacher_gets_schema_valid_replies_from_a_vllm_server(
-    server: str, stopped: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
-    study, _ = stopped
-    shutil.copytree(study / "series", tmp_path / "tiny/series")
-    asked = (
-        "teacher.kind=openai",
-        f"teacher.base_url={server}",
-        "teacher.model=tiny",
-        *TEACHER,
-        "teacher.view=plot",
-    )
-    run(command(tmp_path, *STUDY, *asked, stage="annotate"), cpus=2)
-    found = store.open_dataset(str(tmp_path / "tiny/annotations"), SINGLE.tables.annotations).read().to_pylist()
-    assert [row["series_id"] for row in found] == list(range(COUNT))
-    for row in found:
-        assert (row["status"], row["attempts"]) == ("ok", 1)
-        validate(json.loads(row["text"]), reply_schema(SINGLE, choices=True))
-        assert row["input_tokens"] > 196 // 28 * 140 // 28  # a token a patch, and the words
-        assert 0 < row["output_tokens"] <= 200
+    asked = ("teacher.kind=openai", f"teacher.base_url={server}")
+    run(command(own.parent, *OWN, *asked, stage="annotate"), cpus=2)
+    found = said(set_aside(own, "openai"), "openai")
+    assert all((row["status"], row["attempts"]) == ("ok", 1) for row in found)
+    assert same((row["text"] for row in found), by_transformers) >= 0.99 * SHOWN
+    assert all(row["input_tokens"] > 16 for row in found)  # of the picture alone

@@ -81,39 +81,6 @@ def save_tiny_qwen(folder: Path) -> None:
     Qwen2_5_VLProcessor(pictures, tokenizer, videos, chat_template=CHAT).save_pretrained(folder)
 
 
-def save_tiny_qwen3(folder: Path) -> None:
-    """The same of a Qwen3-VL; like the real ones, its config does not name the language part's architecture."""
-    import torch
-    from transformers import (
-        Qwen2VLImageProcessor,
-        Qwen3VLConfig,
-        Qwen3VLForConditionalGeneration,
-        Qwen3VLProcessor,
-        Qwen3VLVideoProcessor,
-    )
-
-    tokenizer = qwen_tokenizer()
-    text = text_shape(tokenizer) | {"head_dim": HIDDEN // 2}
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [6, 5, 5], "mrope_interleaved": True}
-    config = Qwen3VLConfig(
-        text_config={**text, "rope_parameters": rope},
-        vision_config={
-            **SHAPE,
-            "depth": 2,
-            "num_heads": 2,
-            "out_hidden_size": HIDDEN,
-            "num_position_embeddings": 48 * 48,
-            "deepstack_visual_indexes": [0],
-        },
-        tie_word_embeddings=True,
-        **signs(tokenizer),
-    )
-    torch.manual_seed(0)
-    Qwen3VLForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(folder)
-    pictures = Qwen2VLImageProcessor(patch_size=16, min_pixels=64 * 64)
-    Qwen3VLProcessor(pictures, tokenizer, Qwen3VLVideoProcessor(), chat_template=CHAT).save_pretrained(folder)
-
-
 def text_shape(tokenizer: "Qwen2Tokenizer") -> dict[str, Any]:
     """The language part's config, but for its rotary embedding."""
     token = tokenizer.convert_tokens_to_ids

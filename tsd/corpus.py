@@ -15,12 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tsd.bare import PICTURE_TOKENS, Curve, Ink, Pen
+from tsd.bare import PICTURE, PICTURE_TOKENS, Curve, Ink, Pen
 from tsd.draws import BATCHES, generator
 from tsd.errors import DataError, InputError
 from tsd.recipe import TrainingConfig
 from tsd.tasks import Task
-from tsd.tokens import PICTURE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -12,6 +12,7 @@ from torch.nn.functional import linear, pad, scaled_dot_product_attention
 from transformers import PreTrainedModel, Qwen3VLForConditionalGeneration
 
 from tsd.bare import GRID, MERGE, PATCH, PICTURE_TOKENS, Ink
+from tsd.operations import Turn, make_turn, paired, turned
 
 PATCHES, TOKENS = GRID**2, PICTURE_TOKENS
 WHITE, RANGE = 1.0, 0.5  # the processor's mean and deviation: white ground is 0, black ink −2
@@ -77,10 +78,11 @@ def see(visual: Any, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
     kernel = embed.weight.sum((1, 2)).flatten(1)  # (width, PATCH²)
     states = linear(patches.to(kernel.dtype), kernel, embed.bias)
     states = states + visual.pos_embed.weight[places[:, 0] * GRID + places[:, 1]]
-    cos, sin = (x.to(states.dtype) for x in _turns(visual, places))
+    cos, sin = _turns(visual, places)
+    turn = make_turn(cos[None], sin[None], 2 * visual.config.num_heads)  # of queries and keys together
     deep = []
     for number, block in enumerate(visual.blocks):
-        states = states + _attend(block.attn, block.norm1(states), cos, sin)
+        states = states + _attend(block.attn, block.norm1(states), turn)
         states = states + block.mlp(block.norm2(states))
         if number in visual.deepstack_visual_indexes:
             merger = visual.deepstack_merger_list[visual.deepstack_visual_indexes.index(number)]
@@ -88,17 +90,19 @@ def see(visual: Any, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
     return visual.merger(states).view(len(states), TOKENS, -1), deep
 
 
-def _attend(attention: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    rows, length, width = states.shape
-    asked = attention.qkv(states).view(rows, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    query, key = asked[:2] * cos + _half_turned(asked[:2]) * sin
-    mixed = scaled_dot_product_attention(query, key, asked[2])
-    return cast(Tensor, attention.proj(mixed.transpose(1, 2).reshape(rows, length, width)))
-
-
-def _half_turned(x: Tensor) -> Tensor:
-    first, second = x.chunk(2, -1)
-    return torch.cat([-second, first], -1)
+def _attend(attention: Any, states: Tensor, turn: Turn) -> Tensor:
+    """What attention adds to each patch, (batch, PATCHES, width)."""
+    batch, patches, width = states.shape
+    heads, asking = 2 * attention.num_heads, 2 * width
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    # Queries and keys with what is turned together side by side, as in `forward`: scores do not change.
+    query_key = linear(states, paired(weight[:asking], heads), paired(bias[:asking], heads))
+    value = linear(states, weight[asking:], bias[asking:])
+    size = width // attention.num_heads
+    turning = turned(query_key.view(batch, patches, heads, size).float(), turn).to(states.dtype).transpose(1, 2)
+    query, key = turning.tensor_split(2, 1)
+    mixed = scaled_dot_product_attention(query, key, value.view(batch, patches, -1, size).transpose(1, 2))
+    return cast(Tensor, attention.proj(mixed.transpose(1, 2).reshape(batch, patches, width)))
 
 
 def _places(device: torch.device) -> Tensor:

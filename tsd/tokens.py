@@ -8,14 +8,10 @@ from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
+from tsd.bare import PICTURE, PICTURE_END, PICTURE_START, VIDEO
 from tsd.series.truth import TOP
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# Round a picture and in its place, by Qwen's names; the last one is there since Qwen3-VL asks for it.
-PICTURE_START, PICTURE, PICTURE_END, VIDEO = (
-    *("<|vision_start|>", "<|image_pad|>", "<|vision_end|>"),
-    "<|video_pad|>",
-)
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for item in message['content'] %}"

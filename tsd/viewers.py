@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from tsd.bare import GRID, MERGE, PATCH, SIDE
+from tsd.bare import GRID, MERGE, PATCH, PICTURE, PICTURE_END, PICTURE_START, SIDE, VIDEO
 from tsd.sight import RANGE, WHITE
-from tsd.tokens import PICTURE, PICTURE_END, PICTURE_START, VIDEO
 
 HEAD = 32  # the narrowest head that vLLM's attention on CPUs knows
 LONGEST = 8192  # tokens; more than is ever asked, but what asks with vLLM need not be told of a limit
