@@ -66,11 +66,11 @@ def test_runs_are_paired_by_the_seeds_that_both_have() -> None:
     words = {0: learned(1.0, half), 1: learned(2.0, half), 7: learned(99.0, none)}
     distilled = {0: learned(0.8, whole, 1.5), 1: learned(1.7, half, 2.5), 9: learned(99.0, none)}
     found = compare(("small", "small-taught"), 500, words, distilled)
-    assert (found.words, found.distilled, found.examples, found.seeds) == ("small", "small-taught", 500, 2)
-    assert (found.loss.words, found.loss.distilled) == (1.5, 1.25)
+    assert (found.first, found.second, found.examples, found.seeds) == ("small", "small-taught", 500, 2)
+    assert (found.loss.first, found.loss.second) == (1.5, 1.25)
     assert found.loss.apart.value == pytest.approx(-0.25)
-    assert (found.right.words, found.right.distilled) == (0.5, 0.625)
-    assert (found.all_right.words, found.all_right.distilled) == (0.0, 0.25)
+    assert (found.right.first, found.right.second) == (0.5, 0.625)
+    assert (found.all_right.first, found.all_right.second) == (0.0, 0.25)
     assert found.all_right.apart.value == pytest.approx(0.25)
     assert found.flops == 2.0
     assert compare(("small", "small-taught"), 500, {0: words[0]}, {9: distilled[9]}) is None

@@ -531,3 +531,15 @@ def test_students_look_where_the_section_or_they_themselves_say_so() -> None:
     both = load("laptop", ["students={view: plot, sizes: [0.1M, {name: reads, size: 0.1M, view: numbers}]}"])
     assert [student.view for student in both.students.sizes] == ["plot", "numbers"]
     assert [student.view for student in load("laptop").students.sizes] == ["numbers"] * 3
+
+
+def test_a_student_that_looks_is_compared_with_the_one_of_its_size_that_reads() -> None:
+    sees = "{name: sees, size: 0.1M, view: plot}"
+    taught = "{name: taught, size: 0.1M, distil: {teacher: 0.3M}}"
+    students = load("laptop", [f"students.sizes=[{taught}, 0.1M, 0.3M, {sees}]"]).students
+    found = {student.name: students.reading_like(student) for student in students.sizes}
+    assert found["sees"] is not None
+    assert {name: other and other.name for name, other in found.items()} == {
+        **dict.fromkeys(("taught", "0.1M", "0.3M")),
+        "sees": "0.1M",
+    }

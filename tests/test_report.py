@@ -516,6 +516,17 @@ def test_only_a_difference_whose_interval_leaves_out_nothing_is_in_bold() -> Non
     assert "<b>+2.0 [−1.0" not in html
 
 
+def test_a_report_says_what_looking_is_worth_beside_reading() -> None:
+    page = read(replace(STUDY, views=COMPARED)).text
+    assert "Numbers or a plot" in page
+    assert "−0.0300 [−0.0400 to −0.0200]" in page
+    (line,) = report.view_line(COMPARED)
+    assert line in page
+    assert "in 2 comparisons" in line
+    assert "a lower held-out loss once and a higher one never, more facets right never and fewer once" in line
+    assert "Numbers or a plot" not in report.write(STUDY)
+
+
 def test_a_study_without_distilled_students_says_nothing_of_them() -> None:
     assert "bigger student" not in report.write(STUDY)
     assert report.objective_line([]) == []

@@ -340,3 +340,14 @@ def test_a_facet_is_added_in_one_place(series: pa.Table) -> None:
     )
     assert set(scoring.baselines(task, widened)) == {*task.names, "all_right"}
     assert set(scoring.class_table(task, widened)["spread"]) == {"narrow", "wide"}
+
+
+@given(st.data())
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_student_s_prompt_gives_back_the_series_that_it_holds(task: Task, data: st.DataObject) -> None:
+    length = data.draw(st.integers(2, 300))
+    values = data.draw(st.lists(st.integers(0, 99), min_size=length * task.curves, max_size=length * task.curves))
+    curves = task.curves_in(task.student_prompt(values))
+    assert np.concatenate(curves).tolist() == values
+    assert [curve.dtype for curve in curves] == [np.uint8] * task.curves
+    assert not any(sign.isdigit() or sign in "{}" for sign in task.looking_prompt)

@@ -1,4 +1,4 @@
-"""Words or a bigger student: students that differ only in what they learn from, side by side.
+"""Words or a bigger student, numbers or a plot: students that differ in one thing alone, side by side.
 
 In: for each seed, the held-out loss of both and what they got right on the same test series. Out: means and the
 95 % intervals of their differences. It reads no table and loads no model.
@@ -26,16 +26,16 @@ class Learned:
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of students taught by words and of those that had a bigger student too: means over seeds."""
+    """A measure of one student and of another: means over seeds."""
 
-    words: float
-    distilled: float
+    first: float
+    second: float
     apart: Interval | None
-    """Distilled minus words; None where a single seed tells nothing of others."""
+    """The second minus the first; None where a single seed tells nothing of others."""
 
     @property
     def sign(self) -> int:
-        """1 where distilling raises the measure, −1 where it lowers it, 0 where that cannot be told."""
+        """1 where the second's is higher, −1 where it is lower, 0 where that cannot be told."""
         if self.apart is None:
             return 0
         return int(self.apart.low > 0) - int(self.apart.high < 0)
@@ -43,10 +43,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A distilled student beside the one that differs from it only in learning from words alone, on one volume."""
+    """A student beside one that differs from it in one thing alone, on one volume."""
 
-    words: str
-    distilled: str
+    first: str
+    second: str
     examples: int
     seeds: int
     loss: Difference
@@ -55,20 +55,20 @@ class Comparison:
     all_right: Difference
     """The share of series of which all facets are right."""
     flops: float
-    """How many times the FLOPs of learning from words distilling took, without the teacher's own training."""
+    """How many times the FLOPs of the first the second took, without the own training of a teacher that it had."""
 
 
 def compare(
-    names: tuple[str, str], examples: int, words: Mapping[int, Learned], distilled: Mapping[int, Learned]
+    names: tuple[str, str], examples: int, first: Mapping[int, Learned], second: Mapping[int, Learned]
 ) -> Comparison | None:
     """Two students on one volume, paired by seed and by series; None where they share no seed.
 
-    names: of the student that learns from words and of the distilled one. words, distilled: runs by seed.
+    names: of both. first, second: their runs by seed.
     """
-    seeds = sorted(words.keys() & distilled.keys())
+    seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
-    pairs = [(words[seed], distilled[seed]) for seed in seeds]
+    pairs = [(first[seed], second[seed]) for seed in seeds]
     losses = np.array([[one.loss for one in pair] for pair in pairs])  # (seeds, 2)
     right = np.array([[one.right.mean(1) for one in pair] for pair in pairs])  # (seeds, 2, series)
     whole = np.array([[one.right.all(1) for one in pair] for pair in pairs], np.float64)
@@ -87,5 +87,5 @@ def compare(
 
 def _crossed(scores: npt.NDArray[np.float64]) -> Difference:
     """scores: (seeds, 2, series)."""
-    words, distilled = scores.mean((0, 2)).tolist()
-    return Difference(words, distilled, crossed_mean(scores[:, 1] - scores[:, 0]))
+    first, second = scores.mean((0, 2)).tolist()
+    return Difference(first, second, crossed_mean(scores[:, 1] - scores[:, 0]))

@@ -80,7 +80,9 @@ class Study:
     """The best student beside the teacher on the scored series; see `tsd.scoring.beside_teacher`."""
     facts: dict[str, str]
     objectives: Sequence[Comparison] = ()
-    """Distilled students beside those that learn from words alone; see `tsd.objectives.compare`."""
+    """Those that learn from words alone, and distilled students; see `tsd.objectives.compare`."""
+    views: Sequence[Comparison] = ()
+    """Students that read numbers, and those of their size that look at plots."""
 
 
 def write(study: Study) -> str:
@@ -115,6 +117,7 @@ def write(study: Study) -> str:
             not_stated=NOT_STATED,
             comparison=comparison,
             apart=_apart,
+            both_views=len({run.get("view") or "numbers" for run in runs}) > 1,
         )
     )
 
@@ -127,6 +130,7 @@ def headlines(study: Study) -> list[str]:
         _law_line(study.fits.get("loss", "none was fitted.")),
         *teacher_line(study),
         *objective_line(study.objectives),
+        *view_line(study.views),
     ]
 
 
@@ -242,13 +246,27 @@ def objective_line(found: Sequence[Comparison]) -> list[str]:
     ]
 
 
+def view_line(found: Sequence[Comparison]) -> list[str]:
+    """What looking at a line is worth beside reading its numbers, in a line; none where nobody does both."""
+    if not found:
+        return []
+    losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
+    flops = sorted(each.flops for each in found)
+    return [
+        f"Numbers or a plot: in {len(found)} comparison{'s' * (len(found) > 1)} at equal parameters and examples, "
+        f"the student that looks has a lower held-out loss {_times(losses.count(-1))} and a higher one "
+        f"{_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
+        f"{_times(rights.count(-1))}, for {flops[0]:.2f} to {flops[-1]:.2f} times the FLOPs."
+    ]
+
+
 def _times(count: int) -> str:
     return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _apart(found: Difference, scale: float, digits: int) -> str:
     """A difference with its interval, signed, as people read it."""
-    ends = [found.distilled - found.words] if found.apart is None else astuple(found.apart)
+    ends = [found.second - found.first] if found.apart is None else astuple(found.apart)
     value, *interval = (f"{end * scale:+.{digits}f}".replace("-", "−") for end in ends)
     return f"{value} [{' to '.join(interval) or 'one seed'}]"
 

@@ -124,7 +124,7 @@ def _initialise(model: Qwen3VLForConditionalGeneration) -> None:
     """Start matrices at unit gain, and rows and columns of patches in order, as loud as what is on them.
 
     With transformers' own start of 0.02 everywhere a patch knows what it shows and not where it lies, and a model
-    of this size learns that from several times the pictures; see docs/experiments.md.
+    of this size learns that from several times the pictures; see docs/decisions.md.
     """
     for parameter in model.parameters():
         if parameter.ndim > 1:

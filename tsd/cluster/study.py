@@ -24,7 +24,7 @@ from rich.markup import escape
 import tsd
 from tsd import card, placement, scaling, scoring, store
 from tsd import report as reporting
-from tsd.cluster import distilling, outcomes, stages, trials
+from tsd.cluster import comparing, distilling, outcomes, stages, trials
 from tsd.corpus import select
 from tsd.curation import review
 from tsd.errors import InputError, TrainingError
@@ -302,7 +302,8 @@ class Study:
             counts=examples.about,
             beside=self._beside(said, annotations),
             facts=self._facts(series, test) | {f"Failed: {run_id}": reason for run_id, reason in failed.items()},
-            objectives=distilling.beside_words(self.recipe, runs),
+            objectives=comparing.beside_words(self.recipe, runs),
+            views=comparing.beside_readers(self.recipe, runs),
         )
 
     def _beside(self, said: pa.Table, annotations: store.Dataset) -> dict[str, scoring.Beside]:
@@ -470,11 +471,15 @@ def require_examples(recipe: Recipe, examples: store.Dataset) -> None:
 def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[str, scaling.FittedLaw | str]:
     """Fit the loss and each error rate, all at once on Ray. Where there are too few runs, says so instead.
 
-    Only to students that learn from words alone and to their end: of others, N and D do not say what they had.
+    Only to students that learn from words alone and to their end: of others, N and D do not say what they had. Of
+    those that look and those that read numbers, where both are there, to the latter: one law cannot hold for both.
     An error rate of nothing in n is taken as half a series in n, since a law is fitted to its logarithm.
     """
     stopped = pc.fill_null(runs["stopped_early"], False)
     runs = runs.filter(pc.and_(pc.is_null(runs["distilled_from"]), pc.invert(stopped)))
+    looks = pc.fill_null(pc.equal(runs["view"], "plot"), False)
+    if len(pc.unique(looks)) > 1:
+        runs = runs.filter(pc.invert(looks))
     columns = {"loss": runs["validation_loss"].to_numpy()}
     for name in scores:
         correct = pc.struct_field(runs[name], "value").to_numpy()

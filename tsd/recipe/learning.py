@@ -220,6 +220,13 @@ class StudentsConfig(Section):
         others = (other for other in self.sizes if student.distil and not other.distil)
         return next((other for other in others if other.start == student.start), None)
 
+    def reading_like(self, student: Student) -> Student | None:
+        """For a student that looks, the one of its size that reads numbers; both learn from words alone."""
+        if not student.looks or student.distil:
+            return None
+        readers = (other for other in self.sizes if not (other.looks or other.source or other.distil))
+        return next((other for other in readers if other.architecture == student.architecture), None)
+
 
 class TrainingConfig(Section):
     """How every student is trained."""

@@ -172,8 +172,7 @@ class Task:
 
     def curves_in(self, prompt: str) -> list[npt.NDArray[np.uint8]]:
         """The series that a student's prompt holds, as `student_prompt` put them there."""
-        values = np.array([int(number) for number in re.findall(r"\d+", prompt)], np.uint8)
-        return np.split(values, self.curves)
+        return [np.fromstring(values, np.uint8, sep=" ") for values in re.findall(r"\d[\d ]*", prompt)]
 
     def reply(self, labels: Mapping[str, object], choice: Sequence[int]) -> str:
         """The reply that states the labels. choice: the phrasing of each topic, below `phrasing_counts`.

@@ -1,0 +1,53 @@
+"""Students that differ in one thing alone, as they come out side by side: what they said, paired by seed."""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from tsd import scoring, store
+from tsd.objectives import Comparison, Learned, compare
+from tsd.recipe import Recipe, Student
+
+
+def beside_words(recipe: Recipe, runs: pa.Table) -> list[Comparison]:
+    """Each distilled student behind the one that differs only in learning from words alone, volume by volume.
+
+    runs: the study's runs table; what they said of the scored series must be there.
+    """
+    return _beside(recipe, runs, recipe.students.in_words_of)
+
+
+def beside_readers(recipe: Recipe, runs: pa.Table) -> list[Comparison]:
+    """Each student that looks behind the one of its size that reads numbers, volume by volume. runs: as above."""
+    return _beside(recipe, runs, recipe.students.reading_like)
+
+
+def _beside(recipe: Recipe, runs: pa.Table, like: Callable[[Student], Student | None]) -> list[Comparison]:
+    """Each student behind the one that is like it but for one thing, where there is such a one."""
+    found = []
+    for student in recipe.students.sizes:
+        if (other := like(student)) is None:
+            continue
+        for volume in recipe.students.volumes:
+            both = [_learned(recipe, runs, name, volume) for name in (other.name, student.name)]
+            found.append(compare((other.name, student.name), volume, *both))
+    return [each for each in found if each is not None]
+
+
+def _learned(recipe: Recipe, runs: pa.Table, student: str, volume: int) -> dict[int, Learned]:
+    """What came of a student's runs on one volume, by seed."""
+    own = [run for run in runs.to_pylist() if (run["student"], run["examples"]) == (student, volume)]
+    said = {
+        run["seed"]: store.open_dataset(
+            f"{recipe.folder}/predictions/{run['run_id']}", recipe.asks.tables.predictions
+        ).read()
+        for run in own
+    }
+    return {
+        run["seed"]: Learned(
+            loss=run["validation_loss"],
+            right=scoring.right(said[run["seed"]]),
+            flops=run["flops"] + (run["teacher_flops"] or 0.0),
+        )
+        for run in own
+    }
