@@ -87,4 +87,5 @@ def test_the_report_shows_what_the_teacher_saw_and_sets_the_views_side_by_side(s
     folder, _ = study
     page = (folder / "report.html").read_text()
     assert 4 <= page.count("What the teacher saw") == page.count("data:image/png;base64,")
+    assert "img-src data:" in page  # else a browser shows none of them
     assert "Numbers or a plot: in 1 comparison at equal parameters and examples" in page
