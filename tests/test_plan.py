@@ -251,3 +251,21 @@ def test_a_distilled_student_costs_its_own_flops_and_a_third_of_its_teacher_s(sm
     assert "taught learns from 0.1M on 48 examples, trained before it" in said
     assert _number(said, " FLOPs more, the teacher's") == pytest.approx(teacher / 3, rel=0.06)  # two digits each
     assert _number(said.splitlines()[2], " FLOPs") == pytest.approx(alone + teacher, rel=0.06)
+
+
+def test_a_teacher_of_one_s_own_is_trained_before_it_looks_and_the_plan_says_so():
+    small = [*SMALL, "teacher={kind: local, train: {size: 0.03M, pictures: 700}}"]
+    lines = plan(load("laptop", small), "annotate").splitlines()
+    assert "train own-0.03M to look, on 700 plots of other series and their truth: about" in lines[1]
+    assert "have own-0.03M look at 600 plots in 2 processes, 9,600 image tokens, $0" in lines[2]
+    alone = plan(load("laptop", small), "teacher")
+    assert "train own-0.03M to look" in alone
+    assert "look at 600 plots" not in alone
+
+
+def test_students_that_look_are_planned_with_the_tokens_of_a_picture():
+    def tokens(view):
+        said = plan(load("laptop", [*SMALL, f"students={{sizes: [0.1M], volumes: [48], view: {view}}}"]), "train")
+        return _number(said, " tokens,")
+
+    assert 48 * 50 < tokens("plot") < tokens("numbers") / 1.3

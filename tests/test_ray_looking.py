@@ -83,7 +83,9 @@ def test_students_of_both_views_are_trained_and_scored(study: tuple[Path, list[s
     assert all(run[ALL_RIGHT] for run in runs)
 
 
-def test_the_report_shows_what_the_teacher_saw_and_sets_the_views_side_by_side(study: tuple[Path, list[str]]) -> None:
+def test_the_report_shows_what_the_teacher_saw_and_sets_the_views_side_by_side(
+    study: tuple[Path, list[str]],
+) -> None:
     folder, _ = study
     page = (folder / "report.html").read_text()
     assert 4 <= page.count("What the teacher saw") == page.count("data:image/png;base64,")

@@ -50,6 +50,11 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def take(self, rows: npt.NDArray[np.int64]) -> "Corpus":
+        """A corpus of these examples, in this order; one may stand in it several times."""
+        shown = self.pictures and Pictures([self.pictures.items[row] for row in rows], self.pictures.first)
+        return Corpus([self.tokens[row] for row in rows], self.answers[rows], self.pad, shown)
+
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens in each example, (examples,); counted once, and so not to be written to."""

@@ -334,7 +334,7 @@ def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corp
     budget = settings.tokens_per_batch
     each = settings.batch_size if budget is None else max(1, int(budget / corpus.lengths.mean()))
     rows = np.resize(np.arange(len(corpus)), each * steps)
-    few = type(corpus)([corpus.tokens[row] for row in rows], corpus.answers[rows], corpus.pad)
+    few = corpus.take(rows)
     progress = training.Progress()
     training.train(
         model,
