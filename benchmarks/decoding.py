@@ -40,7 +40,7 @@ def main() -> None:
     """Time both ways for each size, kind of prompts and batch."""
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    recipe = load("laptop", [f"series.length={list(MIXED)}"])
+    recipe = load("laptop", ["teacher={kind: rules}", f"series.length={list(MIXED)}"])
     series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 4096)
     taught, asked = series.slice(0, 2048), series.slice(2048)["values"].to_pylist()
     annotated = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(taught)

@@ -80,7 +80,7 @@ def _process(rank: int, folder: str) -> None:
 
 def _works(rank: int, size: str, meshes: dict[str, DeviceMesh]) -> dict[str, Callable[[], object]]:
     """What a process does in its turns, by how the model lies; the second one shares in one of them."""
-    recipe = load("laptop", [f"training.batch_size={BATCH[size]}"])
+    recipe = load("laptop", ["teacher={kind: rules}", f"training.batch_size={BATCH[size]}"])
     series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 1024)
     replies = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
     examples = curate(SINGLE, replies, series, recipe.curation)[0]

@@ -96,7 +96,7 @@ def ask(recipe: Recipe, series: Dataset, url: str, view: str, turn: int) -> None
         "in_flight": IN_FLIGHT,
     }
     overrides = [f"teacher.{name}={value}" for name, value in teacher.items()]
-    asking = load("laptop", [*overrides, f"out={recipe.out}", f"name={view}-{turn}"])
+    asking = load("laptop", ["teacher={kind: openai}", *overrides, f"out={recipe.out}", f"name={view}-{turn}"])
     stages.annotate(asking, series, Reporter())
 
 

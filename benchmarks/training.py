@@ -155,7 +155,8 @@ def train(kind: str, size: str, points: str, steps: int) -> dict[str, float]:
     from tsd.teachers.rules import Rules
     from tsd.tokens import build_tokenizer
 
-    recipe = load("laptop", [f"series.length={POINTS[points]}", f"training.batch_size={BATCH}"])
+    changes = [f"series.length={POINTS[points]}", f"training.batch_size={BATCH}"]
+    recipe = load("laptop", ["teacher={kind: rules}", *changes])
     series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 512)
     replies = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
     examples = curate(SINGLE, replies, series, recipe.curation)[0]

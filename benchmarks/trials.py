@@ -33,6 +33,7 @@ def main() -> None:
         recipe = load(
             "laptop",
             [
+                "teacher={kind: rules}",
                 f"out={folder}",
                 "series.count=4096",
                 "students.sizes=[0.03M]",
