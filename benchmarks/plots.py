@@ -20,7 +20,8 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from tsd.drawing import draw_table
-from tsd.plots import Curve, Look, Plotter, choose_look, figure
+from tsd.bare import Curve
+from tsd.plots import Look, Plotter, choose_look, figure
 from tsd.recipe import PlotConfig, load
 from tsd.tasks import SINGLE
 

@@ -12,7 +12,8 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from tsd import png
-from tsd.plots import Curve, Look, Plotter, choose_look, figure
+from tsd.bare import Curve
+from tsd.plots import Look, Plotter, choose_look, figure
 from tsd.recipe import PlotConfig
 
 PAPER, COMPACT = PlotConfig(style="paper"), PlotConfig()

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsd import png
+from tsd.series.truth import TOP
 
 VERSION = "bare-1"  # part of a request's key: change it with anything that changes a pixel
 SIDE, PATCH, MERGE = 128, 16, 2  # pixels of a picture's side, of a patch's, and patches of a token's side
@@ -19,7 +20,6 @@ PICTURE_TOKENS = (GRID // MERGE) ** 2
 # The tokens round a picture and in its place, by Qwen's names; the last is there since Qwen3-VL asks for it.
 PICTURE_START, PICTURE, PICTURE_END, VIDEO = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"
 LINE, MARGIN = 2.0, 4.0  # pixels: the line's width, and what is free above and below it
-TOP = 99  # the largest value
 SECOND = 2  # the second of two curves has this part of the first one's ink
 
 Ink = npt.NDArray[np.uint8]  # (batch, SIDE, SIDE), 0 where the paper is white, 255 where it is black

@@ -45,7 +45,7 @@ class Corpus:
     tokens: list[npt.NDArray[np.int64]]
     answers: npt.NDArray[np.int64]  # (examples,) index of the first supervised token
     pad: int
-    pictures: "Pictures | None" = None
+    pictures: Pictures | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)

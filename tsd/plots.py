@@ -21,6 +21,7 @@ from matplotlib.path import Path
 from matplotlib.transforms import Affine2D
 
 from tsd import bare, png
+from tsd.bare import Curve
 from tsd.draws import LOOKS, generator
 from tsd.recipe import PlotConfig
 
@@ -35,7 +36,6 @@ SIMPLIFIED, THRESHOLD = 128, 1 / 9  # from how many points on matplotlib simplif
 SHEETS = 32  # backgrounds that are kept, 0.5 to 5 MB each
 
 Style: TypeAlias = Literal["paper", "compact", "bare"]
-Curve: TypeAlias = npt.NDArray[np.uint8]  # (length,) 0–99
 
 
 @dataclass(frozen=True)

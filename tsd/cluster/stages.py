@@ -21,13 +21,12 @@ import pyarrow.compute as pc
 import ray
 
 from tsd import curation, drawing, scoring, store
-from tsd.bare import Curve, Pen
+from tsd.bare import Pen
 from tsd.corpus import chat_tokens
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step
 from tsd.recipe import LocalTeacher, ModelTeacher, Recipe, RulesTeacher, VllmTeacher
 from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
-from tsd.tasks import Task
 from tsd.teachers.counts import tally
 from tsd.teachers.rules import Rules
 
@@ -281,7 +280,7 @@ class Decoder:
         model = load_model(str(folder)).to("cuda" if gpu else "cpu")
         if looks(model):
             pen = Pen()
-            return lambda rows: describe(model, tokenizer, task, pen(items_of(task, rows)), most)
+            return lambda rows: describe(model, tokenizer, task, pen(task.items(rows)), most)
         return lambda rows: reply(model, tokenizer, self._prompts(rows), max_new_tokens=most)
 
     def _prompts(self, series: pa.Table) -> list[str]:
@@ -312,14 +311,9 @@ def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
         choose_look,
     )
 
-    items = items_of(recipe.asks, series)
+    items = recipe.asks.items(series)
     looks = [choose_look(recipe.plots, recipe.seed, series_id) for series_id in series["series_id"].to_pylist()]
     return pa.table({"series_id": series["series_id"], "png": pa.array(_plotter()(items, looks), pa.binary())})
-
-
-def items_of(task: Task, series: pa.Table) -> list[list[Curve]]:
-    """The one or two series of each row."""
-    return [np.split(row.values.to_numpy(), task.curves) for row in series["values"]]
 
 
 def _rules(recipe: Recipe) -> Rules:

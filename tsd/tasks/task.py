@@ -170,6 +170,10 @@ class Task:
         """What a student that looks is asked, in front of the picture."""
         return re.sub(r" *\{\} *", " ", self.asked).strip()
 
+    def items(self, series: pa.Table) -> list[list[npt.NDArray[np.uint8]]]:
+        """The one or two series of each row of a table of series."""
+        return [np.split(row.values.to_numpy(), self.curves) for row in series["values"]]
+
     def curves_in(self, prompt: str) -> list[npt.NDArray[np.uint8]]:
         """The series that a student's prompt holds, as `student_prompt` put them there."""
         return [np.fromstring(values, np.uint8, sep=" ") for values in re.findall(r"\d[\d ]*", prompt)]

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from tsd.plots import NAMES, Curve, Plotter, choose_look
+from tsd.bare import Curve
+from tsd.plots import NAMES, Plotter, choose_look
 from tsd.plots import VERSION as PLOTS_VERSION
 from tsd.recipe import ModelTeacher, PlotConfig
 from tsd.tasks import Task
@@ -54,7 +54,7 @@ class Questions:
     def ask(self, series: pa.Table, keys: Sequence[str]) -> list[Question]:
         """The question about each series; its plot is drawn here."""
         ids = series["series_id"].to_pylist()
-        items = [np.split(row.values.to_numpy(), self.task.curves) for row in series["values"]]
+        items = self.task.items(series)
         pictures: Sequence[bytes | None] = [None] * len(items)
         if self.teacher.sees_plots:
             pictures = self._plotter(items, [choose_look(self.plots, self.seed, one) for one in ids])

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from tsd import bare
@@ -26,7 +25,7 @@ class Local:
 
     def annotate(self, series: pa.Table) -> pa.Table:
         """series: the task's series table. Returns its annotations table; a row depends on its series alone."""
-        items = [np.split(row.values.to_numpy(), self.task.curves) for row in series["values"]]
+        items = self.task.items(series)
         replies: list[Reply] = []
         for first in range(0, len(items), self.config.batch_size):
             ink = self.pen(items[first : first + self.config.batch_size])
