@@ -19,8 +19,8 @@ from matplotlib import pyplot
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from tsd.drawing import draw_table
 from tsd.bare import Curve
+from tsd.drawing import draw_table
 from tsd.plots import Look, Plotter, choose_look, figure
 from tsd.recipe import PlotConfig, load
 from tsd.tasks import SINGLE
