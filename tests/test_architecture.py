@@ -37,6 +37,7 @@ LAYERS = (
         "look",
         "runs",
         "objectives",
+        "learning",
     },
     {"teachers", "explain"},
     {"picture", "plan"},  # the one draws the laws that scaling fits, the other knows what each stage takes
@@ -53,6 +54,8 @@ WITHIN_A_ROW = {
     ("bare", "png"),  # a bare picture is written as one
     ("students", "viewers"),  # a student that looks is one of them
     ("students", "weights"),  # a student is loaded and exported tensor by tensor
+    ("learning", "training"),  # a run is trained
+    ("learning", "checkpoints"),  # and its checkpoints are kept
     ("checkpoints", "training"),  # a checkpoint says how far a run is
 }
 HEAVY = ("torch", "ray", "transformers", "polars", "pydantic", "pyarrow", "numpy", "mlflow", "matplotlib", "scipy")

@@ -360,7 +360,7 @@ def test_a_card_names_one_length_or_several(tmp_path):
 
 
 def test_a_student_that_looks_is_shown_the_plot_of_the_series(looking, tmp_path, capsys):
-    from tsd.bare import Pen
+    from tsd.bare import draw
     from tsd.decoding import describe
     from tsd.explain import MAX_NEW_TOKENS, NO_ANSWER
     from tsd.students import load_model, load_tokenizer
@@ -372,5 +372,5 @@ def test_a_student_that_looks_is_shown_the_plot_of_the_series(looking, tmp_path,
     assert "values from 0 to 297 were mapped onto 0–99" in said
     assert NO_ANSWER in said  # it has learned nothing
     model, tokenizer = load_model(str(looking)), load_tokenizer(str(looking))
-    ink = Pen()([[np.array(RAMP, np.uint8)]])
+    ink = draw([[np.array(RAMP, np.uint8)]])
     assert SINGLE.parse(describe(model, tokenizer, SINGLE, ink, MAX_NEW_TOKENS)[0]).reason

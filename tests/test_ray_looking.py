@@ -55,7 +55,7 @@ def test_the_study_takes_the_teacher_that_is_there(study: tuple[Path, list[str]]
 
 
 def test_what_the_teacher_said_is_what_its_folder_says_of_the_plots(study: tuple[Path, list[str]]) -> None:
-    from tsd.bare import Pen
+    from tsd.bare import draw
     from tsd.decoding import describe
     from tsd.students import load_model, load_tokenizer
 
@@ -66,7 +66,7 @@ def test_what_the_teacher_said_is_what_its_folder_says_of_the_plots(study: tuple
     assert len(rows) == 3000
     model, tokenizer = (load(str(folder / "teacher")) for load in (load_model, load_tokenizer))
     some = slice(1000, 1030)
-    ink = Pen()([[np.array(row["values"], np.uint8)] for row in series[some]])
+    ink = draw([[np.array(row["values"], np.uint8)] for row in series[some]])
     assert describe(model, tokenizer, SINGLE, ink, 256) == [row["text"] for row in rows[some]]
     assert all(row["input_tokens"] > 16 and row["output_tokens"] > 16 for row in rows if row["status"] == "ok")
 

@@ -488,21 +488,9 @@ def test_a_teacher_that_is_trained_lies_with_its_study_and_is_taught_in_three_wa
 
 def test_several_teachers_may_each_be_trained() -> None:
     recipe = load("laptop", ["teachers={good: {train: {pictures: 9000}}, bad: {train: {pictures: 500}}}"])
-    studies = [one.of_own_teacher for one in recipe.by_teacher.values()]
-    assert [study.folder for study in studies] == [
-        f"runs/laptop/teachers/{name}/teacher-study" for name in ("good", "bad")
+    assert [one.teacher.model for one in recipe.by_teacher.values()] == [
+        f"runs/laptop/teachers/{name}/teacher" for name in ("good", "bad")
     ]
-    assert [study.students.volumes for study in studies] == [(9000,), (500,)]
-
-
-def test_a_teacher_learns_from_other_series_than_its_study_has_and_there_are_enough() -> None:
-    recipe = load("laptop", ["teacher.train.pictures=3000"])
-    own = recipe.of_own_teacher
-    assert own.seed != recipe.seed
-    own.require_enough_series()
-    assert own.evaluation.series == 1000
-    assert own.kept_share == 1
-    assert [student.view for student in own.students.sizes] == ["plot"]
 
 
 @pytest.mark.parametrize(

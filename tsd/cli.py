@@ -196,15 +196,21 @@ def _run(recipe: "Recipe", stage: str) -> None:
     from tsd.store import require_writable
 
     require_writable(recipe.folder, recipe.bytes_needed)  # said before Ray is even imported
-    from tsd.cluster import studies
     from tsd.progress import Reporter
 
     reporter = Reporter()
+    if stage == "teacher":
+        from tsd.teachers.own import prepare_alone
+
+        prepare_alone(recipe, reporter)
+        return
+    from tsd.cluster import studies
+
     if stage == "study":
         studies.run(recipe, reporter)
         return
     with studies.connected(reporter, recipe) as one:
-        getattr(one, {"teacher": "prepare_teacher"}.get(stage, stage))()
+        getattr(one, stage)()
         if stage == "train":
             one.require_all_trained()
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tsd.bare import PICTURE, PICTURE_TOKENS, Curve, Ink, Pen
+from tsd.bare import PICTURE, PICTURE_TOKENS, Curve, Ink, draw
 from tsd.draws import BATCHES, generator
 from tsd.errors import DataError, InputError
 from tsd.recipe import TrainingConfig
@@ -35,7 +35,7 @@ class Pictures:
 
     def draw(self, rows: Iterable[int]) -> Ink:
         """The pictures of these examples."""
-        return _pen()([self.items[row] for row in rows])
+        return draw([self.items[row] for row in rows])
 
 
 @dataclass(frozen=True)
@@ -121,15 +121,35 @@ def tokenise(
     task: the examples', for a student that looks, which is shown the picture of what the prompt has as numbers.
     Raises DataError for an example that is longer than max_length or has no answer: nothing is cut silently.
     """
-    prompts, pictures = examples["prompt"].to_pylist(), None
-    completions = [text + tokenizer.eos_token for text in examples["completion"].to_pylist()]
-    if task is None:
-        asked = chat_tokens(prompts, tokenizer)
-    else:
-        shown = looking_tokens(task, tokenizer)
-        asked = [shown] * len(prompts)
-        pictures = Pictures([task.curves_in(prompt) for prompt in prompts], picture_place(shown, tokenizer))
-    answered = _encode(completions, tokenizer)
+    prompts, completions = examples["prompt"].to_pylist(), examples["completion"].to_pylist()
+    if task is not None:
+        items = [task.curves_in(prompt) for prompt in prompts]
+        return looking_corpus(task, items, completions, tokenizer, max_length)
+    return _answered(chat_tokens(prompts, tokenizer), completions, tokenizer, max_length)
+
+
+def looking_corpus(
+    task: Task,
+    items: Sequence[Sequence[Curve]],
+    completions: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+) -> Corpus:
+    """As `tokenise`, of series that are shown as pictures and of what is to be said of them."""
+    shown = looking_tokens(task, tokenizer)
+    pictures = Pictures(items, picture_place(shown, tokenizer))
+    return _answered([shown] * len(items), completions, tokenizer, max_length, pictures)
+
+
+def _answered(
+    asked: Sequence[list[int]],
+    completions: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    pictures: Pictures | None = None,
+) -> Corpus:
+    """A corpus of prompts' tokens and the answers to them."""
+    answered = _encode([text + tokenizer.eos_token for text in completions], tokenizer)
     tokens = [np.array(a + b, np.int64) for a, b in zip(asked, answered, strict=True)]
     longest = max((len(row) for row in tokens), default=0)
     if longest > max_length:
@@ -290,11 +310,6 @@ def _cuts(lengths: npt.NDArray[np.int64], budget: int) -> list[int]:
         before = ends[cuts[-1] - 1] if cuts[-1] else 0
         cuts.append(int(np.searchsorted(ends, before + budget, side="right")))
     return cuts
-
-
-@lru_cache(maxsize=1)
-def _pen() -> Pen:
-    return Pen()
 
 
 def _encode(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from tsd.bare import Pen
+from tsd.bare import draw
 from tsd.errors import InputError
 from tsd.recipe import nearest
 from tsd.series.truth import TOP
@@ -167,7 +167,7 @@ def _ask(model: str, task: Task, values: npt.NDArray[np.int64]) -> str:
         if missing:
             raise InputError(f"its weights lack {missing[0]}")
         if looks(student):
-            ink = Pen()([[values.astype(np.uint8)]])
+            ink = draw([[values.astype(np.uint8)]])
             return describe(student, tokenizer, task, ink, MAX_NEW_TOKENS)[0]
         return decode(student, tokenizer, [task.student_prompt(values.tolist())], MAX_NEW_TOKENS)[0]
     except Exception as error:  # whatever its file formats, layers and tokenizer make of a damaged file

@@ -18,7 +18,17 @@ import pyarrow as pa
 from tsd import drawing, placement
 from tsd.errors import InputError
 from tsd.progress import clock
-from tsd.recipe import ApiTeacher, LocalTeacher, Recipe, RulesTeacher, Student, TrainingConfig, VllmTeacher
+from tsd.recipe import (
+    ApiTeacher,
+    LocalTeacher,
+    ModelTeacher,
+    Recipe,
+    RulesTeacher,
+    Student,
+    TrainingConfig,
+    VllmTeacher,
+)
+from tsd.teachers import own
 from tsd.teachers.asking import image_tokens, text_tokens
 from tsd.teachers.rules import Rules
 
@@ -34,6 +44,7 @@ REPLY_SHARE = 0.75  # of the tokens that a task allows for a reply, which a teac
 CURATED_PER_SECOND = 25_000  # measured on the laptop study
 TRIAL_SECONDS = 9.0  # that starting a trial keeps two cores busy, measured on the laptop study
 REPORT_SECONDS = 30.0  # measured on the laptop study
+OWN_SECONDS = 12.0  # that training a teacher takes beside its steps, measured on the laptop study
 STAGE_SECONDS = 2.0  # that Ray Data takes to start a stage, measured on the laptop study
 TOKENIZER_SECONDS = 4.5  # to build and save it before training, measured on the laptop study
 PROBE_STEPS = 3
@@ -133,12 +144,13 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
 
 def _own_teacher(recipe: Recipe) -> tuple[list[str], float | None]:
     """What training the study's own teacher takes, where it is not there yet."""
-    train = recipe.of_own_teacher
-    (volume,) = train.students.volumes
-    parts = [_PLANS[name](train)[1] for name in ("generate", "annotate", "curate", "train", "evaluate")]
-    return [f"train {recipe.teacher.name} to look, on {volume:,} plots of other series and their truth"], _sum(
-        *parts
-    )
+    train = recipe.teacher.train if isinstance(recipe.teacher, ModelTeacher) else None
+    assert train
+    rate = _rate(recipe.model_copy(update={"training": own.settings(recipe)}), own.as_student(recipe)).seconds
+    seconds = None if rate is None else OWN_SECONDS + rate * (train.pictures + own.TEST)
+    return [
+        f"train {recipe.teacher.name} to look, on {train.pictures:,} plots of other series and their truth"
+    ], seconds
 
 
 def _looking_seconds(recipe: Recipe, teacher: LocalTeacher) -> float | None:

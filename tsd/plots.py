@@ -67,7 +67,6 @@ class Plotter:
 
     def __init__(self) -> None:
         self._sheet = lru_cache(maxsize=SHEETS)(_sheet)
-        self._pen = bare.Pen()
 
     def __call__(self, batch: Sequence[Curve | Sequence[Curve]], looks: Sequence[Look]) -> list[bytes]:
         """Draw each item in its look, in order.
@@ -84,7 +83,7 @@ class Plotter:
         pictures = [b""] * len(plots)
         for i in sorted(range(len(plots)), key=keys.__getitem__):  # so that each sheet is made once
             if looks[i].style == "bare":
-                pictures[i] = bare.as_png(self._pen([plots[i]])[0])
+                pictures[i] = bare.as_png(bare.draw([plots[i]])[0])
                 continue
             pictures[i] = self._sheet(*keys[i]).draw(plots[i], looks[i])
         return pictures

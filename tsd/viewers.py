@@ -13,6 +13,7 @@ from tsd.bare import GRID, MERGE, PATCH, PICTURE, PICTURE_END, PICTURE_START, SI
 from tsd.sight import RANGE, WHITE
 
 HEAD = 32  # the narrowest head that vLLM's attention on CPUs knows
+SOFT_LOOKING, SOFT_READING = 0.3, 0.7  # of unit gain, for queries: who looks everywhere at first learns sooner
 LONGEST = 8192  # tokens; more than is ever asked, but what asks with vLLM need not be told of a limit
 
 
@@ -101,6 +102,7 @@ def _config(size: Size, tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
         },
         vision_config={
             "depth": size.looking_layers,
+            "hidden_act": "relu",  # a threshold: a peak reaches a line or does not
             "hidden_size": size.looking_hidden,
             "intermediate_size": size.looking_mlp,
             "num_heads": size.looking_heads,
@@ -121,7 +123,8 @@ def _config(size: Size, tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
 
 @torch.no_grad()
 def _initialise(model: Qwen3VLForConditionalGeneration) -> None:
-    """Start matrices at unit gain, and rows and columns of patches in order, as loud as what is on them.
+    """Start matrices at unit gain, attention softly, and rows and columns of patches in order, as loud as what is
+    on them.
 
     With transformers' own start of 0.02 everywhere a patch knows what it shows and not where it lies, and a model
     of this size learns that from several times the pictures; see docs/decisions.md.
@@ -129,6 +132,10 @@ def _initialise(model: Qwen3VLForConditionalGeneration) -> None:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    for block in model.model.visual.blocks:
+        block.attn.qkv.weight[: block.attn.qkv.in_features].mul_(SOFT_LOOKING)  # the queries
+    for layer in model.model.language_model.layers:
+        layer.self_attn.q_norm.weight.fill_(SOFT_READING)
     places = model.model.visual.pos_embed.weight  # (GRID², width)
     rows = places.shape[1] // 2
     columns = places.shape[1] - rows

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import ray
 
 from tsd import curation, drawing, scoring, store
-from tsd.bare import Pen
+from tsd.bare import draw
 from tsd.corpus import chat_tokens
 from tsd.errors import InputError
 from tsd.progress import Reporter, Step
@@ -279,8 +279,7 @@ class Decoder:
                 return lambda rows: engine.decode(self._prompts(rows))
         model = load_model(str(folder)).to("cuda" if gpu else "cpu")
         if looks(model):
-            pen = Pen()
-            return lambda rows: describe(model, tokenizer, task, pen(task.items(rows)), most)
+            return lambda rows: describe(model, tokenizer, task, draw(task.items(rows)), most)
         return lambda rows: reply(model, tokenizer, self._prompts(rows), max_new_tokens=most)
 
     def _prompts(self, series: pa.Table) -> list[str]:

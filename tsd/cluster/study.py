@@ -3,16 +3,13 @@
 import base64
 import importlib.metadata
 import io
-import json
 import os
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,8 +27,9 @@ from tsd.curation import review
 from tsd.errors import InputError, TrainingError
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, RulesTeacher, to_yaml
-from tsd.schema import ALL_RIGHT, EXAMPLES, REJECTS, VALID, score_names
+from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
 from tsd.tasks import Task
+from tsd.teachers import own
 from tsd.teachers.counts import describe
 
 SAMPLES = 8
@@ -75,49 +73,8 @@ class Study:
 
     def prepare_teacher(self) -> None:
         """Train the study's own teacher, where it has one that is not there yet."""
-        teacher = self.recipe.teacher
-        if not isinstance(teacher, ModelTeacher) or teacher.train is None:
-            return
-        own = Study(self.recipe.of_own_teacher, self.reporter)
-        key = store.digest([stages.series_key(own.recipe), teacher.train.model_dump()])
-        there = store.read_json(teacher.model, card.CARD)
-        if there is not None and there.get("key") == key:
-            return
-        if there is not None:
-            raise InputError(
-                f"{teacher.model} holds another teacher than teacher.train asks for: give the study another name, "
-                "or delete that folder"
-            )
-        self._timed("Train the teacher", lambda: own.teach(teacher.model, key))
-
-    def teach(self, folder: str, key: str) -> None:
-        """Train this study's only student as another one's teacher, say how it scores, and keep it in a folder."""
-        self.reporter.say(f"[bold]Teacher: {escape(self.recipe.students.sizes[0].name)}[/]")
-        self.generate()
-        self.annotate()
-        self.curate()
-        self.train()
-        self.require_all_trained()
-        (run,) = self.evaluate().to_pylist()
-        self.tracker.close()
-        with (
-            store.local_copy(f"{self.recipe.folder}/students/{run['run_id']}") as student,
-            tempfile.TemporaryDirectory() as local,
-        ):
-            shutil.copytree(student, local, dirs_exist_ok=True)
-            said = json.loads(Path(local, card.CARD).read_text())
-            Path(local, card.CARD).write_text(json.dumps({**said, "key": key}, indent=1, sort_keys=True) + "\n")
-            store.copy_folder(local, folder)
-        self.say_scores(run)
-        self.reporter.say(f"  the teacher lies in {folder}")
-
-    def say_scores(self, run: Mapping[str, Any]) -> None:
-        """Say how a run scores, facet by facet and class by class, in %."""
-        recalls = scoring.recalls(self.recipe.asks, self._predictions_of(run["run_id"]))
-        for facet, each in recalls.items():
-            of_classes = ", ".join(f"{name} {at.value:.1%}" for name, at in each.items())
-            self.reporter.say(f"  {facet} {run[facet]['value']:.1%} right: {of_classes}")
-        self.reporter.say(f"  all right {run[ALL_RIGHT]['value']:.1%}, valid {run[VALID]['value']:.1%}")
+        if isinstance(self.recipe.teacher, ModelTeacher) and self.recipe.teacher.train:
+            self._timed("Train the teacher", lambda: own.prepare(self.recipe, self.reporter, lambda: self.tracker))
 
     def annotate(self) -> store.Dataset:
         """Ask the teacher; the series must be there."""

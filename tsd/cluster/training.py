@@ -20,7 +20,7 @@ import ray
 import ray.train
 from ray import tune
 
-from tsd import card, store
+from tsd import store
 from tsd.cluster import distilling
 from tsd.cluster.lean import LeanTrainer, quick_imports
 from tsd.cluster.outcomes import finished
@@ -34,7 +34,7 @@ from tsd.tasks import TASKS
 Report = Callable[[str, dict[str, float]], None]
 STEP = "-step-"
 log = logging.getLogger(__name__)
-LIBRARIES = ("ray.train.torch", "tsd.checkpoints", "tsd.students")  # and torch and transformers with them
+LIBRARIES = ("ray.train.torch", "tsd.learning")  # and torch and transformers with them
 REPORT_SECONDS = 1.0
 PATIENCE = 60.0  # seconds that a run lets a longer one go first
 
@@ -255,7 +255,7 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from tsd import checkpoints, corpus, students, training
+    from tsd import corpus, learning, students, training
     from tsd.recipe import TrainingConfig
 
     context = ray.train.get_context()
@@ -275,100 +275,47 @@ def _learn(config: dict[str, Any], run: Run) -> None:
         )
         for split, count in (("train", run["examples"]), ("validation", run["validation_examples"]))
     }
-    divide = partial(training.shard, place=place)
-    model = students.build(student, tokenizer, run["seed"], settings.max_length, divide, device)
-    total, body = students.parameter_counts(model)
-    peak = training.matmul_peak(device)
     teacher = distilling.load_teacher(run, student, folder, place)
-    optimiser = training.make_optimiser(model, settings)
-    progress = _restore(model, optimiser, run, place)
-    held_out = partial(training.evaluate, model, corpora["validation"], settings.batch_size, place)
-    ready = time.perf_counter() - started
 
     def post(now: training.Progress) -> None:
         if place.rank == 0:
-            config["board"].post.remote(run["run_id"], _metrics(now))
+            config["board"].post.remote(run["run_id"], learning.metrics(now))
 
     def keep(part: Path, now: training.Progress) -> None:
         store.add_files(str(part), f"{folder}/trials/{config['trial'].name}/{_checkpoint_name(run, now)}")
 
-    with checkpoints.Checkpoints(model, optimiser, place, keep, partial(_tell, run)) as kept:
-        training.train(
-            model,
-            corpora["train"],
-            settings,
-            learning_rate=students.learning_rate(student),
-            seed=run["seed"],
-            place=place,
-            optimiser=optimiser,
-            progress=progress,
-            report=post,
-            save=kept.save,
-            distil=teacher,
-            held_out=held_out,
-        )
-    loss = held_out()
-    seen = progress.tokens, progress.supervised, float(corpora["train"].lengths.mean())
-    flops = students.training_flops(model, body, *seen)
-    taught = students.forward_flops(teacher.teacher, *seen) if teacher else None
-    record = _record(run, (total, body), progress, (flops, taught), loss, peak * place.workers)
-    _export(model, student, tokenizer, config, record, place.rank == 0)
-    if place.rank == 0:
-        store.write_json(f"{folder}/records", f"{run['run_id']}.json", {**record, "ready_seconds": ready})
-        config["board"].post.remote(run["run_id"], {**_metrics(progress), "validation_loss": loss})
-
-
-def _record(
-    run: dict[str, Any],
-    sizes: tuple[int, int],
-    progress: Any,
-    flops: tuple[float, float | None],
-    loss: float,
-    peak: float,
-) -> dict[str, Any]:
-    """What is known of a finished run.
-
-    sizes: parameters with and without embeddings; flops: the student's, and its teacher's where it has one; peak:
-    FLOP/s of its workers together.
-    """
-    own, taught = flops
-    return {
-        "run_id": run["run_id"],
-        "student": run["student"]["name"],
-        "view": run["student"].get("view", "numbers"),
-        "parameters": sizes[0],
-        "parameters_without_embeddings": sizes[1],
-        "examples": run["examples"],
-        "tokens": progress.tokens,
-        "supervised_tokens": progress.supervised,
-        "flops": own,
-        "flops_6nd": 6.0 * sizes[1] * progress.tokens,
-        "distilled_from": (run["student"].get("distil") or {}).get("teacher"),
-        "teacher_flops": taught,
-        "steps": progress.step,
-        "stopped_early": progress.stopped,
-        "seed": run["seed"],
-        "validation_loss": loss,
-        "train_seconds": progress.seconds,
-        "tokens_per_second": progress.tokens / progress.seconds,
-        "utilisation": (own + (taught or 0.0)) / progress.seconds / peak,
-    }
-
-
-def _metrics(progress: Any) -> dict[str, float]:
-    return {
-        "step": progress.step,
-        "share": 1.0 if progress.stopped else progress.step / progress.steps,
-        "loss": progress.loss,
-        "seconds": progress.seconds,
-    }
+    model, record, end = learning.learn(
+        run,
+        tokenizer,
+        corpora,
+        settings,
+        place,
+        started=started,
+        resume=partial(_restore, run=run, place=place),
+        keep=keep,
+        tell=partial(_tell, run),
+        report=post,
+        teacher=teacher,
+    )
+    writes = place.rank == 0
+    asked = {"task": config["task"], "length": config["length"], "about": config["about"]}
+    with tempfile.TemporaryDirectory() as local:
+        learning.export(model, tokenizer, Path(local) if writes else None, run, record, **asked)
+        if writes:
+            store.copy_folder(local, f"{folder}/students/{run['run_id']}")
+    if writes:
+        store.write_json(f"{folder}/records", f"{run['run_id']}.json", record)
+        last = {**learning.metrics(end), "validation_loss": record["validation_loss"]}
+        config["board"].post.remote(run["run_id"], last)
 
 
 def _tell(run: Run, progress: Any) -> None:
     """Report a checkpoint that all workers have kept: from now on a restart begins there."""
+    from tsd.learning import metrics
+
     name, storage = _checkpoint_name(run, progress), ray.train.get_context().get_storage()
     ray.train.report(
-        _metrics(progress),
+        metrics(progress),
         checkpoint=ray.train.Checkpoint(f"{storage.experiment_fs_path}/{name}", storage.storage_filesystem),
         checkpoint_dir_name=name,
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
@@ -379,7 +326,7 @@ def _checkpoint_name(run: Run, progress: Any) -> str:
     return f"{run['run_id']}{STEP}{progress.step:08d}"
 
 
-def _restore(model: Any, optimiser: Any, run: Run, place: Any) -> Any:
+def _restore(model: Any, optimiser: Any, *, run: Run, place: Any) -> Any:
     """Load the run's last checkpoint that is whole, if there is one, and return how far it is."""
     from tsd import checkpoints
     from tsd.training import Progress
@@ -395,28 +342,6 @@ def _restore(model: Any, optimiser: Any, run: Run, place: Any) -> Any:
                 return checkpoints.restore(Path(folder), model, optimiser, place)
         log.warning("%s is damaged: the run goes on from the checkpoint before, if any", reported.checkpoint.path)
     return Progress()
-
-
-def _export(
-    model: Any, student: Student, tokenizer: Any, config: dict[str, Any], record: dict[str, Any], writes: bool
-) -> None:
-    """Write the student's folder. The workers gather it together, tensor by tensor; one of them writes."""
-    from tsd import students
-
-    alone = student.lora is not None and student.lora.export == "adapter"
-    about = {**config["about"], "source": student.source, "adapters": student.lora is not None, "alone": alone}
-    said = {
-        "run": record,
-        "length": config["length"],
-        "task": config["task"],
-        "view": student.view,
-        "about": about,
-    }
-    with tempfile.TemporaryDirectory() as local:
-        students.export(model, tokenizer, Path(local) if writes else None, said, alone)
-        if writes:
-            (Path(local) / card.README).write_text(card.render(said))
-            store.copy_folder(local, f"{config['folder']}/students/{record['run_id']}")
 
 
 def _absolute(folder: str) -> str:

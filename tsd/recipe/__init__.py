@@ -10,7 +10,7 @@ from tsd.recipe.learning import SCRATCH_SIZES, Distil, Lora, Student, TrainingCo
 from tsd.recipe.loading import load, names, to_yaml
 from tsd.recipe.section import EVERY, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import ApiTeacher, LocalTeacher, ModelTeacher, RulesTeacher, VllmTeacher
+from tsd.recipe.teaching import ApiTeacher, LocalTeacher, ModelTeacher, RulesTeacher, Training, VllmTeacher
 from tsd.recipe.whole import Recipe
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "RulesTeacher",
     "SeriesConfig",
     "Student",
+    "Training",
     "TrainingConfig",
     "VllmTeacher",
     "load",

@@ -45,7 +45,7 @@ class Training(Section):
 
     size: Literal["0.03M", "0.1M", "0.3M", "1M"] = "0.3M"
     """Its built-in size; see `tsd.viewers`."""
-    pictures: Positive = 40_000
+    pictures: Positive = 48_000
     """Of series of their own, which no study sees. With fewer it is a worse teacher."""
     batch_size: Positive = 16
     """Pictures in a step."""

@@ -7,15 +7,13 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tsd.errors import RecipeError
 from tsd.recipe.curating import CurationConfig
-from tsd.recipe.learning import EvaluationConfig, Student, StudentsConfig, TrackingConfig, TrainingConfig
+from tsd.recipe.learning import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
 from tsd.recipe.section import EVERY, Section, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
 from tsd.recipe.teaching import ApiTeacher, LocalTeacher, ModelTeacher, RulesTeacher, VllmTeacher
 from tsd.schema import SPLITS
 from tsd.tasks import TASKS, Task
 
-OWN_SEED = 0x7EAC4E2  # added to a study's for the series that its own teacher learns from
-OWN_TEST = 1000  # series that such a teacher is scored on
 # Over all tables, generously: the laptop study's series of 128 points take about 600 bytes each.
 BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
 
@@ -153,43 +151,6 @@ class Recipe(Section):
         }
 
     @property
-    def of_own_teacher(self) -> Self:
-        """The study in which a teacher of one's own is trained: one student that looks, taught by the truth.
-
-        Its series are of another seed. Those that it is scored on are as many as students are.
-        """
-        assert isinstance(self.teacher, ModelTeacher)
-        train, folder = self.teacher.train, self.teacher.model.rstrip("/")
-        assert train is not None
-        kept = round(train.pictures * 1.02) + 500  # of a few series there are two, and splits vary
-        held_out = 2 * self.evaluation.validation_examples + 2 * OWN_TEST
-        shares = (kept, 2 * self.evaluation.validation_examples, 2 * OWN_TEST)
-        count = kept + held_out
-        out, _, name = folder.rpartition("/")
-        student = Student(name=self.teacher.name, size=train.size, view="plot", learning_rate=train.learning_rate)
-        return self.model_copy(
-            update={
-                "name": f"{name}-study",
-                "about": f"The teacher of {self.name}.",
-                "out": out or ".",
-                "seed": (self.seed + OWN_SEED) % 2**63,
-                "series": self.series.model_copy(
-                    update={"count": count, "split": tuple(share / count for share in shares)}
-                ),
-                "teacher": RulesTeacher(error_rate={EVERY: 0.0}, varied=False),
-                "teachers": {},
-                "curation": CurationConfig(),
-                "students": StudentsConfig(
-                    sizes=(student,), volumes=(train.pictures,), seeds={EVERY: (train.seed,)}
-                ),
-                "training": TrainingConfig(
-                    batch_size=train.batch_size, threads=self.training.threads, checkpoint_every=1000
-                ),
-                "evaluation": self.evaluation.model_copy(update={"series": OWN_TEST, "max_new_tokens": None}),
-            }
-        )
-
-    @property
     def asks(self) -> Task:
         """The task that `task` names."""
         return TASKS[self.task]
@@ -235,7 +196,7 @@ class Recipe(Section):
             if not isinstance(teacher, ModelTeacher) or teacher.train is None:
                 raise RecipeError(
                     f"the teacher of {self.name} is not one to train: say how in teacher.train, such as "
-                    "teacher={kind: local, train: {pictures: 40000}}"
+                    "teacher={kind: local, train: {pictures: 48000}}"
                 )
 
     @property

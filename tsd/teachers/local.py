@@ -21,14 +21,13 @@ class Local:
         self.config, self.task = config, task
         self.tokenizer, self.model = load_tokenizer(str(folder)), load_model(str(folder))
         self.asked = len(looking_tokens(task, self.tokenizer))
-        self.pen = bare.Pen()
 
     def annotate(self, series: pa.Table) -> pa.Table:
         """series: the task's series table. Returns its annotations table; a row depends on its series alone."""
         items = self.task.items(series)
         replies: list[Reply] = []
         for first in range(0, len(items), self.config.batch_size):
-            ink = self.pen(items[first : first + self.config.batch_size])
+            ink = bare.draw(items[first : first + self.config.batch_size])
             said = describe(self.model, self.tokenizer, self.task, ink, self.config.max_tokens)
             replies += map(self._reply, said)
         keys = request_keys(self.task, [bare.VERSION, self.config.identity], series)
