@@ -1,9 +1,15 @@
-"""How fast an API teacher is asked, and beside it the package bespokelabs-curator on the same server and prompts.
+"""How fast teachers describe series: an API teacher as it is asked, and a small one of one's own that looks.
+
+An API teacher, and beside it the package bespokelabs-curator on the same server and prompts.
 
 A local server answers each request after 200 ms; 64 requests may be under way, so 320 a second are ideal. It
 measures the rate itself, over the middle eight tenths of the requests: starting up and running out are not part
-of it. curator lives in an environment of its own, which is made once (.venv-curator, two minutes). Writes
-teachers.json. Six minutes.
+of it. curator lives in an environment of its own, which is made once (.venv-curator, two minutes).
+
+A teacher of one's own, trained on few plots, looks in this process on one core, drawing included; beside it the
+rules teacher, and the same model in vLLM's engine on this machine's CPUs, in the pipeline and behind a server, if
+there is .venv-vllm (`make environments`). Of the latter two the rate is that between two numbers of series, so
+that no start is part of it. Writes teachers.json. Twelve minutes.
 
     python benchmarks/teachers.py --check
 """
@@ -11,25 +17,32 @@ teachers.json. Six minutes.
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import measured
+import pyarrow as pa
+import torch
 
+from tsd import drawing, store
 from tsd.cluster import stages
 from tsd.cluster.session import session
 from tsd.progress import Reporter
-from tsd.recipe import Recipe, load
+from tsd.recipe import Recipe, RulesTeacher, load
 from tsd.store import Dataset
 from tsd.tasks import SINGLE
+from tsd.teachers import own
+from tsd.teachers.local import Local
+from tsd.teachers.rules import Rules
 
 LATENCY, IN_FLIGHT = 0.2, 64
 IDEAL = IN_FLIGHT / LATENCY
@@ -37,6 +50,19 @@ SERIES, REPEATS = 6144, 3
 CURATOR = "bespokelabs-curator==0.1.31"
 CL100K = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # the name under which tiktoken keeps its vocabulary
 KEY = "TSD_BENCHMARK_KEY"
+PICTURES, LOOKED_AT = 8000, 2048  # plots that the own teacher learns from, and series that it describes in a turn
+FEW_AND_MANY = 128, 640  # series that vLLM describes
+IN_PROCESS = "in this process, one core"
+VLLM = measured.ROOT / ".venv-vllm" / "bin"
+ENGINE = (
+    "kind=vllm",
+    "gpu=false",
+    "max_model_len=2048",
+    'engine={"dtype": "float32", "enforce_eager": true, "max_num_seqs": 16, "skip_mm_profiling": true}',
+)
+TRACKING = "tracking.uri=sqlite:///{}/mlflow.db"
+QUIET = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+QUIET |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 REPLY = SINGLE.reply({"trend": "flat", "noise": "low", "maximum": "end", "minimum": "middle"}, (0, 0, 0))
 
 
@@ -67,6 +93,7 @@ def main() -> None:
                     assert found["requests"] >= SERIES, f"{name}: {found}"
                     assert found["most_in_flight"] <= IN_FLIGHT, f"{name}: {found}"
                     rates.setdefault(name, []).append(found["rate"])
+    ways = own_ways()
     rows = [
         {"who": name, "requests/s": median(each), "share of the ideal": median(each) / IDEAL}
         for name, each in rates.items()
@@ -74,15 +101,105 @@ def main() -> None:
     measured.show(
         f"{SERIES:,} requests, {IN_FLIGHT} in flight, {1000 * LATENCY:.0f} ms each; ideal {IDEAL:.0f}/s", rows
     )
+    measured.show(
+        f"{PICTURES:,} plots learned from; series described a second",
+        [{"way": way, "series/s": rate} for way, rate in ways.items()],
+    )
     shares = {str(row["who"]): float(row["share of the ideal"]) for row in rows}
     measured.finish(
         __file__,
-        {"series": SERIES, "repeats": REPEATS, "rates": rows, "every_rate": rates},
+        {"series": SERIES, "repeats": REPEATS, "rates": rows, "every_rate": rates, "own_teacher": ways},
         [
             measured.Bound("numbers view, share of the ideal rate", shares["tsd, numbers view"], least=0.8),
             measured.Bound("plot view, share of the ideal rate", shares["tsd, plot view"], least=0.8),
+            measured.Bound("series a second that a core looks at, drawing included", ways[IN_PROCESS], least=150),
         ],
     )
+
+
+def own_ways() -> dict[str, float]:
+    """How many series a second a teacher of one's own describes, each way, and the rules teacher."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = load("laptop", [f"teacher.train.pictures={PICTURES}", f"out={folder}", TRACKING.format(folder)])
+        own.prepare_alone(recipe, Reporter())
+        teachers: dict[str, Any] = {
+            IN_PROCESS: Local(recipe.teacher, SINGLE, Path(recipe.teacher.model)),
+            "rules, one core": Rules(RulesTeacher(), SINGLE, 0),
+        }
+        torch.set_num_threads(1)
+        works = {way: lambda teacher=teacher: teacher.annotate(drawn(recipe)) for way, teacher in teachers.items()}
+        rates = {way: LOOKED_AT / seconds for way, seconds in measured.medians(works, REPEATS).items()}
+        if not VLLM.exists():
+            print("no .venv-vllm: its rates are left out (`make environments`)")
+            return rates
+        rates["vLLM's engine in the pipeline, both cores"] = rate_between(recipe, ENGINE)
+        with serving_own(Path(recipe.teacher.model)) as url:
+            rates["vLLM's server, both cores"] = rate_between(recipe, ["kind=openai", f"base_url={url}"])
+    return rates
+
+
+def drawn(recipe: Recipe) -> pa.Table:
+    """Series of the recipe, drawn anew."""
+    return drawing.draw_table(SINGLE, recipe.series, recipe.seed, 0, LOOKED_AT)
+
+
+def rate_between(recipe: Recipe, teacher: Sequence[str]) -> float:
+    """Series a second of the annotation stage in vLLM's environment, between two numbers of series."""
+    seconds = []
+    for count in FEW_AND_MANY:
+        sets = [f"teacher.train.pictures={PICTURES}", f"series.count={count}", TRACKING.format(recipe.out)]
+        sets += [f"name={recipe.name}", *(f"teacher.{each}" for each in teacher)]
+        for stage in ("generate", "annotate"):
+            words = [str(VLLM / "tsd"), stage, "laptop", "--out", recipe.out]
+            subprocess.run(
+                [*words, *(word for each in sets for word in ("--set", each))],
+                env=os.environ | QUIET,
+                check=True,
+                timeout=600,
+                stdout=subprocess.DEVNULL,
+            )
+        spent = store.read_json(recipe.folder, "timings.json")
+        seconds.append(spent["Ask the teacher"])
+        for name in ("series", "annotations"):
+            store.delete_folder(f"{recipe.folder}/{name}")
+        store.write_json(recipe.folder, "timings.json", {})
+    few, many = FEW_AND_MANY
+    return (many - few) / (seconds[1] - seconds[0])
+
+
+@contextmanager
+def serving_own(model: Path) -> Iterator[str]:
+    """A vLLM server with the teacher, as `vllm serve` starts it; its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "2048"]
+    flags += ["--max-num-seqs", "16", "--enforce-eager", "--skip-mm-profiling"]
+    process = subprocess.Popen(
+        [str(VLLM / "vllm"), "serve", str(model), *flags],
+        env=os.environ | QUIET,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 300
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None, "vllm serve ended"
+            assert time.monotonic() < until, "vllm serve is not ready after five minutes"
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def answers(url: str) -> bool:
+    """Whether there is a server that says it is well."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def ask(recipe: Recipe, series: Dataset, url: str, view: str, turn: int) -> None:

@@ -21,7 +21,8 @@ PICTURE_TOKENS = (GRID // MERGE) ** 2
 # The tokens round a picture and in its place, by Qwen's names; the last is there since Qwen3-VL asks for it.
 PICTURE_START, PICTURE, PICTURE_END, VIDEO = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"
 LINE, MARGIN = 2.0, 4.0  # pixels: the line's height where it is level, and what is free above and below it
-SHADOW, SHADE = 3, 0.4  # pixels that the shadow reaches to either side, and its share of the line's ink
+SHADOW, SHADE = 3, 103  # pixels that the shadow reaches to either side, and its ink of 256 of the line's
+BLACK = 255
 SLAB = 64  # pictures drawn together
 SECOND = 2  # the second of two curves has this part of the first one's ink
 
@@ -51,9 +52,8 @@ def _strokes(values: npt.NDArray[np.uint8]) -> Ink:
     ink = _between(low, high)
     shadow = _between(_over_neighbours(np.min, low), _over_neighbours(np.max, high))
     shadow *= SHADE
-    np.maximum(ink, shadow, out=ink)
-    ink *= 255
-    return ink.astype(np.uint8)
+    shadow >>= 8
+    return np.maximum(ink, shadow, out=ink).astype(np.uint8)
 
 
 def _spans(values: Heights) -> tuple[Heights, Heights]:
@@ -80,14 +80,15 @@ def _over_neighbours(bound: Callable[..., Heights], values: Heights) -> Heights:
     return bound([wider[:, first : first + SIDE] for first in range(2 * SHADOW + 1)], axis=0)
 
 
-def _between(low: Heights, high: Heights) -> npt.NDArray[np.float32]:
-    """The share of each pixel that lies in its column's span and half a line beyond: (batch, SIDE, SIDE)."""
-    room = SIDE - 2 * MARGIN
-    top, bottom = (SIDE - MARGIN - np.float32(room / TOP) * value for value in (high, low))
-    rows = np.arange(SIDE, dtype=np.float32)[:, None]
-    covered = (bottom + LINE / 2)[:, None] - rows
-    np.minimum(covered, rows - (top - 1 - LINE / 2)[:, None], out=covered)
-    return np.clip(covered, 0, 1, out=covered)
+def _between(low: Heights, high: Heights) -> npt.NDArray[np.int16]:
+    """The share of each pixel that lies in its column's span and half a line beyond: (batch, SIDE, SIDE), of 255."""
+    unit = (SIDE - 2 * MARGIN) / TOP
+    bottom = (SIDE - MARGIN + LINE / 2 - low * unit) * BLACK
+    top = (SIDE - MARGIN - LINE / 2 - high * unit - 1) * BLACK  # of the pixel that the span just does not reach
+    rows = np.arange(0, SIDE * BLACK, BLACK, dtype=np.int16)[:, None]
+    covered = bottom.round().astype(np.int16)[:, None] - rows
+    np.minimum(covered, rows - top.round().astype(np.int16)[:, None], out=covered)
+    return np.clip(covered, 0, BLACK, out=covered)
 
 
 def as_png(ink: npt.NDArray[np.uint8]) -> bytes:

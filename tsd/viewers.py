@@ -33,11 +33,11 @@ class Size:
 
 
 # Parameters without the embeddings of tokens, as many as the students of the same name that read numbers have to
-# within a hundredth: 31,108 · 102,040 · 302,768 · 1,005,088.
+# within a hundredth: 31,108 · 102,040 · 301,744 · 1,005,088.
 SCRATCH = {
     "0.03M": Size(24, 40, 2, 1, 12, 44, 1, 1, learning_rate=4e-3),
     "0.1M": Size(48, 112, 2, 1, 24, 40, 2, 2, learning_rate=4e-3),
-    "0.3M": Size(64, 192, 2, 2, 48, 192, 2, 3, learning_rate=3e-3),
+    "0.3M": Size(64, 232, 2, 1, 48, 192, 2, 1, learning_rate=3e-3),
     "1M": Size(96, 304, 3, 3, 96, 272, 2, 6, learning_rate=1.5e-3),
 }
 
