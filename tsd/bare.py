@@ -81,7 +81,7 @@ def _over_neighbours(bound: Callable[..., Heights], values: Heights) -> Heights:
 
 
 def _between(low: Heights, high: Heights) -> npt.NDArray[np.int16]:
-    """The share of each pixel that lies in its column's span and half a line beyond: (batch, SIDE, SIDE), of 255."""
+    """How much of each pixel lies in its column's span and half a line beyond, of 255: (batch, SIDE, SIDE)."""
     unit = (SIDE - 2 * MARGIN) / TOP
     bottom = (SIDE - MARGIN + LINE / 2 - low * unit) * BLACK
     top = (SIDE - MARGIN - LINE / 2 - high * unit - 1) * BLACK  # of the pixel that the span just does not reach
