@@ -6,7 +6,7 @@ import pytest
 
 from tsd import scoring
 from tsd.intervals import crossed_mean, small_mean
-from tsd.objectives import Difference, Learned, compare
+from tsd.objectives import Difference, Learned, at_flops, compare
 from tsd.tasks import SINGLE
 
 
@@ -58,7 +58,8 @@ def test_the_mean_of_three_has_students_interval() -> None:
 
 def learned(loss: float, right: list[list[int]], flops: float = 1.0) -> Learned:
     """A run; right: a row a series, a column a facet."""
-    return Learned(loss, np.array(right, np.bool_), flops)
+    each = np.array(right, np.bool_)
+    return Learned(loss, each.mean(1), each.all(1).astype(np.float64), flops)
 
 
 def test_runs_are_paired_by_the_seeds_that_both_have() -> None:
@@ -74,6 +75,18 @@ def test_runs_are_paired_by_the_seeds_that_both_have() -> None:
     assert found.all_right.apart.value == pytest.approx(0.25)
     assert found.flops == 2.0
     assert compare(("small", "small-taught"), 500, {0: words[0]}, {9: distilled[9]}) is None
+
+
+def test_what_as_many_flops_would_have_brought_lies_between_the_runs_on_either_side() -> None:
+    runs = [learned(1.0, [[1, 0]], 1e6), learned(3.0, [[0, 0]], 1e4), learned(0.5, [[1, 1]], 1e8)]
+    found = at_flops(runs, 1e5)
+    assert found is not None
+    assert (found.loss, found.flops) == (pytest.approx(2.0), 1e5)
+    assert found.right == pytest.approx([0.25])
+    assert at_flops(runs, 1e7).all_right == pytest.approx([0.5])
+    assert at_flops(runs, 1e6).loss == 1.0
+    assert at_flops(runs, 9e3) is None
+    assert at_flops(runs, 2e8) is None
 
 
 def test_one_seed_tells_nothing_of_the_loss_of_others() -> None:

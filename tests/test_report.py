@@ -524,7 +524,16 @@ def test_a_report_says_what_looking_is_worth_beside_reading() -> None:
     assert line in page
     assert "in 2 comparisons" in line
     assert "a lower held-out loss once and a higher one never, more facets right never and fewer once" in line
+    assert "At equal FLOPs" not in page
     assert "Numbers or a plot" not in report.write(STUDY)
+
+
+def test_a_report_sets_the_views_side_by_side_at_equal_flops_where_there_are_runs_on_either_side() -> None:
+    page = read(replace(STUDY, views=COMPARED, views_at_flops=COMPARED[:1])).text
+    assert page.count("At equal FLOPs") == 2  # as a headline and above its table
+    assert page.count("−0.0300 [−0.0400 to −0.0200]") == 2
+    (line,) = report.view_line(COMPARED, COMPARED[:1])
+    assert line.endswith("At equal FLOPs, in 1 comparison, it has more facets right never and fewer never.")
 
 
 def test_a_study_without_distilled_students_says_nothing_of_them() -> None:

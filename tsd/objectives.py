@@ -4,8 +4,9 @@ In: for each seed, the held-out loss of both and what they got right on the same
 95 % intervals of their differences. It reads no table and loads no model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import log
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,8 @@ class Learned:
 
     loss: float
     """Held out, of words, in nats."""
-    right: npt.NDArray[np.bool_]  # (series, facets), the series in an order that all runs share
+    right: npt.NDArray[np.float64]  # (series,) the share of facets, the series in an order that all runs share
+    all_right: npt.NDArray[np.float64]  # (series,) 1 where all facets are, else 0
     flops: float
     """Of its training, its teacher's forward passes included."""
 
@@ -70,8 +72,8 @@ def compare(
         return None
     pairs = [(first[seed], second[seed]) for seed in seeds]
     losses = np.array([[one.loss for one in pair] for pair in pairs])  # (seeds, 2)
-    right = np.array([[one.right.mean(1) for one in pair] for pair in pairs])  # (seeds, 2, series)
-    whole = np.array([[one.right.all(1) for one in pair] for pair in pairs], np.float64)
+    right = np.array([[one.right for one in pair] for pair in pairs])  # (seeds, 2, series)
+    whole = np.array([[one.all_right for one in pair] for pair in pairs])
     over_seeds = small_mean(losses[:, 1] - losses[:, 0]) if len(seeds) > 1 else None
     flops = np.array([[one.flops for one in pair] for pair in pairs]).sum(0)
     return Comparison(
@@ -82,6 +84,29 @@ def compare(
         right=_crossed(right),
         all_right=_crossed(whole),
         flops=float(flops[1] / flops[0]),
+    )
+
+
+def at_flops(runs: Iterable[Learned], flops: float) -> Learned | None:
+    """What runs of one student on several volumes say of one that takes so many FLOPs.
+
+    Linear in the logarithm of the FLOPs, between the nearest runs on either side; None where one side has none.
+    """
+    below, above = None, None
+    for run in sorted(runs, key=lambda run: run.flops):
+        if run.flops <= flops:
+            below = run
+        elif above is None:
+            above = run
+    if below is None or above is None:
+        return None
+    share = log(flops / below.flops) / log(above.flops / below.flops)
+    return Learned(
+        *(
+            (1 - share) * getattr(below, name) + share * getattr(above, name)
+            for name in ("loss", "right", "all_right")
+        ),
+        flops=flops,
     )
 
 

@@ -83,6 +83,8 @@ class Study:
     """Those that learn from words alone, and distilled students; see `tsd.objectives.compare`."""
     views: Sequence[Comparison] = ()
     """Students that read numbers, and those of their size that look at plots."""
+    views_at_flops: Sequence[Comparison] = ()
+    """The same, had those that read taken as many FLOPs."""
 
 
 def write(study: Study) -> str:
@@ -130,7 +132,7 @@ def headlines(study: Study) -> list[str]:
         _law_line(study.fits.get("loss", "none was fitted.")),
         *teacher_line(study),
         *objective_line(study.objectives),
-        *view_line(study.views),
+        *view_line(study.views, study.views_at_flops),
     ]
 
 
@@ -246,7 +248,7 @@ def objective_line(found: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def view_line(found: Sequence[Comparison]) -> list[str]:
+def view_line(found: Sequence[Comparison], at_flops: Sequence[Comparison] = ()) -> list[str]:
     """What looking at a line is worth beside reading its numbers, in a line; none where nobody does both."""
     if not found:
         return []
@@ -256,8 +258,18 @@ def view_line(found: Sequence[Comparison]) -> list[str]:
         f"Numbers or a plot: in {len(found)} comparison{'s' * (len(found) > 1)} at equal parameters and examples, "
         f"the student that looks has a lower held-out loss {_times(losses.count(-1))} and a higher one "
         f"{_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
-        f"{_times(rights.count(-1))}, for {flops[0]:.2f} to {flops[-1]:.2f} times the FLOPs."
+        f"{_times(rights.count(-1))}, for {flops[0]:.2f} to {flops[-1]:.2f} times the FLOPs.{_at_flops(at_flops)}"
     ]
+
+
+def _at_flops(found: Sequence[Comparison]) -> str:
+    if not found:
+        return ""
+    signs = [each.right.sign for each in found]
+    return (
+        f" At equal FLOPs, in {len(found)} comparison{'s' * (len(found) > 1)}, it has more facets right "
+        f"{_times(signs.count(1))} and fewer {_times(signs.count(-1))}."
+    )
 
 
 def _times(count: int) -> str:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pyarrow as pa
 
-from tsd import scoring, store
+from tsd import objectives, scoring, store
 from tsd.objectives import Comparison, Learned, compare
 from tsd.recipe import Recipe, Student
 
@@ -22,6 +23,28 @@ def beside_readers(recipe: Recipe, runs: pa.Table) -> list[Comparison]:
     return _beside(recipe, runs, recipe.students.reading_like)
 
 
+def beside_readers_at_flops(recipe: Recipe, runs: pa.Table) -> list[Comparison]:
+    """Each student that looks behind the one of its size that reads numbers, had that taken as many FLOPs.
+
+    It is interpolated between its volumes, seed by seed; left out where it took more on its least volume or less
+    on its largest. runs: as above.
+    """
+    found = []
+    for student in recipe.students.sizes:
+        if (other := recipe.students.reading_like(student)) is None:
+            continue
+        read = [_learned(recipe, runs, other.name, volume) for volume in recipe.students.volumes]
+        for volume in recipe.students.volumes:
+            looked = _learned(recipe, runs, student.name, volume)
+            like = {
+                seed: objectives.at_flops([each[seed] for each in read if seed in each], run.flops)
+                for seed, run in looked.items()
+            }
+            known = {seed: run for seed, run in like.items() if run is not None}
+            found.append(compare((other.name, student.name), volume, known, looked))
+    return [each for each in found if each is not None]
+
+
 def _beside(recipe: Recipe, runs: pa.Table, like: Callable[[Student], Student | None]) -> list[Comparison]:
     """Each student behind the one that is like it but for one thing, where there is such a one."""
     found = []
@@ -37,16 +60,19 @@ def _beside(recipe: Recipe, runs: pa.Table, like: Callable[[Student], Student | 
 def _learned(recipe: Recipe, runs: pa.Table, student: str, volume: int) -> dict[int, Learned]:
     """What came of a student's runs on one volume, by seed."""
     own = [run for run in runs.to_pylist() if (run["student"], run["examples"]) == (student, volume)]
-    said = {
-        run["seed"]: store.open_dataset(
-            f"{recipe.folder}/predictions/{run['run_id']}", recipe.asks.tables.predictions
-        ).read()
+    right = {
+        run["seed"]: scoring.right(
+            store.open_dataset(
+                f"{recipe.folder}/predictions/{run['run_id']}", recipe.asks.tables.predictions
+            ).read()
+        )
         for run in own
     }
     return {
         run["seed"]: Learned(
             loss=run["validation_loss"],
-            right=scoring.right(said[run["seed"]]),
+            right=right[run["seed"]].mean(1),
+            all_right=right[run["seed"]].all(1).astype(np.float64),
             flops=run["flops"] + (run["teacher_flops"] or 0.0),
         )
         for run in own

@@ -261,6 +261,7 @@ class Study:
             facts=self._facts(series, test) | {f"Failed: {run_id}": reason for run_id, reason in failed.items()},
             objectives=comparing.beside_words(self.recipe, runs),
             views=comparing.beside_readers(self.recipe, runs),
+            views_at_flops=comparing.beside_readers_at_flops(self.recipe, runs),
         )
 
     def _beside(self, said: pa.Table, annotations: store.Dataset) -> dict[str, scoring.Beside]:
