@@ -102,10 +102,9 @@ def at_flops(runs: Iterable[Learned], flops: float) -> Learned | None:
         return None
     share = log(flops / below.flops) / log(above.flops / below.flops)
     return Learned(
-        *(
-            (1 - share) * getattr(below, name) + share * getattr(above, name)
-            for name in ("loss", "right", "all_right")
-        ),
+        loss=(1 - share) * below.loss + share * above.loss,
+        right=(1 - share) * below.right + share * above.right,
+        all_right=(1 - share) * below.all_right + share * above.all_right,
         flops=flops,
     )
 

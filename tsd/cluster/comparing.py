@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pyarrow as pa
 
 from tsd import objectives, scoring, store
@@ -72,7 +71,7 @@ def _learned(recipe: Recipe, runs: pa.Table, student: str, volume: int) -> dict[
         run["seed"]: Learned(
             loss=run["validation_loss"],
             right=right[run["seed"]].mean(1),
-            all_right=right[run["seed"]].all(1).astype(np.float64),
+            all_right=right[run["seed"]].all(1, keepdims=True).mean(1),
             flops=run["flops"] + (run["teacher_flops"] or 0.0),
         )
         for run in own
