@@ -37,7 +37,7 @@ def test_the_paper_recipe_shows_the_paper_s_figure_and_the_others_a_compact_one(
     assert load("paper").plots.sizes == [(1000, 500)]
     assert load("cluster").plots.sizes == [(448, 224)]
     assert load("cluster").plots.image_tokens == 16 * 8
-    assert load("laptop").plots.sizes == [(128, 128)]  # the line alone, for a teacher of one's own
+    assert load("laptop").plots.sizes == [(128, 128)]  # bare, for a teacher of one's own
     assert load("laptop").plots.image_tokens == 4 * 4
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tsd import report
+from tsd import report, runs
 from tsd.curation.counts import NOT_STATED
 from tsd.intervals import Interval
 from tsd.objectives import Comparison, Difference
@@ -534,6 +534,20 @@ def test_a_report_sets_the_views_side_by_side_at_equal_flops_where_there_are_run
     assert page.count("−0.0300 [−0.0400 to −0.0200]") == 2
     (line,) = report.view_line(COMPARED, COMPARED[:1])
     assert line.endswith("At equal FLOPs, in 1 comparison, it has more facets right never and fewer never.")
+
+
+def test_a_student_that_looks_has_the_colour_of_its_size_a_hollow_mark_and_no_law() -> None:
+    looking = [{**row, "student": "small-plot", "view": "plot"} for row in ROWS if row["student"] == "small"]
+    rows = runs.in_order(table(ROWS + looking))
+    assert runs.readers_like(rows) == {"small-plot": "small"}
+    figure = report.scaling_figure(SINGLE, table(ROWS + looking), BASELINES, {"loss": FITTED})
+    drawn = {line.get_label(): line for line in figure.legends[0].legend_handles}
+    assert drawn["small-plot"].get_color() == drawn["small"].get_color() != drawn["large"].get_color()
+    assert drawn["small-plot"].get_markerfacecolor() == "white"
+    assert drawn["small"].get_markerfacecolor() == drawn["small"].get_color()
+    assert sum(len(line.get_xdata()) == 60 for line in figure.axes[0].lines) == 2
+    alone = report.scaling_figure(SINGLE, table(looking), BASELINES, {})
+    assert alone.legends[0].legend_handles[0].get_markerfacecolor() != "white"
 
 
 def test_a_study_without_distilled_students_says_nothing_of_them() -> None:

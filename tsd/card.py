@@ -58,7 +58,7 @@ def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | 
         how = USE_LOOKING.format(prompt=json.dumps(task.looking_prompt), tokens=task.reply_tokens)
         kind, given = (
             "vision-",
-            f"Plots are {SIDE} × {SIDE} pixels, the line alone, black on white, 0 to 99 upwards;",
+            f"Plots are {SIDE} × {SIDE} pixels, a black line and its grey shadow on white, 0 to 99 upwards;",
         )
     paragraphs = [
         _front(source, about["alone"], looks),

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from tsd.runs import Run, accuracy_of, loss_of, mean_curve, size_of
+from tsd.runs import Run, accuracy_of, looks, loss_of, mean_curve, runs_of, size_of, students_of
 from tsd.scaling import FittedLaw
 
 Baselines: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -55,16 +56,21 @@ STYLE: dict[Any, Any] = {
 }
 BASELINE_STYLES: dict[str, Any] = {"majority": (0, (1, 2)), "given": (0, (5, 2.5))}
 LAW_STYLE: Any = (0, (4, 2))
+LOOKING_STYLE: Any = (0, (1, 1))
 DODGE = 0.22  # share of the gap between two volumes over which the runs of one volume are spread
 
 
 class Colours:
     """One colour a student, dark to light by size: viridis, which stays in order for colour-blind eyes."""
 
-    def __init__(self, students: Sequence[str]) -> None:
+    def __init__(self, students: Sequence[str], like: Mapping[str, str] | None = None) -> None:
+        """like: students that have the colour of another one."""
+        like = like or {}
+        own = [name for name in students if name not in like]
         viridis = matplotlib.colormaps["viridis"]
-        steps = np.linspace(0, 1, len(students)) if len(students) > 1 else [0.5]
-        places = dict(zip(students, steps, strict=True))
+        steps = np.linspace(0, 1, len(own)) if len(own) > 1 else [0.5]
+        place_of = dict(zip(own, steps, strict=True))
+        places = {name: place_of[like.get(name, name)] for name in students}
         self.light = {name: to_hex(viridis(0.02 + 0.78 * place)) for name, place in places.items()}
         self.dark = {name: to_hex(viridis(0.35 + 0.60 * place)) for name, place in places.items()}
         self.css = {name: f"--size-{number}" for number, name in enumerate(students)}
@@ -109,7 +115,7 @@ def draw(
         first.set_ylim(_floor(facets, runs, baselines), 1.01)
         figure.supxlabel("training examples", fontsize=9)
         figure.legend(
-            handles=_legend(colours, with_law=isinstance(fits.get("loss"), FittedLaw)),
+            handles=_legend(colours, _marks(runs), with_law=isinstance(fits.get("loss"), FittedLaw)),
             loc="outside upper center",
             ncols=2 if tall else 9,
             fontsize=9,
@@ -120,21 +126,21 @@ def draw(
 
 
 def _draw_loss(axes: Axes, runs: Sequence[Run], fitted: FittedLaw | str | None, colours: Colours) -> None:
-    volumes = _volume_axis(axes, runs)
+    volumes, marks = _volume_axis(axes, runs), _marks(runs)
+    both_views = len({looks(run) for run in runs}) > 1
     for student, colour in colours.light.items():
-        own = [run for run in runs if run["student"] == student]
+        own = runs_of(runs, student)
         curve = mean_curve(own, student, loss_of)
-        axes.plot(list(curve), list(curve.values()), color=colour, linewidth=1.6)
+        axes.plot(list(curve), list(curve.values()), color=colour, linewidth=1.6, linestyle=marks[student].line)
         axes.plot(
             [run["examples"] for run in own],
             [loss_of(run) for run in own],
-            "o",
-            color=colour,
+            linestyle="none",
             markersize=5,
-            markeredgecolor="white",
-            markeredgewidth=0.7,
+            **marks[student].point(colour, edge="white"),
         )
-        if isinstance(fitted, FittedLaw) and own[0]["distilled_from"] is None:  # no law holds for the others
+        untold = own[0]["distilled_from"] is not None or (both_views and looks(own[0]))
+        if isinstance(fitted, FittedLaw) and not untold:  # no law holds for the others
             fine = np.geomspace(volumes[0], volumes[-1], 60)
             law = fitted.law.predict(size_of(own[0]), fine)
             axes.plot(fine, law, color=colour, linewidth=0.9, linestyle=LAW_STYLE)
@@ -150,18 +156,20 @@ def _draw_accuracy(
     colours: Colours,
 ) -> None:
     _volume_axis(axes, runs)
+    marks = _marks(runs)
     for kind, style in BASELINE_STYLES.items():
         if kind in baseline:
             axes.axhline(baseline[kind], color=SOFT, linewidth=1.0, linestyle=style, zorder=1.5)
     for student, colour in colours.light.items():
         curve = mean_curve(runs, student, accuracy_of(facet))
-        axes.plot(list(curve), list(curve.values()), color=colour, linewidth=1.3)
+        axes.plot(list(curve), list(curve.values()), color=colour, linewidth=1.3, linestyle=marks[student].line)
     for run, shift in zip(runs, _shifts(runs), strict=True):
         if run[facet] is None:
             continue
         at, interval, colour = run["examples"] * shift, run[facet], colours.light[run["student"]]
         axes.plot([at, at], [interval["low"], interval["high"]], color=colour, linewidth=1.0)
-        axes.plot(at, interval["value"], "o", color=colour, markersize=3, zorder=3)
+        point = marks[run["student"]].point(colour, edge=colour)
+        axes.plot(at, interval["value"], markersize=3, zorder=3, **point)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
 
@@ -202,9 +210,41 @@ def _floor(facets: Sequence[str], runs: Sequence[Run], baselines: Baselines) -> 
     return max(0.0, float(np.floor(min(drawn, default=0.0) * 10 - 0.2)) / 10)
 
 
-def _legend(colours: Colours, with_law: bool) -> list[Line2D]:
+@dataclass(frozen=True)
+class Mark:
+    """How a student's runs are drawn beside its colour."""
+
+    line: Any
+    hollow: bool
+
+    def point(self, colour: str, edge: str) -> dict[str, Any]:
+        """A run's point. edge: of a full one; a hollow one's is its colour."""
+        if self.hollow:
+            return {"marker": "s", "markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.0}
+        return {"marker": "o", "markerfacecolor": colour, "markeredgecolor": edge, "markeredgewidth": 0.7}
+
+
+def _marks(runs: Sequence[Run]) -> dict[str, Mark]:
+    """Full points for students that read; where both views are there, hollow ones and dots for those that look."""
+    both_views = len({looks(run) for run in runs}) > 1
+    return {
+        student: Mark(LOOKING_STYLE, True) if both_views and looks(runs_of(runs, student)[0]) else Mark("-", False)
+        for student in students_of(runs)
+    }
+
+
+def _legend(colours: Colours, marks: Mapping[str, Mark], with_law: bool) -> list[Line2D]:
     students = [
-        Line2D([], [], color=colour, marker="o", markersize=5, linewidth=1.6, label=student)
+        Line2D(
+            [],
+            [],
+            color=colour,
+            markersize=5,
+            linewidth=1.6,
+            linestyle=marks[student].line,
+            label=student,
+            **marks[student].point(colour, edge=colour),
+        )
         for student, colour in colours.light.items()
     ]
     law = Line2D([], [], color=SOFT, linewidth=0.9, linestyle=LAW_STYLE, label="fitted law")

@@ -19,7 +19,7 @@ from tsd.curation.counts import NOT_STATED
 from tsd.objectives import Comparison, Difference
 from tsd.picture import BASELINE_NAMES, Baselines, Colours, Fits, draw, inline
 from tsd.progress import clock
-from tsd.runs import Run, in_order, loss_of, mean_curve, students_of
+from tsd.runs import Run, in_order, loss_of, mean_curve, readers_like, students_of
 from tsd.scaling import PARAMETERS, FittedLaw
 from tsd.schema import ALL_RIGHT, VALID
 from tsd.scoring import Beside, Clear
@@ -90,7 +90,7 @@ class Study:
 def write(study: Study) -> str:
     """The page. It holds no address that a browser would load, and no credentials of any URI."""
     chosen, runs = best(study.runs), in_order(study.runs)
-    colours = Colours(students_of(runs))
+    colours = Colours(students_of(runs), readers_like(runs))
     drawn = {
         name: draw(study.task.names, runs, study.baselines, study.fits, colours, tall=name == "tall")
         for name in ("wide", "tall")
@@ -139,7 +139,7 @@ def headlines(study: Study) -> list[str]:
 def scaling_figure(task: Task, runs: pa.Table, baselines: Baselines, fits: Fits) -> Figure:
     """Loss and the accuracy of each facet against training examples, one line a size."""
     rows = in_order(runs)
-    return draw(task.names, rows, baselines, fits, Colours(students_of(rows)))
+    return draw(task.names, rows, baselines, fits, Colours(students_of(rows), readers_like(rows)))
 
 
 def score_titles(task: Task) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 Run: TypeAlias = dict[str, Any]  # a row of a task's runs table
+ALIKE = 0.03  # students of one size differ by less than this share of their parameters
 
 
 def in_order(runs: pa.Table) -> list[Run]:
@@ -20,16 +21,39 @@ def size_of(run: Run) -> int:
     return int(run["parameters_without_embeddings"])
 
 
+def looks(run: Run) -> bool:
+    """Whether a run's student looks at plots; tables of before there were such have no view."""
+    return run.get("view") == "plot"
+
+
+def readers_like(runs: Sequence[Run]) -> dict[str, str]:
+    """For each student that looks, the one of its size that reads numbers, where there is one."""
+    sizes = {run["student"]: size_of(run) for run in runs}
+    readers = [student for student in students_of(runs) if not any(looks(run) for run in runs_of(runs, student))]
+    found = {}
+    for student in dict.fromkeys(run["student"] for run in runs if looks(run)):
+        apart = {reader: abs(sizes[reader] / sizes[student] - 1) for reader in readers}
+        nearest = min(apart, key=apart.__getitem__, default=None)
+        if nearest is not None and apart[nearest] < ALIKE:
+            found[student] = nearest
+    return found
+
+
 def students_of(runs: Sequence[Run]) -> list[str]:
     """The students by size."""
     return list(dict.fromkeys(run["student"] for run in runs))
 
 
+def runs_of(runs: Sequence[Run], student: str) -> list[Run]:
+    """Those of one student."""
+    return [run for run in runs if run["student"] == student]
+
+
 def mean_curve(runs: Sequence[Run], student: str, value: Callable[[Run], float | None]) -> dict[int, float]:
     """A student's mean over seeds, by volume; a volume without the value is left out."""
     found: dict[int, list[float]] = {}
-    for run in runs:
-        if run["student"] == student and (measured := value(run)) is not None:
+    for run in runs_of(runs, student):
+        if (measured := value(run)) is not None:
             found.setdefault(run["examples"], []).append(measured)
     return {examples: fmean(values) for examples, values in found.items()}
 

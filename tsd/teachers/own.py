@@ -52,7 +52,7 @@ def prepare(recipe: Recipe, reporter: Reporter, open_tracker: Callable[[], "Trac
             f"{teacher.model} holds another teacher than teacher.train asks for: give the study another name, "
             "or delete that folder"
         )
-    _train(recipe, teacher.train, teacher.model, reporter, open_tracker())
+    _train(recipe, teacher.model, reporter, open_tracker())
 
 
 def prepare_alone(recipe: Recipe, reporter: Reporter) -> None:
@@ -75,27 +75,27 @@ def _open_tracker(recipe: Recipe, held: ExitStack) -> "Tracker":
 
 def key(recipe: Recipe) -> str:
     """What makes the recipe's own teacher: how it is trained, on which series, and how they look."""
-    train, _ = _own(recipe)
+    train = _asked(recipe)
     drawn = [drawing.VERSION, bare.VERSION, recipe.seed, recipe.series.model_dump(exclude={"count", "split"})]
     return store.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, train.model_dump()])
 
 
 def as_student(recipe: Recipe) -> Student:
     """The recipe's own teacher as the student that it is at first."""
-    train, _ = _own(recipe)
+    train = _asked(recipe)
     name = recipe.teacher.name
     return Student(name=name, size=train.size, view="plot", learning_rate=train.learning_rate)
 
 
 def settings(recipe: Recipe) -> TrainingConfig:
     """How the recipe's own teacher is trained."""
-    train, _ = _own(recipe)
+    train = _asked(recipe)
     return TrainingConfig(batch_size=train.batch_size, threads=recipe.training.threads, checkpoint_every=1000)
 
 
 def draw(recipe: Recipe, advance: Callable[[int], None] = lambda _: None) -> dict[str, pa.Table]:
     """The series that the recipe's own teacher learns from and is scored on, by split."""
-    train, _ = _own(recipe)
+    train = _asked(recipe)
     sizes = {"train": train.pictures, "validation": recipe.evaluation.validation_examples, "test": TEST}
     total, seed = sum(sizes.values()), (recipe.seed + OWN_SEED) % 2**63
     parts = []
@@ -111,15 +111,15 @@ def draw(recipe: Recipe, advance: Callable[[int], None] = lambda _: None) -> dic
     return found
 
 
-def _own(recipe: Recipe) -> tuple[Training, str]:
-    """How the recipe's teacher is trained, and its folder."""
+def _asked(recipe: Recipe) -> Training:
+    """What the recipe says of training its teacher."""
     assert isinstance(recipe.teacher, ModelTeacher)
     assert recipe.teacher.train
-    return recipe.teacher.train, recipe.teacher.model
+    return recipe.teacher.train
 
 
-def _train(recipe: Recipe, train: Training, folder: str, reporter: Reporter, tracker: "Tracker") -> None:
-    started = time.perf_counter()
+def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") -> None:
+    train, started = _asked(recipe), time.perf_counter()
     run: dict[str, Any] = {
         "student": as_student(recipe).model_dump(),
         "examples": train.pictures,
