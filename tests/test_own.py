@@ -87,7 +87,7 @@ def test_one_that_was_stopped_goes_on_from_its_checkpoint_to_the_same_weights(
     once: tuple[Recipe, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = recipe(tmp_path)
-    every = own.settings(asked).model_copy(update={"checkpoint_every": 40})
+    every = own.settings(asked).model_copy(update={"checkpoint_every": 20})
     monkeypatch.setattr(own, "settings", lambda _: every)
     tell, told = checkpoints.Checkpoints._publish, []
 
@@ -102,7 +102,7 @@ def test_one_that_was_stopped_goes_on_from_its_checkpoint_to_the_same_weights(
         with pytest.raises(KeyboardInterrupt):
             trained(asked)
     kept = Path(asked.folder, "teacher-checkpoints")
-    assert {path.name for path in kept.iterdir()} == {"80", "latest.json"}
+    assert {path.name for path in kept.iterdir()} == {"40", "latest.json"}
     restored: list[Progress] = []
     restore = checkpoints.restore
 
@@ -111,7 +111,7 @@ def test_one_that_was_stopped_goes_on_from_its_checkpoint_to_the_same_weights(
         return restored[-1]
 
     monkeypatch.setattr(checkpoints, "restore", noted)
-    assert "1,280 of them from before" in trained(asked)
+    assert "960 of them from before" in trained(asked)
     assert restored
     assert weights(asked) == weights(once[0])
     assert store.read_json(str(kept), own.LATEST) is None
