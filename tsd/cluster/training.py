@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 import ray.train
+from pyarrow import fs
 from ray import tune
 
 from tsd import store
@@ -33,6 +34,7 @@ from tsd.tasks import TASKS
 
 Report = Callable[[str, dict[str, float]], None]
 STEP = "-step-"
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of a trial's checkpoints
 log = logging.getLogger(__name__)
 LIBRARIES = ("ray.train.torch", "tsd.learning")  # and torch and transformers with them
 REPORT_SECONDS = 1.0
@@ -182,6 +184,7 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     before = list(settings["trials"]).index(trial.name)
     if before >= settings["at_once"]:
         _let_go_first(settings["board"], list(settings["trials"])[:before])
+    _forget_what_is_cut_off(f"{settings['folder']}/trials/{trial.name}")
     trainer = _trainer(settings["own_ray"] and not training["gpu"])(
         _worker,
         train_loop_config={**settings, "trial": trial},
@@ -291,7 +294,7 @@ def _learn(config: dict[str, Any], run: Run) -> None:
         settings,
         place,
         started=started,
-        resume=partial(_restore, run=run, place=place),
+        resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{config['trial'].name}"),
         keep=keep,
         tell=partial(_tell, run),
         report=post,
@@ -326,22 +329,42 @@ def _checkpoint_name(run: Run, progress: Any) -> str:
     return f"{run['run_id']}{STEP}{progress.step:08d}"
 
 
-def _restore(model: Any, optimiser: Any, *, run: Run, place: Any) -> Any:
-    """Load the run's last checkpoint that is whole, if there is one, and return how far it is."""
+def _restore(model: Any, optimiser: Any, *, run: Run, place: Any, trial: str) -> Any:
+    """Load the run's last checkpoint that is whole, if there is one, and return how far it is.
+
+    trial: the folder where they lie. Where Ray knows of none, since it was killed while it wrote down which there
+    are, they are looked for there.
+    """
     from tsd import checkpoints
     from tsd.training import Progress
 
-    if ray.train.get_checkpoint() is None:
-        return Progress()
-    for reported in reversed(ray.train.get_all_reported_checkpoints()):
-        owner, _, _ = Path(reported.checkpoint.path).name.rpartition(STEP)
+    reported = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()]
+    for path in reversed(reported or _lying_in(trial)):
+        owner, _, _ = Path(path).name.rpartition(STEP)
         if owner != run["run_id"]:  # that of the trial's run before
             continue
-        with reported.checkpoint.as_directory() as folder:
+        with store.local_copy(f"{trial}/{Path(path).name}") as folder:
             if checkpoints.is_whole(Path(folder)):
                 return checkpoints.restore(Path(folder), model, optimiser, place)
-        log.warning("%s is damaged: the run goes on from the checkpoint before, if any", reported.checkpoint.path)
+        log.warning("%s is damaged: the run goes on from the checkpoint before, if any", path)
     return Progress()
+
+
+def _lying_in(trial: str) -> list[str]:
+    """The folders in a trial's, by name: of one run, by step."""
+    files, root = store.filesystem(trial)
+    found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
+    return sorted(each.path for each in found if each.type == fs.FileType.Directory)
+
+
+def _forget_what_is_cut_off(trial: str) -> None:
+    """Delete Ray's list of a trial's checkpoints where it was killed while it wrote it: it would not start."""
+    try:
+        store.read_json(trial, SNAPSHOT)
+    except ValueError:
+        log.warning("%s/%s is cut off: it is made anew", trial, SNAPSHOT)
+        files, root = store.filesystem(trial)
+        files.delete_file(f"{root}/{SNAPSHOT}")
 
 
 def _absolute(folder: str) -> str:
