@@ -47,7 +47,12 @@ def test_it_learns_from_other_series_than_its_study_has(tmp_path: Path) -> None:
 
 
 def test_it_is_made_anew_for_what_shapes_it_and_for_nothing_else() -> None:
-    changes = [], ["series.count=70000", "teacher.kind=vllm"], ["series.length=64"], ["teacher.train.pictures=500"]
+    changes = (
+        [],
+        ["series.count=70000", "series.blocks_per_part=2", "teacher.kind=vllm"],
+        ["series.length=64"],
+        ["teacher.train.pictures=500"],
+    )
     keys = [own.key(load("laptop", list(each))) for each in changes]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3

@@ -76,7 +76,8 @@ def _open_tracker(recipe: Recipe, held: ExitStack) -> "Tracker":
 def key(recipe: Recipe) -> str:
     """What makes the recipe's own teacher: how it is trained, on which series, and how they look."""
     train = _asked(recipe)
-    drawn = [drawing.VERSION, bare.VERSION, recipe.seed, recipe.series.model_dump(exclude={"count", "split"})]
+    series = recipe.series.model_dump(exclude={"count", "split", "blocks_per_part"})
+    drawn = [drawing.VERSION, bare.VERSION, recipe.seed, series]
     return store.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, train.model_dump()])
 
 
@@ -164,7 +165,7 @@ def _learn(
     import torch
 
     from tsd import checkpoints
-    from tsd.learning import learn, metrics
+    from tsd.learning import learn
     from tsd.tokens import build_tokenizer
     from tsd.training import Place, Progress
 
@@ -206,7 +207,7 @@ def _learn(
 
     def tell(now: "Progress") -> None:
         earlier = store.read_json(_checkpoints(folder), LATEST)
-        store.write_json(_checkpoints(folder), LATEST, {"step": now.step, "key": key(recipe), **metrics(now)})
+        store.write_json(_checkpoints(folder), LATEST, {"step": now.step, "key": key(recipe)})
         if earlier and earlier["step"] != now.step:
             store.delete_folder(f"{_checkpoints(folder)}/{earlier['step']}")
 
