@@ -24,6 +24,7 @@ from tsd.corpus import Batches, Corpus, collate, pack, portions, share, wasted
 from tsd.distillation import Distillation
 from tsd.errors import TrainingError
 from tsd.forward import decoder_layers, lean, packable, recomputed
+from tsd.muon import Muon
 from tsd.recipe import TrainingConfig
 from tsd.sight import patches_of
 
@@ -251,14 +252,28 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 def make_optimiser(model: PreTrainedModel, config: TrainingConfig) -> torch.optim.Optimizer:
-    """AdamW over what is trainable; norms' gains are not decayed."""
+    """The recipe's optimiser over what is trainable; norms' gains are not decayed."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+    muon = config.optimiser == "muon"
+    # An embedding's rows are moved one by one, whichever matrix they stand in.
+    tables = {id(p) for part in _tables(model) for p in part.parameters()}
+    matrices = [p for p in trainable if muon and p.ndim == 2 and id(p) not in tables]
+    orthogonal = set(map(id, matrices))
+    groups: list[dict[str, Any]] = [
+        {
+            "params": [p for p in trainable if p.ndim > 1 and id(p) not in orthogonal],
+            "weight_decay": config.weight_decay,
+        },
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": config.weight_decay, "matrices": True},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, fused=True)
+    return (Muon if muon else torch.optim.AdamW)(groups, lr=0.0, betas=config.betas, fused=True)
+
+
+def _tables(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The modules that hold a row for each token or place."""
+    return [m for m in model.modules() if isinstance(m, torch.nn.Embedding) or m is model.get_output_embeddings()]
 
 
 def shard(model: PreTrainedModel, place: Place) -> PreTrainedModel:

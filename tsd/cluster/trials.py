@@ -22,7 +22,7 @@ SHAPING = {
     "max_length",
 }
 PLACING = {"workers", "gpus"}
-LATE = {"size", "distil"}  # left out where they say nothing, as a view of numbers is: older runs keep their ids
+LATE = {"size", "distil"}  # left out where they say nothing, as a view of numbers and AdamW are: older runs keep their ids
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,10 @@ def _run(recipe: Recipe, student: Student, volume: int, seed: int, examples_dige
         },
         "examples": volume,
         "seed": seed,
-        "training": recipe.training.model_dump(include=SHAPING, exclude_none=True),
+        "training": {
+            **recipe.training.model_dump(include=SHAPING, exclude_none=True),
+            **recipe.training.model_dump(include={"optimiser"}, exclude_defaults=True),
+        },
         "validation_examples": recipe.evaluation.validation_examples,
     }
     teacher = recipe.students.teacher_of(student)

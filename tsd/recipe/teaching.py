@@ -45,12 +45,14 @@ class Training(Section):
 
     size: Literal["0.03M", "0.1M", "0.3M", "1M"] = "0.3M"
     """Its built-in size; see `tsd.viewers`."""
-    pictures: Positive = 56_000
+    pictures: Positive = 48_000
     """Of series of their own, which no study sees. With fewer it is a worse teacher."""
     batch_size: Positive = 24
     """Pictures in a step."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate; the size's own when left out."""
+    optimiser: Literal["adamw", "muon"] = "muon"
+    """As of `training.optimiser`."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of its first weights and of the order of its pictures."""
 

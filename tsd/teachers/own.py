@@ -91,7 +91,12 @@ def as_student(recipe: Recipe) -> Student:
 def settings(recipe: Recipe) -> TrainingConfig:
     """How the recipe's own teacher is trained."""
     train = _asked(recipe)
-    return TrainingConfig(batch_size=train.batch_size, threads=recipe.training.threads, checkpoint_every=1000)
+    return TrainingConfig(
+        batch_size=train.batch_size,
+        optimiser=train.optimiser,
+        threads=recipe.training.threads,
+        checkpoint_every=1000,
+    )
 
 
 def draw(recipe: Recipe, advance: Callable[[int], None] = lambda _: None) -> dict[str, pa.Table]:
