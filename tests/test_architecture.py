@@ -22,7 +22,7 @@ MODULES = {
 LAYERS = (
     {"tsd"},
     {"errors", "schema", "series", "language", "intervals", "footprint"},
-    {"store", "tasks", "draws", "progress", "png", "bare", "operations", "tokens"},
+    {"store", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
     {"recipe", "card"},
     {"drawing", "plots", "sight"},
     {"curation", "corpus", "students", "viewers", "weights", "forward", "placement", "distillation"},

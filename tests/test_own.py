@@ -16,7 +16,7 @@ from tsd.teachers import own
 from tsd.tracking import Tracker
 from tsd.training import Progress
 
-PICTURES = 1600
+PICTURES = 2400
 
 
 def recipe(folder: Path, *changes: str) -> Recipe:
@@ -116,7 +116,7 @@ def test_one_that_was_stopped_goes_on_from_its_checkpoint_to_the_same_weights(
         return restored[-1]
 
     monkeypatch.setattr(checkpoints, "restore", noted)
-    assert "960 of them from before" in trained(asked)
+    assert "1,280 of them from before" in trained(asked)
     assert restored
     assert weights(asked) == weights(once[0])
     assert store.read_json(str(kept), own.LATEST) is None

@@ -1,12 +1,11 @@
-"""Muon (Jordan et al. 2024): a matrix moves by its momentum with all directions made equally long; all else by AdamW.
+"""Muon (Jordan et al. 2024): a matrix moves by its momentum, equally far in all directions; all else by AdamW.
 
 torch.optim.Muon takes the same steps, matrix by matrix in bfloat16, which a CPU without such instructions is slow
 at, and knows neither AdamW for the rest nor shards. `benchmarks/optimisers.py` times both.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ class Muon(torch.optim.AdamW):
     """AdamW, but for the groups marked `matrices`: each parameter there is (rows, columns), whole or sharded."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """Take a step. Under FSDP every worker gathers each matrix's update and works it out whole."""
         every = self.param_groups
         for group in every:
@@ -50,7 +49,8 @@ class Muon(torch.optim.AdamW):
         state, gradient = self.state[matrix], matrix.grad
         assert gradient is not None
         if not state:
-            state["momentum"] = torch.zeros_like(matrix)
+            state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(matrix))  # AdamW expects a step
+        state["step"] += 1
         state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         ahead = torch.lerp(gradient, state["momentum"], MOMENTUM)
         return ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
@@ -62,7 +62,7 @@ def orthogonal(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
     matrices: (batch, rows, columns), rows ≤ columns. Zero stays zero.
     """
     linear, cubic, quintic = QUINTIC
-    x = matrices / torch.linalg.matrix_norm(matrices, keepdim=True).clamp(min=1e-7)
+    x: Tensor = matrices / torch.linalg.matrix_norm(matrices, keepdim=True).clamp(min=1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic), x, beta=linear)
@@ -75,7 +75,9 @@ def _lying(matrix: Tensor) -> Tensor:
 
 def _like(matrix: Tensor, direction: Tensor) -> Tensor:
     """A whole matrix as another one stands, and as it is sharded; nothing is sent."""
-    direction = direction.mT if matrix.shape[0] > matrix.shape[1] else direction
+    if matrix.shape[0] > matrix.shape[1]:
+        direction = direction.mT
     if isinstance(matrix, DTensor):
-        return distribute_tensor(direction, matrix.device_mesh, matrix.placements, src_data_rank=None)
+        shared = distribute_tensor(direction, matrix.device_mesh, matrix.placements, src_data_rank=None)
+        return cast(Tensor, shared)
     return direction

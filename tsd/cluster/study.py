@@ -243,6 +243,7 @@ class Study:
         failed = outcomes.failures(recipe, trials.plan_runs(recipe, examples.digest))
         test, said = stages.test_series(recipe, series), self._predictions(runs)
         seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
+        known = comparing.known(recipe, runs)
         return reporting.Study(
             title=recipe.name,
             task=recipe.asks,
@@ -259,9 +260,9 @@ class Study:
             counts=examples.about,
             beside=self._beside(said, annotations),
             facts=self._facts(series, test) | {f"Failed: {run_id}": reason for run_id, reason in failed.items()},
-            objectives=comparing.beside_words(self.recipe, runs),
-            views=comparing.beside_readers(self.recipe, runs),
-            views_at_flops=comparing.beside_readers_at_flops(self.recipe, runs),
+            objectives=comparing.beside_words(self.recipe, known),
+            views=comparing.beside_readers(self.recipe, known),
+            views_at_flops=comparing.beside_readers_at_flops(self.recipe, known),
         )
 
     def _beside(self, said: pa.Table, annotations: store.Dataset) -> dict[str, scoring.Beside]:

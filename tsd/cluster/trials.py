@@ -22,7 +22,10 @@ SHAPING = {
     "max_length",
 }
 PLACING = {"workers", "gpus"}
-LATE = {"size", "distil"}  # left out where they say nothing, as a view of numbers and AdamW are: older runs keep their ids
+LATE = {
+    "size",
+    "distil",
+}  # left out where they say nothing, as a view of numbers and AdamW are: older runs keep their ids
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,9 @@ class Training(Section):
 
     size: Literal["0.03M", "0.1M", "0.3M", "1M"] = "0.3M"
     """Its built-in size; see `tsd.viewers`."""
-    pictures: Positive = 48_000
+    pictures: Positive = 50_000
     """Of series of their own, which no study sees. With fewer it is a worse teacher."""
-    batch_size: Positive = 24
+    batch_size: Positive = 32
     """Pictures in a step."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate; the size's own when left out."""

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from tsd.tasks import Task
 if TYPE_CHECKING:
     from tsd.corpus import Corpus
     from tsd.tracking import Tracker
-    from tsd.training import Progress
+    from tsd.training import Place, Progress
 
 OWN_SEED = 0x7EAC4E2  # added to a study's for the series that its own teacher learns from
 TEST = 1000  # series that such a teacher is scored on
@@ -117,6 +118,25 @@ def draw(recipe: Recipe, advance: Callable[[int], None] = lambda _: None) -> dic
     return found
 
 
+def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple[Any, dict[str, "Corpus"]]:
+    """What the recipe's own teacher is told of such series, for training and validation, and its tokenizer."""
+    from tsd.corpus import looking_corpus
+    from tsd.tokens import build_tokenizer
+
+    task, longest = recipe.asks, settings(recipe).max_length
+    plain = [0] * len(task.phrasing_counts)  # the first sentence of each topic
+    said = {
+        split: [task.reply(truth, plain) for truth in series[split]["truth"].to_pylist()]
+        for split in ("train", "validation")
+    }
+    texts = [task.looking_prompt, *sorted(set(said["train"]))]
+    tokenizer = build_tokenizer(texts * 2, longest, pictures=True)  # twice, so that all words are frequent
+    return tokenizer, {
+        split: looking_corpus(task, task.items(series[split]), replies, tokenizer, longest)
+        for split, replies in said.items()
+    }
+
+
 def _asked(recipe: Recipe) -> Training:
     """What the recipe says of training its teacher."""
     assert isinstance(recipe.teacher, ModelTeacher)
@@ -169,53 +189,13 @@ def _learn(
     """The trained model, its tokenizer and its record."""
     import torch
 
-    from tsd import checkpoints
     from tsd.learning import learn
-    from tsd.tokens import build_tokenizer
-    from tsd.training import Place, Progress
+    from tsd.training import Place
 
-    task, how, place = recipe.asks, settings(recipe), Place()
-    plain = [0] * len(task.phrasing_counts)  # the first sentence of each topic
-    said = {
-        split: [task.reply(truth, plain) for truth in series[split]["truth"].to_pylist()]
-        for split in ("train", "validation")
-    }
-    texts = [task.looking_prompt, *sorted(set(said["train"]))]
-    tokenizer = build_tokenizer(texts * 2, how.max_length, pictures=True)  # twice, so that all words are frequent
-    corpora = {split: _corpus(task, series[split], said[split], tokenizer, how.max_length) for split in said}
+    how, place = settings(recipe), Place()
+    tokenizer, corpora = told(recipe, series)
     step.begin()
-    before = 0
-
-    def report(now: "Progress") -> None:
-        nonlocal before
-        shown = now.step * how.batch_size
-        step.advance(min(shown - before, run["examples"]), f"loss {now.loss:.3f}")
-        before = shown
-        at = int(time.time() * 1000)
-        tracker.log(run["run_id"], now.step, {"loss": now.loss}, at)
-
-    def resume(model: Any, optimiser: Any) -> "Progress":
-        nonlocal before
-        latest = store.read_json(_checkpoints(folder), LATEST)
-        if latest is None or latest["key"] != key(recipe):
-            return Progress()
-        with store.local_copy(f"{_checkpoints(folder)}/{latest['step']}") as last:
-            if not checkpoints.is_whole(Path(last)):
-                return Progress()
-            progress = checkpoints.restore(Path(last), model, optimiser, place)
-        before = progress.step * how.batch_size
-        step.skip(before)
-        return progress
-
-    def keep(part: Path, now: "Progress") -> None:
-        store.copy_folder(str(part), f"{_checkpoints(folder)}/{now.step}")
-
-    def tell(now: "Progress") -> None:
-        earlier = store.read_json(_checkpoints(folder), LATEST)
-        store.write_json(_checkpoints(folder), LATEST, {"step": now.step, "key": key(recipe)})
-        if earlier and earlier["step"] != now.step:
-            store.delete_folder(f"{_checkpoints(folder)}/{earlier['step']}")
-
+    course = _Course(key(recipe), run["run_id"], _checkpoints(folder), how.batch_size, place, step, tracker)
     threads = torch.get_num_threads()
     torch.set_num_threads(how.threads)
     try:
@@ -227,25 +207,67 @@ def _learn(
                 how,
                 place,
                 started=started,
-                resume=resume,
-                keep=keep,
-                tell=tell,
-                report=report,
+                resume=course.resume,
+                keep=course.keep,
+                tell=course.tell,
+                report=course.report,
             )
     finally:
         torch.set_num_threads(threads)
-    step.advance(run["examples"] - before)
+    step.advance(run["examples"] - course.shown)
     return model, tokenizer, record
+
+
+@dataclass
+class _Course:
+    """A teacher's training on its way: what is told of it, and the checkpoint that it goes on from."""
+
+    key: str
+    run_id: str
+    folder: str  # of its checkpoints
+    batch_size: int
+    place: "Place"
+    step: Step
+    tracker: "Tracker"
+    shown: int = 0  # pictures that the progress bar has heard of
+
+    def report(self, now: "Progress") -> None:
+        """Tell whoever watches, and MLflow."""
+        shown = now.step * self.batch_size
+        self.step.advance(shown - self.shown, f"loss {now.loss:.3f}")
+        self.shown = shown
+        self.tracker.log(self.run_id, now.step, {"loss": now.loss}, int(time.time() * 1000))
+
+    def resume(self, model: Any, optimiser: Any) -> "Progress":
+        """Load the last checkpoint, where there is a whole one of this teacher, and say how far it is."""
+        from tsd import checkpoints
+        from tsd.training import Progress
+
+        latest = store.read_json(self.folder, LATEST)
+        if latest is None or latest["key"] != self.key:
+            return Progress()
+        with store.local_copy(f"{self.folder}/{latest['step']}") as last:
+            if not checkpoints.is_whole(Path(last)):
+                return Progress()
+            progress = checkpoints.restore(Path(last), model, optimiser, self.place)
+        self.shown = progress.step * self.batch_size
+        self.step.skip(self.shown)
+        return progress
+
+    def keep(self, part: Path, now: "Progress") -> None:
+        """Put a checkpoint beside the one before."""
+        store.copy_folder(str(part), f"{self.folder}/{now.step}")
+
+    def tell(self, now: "Progress") -> None:
+        """From here on it is this one that counts."""
+        earlier = store.read_json(self.folder, LATEST)
+        store.write_json(self.folder, LATEST, {"step": now.step, "key": self.key})
+        if earlier and earlier["step"] != now.step:
+            store.delete_folder(f"{self.folder}/{earlier['step']}")
 
 
 def _checkpoints(folder: str) -> str:
     return f"{folder.rstrip('/')}-checkpoints"
-
-
-def _corpus(task: Task, series: pa.Table, said: list[str], tokenizer: Any, max_length: int) -> "Corpus":
-    from tsd.corpus import looking_corpus
-
-    return looking_corpus(task, task.items(series), said, tokenizer, max_length)
 
 
 @contextmanager
