@@ -176,7 +176,7 @@ def serving_own(model: Path) -> Iterator[str]:
     flags = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "2048"]
     flags += ["--max-num-seqs", "16", "--enforce-eager", "--skip-mm-profiling"]
     process = subprocess.Popen(
-        [str(VLLM / "vllm"), "serve", str(model), *flags],
+        [str(VLLM / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *flags],
         env=os.environ | QUIET,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
