@@ -14,7 +14,7 @@ from tsd.recipe import Recipe, Student
 Known: TypeAlias = Callable[[str, int], dict[int, Learned]]  # student and volume -> what its runs learned, by seed
 
 
-def known(recipe: Recipe, runs: pa.Table) -> Known:
+def lookup(recipe: Recipe, runs: pa.Table) -> Known:
     """What came of the runs, each read once, when it is first asked for.
 
     runs: the study's runs table; what they said of the scored series must be there.

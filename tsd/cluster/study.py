@@ -243,7 +243,7 @@ class Study:
         failed = outcomes.failures(recipe, trials.plan_runs(recipe, examples.digest))
         test, said = stages.test_series(recipe, series), self._predictions(runs)
         seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
-        known = comparing.known(recipe, runs)
+        known = comparing.lookup(recipe, runs)
         return reporting.Study(
             title=recipe.name,
             task=recipe.asks,

@@ -22,10 +22,8 @@ SHAPING = {
     "max_length",
 }
 PLACING = {"workers", "gpus"}
-LATE = {
-    "size",
-    "distil",
-}  # left out where they say nothing, as a view of numbers and AdamW are: older runs keep their ids
+# Left out where they say nothing, as a view of numbers and AdamW are: older runs keep their ids.
+LATE = {"size", "distil"}
 
 
 @dataclass(frozen=True)
