@@ -1,7 +1,6 @@
 """Checkpoints: a copy of the moment, all of it or none, and a run that hears of a disk that takes no more."""
 
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from small_disk import mounted
 from transformers import PreTrainedModel
+from workers import joined, together
 
 from tsd import store
 from tsd.checkpoints import Checkpoints, is_whole, restore
@@ -208,35 +207,24 @@ def test_a_disk_that_is_full_is_said_in_one_line_and_leaves_what_was_kept(
 
 def work(rank: int, out: Path) -> None:
     """One of two workers that share a student; the second one's disk is full."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=2)
-    place = Place(rank, 2)
-    model: Any = shard(build(Student(name="0.03M"), build_tokenizer(["1 2"] * 2, 64), 0, 64), place)
-    optimiser = make_optimiser(model, TrainingConfig())
     said = []
-    try:
+    with joined(rank, out) as place:
+        model: Any = shard(build(Student(name="0.03M"), build_tokenizer(["1 2"] * 2, 64), 0, 64), place)
+        optimiser = make_optimiser(model, TrainingConfig())
         keep = full if rank else into(out)
-        with Checkpoints(
-            model, optimiser, place, keep, lambda now: said.append(f"told {now.step}")
-        ) as checkpoints:
-            for step in (5, 10):
-                checkpoints.save(Progress(step=step))
-    except TrainingError as error:
-        said.append(str(error))
+        try:
+            with Checkpoints(
+                model, optimiser, place, keep, lambda now: said.append(f"told {now.step}")
+            ) as checkpoints:
+                for step in (5, 10):
+                    checkpoints.save(Progress(step=step))
+        except TrainingError as error:
+            said.append(str(error))
     (out / f"said-{rank}").write_text("\n".join(said))
-    dist.destroy_process_group()
 
 
 def test_all_workers_hear_of_the_one_that_could_not_keep_its_part(tmp_path: Path) -> None:
-    started = mp.start_processes(work, (tmp_path,), nprocs=2, join=False, start_method="spawn")
-    try:
-        finished = any(started.join(timeout=1) for _ in range(120))
-    finally:
-        for process in started.processes:
-            if process.is_alive():
-                process.kill()
-    assert finished, "the workers did not finish in 120 seconds"
+    together(work, tmp_path)
     for rank in range(2):
         assert (tmp_path / f"said-{rank}").read_text().splitlines() == [
             "told 5",

@@ -1,21 +1,19 @@
 """Muon: held against torch's own, whole and in shards, and what it leaves to AdamW."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from transformers import PreTrainedModel
+from workers import joined, together
 
 from tsd import muon, viewers
 from tsd.cluster.trials import plan_runs
 from tsd.recipe import Student, TrainingConfig, load
 from tsd.students import build
 from tsd.tokens import build_tokenizer
-from tsd.training import Place, make_optimiser, shard
+from tsd.training import make_optimiser, shard
 
 SETTINGS = TrainingConfig(optimiser="muon", weight_decay=0.1)
 TOKENS = torch.arange(8)[None]
@@ -108,26 +106,16 @@ def test_a_run_with_adamw_keeps_its_id_and_one_with_muon_has_another() -> None:
 
 def work(rank: int, out: Path) -> None:
     """One of two workers that share a student."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=2)
-    model: Any = shard(student(), Place(rank, 2))
-    steps(model, make_optimiser(model, SETTINGS))
-    whole = {name: value.full_tensor() for name, value in model.state_dict().items()}
+    with joined(rank, out) as place:
+        model: Any = shard(student(), place)
+        steps(model, make_optimiser(model, SETTINGS))
+        whole = {name: value.full_tensor() for name, value in model.state_dict().items()}
     if rank == 0:
         torch.save(whole, out / "weights.pt")
-    dist.destroy_process_group()
 
 
 def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
-    started = mp.start_processes(work, (tmp_path,), nprocs=2, join=False, start_method="spawn")
-    try:
-        finished = any(started.join(timeout=1) for _ in range(120))
-    finally:
-        for process in started.processes:
-            if process.is_alive():
-                process.kill()
-    assert finished, "the workers did not finish in 120 seconds"
+    together(work, tmp_path)
     alone = student()
     steps(alone, make_optimiser(alone, SETTINGS))
     for name, value in torch.load(tmp_path / "weights.pt").items():
