@@ -19,17 +19,15 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from lessons import lessons
 from measured import Bound, finish, show
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tsd import corpus, students, training
-from tsd.curation import curate
 from tsd.decoding import decode
 from tsd.drawing import draw_table
-from tsd.recipe import CurationConfig, Student, TrainingConfig, load
+from tsd.recipe import Student, TrainingConfig, load
 from tsd.tasks import SINGLE
-from tsd.teachers.rules import Rules
-from tsd.tokens import build_tokenizer
 
 SIZES, FIXED, MIXED = ("0.03M", "0.3M", "1M"), 128, (32, 64, 128, 256)
 TURNS = {1: 15, 32: 11, 128: 7}  # by batch: the shorter a turn, the more a moment of the machine weighs in it
@@ -41,12 +39,8 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     recipe = load("laptop", ["teacher={kind: rules}", f"series.length={list(MIXED)}"])
-    series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 4096)
-    taught, asked = series.slice(0, 2048), series.slice(2048)["values"].to_pylist()
-    annotated = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(taught)
-    examples, *_ = curate(SINGLE, annotated, taught, CurationConfig())
-    texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
-    tokenizer = build_tokenizer(texts, 2048)
+    _, examples, tokenizer = lessons(recipe, 2048)
+    asked = draw_table(SINGLE, recipe.series, recipe.seed, 2048, 2048)["values"].to_pylist()
     kinds = {
         f"{FIXED} points": [values for values in asked if len(values) == FIXED],
         f"{min(MIXED)} to {max(MIXED)} points": evenly(asked, max(TURNS)),

@@ -14,15 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lessons import lessons
 
 from tsd import corpus, students, training
-from tsd.curation import curate
 from tsd.decoding import decode
-from tsd.drawing import draw_table
-from tsd.recipe import CurationConfig, Student, TrainingConfig, load
+from tsd.recipe import Student, TrainingConfig, load
 from tsd.tasks import SINGLE
-from tsd.teachers.rules import Rules
-from tsd.tokens import build_tokenizer
 
 STUDENT, EXAMPLES, HELD_OUT = "0.1M", 8000, 500
 STARTS = ("transformers' own", "unit gain", "unit gain, values in order")
@@ -32,11 +29,7 @@ def main() -> None:
     """Train from each start and write the table."""
     torch.set_num_threads(1)
     recipe = load("laptop", ["teacher={kind: rules}", "series.count=13000"])
-    series = draw_table(SINGLE, recipe.series, recipe.seed, 0, recipe.series.count)
-    annotated = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
-    examples = curate(SINGLE, annotated, series, CurationConfig())[0]
-    texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
-    tokenizer = build_tokenizer(texts, 2048)
+    series, examples, tokenizer = lessons(recipe, recipe.series.count)
     rows = {
         split: corpus.tokenise(corpus.select([examples], split, count), tokenizer, 2048)
         for split, count in (("train", EXAMPLES), ("validation", HELD_OUT))

@@ -19,18 +19,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from lessons import lessons
 from measured import Bound, finish, show
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
 from tsd import corpus, forward, students, training
-from tsd.curation import curate
-from tsd.drawing import draw_table
 from tsd.recipe import Student, TrainingConfig, load
-from tsd.tasks import SINGLE
-from tsd.teachers.rules import Rules
-from tsd.tokens import build_tokenizer
 
 WHOLE, ALONE, TWO = "as it is", "sharded over one", "sharded over two"
 STEPS = {"0.03M": 20, "0.1M": 20, "0.3M": 10, "3M": 2}  # a turn
@@ -80,12 +76,10 @@ def _process(rank: int, folder: str) -> None:
 
 def _works(rank: int, size: str, meshes: dict[str, DeviceMesh]) -> dict[str, Callable[[], object]]:
     """What a process does in its turns, by how the model lies; the second one shares in one of them."""
-    recipe = load("laptop", ["teacher={kind: rules}", f"training.batch_size={BATCH[size]}"])
-    series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 1024)
-    replies = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
-    examples = curate(SINGLE, replies, series, recipe.curation)[0]
-    texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
-    tokenizer = build_tokenizer(texts, 2048)
+    recipe = load(
+        "laptop", ["teacher={kind: rules}", f"training.batch_size={BATCH[size]}", "training.optimiser=adamw"]
+    )
+    _, examples, tokenizer = lessons(recipe, 1024)
     few = corpus.tokenise(examples.slice(0, STEPS[size] * BATCH[size]), tokenizer, 2048)
     works: dict[str, Callable[[], object]] = {}
     for how in (WHOLE, ALONE, TWO) if rank == 0 else (TWO,):

@@ -147,21 +147,14 @@ def serve(kind: str) -> None:
 def train(kind: str, size: str, points: str, steps: int) -> dict[str, float]:
     """One epoch from the same start. Returns its seconds, steps, supervised tokens, last or mean loss, FLOPs and,
     in tsd's process, the matmul peak."""
-    from tsd import corpus, students, training
-    from tsd.curation import curate
-    from tsd.drawing import draw_table
-    from tsd.recipe import Student, load
-    from tsd.tasks import SINGLE
-    from tsd.teachers.rules import Rules
-    from tsd.tokens import build_tokenizer
+    from lessons import lessons
 
-    changes = [f"series.length={POINTS[points]}", f"training.batch_size={BATCH}"]
+    from tsd import corpus, students, training
+    from tsd.recipe import Student, load
+
+    changes = [f"series.length={POINTS[points]}", f"training.batch_size={BATCH}", "training.optimiser=adamw"]
     recipe = load("laptop", ["teacher={kind: rules}", *changes])
-    series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 512)
-    replies = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
-    examples = curate(SINGLE, replies, series, recipe.curation)[0]
-    texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
-    tokenizer = build_tokenizer(texts, 2048)
+    _, examples, tokenizer = lessons(recipe, 512)
     few = corpus.tokenise(examples.slice(0, steps * BATCH), tokenizer, 2048)
     model = students.build(Student(name=size), tokenizer, 0, 2048)
     _, body = students.parameter_counts(model)

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 PICTURES = 1500
 OWN = (
-    f"teacher={{kind: local, train: {{size: 0.03M, pictures: {PICTURES}}}}}",
+    f"teacher={{kind: local, train: {{size: 0.03M, pictures: {PICTURES}, batch_size: 8}}}}",
     "series.count=3000",
     "students.sizes=[0.03M, {name: looks, size: 0.03M, view: plot}]",
     "students.volumes=[200]",

@@ -1,0 +1,21 @@
+"""What benchmarks teach: the `rules` teacher's curated replies about a recipe's series."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from tsd.curation import curate
+from tsd.drawing import draw_table
+from tsd.recipe import Recipe
+from tsd.tasks import SINGLE
+from tsd.teachers.rules import Rules
+from tsd.tokens import build_tokenizer
+
+
+def lessons(recipe: Recipe, count: int) -> tuple[pa.Table, pa.Table, Any]:
+    """The first `count` series, the examples made of the replies about them, and a tokenizer of their texts."""
+    series = draw_table(SINGLE, recipe.series, recipe.seed, 0, count)
+    replies = Rules(recipe.teacher, recipe.asks, recipe.seed).annotate(series)
+    examples, *_ = curate(SINGLE, replies, series, recipe.curation)
+    texts = [*examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
+    return series, examples, build_tokenizer(texts, 2048)
