@@ -149,7 +149,11 @@ def _answered(
     pictures: Pictures | None = None,
 ) -> Corpus:
     """A corpus of prompts' tokens and the answers to them."""
-    answered = _encode([text + tokenizer.eos_token for text in completions], tokenizer)
+    distinct = list(dict.fromkeys(completions))  # few of them, where the same words are always chosen
+    encoded = dict(
+        zip(distinct, _encode([text + tokenizer.eos_token for text in distinct], tokenizer), strict=True)
+    )
+    answered = [encoded[text] for text in completions]
     tokens = [np.array(a + b, np.int64) for a, b in zip(asked, answered, strict=True)]
     longest = max((len(row) for row in tokens), default=0)
     if longest > max_length:

@@ -45,8 +45,10 @@ class Training(Section):
 
     size: Literal["0.03M", "0.1M", "0.3M", "1M"] = "0.3M"
     """Its built-in size; see `tsd.viewers`."""
-    pictures: Positive = 50_000
+    pictures: Positive = 60_000
     """Of series of their own, which no study sees. With fewer it is a worse teacher."""
+    choose_from: Positive = 2
+    """Series drawn for each picture: of as many with the same classes, it learns the one nearest to a tie."""
     batch_size: Positive = 32
     """Pictures in a step."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None

@@ -196,7 +196,7 @@ class Recipe(Section):
             if not isinstance(teacher, ModelTeacher) or teacher.train is None:
                 raise RecipeError(
                     f"the teacher of {self.name} is not one to train: say how in teacher.train, such as "
-                    "teacher={kind: local, train: {pictures: 50000}}"
+                    "teacher={kind: local, train: {pictures: 60000}}"
                 )
 
     @property

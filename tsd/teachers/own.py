@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import pyarrow as pa
 from rich.markup import escape
 
@@ -102,20 +103,43 @@ def settings(recipe: Recipe) -> TrainingConfig:
 
 def draw(recipe: Recipe, advance: Callable[[int], None] = lambda _: None) -> dict[str, pa.Table]:
     """The series that the recipe's own teacher learns from and is scored on, by split."""
-    train = _asked(recipe)
-    sizes = {"train": train.pictures, "validation": recipe.evaluation.validation_examples, "test": TEST}
+    train, sizes = _asked(recipe), _sizes(recipe)
     total, seed = sum(sizes.values()), (recipe.seed + OWN_SEED) % 2**63
     parts = []
     for first in range(0, total, TOGETHER):
         count = min(TOGETHER, total - first)
         table = drawing.draw_table(recipe.asks, recipe.series, seed, first, count)
-        parts.append(table.select(["series_id", "values", "truth"]))
+        parts.append(table.select(["series_id", "values", "truth", "margins"]))
         advance(count)
     series, found, first = pa.concat_tables(parts), {}, 0
     for split, size in sizes.items():
         found[split] = series.slice(first, size)
         first += size
-    return found
+    return {
+        **found,
+        "train": _nearest_ties(recipe.asks, found["train"], train.choose_from).slice(0, train.pictures),
+    }
+
+
+def _sizes(recipe: Recipe) -> dict[str, int]:
+    """How many series are drawn for the recipe's own teacher, by split."""
+    train = _asked(recipe)
+    drawn = train.pictures * train.choose_from
+    return {"train": drawn, "validation": recipe.evaluation.validation_examples, "test": TEST}
+
+
+def _nearest_ties(task: Task, series: pa.Table, of: int) -> pa.Table:
+    """Of every `of` series with the same classes, in their order, the one nearest to a tie in any facet."""
+    ties = [pl.col("margins").struct.field(facet.name) / facet.tie for facet in task.facets if facet.margin]
+    chosen = (
+        pl.DataFrame(series.select(["truth", "margins"]))
+        .with_row_index("row")
+        .with_columns(tie=pl.min_horizontal(ties), turn=pl.int_range(pl.len()).over("truth") // of)
+        .sort("tie", maintain_order=True)
+        .group_by("truth", "turn", maintain_order=True)
+        .agg(pl.col("row").first())
+    )
+    return series.take(chosen["row"].sort().to_arrow())
 
 
 def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple[Any, dict[str, "Corpus"]]:
@@ -152,8 +176,7 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
         "seed": train.seed,
         "run_id": f"{recipe.teacher.name}-{train.pictures}-s{train.seed}-{key(recipe)[:8]}",
     }
-    total = train.pictures + recipe.evaluation.validation_examples + TEST
-    with reporter.stage("Draw the teacher's series", total, recipe.asks.unit) as step:
+    with reporter.stage("Draw the teacher's series", sum(_sizes(recipe).values()), recipe.asks.unit) as step:
         series = draw(recipe, step.advance)
     with reporter.stage("Train the teacher", train.pictures, "plots") as step:
         model, tokenizer, record = _learn(recipe, run, series, folder, started, step, tracker)
