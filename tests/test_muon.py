@@ -50,16 +50,21 @@ def test_every_direction_becomes_about_as_long(shape: tuple[int, int]) -> None:
     assert torch.equal(muon.orthogonal(torch.zeros(2, 3, 5)), torch.zeros(2, 3, 5))
 
 
-def test_it_takes_the_steps_of_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muon, "RATE", 0.2)
+def test_it_takes_the_steps_of_torchs_own() -> None:
     ours, theirs = student(), student()
     optimiser = make_optimiser(ours, SETTINGS)
     before = [matrix.detach().clone() for matrix in matrices(optimiser)]
     places = {id(p): name for name, p in ours.named_parameters()}
     named = dict(theirs.named_parameters())
     same = [named[places[id(matrix)]] for matrix in matrices(optimiser)]
+    longer = muon.RATE / 0.2  # than with AdamW, whose step torch's is as long as
     reference = torch.optim.Muon(
-        same, lr=1e-2, weight_decay=0.1, momentum=0.9, ns_steps=3, adjust_lr_fn="match_rms_adamw"
+        same,
+        lr=longer * 1e-2,
+        weight_decay=SETTINGS.weight_decay / longer,
+        momentum=0.9,
+        ns_steps=3,
+        adjust_lr_fn="match_rms_adamw",
     )
     for _ in range(3):  # the same gradients for both, tall matrices and wide ones
         for mine, other in zip(matrices(optimiser), same, strict=True):
@@ -71,6 +76,23 @@ def test_it_takes_the_steps_of_torchs_own(monkeypatch: pytest.MonkeyPatch) -> No
         reference.step()
     for was, mine, other in zip(before, matrices(optimiser), same, strict=True):
         assert (mine - other).norm() < 0.02 * (mine - was).norm()  # bfloat16 there
+
+
+def test_as_few_matrices_are_taken_together_as_memory_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, apart = student(), student()
+    steps(together, make_optimiser(together, SETTINGS))
+    taken, find = [], muon.orthogonal
+
+    def noted(matrices: torch.Tensor) -> torch.Tensor:
+        taken.append(len(matrices))
+        return find(matrices)
+
+    monkeypatch.setattr(muon, "orthogonal", noted)
+    monkeypatch.setattr(muon, "SLICE", 1)
+    steps(apart, make_optimiser(apart, SETTINGS))
+    assert set(taken) == {1}
+    for name, weights in together.named_parameters():
+        assert torch.allclose(weights, apart.get_parameter(name), atol=1e-6), name
 
 
 def test_what_is_no_matrix_of_a_layer_moves_as_with_adamw() -> None:
@@ -100,7 +122,7 @@ def test_a_run_with_adamw_keeps_its_id_and_one_with_muon_has_another() -> None:
     plain, other = (
         plan_runs(load("laptop", [f"training.optimiser={name}"]), "examples")[0] for name in ("adamw", "muon")
     )
-    assert "optimiser" not in plain["training"]  # as before there was a choice
+    assert plain["run_id"] == "0.03M-2000-s0-1f334f0f"  # as before there was a choice
     assert other["training"]["optimiser"] == "muon"
     assert plain["run_id"] != other["run_id"]
 

@@ -61,15 +61,20 @@ def test_of_the_series_with_the_same_classes_it_learns_from_those_nearest_to_a_t
     assert learnt == sorted(best)[:300]
 
 
+def test_of_pairs_it_has_no_choice_where_none_is_asked_for(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, "task=pair", "series.length=64", "teacher.train.pictures=40")
+    assert own.draw(asked)["train"]["series_id"].to_pylist() == list(range(40))
+
+
 def test_it_is_made_anew_for_what_shapes_it_and_for_nothing_else() -> None:
-    changes = (
+    changes: tuple[list[str], ...] = (
         [],
         ["series.count=70000", "series.blocks_per_part=2", "teacher.kind=vllm"],
         ["series.length=64"],
         ["teacher.train.pictures=500"],
         ["teacher.train.choose_from=3"],
     )
-    keys = [own.key(load("laptop", list(each))) for each in changes]
+    keys = [own.key(load("laptop", each)) for each in changes]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 4
 

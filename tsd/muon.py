@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): a matrix moves by its momentum, equally far in all directions; all else by AdamW.
 
-torch.optim.Muon takes the same steps, matrix by matrix in bfloat16, which a CPU without such instructions is slow
-at, and knows neither AdamW for the rest nor shards. `benchmarks/optimisers.py` times both.
+torch.optim.Muon takes the same steps, but knows neither AdamW for the rest nor shards, and works matrix by matrix
+in bfloat16, which a CPU without such instructions is slow at. `benchmarks/optimisers.py` times both.
 """
 
 from collections import defaultdict
@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 MOMENTUM = 0.9
 RATE = 0.6  # of AdamW's, by the root of a matrix's longer side; 0.2 moves as far as AdamW does (Liu et al. 2025)
 ITERATIONS = 3
+SLICE = 2**24  # numbers of matrices that are taken together
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: singular values of almost any size go to about one
 
 
@@ -23,13 +24,14 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Take a step. Under FSDP every worker gathers each matrix's update and works it out whole."""
+        assert closure is None
         every = self.param_groups
         for group in every:
             if group.get("matrices"):
                 self._step_matrices(group)
         self.param_groups = [group for group in every if not group.get("matrices")]
         try:
-            return super().step(closure)
+            return super().step()
         finally:
             self.param_groups = every
 
@@ -39,10 +41,13 @@ class Muon(torch.optim.AdamW):
             if matrix.grad is not None:
                 alike[min(matrix.shape), max(matrix.shape)].append(matrix)
         for (_, longer), matrices in alike.items():
-            directions = orthogonal(torch.stack([_lying(self._momentum(matrix)) for matrix in matrices]))
-            for matrix, direction in zip(matrices, directions, strict=True):
-                matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                matrix.sub_(_like(matrix, direction), alpha=RATE * longer**0.5 * group["lr"])
+            together = max(1, SLICE // matrices[0].numel())
+            for first in range(0, len(matrices), together):
+                some = matrices[first : first + together]
+                directions = orthogonal(torch.stack([_lying(self._momentum(matrix)) for matrix in some]))
+                for matrix, direction in zip(some, directions, strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
+                    matrix.sub_(_like(matrix, direction), alpha=RATE * longer**0.5 * group["lr"])
 
     def _momentum(self, matrix: Tensor) -> Tensor:
         """Where a matrix is to go: its gradient and those before, a step ahead (Nesterov), whole."""
@@ -50,7 +55,6 @@ class Muon(torch.optim.AdamW):
         assert gradient is not None
         if not state:
             state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(matrix))  # AdamW expects a step
-        state["step"] += 1
         state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         ahead = torch.lerp(gradient, state["momentum"], MOMENTUM)
         return ahead.full_tensor() if isinstance(ahead, DTensor) else ahead

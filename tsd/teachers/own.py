@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tsd.training import Place, Progress
 
 OWN_SEED = 0x7EAC4E2  # added to a study's for the series that its own teacher learns from
+CHOICE = 2  # series drawn for each that it learns from, where the recipe leaves it open
 TEST = 1000  # series that such a teacher is scored on
 LATEST = "latest.json"  # in the folder of its checkpoints: which one is whole
 TOGETHER = 8192  # series drawn at once
@@ -80,7 +81,8 @@ def key(recipe: Recipe) -> str:
     train = _asked(recipe)
     series = recipe.series.model_dump(exclude={"count", "split", "blocks_per_part"})
     drawn = [drawing.VERSION, bare.VERSION, recipe.seed, series]
-    return store.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, train.model_dump()])
+    made = {**train.model_dump(), "choose_from": _choice(recipe)}
+    return store.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, made])
 
 
 def as_student(recipe: Recipe) -> Student:
@@ -115,17 +117,19 @@ def draw(recipe: Recipe, advance: Callable[[int], None] = lambda _: None) -> dic
     for split, size in sizes.items():
         found[split] = series.slice(first, size)
         first += size
-    return {
-        **found,
-        "train": _nearest_ties(recipe.asks, found["train"], train.choose_from).slice(0, train.pictures),
-    }
+    found["train"] = _nearest_ties(recipe.asks, found["train"], _choice(recipe)).slice(0, train.pictures)
+    return found
 
 
 def _sizes(recipe: Recipe) -> dict[str, int]:
     """How many series are drawn for the recipe's own teacher, by split."""
-    train = _asked(recipe)
-    drawn = train.pictures * train.choose_from
+    drawn = _asked(recipe).pictures * _choice(recipe)
     return {"train": drawn, "validation": recipe.evaluation.validation_examples, "test": TEST}
+
+
+def _choice(recipe: Recipe) -> int:
+    """How many series are drawn for each that it learns from."""
+    return _asked(recipe).choose_from or (CHOICE if recipe.asks.curves == 1 else 1)
 
 
 def _nearest_ties(task: Task, series: pa.Table, of: int) -> pa.Table:
@@ -181,7 +185,8 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
     with reporter.stage("Train the teacher", train.pictures, "plots") as step:
         model, tokenizer, record = _learn(recipe, run, series, folder, started, step, tracker)
     with reporter.stage("Score the teacher", TEST, "plots") as step:
-        predictions = _look(recipe.asks, model, tokenizer, series["test"], recipe.evaluation.batch_size, step)
+        at_once = recipe.evaluation.batch_size
+        predictions = look(recipe.asks, model, tokenizer, series["test"], at_once, step.advance)
     found = scoring.score(predictions)
     scores = {name: found[name].as_dict() for name in score_names(recipe.asks.names)}
     about = {"study": recipe.name, "recipe": store.digest(recipe.model_dump(mode="json")), "teacher": "rules"}
@@ -305,15 +310,22 @@ def _alone() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _look(task: Task, model: Any, tokenizer: Any, series: pa.Table, at_once: int, step: Step) -> pa.Table:
-    """What the model says of series: the columns of a predictions table that scores need."""
+def look(
+    task: Task,
+    model: Any,
+    tokenizer: Any,
+    series: pa.Table,
+    at_once: int,
+    advance: Callable[[int], None] = lambda _: None,
+) -> pa.Table:
+    """What the model says of series: the columns of a predictions table that scores need. at_once: pictures."""
     from tsd.decoding import describe
 
     texts: list[str] = []
     for first in range(0, len(series), at_once):
         ink = bare.draw(task.items(series.slice(first, at_once)))
         texts += describe(model, tokenizer, task, ink, task.reply_tokens)
-        step.advance(len(ink))
+        advance(len(ink))
     labels = pa.array([task.parse(text).labels for text in texts], task.tables.labels)
     return pa.table({"series_id": series["series_id"], "labels": labels, "truth": series["truth"]})
 
