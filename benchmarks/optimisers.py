@@ -1,10 +1,9 @@
 """AdamW or Muon: what the teacher that looks and the students that read learn with either, and what a step takes.
 
-Trains the laptop recipe's teacher on the same pictures with either, with AdamW at twice the rate as well, and with
-Muon on twice as many, chosen for their near ties and not, from two seeds each; then its students on the same
-examples of an errorless `rules` teacher: one after the other, on one thread. At last times the teacher's steps
-with either and with torch's own Muon beside AdamW, in turns. Writes optimisers.json beside itself. A quarter of
-an hour.
+Trains the laptop recipe's teacher on the same pictures with either, and with AdamW at twice the rate as well, from
+two seeds each; then its students on the same examples of an errorless `rules` teacher: one after the other, on one
+thread. At last times the teacher's steps with either and with torch's own Muon beside AdamW, in turns. Writes
+optimisers.json beside itself. About ten minutes.
 
     OMP_NUM_THREADS=1 python benchmarks/optimisers.py --check
 """
@@ -24,7 +23,6 @@ from tsd.teachers import own
 PICTURES, SEEDS = 30_000, (0, 1)
 TESTS, AT_ONCE = 4096, 256  # series that a teacher is asked about, and how many together
 RATE = 0.0035  # the recipe's, found with AdamW
-CHOICE = 2  # series that a picture is chosen from
 EXAMPLES, HELD_OUT = 8000, 500  # what students learn from, and what the loss of teachers and students is taken on
 OPTIMISERS = ("adamw", "muon")
 FEW, REPEATS = 1280, 5  # pictures that are timed together, and how often
@@ -33,14 +31,9 @@ FEW, REPEATS = 1280, 5  # pictures that are timed together, and how often
 def main() -> None:
     """Train, time, and write the tables."""
     torch.set_num_threads(1)
-    ways: list[tuple[Any, ...]] = [
-        ("adamw", PICTURES),
-        ("adamw", PICTURES, CHOICE, 2 * RATE),
-        ("muon", PICTURES),
-        *(("muon", 2 * PICTURES, choice) for choice in (1, CHOICE)),
-    ]
-    learnt = [_learnt(_asked(*way, seed=seed)) for way in ways for seed in SEEDS]
-    show("The teacher", learnt)
+    ways = [("adamw", RATE), ("adamw", 2 * RATE), ("muon", RATE)]
+    learnt = [_learnt(_asked(name, PICTURES, rate, seed)) for name, rate in ways for seed in SEEDS]
+    show(f"The teacher, after {PICTURES:,} pictures", learnt)
     read = _read()
     show(f"Students, after {EXAMPLES:,} examples", read)
     times = medians(
@@ -55,37 +48,29 @@ def main() -> None:
         for name, seconds in times.items()
     ]
     show("What a picture takes", each)
-    adamw, faster, muon, plain, chosen = (learnt[at : at + len(SEEDS)] for at in range(0, len(learnt), len(SEEDS)))
+    adamw, faster, muon = (learnt[at : at + len(SEEDS)] for at in range(0, len(learnt), len(SEEDS)))
     bounds = [
         Bound("the teacher's held-out loss with Muon, of AdamW's", _loss(muon) / _loss(adamw), most=0.85),
         Bound("the same, of AdamW's at twice the rate", _loss(muon) / _loss(faster), most=0.85),
-        Bound("extrema missed with chosen pictures, of without", _missed(chosen) / _missed(plain), most=1.0),
         Bound(
             "the students' held-out loss with Muon, of AdamW's", mean(row["of AdamW's"] for row in read), most=0.9
         ),
         Bound("a step with Muon, of AdamW's", times["muon"] / times["adamw"], most=1.3),
         Bound("a step with Muon, of torch's", times["muon"] / times["torch's Muon and AdamW"], most=1.1),
     ]
-    finish(__file__, {"learnt": learnt, "examples": EXAMPLES, "students": read, "steps": each}, bounds)
+    finish(
+        __file__,
+        {"pictures": PICTURES, "learnt": learnt, "examples": EXAMPLES, "students": read, "steps": each},
+        bounds,
+    )
 
 
 def _loss(learnt: list[dict[str, Any]]) -> float:
     return mean(row["held-out loss"] for row in learnt)
 
 
-def _missed(learnt: list[dict[str, Any]]) -> float:
-    """The share of extrema that were placed wrongly."""
-    return mean(1 - row[which] for row in learnt for which in ("maximum", "minimum"))
-
-
-def _asked(optimiser: str, pictures: int, choice: int = CHOICE, rate: float = RATE, seed: int = 0) -> Recipe:
-    settings = {
-        "optimiser": optimiser,
-        "pictures": pictures,
-        "choose_from": choice,
-        "learning_rate": rate,
-        "seed": seed,
-    }
+def _asked(optimiser: str, pictures: int, rate: float = RATE, seed: int = 0) -> Recipe:
+    settings = {"optimiser": optimiser, "pictures": pictures, "learning_rate": rate, "seed": seed}
     return load("laptop", [f"teacher.train.{name}={value}" for name, value in settings.items()])
 
 
@@ -100,9 +85,7 @@ def _learnt(recipe: Recipe) -> dict[str, Any]:
     found = scoring.score(own.look(recipe.asks, model, tokenizer, tests, AT_ONCE))
     return {
         "optimiser": settings.optimiser,
-        "pictures": len(series["train"]),
         "rate": student.learning_rate,
-        "chosen from": recipe.teacher.train.choose_from,  # type: ignore[union-attr]
         "seed": seed,
         "held-out loss": loss,
         **{facet: found[facet].value for facet in recipe.asks.names},

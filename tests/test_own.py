@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -47,36 +46,16 @@ def test_it_learns_from_other_series_than_its_study_has(tmp_path: Path) -> None:
     assert not seen & set(map(tuple, study))
 
 
-def test_of_the_series_with_the_same_classes_it_learns_from_those_nearest_to_a_tie(tmp_path: Path) -> None:
-    drawn = own.draw(recipe(tmp_path, "teacher.train.pictures=600", "teacher.train.choose_from=1"))["train"]
-    asked = recipe(tmp_path, "teacher.train.pictures=300", "teacher.train.choose_from=2")
-    assert drawn["series_id"].to_pylist() == list(range(600))
-    alike, ties = defaultdict(list), {facet.name: facet.tie for facet in asked.asks.facets}
-    for row in drawn.to_pylist():
-        near = min(row["margins"][name] / tie for name, tie in ties.items())
-        alike[tuple(row["truth"].values())].append((near, row["series_id"]))
-    best = {min(group[at : at + 2])[1] for group in alike.values() for at in range(0, len(group), 2)}
-    learnt = own.draw(asked)["train"]["series_id"].to_pylist()
-    assert len(best) > 300  # where the last of a class is alone, it is chosen
-    assert learnt == sorted(best)[:300]
-
-
-def test_of_pairs_it_has_no_choice_where_none_is_asked_for(tmp_path: Path) -> None:
-    asked = recipe(tmp_path, "task=pair", "series.length=64", "teacher.train.pictures=40")
-    assert own.draw(asked)["train"]["series_id"].to_pylist() == list(range(40))
-
-
 def test_it_is_made_anew_for_what_shapes_it_and_for_nothing_else() -> None:
     changes: tuple[list[str], ...] = (
         [],
         ["series.count=70000", "series.blocks_per_part=2", "teacher.kind=vllm"],
         ["series.length=64"],
         ["teacher.train.pictures=500"],
-        ["teacher.train.choose_from=3"],
     )
     keys = [own.key(load("laptop", each)) for each in changes]
     assert keys[0] == keys[1]
-    assert len(set(keys)) == 4
+    assert len(set(keys)) == 3
 
 
 @pytest.fixture(scope="module")

@@ -47,9 +47,6 @@ class Training(Section):
     """Its built-in size; see `tsd.viewers`."""
     pictures: Positive = 60_000
     """Of series of their own, which no study sees. With fewer it is a worse teacher."""
-    choose_from: Positive | None = None
-    """Series drawn for each picture: of as many with the same classes, it learns the one nearest to a tie. Left
-    out, two; but one where a picture has two curves, which are hardly ever alike in all their classes."""
     batch_size: Positive = 32
     """Pictures in a step."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import pyarrow as pa
 from rich.markup import escape
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from tsd.training import Place, Progress
 
 OWN_SEED = 0x7EAC4E2  # added to a study's for the series that its own teacher learns from
-CHOICE = 2  # series drawn for each that it learns from, where the recipe leaves it open
 TEST = 1000  # series that such a teacher is scored on
 LATEST = "latest.json"  # in the folder of its checkpoints: which one is whole
 TOGETHER = 8192  # series drawn at once
@@ -81,8 +79,7 @@ def key(recipe: Recipe) -> str:
     train = _asked(recipe)
     series = recipe.series.model_dump(exclude={"count", "split", "blocks_per_part"})
     drawn = [drawing.VERSION, bare.VERSION, recipe.seed, series]
-    made = {**train.model_dump(), "choose_from": _choice(recipe)}
-    return store.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, made])
+    return store.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, train.model_dump()])
 
 
 def as_student(recipe: Recipe) -> Student:
@@ -105,45 +102,25 @@ def settings(recipe: Recipe) -> TrainingConfig:
 
 def draw(recipe: Recipe, advance: Callable[[int], None] = lambda _: None) -> dict[str, pa.Table]:
     """The series that the recipe's own teacher learns from and is scored on, by split."""
-    train, sizes = _asked(recipe), _sizes(recipe)
+    sizes = _sizes(recipe)
     total, seed = sum(sizes.values()), (recipe.seed + OWN_SEED) % 2**63
     parts = []
     for first in range(0, total, TOGETHER):
         count = min(TOGETHER, total - first)
         table = drawing.draw_table(recipe.asks, recipe.series, seed, first, count)
-        parts.append(table.select(["series_id", "values", "truth", "margins"]))
+        parts.append(table.select(["series_id", "values", "truth"]))
         advance(count)
     series, found, first = pa.concat_tables(parts), {}, 0
     for split, size in sizes.items():
         found[split] = series.slice(first, size)
         first += size
-    found["train"] = _nearest_ties(recipe.asks, found["train"], _choice(recipe)).slice(0, train.pictures)
     return found
 
 
 def _sizes(recipe: Recipe) -> dict[str, int]:
     """How many series are drawn for the recipe's own teacher, by split."""
-    drawn = _asked(recipe).pictures * _choice(recipe)
-    return {"train": drawn, "validation": recipe.evaluation.validation_examples, "test": TEST}
-
-
-def _choice(recipe: Recipe) -> int:
-    """How many series are drawn for each that it learns from."""
-    return _asked(recipe).choose_from or (CHOICE if recipe.asks.curves == 1 else 1)
-
-
-def _nearest_ties(task: Task, series: pa.Table, of: int) -> pa.Table:
-    """Of every `of` series with the same classes, in their order, the one nearest to a tie in any facet."""
-    ties = [pl.col("margins").struct.field(facet.name) / facet.tie for facet in task.facets if facet.margin]
-    chosen = (
-        pl.DataFrame(series.select(["truth", "margins"]))
-        .with_row_index("row")
-        .with_columns(tie=pl.min_horizontal(ties), turn=pl.int_range(pl.len()).over("truth") // of)
-        .sort("tie", maintain_order=True)
-        .group_by("truth", "turn", maintain_order=True)
-        .agg(pl.col("row").first())
-    )
-    return series.take(chosen["row"].sort().to_arrow())
+    validation = recipe.evaluation.validation_examples
+    return {"train": _asked(recipe).pictures, "validation": validation, "test": TEST}
 
 
 def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple[Any, dict[str, "Corpus"]]:
