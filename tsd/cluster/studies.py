@@ -9,7 +9,7 @@ import pyarrow as pa
 import ray
 from rich.markup import escape
 
-from tsd import comparison, store
+from tsd import comparison, provenance, store
 from tsd.cluster.session import session
 from tsd.cluster.study import Study, say_place, write_runs
 from tsd.progress import Reporter, clock
@@ -33,6 +33,12 @@ class Studies:
     def open_tracking(self) -> None:
         """Open MLflow, as each of the studies does."""
         self._all(Study.open_tracking)
+
+    def require_own_tables(self) -> None:
+        """Raise StorageError where tables of another recipe lie in a folder."""
+        self.whole.require_own_series()
+        for study in self.each.values():
+            study.require_own_tables()
 
     def generate(self) -> None:
         """Draw the series, once for all teachers."""
@@ -62,7 +68,12 @@ class Studies:
     def evaluate(self) -> None:
         """Score all of them; write the runs table of all teachers."""
         runs = pa.concat_tables(self._all(Study.evaluate))
-        write_runs(self.recipe, runs, {name: study.open("runs").digest for name, study in self.each.items()})
+        write_runs(
+            self.recipe,
+            runs,
+            {name: study.open("runs").digest for name, study in self.each.items()},
+            self.reporter,
+        )
 
     def report(self) -> None:
         """Write each teacher's report and the one that compares them."""
@@ -83,9 +94,16 @@ class Studies:
 
 
 @contextmanager
-def connected(reporter: Reporter, recipe: Recipe) -> Iterator[Study | Studies]:
-    """A study inside a Ray session, with the start of Ray shown and counted."""
+def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Iterator[Study | Studies]:
+    """A study inside a Ray session, with the start of Ray shown and counted.
+
+    command: what is done with it. Raises StorageError, before anything is written or started, where the folder
+    holds what another recipe made.
+    """
     study = Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
+    provenance.require(recipe, command)
+    study.require_own_tables()
+    provenance.keep(recipe, command)
     with ExitStack() as stack:
         started = time.monotonic()
         with reporter.stage("Start Ray", 1, "") as step:
