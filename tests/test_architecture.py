@@ -21,7 +21,7 @@ MODULES = {
 # A module may import what stands in a row above its own, and its own package. The rows stand in docs/decisions.md.
 LAYERS = (
     {"tsd"},
-    {"errors", "schema", "series", "language", "intervals", "footprint"},
+    {"errors", "hub", "schema", "series", "language", "intervals", "footprint"},
     {"store", "lock", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
     {"recipe", "card"},
     {"drawing", "plots", "sight"},
@@ -37,6 +37,7 @@ LAYERS = (
         "look",
         "verify",
         "provenance",
+        "remaining",
         "runs",
         "objectives",
         "learning",
@@ -58,6 +59,7 @@ WITHIN_A_ROW = {
     ("students", "viewers"),  # a student that looks is one of them
     ("students", "weights"),  # a student is loaded and exported tensor by tensor
     ("learning", "training"),  # a run is trained
+    ("remaining", "provenance"),  # what lies in a folder counts if this recipe made it
     ("learning", "checkpoints"),  # and its checkpoints are kept
     ("checkpoints", "training"),  # a checkpoint says how far a run is
 }

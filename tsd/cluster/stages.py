@@ -209,7 +209,7 @@ class Lost:
     def say(self, reporter: Reporter) -> None:
         """Say, once they are there again, which parts were made again and why."""
         if self.parts:
-            table, count = self.folder.rpartition("/")[2], len(self.parts)
+            table, count = self.folder.removeprefix(store.study_of(self.folder)).lstrip("/"), len(self.parts)
             whys = ", ".join(f"{store.part_name(part)}: {why}" for part, why in list(self.parts.items())[:SHOWN])
             more = f", and {count - SHOWN} more" if count > SHOWN else ""
             noun = "part" if count == 1 else "parts"
@@ -221,6 +221,7 @@ def find_lost(folder: str, key: str, parts: int) -> Lost:
     have been there."""
     lost = store.lost_parts(folder, key)
     if store.has_damaged_manifest(folder):
+        lost |= store.unreadable_parts(folder)
         there = store.finished_parts(folder, key)
         lost |= {part: "it is missing, as is a whole manifest" for part in range(parts) if part not in there}
     for part in lost:
