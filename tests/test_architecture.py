@@ -21,7 +21,7 @@ MODULES = {
 # A module may import what stands in a row above its own, and its own package. The rows stand in docs/decisions.md.
 LAYERS = (
     {"tsd"},
-    {"errors", "hub", "schema", "series", "language", "intervals", "footprint"},
+    {"errors", "hub", "figures", "schema", "series", "language", "intervals", "footprint"},
     {"store", "lock", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
     {"recipe", "card"},
     {"drawing", "plots", "sight"},
@@ -103,6 +103,11 @@ def test_imports_point_upward_only(module: str) -> None:
 def test_only_tracking_imports_mlflow() -> None:
     users = {m for m, path in MODULES.items() if any(n.split(".")[0] == "mlflow" for n in imported(path))}
     assert users == {"tsd.tracking"}
+
+
+def test_only_figures_imports_matplotlib() -> None:
+    users = {m for m, path in MODULES.items() if any(n.split(".")[0] == "matplotlib" for n in imported(path))}
+    assert users == {"tsd.figures"}
 
 
 def test_only_the_cluster_package_imports_ray() -> None:

@@ -24,7 +24,7 @@ from rich.markup import escape
 from tsd import curation, drawing, lock, scoring, store
 from tsd.bare import draw
 from tsd.corpus import chat_tokens
-from tsd.errors import InputError
+from tsd.errors import InputError, how_to_install
 from tsd.progress import Reporter, Step
 from tsd.recipe import LocalTeacher, ModelTeacher, Recipe, RulesTeacher, VllmTeacher
 from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
@@ -235,7 +235,7 @@ def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, report
     Returns the seconds spent on decoding each run that was not yet finished.
     """
     if recipe.evaluation.vllm and not _vllm_is_installed():
-        raise InputError("evaluation.vllm=true needs vLLM, which is not installed here: pip install 'tsd[vllm]'")
+        raise InputError(f"evaluation.vllm=true needs vLLM, which is not installed here: {how_to_install('vllm')}")
     chunks = -(-len(test_series(recipe, series)) // recipe.evaluation.batch_size)
     schema = recipe.asks.tables.predictions
     keys = {run: predictions_key(recipe, run, series) for run in run_ids}
