@@ -23,7 +23,7 @@ LAYERS = (
     {"tsd"},
     {"errors", "schema", "series", "language", "intervals", "footprint"},
     {"store", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
-    {"recipe", "card"},
+    {"recipe", "card", "sources"},
     {"drawing", "plots", "sight"},
     {"curation", "corpus", "students", "viewers", "weights", "forward", "placement", "distillation"},
     {

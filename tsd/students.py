@@ -20,13 +20,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tsd import sight, viewers, weights
+from tsd import sight, sources, viewers, weights
 from tsd.card import CARD
 from tsd.errors import InputError
 from tsd.recipe import Lora, Student
 from tsd.series.truth import TOP
 
 PROCESSOR = "preprocessor_config.json"  # a folder that has it holds a model that looks
+ADAPTER = "adapter_config.json"  # a folder that has it holds adapters alone
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,44 @@ def build(
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub name or a folder. Raises InputError where there is none, or no chat template."""
+    """The tokenizer of a hub name, a folder or a folder's URI. One without a pad token pads with its end token.
+
+    Raises InputError where there is none, or one without a chat template or an end token.
+    """
     tokenizer = _load(AutoTokenizer, source)
     if not tokenizer.chat_template:
         raise InputError(f"the tokenizer of {source} has no chat template: use an Instruct model")
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"the tokenizer of {source} has no eos_token, so no reply would end: name one in its "
+            "tokenizer_config.json, or use an Instruct model"
+        )
+    if tokenizer.pad_token_id is None:  # padding is never attended to nor learned: any token does
+        tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def load_model(source: str, **options: Any) -> PreTrainedModel:
-    """The causal language model of a hub name or a folder, or the one that looks, in float32."""
-    looks = Path(source, PROCESSOR).is_file()
+    """The causal language model of a hub name, a folder or a folder's URI, or the one that looks, in float32.
+
+    Of a folder that holds adapters alone, the model with them.
+    """
+    folder = Path(sources.local(source))
+    looks = (folder / PROCESSOR).is_file()
     kind = AutoModelForImageTextToText if looks else AutoModelForCausalLM
+    base = _adapted(folder)
+    if base is not None and sources.is_uri(base):  # transformers would take the URI for a hub's name
+        model = _load(kind, base, dtype=torch.float32, **options)
+        with weights.readable(source):
+            (model[0] if isinstance(model, tuple) else model).load_adapter(str(folder))
+        return model
     return _load(kind, source, dtype=torch.float32, **options)
+
+
+def _adapted(folder: Path) -> str | None:
+    """The source of the model that a folder of adapters adapts; None where it holds a whole model."""
+    config = folder / ADAPTER
+    return json.loads(config.read_text()).get("base_model_name_or_path") if config.is_file() else None
 
 
 def export(
@@ -230,4 +257,4 @@ def _adapter(lora: Lora, source: str) -> Callable[[PreTrainedModel], PreTrainedM
 
 def _load(auto: Any, source: str, **options: Any) -> Any:
     with weights.readable(source):
-        return auto.from_pretrained(source, **options)
+        return auto.from_pretrained(sources.local(source), **options)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tsd import sources
 from tsd.errors import InputError
 
 INDEX = "model.safetensors.index.json"
@@ -57,7 +58,7 @@ def outline(source: str, adapt: Callable[[PreTrainedModel], PreTrainedModel] | N
     from accelerate import init_empty_weights  # slow to import, and no student from scratch needs it
 
     with readable(source):
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(sources.local(source))
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             model = adapt(model) if adapt else model
@@ -151,7 +152,8 @@ def write(
 @contextmanager
 def readable(source: str) -> Iterator[None]:
     """Turn what a library says of a model that it cannot load into one line that names it."""
-    if ("/" in source or source.startswith(".")) and source.count("/") != 1 and not Path(source).is_dir():
+    a_folder = ("/" in source or source.startswith(".")) and source.count("/") != 1 and not sources.is_uri(source)
+    if a_folder and not Path(source).is_dir():
         raise InputError(f"there is no model folder {source}")
     try:
         yield
@@ -163,7 +165,9 @@ def readable(source: str) -> Iterator[None]:
 def _places(source: str) -> dict[str, Path]:
     """In which file each tensor of a source lies."""
     patterns = ["model*.safetensors", INDEX]
-    folder = Path(source) if Path(source).is_dir() else Path(snapshot_download(source, allow_patterns=patterns))
+    folder = Path(sources.local(source))
+    if not folder.is_dir():
+        folder = Path(snapshot_download(source, allow_patterns=patterns))
     if (folder / INDEX).exists():
         return {
             name: folder / file for name, file in json.loads((folder / INDEX).read_text())["weight_map"].items()

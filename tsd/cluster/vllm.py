@@ -24,7 +24,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
-from tsd import store
+from tsd import sources, store
 from tsd.cluster.session import calm
 from tsd.errors import InputError, TeacherError
 from tsd.progress import Step, clock
@@ -166,9 +166,11 @@ def processor(teacher: VllmTeacher, schema: str) -> Any:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     few = {"num_cpus": engine.STAGE_CPUS}
+    outline = sources.local(teacher.model, weights=False)
+    named = teacher.model_copy(update={"model": outline})
     with _quiet():
         made = build_processor(
-            vLLMEngineProcessorConfig(**engine.settings(teacher, config_of(teacher))),
+            vLLMEngineProcessorConfig(**engine.settings(named, config_of(named))),
             preprocess=partial(request, teacher, schema),
             preprocess_map_kwargs=few,
             postprocess_map_kwargs=few,
@@ -177,7 +179,30 @@ def processor(teacher: VllmTeacher, schema: str) -> Any:
         stage = made.get_stage_by_name(name)
         # A copy, since Ray declares the field in a way that lets no other class be assigned.
         made.stages[name] = stage.model_copy(update={"fn": row_by_row(stage.fn)})
+    if outline != teacher.model:
+        for name, stage in made.stages.items():
+            made.stages[name] = stage.model_copy(update={"fn": with_copy_of(teacher.model, outline, stage.fn)})
     return made
+
+
+def with_copy_of(source: str, outline: str, stage: type) -> type:
+    """One of Ray's stages, where a copy of the model is on the stage's machine before it starts: vLLM loads folders.
+
+    source: the URI of the model's folder. outline: the driver's copy without weights, which stage arguments name.
+    """
+
+    class WithCopy(stage):  # type: ignore[misc] # Ray's own, which has no types
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            folder = sources.local(source)
+
+            def placed(value: Any) -> Any:
+                if isinstance(value, dict):
+                    return {name: placed(one) for name, one in value.items()}
+                return folder if value == outline else value
+
+            super().__init__(*arguments, **placed(named))
+
+    return WithCopy
 
 
 def config_of(teacher: VllmTeacher) -> dict[str, Any]:
