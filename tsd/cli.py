@@ -211,8 +211,8 @@ def _run(recipe: "Recipe", stage: str) -> None:
         return
     with studies.connected(reporter, recipe) as one:
         getattr(one, stage)()
-        if stage == "train":
-            one.require_all_trained()
+        if stage in ("train", "evaluate"):
+            one.require_all_trained(decoded=stage == "evaluate")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import ray
 
 from tsd import store
+from tsd.cluster import nodes
 from tsd.errors import InputError
 from tsd.progress import Step
 from tsd.recipe import ApiTeacher, Recipe
@@ -52,11 +53,10 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
     workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
     share = (batches or teacher.in_flight) // workers
     at_once = share if batches else PARTS_AT_ONCE  # a batch is only waited for
-    parts = ray.data.from_items([{"part": part} for part in missing], override_num_blocks=len(missing))
-    rows = parts.map_batches(
+    rows = nodes.done(
         Asker,
-        fn_constructor_args=(recipe, series, folder, key, gate, share),
-        batch_size=1,
+        [{"part": part} for part in missing],
+        arguments=(recipe, series, folder, key, gate, share),
         num_cpus=WORKER_CPUS,
         compute=ray.data.ActorPoolStrategy(
             size=workers,
@@ -66,7 +66,7 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
         ),
     )
     with _watched(gate, step):
-        made = {int(row["part"]): json.loads(row["made"]) for row in rows.iter_rows()}
+        made = {int(row["part"]): json.loads(row["made"]) for row in rows}
     _, stopped = ray.get(gate.progress.remote())
     if stopped:
         raise InputError(stopped)

@@ -54,10 +54,10 @@ class Studies:
         """Train every student with each teacher."""
         self._all(Study.train)
 
-    def require_all_trained(self) -> None:
-        """Raise TrainingError where runs of a teacher failed."""
+    def require_all_trained(self, decoded: bool = True) -> None:
+        """Raise TrainingError where runs of a teacher failed. decoded: or where their students could not reply."""
         for study in self.each.values():
-            study.require_all_trained()
+            study.require_all_trained(decoded)
 
     def evaluate(self) -> None:
         """Score all of them; write the runs table of all teachers."""

@@ -110,12 +110,12 @@ class Study:
         for run_id, reason in failed.items():
             self.reporter.say(f"  [yellow]failed:[/] {escape(f'{run_id}: {reason}')}")
         if len(failed) == len(runs):
-            self.require_all_trained()
+            self.require_all_trained(decoded=False)
 
-    def require_all_trained(self) -> None:
-        """Raise TrainingError where runs failed."""
+    def require_all_trained(self, decoded: bool = True) -> None:
+        """Raise TrainingError where runs failed. decoded: or where their students could not reply."""
         runs = trials.plan_runs(self.recipe, self.open("examples").digest)
-        if failed := outcomes.failures(self.recipe, runs):
+        if failed := (outcomes.failures if decoded else outcomes.untrained)(self.recipe, runs):
             first, reason = next(iter(failed.items()))
             raise TrainingError(
                 f"{len(failed)} of {len(runs)} runs failed; {first} says: {reason}; "
@@ -126,11 +126,18 @@ class Study:
         """Decode and score every finished run; write the runs table."""
         series, examples = self.open("series"), self.open("examples")
         records = self._records(examples)
-        seconds = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
+        made = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
+        outcomes.note_undecoded(self.recipe, made.failed)
+        for run_id, reason in made.failed.items():
+            self.reporter.say(f"  [yellow]no replies:[/] {escape(f'{run_id}: {reason}')}")
+            self.tracker.fail(run_id, reason)
+            del records[run_id]
+        if not records:
+            self.require_all_trained()
         rows = []
         for run_id, record in records.items():
             predictions = self._predictions_of(run_id)
-            spent = seconds.get(run_id, record.get("decode_seconds"))
+            spent = made.seconds.get(run_id, record.get("decode_seconds"))
             scores = scoring.score(predictions)
             if record.get("decode_seconds") != spent:
                 store.write_json(
@@ -189,13 +196,13 @@ class Study:
                 from tsd.cluster import training  # torch and Ray's trainer: no other stage needs them here
 
                 progress = _Training(self.tracker, step, sizes, len(done), len(runs))
-                failed = training.train_all(self.recipe, missing, progress)
+                failed = training.train_all(self.recipe, missing, progress, lambda note: step.advance(0, note))
                 outcomes.note_failures(self.recipe, failed)
                 for run_id, reason in failed.items():
                     self.tracker.fail(run_id, reason)
                 if not failed:
                     outcomes.forget_checkpoints(self.recipe)
-            return outcomes.failures(self.recipe, runs)
+            return outcomes.untrained(self.recipe, runs)
 
     def _weight(self, run: Mapping[str, Any]) -> float:
         """A run's share of the training, for the progress bar."""
