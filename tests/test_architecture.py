@@ -22,7 +22,7 @@ MODULES = {
 LAYERS = (
     {"tsd"},
     {"errors", "schema", "series", "language", "intervals", "footprint"},
-    {"store", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
+    {"store", "lock", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
     {"recipe", "card", "sources"},
     {"drawing", "plots", "sight"},
     {"curation", "corpus", "students", "viewers", "weights", "forward", "placement", "distillation"},
@@ -49,6 +49,7 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Within a row, one may build on another, never the other way: the reason stands beside it.
 WITHIN_A_ROW = {
+    ("store", "lock"),  # nothing is written once the folder's lock is lost
     ("schema", "errors"),  # what conform raises
     ("tokens", "bare"),  # the tokens of a picture
     ("bare", "png"),  # a bare picture is written as one

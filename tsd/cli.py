@@ -193,9 +193,16 @@ def _stage(name: str, overrides: list[str] | None, out: str | None, dry_run: boo
 
 
 def _run(recipe: "Recipe", stage: str) -> None:
+    from tsd import lock
     from tsd.store import require_writable
 
     require_writable(recipe.folder, recipe.bytes_needed)  # said before Ray is even imported
+    with lock.hold(recipe.folder, f"tsd {'teacher train' if stage == 'teacher' else stage} {recipe.name}"):
+        _run_alone(recipe, stage)
+
+
+def _run_alone(recipe: "Recipe", stage: str) -> None:
+    """Run a stage; nobody else writes into the study's folder meanwhile."""
     from tsd.progress import Reporter
 
     reporter = Reporter()

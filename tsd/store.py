@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 import tsd
+from tsd import lock
 from tsd.errors import DataError, StorageError
 from tsd.schema import conform, fingerprint
 
@@ -225,6 +226,7 @@ def write_json(folder: str, name: str, value: object) -> None:
 def write_bytes(folder: str, name: str, content: bytes | pa.Buffer) -> None:
     """Write one file, whole or not at all: a stream to an object store is invisible until it is closed, and
     on a disk the file gets its name last."""
+    lock.require(folder)
     files, root = filesystem(folder)
     with storage_errors(folder):
         files.create_dir(root, recursive=True)
@@ -246,6 +248,7 @@ def write_bytes(folder: str, name: str, content: bytes | pa.Buffer) -> None:
 
 def copy_folder(local: str, folder: str) -> None:
     """Put a finished local folder where `folder` says, whole or, on a disk, not at all."""
+    lock.require(folder)
     files, root = filesystem(folder)
     with storage_errors(folder):
         delete_folder(folder)
@@ -285,6 +288,7 @@ def local_copy(folder: str) -> Iterator[str]:
 
 def delete_folder(folder: str) -> None:
     """Delete a folder and all in it; nothing happens where there is none."""
+    lock.require(folder)
     files, root = filesystem(folder)
     if files.get_file_info(root).type == fs.FileType.Directory:
         files.delete_dir(root)

@@ -2,6 +2,7 @@
 parameters and FLOPs, and their export as a plain Hugging Face folder.
 """
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from tsd.recipe import Lora, Student
 from tsd.series.truth import TOP
 
 PROCESSOR = "preprocessor_config.json"  # a folder that has it holds a model that looks
+SAMPLE = "Describe: 1 2 3"  # a prompt
+FORWARD = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep")
 ADAPTER = "adapter_config.json"  # a folder that has it holds adapters alone
 
 
@@ -85,7 +88,8 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
     Raises InputError where there is none, or one without a chat template or an end token.
     """
-    tokenizer = _load(AutoTokenizer, source)
+    with weights.readable(source):
+        tokenizer = AutoTokenizer.from_pretrained(sources.local(source, weights=False))
     if not tokenizer.chat_template:
         raise InputError(f"the tokenizer of {source} has no chat template: use an Instruct model")
     if tokenizer.eos_token_id is None:
@@ -95,6 +99,35 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token_id is None:  # padding is never attended to nor learned: any token does
         tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def require_usable(source: str) -> PreTrainedTokenizerBase:
+    """Raise InputError unless a student can start from a source and reply: tokenizer, chat template, weights, model.
+
+    No weights are read. Returns the tokenizer.
+    """
+    tokenizer = load_tokenizer(source)
+    turn = [{"role": "user", "content": SAMPLE}]
+    try:
+        prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template raises what it likes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the chat template of {source} does not take a user's turn: {reason}") from None
+    if SAMPLE not in prompt:
+        raise InputError(f"the chat template of {source} leaves out what a user says: use an Instruct model")
+    tokens = tokenizer(f"{prompt}{SAMPLE}{tokenizer.eos_token}", add_special_tokens=False)["input_ids"]
+    if tokens[-1] != tokenizer.eos_token_id:
+        raise InputError(f"the tokenizer of {source} does not read its own eos_token {tokenizer.eos_token!r} as one")
+    model = weights.require_loadable(source)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if max(*tokens, tokenizer.pad_token_id) >= rows:
+        raise InputError(f"the tokenizer of {source} has more tokens than its model, which knows {rows:,}")
+    takes = inspect.signature(type(model).forward).parameters
+    lacking = [name for name in FORWARD if name not in takes]
+    if lacking or getattr(type(model), "_is_stateful", False):
+        why = f"takes no {lacking[0]}" if lacking else "keeps a state in the place of keys and values"
+        raise InputError(f"{source} cannot be decoded: its {type(model).__name__} {why}")
     return tokenizer
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from tsd import curation, drawing, scoring, store
+from tsd import curation, drawing, lock, scoring, store
 from tsd.bare import draw
 from tsd.cluster import nodes
 from tsd.corpus import chat_tokens
@@ -408,7 +408,11 @@ def _run(work: Work, parts: int, outputs: Sequence[tuple[str, str]], step: Step)
     if len(missing) == 0:
         return found
 
+    claim = lock.claim(outputs[0][0])
+
     def make_one(part: int) -> Sequence[store.Part]:
+        if claim:
+            claim.require()  # the driver may stand still, and another command may have taken the folder over
         # Ray repeats the whole task of a worker that died: what it had already written is not made again.
         written = [store.find_part(folder, part, key) for folder, key in outputs]
         whole = [one for one in written if one is not None]
