@@ -100,6 +100,25 @@ def report(
 
 
 @app.command()
+def check(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None) -> None:
+    """Check what a study needs, a line each: keys, addresses, models, packages, GPUs, storage, MLflow; do nothing.
+
+    Every command checks the same at its start. On a cluster (RAY_ADDRESS) every node that is up is asked, too.
+    """
+    from tsd.recipe import load
+
+    place = [f"out={json.dumps(out)}"] if out is not None else []
+    wanted = load(recipe, [*(set_ or []), *place])
+    wanted.require_enough_series()
+    from tsd.cluster import preflight
+
+    fine = preflight.report(preflight.before_ray(wanted, "study"), print)
+    fine &= preflight.report(preflight.of_cluster(wanted, "study"), print)
+    if not fine:
+        raise typer.Exit(2)
+
+
+@app.command()
 def explain(
     file: Annotated[str, typer.Argument(help="A CSV file with a header line and one row a time step.")],
     model: Annotated[str, typer.Option(help="A student: a folder such as RUN/students/NAME.")],
@@ -203,8 +222,10 @@ def _run(recipe: "Recipe", stage: str) -> None:
 
 def _run_alone(recipe: "Recipe", stage: str) -> None:
     """Run a stage; nobody else writes into the study's folder meanwhile."""
+    from tsd.cluster import preflight
     from tsd.progress import Reporter
 
+    preflight.require(preflight.before_ray(recipe, stage))
     reporter = Reporter()
     if stage == "teacher":
         from tsd.teachers.own import prepare_alone
@@ -216,7 +237,7 @@ def _run_alone(recipe: "Recipe", stage: str) -> None:
     if stage == "study":
         studies.run(recipe, reporter)
         return
-    with studies.connected(reporter, recipe) as one:
+    with studies.connected(reporter, recipe, stage) as one:
         getattr(one, stage)()
         if stage in ("train", "evaluate"):
             one.require_all_trained(decoded=stage == "evaluate")
@@ -226,8 +247,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command: exit code 2 and one line for what the user can mend, 1 for what failed, 130 if stopped."""
     signal.signal(signal.SIGTERM, _stop)
     try:
-        if app(arguments, standalone_mode=False) == STOPPED:  # typer's answer to a KeyboardInterrupt
+        code = app(arguments, standalone_mode=False)
+        if code == STOPPED:  # typer's answer to a KeyboardInterrupt
             raise KeyboardInterrupt
+        if code:
+            sys.exit(code)
     except UserError as error:
         _leave(str(error), 2)
     except TsdError as error:
@@ -245,7 +269,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    print(f"tsd: {message}", file=sys.stderr)
+    for line in message.splitlines():
+        print(f"tsd: {line}", file=sys.stderr)
     sys.exit(code)
 
 

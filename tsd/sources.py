@@ -26,7 +26,7 @@ def is_uri(source: str) -> bool:
 
 
 def local(source: str, weights: bool = True) -> str:
-    """What a library can load: a hub name or a folder's path as it is, of a URI the path of a copy on this machine.
+    """What a library can load: a hub name or a folder as it is; of a URI, the path of a copy on this machine.
 
     The copy stays in the machine's temporary folder, one for each state of the source, and is found again by every
     process of this user. weights: whether it is to hold them; config and tokenizer are a few megabytes.
@@ -70,7 +70,7 @@ def _copies() -> Path:
 
 @contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """Be the only process of this machine that makes this copy. The lock ends with its process, kill -9 included."""
+    """Be the only process of this machine that makes this copy. The lock ends with its process."""
     with open(place.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -103,7 +103,7 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def require_usable(source: str) -> PreTrainedTokenizerBase:
-    """Raise InputError unless a student can start from a source and reply: tokenizer, chat template, weights, model.
+    """Raise InputError unless a student can start from a source and reply: tokenizer, template, weights, model.
 
     No weights are read. Returns the tokenizer.
     """
@@ -118,7 +118,9 @@ def require_usable(source: str) -> PreTrainedTokenizerBase:
         raise InputError(f"the chat template of {source} leaves out what a user says: use an Instruct model")
     tokens = tokenizer(f"{prompt}{SAMPLE}{tokenizer.eos_token}", add_special_tokens=False)["input_ids"]
     if tokens[-1] != tokenizer.eos_token_id:
-        raise InputError(f"the tokenizer of {source} does not read its own eos_token {tokenizer.eos_token!r} as one")
+        raise InputError(
+            f"the tokenizer of {source} does not read its own eos_token {tokenizer.eos_token!r} as one"
+        )
     model = weights.require_loadable(source)
     rows = model.get_input_embeddings().weight.shape[0]
     if max(*tokens, tokenizer.pad_token_id) >= rows:

@@ -178,11 +178,19 @@ def require_loadable(source: str) -> PreTrainedModel:
     return model
 
 
+def require_whole(source: str) -> None:
+    """Raise InputError where files of weights of a source are missing or cut off, whatever they hold."""
+    with readable(source):
+        _shapes(source)
+
+
 def _shapes(source: str) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of a source, from the headers of its safetensors files."""
     if not sources.is_uri(source) and not Path(source).is_dir():
         try:
-            folder = snapshot_download(source, allow_patterns=[*WEIGHT_FILES, "config.json"], local_files_only=True)
+            folder = snapshot_download(
+                source, allow_patterns=[*WEIGHT_FILES, "config.json"], local_files_only=True
+            )
         except LocalEntryNotFoundError:
             there = get_safetensors_metadata(source).files_metadata.values()
             return {name: tuple(info.shape) for file in there for name, info in file.tensors.items()}
@@ -266,7 +274,9 @@ def _read(stored: Any, name: str, tensor: Tensor, source: str) -> None:
 
 def _require_shape(source: str, name: str, shape: tuple[int, ...], tensor: Tensor) -> None:
     if shape != tuple(tensor.shape):
-        raise InputError(f"{source} has weights {name} of shape {shape}, and the model's are {tuple(tensor.shape)}")
+        raise InputError(
+            f"{source} has weights {name} of shape {shape}, and the model's are {tuple(tensor.shape)}"
+        )
 
 
 def _rows(tensor: Tensor) -> range:

@@ -1,8 +1,8 @@
 """Which nodes of a cluster may work: those that see the study's storage and have what the work needs.
 
-The driver leaves a probe in the study's folder. A node is fit if it finds it there, can write beside it, and has the
-same packages. Every worker process asks this once, before its first work: a node may have joined a moment ago. What a
-node that is not fit was handed goes to others, it is handed nothing more, and the driver says so in one line.
+The driver leaves a probe in the study's folder. A node is fit if it finds it there, can write beside it, and has
+the same packages. Every worker process asks once, before its first work: its node may have joined a moment ago.
+What an unfit node was handed goes to others, it is handed nothing more, and the driver says so in one line.
 """
 
 import importlib.metadata
@@ -17,11 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import ray
+import yaml
 from pyarrow import fs
 from ray.exceptions import GetTimeoutError, RayError
 
@@ -57,7 +60,7 @@ class Need:
     """Versions that must be the driver's, by package, and Python's."""
 
 
-class UnfitNode(Exception):
+class UnfitNodeError(Exception):
     """Raised by a worker of a group, before its first work, on a node that is not fit."""
 
     def __init__(self, node: str, fault: str) -> None:
@@ -102,7 +105,7 @@ def selector(unfit: Mapping[str, str]) -> dict[str, str]:
 def watched(
     folder: str, models: Sequence[str], packages: Sequence[str], say: Callable[[str], None]
 ) -> Iterator[None]:
-    """Keep the nodes of the cluster that was joined under review while a command works; nothing on a Ray of its own.
+    """Check the nodes of the cluster that was joined, for as long as a command works; nothing on a Ray of its own.
 
     folder: the study's; models: folders that the recipe names by path. say: prints a line.
     Raises InputError, with a line for each node, where one that is up is not fit.
@@ -159,9 +162,9 @@ def done(
 ) -> Iterator[dict[str, Any]]:
     """Have Ray Data's workers do each item, on nodes that are fit. Gives what was made of each, in any order.
 
-    work: takes a batch of one item, as Ray Data does ({"part": [3]}), and gives one ({"part": [3], "made": ["…"]});
-    or a class that is made of `arguments` in each worker and then called so. items: columns by name, or numbers of
-    parts. step: is told what is waited for. options: of `Dataset.map_batches`.
+    work: takes a batch of one item, as Ray Data does ({"part": [3]}), and gives one like it,
+    or is a class that is made of `arguments` in each worker and then called so. items: columns by name, or the
+    numbers of parts. step: is told what is waited for. options: of `Dataset.map_batches`.
     """
     left = items
     while len(left):
@@ -189,9 +192,8 @@ def noting_waits(rows: Iterator[Any], step: Step | None, options: Mapping[str, A
     def watch() -> None:
         while not over.wait(1.0):
             if time.time() - since[0] > SILENT_SECONDS:
-                step.advance(
-                    0, f"waiting for {waited_for(options)} since {datetime.fromtimestamp(since[0]):%H:%M:%S}"
-                )
+                what = lacking(options) or "the workers' next result"
+                step.advance(0, f"waiting for {what} since {datetime.fromtimestamp(since[0]):%H:%M:%S}")
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -205,24 +207,24 @@ def noting_waits(rows: Iterator[Any], step: Step | None, options: Mapping[str, A
         watcher.join(10)
 
 
-def waited_for(options: Mapping[str, Any]) -> str:
-    """What work with these options waits for: machines, where the cluster has none of the kind, or its results."""
+def lacking(options: Mapping[str, Any]) -> str:
+    """The kind of node that work with these options asks for, where the cluster has none; else empty."""
     wanted = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus", 0)}
     try:
         there = [node["Resources"] for node in _alive() if node["NodeID"] not in current.unfit]
     except Exception:  # Ray is about to end
-        there = []
+        return ""
     if any(all(one.get(name, 0) >= count for name, count in wanted.items()) for one in there):
-        return "the workers' next result"
+        return ""
     asked = " and ".join(f"{count:g} {name}" for name, count in wanted.items() if count)
     return f"a node with {asked}, of which the cluster has none"
 
 
 def require_fit(need: Need | None) -> None:
-    """Raise UnfitNode where this process' node is not fit; said by a worker before its first work."""
+    """Raise UnfitNodeError where this process' node is not fit; said by a worker before its first work."""
     fault = fault_here(need) if need else None
     if fault is not None:
-        raise UnfitNode(ray.get_runtime_context().get_node_id(), fault)
+        raise UnfitNodeError(ray.get_runtime_context().get_node_id(), fault)
 
 
 @cache  # a process asks once
@@ -243,7 +245,8 @@ def _packages_fault(need: Need) -> str | None:
     mine = dict(_versions())
     for name, version in need.versions:
         if mine.get(name) != version:
-            return f"has {name} {mine.get(name) or 'not installed'} and the driver has {version}: install the same there"
+            there = f"{name} {mine[name]}" if name in mine else f"no {name}"
+            return f"has {there} and the driver has {version}: install the same there"
     return None
 
 
@@ -273,8 +276,8 @@ def _unseen(folder: str) -> str:
         "" if os.path.isabs(folder) or "://" in folder else ", which is relative to where each process works"
     )
     return (
-        f"does not see the driver's {folder}{relative}: set out to a URI such as s3://bucket/tsd, or to a path that "
-        "every node shares"
+        f"does not see the driver's {folder}{relative}: set out to a URI such as s3://bucket/tsd, or to a "
+        "path that every node shares"
     )
 
 
@@ -300,6 +303,48 @@ def _answered(need: Need) -> list[str]:
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _fault_there(need: Need) -> str | None:
     return fault_here(need)
+
+
+def machines() -> dict[str, dict[str, float]]:
+    """What each node that is up has, by its name."""
+    return {_name(node["NodeID"]): dict(node["Resources"]) for node in _alive()}
+
+
+def node_types() -> dict[str, tuple[dict[str, float], float]] | None:
+    """What the cluster's autoscaler may start: by node type, what a node has and how many there may be.
+
+    Empty where there is no autoscaler. None where there is one that says nothing of it, as KubeRay's.
+    """
+    head = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(_configured_types)
+    try:
+        found: dict[str, tuple[dict[str, float], float]] | None = ray.get(head.remote(), timeout=ANSWER_SECONDS)
+    except (RayError, GetTimeoutError):
+        return None
+    return found
+
+
+def _configured_types() -> dict[str, tuple[dict[str, float], float]] | None:
+    """The node types in the file that the head's autoscaler was started with; runs on the head."""
+    if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE") == "1" or "KUBERNETES_SERVICE_HOST" in os.environ:
+        return None
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = process.read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it has ended
+            continue
+        for word in words:
+            if word.startswith("--autoscaling-config=") and (path := Path(word.partition("=")[2])).is_file():
+                config = yaml.safe_load(path.read_text())
+                most = float(config.get("max_workers", inf))
+                return {
+                    name: (
+                        {kind: float(count) for kind, count in each.get("resources", {}).items()},
+                        min(most, float(each.get("max_workers", most))),
+                    )
+                    for name, each in config.get("available_node_types", {}).items()
+                    if name != config.get("head_node_type")
+                }
+    return {}
 
 
 def _alive() -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from tsd import curation, drawing, lock, scoring, store
 from tsd.bare import draw

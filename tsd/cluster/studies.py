@@ -10,7 +10,8 @@ import ray
 from rich.markup import escape
 
 from tsd import comparison, store
-from tsd.cluster.session import session
+from tsd.cluster import nodes, preflight
+from tsd.cluster.session import own_ray, session
 from tsd.cluster.study import Study, say_place, write_runs
 from tsd.progress import Reporter, clock
 from tsd.recipe import Recipe, to_yaml
@@ -83,8 +84,11 @@ class Studies:
 
 
 @contextmanager
-def connected(reporter: Reporter, recipe: Recipe) -> Iterator[Study | Studies]:
-    """A study inside a Ray session, with the start of Ray shown and counted."""
+def connected(reporter: Reporter, recipe: Recipe, stage: str = "study") -> Iterator[Study | Studies]:
+    """A study inside a Ray session, with the start of Ray shown and counted.
+
+    stage: what is to be done. Raises InputError where a cluster that was joined lacks what that needs.
+    """
     study = Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
     with ExitStack() as stack:
         started = time.monotonic()
@@ -92,6 +96,10 @@ def connected(reporter: Reporter, recipe: Recipe) -> Iterator[Study | Studies]:
             stack.enter_context(session())
             step.advance(1, f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs")
         study.spent("Start Ray", time.monotonic() - started)
+        if not own_ray():
+            preflight.require(preflight.on_cluster(recipe, stage))
+        models, packages = preflight.model_folders(recipe), preflight.packages(recipe, stage)
+        stack.enter_context(nodes.watched(recipe.folder, models, packages, reporter.say))
         yield study
 
 

@@ -179,7 +179,7 @@ class _Board:
         self.unfit[node] = fault
 
     def collect(self) -> tuple[dict[str, dict[str, float]], set[str], dict[str, str]]:
-        """What was posted since the last call, the trials that had their machines, and the nodes that are unfit."""
+        """What was posted since the last call, the trials that had their machines, and the unfit nodes."""
         news, self.news = self.news, {}
         return news, self.at_work, self.unfit
 
@@ -229,9 +229,10 @@ class _Listener(tune.Callback):  # type: ignore[misc]
         self.idle_since = self.idle_since or time.time()
         if time.time() - self.idle_since > nodes.SILENT_SECONDS:
             need = self.trials[min(running)].need
-            each = {"num_gpus": need.gpus, "num_cpus": need.cpus}
+            lacking = nodes.lacking({"num_gpus": need.gpus, "num_cpus": need.cpus})
+            machines = lacking or ("free GPUs" if need.gpus else "free CPUs, or to start")
             since = datetime.fromtimestamp(self.idle_since)
-            self.waiting(f"{need.workers} workers wait for {nodes.waited_for(each)}, since {since:%H:%M:%S}")
+            self.waiting(f"{need.workers} workers wait for {machines}, since {since:%H:%M:%S}")
 
 
 def _answer(call: Any, otherwise: T, patience: float) -> T:
@@ -251,7 +252,7 @@ def _name(trial: Any) -> str:
 
 def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     """One trial: a Ray Train run whose name makes a restart go on from its last checkpoint."""
-    trial, training = settings["trials"][config["trial"]], settings["training"]
+    trial = settings["trials"][config["trial"]]
     before = list(settings["trials"]).index(trial.name)
     if before >= settings["at_once"]:
         _let_go_first(settings["board"], list(settings["trials"])[:before])
@@ -299,7 +300,7 @@ def _unfit_nodes(error: TrainingFailedError) -> dict[str, str]:
     """The nodes on which workers refused to begin, and why."""
     failures = getattr(error, "worker_failures", {}).values()
     causes = [getattr(failure, "cause", None) or getattr(failure, "_base_exc", failure) for failure in failures]
-    return {cause.node: cause.fault for cause in causes if isinstance(cause, nodes.UnfitNode)}
+    return {cause.node: cause.fault for cause in causes if isinstance(cause, nodes.UnfitNodeError)}
 
 
 def _last_line(error: BaseException) -> str:

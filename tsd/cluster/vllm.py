@@ -186,7 +186,7 @@ def processor(teacher: VllmTeacher, schema: str) -> Any:
 
 
 def with_copy_of(source: str, outline: str, stage: type) -> type:
-    """One of Ray's stages, where a copy of the model is on the stage's machine before it starts: vLLM loads folders.
+    """One of Ray's stages that fetches the model to its machine before it starts: vLLM loads from folders.
 
     source: the URI of the model's folder. outline: the driver's copy without weights, which stage arguments name.
     """
