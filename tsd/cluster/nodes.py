@@ -305,9 +305,9 @@ def _fault_there(need: Need) -> str | None:
     return fault_here(need)
 
 
-def machines() -> dict[str, dict[str, float]]:
-    """What each node that is up has, by its name."""
-    return {_name(node["NodeID"]): dict(node["Resources"]) for node in _alive()}
+def machines() -> list[tuple[str, dict[str, float]]]:
+    """The name of each node that is up, and what it has."""
+    return [(_name(node["NodeID"]), dict(node["Resources"])) for node in _alive()]
 
 
 def node_types() -> dict[str, tuple[dict[str, float], float]] | None:

@@ -85,7 +85,7 @@ def on_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
     from tsd.cluster import nodes
 
     asked = set(WHOLE) if stage == "study" else {stage}
-    there = [Machines(f"node {address}", resources, 1) for address, resources in nodes.machines().items()]
+    there = [Machines(f"node {address}", resources, 1) for address, resources in nodes.machines()]
     to_come = nodes.node_types()
     if to_come is None:  # an autoscaler that tells nobody what it may start
         unknown = [demand for demand in demands(recipe, asked) if _lack(demand, there)]
@@ -189,12 +189,10 @@ def _room(asked: Iterable[Demand], machines: list[Machines]) -> Iterator[Finding
 
 def _lack(demand: Demand, machines: list[Machines]) -> str:
     """What machines lack of a demand; empty where nothing."""
-    held = {
-        machine.name: machine.most
-        * min((machine.resources.get(name, 0.0) + 1e-9) // count for name, count in demand.each if count)
-        for machine in machines
-    }
-    there = sum(count for count in held.values() if count > 0)
+    there = 0.0
+    for machine in machines:
+        fit = min((machine.resources.get(name, 0.0) + 1e-9) // count for name, count in demand.each if count)
+        there += machine.most * fit if fit > 0 else 0
     if there >= demand.workers:
         return ""
     names = "s or ".join(name for name, _ in demand.each)

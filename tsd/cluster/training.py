@@ -230,9 +230,9 @@ class _Listener(tune.Callback):  # type: ignore[misc]
         if time.time() - self.idle_since > nodes.SILENT_SECONDS:
             need = self.trials[min(running)].need
             lacking = nodes.lacking({"num_gpus": need.gpus, "num_cpus": need.cpus})
-            machines = lacking or ("free GPUs" if need.gpus else "free CPUs, or to start")
+            machines = lacking or ("free GPUs" if need.gpus else "free CPUs and the start of their processes")
             since = datetime.fromtimestamp(self.idle_since)
-            self.waiting(f"{need.workers} workers wait for {machines}, since {since:%H:%M:%S}")
+            self.waiting(f"waiting for {machines} since {since:%H:%M:%S}")
 
 
 def _answer(call: Any, otherwise: T, patience: float) -> T:
