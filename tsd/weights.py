@@ -62,6 +62,7 @@ def outline(source: str, adapt: Callable[[PreTrainedModel], PreTrainedModel] | N
 
     with readable(source):
         config = AutoConfig.from_pretrained(sources.local(source, weights=False))
+        config.name_or_path = source  # and not the copy: adapters name it as the model that they adapt
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             model = adapt(model) if adapt else model
