@@ -35,6 +35,8 @@ LAYERS = (
         "scaling",
         "tracking",
         "look",
+        "verify",
+        "provenance",
         "runs",
         "objectives",
         "learning",

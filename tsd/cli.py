@@ -11,6 +11,7 @@ from tsd.errors import InputError, TsdError, UserError
 
 if TYPE_CHECKING:
     from tsd.recipe import Recipe
+    from tsd.verify import Finding
 
 STOPPED = 130  # the exit code of what was interrupted
 
@@ -154,6 +155,44 @@ def look(
     print(show_plots(run, out, per_class, style))
 
 
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="A run folder such as runs/laptop.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make what is damaged again, by the stages that made it.")
+    ] = False,
+) -> None:
+    """Read every file of a run and say which are missing, cut or changed: a line a table and a line a finding.
+
+    Exit code 0 where all is sound, 1 where something is damaged. Example: tsd verify runs/laptop --repair
+    """
+    from tsd import verify as verifying
+    from tsd.errors import DataError
+
+    findings: list[Finding] = []
+    for checked in verifying.check(run):
+        findings += checked.findings
+        print("\n".join(checked.lines), flush=True)
+    if findings and not repair:
+        raise DataError(f"{run} is damaged, see above: `tsd verify {run} --repair` makes it again")
+    if findings:
+        _repair(run, findings)
+
+
+def _repair(run: str, findings: "list[Finding]") -> None:
+    from tsd import lock, verify
+
+    recipe = verify.recipe_of(run)
+    with lock.hold(recipe.folder, f"tsd verify {run} --repair"):
+        verify.set_aside(findings)
+        from tsd.cluster import studies
+        from tsd.progress import Reporter
+
+        with studies.connected(Reporter(), recipe) as one:
+            for stage in verify.stages(run):
+                getattr(one, stage)()
+
+
 teacher_app = typer.Typer(help="Teachers of your own: small models that look at plots.", no_args_is_help=True)
 app.add_typer(teacher_app, name="teacher")
 
@@ -222,11 +261,13 @@ def _run(recipe: "Recipe", stage: str) -> None:
 
 def _run_alone(recipe: "Recipe", stage: str) -> None:
     """Run a stage; nobody else writes into the study's folder meanwhile."""
+    from tsd import provenance
     from tsd.cluster import preflight
     from tsd.progress import Reporter
 
-    preflight.require(preflight.before_ray(recipe, stage))
     reporter = Reporter()
+    provenance.require(recipe, stage)
+    preflight.require(preflight.before_ray(recipe, stage))
     if stage == "teacher":
         from tsd.teachers.own import prepare_alone
 

@@ -5,7 +5,7 @@ import contextlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -32,7 +32,9 @@ CALLS_OF_A_WORKER = 16  # of the gate, besides those of its requests
 T = TypeVar("T")
 
 
-def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step) -> dict[int, store.Part]:
+def ask(
+    recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step, lost: Collection[int] = ()
+) -> dict[int, store.Part]:
     """Ask about every part that is not there yet. Returns all parts, old and new.
 
     Raises InputError where the stage had to be stopped; what came until then is kept.

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from rich.markup import escape
 
 from tsd import curation, drawing, lock, scoring, store
 from tsd.bare import draw
@@ -33,6 +34,7 @@ from tsd.teachers.rules import Rules
 Parts = dict[int, store.Part]
 Work = Callable[[int], Sequence[store.Part]]  # make one part of every output
 SEEN = ("series_id", "split", "values", "truth")  # of a series, by curation
+SHOWN = 3  # of the parts that were lost, in the line that says so
 
 
 def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
@@ -52,9 +54,12 @@ def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
             step.skip(done.rows)
             return done
         parts = -(-count // per_part)
+        lost = find_lost(folder, key, parts)
         (made,) = _run(work, parts, [(folder, key)], step)
         counted = scoring.add(made[part].note for part in range(parts))
-        return store.commit(folder, schema, key, parts, {}, made, scoring.about(recipe.asks, counted))
+        drawn = store.commit(folder, schema, key, parts, {}, made, scoring.about(recipe.asks, counted))
+    lost.say(reporter)
+    return drawn
 
 
 def draw_plots(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store.Dataset:
@@ -69,8 +74,11 @@ def draw_plots(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> sto
         if done:
             step.skip(done.rows)
             return done
+        lost = find_lost(folder, key, series.parts)
         (made,) = _run(work, series.parts, [(folder, key)], step)
-        return store.commit(folder, PLOTS, key, series.parts, {"series": series.digest}, made)
+        drawn = store.commit(folder, PLOTS, key, series.parts, {"series": series.digest}, made)
+    lost.say(reporter)
+    return drawn
 
 
 def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store.Dataset:
@@ -89,17 +97,21 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
         if done:
             step.skip(done.rows)
             return done
+        lost = find_lost(folder, key, series.parts)
         if rules:
             (made,) = _run(work, series.parts, [(folder, key)], step)
         else:
-            made = _ask(recipe, series, folder, key, step)
+            made = _ask(recipe, series, folder, key, step, lost.parts)
         counted: Counter[str] = Counter()
         for part in made.values():
             counted.update(part.note)
-        return store.commit(folder, schema, key, series.parts, parents, made, dict(counted))
+        said = store.commit(folder, schema, key, series.parts, parents, made, dict(counted))
+    lost.say(reporter)
+    return said
 
 
-def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step) -> Parts:
+def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step, lost: Collection[int]) -> Parts:
+    """lost: parts that were there once; where replies are paid for, they come from the journal or not at all."""
     # openai and matplotlib: workers that ask nobody are ready seconds sooner without them
     if isinstance(recipe.teacher, VllmTeacher):
         from tsd.cluster import vllm
@@ -111,7 +123,7 @@ def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Ste
         return looking.ask(recipe, series, folder, key, step)
     from tsd.cluster import asking
 
-    return asking.ask(recipe, series, folder, key, step)
+    return asking.ask(recipe, series, folder, key, step, lost=lost)
 
 
 def curate(
@@ -122,7 +134,8 @@ def curate(
     parents = {"series": series.digest, "annotations": annotations.digest}
     key = store.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
     done = store.find_finished(kept, EXAMPLES, key), store.find_finished(rejected, REJECTS, key)
-    verdicts = None if all(done) else _judge(recipe, series, annotations, key, parents, reporter)
+    whole = all(done) and not store.lost_parts(f"{recipe.folder}/verdicts", key)
+    verdicts = None if whole else _judge(recipe, series, annotations, key, parents, reporter)
 
     def work(part: int) -> list[store.Part]:
         assert verdicts
@@ -141,12 +154,16 @@ def curate(
             return done[0], done[1]
         assert verdicts
         settled = curation.settle(recipe.asks, verdicts.read(curation.needed(recipe.curation)), recipe.curation)
+        lost = [find_lost(folder, key, series.parts) for folder in (kept, rejected)]
         good, bad = _run(work, series.parts, [(kept, key), (rejected, key)], step)
         counted = curation.about(curation.add(good[part].note for part in range(series.parts)))
-        return (
+        both = (
             store.commit(kept, EXAMPLES, key, series.parts, parents, good, counted),
             store.commit(rejected, REJECTS, key, series.parts, parents, bad),
         )
+    for one in lost:
+        one.say(reporter)
+    return both
 
 
 def _judge(
@@ -174,8 +191,40 @@ def _judge(
             from tsd.curation.inference import require_contradiction  # torch and transformers
 
             require_contradiction(recipe.curation.nli.model)  # said here, not by a worker
+        lost = find_lost(folder, key, series.parts)
         (made,) = _run(work, series.parts, [(folder, key)], step)
-        return store.commit(folder, schema, key, series.parts, parents, made)
+        judged = store.commit(folder, schema, key, series.parts, parents, made)
+    lost.say(reporter)
+    return judged
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Parts of a table that were there once, and what is wrong with each; what lay there of them is set aside."""
+
+    folder: str
+    parts: Mapping[int, str]
+
+    def say(self, reporter: Reporter) -> None:
+        """Say, once they are there again, which parts were made again and why."""
+        if self.parts:
+            table, count = self.folder.rpartition("/")[2], len(self.parts)
+            whys = ", ".join(f"{store.part_name(part)}: {why}" for part, why in list(self.parts.items())[:SHOWN])
+            more = f", and {count - SHOWN} more" if count > SHOWN else ""
+            noun = "part" if count == 1 else "parts"
+            reporter.say(escape(f"  remade {count:,} {noun} of {table} with the same bytes ({whys}{more})"))
+
+
+def find_lost(folder: str, key: str, parts: int) -> Lost:
+    """The parts that were lost. Where the manifest was damaged, none of those that are missing is known not to
+    have been there."""
+    lost = store.lost_parts(folder, key)
+    if store.has_damaged_manifest(folder):
+        there = store.finished_parts(folder, key)
+        lost |= {part: "it is missing, as is a whole manifest" for part in range(parts) if part not in there}
+    for part in lost:
+        store.set_aside(folder, part)
+    return Lost(folder, lost)
 
 
 @dataclass

@@ -19,12 +19,12 @@ import ray
 from rich.markup import escape
 
 import tsd
-from tsd import card, placement, scaling, scoring, store
+from tsd import card, placement, provenance, scaling, scoring, store
 from tsd import report as reporting
-from tsd.cluster import comparing, distilling, outcomes, stages, trials
+from tsd.cluster import comparing, distilling, outcomes, restoring, stages, trials
 from tsd.corpus import select
 from tsd.curation import review
-from tsd.errors import InputError, TrainingError
+from tsd.errors import DataError, InputError, StorageError, TrainingError
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, RulesTeacher, to_yaml
 from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
@@ -53,7 +53,6 @@ class Study:
         self.reporter = reporter
         self.tables = recipe.asks.tables
         self.scores = score_names(recipe.asks.names)
-        self.kept_recipe = False
 
     def open_tracking(self) -> None:
         """Open MLflow, so that a wrong address is said before anything is paid for."""
@@ -61,6 +60,20 @@ class Study:
             started = time.monotonic()
             step.advance(1, self.tracker.place)
             self.spent("Open MLflow", time.monotonic() - started)
+
+    def require_own_series(self) -> None:
+        """Raise StorageError where series of another recipe lie in the folder; their keys say so."""
+        store.require_made_by(self.series, stages.series_key(self.recipe))
+
+    def require_own_tables(self) -> None:
+        """Raise StorageError where tables of another recipe lie in the folder that keeps no recipe."""
+        if provenance.read(self.recipe) is not None:
+            return
+        self.require_own_series()
+        series = store.peek(self.series, self.tables.series)
+        if series is not None:
+            key = stages.annotations_key(self.recipe, series)
+            store.require_made_by(f"{self.recipe.folder}/annotations", key)
 
     def generate(self) -> store.Dataset:
         """Draw the series and say how their classes came out; keep their plots where the recipe asks for it."""
@@ -106,7 +119,9 @@ class Study:
         distilling.require_fitting_teachers(self.recipe)
         runs = trials.plan_runs(self.recipe, examples.digest)
         self.tracker.tag({"examples": examples.digest, "teacher": self.teacher})
+        lost = restoring.restore_records(self.recipe, runs, self.reporter)
         failed = self._timed(TRAINING, lambda: self._train(runs))
+        restoring.hold_against(self.recipe, lost, self.reporter)
         for run_id, reason in failed.items():
             self.reporter.say(f"  [yellow]failed:[/] {escape(f'{run_id}: {reason}')}")
         if len(failed) == len(runs):
@@ -126,7 +141,15 @@ class Study:
         """Decode and score every finished run; write the runs table."""
         series, examples = self.open("series"), self.open("examples")
         records = self._records(examples)
+        lost = [
+            stages.find_lost(
+                f"{self.recipe.folder}/predictions/{run}", stages.predictions_key(self.recipe, run, series), 0
+            )
+            for run in records
+        ]
         made = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
+        for one in lost:
+            one.say(self.reporter)
         outcomes.note_undecoded(self.recipe, made.failed)
         for run_id, reason in made.failed.items():
             self.reporter.say(f"  [yellow]no replies:[/] {escape(f'{run_id}: {reason}')}")
@@ -137,7 +160,9 @@ class Study:
         rows = []
         for run_id, record in records.items():
             predictions = self._predictions_of(run_id)
-            spent = made.seconds.get(run_id, record.get("decode_seconds"))
+            spent = record.get("decode_seconds") or made.seconds.get(
+                run_id
+            )  # of the first time, if parts were lost
             scores = scoring.score(predictions)
             if record.get("decode_seconds") != spent:
                 store.write_json(
@@ -147,7 +172,7 @@ class Study:
             self._complete_card(run_id, scored)
             rows.append({**record, "teacher": self.teacher, "decode_seconds": spent, **scored})
         table = pa.Table.from_pylist(sorted(rows, key=_run_order), self.tables.runs)
-        write_runs(self.recipe, table, {"series": series.digest, "examples": examples.digest})
+        write_runs(self.recipe, table, {"series": series.digest, "examples": examples.digest}, self.reporter)
         self._track_scores(table)
         return table
 
@@ -161,6 +186,7 @@ class Study:
     def report(self) -> reporting.Study:
         """Fit the laws and write the report. Returns what it shows."""
         runs = self.open("runs").read()
+        self._require_own_runs(runs)
         with self.reporter.stage("Fit and report", 2, "parts") as step:
             fits = self._timed(
                 "Fit the laws",
@@ -183,6 +209,14 @@ class Study:
             self.reporter.say(f"  {line}")
         say_place(self.reporter, self.recipe)
         return study
+
+    def _require_own_runs(self, runs: pa.Table) -> None:
+        planned = {run["run_id"] for run in trials.plan_runs(self.recipe, self.open("examples").digest)}
+        if others := [run_id for run_id in runs["run_id"].to_pylist() if run_id not in planned]:
+            raise StorageError(
+                f"{self.recipe.folder}/runs was made from another recipe: it holds {others[0]}, which this recipe "
+                "does not train: name another folder with --out, or run `tsd evaluate` with this recipe first"
+            )
 
     def _train(self, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
         done = outcomes.finished(self.recipe, runs)
@@ -224,7 +258,9 @@ class Study:
     def prepare_tokenizer(self, examples: store.Dataset) -> None:
         """Build the small tokenizer for students from scratch, once a study."""
         folder = f"{self.recipe.folder}/tokenizer"
-        if store.read_json(folder, "tokenizer_config.json") is None:
+        there = store.exists(folder)
+        wrong, before = (store.damage(folder), store.seals(folder)) if there else ({}, {})
+        if wrong or not there or store.read_bytes(folder, "tokenizer_config.json") is None:
             from tsd.tokens import build_tokenizer
 
             columns = examples.each_part(["split", "prompt", "completion"])
@@ -234,7 +270,9 @@ class Study:
             with tempfile.TemporaryDirectory() as local:
                 looking = any(student.looks for student in self.recipe.students.sizes)
                 build_tokenizer(texts, self.recipe.training.max_length, looking).save_pretrained(local)
-                store.copy_folder(local, folder)
+                store.copy_folder(local, folder, sealed=True)
+            if there:
+                restoring.require_same(folder, wrong, before, self.reporter)
 
     def _records(self, examples: store.Dataset) -> dict[str, dict[str, Any]]:
         runs = trials.plan_runs(self.recipe, examples.digest)
@@ -352,14 +390,15 @@ class Study:
             done = work()
         finally:
             self.spent(stage, time.monotonic() - started)
-        if not self.kept_recipe:  # now that a stage has taken the folder for its own: another recipe's is refused
-            store.write_bytes(self.recipe.folder, "recipe.yaml", to_yaml(self.recipe).encode())
-            self.kept_recipe = True
         return done
 
     def spent(self, stage: str, seconds: float) -> None:
         """Add wall seconds to a stage of `timings.json`."""
-        timings = store.read_json(self.recipe.folder, "timings.json") or {}
+        try:
+            timings = store.read_json(self.recipe.folder, "timings.json") or {}
+        except DataError:
+            self.reporter.say("  [yellow]timings.json was damaged:[/] the seconds of earlier starts are lost")
+            timings = {}
         timings[stage] = timings.get(stage, 0.0) + seconds
         store.write_json(self.recipe.folder, "timings.json", timings)
 
@@ -397,12 +436,21 @@ def say_place(reporter: Reporter, recipe: Recipe) -> None:
     reporter.say(f"[bold]Report:[/] {place if '://' in place else os.path.abspath(place)}")
 
 
-def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str]) -> None:
-    """Write the runs table of a study anew."""
-    folder, key = f"{recipe.folder}/runs", store.digest(["runs", runs.to_pylist()])
-    store.delete_folder(folder)
-    store.write_part(folder, 0, runs, recipe.asks.tables.runs, key)
-    store.commit(folder, recipe.asks.tables.runs, key, 1, parents)
+def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], reporter: Reporter) -> None:
+    """Write the runs table of a study anew, unless the same one is there."""
+    folder, schema = f"{recipe.folder}/runs", recipe.asks.tables.runs
+    key = store.digest(["runs", runs.to_pylist(), dict(parents)])
+    lost = None
+    if store.made_by(folder) == key:
+        if store.find_finished(folder, schema, key):
+            return
+        lost = stages.find_lost(folder, key, 1)
+    else:
+        store.delete_folder(folder)
+    made = {0: store.write_part(folder, 0, runs, schema, key)}
+    store.commit(folder, schema, key, 1, parents, made)
+    if lost:
+        lost.say(reporter)
 
 
 def class_lines(task: Task, shares: Mapping[str, Mapping[str, float]]) -> list[str]:

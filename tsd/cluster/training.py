@@ -417,7 +417,7 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     with tempfile.TemporaryDirectory() as local:
         learning.export(model, tokenizer, Path(local) if writes else None, run, record, **asked)
         if writes:
-            store.copy_folder(local, f"{folder}/students/{run['run_id']}")
+            store.copy_folder(local, f"{folder}/students/{run['run_id']}", sealed=True)
     if writes:
         store.write_json(f"{folder}/records", f"{run['run_id']}.json", record)
         last = {**learning.metrics(end), "validation_loss": record["validation_loss"]}
