@@ -69,8 +69,8 @@ class Cluster:
 
 
 @contextmanager
-def running(**environment_of_nodes: str) -> Iterator[Cluster]:
-    """A cluster of one node with one CPU, for as long as the context lasts."""
+def running(*options: str, **environment_of_nodes: str) -> Iterator[Cluster]:
+    """A cluster of one node with one CPU, for as long as the context lasts. options: of `ray start --head`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -78,7 +78,7 @@ def running(**environment_of_nodes: str) -> Iterator[Cluster]:
     cluster = Cluster(f"127.0.0.1:{port}", temporary, environment() | environment_of_nodes)
     head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={temporary}")
     try:
-        cluster.start(*head, "--node-ip-address=127.0.0.1", "--num-cpus=1")
+        cluster.start(*head, "--node-ip-address=127.0.0.1", "--num-cpus=1", *options)
         yield cluster
     finally:
         for process in cluster.started:

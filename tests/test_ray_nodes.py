@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import yaml
 from cluster_nodes import Cluster, require_own_disks, running
 from commands import ROOT, TSD
 from s3_server import S3
@@ -44,10 +46,24 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own
 
 
+def node_types() -> dict[str, Any]:
+    """What an autoscaler may start, as `ray up` hands it to the head; of a kind that starts nothing itself."""
+    from ray.autoscaler._private.monitor import BASE_READONLY_CONFIG
+
+    gpus = {"resources": {"CPU": 8, "GPU": 8}, "node_config": {}, "min_workers": 0, "max_workers": 2}
+    return {
+        **BASE_READONLY_CONFIG,
+        "max_workers": 4,
+        "available_node_types": {**BASE_READONLY_CONFIG["available_node_types"], "gpu": gpus},
+    }
+
+
 @pytest.fixture(scope="module")
-def cluster(disks: Path, s3_server: S3) -> Iterator[Cluster]:
+def cluster(disks: Path, s3_server: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two nodes of one CPU each; the second has an empty disk where the first one has `disks`."""
-    with running(**s3_server.environment) as two:
+    types = tmp_path_factory.mktemp("autoscaler") / "types.yaml"
+    types.write_text(yaml.safe_dump(node_types()))
+    with running(f"--autoscaling-config={types}", **s3_server.environment) as two:
         two.start(f"--address={two.address}", "--num-cpus=1", hidden=[disks])
         yield two
 
@@ -95,6 +111,22 @@ def test_a_folder_that_all_nodes_share_passes_though_it_is_a_path(cluster: Clust
     assert f"all 2 see {tmp_path}/tiny" in out
     assert not [line for line in out.splitlines() if not line.startswith("ok ")]
     assert not list((tmp_path / "tiny").iterdir())
+
+
+def test_node_types_that_start_from_nothing_are_held_against_what_the_recipe_asks_for(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    def checked(workers: int) -> tuple[int, list[str]]:
+        many = (f"training.workers={workers}", f"training.batch_size={workers}", "training.gpu=true")
+        code, out, _ = ended(start(cluster, str(tmp_path), tmp_path, *many, stage="check"))
+        return code, [line for line in out.splitlines() if line.startswith("problem")]
+
+    assert checked(16) == (0, [])
+    code, (line,) = checked(17)
+    assert code == 2
+    assert (
+        "asks for 17 workers of 1 GPU each, and all nodes and node types of the cluster together hold 16" in line
+    )
 
 
 def board() -> psutil.Process | None:

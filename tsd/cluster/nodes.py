@@ -92,6 +92,14 @@ class Nodes:
         if able and all(one["NodeID"] in self.unfit for one in able):
             raise InputError(f"no node of the cluster can work for this study; {_name(node)}: {fault}")
 
+    def review(self) -> bool:
+        """Ask all nodes anew, after work failed. Returns whether some are unfit that were not known to be."""
+        faults = ask_all(self.need) if self.need else {}
+        new = {node: fault for node, fault in faults.items() if node not in self.unfit}
+        for node, fault in new.items():
+            self.exclude(node, fault)
+        return bool(new)
+
 
 current = Nodes()  # of this process, where it is a driver
 
@@ -169,21 +177,33 @@ def done(
     left = items
     while len(left):
         again: list[Any] = []
+        seen: set[int] = set()
         numbers = ray.data.range(len(left), override_num_blocks=min(len(left), MOST_TASKS))
         fixed = {"fn_constructor_args": (current.need, work, arguments, left)} if isinstance(work, type) else {}
         worker = _Kept if isinstance(work, type) else _by_function(current.need, work, left)
         rows = numbers.map_batches(worker, batch_size=1, **fixed, **options).iter_rows()
-        for row in noting_waits(rows, step, options):
-            if row["fault"]:
-                current.exclude(row["node"], row["fault"])
-                again.append(left[row["item"]])
-            else:
-                yield json.loads(row["made"])
+        try:
+            for row in noting_waits(rows, step, options):
+                seen.add(row["item"])
+                if row["fault"]:
+                    current.exclude(row["node"], row["fault"])
+                    again.append(left[row["item"]])
+                else:
+                    yield json.loads(row["made"])
+        except RayError:
+            if not current.review():
+                raise
+            again += [left[number] for number in range(len(left)) if number not in seen]
         left = again
 
 
-def noting_waits(rows: Iterator[Any], step: Step | None, options: Mapping[str, Any]) -> Iterator[Any]:
-    """Rows as they come. Where none comes for a while, the step says what is waited for and since when."""
+def noting_waits(
+    rows: Iterator[Any], step: Step | None, options: Mapping[str, Any], result: str = "the workers' next result"
+) -> Iterator[Any]:
+    """Rows as they come. Where none comes for a while, the step says what is waited for and since when.
+
+    options: what a worker takes of a node, as for `map_batches`. result: what it is that comes.
+    """
     if step is None:
         yield from rows
         return
@@ -192,7 +212,7 @@ def noting_waits(rows: Iterator[Any], step: Step | None, options: Mapping[str, A
     def watch() -> None:
         while not over.wait(1.0):
             if time.time() - since[0] > SILENT_SECONDS:
-                what = lacking(options) or "the workers' next result"
+                what = lacking(options) or result
                 step.advance(0, f"waiting for {what} since {datetime.fromtimestamp(since[0]):%H:%M:%S}")
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -302,7 +322,8 @@ def _answered(need: Need) -> list[str]:
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _fault_there(need: Need) -> str | None:
-    return fault_here(need)
+    fault: str | None = fault_here.__wrapped__(need)  # as it is now, whatever this process found before
+    return fault
 
 
 def machines() -> list[tuple[str, dict[str, float]]]:

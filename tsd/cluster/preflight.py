@@ -149,6 +149,8 @@ def packages(recipe: Recipe, stage: str) -> list[str]:
 def demands(recipe: Recipe, asked: set[str]) -> list[Demand]:
     """The machines that the recipe's stages ask for, those with GPUs and groups of workers that start together."""
     found = []
+    if asked & {"generate", "annotate", "curate", "evaluate"}:
+        found.append(_demand("every stage", 1, {"CPU": 1.0}, "stage"))
     if "train" in asked:
         groups: dict[placement.Need, list[str]] = {}
         for student in _unfinished(recipe):
@@ -172,6 +174,7 @@ def _demand(what: str, workers: int, each: Resources, section: str) -> Demand:
         "training": GPU_FIX
         if "GPU" in each
         else "lower training.workers, training.threads or the student's workers",
+        "stage": "start a node that has one",
         "teacher": "lower teacher.replicas or teacher.tensor_parallel, or set teacher.gpu=false for a tiny model",
     }[section]
     return Demand(f"{what} asks for {group}", workers, tuple(each.items()), fix)

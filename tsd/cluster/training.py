@@ -262,7 +262,8 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
         try:
             _fit(settings, trial, unfit)
         except TrainingFailedError as error:
-            found = _unfit_nodes(error)
+            need = settings["need"]
+            found = _unfit_nodes(error) or (nodes.ask_all(need) if need else {})
             if not found.keys() - unfit.keys():
                 for run in trial.runs:
                     _fail(settings["folder"], run["run_id"], _last_line(error))

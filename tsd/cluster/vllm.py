@@ -25,6 +25,7 @@ import ray
 from ray.exceptions import RayError
 
 from tsd import sources, store
+from tsd.cluster import nodes
 from tsd.cluster.session import calm
 from tsd.errors import InputError, TeacherError
 from tsd.progress import Step, clock
@@ -70,7 +71,12 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
         begun.close()
     counts: Counts = Counter()
     under_way: dict[int, _Part] = {}
-    replies = patiently(_replies(recipe, series, known), teacher.patience) if known else iter(())
+    replies: Iterator[Row] = iter(())
+    if known:
+        wanted = {"num_cpus": engine.ENGINE_CPUS, "num_gpus": teacher.tensor_parallel if teacher.gpu else 0}
+        replies = nodes.noting_waits(
+            patiently(_replies(recipe, series, known), teacher.patience), step, wanted, "the engine's next reply"
+        )
     try:
         for row in unless_all_fail(replies, answered=bool(made) or any(known.values())):
             part = row["part"]
@@ -93,8 +99,8 @@ def require_engine(teacher: VllmTeacher) -> None:
     """Raise InputError unless an engine can be started, as far as can be told before it is."""
     if importlib.util.find_spec("vllm") is None:
         raise InputError("teacher.kind=vllm needs vLLM, which is not installed here: pip install 'tsd[vllm]'")
-    looks_like_a_folder = teacher.model.startswith((".", "/", "~"))
-    if looks_like_a_folder and not os.path.isfile(os.path.join(teacher.model, "config.json")):
+    looks_like_a_folder = teacher.model.startswith((".", "/", "~")) or sources.is_uri(teacher.model)
+    if looks_like_a_folder and store.read_json(teacher.model, "config.json") is None:
         raise InputError(f"teacher.model: {teacher.model} is not the folder of a model: it holds no config.json")
     wanted, there = teacher.replicas * teacher.tensor_parallel, ray.cluster_resources().get("GPU", 0)
     alone = not os.environ.get("RAY_ADDRESS")  # a cluster may start machines once they are asked for
