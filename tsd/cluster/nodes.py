@@ -178,12 +178,8 @@ def done(
     while len(left):
         again: list[Any] = []
         seen: set[int] = set()
-        numbers = ray.data.range(len(left), override_num_blocks=min(len(left), MOST_TASKS))
-        fixed = {"fn_constructor_args": (current.need, work, arguments, left)} if isinstance(work, type) else {}
-        worker = _Kept if isinstance(work, type) else _by_function(current.need, work, left)
-        rows = numbers.map_batches(worker, batch_size=1, **fixed, **options).iter_rows()
         try:
-            for row in noting_waits(rows, step, options):
+            for row in noting_waits(_rows(work, arguments, left, options), step, options):
                 seen.add(row["item"])
                 if row["fault"]:
                     current.exclude(row["node"], row["fault"])
@@ -195,6 +191,21 @@ def done(
                 raise
             again += [left[number] for number in range(len(left)) if number not in seen]
         left = again
+
+
+def _rows(
+    work: Any, arguments: Sequence[Any], items: Items, options: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """One pass over the items: the number of each, its node, and what was made of it or why that node is unfit."""
+    blocks, rows = min(len(items), MOST_TASKS), {"batch_size": 1, **options}
+    if not isinstance(work, type):  # numbers are read by the tasks that use them
+        numbers = ray.data.range(len(items), override_num_blocks=blocks)
+        made = numbers.map_batches(_by_function(current.need, work, items), **rows)
+    else:  # tasks that read numbers would wait for the CPUs that the workers hold
+        numbers = ray.data.from_items([{"id": number} for number in range(len(items))], override_num_blocks=blocks)
+        made = numbers.map_batches(_Kept, fn_constructor_args=(current.need, work, arguments, items), **rows)
+    found: Iterator[dict[str, Any]] = made.iter_rows()
+    return found
 
 
 def noting_waits(
