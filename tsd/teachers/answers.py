@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from tsd.teachers import Reply
@@ -53,47 +52,6 @@ def read_completion(answer: Any, price: Price, expected: int) -> Reply:
     asked = _tokens(usage, "prompt_tokens", expected)
     said = _tokens(usage, "completion_tokens", len(text or "") // 4)
     return Reply(text, status, reason, input_tokens=asked, output_tokens=said, cost_usd=price(asked, said))
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of what a batch gave: whose it is, and the reply."""
-
-    name: str
-    """The request's custom id."""
-    reply: Reply
-    fault: Literal["row", "account"] | None = None
-    """What asking again will not mend: the server refuses this request, or to serve at all."""
-
-
-def read_line(line: bytes, price: Price, expected: Mapping[str, int]) -> Line | None:
-    """Read a line of a batch's output or error file; None where it belongs to no request of the batch.
-
-    expected: tokens of each question, roughly, by its custom id.
-    """
-    try:
-        entry = json.loads(line, strict=False)
-    except ValueError:
-        return None
-    name = entry.get("custom_id") if isinstance(entry, dict) else None
-    if not isinstance(name, str) or name not in expected:
-        return None
-    response = entry.get("response")
-    code, body = (
-        (response.get("status_code"), response.get("body")) if isinstance(response, dict) else (None, None)
-    )
-    if code == 200:
-        return Line(name, read_completion(body, price, expected[name]))
-    found = body.get("error") if isinstance(body, dict) else entry.get("error")
-    said = found if isinstance(found, dict) else {}
-    meaning = outlook(code, said) if type(code) is int else "passing"
-    if meaning == "filtered":
-        return Line(name, Reply(None, "refused", "the provider's filter"))
-    words = [str(one) for one in (code or said.get("code"), said.get("message")) if one]
-    reply = Reply(None, "error", clean(": ".join(words) or "no answer")[:SHOWN])
-    if meaning == "final":
-        return Line(name, reply, "row" if code in OF_THE_ROW else "account")
-    return Line(name, reply)
 
 
 def outlook(code: int, said: Mapping[str, Any]) -> Literal["filtered", "busy", "passing", "final"]:
