@@ -30,7 +30,7 @@ def api(url: str, **changes: Any) -> ApiTeacher:
 
 def in_batches(url: str, **changes: Any) -> ApiTeacher:
     """The same, asked in batches that are looked at often."""
-    batch = {"poll_seconds": 0.05, **changes.pop("batch", {})}
+    batch = {"poll_seconds": 0.05, "idle_timeout": 1.0, **changes.pop("batch", {})}
     return api(url, **{"mode": "batch", "batch": batch, **changes})
 
 

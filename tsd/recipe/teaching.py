@@ -165,6 +165,9 @@ class BatchConfig(Section):
     """Between two looks at a batch."""
     rounds: Positive = 4
     """How often what a batch left unanswered is put into another one."""
+    idle_timeout: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds without progress in collecting a batch (files that cannot be read, lines that are missing, a status
+    that tsd does not know) after which the stage stops. Nothing is asked again meanwhile."""
 
 
 def _address(url: str) -> str:

@@ -67,6 +67,12 @@ class Estimator:
         said = teacher.max_tokens if longest <= teacher.max_tokens else 2 * longest
         return Cost(asked, said, teacher.usd(asked, said))
 
+    def scaled(self, teacher: ApiTeacher, asked: int, said: int) -> Cost:
+        """The bound of a batch whose prompts have about so many tokens, with room for so many of its replies."""
+        into, longest = -int(-asked * self.input_ratio // 1), self.longest_output
+        out = said if longest <= teacher.max_tokens else -(-said * 2 * longest // teacher.max_tokens)
+        return Cost(into, out, teacher.usd(into, out))
+
     def after(self, billed: Cost, estimate: int) -> "Estimator":
         """The estimator that has seen one more bill."""
         ratio = billed.input_tokens / estimate if estimate > 0 else 1.0
@@ -191,8 +197,7 @@ class Account:
 
     def reserve(self, request: str, bound: Cost) -> None:
         """Reserve the bound of a request that is about to be sent, or was sent by an earlier start."""
-        if request in self._lost:
-            self.unconfirmed -= self._lost.pop(request)
+        self._release(request)
         self._open[request] = bound
         self.reserved += bound
 

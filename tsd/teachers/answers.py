@@ -78,7 +78,7 @@ def error_of(code: int | None, content: bytes | str) -> ServerError:
         body = read_json(content)
     except ValueError:
         body = None
-    found = _error(body) if body is not None else None
+    found = find_error(body) if body is not None else None
     if found is None:
         text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
         return ServerError(code, "", _one_line(re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", text, flags=re.S)))
@@ -94,23 +94,23 @@ def error_within(answer: Any) -> ServerError | None:
     choice = _first(answer.get("choices"))
     for holder in (answer, choice, choice.get("message")):
         if isinstance(holder, dict) and holder.get("error"):
-            return _error(holder)
+            return find_error(holder)
     if answer.get("object") == "error" or (answer.get("detail") and not answer.get("choices")):
-        return _error(answer)
+        return find_error(answer)
     return None
 
 
-def _error(body: Any) -> ServerError | None:
+def find_error(body: Any) -> ServerError | None:
     """The error in a body: an object, a string, a list of either, `detail`, or the body itself."""
     if isinstance(body, list):
-        return next(filter(None, map(_error, body)), None)
+        return next(filter(None, map(find_error, body)), None)
     if isinstance(body, str):
         return ServerError(None, "", _one_line(body))
     if not isinstance(body, dict):
         return None
     inner = body.get("error", body.get("errors"))
     if isinstance(inner, dict | list) and inner:
-        found = _error(inner)
+        found = find_error(inner)
         if found and found.message:
             return found
     named = inner if isinstance(inner, dict) else body
@@ -254,47 +254,6 @@ def states_usage(answer: Any) -> bool:
     return isinstance(usage, dict) and _count(usage, "prompt_tokens", "input_tokens", "total_tokens") is not None
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of what a batch gave: whose it is, and the reply."""
-
-    name: str
-    """The request's custom id."""
-    reply: Reply
-    fault: Literal["row", "account"] | None = None
-    """What asking again will not mend: the server refuses this request, or to serve at all."""
-
-
-def read_line(line: bytes, price: Price, expected: Mapping[str, int]) -> Line | None:
-    """Read a line of a batch's output or error file; None where it belongs to no request of the batch.
-
-    expected: tokens of each question, roughly, by its custom id.
-    """
-    try:
-        entry = json.loads(line, strict=False)
-    except ValueError:
-        return None
-    name = entry.get("custom_id") if isinstance(entry, dict) else None
-    if not isinstance(name, str) or name not in expected:
-        return None
-    response = entry.get("response")
-    code, body = (
-        (response.get("status_code"), response.get("body")) if isinstance(response, dict) else (None, None)
-    )
-    if code == 200:
-        return Line(name, read_completion(body, price, expected[name]))
-    found = body.get("error") if isinstance(body, dict) else entry.get("error")
-    said = found if isinstance(found, dict) else {}
-    meaning = outlook(code, said) if type(code) is int else "passing"
-    if meaning == "filtered":
-        return Line(name, Reply(None, "refused", "the provider's filter"))
-    words = [str(one) for one in (code or said.get("code"), said.get("message")) if one]
-    reply = Reply(None, "error", clean(": ".join(words) or "no answer")[:SHOWN])
-    if meaning == "final":
-        return Line(name, reply, "row" if code in OF_THE_ROW else "account")
-    return Line(name, reply)
-
-
 def outlook(
     code: int | None, said: Mapping[str, Any] | ServerError
 ) -> Literal["filtered", "busy", "passing", "final"]:
@@ -303,7 +262,7 @@ def outlook(
     filtered: the provider's filter took the row; busy: wait as long as the server says; passing: try again;
     final: no retry will mend it.
     """
-    error = said if isinstance(said, ServerError) else _error(dict(said)) or ServerError(code, "", "")
+    error = said if isinstance(said, ServerError) else find_error(dict(said)) or ServerError(code, "", "")
     if "content_filter" in error.kind or "ResponsibleAIPolicyViolation" in error.kind:  # Azure
         return "filtered"
     if error.spent:

@@ -50,11 +50,11 @@ class Dialect:
         """What tells this form from those before and after an `adapt`, in JSON's types."""
         return [self._limit, self._temperature, self._forms[0]]
 
-    def adapt(self, refusal: str) -> bool:
+    def adapt(self, refusal: str, every: bool = False) -> bool:
         """Change what the server's words name. False where nothing that they may mean is left to change.
 
         Words that name nothing of the form may be about what one request shows: the same form is tried once more,
-        then plain text.
+        then plain text. every: every request of many was refused so, and it is about the form.
         """
         if self.agreed:
             return False
@@ -62,8 +62,10 @@ class Dialect:
             self._limit = "max_completion_tokens"  # OpenAI's reasoning models
         elif "temperature" in refusal and self._temperature:
             self._temperature = False
-        elif OF_THE_FORM.search(refusal) and len(self._forms) > 1:
+        elif (every or OF_THE_FORM.search(refusal)) and len(self._forms) > 1:
             del self._forms[0]
+        elif every:
+            return False
         else:
             self._unexplained += 1
             if self._unexplained > 1 and len(self._forms) > 1:

@@ -9,6 +9,7 @@ from tsd.recipe import ApiTeacher, Recipe
 from tsd.teachers.account import Cost, Earlier
 from tsd.teachers.gate import DOLLARS, INPUT, OUTPUT, STATUS, UNCONFIRMED, UNCONFIRMED_TOKENS
 from tsd.teachers.journal import FOLDER, Journal, parts_with_journals, read_all
+from tsd.teachers.ledger import Ledger
 from tsd.teachers.server import serves
 
 ADDRESSES = "addresses.json"  # beside the journals: where replies came from
@@ -73,6 +74,11 @@ def earlier_requests(teacher: ApiTeacher, folder: str, key: str) -> Earlier:
     under_way = [part for part in parts_with_journals(folder) if part not in finished]
     for history in read_all(folder, under_way).values():
         account.add(history.account)
+    for index in under_way:
+        for batch in Ledger(Journal(folder, index).folder).batches:
+            if batch.account not in account.ended:
+                asked, said = batch.bound_input_tokens, batch.bound_output_tokens
+                account.open[batch.account] = account.estimator.scaled(teacher, asked, said)
     return account
 
 

@@ -386,7 +386,7 @@ def _account(entries: Iterable[Mapping[str, Any]]) -> Earlier:
     for entry in entries:
         if "sent" in entry:
             sent[entry["sent"]] = Cost(*entry["bound"]), entry["estimate"], entry["at"]
-        if "ended" in entry:
+        if "ended" in entry and entry["ended"] not in account.ended:  # a batch may be collected a second time
             billed = Cost(*entry["billed"])
             _, estimate, at = sent.pop(entry["ended"], (Cost(), 0, entry["at"]))
             account.ended.add(entry["ended"])

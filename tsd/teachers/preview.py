@@ -104,9 +104,10 @@ def _page(recipe: Recipe, series: pa.Table, annotations: pa.Table, pictures: lis
     )
     truths = series["truth"].to_pylist()
     rows = annotations.to_pylist()
+    shown: list[str] | list[None] = pictures or [None] * len(rows)
     cards = [
         {**row, "truth": truth, "picture": picture}
-        for row, truth, picture in zip(rows, truths, pictures or [None] * len(rows), strict=True)
+        for row, truth, picture in zip(rows, truths, shown, strict=True)
     ]
     length = len(series["values"][0]) // recipe.asks.curves
     asked = (
