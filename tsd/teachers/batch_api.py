@@ -171,10 +171,9 @@ class BatchApi:
 
     async def _end(self, rows: Rows, batch: Batch, completed: Callable[[int], None]) -> ServerBatch:
         """Look at a batch until it has ended. The stage stops at a status that is unknown or lasts too long."""
-        assert batch.id
         waiting, began = self._server.waiting(), time.time()
         while True:
-            seen = await self._server.look(batch.id, rows.ledger.path)
+            seen = await self._server.look(batch, rows.ledger.path)
             now = stage(seen)
             if now not in ("under way", "unknown"):
                 return seen
@@ -211,7 +210,6 @@ class BatchApi:
 
         Returns the batch as it was seen last, too: ids of files may come later than its end.
         """
-        assert batch.id
         waiting, best, looks = self._server.waiting(), Results(batch.requests), 0
         while True:
             async with self._reading:
@@ -227,7 +225,7 @@ class BatchApi:
                 self._turnstile.failed("batch not whole")
             if not await waiting.wait() and lacking:
                 await self._stuck(rows, batch, ended, best, lacking, waiting)
-            ended = await self._server.look(batch.id, rows.ledger.path)
+            ended = await self._server.look(batch, rows.ledger.path)
             if stage(ended) in ("under way", "unknown"):
                 ended = await self._end(rows, batch, completed)
 

@@ -189,15 +189,18 @@ class Batches:
             return None
         return _id(found)
 
-    async def look(self, batch: str, kept: str) -> ServerBatch:
+    async def look(self, batch: Batch, kept: str) -> ServerBatch:
         """How far a batch is. kept: the ledger that says that there is one."""
 
         async def send() -> ServerBatch | openai.NotFoundError:
+            assert batch.id
             try:
-                seen = await self._client.batches.retrieve(batch)
+                seen = await self._client.batches.retrieve(batch.id)
             except openai.NotFoundError as error:  # one that was just made may not be known everywhere yet
                 return error
             status(seen)
+            if _mark(seen) not in (None, batch.digest):
+                raise ValueError("an answer about another batch")
             return seen
 
         waiting = self.waiting(self._settle)
@@ -205,8 +208,8 @@ class Batches:
             self._turnstile.failed("404 for a batch")
             if not await waiting.wait():
                 await self.halt(
-                    f"does not know batch {batch} ({self._said(seen.message)}): check that teacher.base_url and "
-                    f"the key are those that submitted it; {kept} keeps it, and nothing was asked again"
+                    f"does not know batch {batch.id} ({self._said(seen.message)}): check that teacher.base_url "
+                    f"and the key are those that submitted it; {kept} keeps it, and nothing was asked again"
                 )
         return seen
 
@@ -290,8 +293,7 @@ class Batches:
                 if file == batch.file:
                     return seen
                 continue
-            metadata = getattr(seen, "metadata", None)
-            if isinstance(metadata, dict) and metadata.get(MARK) == batch.digest:
+            if _mark(seen) == batch.digest:
                 return seen
         return None
 
@@ -315,6 +317,11 @@ class Batches:
 
     async def _refresh(self) -> None:
         listed = await self._call(self._list)
+        for number in range(TRIES):
+            if listed is not None or self._lists is False:  # one 404 does not say that there is no list
+                break
+            await self._turnstile.sleep(FIRST_WAIT * 2**number)
+            listed = await self._call(self._list)
         self._lists, self._listed = listed is not None, listed or []
 
     async def _list(self) -> list[ServerBatch] | None:
@@ -439,6 +446,12 @@ def _id(answer: Any) -> str:
     if found is None:
         raise ValueError("an answer without an id")
     return found
+
+
+def _mark(batch: Any) -> Any:
+    """The digest of ours that a batch was created with; None where the server keeps none."""
+    metadata = getattr(batch, "metadata", None)
+    return metadata.get(MARK) if isinstance(metadata, dict) else None
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
