@@ -59,13 +59,13 @@ class Machines:
     most: float = inf
 
 
-def before_ray(recipe: Recipe, stage: str) -> Iterator[Finding]:
-    """The findings that need no Ray. stage: a command's name, or `study`."""
+def before_ray(recipe: Recipe, stage: str, asks: bool = False) -> Iterator[Finding]:
+    """The findings that need no Ray. stage: a command's name, or `study`. asks: even where all rows have replies."""
     asked = set(WHOLE) if stage == "study" else {stage}
     yield _found("storage", lambda: _storage(recipe))
     for one in recipe.by_teacher.values() or [recipe]:
         if "annotate" in asked:
-            yield from _teacher(one)
+            yield from _teacher(one, asks)
         if "curate" in asked and one.curation.nli and not _is_finished(f"{one.folder}/examples"):
             yield _found("NLI model", lambda one=one: _nli(one))
     if "train" in asked:
@@ -223,10 +223,10 @@ def _storage(recipe: Recipe) -> str:
     return f"{recipe.folder} is writable"
 
 
-def _teacher(recipe: Recipe) -> Iterator[Finding]:
+def _teacher(recipe: Recipe, asks: bool) -> Iterator[Finding]:
     """Whether the teacher can be asked, where there is still something to ask."""
     teacher = recipe.teacher
-    if not isinstance(teacher, ModelTeacher) or _is_finished(f"{recipe.folder}/annotations"):
+    if not isinstance(teacher, ModelTeacher) or (_is_finished(f"{recipe.folder}/annotations") and not asks):
         return
     if isinstance(teacher, ApiTeacher):
         yield _found("key", lambda: _key(teacher))

@@ -101,7 +101,7 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
         if rules:
             (made,) = _run(work, series.parts, [(folder, key)], step)
         else:
-            made = _ask(recipe, series, folder, key, step, lost.parts)
+            made = _ask(recipe, series, folder, key, step, lost.parts, reporter)
         counted: Counter[str] = Counter()
         for part in made.values():
             counted.update(part.note)
@@ -110,7 +110,15 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
     return said
 
 
-def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step, lost: Collection[int]) -> Parts:
+def _ask(
+    recipe: Recipe,
+    series: store.Dataset,
+    folder: str,
+    key: str,
+    step: Step,
+    lost: Collection[int],
+    reporter: Reporter,
+) -> Parts:
     """lost: parts that were there once; where replies are paid for, they come from the journal or not at all."""
     # openai and matplotlib: workers that ask nobody are ready seconds sooner without them
     if isinstance(recipe.teacher, VllmTeacher):
@@ -123,7 +131,7 @@ def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Ste
         return looking.ask(recipe, series, folder, key, step)
     from tsd.cluster import asking
 
-    return asking.ask(recipe, series, folder, key, step, lost=lost)
+    return asking.ask(recipe, series, folder, key, step, lost=lost, say=reporter.say)
 
 
 def curate(

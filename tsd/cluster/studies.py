@@ -53,6 +53,14 @@ class Studies:
         """Ask every teacher about every series."""
         self._all(Study.annotate)
 
+    def preview(self, count: int) -> None:
+        """Ask every teacher about the first series."""
+        self._all(lambda study: study.preview(count))
+
+    def reopen_errors(self) -> None:
+        """Have the rows of each teacher that ended as `error` asked again."""
+        self._all(Study.reopen_errors)
+
     def curate(self) -> None:
         """Sort the annotations of each teacher."""
         self._all(Study.curate)
@@ -94,6 +102,11 @@ class Studies:
         return done
 
 
+def of(recipe: Recipe, reporter: Reporter) -> Study | Studies:
+    """The study of a recipe, or the studies of its several teachers."""
+    return Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
+
+
 @contextmanager
 def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Iterator[Study | Studies]:
     """A study inside a Ray session, with the start of Ray shown and counted.
@@ -101,7 +114,7 @@ def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Ite
     command: what is done with it. Raises StorageError, before anything is written or started, where the folder
     holds what another recipe made; InputError where a cluster that was joined lacks what the command needs.
     """
-    study = Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
+    study = of(recipe, reporter)
     provenance.require(recipe, command)
     study.require_own_tables()
     provenance.keep(recipe, command)

@@ -5,18 +5,22 @@ It is on disk before the server hears of it, so that any process can go on from 
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tsd import store
+from tsd.errors import StorageError
 from tsd.recipe import ApiTeacher
 from tsd.teachers import Reply, outcome, repairable, summed
-from tsd.teachers.answers import Line
-from tsd.teachers.asking import Message, Questions, repair
+from tsd.teachers.asking import LETTERS, Message, Questions, repair
 from tsd.teachers.journal import Journal
+from tsd.teachers.lines import Line
 
 FILE = "batches.json"  # beside the part's replies
+VERSION = 2  # of the file; the first one named none
+STRICT = ConfigDict(extra="forbid")  # what a newer version has written besides must not be lost
 
 
 @dataclass
@@ -33,6 +37,17 @@ class Batch:
     """The server's id of what it was made from."""
     id: str | None = None
     """The server's id of the batch; None until the server is known to have accepted it."""
+    asked_at: float | None = None
+    """When the server was last asked to accept it, in seconds since 1970. With it and without an id, the batch may
+    be under way, and paid for; None: it is not."""
+    bound_input_tokens: int = 0
+    """The most that its requests may take, by the estimate of their prompts."""
+    bound_output_tokens: int = 0
+    """The same of their replies, by `teacher.max_tokens`."""
+    account: str = ""
+    """Under which its money is reserved and billed."""
+
+    __pydantic_config__ = STRICT
 
 
 @dataclass
@@ -48,22 +63,40 @@ class Missed:
     final: bool
     """Whether it is not asked again."""
 
+    __pydantic_config__ = STRICT
+
+
+@dataclass
+class _Kept:
+    """What the file holds."""
+
+    batches: list[Batch] = field(default_factory=list)
+    missed: dict[str, Missed] = field(default_factory=dict)
+    version: int = 1
+
+    __pydantic_config__ = STRICT
+
+
+_KEPT = TypeAdapter(_Kept)
+
 
 class Ledger:
     """The batches of one part that are not collected yet, and what collected ones left unanswered."""
 
     def __init__(self, folder: str) -> None:
-        """folder: that of the part's replies. Only who holds its journal writes here."""
+        """folder: that of the part's replies. Only who holds its journal writes here.
+
+        Raises StorageError where what is there cannot be read.
+        """
         self._folder = folder
         self.path = f"{folder}/{FILE}"
-        kept = store.read_json(folder, FILE)
+        kept = self._read()
         self.found = kept is not None
         """Whether an earlier start kept one here."""
-        kept = kept or {"batches": [], "missed": {}}
-        self.batches = [Batch(**one) for one in kept["batches"]]
-        self.missed = {
-            name: Missed(**{**one, "reply": Reply(**one["reply"])}) for name, one in kept["missed"].items()
-        }  # by custom id
+        self.batches = kept.batches if kept else []
+        for batch in self.batches:
+            batch.account = batch.account or f"batch {batch.digest}"  # one of an earlier version
+        self.missed = kept.missed if kept else {}  # by custom id
 
     def under_way(self, keys: Collection[str]) -> list[Batch]:
         """The batches that hold some of these requests."""
@@ -72,8 +105,27 @@ class Ledger:
     def save(self) -> None:
         """Write it, whole or not at all. Raises StorageError where it cannot be written."""
         missed = {name: asdict(one) for name, one in self.missed.items()}
-        kept = {"batches": [asdict(batch) for batch in self.batches], "missed": missed}
+        kept = {"version": VERSION, "batches": [asdict(batch) for batch in self.batches], "missed": missed}
         store.write_bytes(self._folder, FILE, json.dumps(kept).encode())
+
+    def _read(self) -> _Kept | None:
+        try:
+            kept = store.read_json(self._folder, FILE)
+            if isinstance(kept, dict) and type(kept.get("version")) is int and kept["version"] > VERSION:
+                raise StorageError(
+                    f"{self.path} was written by a newer version of tsd: use that version; it lists batches that "
+                    "may be under way and paid for"
+                )
+            return None if kept is None else _KEPT.validate_python(kept)
+        except ValidationError as error:
+            first = error.errors()[0]
+            wrong = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
+        except (ValueError, RecursionError) as error:
+            wrong = f"{error}".partition("\n")[0] or "no JSON"
+        raise StorageError(
+            f"{self.path} is damaged, or of another version of tsd ({wrong}): restore it or use that version; it "
+            "lists batches that may be under way and paid for, and without it they may be paid for again"
+        )
 
 
 class Rows:
@@ -95,11 +147,6 @@ class Rows:
                 del self.ledger.missed[name]  # answered since then by a start that was killed, or another model's
             elif one.final:
                 self.replies[row] = one.reply
-
-    def paid(self) -> list[Reply]:
-        """What earlier starts have been given."""
-        open_still = [one.reply for one in self.ledger.missed.values() if not one.final]
-        return [*filter(None, self.replies), *open_still]
 
     def settled(self) -> list[Reply]:
         """The replies of rows that are done."""
@@ -130,13 +177,25 @@ class Rows:
         asked = []
         for row, question in zip(rows, questions, strict=True):
             before = self.replies[row]
-            asked.append(([*question.messages, *(repair(before) if before else [])], question.tokens))
+            messages = [*question.messages, *(repair(before) if before else [])]
+            asked.append((messages, self.tokens(self.names[row])))
         return asked
 
     def tokens(self, name: str) -> int:
-        """That a question has, roughly."""
-        values = self._series["values"][self.row[name]]
-        return self._questions.tokens(len(values) // self._questions.task.curves)
+        """That a row's next question has, roughly, with what it says of the reply before."""
+        row = self.row[name]
+        values, before = self._series["values"][row], self.replies[row]
+        told = sum(len(message["content"]) for message in repair(before)) // LETTERS if before else 0
+        return self._questions.tokens(len(values) // self._questions.task.curves) + told
+
+    def open(self, batch: Batch) -> list[str]:
+        """The custom ids of a batch whose answers are still to be taken."""
+        return [name for name, (key, repairs) in batch.requests.items() if self.awaits(name, key, repairs)]
+
+    def bound(self, batch: Batch) -> None:
+        """Set a batch's bound to what its requests may take."""
+        batch.bound_input_tokens = sum(self.tokens(name) for name in batch.requests)
+        batch.bound_output_tokens = len(batch.requests) * self._teacher.max_tokens
 
     def awaits(self, name: str, key: str, repairs: int) -> bool:
         """Whether a request's answer is still to be taken; a start that was killed meanwhile may have done it."""
