@@ -60,7 +60,7 @@ class Machines:
 
 
 def before_ray(recipe: Recipe, stage: str, asks: bool = False) -> Iterator[Finding]:
-    """The findings that need no Ray. stage: a command's name, or `study`. asks: even where all rows have replies."""
+    """The findings that need no Ray. stage: a command's name, or `study`. asks: even if all rows have replies."""
     asked = set(WHOLE) if stage == "study" else {stage}
     yield _found("storage", lambda: _storage(recipe))
     for one in recipe.by_teacher.values() or [recipe]:
