@@ -11,7 +11,7 @@ import json
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -106,6 +106,9 @@ class BatchApi:
             if batch.id is None:
                 await self._forget(rows, batch, None, batch.file)
                 return
+            if not batch.bound_output_tokens:  # a ledger of an earlier version
+                rows.bound(batch)
+                rows.ledger.save()
             await self._reserve(batch, submitted=True)
             await self._follow(rows, batch)
 
@@ -261,11 +264,17 @@ class BatchApi:
         self, rows: Rows, batch: Batch, ended: ServerBatch, best: Results, lacking: str, waiting: Waiting
     ) -> None:
         """Keep the answers that could be read, and stop the stage: what is missing may be paid for."""
+        taken: dict[str, Reply] = {}
         for name in rows.open(batch):
             line = best.lines.get(name)
             if line and line.served and line.reply.status != "error" and not best.wrong:
                 self._take(rows, line)
-        rows.journal.flush()
+                taken[name] = line.reply
+        self._bill(rows, f"{batch.account} {len(batch.accounted)}", taken.values())
+        batch.accounted += taken
+        rows.bound(batch)
+        rows.ledger.save()
+        await self._reserve(batch, submitted=True)
         files = [file for kind in ("output_file_id", "error_file_id") if (file := named(ended, kind))]
         where = f"file {' and '.join(files)}" if files else "no file, neither output nor errors"
         await self._server.halt(
@@ -319,18 +328,22 @@ class BatchApi:
         if reply and not rows.repairable(reply):
             self._turnstile.settled(reply)
 
+    def _bill(self, rows: Rows, account: str, served: Collection[Reply]) -> None:
+        """Put what answers were billed in the place of an account's bound, in the journal first."""
+        billed = total(Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd) for reply in served)
+        rows.journal.ended(account, billed, known=False)
+        rows.journal.flush()
+        self._turnstile.settle(account, billed, len(served))
+
     async def _forget(self, rows: Rows, batch: Batch, results: Results | None, *files: str | None) -> None:
         """A batch is done with: its rows are as open as their replies say. The server may let go of its files.
 
         results: what it gave, all of which is billed; None where it was never begun.
         """
-        served = [line.reply for line in results.lines.values() if line.served] if results else []
-        billed = total(Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd) for reply in served)
-        rows.journal.ended(batch.account, billed, known=False)
-        rows.journal.flush()
+        known, lines = set(batch.accounted), results.lines.values() if results else ()
+        self._bill(rows, batch.account, [line.reply for line in lines if line.served and line.name not in known])
         rows.ledger.batches.remove(batch)
         rows.ledger.save()
-        self._turnstile.settle(batch.account, billed, len(served))
         for file in filter(None, files):
             await self._server.delete(file)
 

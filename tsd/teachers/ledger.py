@@ -46,6 +46,8 @@ class Batch:
     """The same of their replies, by `teacher.max_tokens`."""
     account: str = ""
     """Under which its money is reserved and billed."""
+    accounted: list[str] = field(default_factory=list)
+    """Custom ids whose bill was counted before the batch was whole; its bound is without them."""
 
     __pydantic_config__ = STRICT
 
@@ -194,8 +196,9 @@ class Rows:
 
     def bound(self, batch: Batch) -> None:
         """Set a batch's bound to what its requests may take."""
-        batch.bound_input_tokens = sum(self.tokens(name) for name in batch.requests)
-        batch.bound_output_tokens = len(batch.requests) * self._teacher.max_tokens
+        names = [name for name in batch.requests if name not in set(batch.accounted)]
+        batch.bound_input_tokens = sum(map(self.tokens, names))
+        batch.bound_output_tokens = len(names) * self._teacher.max_tokens
 
     def awaits(self, name: str, key: str, repairs: int) -> bool:
         """Whether a request's answer is still to be taken; a start that was killed meanwhile may have done it."""
