@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -69,8 +69,8 @@ class BatchApi:
         None where the stage was stopped and replies are missing. What the journal holds is not asked again, and
         a batch that was submitted is waited for. Raises StorageError where the folder cannot be written.
         """
-        rows = Rows(self._questions, series, journal)
-        await self._turnstile.begin(part, rows.paid(), rows.settled())
+        rows = await asyncio.to_thread(Rows, self._questions, series, journal)
+        await self._turnstile.begin(part, rows.settled())
         while (missing := deque(rows.missing())) or rows.under_way():
             tasks = [asyncio.create_task(self._resume(rows, batch)) for batch in rows.under_way()]
             loops = min(self._share, len(missing))
@@ -99,43 +99,45 @@ class BatchApi:
     async def _resume(self, rows: Rows, batch: Batch) -> None:
         """Go on with a batch of an earlier start; one that the server never accepted is forgotten."""
         async with self._slots:
+            await rows.sent(batch)
+            rows.ledger.save()
             if batch.id is None:
                 batch.id = await self._server.find(batch, rows.ledger.path)
             if batch.id is None:
-                await self._forget(rows, batch, batch.file)
+                await self._forget(rows, batch, (), batch.file)
                 return
-            rows.bound(batch)
-            rows.ledger.save()
-            await self._turnstile.reserve(0, len(batch.requests), submitted=True)
+            if batch.name not in rows.ended:
+                await self._turnstile.reserve(batch.name, rows.bound(batch), submitted=True)
             await self._follow(rows, batch)
 
     # ---- Submit
 
     async def _submit(self, rows: Rows, missing: deque[int]) -> Batch | None:
         """Take rows for one batch and hand it to the server. None where no row is left."""
-        batch, content, tokens = await self._pack(rows, missing)
+        batch, content = await self._pack(rows, missing)
         if not batch.requests:
             return None
         await self._server.require()
         if not rows.ledger.found:  # by a start whose disk is lost, perhaps
             batch.id = await self._server.find(batch, kept=None)
-        await self._turnstile.reserve(tokens, len(batch.requests), submitted=batch.id is not None)
+        await self._turnstile.reserve(batch.name, rows.bound(batch), submitted=batch.id is not None)
         rows.ledger.batches.append(batch)
         rows.ledger.save()
+        await rows.sent(batch)
         if batch.id is None:
             batch.file = await self._server.upload(f"{batch.digest}.jsonl", content)
             batch.id = await self._server.create(batch, rows.ledger)
             rows.ledger.save()
         return batch
 
-    async def _pack(self, rows: Rows, missing: deque[int]) -> tuple[Batch, bytes, int]:
-        """One batch within the provider's limits, its file, and the most tokens that a request may take."""
+    async def _pack(self, rows: Rows, missing: deque[int]) -> tuple[Batch, bytes]:
+        """One batch within the provider's limits, and its file."""
         limit, most = int(1e6 * self._teacher.batch.most_megabytes), self._teacher.batch.most_requests
         requests: dict[str, tuple[str, int]] = {}
-        content, tokens = bytearray(), 0
+        content = bytearray()
         while missing and len(requests) < most:
             few = [missing.popleft() for _ in range(min(len(missing), DRAWN_AT_ONCE, most - len(requests)))]
-            for row, (messages, asked) in zip(few, rows.ask(few), strict=True):
+            for row, messages in zip(few, rows.ask(few), strict=True):
                 request = {"custom_id": rows.names[row], "method": "POST", "url": ENDPOINT}
                 line = json.dumps({**request, "body": self._dialect.body(messages)}).encode() + b"\n"
                 if content and len(content) + len(line) > limit:
@@ -144,30 +146,24 @@ class BatchApi:
                     break
                 content += line
                 requests[rows.names[row]] = rows.keys[row], rows.repairs(row)
-                tokens = max(tokens, asked + self._teacher.max_tokens)
             await asyncio.sleep(0)
         tried = [rows.ledger.missed[name].reply.attempts if name in rows.ledger.missed else 0 for name in requests]
         digest = store.digest([list(requests.items()), tried, self._dialect.form])
-        batch = Batch(digest, requests, self._dialect.form)
-        rows.bound(batch)
-        return batch, bytes(content), tokens
+        return Batch(digest, requests, self._dialect.form), bytes(content)
 
     # ---- Poll
 
     async def _follow(self, rows: Rows, batch: Batch) -> None:
         """Wait until a batch has ended, and take what it gave."""
-        try:
-            with self._turnstile.batch(len(batch.requests)) as completed:
-                ended = await self._end(rows, batch, completed)
-                empty = stage(ended) == "failed" and not progress(ended)[0] and not named(ended, "output_file_id")
-                results = None if empty else await self._results(rows, batch, ended, completed)
-            if results is None:
-                await self._failed(rows, batch, ended)
-            else:
-                self._full_since = None
-                await self._collect(rows, batch, *results)
-        finally:
-            self._turnstile.returned(len(batch.requests))
+        with self._turnstile.batch(len(batch.requests)) as completed:
+            ended = await self._end(rows, batch, completed)
+            empty = stage(ended) == "failed" and not progress(ended)[0] and not named(ended, "output_file_id")
+            results = None if empty else await self._results(rows, batch, ended, completed)
+        if results is None:
+            await self._failed(rows, batch, ended)
+        else:
+            self._full_since = None
+            await self._collect(rows, batch, *results)
 
     async def _end(self, rows: Rows, batch: Batch, completed: Callable[[int], None]) -> ServerBatch:
         """Look at a batch until it has ended. The stage stops at a status that is unknown or lasts too long."""
@@ -191,7 +187,7 @@ class BatchApi:
     async def _failed(self, rows: Rows, batch: Batch, ended: ServerBatch) -> None:
         """The server would not begin with a batch: wait where it holds too much already, else stop the stage."""
         errors = complaints(ended)
-        await self._forget(rows, batch, batch.file or named(ended, "input_file_id"))
+        await self._forget(rows, batch, (), batch.file or named(ended, "input_file_id"))
         if any(code == FULL for code, _ in errors):
             self._turnstile.failed(FULL)
             self._full_since = self._full_since or time.monotonic()
@@ -249,7 +245,10 @@ class BatchApi:
         number = 0
         async for text in lines:
             try:
-                results.add(read_line(text, self._teacher.usd, expected), output=kind == "output_file_id")
+                results.add(
+                    read_line(text, self._teacher.usd, expected, self._questions.task.topics),
+                    output=kind == "output_file_id",
+                )
             except UnreadableError as error:
                 results.fail(text, error)
             number += 1
@@ -264,9 +263,7 @@ class BatchApi:
             line = best.lines.get(name)
             if line and line.served and line.reply.status != "error" and not best.wrong:
                 self._take(rows, line)
-        rows.journal.flush()
-        rows.bound(batch)
-        rows.ledger.save()
+        await asyncio.to_thread(rows.journal.flush)
         files = [file for kind in ("output_file_id", "error_file_id") if (file := named(ended, kind))]
         where = f"file {' and '.join(files)}" if files else "no file, neither output nor errors"
         await self._server.halt(
@@ -287,10 +284,10 @@ class BatchApi:
             self._dialect.agreed = True
         if len(refused) == len(batch.requests) and not self._dialect.agreed:
             if batch.form != self._dialect.form or self._dialect.adapt(refused[0]):
-                await self._forget(rows, batch, *files)
+                await self._forget(rows, batch, results.lines.values(), *files)
                 return  # to be asked in other words
             if not any(rows.replies):
-                await self._forget(rows, batch, *files)
+                await self._forget(rows, batch, results.lines.values(), *files)
                 await self._server.stop(refused[0])
         for number, name in enumerate(rows.open(batch)):
             line = lines.get(name) or Line(name, Reply(None, "error", f"{status(ended)}: without an answer"))
@@ -298,8 +295,7 @@ class BatchApi:
                 self._take(rows, line)
             if number % READ_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        rows.journal.flush()
-        await self._forget(rows, batch, *files)
+        await self._forget(rows, batch, results.lines.values(), *files)
         for line in lines.values():
             if line.fault == "account":
                 await self._server.stop(line.reply.reason or "")
@@ -313,17 +309,26 @@ class BatchApi:
         }
 
     def _take(self, rows: Rows, line: Line) -> None:
-        self._turnstile.answered(line.reply)
+        self._turnstile.answered(line.reply, self._dialect.name)
+        rows.learn(line)
         if line.reply.status == "error":
             self._turnstile.failed((line.reply.reason or "").partition(":")[0])
         reply = rows.take(line, self._teacher.batch.rounds)
         if reply and not rows.repairable(reply):
             self._turnstile.settled(reply)
 
-    async def _forget(self, rows: Rows, batch: Batch, *files: str | None) -> None:
-        """A batch is done with: its rows are as open as their replies say. The server may let go of its files."""
+    async def _forget(self, rows: Rows, batch: Batch, lines: Iterable[Line], *files: str | None) -> None:
+        """A batch is done with: its rows are as open as their replies say. The server may let go of its files.
+
+        lines: all that it gave, by which it is billed. Its answers are safe before anything is deleted.
+        """
+        lines = list(lines)
+        billed = rows.billed(batch, lines)
+        await asyncio.to_thread(rows.journal.flush)
         rows.ledger.batches.remove(batch)
         rows.ledger.save()
+        if billed is not None:
+            self._turnstile.settle(batch.name, billed, sum(line.served for line in lines))
         for file in filter(None, files):
             await self._server.delete(file)
 
