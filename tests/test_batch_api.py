@@ -182,8 +182,7 @@ def test_a_row_that_fails_is_a_row_with_its_status_and_reason_beside_others_that
 def test_what_an_answer_without_a_reply_has_cost_is_counted(
     server: BatchServer, ask: Any, series: pa.Table
 ) -> None:
-    empty = {**completion(), "choices": []}
-    server.answer = lambda _, __, number: Answer(200, empty if number == 0 else completion(SOUND))
+    server.answer = lambda _, __, number: Answer(200, completion(finish="error" if number == 0 else "stop"))
     asked = ask(series.slice(0, 2), **PRICES)
     for row in asked.table.to_pylist():
         assert (row["status"], row["attempts"], row["input_tokens"]) == ("ok", 2, 2000)
