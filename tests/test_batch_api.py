@@ -115,7 +115,7 @@ def test_no_file_holds_the_key(server: BatchServer, ask: Any, series: pa.Table, 
     ask(series.slice(0, 5), tmp_path / "one")
     assert server.keys == {f"Bearer {SECRET}"}
     written = [path for path in (tmp_path / "one").rglob("*") if path.is_file()]
-    assert len(written) == 2  # the journal and the ledger
+    assert len(written) == 3  # the journal, its lock and the ledger
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
     assert not [name for name, content in server.files.items() if SECRET.encode() in content]
 
@@ -158,7 +158,7 @@ def test_what_no_batch_answers_is_an_error_after_as_many_as_the_recipe_says(
         (Answer(200, completion(None, refusal="I would rather not.")), "refused", "rather not", 1),
         (error(500), "error", "500: no", 3),
         (error(429), "error", "429: no", 3),
-        (Answer(200, completion(None)), "error", "empty", 3),
+        (Answer(200, completion(None)), "refused", "empty", 1),
         (Answer(200, b""), "error", "not an object", 3),
         (Answer(200, completion("Lovely weather today.")), "invalid", "not mentioned", 2),
     ],
@@ -182,7 +182,7 @@ def test_a_row_that_fails_is_a_row_with_its_status_and_reason_beside_others_that
 def test_what_an_answer_without_a_reply_has_cost_is_counted(
     server: BatchServer, ask: Any, series: pa.Table
 ) -> None:
-    server.answer = lambda _, __, number: Answer(200, completion(None if number == 0 else SOUND))
+    server.answer = lambda _, __, number: Answer(200, completion(finish="error" if number == 0 else "stop"))
     asked = ask(series.slice(0, 2), **PRICES)
     for row in asked.table.to_pylist():
         assert (row["status"], row["attempts"], row["input_tokens"]) == ("ok", 2, 2000)

@@ -90,7 +90,7 @@ class _Gate(Gate):
     """A gate as a Ray actor. Started again after its process died, it reads the money from the journals."""
 
     def __init__(self, teacher: ApiTeacher, folder: str | None, key: str) -> None:
-        super().__init__(teacher, earlier_requests(teacher, folder, key) if folder else Earlier())
+        super().__init__(teacher, earlier_requests(folder, key) if folder else Earlier())
 
     async def look(self) -> tuple[Counts, str | None, float]:
         """What `progress` says, and the seconds that are left of a pause."""

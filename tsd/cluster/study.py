@@ -108,7 +108,7 @@ class Study:
         series, teacher = self.open("series"), self.recipe.teacher
         folder, key = f"{self.recipe.folder}/annotations", stages.annotations_key(self.recipe, series)
         store.find_finished(folder, self.tables.annotations, key)  # another recipe's folder is refused
-        earlier = earlier_requests(teacher, folder, key) if isinstance(teacher, ApiTeacher) else Earlier()
+        earlier = earlier_requests(folder, key) if isinstance(teacher, ApiTeacher) else Earlier()
         table, page = preview(self.recipe, series.read_part(0).slice(0, count), folder, earlier)
         store.write_bytes(self.recipe.folder, PAGE, page.encode())
         for line in lines(table, series.rows):

@@ -67,12 +67,6 @@ class Estimator:
         said = teacher.max_tokens if longest <= teacher.max_tokens else 2 * longest
         return Cost(asked, said, teacher.usd(asked, said))
 
-    def scaled(self, teacher: ApiTeacher, asked: int, said: int) -> Cost:
-        """The bound of a batch whose prompts have about so many tokens, with room for so many of its replies."""
-        into, longest = -int(-asked * self.input_ratio // 1), self.longest_output
-        out = said if longest <= teacher.max_tokens else -(-said * 2 * longest // teacher.max_tokens)
-        return Cost(into, out, teacher.usd(into, out))
-
     def after(self, billed: Cost, estimate: int) -> "Estimator":
         """The estimator that has seen one more bill."""
         ratio = billed.input_tokens / estimate if estimate > 0 else 1.0

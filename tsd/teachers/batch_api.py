@@ -9,9 +9,8 @@ read again; nothing is asked again, nothing is deleted, and its bound stays rese
 import asyncio
 import json
 import time
-import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -22,7 +21,6 @@ from tsd import store
 from tsd.progress import clock
 from tsd.recipe import ApiTeacher
 from tsd.teachers import Reply, annotations
-from tsd.teachers.account import Cost, total
 from tsd.teachers.asking import Questions
 from tsd.teachers.batches import ENDPOINT, Batches, DownloadError, Waiting
 from tsd.teachers.dialect import Dialect
@@ -71,7 +69,7 @@ class BatchApi:
         None where the stage was stopped and replies are missing. What the journal holds is not asked again, and
         a batch that was submitted is waited for. Raises StorageError where the folder cannot be written.
         """
-        rows = Rows(self._questions, series, journal)
+        rows = await asyncio.to_thread(Rows, self._questions, series, journal)
         await self._turnstile.begin(part, rows.settled())
         while (missing := deque(rows.missing())) or rows.under_way():
             tasks = [asyncio.create_task(self._resume(rows, batch)) for batch in rows.under_way()]
@@ -101,17 +99,16 @@ class BatchApi:
     async def _resume(self, rows: Rows, batch: Batch) -> None:
         """Go on with a batch of an earlier start; one that the server never accepted is forgotten."""
         async with self._slots:
+            await rows.sent(batch)
+            rows.ledger.save()
             if batch.id is None:
                 batch.id = await self._server.find(batch, rows.ledger.path)
             if batch.id is None:
-                await self._forget(rows, batch, None, batch.file)
+                await self._forget(rows, batch, (), batch.file)
                 return
-            await self._reserve(batch, submitted=True)
+            if batch.name not in rows.ended:
+                await self._turnstile.reserve(batch.name, rows.bound(batch), submitted=True)
             await self._follow(rows, batch)
-
-    async def _reserve(self, batch: Batch, submitted: bool) -> None:
-        asked, said = batch.bound_input_tokens, batch.bound_output_tokens
-        await self._turnstile.reserve(batch.account, asked, said, submitted)
 
     # ---- Submit
 
@@ -123,9 +120,10 @@ class BatchApi:
         await self._server.require()
         if not rows.ledger.found:  # by a start whose disk is lost, perhaps
             batch.id = await self._server.find(batch, kept=None)
-        await self._reserve(batch, submitted=batch.id is not None)
+        await self._turnstile.reserve(batch.name, rows.bound(batch), submitted=batch.id is not None)
         rows.ledger.batches.append(batch)
         rows.ledger.save()
+        await rows.sent(batch)
         if batch.id is None:
             batch.file = await self._server.upload(f"{batch.digest}.jsonl", content)
             batch.id = await self._server.create(batch, rows.ledger)
@@ -139,7 +137,7 @@ class BatchApi:
         content = bytearray()
         while missing and len(requests) < most:
             few = [missing.popleft() for _ in range(min(len(missing), DRAWN_AT_ONCE, most - len(requests)))]
-            for row, (messages, _) in zip(few, rows.ask(few), strict=True):
+            for row, messages in zip(few, rows.ask(few), strict=True):
                 request = {"custom_id": rows.names[row], "method": "POST", "url": ENDPOINT}
                 line = json.dumps({**request, "body": self._dialect.body(messages)}).encode() + b"\n"
                 if content and len(content) + len(line) > limit:
@@ -151,14 +149,12 @@ class BatchApi:
             await asyncio.sleep(0)
         tried = [rows.ledger.missed[name].reply.attempts if name in rows.ledger.missed else 0 for name in requests]
         digest = store.digest([list(requests.items()), tried, self._dialect.form])
-        batch = Batch(digest, requests, self._dialect.form, account=f"batch {digest} {uuid.uuid4().hex[:8]}")
-        rows.bound(batch)
-        return batch, bytes(content)
+        return Batch(digest, requests, self._dialect.form), bytes(content)
 
     # ---- Poll
 
     async def _follow(self, rows: Rows, batch: Batch) -> None:
-        """Wait until a batch has ended, and take what it gave. Until it is collected, its bound stays reserved."""
+        """Wait until a batch has ended, and take what it gave."""
         with self._turnstile.batch(len(batch.requests)) as completed:
             ended = await self._end(rows, batch, completed)
             empty = stage(ended) == "failed" and not progress(ended)[0] and not named(ended, "output_file_id")
@@ -191,7 +187,7 @@ class BatchApi:
     async def _failed(self, rows: Rows, batch: Batch, ended: ServerBatch) -> None:
         """The server would not begin with a batch: wait where it holds too much already, else stop the stage."""
         errors = complaints(ended)
-        await self._forget(rows, batch, None, batch.file or named(ended, "input_file_id"))
+        await self._forget(rows, batch, (), batch.file or named(ended, "input_file_id"))
         if any(code == FULL for code, _ in errors):
             self._turnstile.failed(FULL)
             self._full_since = self._full_since or time.monotonic()
@@ -249,8 +245,10 @@ class BatchApi:
         number = 0
         async for text in lines:
             try:
-                line = read_line(text, self._teacher.usd, expected, self._questions.task.topics)
-                results.add(line, output=kind == "output_file_id")
+                results.add(
+                    read_line(text, self._teacher.usd, expected, self._questions.task.topics),
+                    output=kind == "output_file_id",
+                )
             except UnreadableError as error:
                 results.fail(text, error)
             number += 1
@@ -265,7 +263,7 @@ class BatchApi:
             line = best.lines.get(name)
             if line and line.served and line.reply.status != "error" and not best.wrong:
                 self._take(rows, line)
-        rows.journal.flush()
+        await asyncio.to_thread(rows.journal.flush)
         files = [file for kind in ("output_file_id", "error_file_id") if (file := named(ended, kind))]
         where = f"file {' and '.join(files)}" if files else "no file, neither output nor errors"
         await self._server.halt(
@@ -286,10 +284,10 @@ class BatchApi:
             self._dialect.agreed = True
         if len(refused) == len(batch.requests) and not self._dialect.agreed:
             if batch.form != self._dialect.form or self._dialect.adapt(refused[0], every=True):
-                await self._forget(rows, batch, results, *files)
+                await self._forget(rows, batch, results.lines.values(), *files)
                 return  # to be asked in other words
             if not any(rows.replies):
-                await self._forget(rows, batch, results, *files)
+                await self._forget(rows, batch, results.lines.values(), *files)
                 await self._server.stop(refused[0])
         for number, name in enumerate(rows.open(batch)):
             line = lines.get(name) or Line(name, Reply(None, "error", f"{status(ended)}: without an answer"))
@@ -297,8 +295,7 @@ class BatchApi:
                 self._take(rows, line)
             if number % READ_AT_ONCE == 0:
                 await asyncio.sleep(0)
-        rows.journal.flush()
-        await self._forget(rows, batch, results, *files)
+        await self._forget(rows, batch, results.lines.values(), *files)
         for line in lines.values():
             if line.fault == "account":
                 await self._server.stop(line.reply.reason or "")
@@ -312,25 +309,26 @@ class BatchApi:
         }
 
     def _take(self, rows: Rows, line: Line) -> None:
-        self._turnstile.answered(line.reply)
+        self._turnstile.answered(line.reply, self._dialect.name)
+        rows.learn(line)
         if line.reply.status == "error":
             self._turnstile.failed((line.reply.reason or "").partition(":")[0])
         reply = rows.take(line, self._teacher.batch.rounds)
         if reply and not rows.repairable(reply):
             self._turnstile.settled(reply)
 
-    async def _forget(self, rows: Rows, batch: Batch, results: Results | None, *files: str | None) -> None:
+    async def _forget(self, rows: Rows, batch: Batch, lines: Iterable[Line], *files: str | None) -> None:
         """A batch is done with: its rows are as open as their replies say. The server may let go of its files.
 
-        results: what it gave, all of which is billed; None where it was never begun.
+        lines: all that it gave, by which it is billed. Its answers are safe before anything is deleted.
         """
-        served = [line.reply for line in results.lines.values() if line.served] if results else []
-        billed = total(Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd) for reply in served)
-        rows.journal.ended(batch.account, billed, known=False)
-        rows.journal.flush()
+        lines = list(lines)
+        billed = rows.billed(batch, lines)
+        await asyncio.to_thread(rows.journal.flush)
         rows.ledger.batches.remove(batch)
         rows.ledger.save()
-        self._turnstile.settle(batch.account, billed, len(served))
+        if billed is not None:
+            self._turnstile.settle(batch.name, billed, sum(line.served for line in lines))
         for file in filter(None, files):
             await self._server.delete(file)
 

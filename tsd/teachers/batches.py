@@ -11,25 +11,26 @@ from functools import partial
 from typing import Any, Literal, NoReturn, TypeVar
 
 import openai
-from aiohttp import ClientConnectorError
 from openai.types import Batch as ServerBatch
 from tenacity import AsyncRetrying, RetryCallState, RetryError, retry_if_exception_type, wait_random_exponential
 
 from tsd.progress import clock
 from tsd.recipe import ApiTeacher
-from tsd.teachers.answers import SHOWN, clean, outlook
-from tsd.teachers.gate import StoppedError, Turnstile
+from tsd.teachers.answers import SHOWN, outlook
+from tsd.teachers.gate import BUSY, NOT_REACHED, StoppedError, Turnstile
 from tsd.teachers.ledger import Batch, Ledger
 from tsd.teachers.results import named, stage, status
 from tsd.teachers.server import (
     FIRST_WAIT,
     LONGEST_WAIT,
     SETTINGS,
-    body_of,
+    cause_of,
     connect,
     first_line,
+    never_sent,
     refusal,
     retry_after,
+    said_in,
 )
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
@@ -170,7 +171,7 @@ class Batches:
             longest = max(self._teacher.patience, self._teacher.batch.idle_timeout if busy else 0.0) + self._told
             silent = time.monotonic() - began
             if attempts >= ATTEMPTS and silent > longest:
-                await self.halt(f"has accepted no batch for {clock(silent)} ({self._said(cause(failure))})")
+                await self.halt(f"has accepted no batch for {clock(silent)} ({self._words(failure)})")
             await backoff.wait()
 
     async def find(self, batch: Batch, kept: str | None) -> str | None:
@@ -208,7 +209,7 @@ class Batches:
             self._turnstile.failed("404 for a batch")
             if not await waiting.wait():
                 await self.halt(
-                    f"does not know batch {batch.id} ({self._said(seen.message)}): check that teacher.base_url "
+                    f"does not know batch {batch.id} ({self._words(seen)}): check that teacher.base_url "
                     f"and the key are those that submitted it; {kept} keeps it, and nothing was asked again"
                 )
         return seen
@@ -224,9 +225,9 @@ class Batches:
             async with asyncio.timeout(self._teacher.batch.idle_timeout):
                 return await self._try(send, NOT_NOW)
         except openai.APIStatusError as error:
-            raise DownloadError(f"{error.status_code}: {self._said(error.message)}") from None
+            raise DownloadError(self._words(error)) from None
         except (openai.OpenAIError, ValueError, TimeoutError) as error:
-            raise DownloadError(cause(error)) from None
+            raise DownloadError(cause_of(error)) from None
 
     async def delete(self, file: str) -> None:
         """Have the server let go of a file, where it lets us."""
@@ -255,7 +256,8 @@ class Batches:
         """Whether a refusal says no more than that the server is not done yet with the uploaded file."""
         if error.status_code not in REFUSED_FILE:
             return False
-        words = f"{error.message} {error.body}"
+        said = said_in(error)
+        words = f"{said.message} {said.kind}"
         if "file" in words.lower() and PENDING.search(words):
             self._turnstile.failed("uploaded file pending")
             return True
@@ -350,7 +352,7 @@ class Batches:
         try:
             await self._client.post("/batches", body={}, cast_to=object)
         except openai.APIStatusError as error:
-            spoken = re.search(r"input_?file|endpoint|completion_window", f"{error.message} {error.body}")
+            spoken = re.search(r"input_?file|endpoint|completion_window", said_in(error).message)
             return 400 if spoken else error.status_code
         return 200
 
@@ -386,7 +388,8 @@ class Batches:
                 await self._refused(error)
             raise
         except (openai.OpenAIError, ValueError) as error:
-            self._turnstile.failed(cause(error))
+            unreached = not self._heard and never_sent(error)  # from the start: an address that is wrong, perhaps
+            self._turnstile.failed(f"{NOT_REACHED if unreached else ''}{cause_of(error)}")
             raise
         self._heard, self._told = time.monotonic(), 0.0
         return answer
@@ -399,45 +402,28 @@ class Batches:
 
     async def _refused(self, error: openai.APIStatusError) -> None:
         """What a refusal means for the next try. Raises StoppedError where there is to be none."""
-        meaning = outlook(error.status_code, body_of(error))
+        said = said_in(error)
+        meaning = outlook(error.status_code, said)
         if meaning in ("final", "filtered"):
-            await self.stop(error.message)
-        self._turnstile.failed(f"{error.status_code}")
+            await self.stop(f"{error.status_code}: {said.message}")
+        self._turnstile.failed(BUSY if meaning == "busy" else f"{error.status_code}")
         seconds = retry_after(error.response.headers)
-        longest = max(self._teacher.patience, self._teacher.batch.idle_timeout)
-        if seconds and seconds > longest:
-            await self.halt(
-                f"asks to wait for {clock(seconds)} (Retry-After of a {error.status_code}): wait that long"
-            )
         if meaning == "busy" or seconds:
             wait = await self._turnstile.pause(seconds)
             self._told = max(self._told, wait if seconds else 0.0)
 
-    def _said(self, words: str) -> str:
-        return first_line(self._teacher, words)
-
-
-def cause(error: BaseException) -> str:
-    """Why a call failed: the innermost reason that its exception has."""
-    inner = _chain(error)[-1]
-    return clean(" ".join(str(inner).split()) or type(inner).__name__)[:SHOWN]
+    def _words(self, error: Exception) -> str:
+        """What a failure says, in one line."""
+        if isinstance(error, openai.APIStatusError):
+            return first_line(self._teacher, f"{error.status_code}: {said_in(error).message}")
+        return first_line(self._teacher, cause_of(error))
 
 
 def _may_have_worked(error: BaseException) -> bool:
     """Whether the server may have done what it was asked, although its answer was this."""
     if isinstance(error, openai.APIStatusError):
         return error.status_code >= 500 or error.status_code in (408, 409)
-    return not any(isinstance(one, ClientConnectorError) for one in _chain(error))  # of which nothing was sent
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """An exception, and those that it came from, the innermost last."""
-    chain = [error]
-    while (
-        deeper := chain[-1].__cause__ or (None if chain[-1].__suppress_context__ else chain[-1].__context__)
-    ) and (deeper not in chain):
-        chain.append(deeper)
-    return chain
+    return not never_sent(error)
 
 
 def _id(answer: Any) -> str:

@@ -168,24 +168,19 @@ class Gate:
             free = not _limited(self._teacher) and self._account.replies >= FEW_USAGES and self._answers > 0
             return Pass(bound, self._account.estimator, free)
 
-    async def reserve(self, worker: str, batch: str, asked: int, said: int, submitted: bool) -> bool:
+    async def reserve(self, worker: str, request: str, bound: Cost, submitted: bool) -> bool:
         """Wait until a batch may be submitted, and reserve its bound; False if none may be.
 
-        batch: its name, the same at every start. asked: tokens of its prompts, roughly. said: the most that its
-        replies may have. submitted: an earlier start has submitted it; it is under way whatever it costs.
+        request: the batch's name, the same at every start. submitted: an earlier start has submitted it; it is
+        under way whatever it costs.
         """
-        request = batch
         self._heard.setdefault(worker, time.monotonic())
-
-        def bound_of() -> Cost:
-            return self._account.estimator.scaled(self._teacher, asked, said)
-
         if submitted:
-            self._account.reserve(request, bound_of())
+            self._account.reserve(request, bound)
             self._open.setdefault(worker, set()).add(request)
             return True
         async with self._turn:
-            return await self._afford(worker, request, bound_of, few=False) is not None
+            return await self._afford(worker, request, lambda: bound, few=False) is not None
 
     async def pause(self, seconds: float | None) -> float:
         """The server is too busy: nobody sends anything for so long, None where it did not say.
@@ -393,7 +388,7 @@ class GateLike(Protocol):
 
     async def begin(self, part: int) -> bool: ...
     async def enter(self, worker: str, request: str, estimate: int) -> Pass | None: ...
-    async def reserve(self, worker: str, batch: str, asked: int, said: int, submitted: bool) -> bool: ...
+    async def reserve(self, worker: str, request: str, bound: Cost, submitted: bool) -> bool: ...
     async def pause(self, seconds: float | None) -> float: ...
     async def silence(self, seconds: float) -> None: ...
     async def stop(self, reason: str) -> None: ...
@@ -493,12 +488,12 @@ class Turnstile:
         while (wait := self._paused_until - time.monotonic()) > 0 and not self.stopped.is_set():
             await asyncio.sleep(min(wait, 0.5))
 
-    async def reserve(self, batch: str, asked: int, said: int, submitted: bool) -> None:
-        """Reserve a batch's bound, until `settle`. The arguments are those of `Gate.reserve`.
+    async def reserve(self, batch: str, bound: Cost, submitted: bool) -> None:
+        """Reserve a batch's bound, until `settle`. batch: its name, the same at every start.
 
         Raises StoppedError where none may be submitted any more; submitted: it was, by an earlier start.
         """
-        if not await self._gate.reserve(self._name, batch, asked, said, submitted):
+        if not await self._gate.reserve(self._name, batch, bound, submitted):
             raise StoppedError
 
     def settle(self, batch: str, billed: Cost, replies: int) -> None:

@@ -9,7 +9,6 @@ from tsd.recipe import ApiTeacher, Recipe
 from tsd.teachers.account import Cost, Earlier
 from tsd.teachers.gate import DOLLARS, INPUT, OUTPUT, STATUS, UNCONFIRMED, UNCONFIRMED_TOKENS
 from tsd.teachers.journal import FOLDER, Journal, parts_with_journals, read_all
-from tsd.teachers.ledger import Ledger
 from tsd.teachers.server import serves
 
 ADDRESSES = "addresses.json"  # beside the journals: where replies came from
@@ -59,8 +58,8 @@ def keep_address(teacher: ApiTeacher, folder: str, say: Say) -> None:
     store.write_json(place, ADDRESSES, [*(one for one in known if one != teacher.base_url), teacher.base_url])
 
 
-def earlier_requests(teacher: ApiTeacher, folder: str, key: str) -> Earlier:
-    """What all requests of a run were billed so far: finished parts, journals, and batches under way."""
+def earlier_requests(folder: str, key: str) -> Earlier:
+    """What all requests and batches of a run were billed so far, by finished parts and by journals."""
     account = Earlier()
     finished = store.finished_parts(folder, key)
     for note in (part.note for part in finished.values()):
@@ -74,11 +73,6 @@ def earlier_requests(teacher: ApiTeacher, folder: str, key: str) -> Earlier:
     under_way = [part for part in parts_with_journals(folder) if part not in finished]
     for history in read_all(folder, under_way).values():
         account.add(history.account)
-    for index in under_way:
-        for batch in Ledger(Journal(folder, index).folder).batches:
-            if batch.account not in account.ended:
-                asked, said = batch.bound_input_tokens, batch.bound_output_tokens
-                account.open[batch.account] = account.estimator.scaled(teacher, asked, said)
     return account
 
 

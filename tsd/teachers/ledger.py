@@ -4,7 +4,8 @@ It is on disk before the server hears of it, so that any process can go on from 
 """
 
 import json
-from collections.abc import Collection, Sequence
+import uuid
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ from tsd import store
 from tsd.errors import StorageError
 from tsd.recipe import ApiTeacher
 from tsd.teachers import Reply, outcome, repairable, summed
-from tsd.teachers.asking import LETTERS, Message, Questions, repair
+from tsd.teachers.account import Cost, Estimator, total
+from tsd.teachers.asking import Message, Questions, repair, repair_tokens
 from tsd.teachers.journal import Journal
 from tsd.teachers.lines import Line
 
@@ -44,8 +46,8 @@ class Batch:
     """The most that its requests may take, by the estimate of their prompts."""
     bound_output_tokens: int = 0
     """The same of their replies, by `teacher.max_tokens`."""
-    account: str = ""
-    """Under which its money is reserved and billed."""
+    name: str = field(default_factory=lambda: f"batch {uuid.uuid4().hex[:16]}")
+    """By which the journal knows its money."""
 
     __pydantic_config__ = STRICT
 
@@ -94,8 +96,6 @@ class Ledger:
         self.found = kept is not None
         """Whether an earlier start kept one here."""
         self.batches = kept.batches if kept else []
-        for batch in self.batches:
-            batch.account = batch.account or f"batch {batch.digest}"  # one of an earlier version
         self.missed = kept.missed if kept else {}  # by custom id
 
     def under_way(self, keys: Collection[str]) -> list[Batch]:
@@ -135,12 +135,18 @@ class Rows:
         assert isinstance(questions.teacher, ApiTeacher)
         self._teacher, self._questions, self._series = questions.teacher, questions, series
         self.journal, self.ledger = journal, Ledger(journal.folder)
-        known = journal.replies()
+        history = journal.read()
+        known = history.failed | history.replies
+        self.ended = history.account.ended
+        """Requests and batches whose bill is in the journal."""
+        self._open = set(history.account.open)
         self.names = [str(one) for one in series["series_id"].to_pylist()]
         """The custom id of each row."""
         self.row = {name: row for row, name in enumerate(self.names)}
         self.keys = questions.keys(series)
         self.replies = [known.get(key) for key in self.keys]
+        self.estimator = self._learned(history.account.estimator)
+        """What bounds are made from."""
         for name, one in list(self.ledger.missed.items()):
             row = self.row.get(name)
             if row is None or not self.awaits(name, one.key, one.repairs):
@@ -171,31 +177,67 @@ class Rows:
         """The batches whose answers are still to be collected. Those of another model are left as they are."""
         return self.ledger.under_way(set(self.keys))
 
-    def ask(self, rows: Sequence[int]) -> list[tuple[list[Message], int]]:
-        """What is asked about some rows, and how many tokens that has, roughly."""
+    def ask(self, rows: Sequence[int]) -> list[list[Message]]:
+        """What is asked about some rows."""
         questions = self._questions.ask(self._series.take(rows), [self.keys[row] for row in rows])
-        asked = []
-        for row, question in zip(rows, questions, strict=True):
-            before = self.replies[row]
-            messages = [*question.messages, *(repair(before) if before else [])]
-            asked.append((messages, self.tokens(self.names[row])))
-        return asked
+        replies = [self.replies[row] for row in rows]
+        return [
+            [*question.messages, *(repair(before) if before else [])]
+            for question, before in zip(questions, replies, strict=True)
+        ]
 
     def tokens(self, name: str) -> int:
         """That a row's next question has, roughly, with what it says of the reply before."""
         row = self.row[name]
-        values, before = self._series["values"][row], self.replies[row]
-        told = sum(len(message["content"]) for message in repair(before)) // LETTERS if before else 0
-        return self._questions.tokens(len(values) // self._questions.task.curves) + told
+        before = self.replies[row]
+        return self._question_tokens(row) + (repair_tokens(before) if before else 0)
 
     def open(self, batch: Batch) -> list[str]:
         """The custom ids of a batch whose answers are still to be taken."""
         return [name for name, (key, repairs) in batch.requests.items() if self.awaits(name, key, repairs)]
 
-    def bound(self, batch: Batch) -> None:
-        """Set a batch's bound to what its requests may take."""
-        batch.bound_input_tokens = sum(self.tokens(name) for name in batch.requests)
-        batch.bound_output_tokens = len(batch.requests) * self._teacher.max_tokens
+    def bound(self, batch: Batch) -> Cost:
+        """What a batch may cost. It is kept with the batch, and there before the server hears of it."""
+        if not batch.bound_output_tokens:  # packed just now, or by a version that did not know it
+            for name in batch.requests:
+                one = self.estimator.bound(self._teacher, self.tokens(name) if name in self.row else 0)
+                batch.bound_input_tokens += one.input_tokens
+                batch.bound_output_tokens += one.output_tokens
+        asked, said = batch.bound_input_tokens, batch.bound_output_tokens
+        return Cost(asked, said, self._teacher.usd(asked, said))
+
+    async def sent(self, batch: Batch) -> None:
+        """Have the journal hold a batch's bound before the batch may cost anything."""
+        if batch.name not in self._open and batch.name not in self.ended:
+            self.journal.sent(batch.name, self.bound(batch), 0)
+            self._open.add(batch.name)
+            await self.journal.stored()
+
+    def billed(self, batch: Batch, lines: Iterable[Line]) -> Cost | None:
+        """Have the journal hold what a batch was billed. Returns it; None where it was there already."""
+        if batch.name in self.ended:
+            return None
+        costs = [Cost(one.reply.input_tokens, one.reply.output_tokens, one.reply.cost_usd) for one in lines]
+        billed = total(costs)
+        self.journal.ended(batch.name, billed, known=False)  # it is no single reply to learn from
+        self.ended.add(batch.name)
+        return billed
+
+    def learn(self, line: Line) -> None:
+        """Take what an answer has cost into later bounds."""
+        if line.served and line.name in self.row:
+            cost = Cost(line.reply.input_tokens, line.reply.output_tokens, line.reply.cost_usd)
+            self.estimator = self.estimator.after(cost, self.tokens(line.name))
+
+    def _learned(self, estimator: Estimator) -> Estimator:
+        for row, reply in enumerate(self.replies):
+            if reply and reply.attempts == 1 and reply.input_tokens:
+                cost = Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd)
+                estimator = estimator.after(cost, self._question_tokens(row))
+        return estimator
+
+    def _question_tokens(self, row: int) -> int:
+        return self._questions.tokens(len(self._series["values"][row]) // self._questions.task.curves)
 
     def awaits(self, name: str, key: str, repairs: int) -> bool:
         """Whether a request's answer is still to be taken; a start that was killed meanwhile may have done it."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,13 +13,14 @@ from tsd.teachers.answers import (
     Price,
     ServerError,
     clean,
+    error_of,
     error_within,
-    find_error,
     outlook,
     read_completion,
+    read_json,
 )
 
-OF_THE_ACCOUNT = (401, 402)  # codes that are about the key or the money, whatever else was answered
+OF_THE_ACCOUNT = (401, 402, 429)  # codes that are about the key or the money, whatever else was answered
 
 
 class UnreadableError(ValueError):
@@ -42,11 +44,11 @@ class Line:
 def read_line(text: bytes, price: Price, expected: Mapping[str, int], topics: Sequence[str] = ()) -> Line:
     """Read a line. Raises UnreadableError where it is not one: cut off, HTML, no JSON, without a custom id.
 
-    expected: tokens of each question, roughly, by its custom id. topics: the keys of the object that a reply is.
+    expected: tokens of each question, roughly, by its custom id. topics: as of `read_completion`.
     """
     try:
-        entry = json.loads(text, strict=False)
-    except (ValueError, RecursionError):  # bytes in no known encoding are a ValueError too
+        entry = read_json(text)
+    except ValueError:
         raise UnreadableError("a line that is not JSON") from None
     name = entry.get("custom_id") if isinstance(entry, dict) else None
     if type(name) is int:  # written as a number by who reads our digits so
@@ -54,33 +56,34 @@ def read_line(text: bytes, price: Price, expected: Mapping[str, int], topics: Se
     if not isinstance(name, str):
         raise UnreadableError("a line without a custom id")
     code, body = _response(entry)
-    if code is None and body is None and not find_error(entry):
+    beside = error_within({"error": entry.get("error")})
+    if code is None and body is None and beside is None:
         raise UnreadableError(f"a line with neither answer nor error for custom id {name[:SHOWN]}")
-    error = error_within(body)
-    if error is None and code != 200:
-        error = find_error(body) or find_error(entry)
-    if code is not None and 200 <= code < 300 and error is None:
-        reply = read_completion(body, price, expected.get(name, 0), topics)
-        if not reply.input_tokens and not reply.output_tokens:  # it says nothing of its tokens
-            asked = expected.get(name, 0)
-            reply = replace(reply, input_tokens=asked, cost_usd=price(asked, 0))
-        return Line(name, reply, served=True)
-    return _refused(name, code, error or ServerError(None, "", ""))
+    if code is None or not 200 <= code < 300:
+        within = error_of(code, json.dumps(body)) if body else None
+        return _refused(name, code, within or beside or ServerError(code, "", "no answer"))
+    if error := error_within(body):
+        return _refused(name, error.code, error)
+    asked = expected.get(name, 0)
+    reply = read_completion(body, price, asked, topics)
+    if reply.status == "error" and not reply.input_tokens:  # it says nothing of its tokens: the question was taken
+        reply = replace(reply, input_tokens=asked, cost_usd=price(asked, 0))
+    return Line(name, reply, served=True)
 
 
-def _refused(name: str, code: int | None, error: ServerError) -> Line:
-    if code is None or 200 <= code < 300:  # an error in the place of an answer may have its own
-        code = error.code
-    meaning = outlook(code, error)
+def _refused(name: str, code: int | None, said: ServerError) -> Line:
+    code = code if code is not None else said.code
+    meaning = outlook(code, said)
     if meaning == "filtered":
         return Line(name, Reply(None, "refused", "the provider's filter"))
-    words = [str(one) for one in (code or error.kind, error.message) if one]
-    reply = Reply(None, "error", clean(": ".join(words) or "no answer")[:SHOWN])
+    kind = "" if code else said.kind
+    words = ": ".join(str(one) for one in (code, kind, said.message if said.message != kind else "") if one)
+    reply = Reply(None, "error", clean(words or "no answer")[:SHOWN])
     if meaning != "final":
         return Line(name, reply)
-    if code in OF_THE_ACCOUNT or code == 429:
+    if code in OF_THE_ACCOUNT or said.spent:
         return Line(name, reply, "account")
-    return Line(name, reply, "row" if error.moderated or (code in OF_THE_ROW and code != 403) else "either")
+    return Line(name, reply, "row" if said.moderated or (code in OF_THE_ROW and code != 403) else "either")
 
 
 def _response(entry: Mapping[str, Any]) -> tuple[int | None, Any]:
@@ -88,14 +91,12 @@ def _response(entry: Mapping[str, Any]) -> tuple[int | None, Any]:
     response = entry.get("response")
     if not isinstance(response, dict):
         return None, None
-    if "body" not in response and ("choices" in response or response.get("object") == "chat.completion"):
+    if "body" not in response and "choices" in response:
         return 200, response
     code, body = _status(response.get("status_code")), response.get("body")
-    if isinstance(body, str):  # a completion that was written as text
-        try:
-            body = json.loads(body, strict=False)
-        except (ValueError, RecursionError):
-            body = {"error": body} if code != 200 else body
+    if isinstance(body, str):
+        with suppress(ValueError):  # a completion that was written as text
+            body = read_json(body)
     if code is None and isinstance(body, dict) and "choices" in body:
         code = 200
     return code, body
