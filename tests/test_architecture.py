@@ -21,7 +21,7 @@ MODULES = {
 # A module may import what stands in a row above its own, and its own package. The rows stand in docs/decisions.md.
 LAYERS = (
     {"tsd"},
-    {"errors", "schema", "series", "language", "intervals", "footprint"},
+    {"errors", "hub", "figures", "schema", "series", "language", "intervals", "footprint"},
     {"store", "lock", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
     {"recipe", "card", "sources"},
     {"drawing", "plots", "sight"},
@@ -37,6 +37,7 @@ LAYERS = (
         "look",
         "verify",
         "provenance",
+        "remaining",
         "runs",
         "objectives",
         "learning",
@@ -58,6 +59,7 @@ WITHIN_A_ROW = {
     ("students", "viewers"),  # a student that looks is one of them
     ("students", "weights"),  # a student is loaded and exported tensor by tensor
     ("learning", "training"),  # a run is trained
+    ("remaining", "provenance"),  # what lies in a folder counts if this recipe made it
     ("learning", "checkpoints"),  # and its checkpoints are kept
     ("checkpoints", "training"),  # a checkpoint says how far a run is
 }
@@ -101,6 +103,11 @@ def test_imports_point_upward_only(module: str) -> None:
 def test_only_tracking_imports_mlflow() -> None:
     users = {m for m, path in MODULES.items() if any(n.split(".")[0] == "mlflow" for n in imported(path))}
     assert users == {"tsd.tracking"}
+
+
+def test_only_figures_imports_matplotlib() -> None:
+    users = {m for m, path in MODULES.items() if any(n.split(".")[0] == "matplotlib" for n in imported(path))}
+    assert users == {"tsd.figures"}
 
 
 def test_only_the_cluster_package_imports_ray() -> None:

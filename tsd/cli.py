@@ -1,8 +1,10 @@
 """The `tsd` command. What is heavy is imported by the command that needs it: `tsd --help` is instant."""
 
 import json
+import os
 import signal
 import sys
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -315,6 +317,7 @@ def _run_alone(recipe: "Recipe", stage: str, preview: int | None, retry_errors: 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command: exit code 2 and one line for what the user can mend, 1 for what failed, 130 if stopped."""
     signal.signal(signal.SIGTERM, _stop)
+    _calm_surroundings()
     try:
         code = app(arguments, standalone_mode=False)
         if code == STOPPED:  # typer's answer to a KeyboardInterrupt
@@ -335,6 +338,18 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(cause, TsdError):
             _leave(str(cause), 2 if isinstance(cause, UserError) else 1)
         raise
+
+
+def _calm_surroundings() -> None:
+    """Keep what a shell or a notebook left in the environment from ending a command that it is not about."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without our signs: LC_ALL=C, PYTHONIOENCODING
+    if any(option.startswith("error") for option in sys.warnoptions):  # other people's libraries warn
+        os.environ.pop("PYTHONWARNINGS", None)
+        warnings.resetwarnings()
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)
 
 
 def _leave(message: str, code: int) -> None:

@@ -37,6 +37,10 @@ KEY, NOTE = b"tsd.key", b"tsd.note"
 PART_NAME = re.compile(r"part-(\d{8})\.parquet")
 ASIDE = "damaged-"  # before the name of a part that was found damaged, until it is made again
 FILES = "files.json"  # in a sealed folder of plain files: the size and digest of each
+INSIDE = (  # what a study's folder holds
+    *("series", "plots", "annotations", "verdicts", "examples", "rejects", "runs"),
+    *("predictions", "students", "records", "tokenizer", "teacher", "teachers", "trials"),
+)
 UNSEALED = ("README.md", FILES)  # a model card is written anew with each evaluation
 READERS = 16  # files that are read at once: an object store answers each after a while
 
@@ -174,6 +178,19 @@ def has_damaged_manifest(folder: str) -> bool:
     return read_bytes(folder, MANIFEST) is not None and _manifest(folder) is None
 
 
+def unreadable_parts(folder: str) -> dict[int, str]:
+    """What is wrong with each part of a folder by its own checksums: all of them are read, as is needed where the
+    manifest cannot tell."""
+    numbers = [int(found[1]) for name in names(folder) if (found := PART_NAME.fullmatch(name))]
+    wrong = {}
+    for index in numbers:
+        try:
+            _read(folder, index, None)
+        except DataError as error:
+            wrong[index] = str(error.__cause__ or "it is missing").strip().splitlines()[0]
+    return wrong
+
+
 def set_aside(folder: str, index: int) -> None:
     """Give a damaged part another name, so that it is made again; `commit` deletes it then."""
     lock.require(folder)
@@ -271,11 +288,14 @@ def damaged(path: str, what: str, folder: str, more: int = 0) -> str:
 
 
 def study_of(folder: str) -> str:
-    """The folder of the study that a table's folder belongs to, as far as names tell."""
-    path, _, _ = folder.partition("/predictions/")
-    path = path.rstrip("/").rpartition("/")[0] if path == folder else path
-    above, teachers, _ = path.rpartition("/teachers/")
-    return above if teachers else path
+    """The folder of the study that a table's or a student's folder belongs to, as far as names tell."""
+    path = folder.rstrip("/")
+    while True:
+        above, _, name = path.rpartition("/")
+        of_many = above.rpartition("/")[2] in ("predictions", "students", "teachers")
+        if not above or (name not in INSIDE and not of_many):
+            return path
+        path = above
 
 
 def write_part(folder: str, index: int, table: pa.Table, schema: pa.Schema, key: str, note: Any = None) -> Part:
@@ -291,6 +311,11 @@ def write_part(folder: str, index: int, table: pa.Table, schema: pa.Schema, key:
 
 def read_part(folder: str, index: int, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
     """Read one part of a dataset, finished or not. Raises DataError where it is missing or damaged."""
+    table = _read(folder, index, columns)
+    return table if columns else conform(table, schema)
+
+
+def _read(folder: str, index: int, columns: Sequence[str] | None) -> pa.Table:
     files, root = filesystem(folder)
     name = part_name(index)
     try:
@@ -305,7 +330,7 @@ def read_part(folder: str, index: int, schema: pa.Schema, columns: Sequence[str]
             raise
         what = str(error).strip().splitlines()[0]
         raise DataError(damaged(f"{folder}/{name}", what, folder)) from error
-    return table.replace_schema_metadata() if columns else conform(table.replace_schema_metadata(), schema)
+    return table.replace_schema_metadata()
 
 
 def commit(
@@ -411,7 +436,7 @@ def read_json(folder: str, name: str) -> Any:
     try:
         return json.loads(content)
     except ValueError as error:
-        raise DataError(damaged(f"{folder}/{name}", f"it is not JSON ({error})", f"{folder}/x")) from None
+        raise DataError(damaged(f"{folder}/{name}", f"it is not JSON ({error})", folder)) from None
 
 
 def read_bytes(folder: str, name: str) -> bytes | None:

@@ -135,7 +135,8 @@ def _check_recipe(run: str) -> Checked:
 def _check_table(run: str, name: str) -> Checked:
     folder = f"{run}/{name}"
     if store.has_damaged_manifest(folder):
-        return Checked(name, "", (Finding(folder, "is no JSON", name=store.MANIFEST),))
+        wrong = [Finding(folder, what, part) for part, what in store.unreadable_parts(folder).items()]
+        return Checked(name, "", (Finding(folder, "is no JSON", name=store.MANIFEST), *wrong))
     manifest = store.read_json(folder, store.MANIFEST)
     if manifest is None:
         return Checked(name, "not finished")

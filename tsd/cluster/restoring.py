@@ -27,7 +27,7 @@ class LostStudent:
 
 def restore_records(recipe: Recipe, runs: Sequence[Run], reporter: Reporter) -> dict[str, LostStudent]:
     """Write damaged records anew, and forget those of students that are not whole. Returns these, by run id."""
-    lost = {}
+    lost: dict[str, LostStudent] = {}
     records = f"{recipe.folder}/records"
     for run_id in (run["run_id"] for run in runs):
         folder, name = f"{recipe.folder}/students/{run_id}", f"{run_id}.json"
@@ -42,7 +42,7 @@ def restore_records(recipe: Recipe, runs: Sequence[Run], reporter: Reporter) -> 
         try:
             store.read_json(records, name)
         except DataError:
-            record = store.read_json(folder, card.CARD)["run"]
+            record = {**store.read_json(folder, card.CARD)["run"], **_decode_seconds(recipe, run_id)}
             store.write_json(records, name, record)
             reporter.say(escape(f"  records/{name} was damaged: written anew from students/{run_id}/{card.CARD}"))
     return lost
@@ -75,6 +75,17 @@ def require_same(
             "that wrote it, or name another folder with --out"
         )
     reporter.say(escape(f"  remade {name}{' with the same bytes' if before else ''} ({_first(wrong)})"))
+
+
+def _decode_seconds(recipe: Recipe, run_id: str) -> dict[str, float]:
+    """What a record has besides its student's card, as far as the runs table knows it."""
+    runs = store.peek(f"{recipe.folder}/runs", recipe.asks.tables.runs)
+    try:
+        rows = runs.read(["run_id", "decode_seconds"]).to_pylist() if runs else []
+    except DataError:
+        return {}
+    seconds = {row["run_id"]: row["decode_seconds"] for row in rows}.get(run_id)
+    return {} if seconds is None else {"decode_seconds": seconds}
 
 
 def _weights(seals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

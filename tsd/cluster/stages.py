@@ -24,7 +24,7 @@ from tsd import curation, drawing, lock, scoring, store
 from tsd.bare import draw
 from tsd.cluster import nodes
 from tsd.corpus import chat_tokens
-from tsd.errors import InputError, TsdError
+from tsd.errors import InputError, TsdError, how_to_install
 from tsd.progress import Reporter, Step
 from tsd.recipe import LocalTeacher, ModelTeacher, Recipe, RulesTeacher, VllmTeacher
 from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
@@ -216,7 +216,7 @@ class Lost:
     def say(self, reporter: Reporter) -> None:
         """Say, once they are there again, which parts were made again and why."""
         if self.parts:
-            table, count = self.folder.rpartition("/")[2], len(self.parts)
+            table, count = self.folder.removeprefix(store.study_of(self.folder)).lstrip("/"), len(self.parts)
             whys = ", ".join(f"{store.part_name(part)}: {why}" for part, why in list(self.parts.items())[:SHOWN])
             more = f", and {count - SHOWN} more" if count > SHOWN else ""
             noun = "part" if count == 1 else "parts"
@@ -228,6 +228,7 @@ def find_lost(folder: str, key: str, parts: int) -> Lost:
     have been there."""
     lost = store.lost_parts(folder, key)
     if store.has_damaged_manifest(folder):
+        lost |= store.unreadable_parts(folder)
         there = store.finished_parts(folder, key)
         lost |= {part: "it is missing, as is a whole manifest" for part in range(parts) if part not in there}
     for part in lost:
@@ -249,7 +250,7 @@ def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, report
     A student that cannot reply is left behind with the reason, and tried again by another start.
     """
     if recipe.evaluation.vllm and not _vllm_is_installed():
-        raise InputError("evaluation.vllm=true needs vLLM, which is not installed here: pip install 'tsd[vllm]'")
+        raise InputError(f"evaluation.vllm=true needs vLLM, which is not installed here: {how_to_install('vllm')}")
     chunks = -(-len(test_series(recipe, series)) // recipe.evaluation.batch_size)
     schema = recipe.asks.tables.predictions
     keys = {run: predictions_key(recipe, run, series) for run in run_ids}

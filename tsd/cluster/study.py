@@ -25,6 +25,7 @@ from tsd.cluster import comparing, distilling, outcomes, restoring, stages, tria
 from tsd.corpus import select
 from tsd.curation import review
 from tsd.errors import DataError, InputError, StorageError, TrainingError
+from tsd.figures import style
 from tsd.progress import Reporter, Step
 from tsd.recipe import ApiTeacher, ModelTeacher, Recipe, RulesTeacher, to_yaml
 from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
@@ -227,9 +228,9 @@ class Study:
             store.write_bytes(self.recipe.folder, "report.html", page.encode())
             self.tracker.close(page)
             picture = io.BytesIO()
-            reporting.scaling_figure(self.recipe.asks, runs, study.baselines, fits).savefig(
-                picture, format="png", dpi=144
-            )
+            figure = reporting.scaling_figure(self.recipe.asks, runs, study.baselines, fits)
+            with style():
+                figure.savefig(picture, format="png", dpi=144)
             store.write_bytes(self.recipe.folder, "scaling.png", picture.getvalue())
             step.advance(1)
         for line in reporting.headlines(study):

@@ -27,7 +27,7 @@ from ray.exceptions import RayError
 from tsd import sources, store
 from tsd.cluster import nodes
 from tsd.cluster.session import calm
-from tsd.errors import InputError, TeacherError
+from tsd.errors import InputError, TeacherError, how_to_install
 from tsd.progress import Step, clock
 from tsd.recipe import Recipe, VllmTeacher
 from tsd.teachers import Reply, annotations, engine, judge
@@ -98,7 +98,7 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
 def require_engine(teacher: VllmTeacher) -> None:
     """Raise InputError unless an engine can be started, as far as can be told before it is."""
     if importlib.util.find_spec("vllm") is None:
-        raise InputError("teacher.kind=vllm needs vLLM, which is not installed here: pip install 'tsd[vllm]'")
+        raise InputError(f"teacher.kind=vllm needs vLLM, which is not installed here: {how_to_install('vllm')}")
     looks_like_a_folder = teacher.model.startswith((".", "/", "~")) or sources.is_uri(teacher.model)
     if looks_like_a_folder and store.read_json(teacher.model, "config.json") is None:
         raise InputError(f"teacher.model: {teacher.model} is not the folder of a model: it holds no config.json")
