@@ -24,7 +24,7 @@ LAYERS = (
     {"errors", "schema", "series", "language", "intervals", "footprint"},
     {"store", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
     {"recipe", "card"},
-    {"drawing", "plots", "sight"},
+    {"drawing", "plots", "sight", "measurements"},
     {"curation", "corpus", "students", "viewers", "weights", "forward", "placement", "distillation"},
     {
         "training",
