@@ -79,11 +79,12 @@ def _at_hand(model: str) -> Iterator[str]:
         yield folder
 
 
-def read_card(path: str, model: str) -> dict[str, Any]:
+def read_card(path: str, model: str | None = None) -> dict[str, Any]:
     """What a student's folder says of how it was trained. Raises InputError where there is no student.
 
-    model: what the user calls it, which errors name.
+    model: what the user calls the folder, where it is a copy.
     """
+    model = model or path
     folder = Path(path)
     if not folder.is_dir():
         what = "is a file and not a model folder" if folder.exists() else "is not there"

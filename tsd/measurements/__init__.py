@@ -21,6 +21,7 @@ from tsd.recipe import nearest
 
 __all__ = ["MOST_ROWS", "Hints", "Measured", "read"]
 
+ANOTHER = "give a file with what was measured"
 ROWS = "rows"  # what `--time` is given for the order of the file
 
 
@@ -115,9 +116,12 @@ def _numbers(table: Table, hints: Hints) -> list[Numbers]:
     }
     if len(shown) == 1:
         (decimal,) = shown
-        return [numbers.unambiguous(column, str(decimal)) for column in columns]
+        return [numbers.unambiguous(column, str(decimal), "as in the other columns") for column in columns]
     if table.separator == ";":  # spreadsheets write it where the comma is the decimal sign
-        return [numbers.unambiguous(column, numbers.COMMA) if column.same_shape else column for column in columns]
+        why = "since semicolons separate the cells"
+        return [
+            numbers.unambiguous(column, numbers.COMMA, why) if column.same_shape else column for column in columns
+        ]
     return columns
 
 
@@ -138,6 +142,9 @@ def _find_time(table: Table, columns: Sequence[Numbers], measured: str | None, h
         if table.names[i] != measured
         and (found := times.count_of_time(table.names[i], columns[i].values)) is not None
     }
+    named = {i for i in counts if times.is_named_time(table.names[i]) or times.is_named_count(table.names[i])}
+    if read or named or len(numeric) == 1:  # numbers that look like years or seconds may have been measured
+        counts = {i: found for i, found in counts.items() if i in named}
     parts = times.from_parts(table.names, [_part(table, columns, i) for i in range(len(columns))])
     like = {*read, *counts, *(parts[0] if parts else ())}
     if read or parts:
@@ -146,6 +153,8 @@ def _find_time(table: Table, columns: Sequence[Numbers], measured: str | None, h
     if hints.time is not None and (hints.time in table.names or hints.time != ROWS):
         return _named_time(table, columns, hints.time, read, like)
     if hints.time == ROWS:
+        named = {i for i in numeric if times.is_named_time(table.names[i]) and table.names[i] != measured}
+        like |= named if len(numeric - like) > len(named - like) else set()
         return _Found(None, None, "", frozenset(), frozenset(like), ("rows are taken in file order, as asked",))
     dates = {i: found for i, found in read.items() if found.kind == "date"}
     clocks = {i: found for i, found in read.items() if found.kind == "clock"}
@@ -270,12 +279,13 @@ def _choose(table: Table, columns: Sequence[Numbers], found: _Found, column: str
         return _only(table, columns, found)
     if len(numeric) > 1:
         names = ", ".join(table.names[i] for i in numeric)
-        raise InputError(f"{table.file} has several numeric columns, name one with --column: {names}")
+        fix = "rename one" if len({table.names[i] for i in numeric}) == 1 else "name one with --column"
+        raise InputError(f"{table.file} has several numeric columns, {fix}: {names}")
     _require_header(table, numeric[0])
     if _counts(table, columns[numeric[0]], numeric[0]) and times.is_named_count(table.names[numeric[0]]):
         raise InputError(
             f"{table.file}, column {table.names[numeric[0]]!r} only counts the rows and no other column holds numbers: "
-            "give a file with what was measured"
+            f"{ANOTHER}"
         )
     return numeric[0]
 
@@ -295,11 +305,18 @@ def _only(table: Table, columns: Sequence[Numbers], found: _Found) -> int:
         return left[0]
     for i in found.columns | found.like:
         _require_header(table, i)
+    if len(table.names) == 1 and times.is_named_count(table.names[0]):
+        raise InputError(f"{table.file}, column {table.names[0]!r} only counts the rows: {ANOTHER}")
     if len(table.names) == 1:
         raise InputError(
-            f"{table.file} has one column, {table.names[0]!r}, and it holds times: give a file with what was measured"
+            f"{table.file} has one column, {table.names[0]!r}, and it holds times: {ANOTHER}, or say "
+            f"--column {table.names[0]!r}"
         )
-    raise InputError(f"{table.file} has no numeric column (its columns: {', '.join(table.names)})")
+    times_too = " but for times" if found.columns | found.like else ""
+    raise InputError(
+        f"{table.file} has no numeric column{times_too} (its columns: {', '.join(table.names)}): "
+        "name the one that was measured with --column"
+    )
 
 
 def _require_header(table: Table, index: int) -> None:

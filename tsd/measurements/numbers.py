@@ -22,8 +22,10 @@ PATTERN = (
     r"^(?<open>\()?(?<sign>[+-]?) ?(?<before>US\$|\p{Sc})? ?(?<second>[+-]?)"
     r"(?<digits>\d[\d.,' ]*|[.,]\d+)(?<exponent>[eE][+-]?\d+)? ?(?<after>[\p{L}%‰°\p{Sc}][^\d()]{0,14})?(?<close>\))?$"
 )
+DIGITS = r"(\d+[.,]?\d*|[.,]\d+|[1-9]\d{0,2}([.,' ])\d{3}(\2\d{3})*([.,]\d*)?|[1-9]\d?(,\d\d)+,\d{3}(\.\d*)?)"
+BARE = re.compile(rf"[+-]? ?{DIGITS}([eE][+-]?\d+)?")
 ONE_CELL = re.compile(
-    r"^\(?[+-]? ?(US\$|[$€£¥₹])? ?[+-]?(\d[\d.,' ]*|[.,]\d+)([eE][+-]?\d+)? ?(([^\W\d_]|[%‰°$€£¥₹])[^\d()]{0,14})?\)?$"
+    rf"\(?[+-]? ?(?:US\$|[$€£¥₹])? ?[+-]?{DIGITS}([eE][+-]?\d+)? ?(([^\W\d_]|[%‰°$€£¥₹])[^\d()]{{0,14}})?\)?"
 )
 SIGNS = {"\u2212": "-", "\ufe63": "-", "\uff0d": "-"}
 SPACES = "[\u00a0\u202f\u2009\u2007\u2002\u2003]"
@@ -79,12 +81,12 @@ def is_number(cell: str) -> bool:
     for sign, plain in SIGNS.items():
         cell = cell.replace(sign, plain)
     cell = re.sub(APOSTROPHES, "'", re.sub(SPACES, " ", cell)).strip()
-    return bool(ONE_CELL.match(cell))
+    return bool(ONE_CELL.fullmatch(cell))
 
 
 def is_bare_number(cell: str) -> bool:
     """Whether a cell is a number without any unit."""
-    return bool(re.fullmatch(r"[+-]?(\d[\d.,' ]*|[.,]\d+)([eE][+-]?\d+)?", cell))
+    return bool(BARE.fullmatch(cell))
 
 
 def read(cells: pl.Series, decimal: str | None) -> Numbers:
@@ -92,6 +94,17 @@ def read(cells: pl.Series, decimal: str | None) -> Numbers:
 
     cells: (rows,) String, from `stripped`.
     """
+    missing = cells.is_null().to_numpy()
+    given = cells.drop_nulls()
+    sample = given.gather_every(max(1, len(given) // 100))
+    if decimal is None and not any(map(is_number, sample)):
+        return Numbers(np.full(len(cells), np.nan), ~missing, missing, None)
+    plain = cells.cast(pl.Float64, strict=False)
+    if decimal is None and plain.is_finite().sum() == len(given):  # as programs write numbers: quick for a million
+        dotted = bool(given.str.contains(".", literal=True).any())
+        if not dotted or bool(given.str.contains(r"\.(\d{0,2}|\d{4,})([eE].*)?$").any()):
+            values = plain.fill_null(np.nan).to_numpy()
+            return Numbers(values, np.zeros(len(values), np.bool_), missing, POINT if dotted else None)
     parts = cells.str.extract_groups(PATTERN).struct.unnest()
     if decimal is not None:
         return _with(cells, parts, decimal)
@@ -105,8 +118,8 @@ def read(cells: pl.Series, decimal: str | None) -> Numbers:
     return _settled(cells, point, comma)
 
 
-def unambiguous(column: Numbers, decimal: str) -> Numbers:
-    """An ambiguous column, settled by the decimal sign that other columns of its file show."""
+def unambiguous(column: Numbers, decimal: str, why: str) -> Numbers:
+    """An ambiguous column, settled by the decimal sign that the rest of its file speaks for; `why` says how."""
     if column.other is None:
         return column
     if column.leaning is not None and column.leaning != decimal:
@@ -114,7 +127,7 @@ def unambiguous(column: Numbers, decimal: str) -> Numbers:
             column, ambiguous=column.ambiguous or "its file's other columns and its own values disagree"
         )
     chosen = column if column.decimal == decimal else column.other
-    said = f"{decimal!r} is the decimal sign, as in the other columns"
+    said = f"{decimal!r} is the decimal sign, {why}"
     return replace(chosen, decimal=decimal, ambiguous=None, other=None, notes=(*_without_sign(chosen.notes), said))
 
 
@@ -161,6 +174,9 @@ def _with(cells: pl.Series, parts: pl.DataFrame, decimal: str) -> Numbers:
 def _one_unit(parts: pl.DataFrame, good: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], list[str]]:
     """Which cells have the unit that most have. A mixture of units is no column of numbers."""
     before, after = parts["before"].fill_null(""), parts["after"].fill_null("").str.strip_chars()
+    behind = after.str.contains(r"^\p{Sc}$")  # a currency sign is the same on either side
+    before, after = before.set(behind, None), after.set(behind, "")
+    before = before.fill_null(parts["after"].str.strip_chars())
     units = pl.DataFrame({"before": before, "after": after}).filter(pl.Series(good))
     if not len(units):
         return good, []
@@ -177,7 +193,8 @@ def _one_unit(parts: pl.DataFrame, good: npt.NDArray[np.bool_]) -> tuple[npt.NDA
 def _settled(cells: pl.Series, point: Numbers, comma: Numbers) -> Numbers:
     """Of two readings that fit equally the one that the values speak for."""
     with_mark = cells.str.contains(r"[.,]").fill_null(False).to_numpy() & np.isfinite(point.values)
-    example = str(cells[int(np.flatnonzero(point.values != comma.values)[0])])
+    differ = np.isfinite(point.values) & (point.values != comma.values)
+    example = str(cells[int(np.flatnonzero(differ)[0])])
     decimals, thousands = (point, comma) if "." in example else (comma, point)
     sign = "." if "." in example else ","
     grouping = COMMA if sign == POINT else POINT  # the decimal sign of the reading in thousands
@@ -189,18 +206,16 @@ def _settled(cells: pl.Series, point: Numbers, comma: Numbers) -> Numbers:
         # Both readings are the same series on another scale; the student sees no difference.
         said = f"{example!r} was read as {{}}; with --decimal {{}} it is {{}}, which changes the scale alone"
         chosen, rest = (decimals, thousands) if sign == POINT else (thousands, decimals)
-        at = int(np.flatnonzero(with_mark & (point.values != comma.values))[0])
+        at = int(np.flatnonzero(differ)[0])
         notes = chosen.notes
-        if sign == COMMA:
+        if sign == COMMA or not with_mark[np.isfinite(point.values)].all():
             notes += (said.format(f"{chosen.values[at]:,g}", rest.decimal, f"{rest.values[at]:,g}"),)
         return replace(chosen, notes=notes, other=rest)
     gap_d, gap_t = _gap(np.abs(a), bare), _gap(np.abs(b), bare)
     complete = not len(bare) or bare.max() < 1000
     if complete and gap_t <= NEAR and gap_d >= FAR * gap_t:
         return replace(thousands, other=decimals, leaning=thousands.decimal)
-    if gap_d <= NEAR and (gap_t >= FAR * gap_d or not complete and gap_t > NEAR):
-        return replace(decimals, other=thousands, leaning=decimals.decimal)
-    at = int(np.flatnonzero(point.values != comma.values)[0])
+    at = int(np.flatnonzero(differ)[0])
     reason = f"{example!r} may be {decimals.values[at]:,g} or {thousands.values[at]:,g}"
     return replace(decimals, ambiguous=f"{reason}: say --decimal {sign} or --decimal {grouping}", other=thousands)
 

@@ -37,7 +37,7 @@ CODES = frozenset(
     )
     + (9.96921e36, 9.969209968386869e36)
 )
-APART, NEARLY = 3.0, 0.5  # how far from the rest, in ranges of the rest, a code is one, and may be one
+APART, NEARLY = 3.0, 0.3  # how far from the rest, in ranges of the rest, a code is one, and may be one
 FAR = 10.0
 SPREAD = 0.25  # of the range: values at one time that differ by more are of several series
 UNITS = ((86_400.0 * 365.25, "years"), (86_400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
@@ -199,7 +199,7 @@ def _one_a_time(
     means[counts == 1] = lowest[counts == 1]
     doubled = int((count > 1).sum())
     if not differ.any():
-        notes.append(f"{doubled:,} times stood in several rows with the same value: one of each was kept")
+        notes.append(f"rows that share a time: {doubled:,} times, each with one value, which was kept once")
         return rows[start], means, unique
     spread = np.median((highest - lowest)[differ])
     if differ.sum() > 0.1 * len(unique) and spread > SPREAD * np.ptp(values[known]):
@@ -208,7 +208,7 @@ def _one_a_time(
             f"{place.table.place(row)}: {int(differ.sum()):,} times in {_quoted(place.time)} stand in several rows whose "
             "values differ much, as if several series were stacked: keep one row a time, or say --time rows"
         )
-    notes.append(f"{doubled:,} times stood in several rows: the mean of their values was taken")
+    notes.append(f"rows that share a time: {doubled:,} times, the mean of each one's values was taken")
     return rows[start], means, unique
 
 
@@ -220,8 +220,10 @@ def _ends(values: npt.NDArray[np.float64], place: Place, notes: list[str]) -> tu
         raise InputError(f"{place}: {have} a value: a series needs at least 2, fill or drop the rows")
     first, last = int(known[0]), int(known[-1]) + 1
     if last - first < len(values) and len(values) >= ONE_OF:
-        cut = [f"the first {first:,}"] * (first > 0) + [f"the last {len(values) - last:,}"] * (last < len(values))
-        notes.append(f"{' and '.join(cut)} rows have no value and were left out")
+        cut = [f"{first:,} at the beginning"] * (first > 0) + [f"{len(values) - last:,} at the end"] * (
+            last < len(values)
+        )
+        notes.append(f"rows without a value were left out: {', '.join(cut)}")
         return first, last
     return 0, len(values)
 
@@ -269,7 +271,8 @@ def _length(seconds: float, kind: str) -> str:
     if kind == "number":
         return f"{seconds:g}"
     size, unit = next((pair for pair in UNITS if seconds >= pair[0]), UNITS[-1])
-    return f"{seconds / size:.3g} {unit}"
+    length = f"{seconds / size:.3g}"
+    return f"{length} {unit.rstrip('s') if length == '1' and size > 60 else unit}"
 
 
 def _say_outlier(known: npt.NDArray[np.float64], notes: list[str]) -> None:

@@ -141,6 +141,9 @@ def _parquet(file: str, path: Path) -> Table:
 
 def _text_table(file: str, source: IO[bytes], notes: list[str]) -> Table:
     text = _decoded(file, source, notes)
+    start = text[:200].lstrip().lower()
+    if start.startswith(("<!doctype", "<html", "<?xml", "{", "[{", "[[")):
+        raise InputError(f"{file} is {'JSON' if start[0] in '[{' else 'HTML or XML'} and not CSV: save it as CSV")
     lines = text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return _table(file, _Lines(lines), notes)
 
@@ -243,8 +246,8 @@ class _Layout:
 
     @property
     def headed(self) -> bool:
-        """Whether the header holds no number and no time."""
-        return not any(numbers.is_bare_number(name) or looks_like_time([name]) for name in self.names if name)
+        """Whether the header holds a name: it is no row of numbers and times."""
+        return any(_is_word(name) for name in self.names)
 
 
 def _table(file: str, lines: _Lines, notes: list[str]) -> Table:
@@ -253,13 +256,13 @@ def _table(file: str, lines: _Lines, notes: list[str]) -> Table:
     if lines.comments:
         notes.append(f"{len(lines.comments)} comment line{'s' * (len(lines.comments) > 1)} left out")
     layout = _layout(file, lines)
-    if layout.header:
+    if layout.header > 0:
         said = ", ".join(repr(line.strip(" ;,|\t")) for line in lines.text[: layout.header][:3])
         notes.append(f"the text above the header was left out: {said[:120]}")
     if layout.separator not in (None, ","):
         notes.append(f"cells are separated by {SEPARATORS.get(layout.separator, repr(layout.separator))}")
     body, at = lines.text[layout.header + 1 :], lines.numbers[layout.header + 1 :]
-    names = [name.strip() for name in layout.names]
+    names = [name.strip() or f"column {i + 1}" for i, name in enumerate(layout.names)]
     if not body:
         raise InputError(f"{file} has no row of data below its header: a series needs at least 2")
     cells = [numbers.stripped(column) for column in _cells(file, body, layout.separator, len(names))]
@@ -283,6 +286,7 @@ def _layout(file: str, lines: _Lines) -> _Layout:
         if found and single.headed and single.score >= 0.8:
             _require_one_number(file, sample, lines)
             return single
+        _require_no_spaces(file, single)
         commented = _commented_header(lines, found)
         return commented or (max(found, key=lambda one: one.score) if found and not single.headed else single)
     best = max(headed, key=lambda one: one.score)
@@ -311,22 +315,41 @@ def _laid_out(sample: Sequence[str], separator: str) -> _Layout | None:
     width = max(counts, key=lambda count: (counts[count], count))
     if width < 2 and not any(len(row) > 1 for row in rows[:2]):
         return None
-    header = 0
-    # A title has one cell, or fewer than the header below it; spreadsheets pad it with empty ones.
-    while header < len(rows) - 2 and (
-        sum(map(bool, rows[header])) <= 1
-        and width > 1
-        and (len(rows[header]) < width - 1 or _is_text(rows[header + 1]) or not any(rows[header]))
-        or (len(rows[header]) < width == len(rows[header + 1]) and _is_text(rows[header + 1]))
-    ):
-        header += 1
+    header = _header(rows, width)
     names, body = rows[header], [row for row in rows[header + 1 :] if any(row)]
     while len(names) > width and not names[-1]:
         names = names[:-1]
-    if not body or len(names) < 2 and width < 2:
+    if not body or (len(names) < 2 and width < 2):
         return None
-    fitting = [row for row in body if len(row) == len(names) or len(row) == len(names) + 1 and not row[-1]]
-    return _Layout(separator, header, names, body, len(fitting) / len(body) * _typed(body))
+    named = len(names) != width - 1 or not any(row[-1] for row in body if len(row) == width)
+    if not named and not all(map(_may_be_one_number, body)):
+        names = ["", *names]  # the names of rows, as R writes them
+    fitting = [row for row in body if len(row) == len(names) or (len(row) == len(names) + 1 and not row[-1])]
+    score = len(fitting) / len(body) * _typed(body)
+    if any(sign in name for sign in SEPARATORS if sign not in (separator, ",") for name in names):
+        score /= 2  # a name that holds another separator is two names
+    return _Layout(separator, header, names, body, score)
+
+
+def _header(rows: Sequence[Sequence[str]], width: int) -> int:
+    """The row of names: the last one before the data, after titles of fewer cells."""
+    for index, row in enumerate(rows[:30]):
+        full = len(row) == width or (len(row) == width + 1 and not row[-1])
+        if not full or (width > 1 and row[0] and not any(row[1:])):
+            continue
+        dated = sum(bool(re.fullmatch(r"(1[5-9]|2[01])\d\d", cell)) or looks_like_time([cell]) for cell in row)
+        if _is_text(row) or (_is_word(row[0]) and (dated >= 3 or index == 0)):
+            return index
+        return max(index - 1, 0)
+    return 0
+
+
+def _may_be_one_number(row: Sequence[str]) -> bool:
+    """Whether two neighbouring cells of a row may be one number with a decimal comma."""
+    return any(
+        a.lstrip("+-").isdigit() and b.isdigit() and numbers.is_number(f"{a},{b}")
+        for a, b in zip(row, row[1:], strict=False)
+    )
 
 
 def _single(sample: Sequence[str]) -> _Layout:
@@ -342,16 +365,22 @@ def _single(sample: Sequence[str]) -> _Layout:
 
 
 def _typed(rows: Sequence[Sequence[str]]) -> float:
+    """Share of the cells that are numbers, times or missing."""
     cells = [cell for row in rows for cell in row]
-    return sum(
-        numbers.is_number(cell) or numbers.is_missing(cell) or looks_like_time([cell]) for cell in cells
-    ) / max(len(cells), 1)
+    typed = sum(not _is_word(cell) and not any(sign in cell for sign in ";|\t") for cell in cells)
+    return typed / max(len(cells), 1)
+
+
+def _is_word(cell: str) -> bool:
+    """Whether a cell holds something that is no number, no time and no sign for a missing value."""
+    if numbers.is_missing(cell) or cell.lower().lstrip("+-") in ("inf", "infinity"):
+        return False
+    return not (numbers.is_number(cell) or looks_like_time([cell]))
 
 
 def _is_text(row: Sequence[str]) -> bool:
     """Whether a row holds words and nothing that is a value."""
-    words = [cell for cell in row if cell]
-    return bool(words) and not any(numbers.is_number(cell) or looks_like_time([cell]) for cell in words)
+    return any(map(_is_word, row)) and all(_is_word(cell) for cell in row if cell)
 
 
 def _commented_header(lines: _Lines, found: Sequence[_Layout]) -> _Layout | None:
@@ -376,6 +405,13 @@ def _require_one_number(file: str, sample: Sequence[str], lines: _Lines) -> None
                 f"{file} line {lines.numbers[1]}: {sample[1].strip()!r} may be one number with a decimal comma or a "
                 "row number and a value: name both columns in the header line, or put the numbers in quotes"
             )
+
+
+def _require_no_spaces(file: str, single: _Layout) -> None:
+    """Raise InputError where spaces separate as many cells in each row as there are names."""
+    words = len(single.names[0].split())
+    if words > 1 and single.rows and all(len(row[0].split()) == words for row in single.rows):
+        raise InputError(f"{file} has columns separated by spaces: separate them with commas, semicolons or tabs")
 
 
 def _cells(file: str, body: list[str], separator: str | None, width: int) -> list[pl.Series]:
@@ -418,16 +454,16 @@ def _without_spare_columns(
     """
     while len(cells) > len(names) and cells[-1].null_count() == len(cells[-1]):
         cells = cells[:-1]
-    while len(cells) == len(names) > 1 and not names[-1] and cells[-1].null_count() == len(cells[-1]):
+    while (
+        len(cells) == len(names) > 1
+        and not layout.names[len(names) - 1].strip()
+        and cells[-1].null_count() == len(cells[-1])
+    ):
         cells = cells[:-1]
         names.pop()
     if len(cells) == len(names):
         return cells
     row = int(np.flatnonzero(cells[len(names)].is_not_null().to_numpy())[0])
-    whole = cells[len(names)].null_count() == 0 and len(cells) == len(names) + 1
-    if whole and layout.separator != ",":
-        names.insert(0, "")  # as R writes row names
-        return cells
     found = sum(cell[row] is not None for cell in cells)
     reason = f"line {at[row]} has {found} cells and the header has {len(names)}"
     if layout.separator == ",":

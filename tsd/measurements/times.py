@@ -18,10 +18,10 @@ ORDERS = {
     "month-first": ("%m-%d-%Y", "%m-%d-%y"),
     "year-first": ("", "%y-%m-%d"),
 }
-CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p", " %H")
+CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p")
 MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 TIME_LIKE = re.compile(
-    rf"\d{{1,4}}[-/.]\d{{1,2}}[-/.]\d{{1,4}}(\D|$)|^\d{{1,3}}:\d{{2}}|^\d{{4}}[-/](0?[1-9]|1[0-2])$|^(0?[1-9]|1[0-2])/\d{{4}}$"
+    rf"^([a-z]+,? )?\d{{1,4}}[-/.]\d{{1,2}}[-/.]\d{{1,4}}(\D|$)|^\d{{1,3}}:\d{{2}}|^\d{{4}}[-/](0?[1-9]|1[0-2])$|^(0?[1-9]|1[0-2])/\d{{4}}$"
     rf"|^\d{{4}}[- ]?[QqMW]\d{{1,2}}$|^\d{{4}}-W\d{{2}}$|^[Qq][1-4][- /]?\d{{4}}$|^\d{{8}}T\d{{4}}"
     rf"|\b({MONTHS})[a-z]*\b\.?,?[- .,/]*\d{{1,4}}|\d{{1,2}}[-. ]+({MONTHS})[a-z]*\b",
     re.IGNORECASE,
@@ -49,6 +49,7 @@ REWRITES = (
     (r"^(\d{4})[-/](\d{1,2})$", "$1-$2-01"),
     (r"^(\d{1,2})/(\d{4})$", "$2-$1-01"),
     (r"^(\d{1,4})[./-](\d{1,2})[./-](\d{1,4})", "$1-$2-$3"),
+    (r"^(\d{4}-\d{1,2}-\d{1,2}) (\d{1,2})$", "$1 $2:00"),
     (r"\b(?i)sept\b", "Sep"),
     (r"^([A-Za-z]{3,9})[- .,/]+(\d{4})$", "01 $1 $2"),
     (r"^(\d{4})[- ]([A-Za-z]{3,9})$", "01 $2 $1"),
@@ -115,7 +116,11 @@ def is_named_time(name: str) -> bool:
 
 def is_named_count(name: str) -> bool:
     """Whether a column's name, or its lack of one, says that it numbers the rows."""
-    return not name or name.lower().strip("_ ") in COUNTS or name.startswith("Unnamed:")
+    return (
+        bool(re.fullmatch(r"(column \d+)?", name))
+        or name.lower().strip("_ ") in COUNTS
+        or name.startswith("Unnamed:")
+    )
 
 
 def read_dates(cells: pl.Series, order: str | None) -> Times | None:
@@ -129,12 +134,18 @@ def read_dates(cells: pl.Series, order: str | None) -> Times | None:
         return None
     if (clock := _clock(cells)) is not None:
         return clock
+    separator = "T" if "T" in sample[0] else " "
+    if bool(given.str.contains(r"^\d{4}-").all()):  # as programs write times: quick for a million
+        plain = _parsed(cells, ("%Y-%m-%d",), [clock.replace(" ", separator) for clock in CLOCKS[:4]])
+        if np.isfinite(plain).sum() == len(given):
+            return Times(plain, "date")
     text = cells
-    for pattern, plain in REWRITES:
-        text = text.str.replace_all(pattern, plain)
+    for pattern, shorter in REWRITES:
+        text = text.str.replace_all(pattern, shorter)
     least = 0.5 * len(given)
-    if (text.str.contains(r"^\d{1,2}-\d{1,2}-\d{2}(\d{2})?( |$)").mean() or 0) > 0.5:
+    if int(text.str.contains(r"^\d{1,2}-\d{1,2}-\d{2}(\d{2})?( |$)").sum()) > least:
         return _short_dates(cells, text, order, least)
+    text = text.set(text.str.contains(r"^\d{1,3}-\d").fill_null(False), None)  # %Y would take two digits, too
     seconds = _parsed(text, ("%Y-%m-%d", "%G-W%V-%u", "%d %B %Y", "%d %b %y"))
     return Times(seconds, "date") if np.isfinite(seconds).sum() > least else None
 
@@ -179,7 +190,7 @@ def is_even(times: npt.NDArray[np.float64]) -> bool:
     return len(steps) < 2 or bool(np.abs(steps - np.median(steps)).max() <= 0.1 * np.median(steps))
 
 
-def _parsed(text: pl.Series, patterns: Sequence[str]) -> npt.NDArray[np.float64]:
+def _parsed(text: pl.Series, patterns: Sequence[str], clocks: Sequence[str] = CLOCKS) -> npt.NDArray[np.float64]:
     """Seconds of each cell that one of some date formats fits, with any clock behind it; NaN for the rest.
 
     Cells with an offset from UTC and cells without one are not mixed: only the more frequent kind is read.
@@ -188,7 +199,7 @@ def _parsed(text: pl.Series, patterns: Sequence[str]) -> npt.NDArray[np.float64]
     for zone in ("", "%z"):
         found = pl.Series(np.full(len(text), None), dtype=pl.Float64)
         for pattern in patterns:
-            for clock in CLOCKS:
+            for clock in clocks:
                 if zone and ":" not in clock:
                     continue
                 left = text.set(found.is_not_null(), None)
@@ -241,7 +252,7 @@ def count_of_time(name: str, values: npt.NDArray[np.float64]) -> Times | None:
     even = is_even(np.unique(known)) and len(np.unique(known)) > 1
     if whole and ((named and ordered) or _is_calendar(known)) and (days := _calendar(values)) is not None:
         return days
-    if whole and (named or ordered) and _is_epoch(known):
+    if whole and (named or (ordered and even)) and _is_epoch(known):
         return Times(values, "number", "")
     if whole and ordered and even and known.min() >= 1500 and known.max() <= 2200 and (np.abs(steps) <= 1).all():
         return Times(values, "number")
