@@ -1,4 +1,4 @@
-"""Files as people have them: read to the same series, or refused in one line; never to another series in silence."""
+"""Files as people have them: read to the same series or refused in one line, never to another one in silence."""
 
 import gzip
 import re
@@ -218,7 +218,7 @@ def test_several_series_on_top_of_one_another_are_refused_with_or_without_a_colu
         with pytest.raises(InputError, match=rf"one for each '{name}' \(A, B\).*--where {name}=A"):
             read(file)
         assert read(file, hints=Hints(where=(f"{name}=B",))).values[0] == 110
-        with pytest.raises(InputError, match="in no row, did you mean|valid: A, B"):
+        with pytest.raises(InputError, match=r"in no row \(valid: A, B\)"):
             read(file, hints=Hints(where=(f"{name}=C",)))
     with pytest.raises(InputError, match="values differ much, as if several series were stacked"):
         read(write(lines("date,v", [[day, value] for day, _, value in stacked])))
@@ -550,8 +550,12 @@ def test_a_series_written_in_any_dialect_is_read_as_it_was_or_refused(tmp_path_f
     try:
         one = read(str(path), hints=Hints(missing=("none",)))
     except InputError as error:
-        assert "\n" not in str(error)
-        assert str(path) in str(error)
+        refusal = str(error)
+    else:
+        refusal = ""
+    if refusal:
+        assert "\n" not in refusal
+        assert str(path) in refusal
         return
     spans = len(values) > 28 and how["dated"]  # of a month with more than 28 days: resampled
     if spans:

@@ -132,8 +132,8 @@ def explain(
 ) -> None:
     """Print what a trained student says of a series of your own.
 
-    Rows are sorted by their times; separators, decimal signs, units, totals and codes for missing values are found,
-    and what was done is said. What can be read in two ways is refused: the options settle it.
+    Rows are sorted by their times; separators, decimal signs, units, totals and codes for missing values are
+    found, and what was done is said. What can be read in two ways is refused: the options settle it.
     """
     from tsd import explain as explaining
     from tsd.measurements import Hints

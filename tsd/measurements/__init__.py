@@ -1,8 +1,8 @@
 """A file of measurements -> one series, even in time, and a note of everything that was done to get it.
 
-The file is read as people have them: text.py makes a table of it, numbers.py and times.py read its cells, series.py
-puts one column in order. Whatever would give another series if it were read in another way is refused, in one line
-that names the option that settles it.
+The file may be as people have them: text.py makes a table of it, layout.py finds which rows are the series,
+numbers.py and times.py read its cells, series.py puts one column in order. Whatever would give another series if
+it were read in another way is refused, in one line that names the option that settles it.
 """
 
 from collections.abc import Sequence
@@ -120,7 +120,8 @@ def _numbers(table: Table, hints: Hints) -> list[Numbers]:
     if table.separator == ";":  # spreadsheets write it where the comma is the decimal sign
         why = "since semicolons separate the cells"
         return [
-            numbers.unambiguous(column, numbers.COMMA, why) if column.same_shape else column for column in columns
+            numbers.unambiguous(column, numbers.COMMA, why) if column.same_shape and column.grouped else column
+            for column in columns
         ]
     return columns
 
@@ -203,9 +204,10 @@ def _agreeing(table: Table, found: dict[int, Times]) -> tuple[Times, list[int]]:
         a, b = chosen.seconds[both], times_of.seconds[both]
         order = np.lexsort((b, a))
         if (np.diff(b[order]) < 0).any():
+            one, two = table.names[first], table.names[other]
             raise InputError(
-                f"{table.file} has two columns of times that order its rows differently, {table.names[first]!r} and "
-                f"{table.names[other]!r}: say --time {table.names[first]!r} or --time {table.names[other]!r}"
+                f"{table.file} has two columns of times that order its rows differently, {one!r} and {two!r}: "
+                f"say --time {one!r} or --time {two!r}"
             )
     return chosen, [first]
 
@@ -284,8 +286,8 @@ def _choose(table: Table, columns: Sequence[Numbers], found: _Found, column: str
     _require_header(table, numeric[0])
     if _counts(table, columns[numeric[0]], numeric[0]) and times.is_named_count(table.names[numeric[0]]):
         raise InputError(
-            f"{table.file}, column {table.names[numeric[0]]!r} only counts the rows and no other column holds numbers: "
-            f"{ANOTHER}"
+            f"{table.file}, column {table.names[numeric[0]]!r} only counts the rows, and no other column holds "
+            f"numbers: {ANOTHER}"
         )
     return numeric[0]
 
@@ -323,8 +325,8 @@ def _require_header(table: Table, index: int) -> None:
     name = table.names[index]
     if numbers.is_bare_number(name) or (table.unit == "line" and times.looks_like_time([name])):
         raise InputError(
-            f"{table.file} line {int(table.lines[0]) - 1} is {name!r}, a number where a column's name is expected: "
-            f"add a header line, or say --column {name} if that is its name"
+            f"{table.file} line {int(table.lines[0]) - 1} is {name!r}, a number where a column's name is "
+            f"expected: add a header line, or say --column {name} if that is its name"
         )
 
 
@@ -351,14 +353,14 @@ def _without_untimed(
     if len(odd):
         i = next((i for i in sorted(found.columns) if table.cells[i][int(odd[0])] is not None), index)
         raise InputError(
-            f"{table.place(int(odd[0]))}, column {table.names[i]!r}: {table.cells[i][int(odd[0])]!r} cannot be read "
-            "as a time like the others: correct or drop the row"
+            f"{table.place(int(odd[0]))}, column {table.names[i]!r}: {table.cells[i][int(odd[0])]!r} cannot be "
+            "read as a time like the others: correct or drop the row"
         )
     untimed = int((inner & valued).sum())
     if untimed > table.height // 20:
         raise InputError(
-            f"{table.place(int(np.flatnonzero(inner & valued)[0]))}, column {found.label!r}: the cell is empty (and "
-            f"{untimed - 1:,} more such rows): a value needs a time, drop these rows or say --time {ROWS}"
+            f"{table.place(int(np.flatnonzero(inner & valued)[0]))}, column {found.label!r}: the cell is empty "
+            f"(and {untimed - 1:,} more such rows): a value needs a time, drop these rows or say --time {ROWS}"
         )
     if untimed:
         table.notes.append(f"{untimed:,} rows without a time were left out")
@@ -393,8 +395,8 @@ def _require_plain(table: Table, column: Numbers, index: int) -> None:
         if table.separator is None and len(cell.split()) > 1:
             fix = "separate columns with commas, semicolons or tabs"
         raise InputError(
-            f"{table.place(int(wrong[0]))}, column {name!r}: {cell!r} is not a finite number{_likewise(table, column, index)}"
-            f"{more}: {fix}"
+            f"{table.place(int(wrong[0]))}, column {name!r}: {cell!r} is not a finite number"
+            f"{_likewise(table, column, index)}{more}: {fix}"
         )
     if column.ambiguous:
         at = int(

@@ -9,6 +9,7 @@ import polars as pl
 
 from tsd.errors import InputError
 from tsd.measurements import numbers, times
+from tsd.measurements.numbers import words
 from tsd.measurements.text import Table
 from tsd.recipe import nearest
 
@@ -19,10 +20,10 @@ FOOTER = re.compile(
     re.IGNORECASE,
 )
 # Names of columns that say whose value a row holds.
-KEYS = frozenset(
+KEYS = words(
     "sensor station device id tag symbol ticker variable parameter metric channel series location site country"
     " region city item product store customer user probe node asset machine entity geo element indicator meter"
-    " stationsname messstelle land name label".split()
+    " stationsname messstelle land name label"
 )
 LEAST_DATES = 3
 
@@ -82,8 +83,8 @@ def turned(table: Table) -> Table | None:
             raise InputError(f"{table.file} has the steps of time as columns and {table.height:,} rows: {fix}")
         cells, name = table.cells[keyed[0]], table.names[keyed[0]]
         raise InputError(
-            f"{table.file} has the steps of time as columns and {table.height:,} rows ({_some(cells)}): choose one with "
-            f"--where {name}={cells[0]}"
+            f"{table.file} has the steps of time as columns and {table.height:,} rows ({_some(cells)}): "
+            f"choose one with --where {name}={cells[0]}"
         )
     label = next((str(table.cells[i][0]) for i in others if table.cells[i][0] is not None), "value")
     table.notes.append(f"the {len(dated)} columns named with times were taken for its steps")
@@ -121,10 +122,10 @@ def without_footer(table: Table) -> Table:
 
 def is_key(table: Table, index: int) -> bool:
     """Whether a column says by its name whose value a row holds, and names some of them more than once."""
-    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", table.names[index]).lower())
+    found = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", table.names[index]).lower())
     cells = table.cells[index].drop_nulls()
     distinct = cells.n_unique()
-    return bool(KEYS & set(words)) and 2 <= distinct <= len(cells) / 2 and not _fractional(cells)
+    return bool(KEYS & set(found)) and 2 <= distinct <= len(cells) / 2 and not _fractional(cells)
 
 
 def require_one_series(

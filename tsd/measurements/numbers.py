@@ -12,15 +12,23 @@ import numpy.typing as npt
 import polars as pl
 
 POINT, COMMA = ".", ","
-MISSING = frozenset(
-    "na n/a n.a. n.a #n/a #na #value! #div/0! #ref! nan -nan null none nil nat missing empty - -- --- – — ? . .. … *"
-    " <na> (null)".split()
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+MISSING = words(
+    "na n/a n.a. n.a #n/a #na #value! #div/0! #ref! nan -nan null none nil nat missing empty <na> (null)"
+    " - -- --- – — ? . .. … *"
 )
 NEAR, FAR = 3.0, 10.0  # ratios of neighbouring values: those of one series, and those of a misread one
 # A number in a cell: sign, currency, digits with separators, exponent, unit; brackets are an accountant's minus.
 PATTERN = (
     r"^(?<open>\()?(?<sign>[+-]?) ?(?<before>US\$|\p{Sc})? ?(?<second>[+-]?)"
-    r"(?<digits>\d[\d.,' ]*|[.,]\d+)(?<exponent>[eE][+-]?\d+)? ?(?<after>[\p{L}%‰°\p{Sc}][^\d()]{0,14})?(?<close>\))?$"
+    r"(?<digits>\d[\d.,' ]*|[.,]\d+)(?<exponent>[eE][+-]?\d+)?"
+    r" ?(?<after>[\p{L}%‰°\p{Sc}][^\d()]{0,14})?(?<close>\))?$"
 )
 DIGITS = r"(\d+[.,]?\d*|[.,]\d+|[1-9]\d{0,2}([.,' ])\d{3}(\2\d{3})*([.,]\d*)?|[1-9]\d?(,\d\d)+,\d{3}(\.\d*)?)"
 BARE = re.compile(rf"[+-]? ?{DIGITS}([eE][+-]?\d+)?")
@@ -41,6 +49,8 @@ class Numbers:
     missing: npt.NDArray[np.bool_]  # (rows,)
     decimal: str | None
     """The decimal sign that the column's own cells show; None where they show none, or both fit."""
+    grouped: bool = False
+    """Whether some cells have thousands separated."""
     notes: tuple[str, ...] = ()
     ambiguous: str | None = None
     """The reason, where two readings fit and give different series."""
@@ -158,7 +168,8 @@ def _with(cells: pl.Series, parts: pl.DataFrame, decimal: str) -> Numbers:
     good = (fits.fill_null(False) & values.is_finite().fill_null(False)).to_numpy()
     missing = cells.is_null().to_numpy()
     good, notes = _one_unit(parts, good)
-    if bool((grouped.fill_null(False).to_numpy() & good).any()):
+    groups_used = bool((grouped.fill_null(False).to_numpy() & good).any())
+    if groups_used:
         used = {sign for sign in (other, " ", "'") if bool(digits.str.contains(sign, literal=True).any())}
         notes.append(f"{' and '.join(repr(sign) for sign in sorted(used))} separates thousands")
     if decimal == COMMA and bool(
@@ -168,7 +179,7 @@ def _with(cells: pl.Series, parts: pl.DataFrame, decimal: str) -> Numbers:
     if bool((brackets.fill_null(False).to_numpy() & good).any()):
         notes.append("numbers in brackets are negative")
     found = np.where(good, values.fill_null(np.nan).to_numpy(), np.nan)
-    return Numbers(found, ~good & ~missing, missing, decimal=None, notes=tuple(notes))
+    return Numbers(found, ~good & ~missing, missing, None, groups_used, tuple(notes))
 
 
 def _one_unit(parts: pl.DataFrame, good: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], list[str]]:

@@ -16,26 +16,26 @@ LARGEST = 1e300  # sums of a million such values still fit a float64
 FILLED = 0.05  # share of the rows that may be filled in
 ONE_OF = 10  # rows of which one may be filled in, whatever its share
 # What loggers and file formats write for "no value".
-CODES = frozenset(
-    (-99.0, -99.9, -99.99, -999.0, -999.9, -999.99, -9999.0, -9999.9, -9999.99, -99999.0, -999999.0, 999.0, 999.9)
-    + (999.99, 9999.0, 9999.9, 9999.99, 99999.0, 999999.0, -7777.0, -8888.0, -6999.0, 32767.0, -32768.0, 65535.0)
-    + (
-        2147483647.0,
-        -2147483648.0,
-        4294967295.0,
-        1e20,
-        1e30,
-        -1e30,
-        1e31,
-        -1e31,
-        1e34,
-        -1e34,
-        1e35,
-        1e36,
-        1e37,
-        1e38,
+CODES = tuple(
+    float(code)
+    for code in (
+        *(
+            "-99",
+            "-99.9",
+            "-99.99",
+            "-999",
+            "-999.9",
+            "-999.99",
+            "-9999",
+            "-9999.9",
+            "-9999.99",
+            "-99999",
+            "-999999",
+        ),
+        *("999", "999.9", "999.99", "9999", "9999.9", "9999.99", "99999", "999999", "-6999", "-7777", "-8888"),
+        *("32767", "-32768", "65535", "2147483647", "-2147483648", "4294967295"),
+        *("1e20", "1e30", "-1e30", "1e31", "-1e31", "1e34", "-1e34", "1e35", "1e36", "9.96921e36", "1e37", "1e38"),
     )
-    + (9.96921e36, 9.969209968386869e36)
 )
 APART, NEARLY = 3.0, 0.3  # how far from the rest, in ranges of the rest, a code is one, and may be one
 FAR = 10.0
@@ -183,8 +183,8 @@ def _one_a_time(
         return rows, values, seconds
     if len(unique) < 2:
         raise InputError(
-            f"{place}: all rows have the same time in {_quoted(place.time)}: name another column with --time, or say "
-            "--time rows"
+            f"{place}: all rows have the same time in {_quoted(place.time)}: name another column with --time, or "
+            "say --time rows"
         )
     known = np.isfinite(values)
     sums = np.bincount(group, np.where(known, values, 0.0), len(unique))
@@ -205,8 +205,9 @@ def _one_a_time(
     if differ.sum() > 0.1 * len(unique) and spread > SPREAD * np.ptp(values[known]):
         row = int(rows[np.flatnonzero(seconds == unique[differ][0])[0]])
         raise InputError(
-            f"{place.table.place(row)}: {int(differ.sum()):,} times in {_quoted(place.time)} stand in several rows whose "
-            "values differ much, as if several series were stacked: keep one row a time, or say --time rows"
+            f"{place.table.place(row)}: {int(differ.sum()):,} times in {_quoted(place.time)} stand in several "
+            "rows whose values differ much, as if several series were stacked: keep one row a time, or "
+            "say --time rows"
         )
     notes.append(f"rows that share a time: {doubled:,} times, the mean of each one's values was taken")
     return rows[start], means, unique
@@ -259,8 +260,8 @@ def _evened(
     notes.append(f"its steps are of {said}: resampled in time, linearly, to {points:,} even ones")
     if steps.max() > span / 3 and len(seconds) > 10:
         notes.append(
-            f"a gap of {_length(steps.max(), place.kind)} is {steps.max() / span:.0%} of the time: what is said of it is "
-            "a straight line"
+            f"a gap of {_length(steps.max(), place.kind)} is {steps.max() / span:.0%} of the time: what is said "
+            "of it is a straight line"
         )
     grid = np.linspace(0.0, span, points)
     return np.interp(grid, (seconds - seconds[0])[known], values[known])
@@ -284,6 +285,6 @@ def _say_outlier(known: npt.NDArray[np.float64], notes: list[str]) -> None:
         gap, spread = np.abs(rest - value).min(), np.ptp(rest)
         if spread > 0 and gap > FAR * spread:
             notes.append(
-                f"{value:g} ({len(known) - len(rest):,} of {len(known):,} rows) is far from the rest, which looks flat "
-                f"beside it: if it stands for a missing value, say --missing {value:g}"
+                f"{value:g} ({len(known) - len(rest):,} of {len(known):,} rows) is far from the rest, which looks "
+                f"flat beside it: if it stands for a missing value, say --missing {value:g}"
             )

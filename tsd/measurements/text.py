@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +95,7 @@ def read_table(file: str) -> Table:
         source.seek(0)
         if start.startswith(b"\x1f\x8b"):
             with gzip.open(source) as unpacked:
-                return _text_table(file, unpacked, ["unpacked with gzip"])
+                return _text_table(file, cast(BinaryIO, unpacked), ["unpacked with gzip"])
         return _text_table(file, source, [])
 
 
@@ -139,7 +140,7 @@ def _parquet(file: str, path: Path) -> Table:
     return Table(file, flat, cells, np.arange(1, rows + 1), "row", decimal=".", notes=["read as Parquet"])
 
 
-def _text_table(file: str, source: IO[bytes], notes: list[str]) -> Table:
+def _text_table(file: str, source: BinaryIO, notes: list[str]) -> Table:
     text = _decoded(file, source, notes)
     start = text[:200].lstrip().lower()
     if start.startswith(("<!doctype", "<html", "<?xml", "{", "[{", "[[")):
@@ -148,9 +149,10 @@ def _text_table(file: str, source: IO[bytes], notes: list[str]) -> Table:
     return _table(file, _Lines(lines), notes)
 
 
-def _decoded(file: str, source: IO[bytes], notes: list[str]) -> str:
+def _decoded(file: str, source: BinaryIO, notes: list[str]) -> str:
     """The whole text. Raises InputError, holding little of it, for what is no text or too much."""
-    chunks, count, held = [], 0, 0
+    chunks: list[bytes] = []
+    count, held = 0, 0
     try:
         while chunk := source.read(CHUNK):
             count += chunk.count(b"\n")
@@ -347,8 +349,7 @@ def _header(rows: Sequence[Sequence[str]], width: int) -> int:
 def _may_be_one_number(row: Sequence[str]) -> bool:
     """Whether two neighbouring cells of a row may be one number with a decimal comma."""
     return any(
-        a.lstrip("+-").isdigit() and b.isdigit() and numbers.is_number(f"{a},{b}")
-        for a, b in zip(row, row[1:], strict=False)
+        a.lstrip("+-").isdigit() and b.isdigit() and numbers.is_number(f"{a},{b}") for a, b in pairwise(row)
     )
 
 
@@ -395,15 +396,15 @@ def _commented_header(lines: _Lines, found: Sequence[_Layout]) -> _Layout | None
 
 
 def _require_one_number(file: str, sample: Sequence[str], lines: _Lines) -> None:
-    """Raise InputError where the comma in a column of numbers may as well separate a count of the rows from them."""
+    """Raise InputError where the comma in a column of numbers may separate a count of the rows from them."""
     rows = _split(sample[1:], ",")
     counted = [row[0] for row in rows]
     if len(rows) > 2 and all(len(row) == 2 for row in rows):
         first = int(counted[0]) if counted[0].isdigit() else -1
         if first in (0, 1) and counted == [str(first + i) for i in range(len(rows))]:
             raise InputError(
-                f"{file} line {lines.numbers[1]}: {sample[1].strip()!r} may be one number with a decimal comma or a "
-                "row number and a value: name both columns in the header line, or put the numbers in quotes"
+                f"{file} line {lines.numbers[1]}: {sample[1].strip()!r} may be one number with a decimal comma or "
+                "a row number and a value: name both columns in the header line, or put the numbers in quotes"
             )
 
 

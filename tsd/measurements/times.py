@@ -1,7 +1,8 @@
 """Cells that are times: dates with or without a clock, clocks alone, and the columns of numbers that count time.
 
-Times come out as float64 seconds since some start, (rows,), NaN where a cell is missing or is no time. Numbers that
-count time keep their own unit. A date that can be read with its day first and with its month first is read both ways.
+Times come out as float64 seconds since some start, (rows,), NaN where a cell is missing or is no time. Numbers
+that count time keep their own unit. A date that can be read with its day first and with its month first is read
+both ways.
 """
 
 import re
@@ -12,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from tsd.measurements.numbers import words
+
 DAY = 86_400.0
 ORDERS = {
     "day-first": ("%d-%m-%Y", "%d-%m-%y"),
@@ -21,8 +24,9 @@ ORDERS = {
 CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p")
 MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 TIME_LIKE = re.compile(
-    rf"^([a-z]+,? )?\d{{1,4}}[-/.]\d{{1,2}}[-/.]\d{{1,4}}(\D|$)|^\d{{1,3}}:\d{{2}}|^\d{{4}}[-/](0?[1-9]|1[0-2])$|^(0?[1-9]|1[0-2])/\d{{4}}$"
-    rf"|^\d{{4}}[- ]?[QqMW]\d{{1,2}}$|^\d{{4}}-W\d{{2}}$|^[Qq][1-4][- /]?\d{{4}}$|^\d{{8}}T\d{{4}}"
+    r"^([a-z]+,? )?\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(\D|$)|^\d{1,3}:\d{2}|^\d{8}T\d{4}"
+    r"|^\d{4}[-/](0?[1-9]|1[0-2])$|^(0?[1-9]|1[0-2])/\d{4}$"
+    r"|^\d{4}[- ]?[QqMW]\d{1,2}$|^\d{4}-W\d{2}$|^[Qq][1-4][- /]?\d{4}$"
     rf"|\b({MONTHS})[a-z]*\b\.?,?[- .,/]*\d{{1,4}}|\d{{1,2}}[-. ]+({MONTHS})[a-z]*\b",
     re.IGNORECASE,
 )
@@ -61,18 +65,18 @@ CLOCK = (
     r"^(?<hours>\d{1,4}):(?<minutes>\d{2})(?::(?<seconds>\d{2}(?:[.,]\d+)?))? ?(?<half>[AaPp])?\.?(?:[Mm]\.?)?$"
 )
 # The words that a column of times is named with, and those that may stand beside them.
-NAMES = frozenset(
-    "date dates time times timestamp timestamps datetime datum zeit uhrzeit zeitstempel zeitpunkt jahr year years yr"
-    " month months monat quarter quartal week woche kw day days tag hour hours stunde minute minutes second seconds sec"
-    " t ts epoch unix unixtime utc elapsed clock when period fecha hora año ano mes heure année annee mois jour anno"
-    " mese giorno ora periode tijd jaar maand dag dato tid år".split()
+NAMES = words(
+    "date dates time times timestamp timestamps datetime datum zeit uhrzeit zeitstempel zeitpunkt jahr year years"
+    " yr month months monat quarter quartal week woche kw day days tag hour hours stunde minute minutes"
+    " second seconds sec t ts epoch unix unixtime utc elapsed clock when period fecha hora año ano mes heure année annee"
+    " mois jour anno mese giorno ora periode tijd jaar maand dag dato tid år"
 )
-BESIDE = frozenset(
+BESIDE = words(
     "s ms us ns µs h min start end begin stamp local gmt utc in since of the at observation measurement measured"
-    " recorded sample sampling index number no nr iso decimal d yyyy mm dd hh ss".split()
+    " recorded sample sampling index number no nr iso decimal d yyyy mm dd hh ss"
 )
-COUNTS = frozenset(
-    "index idx id row rows row_number rownumber nr no num number n i obs observation step steps sample samples #".split()
+COUNTS = words(
+    "index idx id row rows row_number rownumber nr no num number n i obs observation step steps sample samples #"
 )
 PARTS = (
     ("year", "jahr", "yr", "yyyy", "año", "année", "annee", "anno"),
@@ -83,9 +87,7 @@ PARTS = (
     ("second", "sekunde", "sec", "ss", "segundo", "seconde"),
 )
 BOUNDS = ((1000, 2999), (1, 12), (1, 31), (0, 24), (0, 59), (0, 60))
-CYCLES = frozenset(
-    "month monat day tag hour stunde minute second week kw weekday dow doy dayofweek dayofyear quarter".split()
-)
+CYCLES = words("month monat day tag hour stunde minute second week kw weekday dow doy dayofweek dayofyear quarter")
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ def looks_like_time(cells: Sequence[str]) -> bool:
 
 def is_named_time(name: str) -> bool:
     """Whether a column's name says that it holds times."""
-    words = [word.lower() for word in re.findall(r"[A-Za-zÀ-ÿµ]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))]
-    return bool(words) and any(word in NAMES for word in words) and all(word in NAMES | BESIDE for word in words)
+    found = [word.lower() for word in re.findall(r"[A-Za-zÀ-ÿµ]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name))]
+    return any(word in NAMES for word in found) and all(word in NAMES | BESIDE for word in found)
 
 
 def is_named_count(name: str) -> bool:
@@ -216,14 +218,14 @@ def _clock(cells: pl.Series) -> Times | None:
     """Clocks without a date, in seconds, in the order of the rows past midnight."""
     parts = cells.str.extract_groups(CLOCK).struct.unnest()
     hours, minutes = parts["hours"].cast(pl.Float64), parts["minutes"].cast(pl.Float64)
-    if hours.is_not_null().sum() <= 0.5 * cells.is_not_null().sum():
+    if 2 * hours.count() <= cells.count():
         return None
     half = parts["half"].str.to_lowercase()
     hours = pl.select(
         pl.when(half == "p").then(hours % 12 + 12).when(half == "a").then(hours % 12).otherwise(hours)
     ).to_series()
-    rest = parts["seconds"].str.replace(",", ".").cast(pl.Float64).fill_null(0.0)
-    seconds = (hours * 3600 + minutes * 60 + rest).fill_null(np.nan).to_numpy()
+    rest: pl.Series = parts["seconds"].str.replace(",", ".").cast(pl.Float64).fill_null(0.0)
+    seconds = (hours.to_numpy() * 3600 + minutes.to_numpy() * 60) + rest.to_numpy()
     known = np.isfinite(seconds)
     steps = np.diff(seconds[known])
     if not len(steps) or seconds[known].max() >= DAY:
@@ -271,22 +273,22 @@ def numbers_rows(values: npt.NDArray[np.float64]) -> bool:
 def is_part_of_date(name: str, values: npt.NDArray[np.float64]) -> bool:
     """Whether a column holds a month, a weekday or the like: whole numbers below 367, and so named."""
     known = values[np.isfinite(values)]
-    words = re.sub(r"[^a-z]", "", name.lower())
+    word = re.sub(r"[^a-z]", "", name.lower())
     return (
-        words in CYCLES
+        word in CYCLES
         and bool(len(known))
         and bool(((known == np.round(known)) & (known >= 0) & (known < 367)).all())
     )
 
 
 def from_parts(names: Sequence[str], numbers: Sequence[npt.NDArray[np.float64]]) -> tuple[list[int], Times] | None:
-    """A date that is spread over columns named year, month, day and so on: which columns, and the time they make."""
+    """A date that is spread over columns named year, month, day and so on: the columns, and the time they make."""
     chosen: list[int] = []
-    for words, (low, high) in zip(PARTS, BOUNDS, strict=True):
+    for forms, (low, high) in zip(PARTS, BOUNDS, strict=True):
         fits = [
             i
             for i, name in enumerate(names)
-            if name.strip().lower() in (*words, *(f"{word}s" for word in words)) and len(numbers[i])
+            if name.strip().lower() in (*forms, *(f"{form}s" for form in forms)) and len(numbers[i])
         ]
         fits = [i for i in fits if bool(((numbers[i] >= low) & (numbers[i] <= high)).all())]
         if len(fits) != 1:
