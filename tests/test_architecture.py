@@ -24,7 +24,7 @@ LAYERS = (
     {"errors", "hub", "figures", "schema", "series", "language", "intervals", "footprint"},
     {"store", "lock", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
     {"recipe", "card", "sources"},
-    {"drawing", "plots", "sight"},
+    {"drawing", "plots", "sight", "measurements"},
     {"curation", "corpus", "students", "viewers", "weights", "forward", "placement", "distillation"},
     {
         "training",

@@ -138,19 +138,48 @@ def check(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None
 
 @app.command()
 def explain(
-    file: Annotated[str, typer.Argument(help="A CSV file with a header line and one row a time step.")],
-    model: Annotated[str, typer.Option(help="A student: a folder such as RUN/students/NAME.")],
+    file: Annotated[
+        str, typer.Argument(help="A CSV file with a header line, or a Parquet file; a path or a URI.")
+    ],
+    model: Annotated[str, typer.Option(help="A student: a folder or URI such as RUN/students/NAME.")],
     column: Annotated[
         str | None, typer.Option(help="The column to read; may be left out if one is numeric.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print labels, sentences and what was done as JSON.")
     ] = False,
+    time: Annotated[
+        str | None, typer.Option(help="The column of times; `rows` keeps the order of the file.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE", help="Read only rows with this value, such as one sensor's; repeatable."
+        ),
+    ] = None,
+    decimal: Annotated[str | None, typer.Option(metavar=". or ,", help="The decimal sign.")] = None,
+    dates: Annotated[
+        str | None,
+        typer.Option(metavar="day-first, month-first or year-first", help="How dates such as 01/02/03 are read."),
+    ] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NUMBER", help="A number that stands for a missing value, or `none`; repeatable."),
+    ] = None,
 ) -> None:
-    """Print what a trained student says of a series of your own."""
-    from tsd import explain as explaining
+    """Print what a trained student says of a series of your own.
 
-    print(explaining.explain(file, model, column, as_json))
+    Rows are sorted by their times; separators, decimal signs, units, totals and codes for missing values are
+    found, and what was done is said. What can be read in two ways is refused: the options settle it.
+    """
+    from tsd import explain as explaining
+    from tsd.measurements import Hints
+
+    hints = Hints(time, decimal, dates, tuple(where or ()), tuple(missing or ()))
+    answer, understood = explaining.explain(file, model, column, as_json, hints)
+    print(answer)
+    if not understood:
+        sys.exit(1)
 
 
 @app.command()

@@ -376,7 +376,7 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
         model = students.build(student, tokenizer, 0, longest)
     else:
         try:
-            config = AutoConfig.from_pretrained(sources.local(folder))
+            config = AutoConfig.from_pretrained(sources.local(str(folder)))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{student.source} is not a model that transformers can load: {reason}") from None
