@@ -23,8 +23,8 @@ LAYERS = (
     {"tsd"},
     {"errors", "hub", "figures", "schema", "series", "language", "intervals", "footprint"},
     {"store", "lock", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
-    {"recipe", "card"},
-    {"drawing", "plots", "sight"},
+    {"recipe", "card", "sources"},
+    {"drawing", "plots", "sight", "measurements"},
     {"curation", "corpus", "students", "viewers", "weights", "forward", "placement", "distillation"},
     {
         "training",

@@ -66,10 +66,25 @@ def generate(
 
 @app.command()
 def annotate(
-    recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False
+    recipe: RecipeName = "laptop",
+    set_: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    preview: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1000, help="Ask about so many rows first, show plots, replies, labels and cost, and stop."
+        ),
+    ] = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Ask the rows again that ended as error, and no others.")
+    ] = False,
 ) -> None:
-    """Have the teacher describe every series. Reads RUN/series, writes RUN/annotations."""
-    _stage(recipe, set_, out, dry_run, "annotate")
+    """Have the teacher describe every series. Reads RUN/series, writes RUN/annotations.
+
+    Example: tsd annotate mine.yaml --preview 10
+    """
+    _stage(recipe, set_, out, dry_run, "annotate", preview, retry_errors)
 
 
 @app.command()
@@ -103,20 +118,68 @@ def report(
 
 
 @app.command()
+def check(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None) -> None:
+    """Check what a study needs, a line each: keys, addresses, models, packages, GPUs, storage, MLflow; do nothing.
+
+    Every command checks the same at its start. On a cluster (RAY_ADDRESS) every node that is up is asked, too.
+    """
+    from tsd.recipe import load
+
+    place = [f"out={json.dumps(out)}"] if out is not None else []
+    wanted = load(recipe, [*(set_ or []), *place])
+    wanted.require_enough_series()
+    from tsd.cluster import preflight
+
+    fine = preflight.report(preflight.before_ray(wanted, "study"), print)
+    fine &= preflight.report(preflight.of_cluster(wanted, "study"), print)
+    if not fine:
+        raise typer.Exit(2)
+
+
+@app.command()
 def explain(
-    file: Annotated[str, typer.Argument(help="A CSV file with a header line and one row a time step.")],
-    model: Annotated[str, typer.Option(help="A student: a folder such as RUN/students/NAME.")],
+    file: Annotated[
+        str, typer.Argument(help="A CSV file with a header line, or a Parquet file; a path or a URI.")
+    ],
+    model: Annotated[str, typer.Option(help="A student: a folder or URI such as RUN/students/NAME.")],
     column: Annotated[
         str | None, typer.Option(help="The column to read; may be left out if one is numeric.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print labels, sentences and what was done as JSON.")
     ] = False,
+    time: Annotated[
+        str | None, typer.Option(help="The column of times; `rows` keeps the order of the file.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE", help="Read only rows with this value, such as one sensor's; repeatable."
+        ),
+    ] = None,
+    decimal: Annotated[str | None, typer.Option(metavar=". or ,", help="The decimal sign.")] = None,
+    dates: Annotated[
+        str | None,
+        typer.Option(metavar="day-first, month-first or year-first", help="How dates such as 01/02/03 are read."),
+    ] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NUMBER", help="A number that stands for a missing value, or `none`; repeatable."),
+    ] = None,
 ) -> None:
-    """Print what a trained student says of a series of your own."""
-    from tsd import explain as explaining
+    """Print what a trained student says of a series of your own.
 
-    print(explaining.explain(file, model, column, as_json))
+    Rows are sorted by their times; separators, decimal signs, units, totals and codes for missing values are
+    found, and what was done is said. What can be read in two ways is refused: the options settle it.
+    """
+    from tsd import explain as explaining
+    from tsd.measurements import Hints
+
+    hints = Hints(time, decimal, dates, tuple(where or ()), tuple(missing or ()))
+    answer, understood = explaining.explain(file, model, column, as_json, hints)
+    print(answer)
+    if not understood:
+        sys.exit(1)
 
 
 @app.command()
@@ -216,7 +279,15 @@ def show(recipe: RecipeName, set_: Overrides = None) -> None:
     print(to_yaml(load(recipe, set_ or [])), end="")
 
 
-def _stage(name: str, overrides: list[str] | None, out: str | None, dry_run: bool, stage: str) -> None:
+def _stage(
+    name: str,
+    overrides: list[str] | None,
+    out: str | None,
+    dry_run: bool,
+    stage: str,
+    preview: int | None = None,
+    retry_errors: bool = False,
+) -> None:
     from tsd.recipe import load
 
     place = [f"out={json.dumps(out)}"] if out is not None else []
@@ -230,25 +301,27 @@ def _stage(name: str, overrides: list[str] | None, out: str | None, dry_run: boo
 
         print(plan(recipe, stage))
         return
-    _run(recipe, stage)
+    _run(recipe, stage, preview, retry_errors)
 
 
-def _run(recipe: "Recipe", stage: str) -> None:
+def _run(recipe: "Recipe", stage: str, preview: int | None = None, retry_errors: bool = False) -> None:
     from tsd import lock
     from tsd.store import require_writable
 
     require_writable(recipe.folder, recipe.bytes_needed)  # said before Ray is even imported
     with lock.hold(recipe.folder, f"tsd {'teacher train' if stage == 'teacher' else stage} {recipe.name}"):
-        _run_alone(recipe, stage)
+        _run_alone(recipe, stage, preview, retry_errors)
 
 
-def _run_alone(recipe: "Recipe", stage: str) -> None:
+def _run_alone(recipe: "Recipe", stage: str, preview: int | None, retry_errors: bool) -> None:
     """Run a stage; nobody else writes into the study's folder meanwhile."""
     from tsd import provenance
+    from tsd.cluster import preflight
     from tsd.progress import Reporter
 
     reporter = Reporter()
     provenance.require(recipe, stage)
+    preflight.require(preflight.before_ray(recipe, stage, asks=bool(preview or retry_errors)))
     if stage == "teacher":
         from tsd.teachers.own import prepare_alone
 
@@ -259,10 +332,15 @@ def _run_alone(recipe: "Recipe", stage: str) -> None:
     if stage == "study":
         studies.run(recipe, reporter)
         return
+    if preview:
+        studies.of(recipe, reporter).preview(preview)
+        return
+    if retry_errors:
+        studies.of(recipe, reporter).reopen_errors()
     with studies.connected(reporter, recipe, stage) as one:
         getattr(one, stage)()
-        if stage == "train":
-            one.require_all_trained()
+        if stage in ("train", "evaluate"):
+            one.require_all_trained(decoded=stage == "evaluate")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -270,8 +348,11 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _stop)
     _calm_surroundings()
     try:
-        if app(arguments, standalone_mode=False) == STOPPED:  # typer's answer to a KeyboardInterrupt
+        code = app(arguments, standalone_mode=False)
+        if code == STOPPED:  # typer's answer to a KeyboardInterrupt
             raise KeyboardInterrupt
+        if code:
+            sys.exit(code)
     except UserError as error:
         _leave(str(error), 2)
     except TsdError as error:
@@ -301,7 +382,8 @@ def _calm_surroundings() -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    print(f"tsd: {message}", file=sys.stderr)
+    for line in message.splitlines():
+        print(f"tsd: {line}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 
-from tsd import drawing, hub, placement, remaining
+from tsd import drawing, hub, placement, remaining, sources
 from tsd.errors import InputError
 from tsd.progress import clock
 from tsd.recipe import (
@@ -376,7 +376,7 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
         model = students.build(student, tokenizer, 0, longest)
     else:
         try:
-            config = AutoConfig.from_pretrained(folder)
+            config = AutoConfig.from_pretrained(sources.local(str(folder)))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{student.source} is not a model that transformers can load: {reason}") from None

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 from rich.markup import escape
 
 from tsd import curation, drawing, lock, scoring, store
 from tsd.bare import draw
+from tsd.cluster import nodes
 from tsd.corpus import chat_tokens
-from tsd.errors import InputError, how_to_install
+from tsd.errors import InputError, TsdError, how_to_install
 from tsd.progress import Reporter, Step
 from tsd.recipe import LocalTeacher, ModelTeacher, Recipe, RulesTeacher, VllmTeacher
 from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
@@ -35,7 +35,6 @@ Parts = dict[int, store.Part]
 Work = Callable[[int], Sequence[store.Part]]  # make one part of every output
 SEEN = ("series_id", "split", "values", "truth")  # of a series, by curation
 SHOWN = 3  # of the parts that were lost, in the line that says so
-MOST_TASKS = 4096  # of one stage; with more parts than that, a task makes several
 
 
 def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
@@ -102,7 +101,7 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
         if rules:
             (made,) = _run(work, series.parts, [(folder, key)], step)
         else:
-            made = _ask(recipe, series, folder, key, step, lost.parts)
+            made = _ask(recipe, series, folder, key, step, lost.parts, reporter)
         counted: Counter[str] = Counter()
         for part in made.values():
             counted.update(part.note)
@@ -111,7 +110,15 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
     return said
 
 
-def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step, lost: Collection[int]) -> Parts:
+def _ask(
+    recipe: Recipe,
+    series: store.Dataset,
+    folder: str,
+    key: str,
+    step: Step,
+    lost: Collection[int],
+    reporter: Reporter,
+) -> Parts:
     """lost: parts that were there once; where replies are paid for, they come from the journal or not at all."""
     # openai and matplotlib: workers that ask nobody are ready seconds sooner without them
     if isinstance(recipe.teacher, VllmTeacher):
@@ -124,7 +131,7 @@ def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Ste
         return looking.ask(recipe, series, folder, key, step)
     from tsd.cluster import asking
 
-    return asking.ask(recipe, series, folder, key, step, lost=lost)
+    return asking.ask(recipe, series, folder, key, step, lost=lost, say=reporter.say)
 
 
 def curate(
@@ -229,10 +236,18 @@ def find_lost(folder: str, key: str, parts: int) -> Lost:
     return Lost(folder, lost)
 
 
-def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, reporter: Reporter) -> dict[str, float]:
+@dataclass
+class Decoded:
+    """What came of decoding: seconds spent on each run that was not yet finished, and why some could not reply."""
+
+    seconds: dict[str, float]
+    failed: dict[str, str]
+
+
+def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, reporter: Reporter) -> Decoded:
     """Decode every student on the first test series, one predictions dataset a run.
 
-    Returns the seconds spent on decoding each run that was not yet finished.
+    A student that cannot reply is left behind with the reason, and tried again by another start.
     """
     if recipe.evaluation.vllm and not _vllm_is_installed():
         raise InputError(f"evaluation.vllm=true needs vLLM, which is not installed here: {how_to_install('vllm')}")
@@ -246,24 +261,28 @@ def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, report
         for run in open_runs
         for chunk in sorted(set(range(chunks)) - set(store.finished_parts(folders[run], keys[run])))
     ]
-    seconds: dict[str, float] = dict.fromkeys(open_runs, 0.0)
+    made = Decoded(dict.fromkeys(open_runs, 0.0), {})
     with reporter.stage("Decode", len(run_ids) * chunks, "batches") as step:
         step.skip(len(run_ids) * chunks - len(work))
-        if work:
-            rows = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
-                Decoder,
-                fn_constructor_args=(recipe, series, keys),
-                batch_size=1,
-                concurrency=(1, min(recipe.evaluation.workers, len(work))),
-                num_cpus=1,
-                num_gpus=1 if recipe.training.gpu else 0,
-            )
-            for row in rows.iter_rows():
-                seconds[row["run"]] += row["seconds"]
-                step.advance(1, row["run"])
+        rows = nodes.done(
+            Decoder,
+            work,
+            step,
+            arguments=(recipe, series, keys),
+            concurrency=(1, max(1, min(recipe.evaluation.workers, len(work)))),
+            num_cpus=1,
+            num_gpus=1 if recipe.training.gpu else 0,
+        )
+        for row in rows:
+            if row["failed"]:
+                made.failed[row["run"]] = row["failed"]
+                continue
+            made.seconds[row["run"]] += row["seconds"]
+            step.advance(1, row["run"])
         for run in open_runs:
-            store.commit(folders[run], schema, keys[run], chunks, {"series": series.digest})
-    return seconds
+            if run not in made.failed:
+                store.commit(folders[run], schema, keys[run], chunks, {"series": series.digest})
+    return made
 
 
 class Decoder:
@@ -276,19 +295,31 @@ class Decoder:
         self.test = test_series(recipe, series)
         self.loaded: tuple[str, Callable[[pa.Table], list[str]]] | None = None
         self.held = ExitStack()  # the engine of the student that is loaded, where it has one
+        self.failed: dict[str, str] = {}  # why students cannot reply: nobody waits for them twice
         if not recipe.training.gpu:
             torch.set_num_threads(recipe.training.threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One row: run and chunk in; run and seconds out."""
-        task = self.recipe.asks
+        """One row: run and chunk in; run, seconds, and why its student cannot reply out, empty where it can."""
         run, chunk = str(batch["run"][0]), int(batch["chunk"][0])
-        reply = self._student(run)
         size = self.recipe.evaluation.batch_size
         rows = self.test.slice(chunk * size, size)
-        started = time.perf_counter()
-        texts = reply(rows)
-        seconds = time.perf_counter() - started
+        seconds = 0.0
+        if run not in self.failed:
+            try:
+                reply = self._student(run)
+                started = time.perf_counter()
+                texts = reply(rows)
+                seconds = time.perf_counter() - started
+            except Exception as error:  # what a model raises is about its student: the others are decoded
+                self.failed[run] = _one_line(error)
+                self._forget()
+        if run not in self.failed:
+            self._write(run, chunk, rows, texts)
+        return {"run": [run], "seconds": [seconds], "failed": [self.failed.get(run, "")]}
+
+    def _write(self, run: str, chunk: int, rows: pa.Table, texts: Sequence[str]) -> None:
+        task = self.recipe.asks
         table = pa.table(
             {
                 "run_id": [run] * len(rows),
@@ -301,13 +332,16 @@ class Decoder:
         store.write_part(
             f"{self.recipe.folder}/predictions/{run}", chunk, table, task.tables.predictions, self.keys[run]
         )
-        return {"run": [run], "seconds": [seconds]}
+
+    def _forget(self) -> None:
+        """Let go of the student that is loaded, before another one needs its memory."""
+        self.loaded = None
+        self.held.close()
 
     def _student(self, run: str) -> Callable[[pa.Table], list[str]]:
         """What gives a student's replies to series."""
         if self.loaded is None or self.loaded[0] != run:
-            self.loaded = None  # before another one needs its memory
-            self.held.close()
+            self._forget()
             with store.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
                 self.loaded = run, self._load(Path(folder))
         return self.loaded[1]
@@ -334,6 +368,12 @@ class Decoder:
 
     def _prompts(self, series: pa.Table) -> list[str]:
         return [self.recipe.asks.student_prompt(values) for values in series["values"].to_pylist()]
+
+
+def _one_line(error: Exception) -> str:
+    """Why a student cannot reply."""
+    said = next(iter(str(error).strip().splitlines()), "")
+    return said if isinstance(error, TsdError) else f"{type(error).__name__}: {said}"
 
 
 def _vllm_is_installed() -> bool:
@@ -436,13 +476,11 @@ def _run(work: Work, parts: int, outputs: Sequence[tuple[str, str]], step: Step)
         return whole if len(whole) == len(outputs) else work(part)
 
     def make(batch: dict[str, Any]) -> dict[str, Any]:
-        made = [json.dumps([asdict(one) for one in make_one(int(part))]) for part in missing[batch["id"]]]
-        return {"part": missing[batch["id"]], "made": made}
+        part = int(batch["part"][0])
+        return {"part": [part], "made": [json.dumps([asdict(one) for one in make_one(part)])]}
 
-    tasks = min(len(missing), MOST_TASKS)
     # Ray Data carries numbers of parts and what was counted in them: its memory does not grow with the series.
-    rows = ray.data.range(len(missing), override_num_blocks=tasks).map_batches(make, batch_size=1)
-    for row in rows.iter_rows():
+    for row in nodes.done(make, missing, step):
         made = [store.Part(**one) for one in json.loads(row["made"])]
         for output, one in zip(found, made, strict=True):
             output[int(row["part"])] = one

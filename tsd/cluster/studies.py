@@ -10,7 +10,8 @@ import ray
 from rich.markup import escape
 
 from tsd import comparison, provenance, store
-from tsd.cluster.session import session
+from tsd.cluster import nodes, preflight
+from tsd.cluster.session import own_ray, session
 from tsd.cluster.study import Study, say_place, write_runs
 from tsd.progress import Reporter, clock
 from tsd.recipe import Recipe, to_yaml
@@ -52,6 +53,14 @@ class Studies:
         """Ask every teacher about every series."""
         self._all(Study.annotate)
 
+    def preview(self, count: int) -> None:
+        """Ask every teacher about the first series."""
+        self._all(lambda study: study.preview(count))
+
+    def reopen_errors(self) -> None:
+        """Have the rows of each teacher that ended as `error` asked again."""
+        self._all(Study.reopen_errors)
+
     def curate(self) -> None:
         """Sort the annotations of each teacher."""
         self._all(Study.curate)
@@ -60,10 +69,10 @@ class Studies:
         """Train every student with each teacher."""
         self._all(Study.train)
 
-    def require_all_trained(self) -> None:
-        """Raise TrainingError where runs of a teacher failed."""
+    def require_all_trained(self, decoded: bool = True) -> None:
+        """Raise TrainingError where runs of a teacher failed. decoded: or where their students could not reply."""
         for study in self.each.values():
-            study.require_all_trained()
+            study.require_all_trained(decoded)
 
     def evaluate(self) -> None:
         """Score all of them; write the runs table of all teachers."""
@@ -93,14 +102,19 @@ class Studies:
         return done
 
 
+def of(recipe: Recipe, reporter: Reporter) -> Study | Studies:
+    """The study of a recipe, or the studies of its several teachers."""
+    return Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
+
+
 @contextmanager
 def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Iterator[Study | Studies]:
     """A study inside a Ray session, with the start of Ray shown and counted.
 
     command: what is done with it. Raises StorageError, before anything is written or started, where the folder
-    holds what another recipe made.
+    holds what another recipe made; InputError where a cluster that was joined lacks what the command needs.
     """
-    study = Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
+    study = of(recipe, reporter)
     provenance.require(recipe, command)
     study.require_own_tables()
     provenance.keep(recipe, command)
@@ -110,6 +124,10 @@ def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Ite
             stack.enter_context(session())
             step.advance(1, f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs")
         study.spent("Start Ray", time.monotonic() - started)
+        if not own_ray():
+            preflight.require(preflight.on_cluster(recipe, command))
+        models, packages = preflight.model_folders(recipe), preflight.packages(recipe, command)
+        stack.enter_context(nodes.watched(recipe.folder, models, packages, reporter.say))
         yield study
 
 

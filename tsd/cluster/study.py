@@ -27,10 +27,11 @@ from tsd.curation import review
 from tsd.errors import DataError, InputError, StorageError, TrainingError
 from tsd.figures import style
 from tsd.progress import Reporter, Step
-from tsd.recipe import ModelTeacher, Recipe, RulesTeacher, to_yaml
+from tsd.recipe import ApiTeacher, ModelTeacher, Recipe, RulesTeacher, to_yaml
 from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
 from tsd.tasks import Task
 from tsd.teachers import own
+from tsd.teachers.account import Earlier
 from tsd.teachers.counts import describe
 
 SAMPLES = 8
@@ -99,6 +100,32 @@ class Study:
             self.reporter.say(f"  {describe(said.about)}")
         return said
 
+    def preview(self, count: int) -> None:
+        """Ask about the first series, show what came and what all would cost; nothing else is done."""
+        from tsd.teachers.history import earlier_requests
+        from tsd.teachers.preview import PAGE, lines, preview
+
+        self.prepare_teacher()
+        series, teacher = self.open("series"), self.recipe.teacher
+        folder, key = f"{self.recipe.folder}/annotations", stages.annotations_key(self.recipe, series)
+        store.find_finished(folder, self.tables.annotations, key)  # another recipe's folder is refused
+        earlier = earlier_requests(folder, key) if isinstance(teacher, ApiTeacher) else Earlier()
+        table, page = preview(self.recipe, series.read_part(0).slice(0, count), folder, earlier)
+        store.write_bytes(self.recipe.folder, PAGE, page.encode())
+        for line in lines(table, series.rows):
+            self.reporter.say(escape(line))
+        say_place(self.reporter, self.recipe, "Preview", PAGE)
+
+    def reopen_errors(self) -> None:
+        """Have the rows that ended as `error` asked again by `annotate`."""
+        from tsd.teachers.history import reopen_errors
+
+        folder, key = f"{self.recipe.folder}/annotations", stages.annotations_key(self.recipe, self.open("series"))
+        rows = reopen_errors(self.recipe, folder, key)
+        self.reporter.say(
+            f"  {rows:,} rows ended as error and are asked again" if rows else "  no row is an error"
+        )
+
     def curate(self) -> None:
         """Sort the annotations; say what was kept."""
         series, annotations = self.open("series"), self.open("annotations")
@@ -126,12 +153,12 @@ class Study:
         for run_id, reason in failed.items():
             self.reporter.say(f"  [yellow]failed:[/] {escape(f'{run_id}: {reason}')}")
         if len(failed) == len(runs):
-            self.require_all_trained()
+            self.require_all_trained(decoded=False)
 
-    def require_all_trained(self) -> None:
-        """Raise TrainingError where runs failed."""
+    def require_all_trained(self, decoded: bool = True) -> None:
+        """Raise TrainingError where runs failed. decoded: or where their students could not reply."""
         runs = trials.plan_runs(self.recipe, self.open("examples").digest)
-        if failed := outcomes.failures(self.recipe, runs):
+        if failed := (outcomes.failures if decoded else outcomes.untrained)(self.recipe, runs):
             first, reason = next(iter(failed.items()))
             raise TrainingError(
                 f"{len(failed)} of {len(runs)} runs failed; {first} says: {reason}; "
@@ -148,13 +175,22 @@ class Study:
             )
             for run in records
         ]
-        seconds = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
+        made = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
         for one in lost:
             one.say(self.reporter)
+        outcomes.note_undecoded(self.recipe, made.failed)
+        for run_id, reason in made.failed.items():
+            self.reporter.say(f"  [yellow]no replies:[/] {escape(f'{run_id}: {reason}')}")
+            self.tracker.fail(run_id, reason)
+            del records[run_id]
+        if not records:
+            self.require_all_trained()
         rows = []
         for run_id, record in records.items():
             predictions = self._predictions_of(run_id)
-            spent = record.get("decode_seconds") or seconds.get(run_id)  # of the first time, where parts were lost
+            spent = record.get("decode_seconds") or made.seconds.get(
+                run_id
+            )  # of the first time, if parts were lost
             scores = scoring.score(predictions)
             if record.get("decode_seconds") != spent:
                 store.write_json(
@@ -222,13 +258,13 @@ class Study:
                 from tsd.cluster import training  # torch and Ray's trainer: no other stage needs them here
 
                 progress = _Training(self.tracker, step, sizes, len(done), len(runs))
-                failed = training.train_all(self.recipe, missing, progress)
+                failed = training.train_all(self.recipe, missing, progress, lambda note: step.advance(0, note))
                 outcomes.note_failures(self.recipe, failed)
                 for run_id, reason in failed.items():
                     self.tracker.fail(run_id, reason)
                 if not failed:
                     outcomes.forget_checkpoints(self.recipe)
-            return outcomes.failures(self.recipe, runs)
+            return outcomes.untrained(self.recipe, runs)
 
     def _weight(self, run: Mapping[str, Any]) -> float:
         """A run's share of the training, for the progress bar."""
@@ -422,10 +458,10 @@ class _Training:
         )
 
 
-def say_place(reporter: Reporter, recipe: Recipe) -> None:
-    """Say where a study's report lies."""
-    place = f"{recipe.folder}/report.html"
-    reporter.say(f"[bold]Report:[/] {place if '://' in place else os.path.abspath(place)}")
+def say_place(reporter: Reporter, recipe: Recipe, what: str = "Report", page: str = "report.html") -> None:
+    """Say where a study's report lies, or another page of it."""
+    place = f"{recipe.folder}/{page}"
+    reporter.say(f"[bold]{what}:[/] {place if '://' in place else os.path.abspath(place)}")
 
 
 def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], reporter: Reporter) -> None:
