@@ -12,6 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tsd import store
+from tsd.cluster import nodes
 from tsd.errors import InputError
 from tsd.progress import Step, clock
 from tsd.recipe import ApiTeacher, Recipe
@@ -62,11 +63,10 @@ def ask(
     workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
     share = (batches or teacher.in_flight) // workers
     at_once = share if batches else PARTS_AT_ONCE  # a batch is only waited for
-    parts = ray.data.from_items([{"part": part} for part in missing], override_num_blocks=len(missing))
-    rows = parts.map_batches(
+    rows = nodes.done(
         Asker,
-        fn_constructor_args=(recipe, series, folder, key, gate, share),
-        batch_size=1,
+        [{"part": part} for part in missing],
+        arguments=(recipe, series, folder, key, gate, share),
         num_cpus=WORKER_CPUS,
         compute=ray.data.ActorPoolStrategy(
             size=workers,
@@ -76,7 +76,7 @@ def ask(
         ),
     )
     with _watched(gate, step, say):
-        made = {int(row["part"]): json.loads(row["made"]) for row in rows.iter_rows()}
+        made = {int(row["part"]): json.loads(row["made"]) for row in rows}
     _, stopped, _ = ray.get(gate.look.remote())
     if stopped:
         raise InputError(stopped)
