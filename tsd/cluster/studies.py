@@ -9,8 +9,9 @@ import pyarrow as pa
 import ray
 from rich.markup import escape
 
-from tsd import comparison, store
-from tsd.cluster.session import session
+from tsd import comparison, provenance, store
+from tsd.cluster import nodes, preflight
+from tsd.cluster.session import own_ray, session
 from tsd.cluster.study import Study, say_place, write_runs
 from tsd.progress import Reporter, clock
 from tsd.recipe import Recipe, to_yaml
@@ -34,6 +35,12 @@ class Studies:
         """Open MLflow, as each of the studies does."""
         self._all(Study.open_tracking)
 
+    def require_own_tables(self) -> None:
+        """Raise StorageError where tables of another recipe lie in a folder."""
+        self.whole.require_own_series()
+        for study in self.each.values():
+            study.require_own_tables()
+
     def generate(self) -> None:
         """Draw the series, once for all teachers."""
         self.whole.generate()
@@ -46,6 +53,14 @@ class Studies:
         """Ask every teacher about every series."""
         self._all(Study.annotate)
 
+    def preview(self, count: int) -> None:
+        """Ask every teacher about the first series."""
+        self._all(lambda study: study.preview(count))
+
+    def reopen_errors(self) -> None:
+        """Have the rows of each teacher that ended as `error` asked again."""
+        self._all(Study.reopen_errors)
+
     def curate(self) -> None:
         """Sort the annotations of each teacher."""
         self._all(Study.curate)
@@ -54,15 +69,20 @@ class Studies:
         """Train every student with each teacher."""
         self._all(Study.train)
 
-    def require_all_trained(self) -> None:
-        """Raise TrainingError where runs of a teacher failed."""
+    def require_all_trained(self, decoded: bool = True) -> None:
+        """Raise TrainingError where runs of a teacher failed. decoded: or where their students could not reply."""
         for study in self.each.values():
-            study.require_all_trained()
+            study.require_all_trained(decoded)
 
     def evaluate(self) -> None:
         """Score all of them; write the runs table of all teachers."""
         runs = pa.concat_tables(self._all(Study.evaluate))
-        write_runs(self.recipe, runs, {name: study.open("runs").digest for name, study in self.each.items()})
+        write_runs(
+            self.recipe,
+            runs,
+            {name: study.open("runs").digest for name, study in self.each.items()},
+            self.reporter,
+        )
 
     def report(self) -> None:
         """Write each teacher's report and the one that compares them."""
@@ -82,16 +102,32 @@ class Studies:
         return done
 
 
+def of(recipe: Recipe, reporter: Reporter) -> Study | Studies:
+    """The study of a recipe, or the studies of its several teachers."""
+    return Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
+
+
 @contextmanager
-def connected(reporter: Reporter, recipe: Recipe) -> Iterator[Study | Studies]:
-    """A study inside a Ray session, with the start of Ray shown and counted."""
-    study = Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
+def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Iterator[Study | Studies]:
+    """A study inside a Ray session, with the start of Ray shown and counted.
+
+    command: what is done with it. Raises StorageError, before anything is written or started, where the folder
+    holds what another recipe made; InputError where a cluster that was joined lacks what the command needs.
+    """
+    study = of(recipe, reporter)
+    provenance.require(recipe, command)
+    study.require_own_tables()
+    provenance.keep(recipe, command)
     with ExitStack() as stack:
         started = time.monotonic()
         with reporter.stage("Start Ray", 1, "") as step:
             stack.enter_context(session())
             step.advance(1, f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs")
         study.spent("Start Ray", time.monotonic() - started)
+        if not own_ray():
+            preflight.require(preflight.on_cluster(recipe, command))
+        models, packages = preflight.model_folders(recipe), preflight.packages(recipe, command)
+        stack.enter_context(nodes.watched(recipe.folder, models, packages, reporter.say))
         yield study
 
 
