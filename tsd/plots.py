@@ -85,7 +85,8 @@ class Plotter:
 
 
 def _sheet(count: int, *layout: Any) -> "_Sheet | _PairSheet":
-    return _Sheet(*layout) if count == 1 else _PairSheet(*layout)
+    with style():  # ticks and their labels are made while a figure is drawn
+        return _Sheet(*layout) if count == 1 else _PairSheet(*layout)
 
 
 def figure(curves: Sequence[Curve], look: Look) -> Figure:

@@ -77,7 +77,7 @@ def _read(source: str) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {source} cannot be read: {_why(error)}") from None
     elif source in names():
-        text = (_folder() / f"{source}.yaml").read_text()
+        text = (_folder() / f"{source}.yaml").read_text(encoding="utf-8")
     else:
         raise RecipeError(
             f"there is no recipe {source!r}{nearest(source, names())} (the path of a file ends in .yaml)"

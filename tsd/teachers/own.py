@@ -175,7 +175,7 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
         export(model, tokenizer, Path(local), run, record, task=recipe.task, length=length, about=about)
         said = {**json.loads(Path(local, card.CARD).read_text()), "key": key(recipe)}
         Path(local, card.CARD).write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
-        Path(local, card.README).write_text(card.render(said, scores))
+        Path(local, card.README).write_text(card.render(said, scores), encoding="utf-8")
         store.copy_folder(local, folder, sealed=True)
     store.delete_folder(_checkpoints(folder))
     tracker.finish(record, {name: at["value"] for name, at in scores.items()}, int(time.time() * 1000))
