@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from s3_server import S3
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, PreTrainedTokenizerFast
 
 from tsd import store, students
-from tsd.cluster import preflight
+from tsd.cluster import nodes, preflight
 from tsd.cluster.preflight import Demand, Machines
+from tsd.progress import Step
 from tsd.recipe import Recipe, Student, load
 from tsd.tokens import build_tokenizer
 
@@ -256,6 +258,22 @@ def test_gpus_that_this_machine_lacks_are_said_at_once(tmp_path: Path, monkeypat
     assert "8 workers of 1 CPU each, and this machine has 2 CPUs" in found.said
 
 
+def test_a_tracking_store_that_cannot_be_used_is_said(tmp_path: Path, free_port: int) -> None:
+    (tmp_path / "notes.txt").write_text("not a database at all")
+    uris = {
+        f"sqlite:///{tmp_path}/notes.txt": "is no SQLite database",
+        f"sqlite:///{tmp_path}/notes.txt/mlflow.db": "cannot be written to",
+        f"http://127.0.0.1:{free_port}": f"nothing listens on port {free_port}",
+        f"sqlite:///{tmp_path}/new/mlflow.db": "",
+    }
+    for uri, said in uris.items():
+        (found,) = of(
+            "MLflow", load("laptop", ["teacher={kind: rules}", f"out={tmp_path}", f"tracking.uri={uri}"])
+        )
+        assert found.ok == (not said), found
+        assert said in found.said
+
+
 GPUS = Demand("training", 16, (("GPU", 1.0),), "fix")
 
 
@@ -316,3 +334,21 @@ def test_check_prints_a_line_for_each_check(tmp_path: Path) -> None:
     (line,) = [line for line in bad.stdout.splitlines() if line.startswith("problem")]
     assert "64 workers" in line
     assert os.listdir(tmp_path / "laptop") == []
+
+
+def test_a_long_wait_says_what_it_is_for_and_since_when_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "SILENT_SECONDS", 0.2)
+    shown: list[str] = []
+    step = Step(2, lambda step: shown.append(step.note))
+
+    def slow() -> Iterator[int]:
+        time.sleep(1.6)
+        yield from (1, 2)
+
+    rows = []
+    for row in nodes.noting_waits(slow(), step, {}, "the engine's next reply"):
+        rows.append(row)
+        step.advance(1)
+    assert rows == [1, 2]
+    assert any(note.startswith("waiting for ") and " since " in note for note in shown[:-2])
+    assert shown[-2:] == ["", ""]

@@ -1,4 +1,4 @@
-"""Whatever a notebook, a cluster or a shell left in the environment, a command works. In its own process."""
+"""Whatever a notebook, a cluster or a shell left in the environment, a command works."""
 
 import os
 import subprocess

@@ -463,7 +463,7 @@ def write_bytes(folder: str, name: str, content: bytes | pa.Buffer) -> None:
     with storage_errors(folder):
         files.create_dir(root, recursive=True)
         if not isinstance(files, fs.LocalFileSystem):
-            with files.open_output_stream(f"{root}/{name}") as sink:
+            with files.open_output_stream(f"{root}/{name}", compression=None) as sink:
                 sink.write(content)
             return
         unfinished = f"{root}/.{name}.{uuid.uuid4().hex}"

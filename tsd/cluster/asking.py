@@ -9,10 +9,10 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tsd import store
 from tsd.cluster import nodes
+from tsd.cluster.session import on_driver
 from tsd.errors import InputError
 from tsd.progress import Step, clock
 from tsd.recipe import ApiTeacher, Recipe
@@ -104,18 +104,7 @@ def open_gate(teacher: ApiTeacher, folder: str | None = None, key: str = "") -> 
     folder, key: of the annotations, whose journals it reads.
     """
     calls = 2 * teacher.in_flight + CALLS_OF_A_WORKER * teacher.workers
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(_Gate)
-        .options(
-            num_cpus=0,
-            max_concurrency=calls,
-            max_restarts=-1,
-            max_task_retries=-1,
-            scheduling_strategy=here,
-        )
-        .remote(teacher, folder, key)
-    )
+    return ray.remote(_Gate).options(max_concurrency=calls, **on_driver()).remote(teacher, folder, key)
 
 
 class Asker:

@@ -218,7 +218,7 @@ def noting_waits(
     if step is None:
         yield from rows
         return
-    since, over = [time.time()], threading.Event()
+    since, over, before = [time.time()], threading.Event(), [step.note]
 
     def watch() -> None:
         while not over.wait(1.0):
@@ -231,11 +231,13 @@ def noting_waits(
     try:
         for row in rows:
             since[0] = time.time()
+            step.note = before[0]  # it is no longer waited for
             yield row
-            since[0] = time.time()
+            since[0], before[0] = time.time(), step.note
     finally:
         over.set()
         watcher.join(10)
+        step.note = before[0]
 
 
 def lacking(options: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from tsd.schema import EXAMPLES
 WHOLE = ("generate", "annotate", "curate", "train", "evaluate", "report")  # what `study` does
 TRACKED = {"train", "evaluate", "report", "teacher"}
 ANSWER_SECONDS = 5.0  # that a server may take to accept a connection
+SQLITE, HEADER = "sqlite:///", b"SQLite format 3\0"
 PORTS = {"http": 80, "https": 443}
 GPU_FIX = "set training.gpu=false, or join a cluster that has GPUs (RAY_ADDRESS)"
 
@@ -330,7 +332,20 @@ def _tracking(recipe: Recipe) -> str:
     uri = recipe.tracking.uri
     if urlsplit(uri).scheme in PORTS:
         return f"{uri} {reach(uri, 'tracking.uri')}"
+    if uri.startswith(SQLITE):
+        _require_database(Path(uri.removeprefix(SQLITE)), uri)
     return uri if "@" not in uri else urlsplit(uri).scheme
+
+
+def _require_database(path: Path, uri: str) -> None:
+    """Raise InputError unless a file is a database of SQLite's, or one can be made there."""
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(len(HEADER)) != HEADER:
+                raise InputError(f"tracking.uri {uri}: {path} is no SQLite database: name another file")
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
+        raise InputError(f"tracking.uri {uri}: {there} cannot be written to: name another file")
 
 
 def reach(url: str, field: str) -> str:

@@ -277,7 +277,13 @@ class Study:
         from tsd.tracking import Tracker
 
         recipe = self.recipe
-        return Tracker(recipe.tracking.uri, recipe.tracking.experiment, recipe.folder, to_yaml(recipe))
+        return Tracker(
+            recipe.tracking.uri,
+            recipe.tracking.experiment,
+            recipe.folder,
+            to_yaml(recipe),
+            lambda line: self.reporter.say(f"  {escape(line)}"),
+        )
 
     def _track_scores(self, runs: pa.Table) -> None:
         for row in runs.to_pylist():

@@ -68,8 +68,8 @@ CLOCK = (
 NAMES = words(
     "date dates time times timestamp timestamps datetime datum zeit uhrzeit zeitstempel zeitpunkt jahr year years"
     " yr month months monat quarter quartal week woche kw day days tag hour hours stunde minute minutes"
-    " second seconds sec t ts epoch unix unixtime utc elapsed clock when period fecha hora año ano mes heure année annee"
-    " mois jour anno mese giorno ora periode tijd jaar maand dag dato tid år"
+    " second seconds sec t ts epoch unix unixtime utc elapsed clock when period fecha hora año ano mes heure"
+    " année annee mois jour anno mese giorno ora periode tijd jaar maand dag dato tid år"
 )
 BESIDE = words(
     "s ms us ns µs h min start end begin stamp local gmt utc in since of the at observation measurement measured"
