@@ -196,6 +196,10 @@ def require(folder: str) -> None:
             held.require()
 
 
+class TakenOverError(StorageError):
+    """Another command holds the lock by now."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """What a worker is given of the lock that its driver holds, to check it from another process."""
@@ -208,7 +212,7 @@ class Claim:
         with _one_line(self.folder):
             found = _place(self.folder).read()
         if found is None or _owner(found[0]).token != self.token:
-            raise StorageError(
+            raise TakenOverError(
                 f"{self.folder} was taken over by {_owner(found[0]) if found else 'another command'}"
             )
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import ray
 
-from tsd import store
+from tsd import lock, store
 from tsd.cluster import nodes
 from tsd.cluster.session import on_driver
-from tsd.errors import InputError
+from tsd.errors import InputError, StorageError
 from tsd.progress import Step, clock
 from tsd.recipe import ApiTeacher, Recipe
 from tsd.teachers.account import Earlier
@@ -30,6 +30,7 @@ PARTS_AT_ONCE = 2  # of a worker: while one part waits for its last replies, the
 LOOK_SECONDS = 0.5  # between two looks at the gate
 WORKER_CPUS = 0.5  # a worker mostly waits
 CALLS_OF_A_WORKER = 16  # of the gate, besides those of its requests
+GUARD_SECONDS = 10.0  # between two looks at the lock
 LONG_PAUSE = 5.0  # seconds, of which the progress line tells
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ def ask(
     rows = nodes.done(
         Asker,
         [{"part": part} for part in missing],
-        arguments=(recipe, series, folder, key, gate, share),
+        arguments=(recipe, series, folder, key, gate, share, lock.claim(folder)),
         num_cpus=WORKER_CPUS,
         compute=ray.data.ActorPoolStrategy(
             size=workers,
@@ -111,12 +112,21 @@ class Asker:
     """A worker: asks about several parts at once, in an event loop of its own."""
 
     def __init__(
-        self, recipe: Recipe, series: store.Dataset, folder: str, key: str, gate: Any, share: int
+        self,
+        recipe: Recipe,
+        series: store.Dataset,
+        folder: str,
+        key: str,
+        gate: Any,
+        share: int,
+        claim: lock.Claim | None,
     ) -> None:
+        """claim: of the driver's lock on the study's folder, while which this worker may ask."""
         self.recipe, self.series, self.folder, self.key = recipe, series, folder, key
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         self.turnstile, self.api = self._run(self._open(gate, share))
+        self.guard = asyncio.run_coroutine_threadsafe(self._guard(claim), self.loop)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One row: a part in; the part and what was made of it out, as JSON, null where the stage was stopped."""
@@ -147,6 +157,17 @@ class Asker:
         turnstile = await Turnstile(_Remote(gate), recipe.teacher, share).__aenter__()
         kind = BatchApi if recipe.teacher.mode == "batch" else OpenAIApi
         return turnstile, kind(questions, turnstile, share)
+
+    async def _guard(self, claim: lock.Claim | None) -> None:
+        """Stop asking once another command has taken the folder over from a driver that stood still."""
+        while claim and not self.turnstile.stopped.is_set():
+            try:
+                await asyncio.to_thread(claim.require)
+            except lock.TakenOverError as error:
+                await self.turnstile.stop(str(error))
+            except StorageError:  # the store does not answer just now: that is for those who write to say
+                pass
+            await asyncio.sleep(GUARD_SECONDS)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
