@@ -73,6 +73,7 @@ TEACHER = (
     "teacher.usd_per_million_output=1000",
 )
 BATCHES = ("teacher.mode=batch", "teacher.batch.most_requests=100", "teacher.batch.poll_seconds=0.3")
+ADDRESS = re.compile(r"https?://\S+")  # it holds the kind's name
 UNCERTAIN = ("usage-negative", "usage-strings", "usage-missing")  # kinds whose usage can only be estimated
 
 
@@ -252,7 +253,7 @@ def of_stop(outcome: Outcome) -> list[str]:
     if outcome.stop is not None:
         if not expected.stop and not outcome.kind.budget:
             found.append(f"stopped: {outcome.stop}")
-        elif not re.search(expected.stop or "budget", outcome.stop, re.IGNORECASE | re.DOTALL):
+        elif not re.search(expected.stop or "budget", ADDRESS.sub("", outcome.stop), re.IGNORECASE | re.DOTALL):
             found.append(f"the line does not name {expected.stop!r}: {outcome.stop}")
         if "\n" in outcome.stop.strip():
             found.append("the line is several")

@@ -12,8 +12,8 @@ it was written to a connection that was still open. Prints its address once it l
 """
 
 import asyncio
-import gc
 import json
+import os
 import random
 import time
 from collections import Counter
@@ -454,13 +454,14 @@ def application() -> web.Application:
 
 
 async def serve() -> None:
-    """Listen on a free port until the process is ended."""
+    """Listen on a free port until the process, or the one that started it, is ended."""
     runner = web.AppRunner(application(), access_log=None, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     print(f"http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
-    gc.freeze()
-    await asyncio.Event().wait()
+    started_by = os.getppid()
+    while os.getppid() == started_by:  # it outlives nobody
+        await asyncio.sleep(1.0)
 
 
 if __name__ == "__main__":
