@@ -24,6 +24,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ import traceback
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,7 @@ from tsd.tasks import SINGLE
 
 ROWS, IN_FLIGHT, KILLED_IN_FLIGHT = 500, 32, 8
 KEY_ENV = "TSD_FAULTS_KEY"
-AT_ONCE, COMMANDS_AT_ONCE = 4, 2  # kinds in this process, and beside them kinds with commands of their own
+AT_ONCE = 4  # kinds that share this process; those with commands of their own come after them, one by one
 STAGE_SECONDS, COMMAND_SECONDS = 240.0, 240.0  # after which a stage, or a start, is given up
 SLACK = 6  # answers that are paid for again because a busy machine let a request time out
 STATUSES = ("ok", "invalid", "refused", "truncated", "error")
@@ -116,13 +117,14 @@ def main() -> None:
     """Run all kinds, or some; print what came of each; hold it against what was expected."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], add_help=False)
     parser.add_argument("--kinds", default="", help="some kinds by name, parted by commas")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="kinds that share one Ray session")
     asked, others = parser.parse_known_args()
     sys.argv[1:] = others
     chosen = [KINDS[name] for name in asked.kinds.split(",") if name] or list(KINDS.values())
     os.environ |= {KEY_ENV: KEY, "TSD_CPUS": "4", "RAY_AUTH_MODE": "disabled"}
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="tsd-faults-") as folder, serving() as url, session():
-        outcomes = run_all(chosen, url, folder)
+    with tempfile.TemporaryDirectory(prefix="tsd-faults-") as folder, serving() as url:
+        outcomes = run_all(chosen, url, folder, asked.at_once)
     table(outcomes)
     for outcome in outcomes:
         for problem in outcome.problems:
@@ -194,13 +196,11 @@ def table(outcomes: Sequence[Outcome]) -> None:
 # ---- All kinds
 
 
-def run_all(kinds: Sequence[Kind], url: str, folder: str) -> list[Outcome]:
+def run_all(kinds: Sequence[Kind], url: str, folder: str, at_once: int) -> list[Outcome]:
     """What came of each kind, in order."""
-    series = stages.generate(load("laptop", [*SERIES, f"out={folder}"]), Reporter(Console(file=io.StringIO())))
-    names = {one: row_id(", ".join(map(str, values))) for one, values in each_series(series)}
     found: dict[str, Outcome] = {}
 
-    def one(kind: Kind) -> Outcome:
+    def one(kind: Kind) -> None:
         started = time.monotonic()
         outcome = Outcome(kind)
         try:
@@ -210,18 +210,20 @@ def run_all(kinds: Sequence[Kind], url: str, folder: str) -> list[Outcome]:
         outcome.seconds = time.monotonic() - started
         outcome.ledger = ledger(url, kind)
         outcome.problems = problems_of(outcome, names)
-        return outcome
+        found[kind.name] = outcome
+        verdict = "; ".join(outcome.problems) or "as expected"
+        print(f"{len(found):3}/{len(kinds)} {kind.name} ({outcome.seconds:.0f} s): {verdict}", flush=True)
 
-    longest = sorted(kinds, key=lambda kind: -len(kind.settings))  # what waits by design begins first
-    with ThreadPoolExecutor(AT_ONCE) as here, ThreadPoolExecutor(COMMANDS_AT_ONCE) as beside:
-        waiting = [(beside if kind.by_command else here).submit(one, kind) for kind in longest]
-        for done in as_completed(waiting):
-            outcome = done.result()
-            found[outcome.kind.name] = outcome
-            verdict = "; ".join(outcome.problems) or "as expected"
-            print(
-                f"{len(found):3}/{len(kinds)} {outcome.kind.name} ({outcome.seconds:.0f} s): {verdict}", flush=True
-            )
+    with session():
+        made = load("laptop", [*SERIES, f"out={folder}"])
+        series = stages.generate(made, Reporter(Console(file=io.StringIO())))
+        names = {one: row_id(", ".join(map(str, values))) for one, values in each_series(series)}
+        here = [kind for kind in kinds if not kind.by_command]
+        with ThreadPoolExecutor(at_once) as pool:  # what waits by design begins first
+            list(pool.map(one, sorted(here, key=lambda kind: -len(kind.settings))))
+    for kind in kinds:
+        if kind.by_command:
+            one(kind)
     return [found[kind.name] for kind in kinds]
 
 
@@ -363,11 +365,11 @@ class Stage(Run):
             self.outcome.stop, self.outcome.first = stop, ledger(self.url, self.kind)
             if self.kind.expected.stop and self.kind.expected.goes_on:
                 ledger(self.url, self.kind, "heal")
-                if again := self.once():
+                if again := self.once("patience=60"):
                     self.outcome.problems.append(f"once the server behaved it stopped again: {again}")
         self.collect()
 
-    def once(self) -> str | None:
+    def once(self, *more: str) -> str | None:
         """The line with which the stage was stopped, if it was."""
         shown = io.StringIO()
         reporter = Reporter(Console(file=shown, width=400, highlight=False))
@@ -375,7 +377,7 @@ class Stage(Run):
         given_up.start()
         try:
             made = stages.annotate(
-                load("laptop", [*self.overrides(), f"out={self.folder}"]), self.series, reporter
+                load("laptop", [*self.overrides(*more), f"out={self.folder}"]), self.series, reporter
             )
             self.outcome.said += json.dumps(made.about, default=str)
         except Exception as error:
@@ -401,11 +403,11 @@ class Commands(Run):
     def run(self) -> None:
         """Kill it as often as wanted, stop it by its budget as often, and let it come to its end."""
         kind, rng = self.kind, random.Random(self.kind.name)
-        self.command("generate", 1)
+        shutil.copytree(self.series.folder, f"{self.folder}/{kind.name}/series")
         starts = 0
         budget = [f"budget_usd={kind.budget}"] if kind.budget else []
         while self.outcome.kills < kind.kills and starts < 3 * kind.kills:
-            ended = self.command("annotate", self.workers(starts), *budget, kill_after=rng.uniform(0.2, 2.5))
+            ended = self.command(self.workers(starts), *budget, kill_after=rng.uniform(0.2, 2.5))
             starts += 1
             self.check_budget(kind.budget)
             if ended is not None:  # it came to an end of its own before
@@ -413,20 +415,20 @@ class Commands(Run):
         if self.outcome.kills < kind.kills:
             self.outcome.problems.append(f"killed {self.outcome.kills} times of {kind.kills}")
         for _ in kind.workers if kind.budget else ():
-            self.command("annotate", self.workers(starts), *budget)
+            self.command(self.workers(starts), *budget)
             starts += 1
             self.check_budget(kind.budget)
-        self.command("annotate", self.workers(starts), *(["budget_usd=100000"] if budget else []))
+        self.command(self.workers(starts), *(["budget_usd=100000"] if budget else []))
         self.collect()
 
     def workers(self, start: int) -> int:
         """Of one start."""
         return self.kind.workers[start % len(self.kind.workers)]
 
-    def command(self, stage: str, workers: int, *more: str, kill_after: float | None = None) -> int | None:
+    def command(self, workers: int, *more: str, kill_after: float | None = None) -> int | None:
         """Run it. Returns its exit code; None where it was killed, so many seconds after it asked first."""
         sets = self.overrides(f"workers={workers}", f"in_flight={KILLED_IN_FLIGHT}", *more)
-        words = [sys.executable, "-m", "tsd.cli", stage, "laptop", "--out", self.folder]
+        words = [sys.executable, "-m", "tsd.cli", "annotate", "laptop", "--out", self.folder]
         words += [word for one in sets for word in ("--set", one)]
         environment = {name: one for name, one in os.environ.items() if not name.startswith("RAY_")}
         before = activity(self.url, self.kind)
@@ -467,7 +469,7 @@ class Commands(Run):
                     return None
                 self.outcome.kills += 1
                 return None
-            time.sleep(0.05)
+            time.sleep(0.1)
         return process.returncode
 
 
