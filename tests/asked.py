@@ -1,7 +1,6 @@
 """Asking about some series without Ray, by whatever way the teacher's mode says."""
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,11 @@ import pyarrow as pa
 
 from tsd.recipe import ApiTeacher, PlotConfig
 from tsd.tasks import SINGLE, Task
+from tsd.teachers.account import Earlier
 from tsd.teachers.asking import Questions
 from tsd.teachers.batch_api import BatchApi
 from tsd.teachers.gate import Counts, Gate, Turnstile
-from tsd.teachers.journal import Journal
+from tsd.teachers.journal import Journal, parts_with_journals, read_all
 from tsd.teachers.openai_api import OpenAIApi
 
 PLOTS = PlotConfig(width=196, height=140)
@@ -30,7 +30,7 @@ def api(url: str, **changes: Any) -> ApiTeacher:
 
 def in_batches(url: str, **changes: Any) -> ApiTeacher:
     """The same, asked in batches that are looked at often."""
-    batch = {"poll_seconds": 0.05, **changes.pop("batch", {})}
+    batch = {"poll_seconds": 0.05, "idle_timeout": 1.0, **changes.pop("batch", {})}
     return api(url, **{"mode": "batch", "batch": batch, **changes})
 
 
@@ -43,15 +43,15 @@ class Asked:
         series: pa.Table,
         folder: Path,
         task: Task = SINGLE,
-        spent: Mapping[str, float] | None = None,
     ) -> None:
         self.seen: list[Counts] = []
-        self.table, self.stopped, self.counts = asyncio.run(self._ask(teacher, series, folder, task, spent or {}))
+        self.table, self.stopped, self.counts = asyncio.run(self._ask(teacher, series, folder, task))
 
-    async def _ask(
-        self, teacher: ApiTeacher, series: pa.Table, folder: Path, task: Task, spent: Mapping[str, float]
-    ) -> Any:
-        gate, batch = Gate(teacher, spent), teacher.mode == "batch"
+    async def _ask(self, teacher: ApiTeacher, series: pa.Table, folder: Path, task: Task) -> Any:
+        earlier = Earlier()
+        for history in read_all(str(folder), parts_with_journals(str(folder))).values():
+            earlier.add(history.account)
+        gate, batch = Gate(teacher, earlier), teacher.mode == "batch"
         share = teacher.batch.at_once if batch else teacher.in_flight
         async with Turnstile(gate, teacher, share) as turnstile:
             asker = (BatchApi if batch else OpenAIApi)(Questions(teacher, task, PLOTS, 0), turnstile, share)

@@ -38,6 +38,8 @@ class BatchServer:
     """What a call gets once it was served, if not its answer."""
     seconds: float = 0.0
     """From a batch's creation to its end."""
+    shown: Callable[[dict[str, Any], int], dict[str, Any]] = lambda batch, _: batch
+    """How a batch looks to who retrieves it, the so manieth time."""
     url: str = ""
     page: int = 100
     """Batches that are listed at once."""
@@ -55,6 +57,10 @@ class BatchServer:
     def asked(self) -> list[list[str]]:
         """The custom ids of each batch."""
         return [[line["custom_id"] for line in lines] for lines in self.lines]
+
+    def usd(self, each: float) -> float:
+        """What the bill says, at so much an answer."""
+        return each * self.paid.total()
 
     def paid_once(self, count: int) -> bool:
         """Whether each of the first so many series was answered exactly once."""
@@ -114,6 +120,10 @@ class BatchServer:
 
     async def _create(self, request: web.Request) -> Answer:
         body = await request.json()
+        if "input_file_id" not in body:
+            return error(400, "Missing required parameter: 'input_file_id'.")
+        if body["input_file_id"] not in self.files:
+            return error(400, f"No such File object: {body['input_file_id']}")
         assert (body["endpoint"], body["completion_window"]) == ("/v1/chat/completions", "24h")
         lines = [json.loads(line) for line in self.files[body["input_file_id"]].splitlines()]
         assert len({line["custom_id"] for line in lines}) == len(lines)
@@ -139,7 +149,7 @@ class BatchServer:
         for number, batch in enumerate(self.batches):
             if batch["id"] == request.match_info["id"]:
                 self._go_on(number)
-                return Answer(200, batch)
+                return Answer(200, self.shown(batch, self.calls["poll"] - 1))
         return error(404, "No batch found")
 
     async def _list(self, request: web.Request) -> Answer:

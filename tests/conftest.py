@@ -73,6 +73,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("openai_api", "batches"):
         monkeypatch.setattr(f"tsd.teachers.{module}.FIRST_WAIT", 0.01)
         monkeypatch.setattr(f"tsd.teachers.{module}.LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("tsd.teachers.openai_api.PING_SECONDS", 1.0)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pytest
 from api_server import Answer, Server, completion, unruly
 from asked import KEY, SECRET
-from commands import BRIEF, ROOT, command, environment, kill_a_worker_of, run
+from commands import BRIEF, ROOT, command, environment, kill_a_worker_of, run, run_together
 
 from tsd import store
 from tsd.tasks import SINGLE
@@ -82,15 +82,15 @@ def test_twenty_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: 
     arguments, kills = command(tmp_path, *extra, stage="annotate"), 0
     process = start(arguments)
     try:
-        for rows, driver in ((3000, False), (7000, True), (11_000, False)):
+        for rows, victim in ((3000, "a worker"), (7000, "all"), (11_000, "a worker"), (15_000, "the gate")):
             wait_for(process, server, rows)
-            if driver:
+            if victim == "all":
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(30)
                 process = start(arguments)
             else:
-                kill_a_worker_of(process)
-            kills += 1
+                kill_a_worker_of(process, "_Gate" if victim == "the gate" else "MapBatches")
+            kills += victim != "the gate"  # without it no request is lost
         assert process.wait(600) == 0
     finally:
         if process.poll() is None:
@@ -175,8 +175,8 @@ from tsd.cluster.asking import open_gate
 from tsd.cluster.session import session
 
 with session():
-    gate = open_gate(api("http://127.0.0.1:9/v1", in_flight=3000, requests_per_minute=60), {})
-    waiting = [gate.enter.remote("worker", 1000) for _ in range(3000)]
+    gate = open_gate(api("http://127.0.0.1:9/v1", in_flight=3000, requests_per_minute=60))
+    waiting = [gate.enter.remote("worker", str(n), 1000) for n in range(3000)]
     ray.get(gate.stop.remote("enough"), timeout=60)
     print(ray.get(gate.progress.remote(), timeout=60)[1])
 """
@@ -185,3 +185,96 @@ with session():
 def test_requests_that_wait_at_the_gate_leave_room_for_news() -> None:
     printed = run([sys.executable, "-c", f"import sys; sys.path.insert(0, 'tests'){CROWD}"], cpus=2)
     assert printed.strip() == "enough"
+
+
+DEAR = {"usd_per_million_input": 1000.0, "usd_per_million_output": 1000.0}  # $1.05 a reply
+SMALL = ["series.count=2048", "series.blocks_per_part=1"]
+
+
+def ended(arguments: list[str], code: int) -> str:
+    """Run a command that ends with this code; its only line on stderr."""
+    result = subprocess.run(
+        arguments, cwd=ROOT, env=environment(2), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert result.returncode == code, result.stdout[-3000:] + result.stderr[-3000:]
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def test_a_budget_holds_over_kills_restarts_and_other_numbers_of_workers(tmp_path: Path, server: Server) -> None:
+    run(command(tmp_path, *SMALL, stage="generate"), cpus=2)
+    server.latency, budget = 0.05, 900.0
+
+    def asking(workers: int) -> list[str]:
+        more = teacher(server, workers=workers, budget_usd=budget, timeout=5, **DEAR)
+        return command(tmp_path, *SMALL, *more, stage="annotate")
+
+    process = start(asking(2))
+    try:
+        wait_for(process, server, 300)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(30)
+    for workers in (1, 4):
+        line = ended(asking(workers), 2)
+        assert "teacher.budget_usd is used up" in line
+    assert 0.85 * budget < 1.05 * server.asked <= budget + 1.05
+    assert sum(server.answered.values()) <= IN_FLIGHT
+
+
+def test_parts_that_are_lost_and_rows_that_failed_are_made_again_without_paying_for_others(
+    tmp_path: Path, server: Server
+) -> None:
+    refused: list[Any] = []
+
+    def answer(number: int, body: dict[str, Any]) -> Answer:
+        if number in (100, 700):
+            refused.append(body["messages"][0])
+        if len(refused) < 3 and body["messages"][0] in refused:
+            return Answer(400, {"error": "your input was flagged"}, whole=False)
+        return Answer(200, completion())
+
+    server.answer = answer
+    asking = [*SMALL, *teacher(server, **DEAR)]
+    run_together(command(tmp_path, *SMALL, stage="generate"), command(tmp_path, *asking, stage="annotate"), cpus=2)
+    folder = tmp_path / "tiny" / "annotations"
+    before = {path.name: path.read_bytes() for path in folder.glob("part-*.parquet")}
+    table = store.open_dataset(str(folder), SINGLE.tables.annotations).read()
+    assert table["status"].to_pylist().count("error") == 2
+    paid = server.asked
+
+    (folder / "part-00000001.parquet").unlink()
+    (folder / "manifest.json").unlink()
+    refused.append(None)
+    printed = run_together(
+        command(tmp_path, *asking, stage="annotate"),
+        [*command(tmp_path, *asking, stage="annotate"), "--retry-errors"],
+        cpus=2,
+    )
+    assert server.asked == paid + 2  # the lost part cost nothing, and each failed row one request
+    assert "2 rows ended as error and are asked again" in printed
+    after = store.open_dataset(str(folder), SINGLE.tables.annotations).read()
+    assert set(after["status"].to_pylist()) == {"ok"}
+    same = [after[row].equals(table[row]) for row in ("series_id", "request_key")]
+    assert all(same)
+    assert len(before) == 2
+    assert sum(server.answered.values()) == 0
+
+
+def test_a_preview_shows_the_first_rows_and_the_whole_stage_does_not_pay_for_them_again(
+    tmp_path: Path, server: Server
+) -> None:
+    server.answer = truthful
+    asking = [*SMALL, *teacher(server, view="both", **DEAR)]
+    preview = [*command(tmp_path, *asking, stage="annotate"), "--preview", "5"]
+    run(command(tmp_path, *SMALL, stage="generate"), cpus=2)
+    printed = run(preview, cpus=2)
+    assert server.asked == 5
+    assert "5 of 5 can be used" in printed
+    assert "for all 2,048" in printed
+    page = (tmp_path / "tiny" / "preview.html").read_text()
+    assert page.count("<img") == 5
+    assert "Its thought" not in page
+    run(command(tmp_path, *asking, stage="annotate"), cpus=2)
+    assert server.asked == 2048
+    assert sum(server.answered.values()) == 0

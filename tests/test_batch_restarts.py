@@ -1,5 +1,6 @@
 """Offline batches over several starts: killed anywhere, with another disk, in another mode, for another model."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -64,16 +65,27 @@ def test_killed_between_submit_and_collect_a_second_start_collects_the_batch(
 
 
 @pytest.mark.parametrize("lists", [True, False], ids=["listed", "not listed"])
-def test_killed_between_acceptance_and_its_note_a_second_start_finds_the_batch(
+def test_killed_between_acceptance_and_its_note_a_second_start_finds_the_batch_or_asks_for_it(
     server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path, lists: bool
 ) -> None:
     server.after = lambda name, _: Answer(200, {}, hang=60.0) if name == "create" else None
     killed(server.url, tmp_path / "one", 30, lambda: len(server.batches) == 1)
     server.after = lambda *_: None
     server.instead = lambda name, _: error(404) if name == "list" and not lists else None
-    assert len(ask(series.slice(0, 30), tmp_path / "one").table) == 30
-    # Where a server lists no batches nobody can know, and no row is lost.
-    assert len(server.batches) == (1 if lists else 2)
+    asked = ask(series.slice(0, 30), tmp_path / "one")
+    if not lists:  # nobody but a person can know
+        assert asked.table is None
+        assert len(asked.stopped.splitlines()) == 1
+        (ledger,) = (tmp_path / "one").rglob("batches.json")
+        kept = json.loads(ledger.read_bytes())
+        (batch,) = kept["batches"]
+        assert (str(ledger) in asked.stopped, batch["file"] in asked.stopped) == (True, True)
+        batch["id"] = "batch_0"
+        ledger.write_text(json.dumps(kept))
+        asked = ask(series.slice(0, 30), tmp_path / "one")
+    assert len(asked.table) == 30
+    assert len(server.batches) == 1
+    assert server.paid_once(30)
 
 
 def test_killed_before_acceptance_a_second_start_submits_the_batch(

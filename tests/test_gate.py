@@ -11,7 +11,8 @@ import pytest
 from api_server import Server
 from asked import api
 
-from tsd.teachers.gate import ANSWERED, BUSY, FAILED, Gate, request_limiter
+from tsd.teachers.account import Earlier
+from tsd.teachers.gate import BUSY, FAILED, Gate, Report, request_limiter
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -63,9 +64,10 @@ def test_being_told_to_wait_is_no_answer_beyond_the_wait_that_was_asked_for(
     asked_for: float | None, answered: bool, stopped: bool
 ) -> None:
     async def work() -> str | None:
-        gate = Gate(api("http://127.0.0.1:9/v1", patience=1.0), {})
+        gate = Gate(api("http://127.0.0.1:9/v1", patience=1.0), Earlier())
         await gate.pause(asked_for)
-        await gate.report("worker", Counter({FAILED + BUSY: 1, ANSWERED: int(answered)}), Counter())
+        failures = Counter({FAILED + BUSY: 1})
+        await gate.report("worker", Report(Counter(), failures=failures, answers=int(answered)))
         await asyncio.sleep(1.5)
         return (await gate.progress())[1]
 
@@ -84,6 +86,7 @@ def test_a_budget_stops_the_stage_before_it_is_exceeded_and_counts_earlier_start
     server: Server, ask: Any, series: pa.Table, tmp_path: Path, budget: dict[str, Any], affordable: int
 ) -> None:
     server.latency = 0.01
+    budget |= {"max_tokens": 50}  # as long as each reply is: what is reserved is what is billed
     first = ask(series.slice(0, 40), tmp_path / "one", in_flight=4, **budget)
     assert first.table is None
     assert "budget" in first.stopped
@@ -92,6 +95,6 @@ def test_a_budget_stops_the_stage_before_it_is_exceeded_and_counts_earlier_start
     again = ask(series.slice(0, 40), tmp_path / "one", in_flight=4, **budget)
     assert again.table is None
     assert server.asked == affordable
-    whole = ask(series.slice(0, 40), tmp_path / "one", in_flight=4)
+    whole = ask(series.slice(0, 40), tmp_path / "one", in_flight=4, max_tokens=50)
     assert set(whole.table["status"].to_pylist()) == {"ok"}
     assert server.asked == 40

@@ -70,15 +70,11 @@ def test_replies_stay_with_their_series_when_they_come_back_out_of_order(
         (completion("", finish="content_filter"), "refused", "filter"),
         (completion(SOUND[:30], finish="length"), "truncated", "max_tokens"),
         (completion(None, finish="length"), "truncated", "max_tokens"),
-        (completion(None), "error", "empty"),
+        (completion(None), "refused", "empty"),
         (completion("Lovely weather today."), "invalid", "trend: not mentioned"),
         (completion('{"trend": "It rises.", "noise": "It is low."}'), "invalid", "maximum: not mentioned"),
         ({**completion(), "choices": []}, "error", "empty"),
         ({**completion(), "choices": [None]}, "error", "empty"),
-        ({"choices": "none"}, "error", "empty"),
-        (b"[1, 2]", "error", "not an object"),
-        (b"<html>", "error", "not JSON"),
-        (b'{"choices": [{"mess', "error", "not JSON"),
     ],
 )
 def test_a_reply_that_cannot_be_used_is_a_row_with_its_status_and_reason(
@@ -89,6 +85,33 @@ def test_a_reply_that_cannot_be_used_is_a_row_with_its_status_and_reason(
     assert len(said) == 3
     assert set(said["status"].to_pylist()) == {status}
     assert all(reason in row for row in said["reason"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ({"choices": "none"}, "empty"),
+        (b"[1, 2]", "not an object"),
+        (b"<html>", "not JSON"),
+        (b'{"choices": [{"mess', "not JSON"),
+        (b"", "not JSON"),
+        (b"[" * 200_000, "nested too deeply"),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_of_its_row_while_others_are_answered(
+    server: Server, ask: Any, series: pa.Table, answer: Any, reason: str
+) -> None:
+    bad: list[Any] = []
+
+    def respond(_: int, body: dict[str, Any]) -> Answer:
+        bad[:] = bad or [body["messages"][0]]
+        return Answer(200, answer) if body["messages"][0] == bad[0] else Answer(200, completion(), hang=0.02)
+
+    server.answer = respond
+    rows = ask(series.slice(0, 30), in_flight=2).table.to_pylist()
+    assert [row["status"] for row in rows[1:]] == ["ok"] * 29
+    assert rows[0]["status"] == "error"
+    assert reason in rows[0]["reason"]
 
 
 def test_one_failed_reply_leaves_the_others_whole(server: Server, ask: Any, series: pa.Table) -> None:
@@ -152,7 +175,7 @@ def test_a_row_that_never_succeeds_beside_others_that_do_is_an_error_after_its_a
     server.answer = answer
     rows = ask(series.slice(0, 20), in_flight=2).table.to_pylist()
     assert [row["status"] for row in rows[1:]] == ["ok"] * 19
-    assert (rows[0]["status"], rows[0]["text"], rows[0]["reason"]) == ("error", None, "500")
+    assert (rows[0]["status"], rows[0]["text"], rows[0]["reason"]) == ("error", None, "500: no")
     assert rows[0]["labels"] == dict.fromkeys(SINGLE.classes)
     assert rows[0]["attempts"] >= 3
 
@@ -516,13 +539,14 @@ def test_a_request_key_follows_what_shapes_the_reply_and_not_how_it_is_asked(
         {"usd_per_million_input": 3.0},
         {"requests_per_minute": 3},
         {"key_env": "PATH"},
+        {"base_url": "https://another.example/v1"},
     ]
     assert {keys(**change) for change in operational} == {plain}
     shaping = [
         {"model": "other"},
         {"temperature": 0.5},
         {"max_tokens": 10},
-        {"base_url": server.url + "/"},
+        {"revision": "2026-11"},
         {"view": "numbers"},
         {"view": "both"},
         {"choices": True},

@@ -63,10 +63,25 @@ def generate(
 
 @app.command()
 def annotate(
-    recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False
+    recipe: RecipeName = "laptop",
+    set_: Overrides = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    preview: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1000, help="Ask about so many rows first, show plots, replies, labels and cost, and stop."
+        ),
+    ] = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Ask the rows again that ended as error, and no others.")
+    ] = False,
 ) -> None:
-    """Have the teacher describe every series. Reads RUN/series, writes RUN/annotations."""
-    _stage(recipe, set_, out, dry_run, "annotate")
+    """Have the teacher describe every series. Reads RUN/series, writes RUN/annotations.
+
+    Example: tsd annotate mine.yaml --preview 10
+    """
+    _stage(recipe, set_, out, dry_run, "annotate", preview, retry_errors)
 
 
 @app.command()
@@ -175,7 +190,15 @@ def show(recipe: RecipeName, set_: Overrides = None) -> None:
     print(to_yaml(load(recipe, set_ or [])), end="")
 
 
-def _stage(name: str, overrides: list[str] | None, out: str | None, dry_run: bool, stage: str) -> None:
+def _stage(
+    name: str,
+    overrides: list[str] | None,
+    out: str | None,
+    dry_run: bool,
+    stage: str,
+    preview: int | None = None,
+    retry_errors: bool = False,
+) -> None:
     from tsd.recipe import load
 
     place = [f"out={json.dumps(out)}"] if out is not None else []
@@ -189,10 +212,10 @@ def _stage(name: str, overrides: list[str] | None, out: str | None, dry_run: boo
 
         print(plan(recipe, stage))
         return
-    _run(recipe, stage)
+    _run(recipe, stage, preview, retry_errors)
 
 
-def _run(recipe: "Recipe", stage: str) -> None:
+def _run(recipe: "Recipe", stage: str, preview: int | None = None, retry_errors: bool = False) -> None:
     from tsd.store import require_writable
 
     require_writable(recipe.folder, recipe.bytes_needed)  # said before Ray is even imported
@@ -209,6 +232,11 @@ def _run(recipe: "Recipe", stage: str) -> None:
     if stage == "study":
         studies.run(recipe, reporter)
         return
+    if preview:
+        studies.of(recipe, reporter).preview(preview)
+        return
+    if retry_errors:
+        studies.of(recipe, reporter).reopen_errors()
     with studies.connected(reporter, recipe) as one:
         getattr(one, stage)()
         if stage == "train":

@@ -98,11 +98,15 @@ def make_tables(
                 pa.field("request_key", pa.string(), nullable=False),
                 pa.field("status", pa.string(), nullable=False),
                 pa.field("text", pa.string()),
+                pa.field("thought", pa.string()),  # what a model thought first; never trained on
                 pa.field("labels", labels, nullable=False),
                 pa.field("reason", pa.string()),
+                pa.field("model", pa.string()),  # that answered, as its server names it
+                pa.field("fingerprint", pa.string()),  # of the server's configuration, where it gives one
                 pa.field("attempts", pa.int32(), nullable=False),
                 pa.field("input_tokens", pa.int64(), nullable=False),
-                pa.field("output_tokens", pa.int64(), nullable=False),
+                pa.field("output_tokens", pa.int64(), nullable=False),  # thinking included
+                pa.field("thinking_tokens", pa.int64(), nullable=False),
                 pa.field("cost_usd", pa.float64(), nullable=False),
                 pa.field("latency_ms", pa.float64()),
             ]

@@ -290,6 +290,13 @@ def delete_folder(folder: str) -> None:
         files.delete_dir(root)
 
 
+def delete_file(folder: str, name: str) -> None:
+    """Delete a file of a folder; nothing happens where there is none."""
+    files, root = filesystem(folder)
+    if files.get_file_info(f"{root}/{name}").type == fs.FileType.File:
+        files.delete_file(f"{root}/{name}")
+
+
 def filesystem(folder: str) -> tuple[fs.FileSystem, str]:
     """The file system of a folder, and the folder's path on it."""
     files, root = fs.FileSystem.from_uri(folder if "://" in folder else os.path.abspath(folder))

@@ -4,21 +4,23 @@ import asyncio
 import contextlib
 import json
 import threading
-from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tsd import store
 from tsd.errors import InputError
-from tsd.progress import Step
+from tsd.progress import Step, clock
 from tsd.recipe import ApiTeacher, Recipe
+from tsd.teachers.account import Earlier
 from tsd.teachers.asking import Questions
 from tsd.teachers.batch_api import BatchApi
 from tsd.teachers.counts import tally, tell
-from tsd.teachers.gate import EARLIER, ROWS, Counts, Gate, Turnstile
+from tsd.teachers.gate import EARLIER, MODEL, ROWS, Counts, Gate, Turnstile
+from tsd.teachers.history import Say, earlier_requests, keep_address, require_journals
 from tsd.teachers.journal import Journal
 from tsd.teachers.openai_api import OpenAIApi
 from tsd.teachers.server import require_key
@@ -27,27 +29,35 @@ PARTS_AT_ONCE = 2  # of a worker: while one part waits for its last replies, the
 LOOK_SECONDS = 0.5  # between two looks at the gate
 WORKER_CPUS = 0.5  # a worker mostly waits
 CALLS_OF_A_WORKER = 16  # of the gate, besides those of its requests
+LONG_PAUSE = 5.0  # seconds, of which the progress line tells
 
 T = TypeVar("T")
 
 
-def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step) -> dict[int, store.Part]:
+def ask(
+    recipe: Recipe,
+    series: store.Dataset,
+    folder: str,
+    key: str,
+    step: Step,
+    lost: Collection[int] = (),
+    say: Say = print,
+) -> dict[int, store.Part]:
     """Ask about every part that is not there yet. Returns all parts, old and new.
 
+    lost: parts that were finished once and are gone; they are made again from their journals. say: prints a line.
     Raises InputError where the stage had to be stopped; what came until then is kept.
     """
-    teacher = recipe.teacher
-    assert isinstance(teacher, ApiTeacher)
+    teacher = _api(recipe)
     require_key(teacher)  # said here, not by a worker
     found = store.finished_parts(folder, key)
     step.skip(sum(part.rows for part in found.values()))
     missing = [part for part in range(series.parts) if part not in found]
     if not missing:
         return found
-    spent: Counts = Counter()
-    for part in found.values():
-        spent.update(part.note)
-    gate = open_gate(teacher, spent)
+    require_journals(teacher, folder, lost, found, series)
+    keep_address(teacher, folder, say)
+    gate = open_gate(teacher, folder, key)
     batches = teacher.batch.at_once if teacher.mode == "batch" else None
     workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
     share = (batches or teacher.in_flight) // workers
@@ -65,19 +75,47 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
             enable_true_multi_threading=True,
         ),
     )
-    with _watched(gate, step):
+    with _watched(gate, step, say):
         made = {int(row["part"]): json.loads(row["made"]) for row in rows.iter_rows()}
-    _, stopped = ray.get(gate.progress.remote())
+    _, stopped, _ = ray.get(gate.look.remote())
     if stopped:
         raise InputError(stopped)
+    if any(one is None for one in made.values()):  # the gate was started again and forgot why it had stopped
+        raise InputError("the stage was stopped: the same command goes on from here")
     step.advance(series.rows - step.skipped - step.done)  # what a killed worker had not yet reported
     return found | {part: store.Part(**one) for part, one in made.items()}
 
 
-def open_gate(teacher: ApiTeacher, spent: Mapping[str, float]) -> Any:
-    """A `Gate` as a Ray actor. Every request may wait in it; by default an actor takes 1,000 calls at once."""
+class _Gate(Gate):
+    """A gate as a Ray actor. Started again after its process died, it reads the money from the journals."""
+
+    def __init__(self, teacher: ApiTeacher, folder: str | None, key: str) -> None:
+        super().__init__(teacher, earlier_requests(folder, key) if folder else Earlier())
+
+    async def look(self) -> tuple[Counts, str | None, float]:
+        """What `progress` says, and the seconds that are left of a pause."""
+        counts, stopped = await self.progress()
+        return counts, stopped, self.paused()
+
+
+def open_gate(teacher: ApiTeacher, folder: str | None = None, key: str = "") -> Any:
+    """A `Gate` on the driver's node. Every request may wait in it; by default an actor takes 1,000 calls at once.
+
+    folder, key: of the annotations, whose journals it reads.
+    """
     calls = 2 * teacher.in_flight + CALLS_OF_A_WORKER * teacher.workers
-    return ray.remote(Gate).options(num_cpus=0, max_concurrency=calls).remote(teacher, spent)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return (
+        ray.remote(_Gate)
+        .options(
+            num_cpus=0,
+            max_concurrency=calls,
+            max_restarts=-1,
+            max_task_retries=-1,
+            scheduling_strategy=here,
+        )
+        .remote(teacher, folder, key)
+    )
 
 
 class Asker:
@@ -94,15 +132,24 @@ class Asker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One row: a part in; the part and what was made of it out, as JSON, null where the stage was stopped."""
         part = int(batch["part"][0])
-        made = store.find_part(self.folder, part, self.key)  # Ray repeats the task of a worker that died
-        if made is None and not self.turnstile.stopped.is_set():
+        made = None
+        if not self.turnstile.stopped.is_set():
             with Journal(self.folder, part) as journal:
-                table = self._run(self.api.annotate(part, self.series.read_part(part), journal))
-            if table is not None:
-                schema = self.recipe.asks.tables.annotations
-                made = store.write_part(self.folder, part, table, schema, self.key, tally(table))
-                journal.delete()
+                # Looked for under the journal's lock: whoever held it before may have just written the part.
+                made = store.find_part(self.folder, part, self.key)
+                if made is None:
+                    made = self._make(part, journal)
         return {"part": [part], "made": [json.dumps(made and asdict(made))]}
+
+    def _make(self, part: int, journal: Journal) -> store.Part | None:
+        table = self._run(self.api.annotate(part, self.series.read_part(part), journal))
+        if table is None:
+            return None
+        journal.keep(table)
+        note = tally(table, journal.read().account)
+        made = store.write_part(self.folder, part, table, self.recipe.asks.tables.annotations, self.key, note)
+        journal.delete()
+        return made
 
     async def _open(self, gate: Any, share: int) -> tuple[Turnstile, OpenAIApi | BatchApi]:
         recipe = self.recipe
@@ -127,16 +174,20 @@ class _Remote:
 
 
 @contextlib.contextmanager
-def _watched(gate: Any, step: Step) -> Iterator[None]:
+def _watched(gate: Any, step: Step, say: Say) -> Iterator[None]:
     """Show what the gate counts for as long as the context lasts."""
     over = threading.Event()
     before = step.skipped
+    models: set[str] = set()
 
     def look() -> None:
-        counts, _ = ray.get(gate.progress.remote())
-        step.skip(before + counts[EARLIER] - step.skipped)
+        counts, _, paused = ray.get(gate.look.remote())
+        step.skip(max(0, before + counts[EARLIER] - step.skipped))
         step.begin()  # what came before the first reply was getting ready
-        step.advance(counts[ROWS] - counts[EARLIER] - step.done, tell(counts, step))
+        waits = f"the server asked to wait, {clock(paused)} left, " if paused > LONG_PAUSE else ""
+        step.advance(max(0, counts[ROWS] - counts[EARLIER] - step.done), waits + tell(counts, step))
+        for line in changes(models, [name for name in counts if name.startswith(MODEL)]):
+            say(line)
 
     def watch() -> None:
         while not over.wait(LOOK_SECONDS):
@@ -150,3 +201,21 @@ def _watched(gate: Any, step: Step) -> Iterator[None]:
         over.set()
         watcher.join(10)
     look()  # at what has come since
+
+
+def changes(known: set[str], now: Iterable[str]) -> list[str]:
+    """A line for each model that began to answer after others had; they are then known."""
+    new = sorted(set(now) - known)
+    lines = [
+        f"  the model changed: {name.removeprefix(MODEL)} answers now, before it was "
+        f"{', '.join(sorted(one.removeprefix(MODEL) for one in known))}"
+        for name in new
+        if known
+    ]
+    known.update(new)
+    return lines
+
+
+def _api(recipe: Recipe) -> ApiTeacher:
+    assert isinstance(recipe.teacher, ApiTeacher)
+    return recipe.teacher

@@ -93,14 +93,14 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
         if rules:
             (made,) = _run(work, series.parts, [(folder, key)], step)
         else:
-            made = _ask(recipe, series, folder, key, step)
+            made = _ask(recipe, series, folder, key, step, reporter)
         counted: Counter[str] = Counter()
         for part in made.values():
             counted.update(part.note)
         return store.commit(folder, schema, key, series.parts, parents, made, dict(counted))
 
 
-def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step) -> Parts:
+def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step, reporter: Reporter) -> Parts:
     # openai and matplotlib: workers that ask nobody are ready seconds sooner without them
     if isinstance(recipe.teacher, VllmTeacher):
         from tsd.cluster import vllm
@@ -112,7 +112,7 @@ def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Ste
         return looking.ask(recipe, series, folder, key, step)
     from tsd.cluster import asking
 
-    return asking.ask(recipe, series, folder, key, step)
+    return asking.ask(recipe, series, folder, key, step, say=reporter.say)
 
 
 def curate(

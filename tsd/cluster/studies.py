@@ -46,6 +46,14 @@ class Studies:
         """Ask every teacher about every series."""
         self._all(Study.annotate)
 
+    def preview(self, count: int) -> None:
+        """Ask every teacher about the first series."""
+        self._all(lambda study: study.preview(count))
+
+    def reopen_errors(self) -> None:
+        """Have the rows of each teacher that ended as `error` asked again."""
+        self._all(Study.reopen_errors)
+
     def curate(self) -> None:
         """Sort the annotations of each teacher."""
         self._all(Study.curate)
@@ -82,10 +90,15 @@ class Studies:
         return done
 
 
+def of(recipe: Recipe, reporter: Reporter) -> Study | Studies:
+    """The study of a recipe, or the studies of its several teachers."""
+    return Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
+
+
 @contextmanager
 def connected(reporter: Reporter, recipe: Recipe) -> Iterator[Study | Studies]:
     """A study inside a Ray session, with the start of Ray shown and counted."""
-    study = Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
+    study = of(recipe, reporter)
     with ExitStack() as stack:
         started = time.monotonic()
         with reporter.stage("Start Ray", 1, "") as step:

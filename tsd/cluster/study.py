@@ -26,10 +26,11 @@ from tsd.corpus import select
 from tsd.curation import review
 from tsd.errors import InputError, TrainingError
 from tsd.progress import Reporter, Step
-from tsd.recipe import ModelTeacher, Recipe, RulesTeacher, to_yaml
+from tsd.recipe import ApiTeacher, ModelTeacher, Recipe, RulesTeacher, to_yaml
 from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
 from tsd.tasks import Task
 from tsd.teachers import own
+from tsd.teachers.account import Earlier
 from tsd.teachers.counts import describe
 
 SAMPLES = 8
@@ -84,6 +85,32 @@ class Study:
         if not isinstance(self.recipe.teacher, RulesTeacher):
             self.reporter.say(f"  {describe(said.about)}")
         return said
+
+    def preview(self, count: int) -> None:
+        """Ask about the first series, show what came and what all would cost; nothing else is done."""
+        from tsd.teachers.history import earlier_requests
+        from tsd.teachers.preview import PAGE, lines, preview
+
+        self.prepare_teacher()
+        series, teacher = self.open("series"), self.recipe.teacher
+        folder, key = f"{self.recipe.folder}/annotations", stages.annotations_key(self.recipe, series)
+        store.find_finished(folder, self.tables.annotations, key)  # another recipe's folder is refused
+        earlier = earlier_requests(folder, key) if isinstance(teacher, ApiTeacher) else Earlier()
+        table, page = preview(self.recipe, series.read_part(0).slice(0, count), folder, earlier)
+        store.write_bytes(self.recipe.folder, PAGE, page.encode())
+        for line in lines(table, series.rows):
+            self.reporter.say(escape(line))
+        say_place(self.reporter, self.recipe, "Preview", PAGE)
+
+    def reopen_errors(self) -> None:
+        """Have the rows that ended as `error` asked again by `annotate`."""
+        from tsd.teachers.history import reopen_errors
+
+        folder, key = f"{self.recipe.folder}/annotations", stages.annotations_key(self.recipe, self.open("series"))
+        rows = reopen_errors(self.recipe, folder, key)
+        self.reporter.say(
+            f"  {rows:,} rows ended as error and are asked again" if rows else "  no row is an error"
+        )
 
     def curate(self) -> None:
         """Sort the annotations; say what was kept."""
@@ -384,10 +411,10 @@ class _Training:
         )
 
 
-def say_place(reporter: Reporter, recipe: Recipe) -> None:
-    """Say where a study's report lies."""
-    place = f"{recipe.folder}/report.html"
-    reporter.say(f"[bold]Report:[/] {place if '://' in place else os.path.abspath(place)}")
+def say_place(reporter: Reporter, recipe: Recipe, what: str = "Report", page: str = "report.html") -> None:
+    """Say where a study's report lies, or another page of it."""
+    place = f"{recipe.folder}/{page}"
+    reporter.say(f"[bold]{what}:[/] {place if '://' in place else os.path.abspath(place)}")
 
 
 def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str]) -> None:

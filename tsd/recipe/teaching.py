@@ -1,9 +1,10 @@
 """Who describes the series."""
 
+import re
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from tsd.recipe.section import EVERY, Positive, Section, Share, Uri
 
@@ -60,7 +61,7 @@ class Training(Section):
 SHAPING = {
     "kind",
     "model",
-    "base_url",
+    "revision",
     "view",
     "choices",
     "structured",
@@ -164,14 +165,51 @@ class BatchConfig(Section):
     """Between two looks at a batch."""
     rounds: Positive = 4
     """How often what a batch left unanswered is put into another one."""
+    idle_timeout: Annotated[float, Field(gt=0)] = 3600.0
+    """Seconds without progress in collecting a batch (files that cannot be read, lines that are missing, a status
+    that tsd does not know) after which the stage stops. Nothing is asked again meanwhile."""
+
+
+def _address(url: str) -> str:
+    """The address of an API without what was copied with it. Raises ValueError where it cannot be one."""
+    url = url.strip()
+    if "://" not in url:
+        raise ValueError(f"must begin with https:// or http://, such as https://{url.lstrip('/') or 'host/v1'}")
+    parts = urlsplit(url)
+    try:
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("has a port that is no number from 0 to 65535") from None
+    if parts.scheme not in ("http", "https") or not host or re.search(r"\s", url):
+        raise ValueError("must be an address such as https://host/v1")
+    unknown = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if name != "api-version"]
+    if unknown or parts.fragment:
+        raise ValueError(
+            f"must not hold {f'?{unknown[0]}=' if unknown else '#'}…: an address is kept and shown; a key is "
+            "named by teacher.key_env, and of parameters only api-version is known"
+        )
+    path = parts.path.rstrip("/").removesuffix("/chat/completions")
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+class QualityConfig(Section):
+    """When the stage stops because too few replies can be used."""
+
+    last: Positive = 100
+    """Rows that are looked at: the last so many that ended."""
+    least_usable: Share = 0.2
+    """The share of them that must be `ok`; 0 never stops."""
 
 
 class ApiTeacher(ModelTeacher):
     """A model behind an OpenAI-compatible API."""
 
     kind: Literal["openai"]
-    base_url: Uri = "http://127.0.0.1:8000/v1"
-    """Where the API is, ending in /v1; left out, where `vllm serve` puts it on this machine."""
+    base_url: Annotated[Uri, AfterValidator(_address)] = "http://127.0.0.1:8000/v1"
+    """Where the API is, usually ending in /v1; left out, where `vllm serve` puts it on this machine. It is no part
+    of what a reply depends on: replies of one address are used at another that serves the same model."""
+    revision: str | None = None
+    """Of the model, where it matters which: replies of one revision are not used for another."""
     key_env: str | None = None
     """The environment variable that holds the key, which stands nowhere else; by default OPENAI_API_KEY for
     OpenAI's own API, and none for any other."""
@@ -196,6 +234,7 @@ class ApiTeacher(ModelTeacher):
     """How often a failed request is tried again; being told to wait is no failure."""
     patience: Annotated[float, Field(gt=0)] = 300.0
     """Seconds without any answer, after which the stage stops."""
+    quality: QualityConfig = QualityConfig()
     budget_usd: Annotated[float, Field(gt=0)] | None = None
     """The stage stops before it costs more, earlier starts included."""
     budget_tokens: Positive | None = None

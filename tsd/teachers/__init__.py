@@ -28,6 +28,14 @@ class Reply:
     latency_ms: float | None = None
     repairs: int = 0
     """How often the teacher was told what is wrong and asked again. Attempts, tokens and dollars are of all."""
+    thought: str | None = None
+    """What the model thought before it replied. It is no part of `text`, and nothing is trained on it."""
+    thinking_tokens: int = 0
+    """The part of `output_tokens` that the server says went into thinking."""
+    model: str | None = None
+    """The model that answered, as the server names it."""
+    fingerprint: str | None = None
+    """The server's own mark of the configuration that answered, where it gives one."""
 
 
 def annotations(
@@ -81,6 +89,7 @@ def summed(last: Reply, tried: Sequence[Reply]) -> Reply:
         attempts=sum(reply.attempts for reply in tried),
         input_tokens=sum(reply.input_tokens for reply in tried),
         output_tokens=sum(reply.output_tokens for reply in tried),
+        thinking_tokens=sum(reply.thinking_tokens for reply in tried),
         cost_usd=sum(reply.cost_usd for reply in tried),
     )
 

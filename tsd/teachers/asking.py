@@ -16,6 +16,7 @@ from tsd.teachers import Reply, request_keys
 
 VERSION = "asking-1"  # part of a request's key: change it with anything that changes a message or a schema
 LETTERS = 4  # of English text in a token, roughly
+LONGEST_REPAIRED = 4000  # letters of a reply that are sent back with what is wrong with it
 TOKENS_A_NUMBER = 2.5  # two digits and a comma, roughly
 
 Message = dict[str, Any]  # in the form of OpenAI's chat API
@@ -102,7 +103,14 @@ def repair(reply: Reply) -> list[Message]:
         f"That reply cannot be used: {wrong}. Reply again with the JSON object alone, one short sentence a key."
     )
     told: list[Message] = [{"role": "user", "content": asked}]
-    return [{"role": "assistant", "content": reply.text}, *told] if reply.text else told
+    if not reply.text:
+        return told
+    return [{"role": "assistant", "content": reply.text[:LONGEST_REPAIRED]}, *told]
+
+
+def repair_tokens(reply: Reply) -> int:
+    """About how many tokens that has."""
+    return sum(len(message["content"]) for message in repair(reply)) // LETTERS
 
 
 def reply_schema(task: Task, choices: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
-"""The words in which a server takes a request: not every one knows JSON schemas, and some renamed a parameter."""
+"""The form in which a server takes a request: not every one knows JSON schemas, and some renamed a parameter."""
 
+import re
 from typing import Any
 
 from tsd.recipe import ApiTeacher
@@ -7,16 +8,21 @@ from tsd.tasks import Task
 from tsd.teachers.asking import Message, reply_schema
 
 FORMS = {"auto": ("schema", "json", "none"), "schema": ("schema",), "json": ("json",), "none": ("none",)}
+NAMED = {"schema": "json_schema", "json": "json_object", "none": "plain text"}
+OF_THE_FORM = re.compile(  # words that are about the reply's form
+    r"response.?format|json.?schema|json.?object|json.?mode|structured|guided|grammar|schema|strict", re.IGNORECASE
+)
 
 
 class Dialect:
-    """Builds requests. Until a server has taken one, what it refuses is said otherwise."""
+    """Builds requests. Until a server has taken one, what it refuses is put in another form."""
 
     def __init__(self, teacher: ApiTeacher, task: Task) -> None:
         self._teacher, self._task = teacher, task
         self._forms = list(FORMS[teacher.structured])
         self._limit = "max_tokens"
         self._temperature = True
+        self._unexplained = 0  # refusals that name nothing of the form
         self.agreed = False
         """Whether the server has taken a request: from then on nothing is changed."""
 
@@ -35,20 +41,35 @@ class Dialect:
         return body
 
     @property
+    def name(self) -> str:
+        """What a reply is asked for as: json_schema, json_object or plain text."""
+        return NAMED[self._forms[0]]
+
+    @property
     def form(self) -> list[Any]:
-        """What tells these words from those before and after an `adapt`, in JSON's types."""
+        """What tells this form from those before and after an `adapt`, in JSON's types."""
         return [self._limit, self._temperature, self._forms[0]]
 
-    def adapt(self, refusal: str) -> bool:
-        """Change what the server's words name, else the reply's form. False where nothing is left to change."""
+    def adapt(self, refusal: str, every: bool = False) -> bool:
+        """Change what the server's words name. False where nothing that they may mean is left to change.
+
+        Words that name nothing of the form may be about what one request shows: the same form is tried once more,
+        then plain text. every: every request of many was refused so, and it is about the form.
+        """
         if self.agreed:
             return False
         if "max_tokens" in refusal and self._limit == "max_tokens":
             self._limit = "max_completion_tokens"  # OpenAI's reasoning models
         elif "temperature" in refusal and self._temperature:
             self._temperature = False
-        elif len(self._forms) > 1:
+        elif (every or OF_THE_FORM.search(refusal)) and len(self._forms) > 1:
             del self._forms[0]
-        else:
+        elif every:
             return False
+        else:
+            self._unexplained += 1
+            if self._unexplained > 1 and len(self._forms) > 1:
+                del self._forms[:-1]
+            elif self._unexplained > 1:
+                return False
         return True

@@ -4,19 +4,25 @@ It is on disk before the server hears of it, so that any process can go on from 
 """
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tsd import store
+from tsd.errors import StorageError
 from tsd.recipe import ApiTeacher
 from tsd.teachers import Reply, outcome, repairable, summed
-from tsd.teachers.answers import Line
-from tsd.teachers.asking import Message, Questions, repair
+from tsd.teachers.account import Cost, Estimator, total
+from tsd.teachers.asking import Message, Questions, repair, repair_tokens
 from tsd.teachers.journal import Journal
+from tsd.teachers.lines import Line
 
 FILE = "batches.json"  # beside the part's replies
+VERSION = 2  # of the file; the first one named none
+STRICT = ConfigDict(extra="forbid")  # what a newer version has written besides must not be lost
 
 
 @dataclass
@@ -33,6 +39,17 @@ class Batch:
     """The server's id of what it was made from."""
     id: str | None = None
     """The server's id of the batch; None until the server is known to have accepted it."""
+    asked_at: float | None = None
+    """When the server was last asked to accept it, in seconds since 1970. With it and without an id, the batch may
+    be under way, and paid for; None: it is not."""
+    bound_input_tokens: int = 0
+    """The most that its requests may take, by the estimate of their prompts."""
+    bound_output_tokens: int = 0
+    """The same of their replies, by `teacher.max_tokens`."""
+    name: str = field(default_factory=lambda: f"batch {uuid.uuid4().hex[:16]}")
+    """By which the journal knows its money."""
+
+    __pydantic_config__ = STRICT
 
 
 @dataclass
@@ -48,22 +65,38 @@ class Missed:
     final: bool
     """Whether it is not asked again."""
 
+    __pydantic_config__ = STRICT
+
+
+@dataclass
+class _Kept:
+    """What the file holds."""
+
+    batches: list[Batch] = field(default_factory=list)
+    missed: dict[str, Missed] = field(default_factory=dict)
+    version: int = 1
+
+    __pydantic_config__ = STRICT
+
+
+_KEPT = TypeAdapter(_Kept)
+
 
 class Ledger:
     """The batches of one part that are not collected yet, and what collected ones left unanswered."""
 
     def __init__(self, folder: str) -> None:
-        """folder: that of the part's replies. Only who holds its journal writes here."""
+        """folder: that of the part's replies. Only who holds its journal writes here.
+
+        Raises StorageError where what is there cannot be read.
+        """
         self._folder = folder
         self.path = f"{folder}/{FILE}"
-        kept = store.read_json(folder, FILE)
+        kept = self._read()
         self.found = kept is not None
         """Whether an earlier start kept one here."""
-        kept = kept or {"batches": [], "missed": {}}
-        self.batches = [Batch(**one) for one in kept["batches"]]
-        self.missed = {
-            name: Missed(**{**one, "reply": Reply(**one["reply"])}) for name, one in kept["missed"].items()
-        }  # by custom id
+        self.batches = kept.batches if kept else []
+        self.missed = kept.missed if kept else {}  # by custom id
 
     def under_way(self, keys: Collection[str]) -> list[Batch]:
         """The batches that hold some of these requests."""
@@ -72,8 +105,27 @@ class Ledger:
     def save(self) -> None:
         """Write it, whole or not at all. Raises StorageError where it cannot be written."""
         missed = {name: asdict(one) for name, one in self.missed.items()}
-        kept = {"batches": [asdict(batch) for batch in self.batches], "missed": missed}
+        kept = {"version": VERSION, "batches": [asdict(batch) for batch in self.batches], "missed": missed}
         store.write_bytes(self._folder, FILE, json.dumps(kept).encode())
+
+    def _read(self) -> _Kept | None:
+        try:
+            kept = store.read_json(self._folder, FILE)
+            if isinstance(kept, dict) and type(kept.get("version")) is int and kept["version"] > VERSION:
+                raise StorageError(
+                    f"{self.path} was written by a newer version of tsd: use that version; it lists batches that "
+                    "may be under way and paid for"
+                )
+            return None if kept is None else _KEPT.validate_python(kept)
+        except ValidationError as error:
+            first = error.errors()[0]
+            wrong = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
+        except (ValueError, RecursionError) as error:
+            wrong = f"{error}".partition("\n")[0] or "no JSON"
+        raise StorageError(
+            f"{self.path} is damaged, or of another version of tsd ({wrong}): restore it or use that version; it "
+            "lists batches that may be under way and paid for, and without it they may be paid for again"
+        )
 
 
 class Rows:
@@ -83,23 +135,24 @@ class Rows:
         assert isinstance(questions.teacher, ApiTeacher)
         self._teacher, self._questions, self._series = questions.teacher, questions, series
         self.journal, self.ledger = journal, Ledger(journal.folder)
-        known = journal.replies()
+        history = journal.read()
+        known = history.failed | history.replies
+        self.ended = history.account.ended
+        """Requests and batches whose bill is in the journal."""
+        self._open = set(history.account.open)
         self.names = [str(one) for one in series["series_id"].to_pylist()]
         """The custom id of each row."""
         self.row = {name: row for row, name in enumerate(self.names)}
         self.keys = questions.keys(series)
         self.replies = [known.get(key) for key in self.keys]
+        self.estimator = self._learned(history.account.estimator)
+        """What bounds are made from."""
         for name, one in list(self.ledger.missed.items()):
             row = self.row.get(name)
             if row is None or not self.awaits(name, one.key, one.repairs):
                 del self.ledger.missed[name]  # answered since then by a start that was killed, or another model's
             elif one.final:
                 self.replies[row] = one.reply
-
-    def paid(self) -> list[Reply]:
-        """What earlier starts have been given."""
-        open_still = [one.reply for one in self.ledger.missed.values() if not one.final]
-        return [*filter(None, self.replies), *open_still]
 
     def settled(self) -> list[Reply]:
         """The replies of rows that are done."""
@@ -124,19 +177,67 @@ class Rows:
         """The batches whose answers are still to be collected. Those of another model are left as they are."""
         return self.ledger.under_way(set(self.keys))
 
-    def ask(self, rows: Sequence[int]) -> list[tuple[list[Message], int]]:
-        """What is asked about some rows, and how many tokens that has, roughly."""
+    def ask(self, rows: Sequence[int]) -> list[list[Message]]:
+        """What is asked about some rows."""
         questions = self._questions.ask(self._series.take(rows), [self.keys[row] for row in rows])
-        asked = []
-        for row, question in zip(rows, questions, strict=True):
-            before = self.replies[row]
-            asked.append(([*question.messages, *(repair(before) if before else [])], question.tokens))
-        return asked
+        replies = [self.replies[row] for row in rows]
+        return [
+            [*question.messages, *(repair(before) if before else [])]
+            for question, before in zip(questions, replies, strict=True)
+        ]
 
     def tokens(self, name: str) -> int:
-        """That a question has, roughly."""
-        values = self._series["values"][self.row[name]]
-        return self._questions.tokens(len(values) // self._questions.task.curves)
+        """That a row's next question has, roughly, with what it says of the reply before."""
+        row = self.row[name]
+        before = self.replies[row]
+        return self._question_tokens(row) + (repair_tokens(before) if before else 0)
+
+    def open(self, batch: Batch) -> list[str]:
+        """The custom ids of a batch whose answers are still to be taken."""
+        return [name for name, (key, repairs) in batch.requests.items() if self.awaits(name, key, repairs)]
+
+    def bound(self, batch: Batch) -> Cost:
+        """What a batch may cost. It is kept with the batch, and there before the server hears of it."""
+        if not batch.bound_output_tokens:  # packed just now, or by a version that did not know it
+            for name in batch.requests:
+                one = self.estimator.bound(self._teacher, self.tokens(name) if name in self.row else 0)
+                batch.bound_input_tokens += one.input_tokens
+                batch.bound_output_tokens += one.output_tokens
+        asked, said = batch.bound_input_tokens, batch.bound_output_tokens
+        return Cost(asked, said, self._teacher.usd(asked, said))
+
+    async def sent(self, batch: Batch) -> None:
+        """Have the journal hold a batch's bound before the batch may cost anything."""
+        if batch.name not in self._open and batch.name not in self.ended:
+            self.journal.sent(batch.name, self.bound(batch), 0)
+            self._open.add(batch.name)
+            await self.journal.stored()
+
+    def billed(self, batch: Batch, lines: Iterable[Line]) -> Cost | None:
+        """Have the journal hold what a batch was billed. Returns it; None where it was there already."""
+        if batch.name in self.ended:
+            return None
+        costs = [Cost(one.reply.input_tokens, one.reply.output_tokens, one.reply.cost_usd) for one in lines]
+        billed = total(costs)
+        self.journal.ended(batch.name, billed, known=False)  # it is no single reply to learn from
+        self.ended.add(batch.name)
+        return billed
+
+    def learn(self, line: Line) -> None:
+        """Take what an answer has cost into later bounds."""
+        if line.served and line.name in self.row:
+            cost = Cost(line.reply.input_tokens, line.reply.output_tokens, line.reply.cost_usd)
+            self.estimator = self.estimator.after(cost, self.tokens(line.name))
+
+    def _learned(self, estimator: Estimator) -> Estimator:
+        for row, reply in enumerate(self.replies):
+            if reply and reply.attempts == 1 and reply.input_tokens:
+                cost = Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd)
+                estimator = estimator.after(cost, self._question_tokens(row))
+        return estimator
+
+    def _question_tokens(self, row: int) -> int:
+        return self._questions.tokens(len(self._series["values"][row]) // self._questions.task.curves)
 
     def awaits(self, name: str, key: str, repairs: int) -> bool:
         """Whether a request's answer is still to be taken; a start that was killed meanwhile may have done it."""

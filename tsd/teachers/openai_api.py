@@ -6,7 +6,7 @@ with one line. Every reply is in the journal before it counts.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -17,17 +17,42 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random
 from tsd.errors import StorageError
 from tsd.recipe import ApiTeacher
 from tsd.teachers import Reply, annotations, outcome, repairable
-from tsd.teachers.answers import OF_THE_ROW, outlook, read_answer
-from tsd.teachers.asking import Message, Question, Questions, repair
+from tsd.teachers.account import Cost
+from tsd.teachers.answers import (
+    OF_THE_ROW,
+    SHOWN,
+    UNSURE,
+    ServerError,
+    error_within,
+    outlook,
+    read_completion,
+    read_json,
+    states_usage,
+)
+from tsd.teachers.asking import Message, Question, Questions, repair, repair_tokens
 from tsd.teachers.dialect import Dialect
-from tsd.teachers.gate import BUSY, StoppedError, Turnstile
+from tsd.teachers.gate import BUSY, NOT_REACHED, StoppedError, Ticket, Turnstile
 from tsd.teachers.journal import Journal
 from tsd.teachers.ledger import Ledger
-from tsd.teachers.server import FIRST_WAIT, LONGEST_WAIT, body_of, connect, first_line, refusal, retry_after
+from tsd.teachers.server import (
+    FIRST_WAIT,
+    LONGEST_WAIT,
+    cause_of,
+    connect,
+    first_line,
+    never_sent,
+    refusal,
+    retry_after,
+    said_in,
+)
 
-PATIENT = 4  # times as often a request is tried while nobody gets an answer
+PING_SECONDS = (
+    20.0  # without an answer to anybody, after which a question that shows nothing asks whether it is the server
+)
 DRAWN_AT_ONCE = 16  # plots, between which replies are looked after
 MOST_REFUSALS = 20  # of a worker's rows without an answer between them: from then on it is not about the rows
+
+Keep = Callable[[Ticket, Reply, bool], None]  # put an answer into the journal: whether its bill is known
 
 
 class FinalError(Exception):
@@ -50,6 +75,8 @@ class OpenAIApi:
         self._dialect = Dialect(self._teacher, questions.task)
         self._negotiation = asyncio.Lock()
         self._refusals = 0  # since the last answer
+        self._pinging = asyncio.Lock()
+        self._pinged = time.monotonic()  # when it was last tried
         # A row that waits to be tried again leaves its slot to others; so many rows are drawn and kept at once.
         self._rows = asyncio.Semaphore(2 * share + DRAWN_AT_ONCE)
         # Parts one after the other: taken in turns all would end late, and at once, with nothing left to begin.
@@ -64,7 +91,7 @@ class OpenAIApi:
 
         None where the stage was stopped and replies are missing. What the journal holds is not asked again.
         """
-        keys, known = self._questions.keys(series), journal.replies()
+        keys, history = self._questions.keys(series), await asyncio.to_thread(journal.read)
         ledger = Ledger(journal.folder)
         if ledger.under_way(set(keys)):
             await self._turnstile.stop(
@@ -72,9 +99,9 @@ class OpenAIApi:
                 f"{ledger.path} to ask, and pay for, their rows again"
             )
             return None
+        known = history.failed | history.replies
         replies = [known.get(key) for key in keys]
-        there = [reply for reply in replies if reply]
-        await self._turnstile.begin(part, there, [reply for reply in there if not self._repairable(reply)])
+        await self._turnstile.begin(part, [reply for reply in replies if reply and not self._repairable(reply)])
         async with self._taking:
             asking = await self._take(series, keys, replies, journal)
         await self._turnstile.wait_for(list(asking.values()))
@@ -118,9 +145,7 @@ class OpenAIApi:
         """One row's reply, mended if need be; None where the stage was stopped before there was one."""
         try:
             while reply is None or self._repairable(reply):
-                reply = await self._answer(question, reply)
-                if reply.status != "error":
-                    journal.add(question.key, reply)
+                reply = await self._answer(question, reply, journal)
         except StorageError as error:  # what cannot be kept must not be paid for
             await self._turnstile.stop(str(error))
             return None
@@ -129,20 +154,33 @@ class OpenAIApi:
         self._turnstile.settled(reply)
         return reply
 
-    async def _answer(self, question: Question, before: Reply | None) -> Reply:
-        """The reply to a question, or to being told what is wrong with the one before."""
+    async def _answer(self, question: Question, before: Reply | None, journal: Journal) -> Reply:
+        """The reply to a question, or to being told what is wrong with the one before.
+
+        A failed try counts only where somebody was answered since the one before: else it is the server's trouble.
+        """
         messages = [*question.messages, *(repair(before) if before else [])]
+        estimate = question.tokens + (repair_tokens(before) if before else 0)
         tried: list[Reply] = []
-        started = time.monotonic()
+        counted, ended = 0, time.monotonic()
+
+        def keep(ticket: Ticket, reply: Reply, known: bool) -> None:
+            cost = Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd)
+            whole = outcome(self._questions.task, before, [*tried, reply])
+            ticket.billed(cost, question.key, None if reply.status == "error" else whole, known)
 
         async def attempt() -> Reply:
-            tried.append(await self._send(messages, question.tokens))
-            return tried[-1]
+            nonlocal counted, ended
+            reply = await self._send(messages, estimate, journal, keep)
+            tried.append(reply)
+            if reply.status == "error":
+                answered = reply.input_tokens > 0 or self._turnstile.last_answer > ended
+                counted += answered or await self._alive(journal)
+                ended = time.monotonic()
+            return reply
 
-        def enough(state: RetryCallState) -> bool:
-            tries = self._teacher.retries + 1
-            alive = self._turnstile.last_answer > started  # else it is the server's trouble, not this row's
-            return state.attempt_number >= (tries if alive else PATIENT * tries)
+        def enough(_: RetryCallState) -> bool:
+            return counted > self._teacher.retries
 
         retrying = AsyncRetrying(
             stop=enough,
@@ -157,14 +195,35 @@ class OpenAIApi:
             tried.append(final.reply)
         return outcome(self._questions.task, before, tried)
 
-    async def _send(self, messages: list[Message], tokens: int) -> Reply:
-        """One request, however often the server says to wait. tokens: of the question, roughly.
+    async def _alive(self, journal: Journal) -> bool:
+        """Whether the server answers a question that shows nothing, where nobody has been answered for a while.
+
+        It tells a row that the server fails at from a server that fails, and costs a handful of tokens.
+        """
+        async with self._pinging:
+            now = time.monotonic()
+            if now - max(self._turnstile.last_answer, self._pinged) < PING_SECONDS:
+                return False
+            self._pinged = now
+            messages: list[Message] = [{"role": "user", "content": "Reply with the word yes."}]
+
+            def keep(ticket: Ticket, reply: Reply, known: bool) -> None:
+                ticket.billed(Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd), known=known)
+
+            try:
+                reply = await self._send(messages, 10, journal, keep)
+            except FinalError:
+                return True  # it refuses, and so it answers
+            return reply.status != "error"
+
+    async def _send(self, messages: list[Message], estimate: int, journal: Journal, keep: Keep) -> Reply:
+        """One request, however often the server says to wait. estimate: of the prompt's tokens.
 
         Returns what came, an `error` where the request failed. Raises FinalError where nothing is to be sent
-        again, StoppedError where the stage was stopped.
+        again, StoppedError where the stage was stopped, StorageError where an answer cannot be kept.
         """
         while True:
-            async with self._alone_at_first(), self._turnstile.slot(tokens + self._teacher.max_tokens):
+            async with self._alone_at_first(), self._turnstile.slot(estimate, journal) as ticket:
                 started = time.perf_counter()
                 try:
                     body = self._dialect.body(messages)
@@ -174,25 +233,57 @@ class OpenAIApi:
                         answer = await self._client.chat.completions.with_raw_response.create(
                             model=self._teacher.model, messages=(), extra_body=body
                         )
+                    content = answer.http_response.content
                 except openai.APIStatusError as error:
-                    meant = await self._refused(error)
+                    if error.status_code not in UNSURE:
+                        ticket.free()
+                    meant = await self._refused(said_in(error), retry_after(error.response.headers))
                     if meant is None:
                         continue
                     reply = meant
-                except (openai.APITimeoutError, TimeoutError):
-                    reply = Reply(None, "error", "timed out")
                 except openai.OpenAIError as error:
-                    reply = Reply(None, "error", type(error).__name__)
+                    if never_sent(error):
+                        ticket.free()
+                        reply = Reply(None, "error", NOT_REACHED + cause_of(error))
+                    elif isinstance(error, openai.APITimeoutError):
+                        reply = Reply(None, "error", "timed out")
+                    else:
+                        reply = Reply(None, "error", f"the connection broke off: {cause_of(error)}")
+                except TimeoutError:
+                    reply = Reply(None, "error", "timed out")
                 else:
-                    reply = read_answer(answer.http_response.content, self._teacher.usd, tokens)
-                    reply = replace(reply, latency_ms=1000 * (time.perf_counter() - started))
-                    self._turnstile.answered(reply)
-                    if reply.status != "error":
-                        self._refusals = 0
-                        await self._agree()
+                    taken = await self._read(content, ticket, estimate, started, journal, keep)
+                    if taken is None:
+                        continue
+                    reply = taken
                 if reply.status == "error":
-                    self._turnstile.failed((reply.reason or "").partition(":")[0])
+                    kind = reply.reason or ""
+                    self._turnstile.failed(kind if kind.startswith(NOT_REACHED) else kind.partition(":")[0])
                 return reply
+
+    async def _read(
+        self, content: bytes, ticket: Ticket, estimate: int, started: float, journal: Journal, keep: Keep
+    ) -> Reply | None:
+        """An answer of status 200 -> the reply; None where it says to wait. Raises as `_send` does."""
+        try:
+            answer = read_json(content)
+        except ValueError as error:
+            why = "the answer is not JSON" if "nested" not in str(error) else f"the answer is {error}"
+            return Reply(None, "error", why)  # it may have been billed, and stays at its bound
+        if found := error_within(answer):
+            ticket.free()
+            return await self._refused(found, None)
+        reply = read_completion(answer, self._teacher.usd, estimate, self._questions.task.topics)
+        reply = replace(reply, latency_ms=1000 * (time.perf_counter() - started))
+        known = states_usage(answer)
+        if known or reply.status != "error":
+            keep(ticket, reply, True)
+            await journal.stored()
+        self._turnstile.answered(reply, self._dialect.name)
+        if reply.status != "error":
+            self._refusals = 0
+            await self._agree()
+        return reply
 
     async def _agree(self) -> None:
         """The server has taken a request: what one takes is known before others are sent."""
@@ -200,26 +291,31 @@ class OpenAIApi:
             await self._turnstile.hand_in()
             self._dialect.agreed = True
 
-    async def _refused(self, error: openai.APIStatusError) -> Reply | None:
-        """What a server's refusal means for the row; None: send the request again. Raises as `_send` does."""
-        code, body = error.status_code, body_of(error)
-        meaning = outlook(code, body)
+    async def _refused(self, said: ServerError, wait: float | None) -> Reply | None:
+        """What a server's refusal means for the row; None: send the request again. Raises as `_send` does.
+
+        wait: seconds that the server asks everybody to wait, None where it does not say.
+        """
+        code, words = said.code, first_line(self._teacher, said.message)
+        meaning = outlook(code, said)
         if meaning == "filtered":
             raise FinalError(Reply(None, "refused", "the provider's filter"))
-        if meaning == "busy":
-            self._turnstile.failed(BUSY)
-            await self._turnstile.pause(retry_after(error.response.headers))
+        if meaning == "busy" or (meaning == "passing" and wait is not None):
+            self._turnstile.failed(BUSY if meaning == "busy" else f"{code}")
+            await self._turnstile.pause(wait)
             return None
+        named = f"{code}: {words}"[:SHOWN] if code else words
         if meaning == "passing":
-            return Reply(None, "error", f"{code}")
-        if code in (400, 422) and self._dialect.adapt(error.message):
+            return Reply(None, "error", named)
+        moderated = said.moderated and code in OF_THE_ROW
+        if code in (400, 422) and not moderated and self._dialect.adapt(f"{said.message} {said.kind}"):
             return None
         self._refusals += 1
-        if code in OF_THE_ROW and self._dialect.agreed and self._refusals < MOST_REFUSALS:
+        of_the_row = moderated or (code in OF_THE_ROW and code != 403 and self._dialect.agreed)
+        if of_the_row and self._refusals < MOST_REFUSALS:
             self._turnstile.failed(f"{code}")
-            said = first_line(self._teacher, str(body.get("message")))
-            raise FinalError(Reply(None, "error", f"{code}: {said}"))
-        await self._turnstile.stop(refusal(self._teacher, error.message))
+            raise FinalError(Reply(None, "error", named))
+        await self._turnstile.stop(refusal(self._teacher, named))
         raise StoppedError
 
     @asynccontextmanager

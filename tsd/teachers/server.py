@@ -1,17 +1,20 @@
 """What every way of asking a server behind an API has in common: the client, and what its refusals mean."""
 
 import os
-from collections.abc import Mapping
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import openai
 
 from tsd.errors import InputError
 from tsd.recipe import ApiTeacher
-from tsd.teachers.answers import SHOWN, clean
+from tsd.teachers.answers import SHOWN, ServerError, clean, error_of
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a failed request is tried again, drawn at random below
 SETTINGS = "teacher.base_url, teacher.model and the key"
@@ -19,30 +22,117 @@ NO_KEY = "none"  # the client insists on one
 
 
 def require_key(teacher: ApiTeacher) -> str | None:
-    """The API's key; None for a server that asks for none. Raises InputError where the environment lacks it."""
+    """The API's key; None for a server that asks for none.
+
+    Raises InputError where the environment lacks it, or holds what no key can be.
+    """
     name = teacher.key_variable
     if name is None:
         return None
     key = os.environ.get(name)
-    if not key:
+    if not key or not key.strip():
         raise InputError(f"the environment variable {name} (teacher.key_env) holds no key: set it")
+    wrong = next((letter for letter in key if not "!" <= letter <= "~"), None)
+    if wrong is not None:
+        kinds = {
+            "\n": "a line break",
+            "\r": "a line break",
+            " ": "a space",
+            "\t": "a tab",
+            "\ufeff": "a byte order mark",
+        }
+        quotes = "\u2018\u2019\u201c\u201d\u00ab\u00bb"
+        kind = kinds.get(wrong) or ("a curly quote" if wrong in quotes else f"the character U+{ord(wrong):04X}")
+        raise InputError(
+            f"the environment variable {name} (teacher.key_env) holds {kind}, which no key has: set it to the key "
+            "alone, without quotes or line breaks"
+        )
     return key
 
 
 def connect(teacher: ApiTeacher) -> openai.AsyncOpenAI:
     """A client of the teacher's server, which tries nothing again: it would count being told to wait as a try."""
+    parts = urlsplit(teacher.base_url)
     return openai.AsyncOpenAI(
         api_key=require_key(teacher) or NO_KEY,
-        base_url=teacher.base_url,
+        base_url=urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")),
+        default_query=dict(parse_qsl(parts.query)),  # Azure's version of the API
         timeout=teacher.timeout,
         max_retries=0,
         http_client=openai.DefaultAioHttpClient(),
     )
 
 
+async def serves(teacher: ApiTeacher) -> bool:
+    """Whether the server lists the teacher's model. Raises InputError where it cannot be asked."""
+    client = connect(teacher)
+    try:
+        async for model in client.models.list():
+            if model.id == teacher.model or model.id.removeprefix("models/") == teacher.model:
+                return True
+    except openai.APIStatusError as error:
+        said = said_in(error).message
+        raise InputError(
+            f"{teacher.base_url} does not list its models ({error.status_code}: {first_line(teacher, said)})"
+        ) from None
+    except (openai.OpenAIError, ValueError, AttributeError) as error:
+        raise InputError(f"{teacher.base_url} cannot be asked for its models: {cause_of(error)}") from None
+    finally:
+        await client.close()
+    return False
+
+
+def said_in(error: openai.APIStatusError) -> ServerError:
+    """What the server says in its refusal, whatever form it has."""
+    try:
+        content: bytes = error.response.content
+    except Exception:  # a body that broke off
+        content = b""
+    found = error_of(error.status_code, content)
+    return found if found.message else ServerError(error.status_code, found.kind, error.message)
+
+
 def body_of(error: openai.APIStatusError) -> dict[str, Any]:
-    """What the server says in its refusal."""
+    """The error object in the server's refusal."""
     return error.body if isinstance(error.body, dict) else {}
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, down to the innermost."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def cause_of(error: BaseException) -> str:
+    """The innermost cause of a failure, in one line."""
+    *_, innermost = chain(error)
+    if isinstance(innermost, socket.gaierror):
+        said = f"unknown host ({innermost.strerror})"
+    elif isinstance(innermost, ConnectionRefusedError):
+        said = "connection refused"
+    elif isinstance(innermost, ssl.SSLCertVerificationError):
+        said = f"TLS: {innermost.verify_message or innermost.reason}"
+    elif isinstance(innermost, ssl.SSLError):
+        said = f"TLS: {innermost.reason or innermost}"
+    elif isinstance(innermost, OSError) and innermost.strerror:
+        said = innermost.strerror.lower()
+    else:
+        said = str(innermost) or type(innermost).__name__
+    return clean(" ".join(said.split()))[:SHOWN]
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether a request cannot have reached the server: no connection came about."""
+    for one in chain(error):
+        if isinstance(one, ConnectionRefusedError | socket.gaierror | ssl.SSLError):
+            return True
+        if type(one).__name__.startswith(
+            ("ClientConnector", "InvalidUrl", "ConnectionTimeout", "UnsupportedProtocol")
+        ):
+            return True
+    return False
 
 
 def first_line(teacher: ApiTeacher, said: str) -> str:

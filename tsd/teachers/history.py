@@ -1,0 +1,100 @@
+"""What is known of the requests of earlier starts: their money, their addresses, and the rows to ask again."""
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from tsd import store
+from tsd.errors import InputError, StorageError
+from tsd.recipe import ApiTeacher, Recipe
+from tsd.teachers.account import Cost, Earlier
+from tsd.teachers.gate import DOLLARS, INPUT, OUTPUT, STATUS, UNCONFIRMED, UNCONFIRMED_TOKENS
+from tsd.teachers.journal import FOLDER, Journal, parts_with_journals, read_all
+from tsd.teachers.server import serves
+
+ADDRESSES = "addresses.json"  # beside the journals: where replies came from
+
+Say = Callable[[str], None]
+
+
+def require_journals(
+    teacher: ApiTeacher, folder: str, lost: Collection[int], found: dict[int, store.Part], series: store.Dataset
+) -> None:
+    """Raise StorageError where parts are gone and nothing is kept of their replies: they cost again."""
+    gone = sorted(set(lost) - set(parts_with_journals(folder)))
+    if not gone:
+        return
+    notes = [part.note for part in found.values() if part.note]
+    rows = sum(part.rows for part in found.values())
+    spent = sum(note[DOLLARS] for note in notes)
+    manifest = store.read_json(folder, store.MANIFEST) or {"parts": []}
+    again = sum(part["rows"] for index, part in enumerate(manifest["parts"]) if index in gone)
+    price = f"about ${again * spent / rows:,.2f}" if rows and spent else f"{again:,} requests"
+    raise StorageError(
+        f"{folder} lacks {len(gone)} finished parts (the first is {store.part_name(gone[0])}), and their journal "
+        f"is gone: restore them, or delete {folder}/{store.MANIFEST} to ask {teacher.model} again for {price}"
+    )
+
+
+def keep_address(teacher: ApiTeacher, folder: str, say: Say) -> None:
+    """Keep where replies come from. A new address is accepted where it lists the model; what is reused is said.
+
+    Raises InputError where it does not list it, and replies of another address are there.
+    """
+    place = f"{folder}/{FOLDER}"
+    known: list[str] = store.read_json(place, ADDRESSES) or []
+    if teacher.base_url in known[-1:]:
+        return
+    there = sum(len(one.replies) for one in read_all(folder, parts_with_journals(folder)).values())
+    if known and there:
+        if not asyncio.run(serves(teacher)):
+            raise InputError(
+                f"{teacher.base_url} does not list the model {teacher.model}, of which {there:,} replies from "
+                f"{known[-1]} are kept: check teacher.base_url and teacher.model, or name another --out"
+            )
+        say(
+            f"  {there:,} replies of {teacher.model} from {known[-1]} are kept, "
+            f"{teacher.base_url} is asked the rest"
+        )
+    store.write_json(place, ADDRESSES, [*(one for one in known if one != teacher.base_url), teacher.base_url])
+
+
+def earlier_requests(folder: str, key: str) -> Earlier:
+    """What all requests and batches of a run were billed so far, by finished parts and by journals."""
+    account = Earlier()
+    finished = store.finished_parts(folder, key)
+    for note in (part.note for part in finished.values()):
+        if note:
+            account.billed += Cost(int(note[INPUT]), int(note[OUTPUT]), note[DOLLARS])
+            account.replies += sum(int(count) for name, count in note.items() if name.startswith(STATUS))
+    for index, part in finished.items():
+        if part.note and part.note.get(UNCONFIRMED_TOKENS):
+            lost = Cost(0, int(part.note[UNCONFIRMED_TOKENS]), part.note.get(UNCONFIRMED, 0.0))
+            account.open[f"part {index}"] = lost
+    under_way = [part for part in parts_with_journals(folder) if part not in finished]
+    for history in read_all(folder, under_way).values():
+        account.add(history.account)
+    return account
+
+
+def reopen_errors(recipe: Recipe, folder: str, key: str) -> int:
+    """Have the rows that ended as `error` asked again by the next start. Returns how many there are.
+
+    Their parts are unfinished from now on; all other rows stay as they are, in the parts' journals.
+    """
+    with_errors = [
+        index
+        for index, part in store.finished_parts(folder, key).items()
+        if part.note and part.note.get(STATUS + "error")
+    ]
+    if not with_errors:
+        return 0
+    schema, rows = recipe.asks.tables.annotations, 0
+    for index in with_errors:
+        journal = Journal(folder, index)
+        if not journal.read().replies and not journal.read().failed:
+            journal.restore(store.read_part(folder, index, schema))
+        rows += journal.reopen()
+    store.delete_file(folder, store.MANIFEST)
+    for index in with_errors:
+        store.delete_file(folder, store.part_name(index))
+    return rows

@@ -1,0 +1,137 @@
+"""The first rows of a study, asked before all others: what the teacher is shown, says, and costs.
+
+The replies go into the journal of their part, so that the whole stage does not pay for them again.
+"""
+
+import asyncio
+import base64
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+
+from tsd import store
+from tsd.errors import InputError
+from tsd.recipe import ApiTeacher, LocalTeacher, Recipe, RulesTeacher
+from tsd.teachers.account import Earlier
+from tsd.teachers.asking import Questions
+from tsd.teachers.gate import Gate, Turnstile
+from tsd.teachers.journal import Journal
+from tsd.teachers.openai_api import OpenAIApi
+
+PAGE = "preview.html"
+
+
+def preview(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tuple[pa.Table, str]:
+    """Ask about series of the first part. Returns their annotations table, and the page that shows them.
+
+    folder: of the annotations. earlier: what all requests of the run were billed so far.
+    Raises InputError where the server will not answer, or the budget is used up.
+    """
+    annotations, pictures = _ask(recipe, series, folder, earlier)
+    return annotations, _page(recipe, series, annotations, pictures)
+
+
+def _ask(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tuple[pa.Table, list[str]]:
+    """Annotations, and the plots in base 64 where the teacher sees them."""
+    teacher = recipe.teacher
+    if isinstance(teacher, RulesTeacher):
+        from tsd.teachers.rules import Rules
+
+        return Rules(teacher, recipe.asks, recipe.seed).annotate(series), []
+    if isinstance(teacher, LocalTeacher):
+        from tsd.plots import Plotter, choose_look
+        from tsd.teachers.local import Local
+
+        looks = [choose_look(recipe.plots, recipe.seed, one) for one in series["series_id"].to_pylist()]
+        drawn = [base64.b64encode(one).decode() for one in Plotter()(recipe.asks.items(series), looks)]
+        with store.local_copy(teacher.model) as model:
+            return Local(teacher, recipe.asks, Path(model)).annotate(series), drawn
+    if not isinstance(teacher, ApiTeacher):
+        raise InputError(
+            "--preview is for teachers behind an API, kind=local and kind=rules: vLLM's engine starts too long"
+        )
+    questions = Questions(teacher, recipe.asks, recipe.plots, recipe.seed)
+    shown = [_picture(question.messages) for question in questions.ask(series, questions.keys(series))]
+    live = teacher.model_copy(update={"mode": "live", "in_flight": min(teacher.in_flight, 4)})
+    return asyncio.run(_live(Questions(live, recipe.asks, recipe.plots, recipe.seed), series, folder, earlier)), [
+        one for one in shown if one
+    ]
+
+
+async def _live(questions: Questions, series: pa.Table, folder: str, earlier: Earlier) -> pa.Table:
+    teacher = questions.teacher
+    assert isinstance(teacher, ApiTeacher)
+    gate = Gate(teacher, earlier)
+    async with Turnstile(gate, teacher, teacher.in_flight) as turnstile:
+        asker = OpenAIApi(questions, turnstile, teacher.in_flight)
+        watching = asyncio.create_task(_watch(gate))
+        try:
+            with Journal(folder, 0) as journal:
+                table = await asker.annotate(0, series, journal)
+        finally:
+            watching.cancel()
+            await asker.close()
+    _, stopped = await gate.progress()
+    if table is None:
+        raise InputError(stopped or "the preview was stopped")
+    return table
+
+
+async def _watch(gate: Gate) -> None:
+    """A gate that is looked at stops where its server is silent."""
+    while True:
+        await asyncio.sleep(0.5)
+        await gate.progress()
+
+
+def _picture(messages: list[dict[str, Any]]) -> str | None:
+    """The plot that a question shows, in base 64."""
+    for piece in messages[0]["content"]:
+        if piece["type"] == "image_url":
+            return str(piece["image_url"]["url"]).partition(",")[2]
+    return None
+
+
+def _page(recipe: Recipe, series: pa.Table, annotations: pa.Table, pictures: list[str]) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parents[1]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    truths = series["truth"].to_pylist()
+    rows = annotations.to_pylist()
+    shown: list[str] | list[None] = pictures or [None] * len(rows)
+    cards = [
+        {**row, "truth": truth, "picture": picture}
+        for row, truth, picture in zip(rows, truths, shown, strict=True)
+    ]
+    length = len(series["values"][0]) // recipe.asks.curves
+    asked = (
+        recipe.asks.looking_prompt if getattr(recipe.teacher, "own", False) else recipe.asks.teacher_prompt(length)
+    )
+    return environment.get_template("preview.html.j2").render(
+        title=recipe.name, teacher=recipe.teacher.name, cards=cards, prompt=asked, facets=recipe.asks.names
+    )
+
+
+def lines(annotations: pa.Table, rows: int) -> list[str]:
+    """What a terminal shows of a preview. rows: of the whole stage."""
+    said = []
+    for row in annotations.to_pylist():
+        labels = ", ".join(f"{facet} {label or '–'}" for facet, label in row["labels"].items())
+        why = f": {row['reason']}" if row["reason"] else ""
+        said.append(f"series {row['series_id']}  {row['status']}{why}  {labels}  ${row['cost_usd']:,.4f}")
+        said.append(f"  {' '.join((row['text'] or '(no text)').split())[:200]}")
+    cost = sum(annotations["cost_usd"].to_pylist())
+    tokens = sum(annotations["input_tokens"].to_pylist()) + sum(annotations["output_tokens"].to_pylist())
+    count = len(annotations)
+    usable = sum(status == "ok" for status in annotations["status"].to_pylist())
+    said.append(
+        f"{usable} of {count} can be used; {tokens / count:,.0f} tokens and ${cost / count:,.4f} a row: about "
+        f"${cost / count * rows:,.2f} for all {rows:,}"
+    )
+    return said
