@@ -53,6 +53,9 @@ from tsd.errors import TsdError
 from tsd.progress import Reporter
 from tsd.recipe import load
 from tsd.tasks import SINGLE
+from tsd.teachers.account import Earlier
+from tsd.teachers.gate import DOLLARS, UNCONFIRMED
+from tsd.teachers.journal import parts_with_journals, read_all
 
 ROWS, IN_FLIGHT, KILLED_IN_FLIGHT = 500, 32, 8
 KEY_ENV = "TSD_FAULTS_KEY"
@@ -480,22 +483,15 @@ def activity(url: str, kind: Kind) -> int:
 
 
 def money(annotations: str) -> tuple[float, float]:
-    """Dollars that the stage has counted, and that it holds for unconfirmed."""
+    """Dollars that the stage has counted, and that it holds for unconfirmed, by its manifest or its journals."""
     manifest = store.read_json(annotations, store.MANIFEST)
     if manifest:
         about = manifest["about"]
-        return float(about.get("dollars", 0.0)), float(about.get("unconfirmed dollars", 0.0))
-    counted = 0.0
-    for path in Path(annotations).glob("part-*.parquet"):
-        counted += sum(store.pq.read_table(path, columns=["cost_usd"])["cost_usd"].to_pylist())
-    for path in Path(annotations).glob("replies/*/*.jsonl"):
-        last: dict[str, float] = {}
-        for line in path.read_bytes().splitlines():
-            with suppress(ValueError, KeyError, TypeError):
-                entry = json.loads(line)
-                last[entry["key"]] = entry["cost_usd"]
-        counted += sum(last.values())
-    return counted, 0.0
+        return about.get(DOLLARS, 0.0), about.get(UNCONFIRMED, 0.0)
+    account = Earlier()
+    for history in read_all(annotations, parts_with_journals(annotations)).values():
+        account.add(history.account)
+    return account.billed.usd, account.unconfirmed.usd
 
 
 # ---- The server

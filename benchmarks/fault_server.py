@@ -242,7 +242,7 @@ def served(name: str, serve: Any) -> Any:
         sent: Any = None
         if name == "create":
             sent = json.loads(await request.read())
-            subject = sent["input_file_id"]
+            subject = str(sent.get("input_file_id"))
         elif name == "upload":
             form = await request.post()
             assert form["purpose"] == "batch"
@@ -315,6 +315,8 @@ def delete(book: Book, call: Call, subject: str, sent: Any, request: web.Request
 
 def create(book: Book, call: Call, subject: str, sent: dict[str, Any], request: web.Request) -> Answer:
     """Begin with a batch."""
+    if not sent.get("input_file_id"):
+        return Answer(400, {"error": {"message": "Missing required parameter: 'input_file_id'."}})
     if subject not in book.files:
         return none("File object")
     lines = [json.loads(line) for line in book.files[subject].splitlines()]
@@ -381,11 +383,11 @@ def go_on(book: Book, number: int) -> None:
     if batch["status"] not in ("validating", "in_progress"):
         return
     share = (time.monotonic() - book.born[batch["id"]]) / book.ways.seconds
-    if share < 1:
+    ending: Ending = book.ways.ending(number)
+    if share < 1 and ending.status != "failed":  # a batch fails before any of its requests is begun
         batch["status"] = "in_progress"
         batch["request_counts"] = {"total": len(lines), "completed": int(share * len(lines)), "failed": 0}
         return
-    ending: Ending = book.ways.ending(number)
     batch["status"] = ending.status
     if ending.status == "failed":
         batch["errors"] = {"object": "list", "data": list(ending.errors)}
