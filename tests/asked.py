@@ -41,13 +41,13 @@ class Asked:
         self,
         teacher: ApiTeacher,
         series: pa.Table,
-        folder: Path,
+        folder: Path | str,
         task: Task = SINGLE,
     ) -> None:
         self.seen: list[Counts] = []
         self.table, self.stopped, self.counts = asyncio.run(self._ask(teacher, series, folder, task))
 
-    async def _ask(self, teacher: ApiTeacher, series: pa.Table, folder: Path, task: Task) -> Any:
+    async def _ask(self, teacher: ApiTeacher, series: pa.Table, folder: Path | str, task: Task) -> Any:
         earlier = Earlier()
         for history in read_all(str(folder), parts_with_journals(str(folder))).values():
             earlier.add(history.account)

@@ -15,6 +15,7 @@ from api_server import Server, serving
 from asked import KEY, SECRET, Asked, api, in_batches
 from batch_server import BatchServer, serving_batches
 from hypothesis import settings
+from s3_server import S3, serving_s3
 
 from tsd.curation import curate
 from tsd.drawing import draw_table
@@ -97,3 +98,18 @@ def ask_in_batches(batch_server: BatchServer, tmp_path: Path) -> Any:
         return Asked(teacher, series, folder or tmp_path / str(next(numbers)))
 
     return work
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3]:
+    """A real S3 server process, for the whole session; tests use folders of their own in its bucket."""
+    with serving_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """The same, with what reaches it in the environment."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server

@@ -21,10 +21,10 @@ MODULES = {
 # A module may import what stands in a row above its own, and its own package. The rows stand in docs/decisions.md.
 LAYERS = (
     {"tsd"},
-    {"errors", "schema", "series", "language", "intervals", "footprint"},
-    {"store", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
-    {"recipe", "card"},
-    {"drawing", "plots", "sight"},
+    {"errors", "hub", "figures", "schema", "series", "language", "intervals", "footprint"},
+    {"store", "lock", "tasks", "draws", "progress", "png", "bare", "operations", "muon", "tokens"},
+    {"recipe", "card", "sources"},
+    {"drawing", "plots", "sight", "measurements"},
     {"curation", "corpus", "students", "viewers", "weights", "forward", "placement", "distillation"},
     {
         "training",
@@ -35,6 +35,9 @@ LAYERS = (
         "scaling",
         "tracking",
         "look",
+        "verify",
+        "provenance",
+        "remaining",
         "runs",
         "objectives",
         "learning",
@@ -49,12 +52,14 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Within a row, one may build on another, never the other way: the reason stands beside it.
 WITHIN_A_ROW = {
+    ("store", "lock"),  # nothing is written once the folder's lock is lost
     ("schema", "errors"),  # what conform raises
     ("tokens", "bare"),  # the tokens of a picture
     ("bare", "png"),  # a bare picture is written as one
     ("students", "viewers"),  # a student that looks is one of them
     ("students", "weights"),  # a student is loaded and exported tensor by tensor
     ("learning", "training"),  # a run is trained
+    ("remaining", "provenance"),  # what lies in a folder counts if this recipe made it
     ("learning", "checkpoints"),  # and its checkpoints are kept
     ("checkpoints", "training"),  # a checkpoint says how far a run is
 }
@@ -98,6 +103,11 @@ def test_imports_point_upward_only(module: str) -> None:
 def test_only_tracking_imports_mlflow() -> None:
     users = {m for m, path in MODULES.items() if any(n.split(".")[0] == "mlflow" for n in imported(path))}
     assert users == {"tsd.tracking"}
+
+
+def test_only_figures_imports_matplotlib() -> None:
+    users = {m for m, path in MODULES.items() if any(n.split(".")[0] == "matplotlib" for n in imported(path))}
+    assert users == {"tsd.figures"}
 
 
 def test_only_the_cluster_package_imports_ray() -> None:

@@ -444,6 +444,18 @@ def test_a_batch_that_may_exceed_the_budget_is_not_submitted_and_what_came_is_ke
     assert server.paid_once(40)
 
 
+def test_a_budget_counts_prompts_by_what_they_have_cost_so_far(
+    server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path
+) -> None:
+    # A prompt is billed at 1,000 tokens, more than five times its estimate, and a reply may have 256.
+    limits: dict[str, Any] = {"budget_tokens": 60_000, "batch": {"most_requests": 10, "at_once": 1}}
+    for _ in range(2):
+        asked = ask(series.slice(0, 100), tmp_path / "one", **limits)
+        assert asked.table is None
+        assert "budget_tokens" in asked.stopped
+        assert 45_000 < 1050 * server.paid.total() <= 60_000
+
+
 def test_batches_under_way_count_against_the_budget_those_of_an_earlier_start_too(
     server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path, dear: int
 ) -> None:

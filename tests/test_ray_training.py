@@ -169,3 +169,34 @@ def test_a_checkpoint_that_is_damaged_is_passed_over_for_the_one_before(
         next((place / "tiny" / "students").glob(f"{RUN}/model.safetensors")) for place in (done[0], examples)
     )
     assert mine.read_bytes() == undisturbed.read_bytes()
+
+
+def test_a_student_that_cannot_reply_is_named_the_others_are_scored_and_it_is_tried_again(
+    done: tuple[Path, object], examples: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(next((done[0] / "tiny" / "students").glob("0.03M-200-*")), source)
+    adapted = f"{{name: adapted, source: {source}, learning_rate: 1.0e-3, lora: {{export: adapter}}}}"
+    settings = (f"students.sizes=[0.03M, {adapted}]", "students.volumes=[40]")
+    run(command(examples, *settings, stage="train"), cpus=2)
+    source.rename(tmp_path / "gone")  # its adapters alone cannot reply without it
+    arguments = command(examples, *settings, stage="evaluate")
+    result = subprocess.run(
+        arguments, cwd=ROOT, env=environment(2), capture_output=True, text=True, timeout=600, check=False
+    )
+    assert result.returncode == 1, result.stdout + result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "1 of 2 runs failed; adapted-40-s0-" in line
+    assert "the same command tries them again" in line
+    assert "no replies: adapted-40-s0-" in result.stdout
+    runs = store.open_dataset(str(examples / "tiny" / "runs"), SINGLE.tables.runs).read()
+    assert runs["student"].to_pylist() == ["0.03M"]
+    status = {
+        run.info.run_name[:7]: run.info.status
+        for run in MlflowClient(f"sqlite:///{examples}/mlflow.db").search_runs(["1"])
+    }
+    assert status["adapted"] == "FAILED"
+    (tmp_path / "gone").rename(source)
+    run(arguments, cpus=2)
+    runs = store.open_dataset(str(examples / "tiny" / "runs"), SINGLE.tables.runs).read()
+    assert sorted(runs["student"].to_pylist()) == ["0.03M", "adapted"]

@@ -531,3 +531,46 @@ def test_a_student_that_looks_is_compared_with_the_one_of_its_size_that_reads() 
         **dict.fromkeys(("taught", "0.1M", "0.3M")),
         "sees": "0.1M",
     }
+
+
+# ---- Overrides of a teacher
+
+
+@pytest.mark.parametrize("recipe", ["laptop", "paper", "cluster"])
+def test_a_teachers_kind_is_set_as_it_is_in_a_file(recipe: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"extends: {recipe}\nteacher: {{kind: rules}}\n")
+    assert load(recipe, ["teacher.kind=rules"]) == load(str(path))
+    assert load(recipe, ["teacher.kind=rules", "teacher.error_rate=0.1"]) == load(
+        recipe, ["teacher.error_rate=0.1", "teacher.kind=rules"]
+    )
+
+
+def test_the_kind_of_one_of_several_teachers_drops_what_that_kind_has_not() -> None:
+    two = "teachers={a: {kind: local, train: {pictures: 100}}, b: {kind: openai, model: m, in_flight: 4}}"
+    said = load("laptop", [two, "teachers.a.kind=rules", "teachers.b.kind=vllm"])
+    assert said.teachers["a"] == RulesTeacher()
+    assert (said.teachers["b"].kind, said.teachers["b"].model) == ("vllm", "m")
+
+
+def test_a_teacher_that_is_given_a_model_is_not_trained_and_the_reverse() -> None:
+    sets = ["teacher.kind=openai", "teacher.model=eyes-7b"]
+    for order in (sets, sets[::-1]):
+        teacher = load("laptop", order).teacher
+        assert (teacher.model, teacher.train) == ("eyes-7b", None)
+    trained = load("paper", ["teacher.kind=local", "teacher.train={pictures: 100}", "plots.style=bare"]).teacher
+    assert trained.train.pictures == 100
+    with pytest.raises(RecipeError, match="leave out model or train"):
+        load("laptop", [*sets, "teacher.train.size=0.1M", "teacher.train={pictures: 5}"])
+
+
+def test_a_key_that_was_set_and_that_the_kind_has_not_is_still_an_error() -> None:
+    with pytest.raises(RecipeError, match=r"teacher\.in_flight"):
+        load("laptop", ["teacher.in_flight=3", "teacher.kind=rules"])
+
+
+def test_a_section_that_is_set_whole_comes_before_what_is_set_in_it() -> None:
+    sets = ["students.seeds=[5]", "students={sizes: [0.1M], volumes: [10]}"]
+    for order in (sets, sets[::-1]):
+        said = load("laptop", order).students
+        assert (said.volumes, said.seeds) == ((10,), {"every": (5,)})

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_disk import mounted
 
@@ -226,6 +227,7 @@ def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:
 FILL = """
 import os, sys
 import pyarrow as pa
+import pyarrow.parquet as pq
 from tsd import store
 from tsd.errors import StorageError
 from tsd.schema import REJECTS
@@ -272,3 +274,141 @@ def test_a_read_only_disk_is_one_line_with_the_fix(tmp_path: Path) -> None:
     assert f"{disk}/study" in message
     assert "read-only" in message
     assert "--out" in message
+
+
+# ---- Lost and damaged parts
+
+
+def damage_each_byte_in_turn(path: Path) -> list[bytes]:
+    """The file's bytes with one bit flipped, at many places."""
+    whole = path.read_bytes()
+    return [
+        whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :] for place in range(4, len(whole) - 8, 37)
+    ]
+
+
+def test_a_bit_that_was_flipped_anywhere_in_a_part_is_found_by_who_reads_it(tmp_path: Path) -> None:
+    rows = rejects(*range(300))
+    fill(tmp_path / "rejects", rows)
+    path, wrong = tmp_path / "rejects" / store.part_name(0), 0
+    for content in damage_each_byte_in_turn(path):
+        path.write_bytes(content)
+        try:
+            read = store.open_dataset(str(tmp_path / "rejects"), REJECTS).read()
+        except (DataError, StorageError) as error:
+            said = str(error)
+            assert len(said.splitlines()) == 1
+            assert str(path) in said
+            assert f"tsd verify {tmp_path} --repair" in said
+            continue
+        wrong += not read.equals(rows)
+    assert wrong == 0
+
+
+@pytest.mark.parametrize("kind", ["deleted", "cut", "emptied", "longer", "no footer"])
+def test_a_part_that_was_lost_is_found_at_the_next_start_and_made_again_under_its_manifest(
+    tmp_path: Path, kind: str
+) -> None:
+    folder = str(tmp_path / "rejects")
+    before = fill(tmp_path / "rejects", rejects(1, 2), rejects(3)).manifest
+    manifest = (tmp_path / "rejects" / store.MANIFEST).read_bytes()
+    path = tmp_path / "rejects" / store.part_name(1)
+    whole = path.read_bytes()
+    if kind == "deleted":
+        path.unlink()
+    else:
+        wrong = {"cut": whole[:200], "emptied": b"", "longer": whole + b"x", "no footer": whole[:-9] + b"x" * 9}
+        path.write_bytes(wrong[kind])
+    assert store.find_finished(folder, REJECTS, KEY) is None
+    assert list(store.lost_parts(folder, KEY)) == [1]
+    assert list(store.finished_parts(folder, KEY)) == [0]
+    if kind != "no footer":  # whose reader finds it
+        with pytest.raises(DataError, match=r"part-00000001\.parquet is damaged") as caught:
+            store.open_dataset(folder, REJECTS)
+        assert len(str(caught.value).splitlines()) == 1
+    store.set_aside(folder, 1)
+    made = {**store.finished_parts(folder, KEY), 1: store.write_part(folder, 1, rejects(3), REJECTS, KEY)}
+    again = store.commit(folder, REJECTS, KEY, 2, {"series": "ab"}, made)
+    assert path.read_bytes() == whole
+    assert (tmp_path / "rejects" / store.MANIFEST).read_bytes() == manifest
+    assert again.manifest == before
+    assert store.names(folder) == [store.MANIFEST, store.part_name(0), store.part_name(1)]
+
+
+def test_a_part_that_is_made_again_with_other_bytes_is_refused(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    fill(tmp_path, rejects(1), rejects(2))
+    (tmp_path / store.part_name(0)).unlink()
+    made = {**store.finished_parts(folder, KEY), 0: store.write_part(folder, 0, rejects(7), REJECTS, KEY)}
+    with pytest.raises(DataError, match="other bytes than before"):
+        store.commit(folder, REJECTS, KEY, 2, {}, made)
+    assert list(store.lost_parts(folder, KEY)) == [0]  # and stays lost
+
+
+def test_a_part_of_a_version_without_checksums_is_made_again_as_that_version_did(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    metadata = {store.KEY: KEY.encode(), store.NOTE: b"null"}
+    pq.write_table(
+        rejects(1, 2).replace_schema_metadata(metadata), tmp_path / store.part_name(0), compression="zstd"
+    )
+    store.commit(folder, REJECTS, KEY, 1, {})
+    manifest = json.loads((tmp_path / store.MANIFEST).read_text())
+    del manifest["parts"][0]["bytes"]
+    store.write_json(folder, store.MANIFEST, manifest)
+    whole = (tmp_path / store.part_name(0)).read_bytes()
+    assert store.open_dataset(folder, REJECTS).read().equals(rejects(1, 2))
+    (tmp_path / store.part_name(0)).unlink()
+    made = {0: store.write_part(folder, 0, rejects(1, 2), REJECTS, KEY)}
+    store.commit(folder, REJECTS, KEY, 1, {}, made)
+    assert (tmp_path / store.part_name(0)).read_bytes() == whole
+
+
+def test_a_manifest_that_was_cut_is_written_anew_from_the_parts(tmp_path: Path) -> None:
+    fill(tmp_path, rejects(1, 2), rejects(3))
+    manifest = (tmp_path / store.MANIFEST).read_bytes()
+    for content in (manifest[:50], b"", b"\xff\xfe"):
+        (tmp_path / store.MANIFEST).write_bytes(content)
+        with pytest.raises(DataError, match=r"manifest\.json is damaged") as caught:
+            store.open_dataset(str(tmp_path), REJECTS)
+        assert len(str(caught.value).splitlines()) == 1
+        assert store.find_finished(str(tmp_path), REJECTS, KEY) is None
+        store.commit(str(tmp_path), REJECTS, KEY, 2, {"series": "ab"})
+        assert (tmp_path / store.MANIFEST).read_bytes() == manifest
+
+
+def test_a_footer_whose_key_was_damaged_is_no_other_recipes(tmp_path: Path) -> None:
+    fill(tmp_path, rejects(1))
+    path = tmp_path / store.part_name(0)
+    table = rejects(1).replace_schema_metadata({store.KEY: b"1123456789abcdef", store.NOTE: b"null"})
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+    assert list(store.lost_parts(str(tmp_path), KEY)) == [0]
+
+
+def test_what_is_wrong_with_a_sealed_folder_is_named_file_by_file(tmp_path: Path) -> None:
+    local, folder = tmp_path / "local", str(tmp_path / "student")
+    local.mkdir()
+    for name in ("config.json", "model.safetensors", "README.md", "tokenizer.json"):
+        (local / name).write_text(name)
+    store.copy_folder(str(local), folder, sealed=True)
+    assert store.damage(folder, read=True) == {}
+    (tmp_path / "student/README.md").write_text("a card is written anew with its scores")
+    assert store.damage(folder, read=True) == {}
+    (tmp_path / "student/config.json").unlink()
+    (tmp_path / "student/tokenizer.json").write_text("cut")
+    (tmp_path / "student/model.safetensors").write_text("Model.safetensors")
+    assert list(store.damage(folder)) == ["config.json", "tokenizer.json"]
+    assert list(store.damage(folder, read=True)) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_a_store_that_does_not_answer_is_not_taken_for_a_damaged_file() -> None:
+    assert store.is_damage(pa.ArrowInvalid("Parquet magic bytes not found in footer"))
+    assert store.is_damage(OSError("could not verify page integrity, CRC checksum verification failed"))
+    assert not store.is_damage(PermissionError(13, "Permission denied"))
+    assert not store.is_damage(OSError("When reading information for key: AWS Error NETWORK_CONNECTION"))
+
+
+def test_the_study_of_a_tables_folder_is_named_in_the_fix() -> None:
+    inside = ("series", "predictions/0.03M-1", "teachers/a/examples", "records", "teachers/a/students/b", "")
+    for folder in inside:
+        assert store.study_of(f"runs/x/{folder}") == "runs/x"
+        assert store.study_of(f"s3://bucket/runs/x/{folder}") == "s3://bucket/runs/x"

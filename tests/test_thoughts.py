@@ -110,6 +110,15 @@ def test_a_thought_in_a_field_that_used_up_the_reply_names_the_field() -> None:
     assert "reasoning_content" in str(reply.reason)
 
 
+def test_thinking_that_the_server_does_not_show_is_the_reason_of_an_empty_reply() -> None:
+    details = {"reasoning_tokens": 256}
+    usage = {"prompt_tokens": 9, "completion_tokens": 256, "completion_tokens_details": details}
+    reply = read_answer(json.dumps(completion("", "length", usage=usage)), lambda *_: 0.0, 100, TOPICS)
+    assert reply.status == "truncated"
+    assert "thinking" in str(reply.reason)
+    assert "256 tokens" in str(reply.reason)
+
+
 def test_an_answer_that_stands_in_the_thoughts_field_is_read() -> None:
     reply = read({"content": None, "reasoning_content": f"I think {DRAFT}. In the end: {SOUND}"}, "stop")
     assert (reply.status, reply.text) == ("ok", SOUND)

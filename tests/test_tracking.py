@@ -1,8 +1,11 @@
 """MLflow in a real sqlite store: runs are found again, nothing secret is kept, a wrong URI is one line."""
 
+import contextlib
+import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -41,19 +44,21 @@ def uri(tmp_path, monkeypatch):
     return f"sqlite:///{tmp_path}/runs/mlflow.db"  # absolute: MLflow keeps one open store for each URI
 
 
-def _runs(uri):
+def _runs(uri, experiment="tsd"):
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("tsd")
-    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    found = client.get_experiment_by_name(experiment)
+    return {run.info.run_name: run for run in client.search_runs([found.experiment_id])}
 
 
 def test_a_restarted_study_goes_on_with_the_runs_it_has(uri):
     first = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n")
     first.log(RECORD["run_id"], 10, {"loss": 2.0}, 1000)
+    assert first.flush(60) == 0
     second = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n")
     second.log(RECORD["run_id"], 20, {"loss": 1.0}, 2000)
     second.finish(RECORD, {"trend": 0.9}, 3000)
     second.close("<html>the report</html>")
+    assert second.flush(60) == 0
 
     runs = _runs(uri)
     assert set(runs) == {"runs/laptop", RECORD["run_id"]}
@@ -75,43 +80,68 @@ def test_a_run_that_failed_says_why_and_may_be_taken_up_again(uri):
     first = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n")
     first.log(RECORD["run_id"], 10, {"loss": 2.0}, 1000)
     first.fail(RECORD["run_id"], "the loss is nan")
+    assert first.flush(60) == 0
     failed = _runs(uri)[RECORD["run_id"]]
     assert (failed.info.status, failed.data.tags["tsd.failed"]) == ("FAILED", "the loss is nan")
     second = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n")
     second.finish(RECORD, {}, 3000)
+    assert second.flush(60) == 0
     assert _runs(uri)[RECORD["run_id"]].info.status == "FINISHED"
 
 
 def test_a_study_bears_what_it_was_made_from(uri):
-    Tracker(uri, "tsd", "runs/laptop", "name: laptop\n").tag({"examples": "0a1b"})
+    tracker = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n")
+    tracker.tag({"examples": "0a1b"})
+    assert tracker.flush(60) == 0
     tags = _runs(uri)["runs/laptop"].data.tags
     assert (tags["tsd.examples"], tags["tsd.version"]) == ("0a1b", tsd.__version__)
     there = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert tags.get("tsd.commit", "").split(" ")[0] == there.stdout.strip()
 
 
-@pytest.fixture
-def address(tmp_path):
-    """A real MLflow server's."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    store = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path)]
-    arguments = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), *store]
-    with open(tmp_path / "log", "wb") as log:
-        process = subprocess.Popen(
-            [*arguments, "--workers", "1"], stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
-        )
-    try:
+class Server:
+    """A real MLflow server, which can be killed and started again on the same port and database."""
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.address = folder, f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        store = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        store += ["--artifacts-destination", str(self.folder)]
+        where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        log = self.folder / "log"
+        with open(log, "ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mlflow", "server", *where, *store],
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                cwd=self.folder,
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )
         until = time.monotonic() + 120
-        while not _answers(f"http://127.0.0.1:{port}/health"):
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < until, (tmp_path / "log").read_text()
+        while not _answers(f"{self.address}/health"):
+            assert self.process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
             time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
+
+    def kill(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    one = Server(tmp_path_factory.mktemp("server"))
+    try:
+        one.start()
+        yield one
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+        one.kill()
 
 
 def _answers(url):
@@ -123,12 +153,14 @@ def _answers(url):
 
 
 @pytest.mark.timeout(240)
-def test_a_server_holds_what_a_local_store_holds(address, uri):
+def test_a_server_holds_what_a_local_store_holds(server, uri):
+    address = server.address
     for place in (address, uri):
         tracker = Tracker(place, "tsd", "runs/laptop", "name: laptop\n")
         tracker.log(RECORD["run_id"], 10, {"loss": 2.0}, 1000)
         tracker.finish(RECORD, {"trend": 0.9}, 3000)
         tracker.close("<html>the report</html>")
+        assert tracker.flush(60) == 0
     there, here = _runs(address), _runs(uri)
     assert there.keys() == here.keys()
     for name in here:
@@ -141,7 +173,9 @@ def test_a_server_holds_what_a_local_store_holds(address, uri):
 
 def test_two_studies_in_one_store_keep_their_students_apart(uri):
     for study in ("runs/a", "runs/b"):
-        Tracker(uri, "tsd", study, "").log("same-name", 1, {"loss": 1.0}, 0)
+        tracker = Tracker(uri, "tsd", study, "")
+        tracker.log("same-name", 1, {"loss": 1.0}, 0)
+        assert tracker.flush(60) == 0
     assert len(MlflowClient(uri).search_runs(["1"])) == 4
 
 
@@ -182,3 +216,184 @@ def test_a_file_that_is_no_database_is_one_line(tmp_path):
     (tmp_path / "mlflow.db").write_text("not a database, but long enough to be looked at\n" * 50)
     with pytest.raises(InputError, match=r"mlflow\.db"):
         Tracker(f"sqlite:///{tmp_path}/mlflow.db", "tsd", "runs/laptop", "")
+
+
+# ---- MLflow off the critical path
+
+
+def _curve(place, experiment="tsd"):
+    run = _runs(place, experiment)[RECORD["run_id"]]
+    return [(point.step, point.value) for point in MlflowClient(place).get_metric_history(run.info.run_id, "loss")]
+
+
+def _files(study="runs/laptop"):
+    return sorted(Path(study, "tracking").glob("*.jsonl"))
+
+
+@contextlib.contextmanager
+def _locked(uri):
+    """Another connection writes to the database for as long as the context lasts."""
+    other = sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=60, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    finally:
+        other.execute("ROLLBACK")
+        other.close()
+
+
+def _await_entries(count):
+    until = time.monotonic() + 60
+    while sum(len(path.read_text().splitlines()) for path in _files()) < count:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _seconds(work):
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+@pytest.mark.timeout(300)
+def test_a_server_that_is_killed_delays_nothing_and_gets_everything_when_it_is_back(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = []
+    tracker = Tracker(server.address, "killed", "runs/laptop", "name: laptop\n", said.append)
+    tracker.log(RECORD["run_id"], 0, {"loss": 9.0}, 1000)
+    assert tracker.flush(60) == 0
+    server.kill()
+    took = [
+        _seconds(lambda i=i: tracker.log(RECORD["run_id"], i, {"loss": 1 / i}, 1000 + i)) for i in range(1, 101)
+    ]
+    took.append(_seconds(lambda: tracker.finish(RECORD, {"trend": 0.9}, 3000)))
+    assert max(took) < 1
+    assert tracker.flush(3) > 0
+    assert _files()
+    server.start()
+    assert tracker.flush(60) == 0
+    assert _curve(server.address, "killed") == [(0, 9.0), *((i, 1 / i) for i in range(1, 101))]
+    run = _runs(server.address, "killed")[RECORD["run_id"]]
+    assert (run.info.status, run.data.params["steps"], run.data.metrics["trend"]) == ("FINISHED", "62", 0.9)
+    assert not _files()
+    assert [line for line in said if "does not answer" in line]
+    assert [line for line in said if "answers again" in line]
+
+
+@pytest.mark.timeout(180)
+def test_a_locked_database_delays_nothing_and_gets_everything_when_it_is_free(uri):
+    tracker = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n", [].append)
+    assert tracker.flush(60) == 0
+    took = []
+    with _locked(uri):
+        began = time.monotonic()
+        while time.monotonic() < began + 20:
+            step = len(took)
+            took.append(_seconds(lambda i=step: tracker.log(RECORD["run_id"], i, {"loss": float(i)}, 1000 + i)))
+            time.sleep(0.2)
+        took.append(_seconds(lambda: tracker.fail(RECORD["run_id"], "the loss is nan")))
+    assert max(took) < 1
+    assert tracker.flush(60) == 0
+    assert _curve(uri) == [(i, float(i)) for i in range(len(took) - 1)]
+    run = _runs(uri)[RECORD["run_id"]]
+    assert (run.info.status, run.data.tags["tsd.failed"]) == ("FAILED", "the loss is nan")
+
+
+KILLED = """
+import os, sys, time
+from tsd.tracking import Tracker
+tracker = Tracker(sys.argv[1], "tsd", "runs/laptop", "", lambda line: None)
+assert tracker.flush(60) == 0
+print("open", flush=True)
+sys.stdin.readline()
+for step in range(50):
+    tracker.log("0.1M-500-s0-abc", step, {"loss": float(step)}, 1000 + step)
+time.sleep(200)
+"""
+
+
+@pytest.mark.timeout(240)
+def test_what_a_killed_process_could_not_deliver_the_next_start_delivers(uri):
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, uri],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(tsd.__file__).parents[1])},
+    )
+    try:
+        assert process.stdout.readline() == "open\n"
+        with _locked(uri):
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            _await_entries(50)
+            process.kill()
+            process.wait(30)
+    finally:
+        process.kill()
+        process.communicate(timeout=30)
+    assert sum(len(path.read_text().splitlines()) for path in _files()) == 50
+    tracker = Tracker(uri, "tsd", "runs/laptop", "")
+    tracker.log(RECORD["run_id"], 50, {"loss": 50.0}, 2000)
+    assert tracker.flush(60) == 0
+    assert _curve(uri) == [(step, float(step)) for step in range(51)]
+    assert not _files()
+
+
+def test_what_is_delivered_twice_is_there_once(uri):
+    events = [
+        {"run": RECORD["run_id"], "kind": "metrics", "value": {"loss": 2.0}, "step": 1, "time_ms": 1000},
+        {"run": RECORD["run_id"], "kind": "params", "value": {"seed": "0"}},
+        {"run": RECORD["run_id"], "kind": "params", "value": {"seed": "1"}},
+        {"run": RECORD["run_id"], "kind": "metrics", "value": {"loss": 1.0}, "step": 2, "time_ms": 2000},
+        {"run": None, "kind": "status", "value": "FINISHED", "time_ms": 1000},
+    ]
+    said = []
+    Path("runs/laptop/tracking").mkdir(parents=True)
+    for name in ("1.jsonl", "2.jsonl"):
+        Path("runs/laptop/tracking", name).write_text("".join(json.dumps(event) + "\n" for event in events))
+    tracker = Tracker(uri, "tsd", "runs/laptop", "", said.append)
+    assert tracker.flush(60) == 0
+    assert _curve(uri) == [(1, 2.0), (2, 1.0)]
+    assert _runs(uri)[RECORD["run_id"]].data.params["seed"] == "0"
+    # An earlier start's end is not this one's.
+    assert _runs(uri)["runs/laptop"].info.status == "RUNNING"
+    tracker.close()
+    assert [line for line in said if "refused 2 entries" in line]
+
+
+@pytest.mark.timeout(120)
+def test_what_is_undelivered_at_the_end_is_said_in_one_line_after_a_bounded_time(uri, monkeypatch):
+    monkeypatch.setattr("tsd.tracking.CLOSE_SECONDS", 2.0)
+    said = []
+    tracker = Tracker(uri, "tsd", "runs/laptop", "", said.append)
+    with _locked(uri):
+        tracker.log(RECORD["run_id"], 1, {"loss": 2.0}, 1000)
+        assert _seconds(lambda: tracker.close("<html>the report</html>")) < 10
+        (last,) = [line for line in said if "lacks" in line]
+        assert "3 entries" in last
+        assert "runs/laptop/tracking, and the next start of this study delivers them" in last
+        assert "\n" not in last
+    assert tracker.flush(60) == 0
+
+
+def test_no_secret_is_in_the_write_ahead_log(uri):
+    tracker = Tracker(uri, "tsd", "runs/laptop", "", [].append)
+    with _locked(uri):
+        tracker.tag({"data": "s3://me:s3cr3t@bucket/x"})
+        tracker.fail("one", "http://me:s3cr3t@host/ does not answer")
+        _await_entries(3)
+        kept = "".join(path.read_text() for path in _files())
+    assert "bucket/x" in kept
+    assert "s3cr3t" not in kept
+    assert tracker.flush(60) == 0
+
+
+@pytest.mark.timeout(60)
+def test_a_server_that_takes_a_connection_and_says_nothing_is_one_line_within_25_seconds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        began = time.monotonic()
+        with pytest.raises(InputError, match=r"tracking\.uri .* does not answer"):
+            Tracker(f"http://127.0.0.1:{mute.getsockname()[1]}", "tsd", "runs/laptop", "")
+        assert time.monotonic() - began < 25

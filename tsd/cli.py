@@ -1,8 +1,10 @@
 """The `tsd` command. What is heavy is imported by the command that needs it: `tsd --help` is instant."""
 
 import json
+import os
 import signal
 import sys
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ from tsd.errors import InputError, TsdError, UserError
 
 if TYPE_CHECKING:
     from tsd.recipe import Recipe
+    from tsd.verify import Finding
 
 STOPPED = 130  # the exit code of what was interrupted
 
@@ -115,20 +118,68 @@ def report(
 
 
 @app.command()
+def check(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None) -> None:
+    """Check what a study needs, a line each: keys, addresses, models, packages, GPUs, storage, MLflow; do nothing.
+
+    Every command checks the same at its start. On a cluster (RAY_ADDRESS) every node that is up is asked, too.
+    """
+    from tsd.recipe import load
+
+    place = [f"out={json.dumps(out)}"] if out is not None else []
+    wanted = load(recipe, [*(set_ or []), *place])
+    wanted.require_enough_series()
+    from tsd.cluster import preflight
+
+    fine = preflight.report(preflight.before_ray(wanted, "study"), print)
+    fine &= preflight.report(preflight.of_cluster(wanted, "study"), print)
+    if not fine:
+        raise typer.Exit(2)
+
+
+@app.command()
 def explain(
-    file: Annotated[str, typer.Argument(help="A CSV file with a header line and one row a time step.")],
-    model: Annotated[str, typer.Option(help="A student: a folder such as RUN/students/NAME.")],
+    file: Annotated[
+        str, typer.Argument(help="A CSV file with a header line, or a Parquet file; a path or a URI.")
+    ],
+    model: Annotated[str, typer.Option(help="A student: a folder or URI such as RUN/students/NAME.")],
     column: Annotated[
         str | None, typer.Option(help="The column to read; may be left out if one is numeric.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print labels, sentences and what was done as JSON.")
     ] = False,
+    time: Annotated[
+        str | None, typer.Option(help="The column of times; `rows` keeps the order of the file.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE", help="Read only rows with this value, such as one sensor's; repeatable."
+        ),
+    ] = None,
+    decimal: Annotated[str | None, typer.Option(metavar=". or ,", help="The decimal sign.")] = None,
+    dates: Annotated[
+        str | None,
+        typer.Option(metavar="day-first, month-first or year-first", help="How dates such as 01/02/03 are read."),
+    ] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NUMBER", help="A number that stands for a missing value, or `none`; repeatable."),
+    ] = None,
 ) -> None:
-    """Print what a trained student says of a series of your own."""
-    from tsd import explain as explaining
+    """Print what a trained student says of a series of your own.
 
-    print(explaining.explain(file, model, column, as_json))
+    Rows are sorted by their times; separators, decimal signs, units, totals and codes for missing values are
+    found, and what was done is said. What can be read in two ways is refused: the options settle it.
+    """
+    from tsd import explain as explaining
+    from tsd.measurements import Hints
+
+    hints = Hints(time, decimal, dates, tuple(where or ()), tuple(missing or ()))
+    answer, understood = explaining.explain(file, model, column, as_json, hints)
+    print(answer)
+    if not understood:
+        sys.exit(1)
 
 
 @app.command()
@@ -148,6 +199,44 @@ def look(
     from tsd.look import show_plots
 
     print(show_plots(run, out, per_class, style))
+
+
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(help="A run folder such as runs/laptop.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Make what is damaged again, by the stages that made it.")
+    ] = False,
+) -> None:
+    """Read every file of a run and say which are missing, cut or changed: a line a table and a line a finding.
+
+    Exit code 0 where all is sound, 1 where something is damaged. Example: tsd verify runs/laptop --repair
+    """
+    from tsd import verify as verifying
+    from tsd.errors import DataError
+
+    findings: list[Finding] = []
+    for checked in verifying.check(run):
+        findings += checked.findings
+        print("\n".join(checked.lines), flush=True)
+    if findings and not repair:
+        raise DataError(f"{run} is damaged, see above: `tsd verify {run} --repair` makes it again")
+    if findings:
+        _repair(run, findings)
+
+
+def _repair(run: str, findings: "list[Finding]") -> None:
+    from tsd import lock, verify
+
+    recipe = verify.recipe_of(run)
+    with lock.hold(recipe.folder, f"tsd verify {run} --repair"):
+        verify.set_aside(findings)
+        from tsd.cluster import studies
+        from tsd.progress import Reporter
+
+        with studies.connected(Reporter(), recipe) as one:
+            for stage in verify.stages(run):
+                getattr(one, stage)()
 
 
 teacher_app = typer.Typer(help="Teachers of your own: small models that look at plots.", no_args_is_help=True)
@@ -216,12 +305,23 @@ def _stage(
 
 
 def _run(recipe: "Recipe", stage: str, preview: int | None = None, retry_errors: bool = False) -> None:
+    from tsd import lock
     from tsd.store import require_writable
 
     require_writable(recipe.folder, recipe.bytes_needed)  # said before Ray is even imported
+    with lock.hold(recipe.folder, f"tsd {'teacher train' if stage == 'teacher' else stage} {recipe.name}"):
+        _run_alone(recipe, stage, preview, retry_errors)
+
+
+def _run_alone(recipe: "Recipe", stage: str, preview: int | None, retry_errors: bool) -> None:
+    """Run a stage; nobody else writes into the study's folder meanwhile."""
+    from tsd import provenance
+    from tsd.cluster import preflight
     from tsd.progress import Reporter
 
     reporter = Reporter()
+    provenance.require(recipe, stage)
+    preflight.require(preflight.before_ray(recipe, stage, asks=bool(preview or retry_errors)))
     if stage == "teacher":
         from tsd.teachers.own import prepare_alone
 
@@ -237,18 +337,22 @@ def _run(recipe: "Recipe", stage: str, preview: int | None = None, retry_errors:
         return
     if retry_errors:
         studies.of(recipe, reporter).reopen_errors()
-    with studies.connected(reporter, recipe) as one:
+    with studies.connected(reporter, recipe, stage) as one:
         getattr(one, stage)()
-        if stage == "train":
-            one.require_all_trained()
+        if stage in ("train", "evaluate"):
+            one.require_all_trained(decoded=stage == "evaluate")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command: exit code 2 and one line for what the user can mend, 1 for what failed, 130 if stopped."""
     signal.signal(signal.SIGTERM, _stop)
+    _calm_surroundings()
     try:
-        if app(arguments, standalone_mode=False) == STOPPED:  # typer's answer to a KeyboardInterrupt
+        code = app(arguments, standalone_mode=False)
+        if code == STOPPED:  # typer's answer to a KeyboardInterrupt
             raise KeyboardInterrupt
+        if code:
+            sys.exit(code)
     except UserError as error:
         _leave(str(error), 2)
     except TsdError as error:
@@ -265,8 +369,21 @@ def main(arguments: list[str] | None = None) -> None:
         raise
 
 
+def _calm_surroundings() -> None:
+    """Keep what a shell or a notebook left in the environment from ending a command that it is not about."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without our signs: LC_ALL=C, PYTHONIOENCODING
+    if any(option.startswith("error") for option in sys.warnoptions):  # other people's libraries warn
+        os.environ.pop("PYTHONWARNINGS", None)
+        warnings.resetwarnings()
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)
+
+
 def _leave(message: str, code: int) -> None:
-    print(f"tsd: {message}", file=sys.stderr)
+    for line in message.splitlines():
+        print(f"tsd: {line}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -5,13 +5,10 @@ In: the `tsd.report.Study` of each. Out: HTML that loads nothing, plain sentence
 
 from collections.abc import Sequence
 
-import matplotlib
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from tsd.curation import review
+from tsd.figures import Figure, Line2D, PercentFormatter, style
 from tsd.picture import SOFT, STYLE, Colours, inline
 from tsd.report import Study, best, comparison, environment, score_titles, teacher_line
 from tsd.runs import in_order
@@ -49,7 +46,7 @@ def headlines(studies: Sequence[Study]) -> list[str]:
 def draw(studies: Sequence[Study], colours: Colours) -> Figure:
     """Accuracy of the best student against that of its teacher, by facet: above the diagonal it is the better."""
     names = studies[0].task.names
-    with matplotlib.rc_context({**STYLE, "axes.grid.axis": "both"}):
+    with style({**STYLE, "axes.grid.axis": "both"}):
         figure = Figure(figsize=(6.4, 4.1), layout="constrained", facecolor="white")
         axes = figure.add_subplot()
         axes.axline((0, 0), slope=1, color=SOFT, linewidth=1.0, linestyle=(0, (4, 2)))

@@ -12,6 +12,22 @@
 A row's failure is never an error: it is a `status` and a `reason` in its table.
 """
 
+import shlex
+from pathlib import Path
+
+EXTRAS = {"vllm": "vllm==0.29.0"}  # what each extra of pyproject.toml installs
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra: from the checkout in which tsd lies, else the package itself.
+
+    Never by a name of ours in an index: whoever holds it there could be a stranger.
+    """
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").is_file():
+        return f"pip install -e {shlex.quote(f'{checkout}[{extra}]')}"
+    return f"pip install {EXTRAS[extra]}"
+
 
 class TsdError(Exception):
     """The root: `except TsdError` catches what tsd raises on purpose and nothing else."""

@@ -116,7 +116,7 @@ def export(
     said = {"run": learnt, "length": length, "task": task, "view": student.view, "about": whence}
     students.export(model, tokenizer, folder, said, alone)
     if folder is not None:
-        (folder / card.README).write_text(card.render(said))
+        (folder / card.README).write_text(card.render(said), encoding="utf-8")
 
 
 def metrics(progress: Progress) -> dict[str, float]:

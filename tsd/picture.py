@@ -7,15 +7,21 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
 
-import matplotlib
 import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from tsd.figures import (
+    Axes,
+    Figure,
+    FixedLocator,
+    FuncFormatter,
+    Line2D,
+    MaxNLocator,
+    NullLocator,
+    matplotlib,
+    style,
+    to_hex,
+)
 from tsd.runs import Run, accuracy_of, looks, loss_of, mean_curve, runs_of, size_of, students_of
 from tsd.scaling import FittedLaw
 
@@ -91,7 +97,7 @@ def draw(
     across = 2 if len(facets) <= 4 or tall else 4
     down = -(-len(facets) // across)
     size = (4.3, 3.6 + 2.4 * down) if tall else (10.6, 0.9 + 2 * down)  # inches
-    with matplotlib.rc_context(STYLE):
+    with style(STYLE):
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
         rows, columns = (2, 1) if tall else (1, 2)
         halves = figure.add_gridspec(
@@ -157,9 +163,9 @@ def _draw_accuracy(
 ) -> None:
     _volume_axis(axes, runs)
     marks = _marks(runs)
-    for kind, style in BASELINE_STYLES.items():
+    for kind, dashes in BASELINE_STYLES.items():
         if kind in baseline:
-            axes.axhline(baseline[kind], color=SOFT, linewidth=1.0, linestyle=style, zorder=1.5)
+            axes.axhline(baseline[kind], color=SOFT, linewidth=1.0, linestyle=dashes, zorder=1.5)
     for student, colour in colours.light.items():
         curve = mean_curve(runs, student, accuracy_of(facet))
         axes.plot(list(curve), list(curve.values()), color=colour, linewidth=1.3, linestyle=marks[student].line)
@@ -258,7 +264,7 @@ def _legend(colours: Colours, marks: Mapping[str, Mark], with_law: bool) -> list
 def inline(figure: Figure, name: str, colours: Colours) -> Markup:
     """The figure as an SVG element in the page's fonts and colours. name: keeps its ids apart from others."""
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with style({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     drawn = file.getvalue()
     drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)

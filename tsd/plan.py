@@ -1,12 +1,14 @@
 """What a command will do before it does it: rows, tokens, FLOPs, dollars, and time at a rate measured here.
 
-Nothing is written and nothing is asked of a server. Tokens are counted on a sample of the study's own series.
+Nothing is written and no teacher is asked. Tokens are counted on a sample of the study's own series. What an
+earlier start has finished is looked up in the study's folder, and not counted again.
 """
 
 import os
+import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 
-from tsd import drawing, placement
+from tsd import drawing, hub, placement, remaining, sources
 from tsd.errors import InputError
 from tsd.progress import clock
 from tsd.recipe import (
@@ -28,6 +30,7 @@ from tsd.recipe import (
     TrainingConfig,
     VllmTeacher,
 )
+from tsd.remaining import Remaining
 from tsd.teachers import own
 from tsd.teachers.asking import image_tokens, text_tokens
 from tsd.teachers.rules import Rules
@@ -48,6 +51,9 @@ OWN_SECONDS = 12.0  # that training a teacher takes beside its steps, measured o
 STAGE_SECONDS = 2.0  # that Ray Data takes to start a stage, measured on the laptop study
 TOKENIZER_SECONDS = 4.5  # to build and save it before training, measured on the laptop study
 PROBE_STEPS = 3
+CHAT_TOKENS = 12  # that a chat template puts around a prompt and a reply
+LETTERS_A_TOKEN = 4.5  # of English words in Qwen's vocabulary
+DONE = "nothing to do: it is finished"
 INDENT = 13  # of what follows a stage's name
 
 
@@ -59,46 +65,77 @@ class Rate:
     answer_tokens: float
     flops: float
     seconds: float | None
+    estimated: str | None = None
+    """Why tokens and FLOPs follow from the model's name alone, where they do."""
 
 
 def plan(recipe: Recipe, stage: str) -> str:
     """The plan of a stage, or of all of them for "study", as lines to print. Nothing is written."""
     asked = STAGES if stage == "study" else (stage,)
     lines = [f"tsd {stage} {recipe.name} works in {recipe.folder}. It will"]
-    total, unknown = 0.0, []
+    left, unseen = remaining.of_study(recipe)
+    total, unknown, begun = 0.0, [], False
     for name in asked:
         each = recipe.by_teacher if recipe.teachers and name != "generate" else {"": recipe}
         for teacher, one in each.items():
-            said, seconds = _PLANS[name](one)
+            said, seconds = _PLANS[name](one, left[teacher])
+            begun |= said[0].startswith(DONE)
             if seconds is None:
                 unknown.append(name)
             total += seconds or 0.0
             took = f"about {clock(seconds)}" if seconds is not None else "time not known here"
             taught = f" (teacher {teacher})" if teacher else ""
-            lines.append(f"  {name:<{INDENT - 2}}{said[0]}{taught}: {took}")
+            lines.append(f"  {name:<{INDENT - 2}}{said[0]}{taught}" + (f": {took}" if seconds != 0 else ""))
             lines.extend(" " * INDENT + more for more in said[1:])
     if len(asked) > 1:
         besides = f", and what {' and '.join(dict.fromkeys(unknown))} needs" if unknown else ""
         lines.append(f"  {'in all':<{INDENT - 2}}about {clock(total)}{besides}; some seconds more to start Ray")
+    elif total == 0 and not unknown:
+        lines.append(f"There is nothing to do: all of it lies in {recipe.folder}.")
+    if unseen:
+        lines.append(f"What lies in {recipe.folder} could not be seen, so this is the whole: {unseen}")
+    state = "This start has done nothing yet" if begun else "Nothing was done yet"
     lines.append(
-        f"Nothing was done yet. Times are for this machine ({_cores()} CPUs) at the rate of a short trial just "
+        f"{state}. Times are for this machine ({_cores()} CPUs) at the rate of a short trial just "
         "now; what an earlier start has finished is not done again."
     )
     return "\n".join(lines)
 
 
-def _generate(recipe: Recipe) -> tuple[list[str], float | None]:
+def _left_over(share: float, said: list[str], seconds: float | None) -> tuple[list[str], float | None]:
+    """The plan of a stage of which a share is left. said, seconds: of the whole."""
+    if share == 1:
+        return said, seconds
+    if share == 0:
+        return [DONE], 0.0
+    first = f"{said[0]}, of which {1 - share:.0%} {'is' if share > 0.99 else 'are'} there"
+    return [first, *said[1:]], None if seconds is None else seconds * share
+
+
+def _generate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    if left.series == 0:
+        return [DONE], 0.0
     count = recipe.series.count
     drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, 8)  # the first call is slow: it is not the rate
     seconds = _time(lambda: drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, drawing.BLOCK))
     size = count * recipe.series.points * recipe.asks.curves / 2**20
     lengths = " or ".join(map(str, recipe.series.lengths))
     said = f"draw {count:,} {recipe.asks.unit} of {lengths} points, {size:,.1f} MiB of values"
-    return [said], STAGE_SECONDS + seconds * count / drawing.BLOCK / _cores()
+    return _left_over(left.series, [said], STAGE_SECONDS + seconds * count / drawing.BLOCK / _cores())
 
 
-def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
-    count, teacher = recipe.series.count, recipe.teacher
+def _annotate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    if left.annotations == 0:
+        return [DONE], 0.0
+    said, seconds = _ask_all(recipe, left)
+    if left.annotations < 1:
+        there = recipe.series.count - round(recipe.series.count * left.annotations)
+        said = [f"{said[0]} ({there:,} replies are there)", *said[1:]]
+    return said, seconds
+
+
+def _ask_all(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    count, teacher = round(recipe.series.count * left.annotations), recipe.teacher
     if isinstance(teacher, RulesTeacher):
         sample = drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, SAMPLE)
         rules = Rules(teacher, recipe.asks, recipe.seed)
@@ -111,10 +148,10 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     asked = f"about {_round(count * text)} text tokens in and {_round(count * reply)} out"
     before: list[str] = []
     first: float | None = 0.0
-    if teacher.train:
-        before, first = _own_teacher(recipe)
+    if teacher.train and left.teacher:
+        before, first = _own_teacher(recipe, left)
     if isinstance(teacher, LocalTeacher):
-        looking = _looking_seconds(recipe, teacher)
+        looking = _looking_seconds(recipe, teacher, count)
         looked = f"have {teacher.name} look at {count:,} plots in {teacher.workers} processes"
         return [*before, f"{looked}, {_round(count * picture)} image tokens, $0"], _sum(first, looking)
     lines = [*before, f"ask {teacher.name} {_where(teacher)} about {count:,} {task.unit}"]
@@ -126,14 +163,14 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
         images = f"{count:,} images of {drawn} pixels, {_round(picture)} image tokens {mean}"
         lines.append(f"{images}, {_round(count * picture)} in all")
     if isinstance(teacher, VllmTeacher):
-        took, machines = _engine_seconds(recipe, teacher)
+        took, machines = _engine_seconds(teacher, count)
         return [*lines, asked, machines], _sum(first, took)
     dollars = teacher.usd(int(count * (text + picture)), int(count * reply))
     cost = f"about ${dollars:,.2f}" if dollars else "$0, as the recipe names no price (teacher.usd_per_million_…)"
     if teacher.mode == "batch":
         cost += f" at {teacher.batch.price_share:g} of the live price"
     lines.append(f"{asked}, {cost}")
-    needed, why = _asking_seconds(recipe, teacher, text + picture + reply)
+    needed, why = _asking_seconds(recipe, teacher, count, text + picture + reply)
     key = (
         f"the key is read from ${teacher.key_variable} when it starts"
         if teacher.key_variable
@@ -142,8 +179,10 @@ def _annotate(recipe: Recipe) -> tuple[list[str], float | None]:
     return [*lines, why, key], _sum(first, needed)
 
 
-def _own_teacher(recipe: Recipe) -> tuple[list[str], float | None]:
+def _own_teacher(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
     """What training the study's own teacher takes, where it is not there yet."""
+    if not left.teacher:
+        return [DONE], 0.0
     train = recipe.teacher.train if isinstance(recipe.teacher, ModelTeacher) else None
     assert train
     rate = _rate(recipe.model_copy(update={"training": own.settings(recipe)}), own.as_student(recipe)).seconds
@@ -153,14 +192,14 @@ def _own_teacher(recipe: Recipe) -> tuple[list[str], float | None]:
     ], seconds
 
 
-def _looking_seconds(recipe: Recipe, teacher: LocalTeacher) -> float | None:
+def _looking_seconds(recipe: Recipe, teacher: LocalTeacher, count: int) -> float | None:
     """How long processes look at all series; a teacher whose size is not known takes the time of 0.3M."""
     student = Student(name=teacher.name, size=teacher.train.size if teacher.train else "0.3M", view="plot")
     each = _rate(recipe.model_copy(update={"training": TrainingConfig()}), student).seconds
     if each is None:
         return None
     # Looking and reading are a forward pass, a third of a training step; the reply takes about as long again.
-    return STAGE_SECONDS + recipe.series.count * each * 2 / 3 / min(teacher.workers, _cores())
+    return STAGE_SECONDS + count * each * 2 / 3 / min(teacher.workers, _cores())
 
 
 def _sum(*seconds: float | None) -> float | None:
@@ -177,22 +216,21 @@ def _where(teacher: ApiTeacher | VllmTeacher) -> str:
     return f"inside the pipeline, on {machines},"
 
 
-def _engine_seconds(recipe: Recipe, teacher: VllmTeacher) -> tuple[float | None, str]:
+def _engine_seconds(teacher: VllmTeacher, count: int) -> tuple[float | None, str]:
     """How long engines take, and what that depends on."""
     if teacher.replies_per_second is None:
         return None, "at no price but the machines'; their rate is not known (teacher.replies_per_second)"
     machines = teacher.replicas * (teacher.tensor_parallel if teacher.gpu else 1)
     rate = machines * teacher.replies_per_second
-    seconds = recipe.series.count / rate
+    seconds = count / rate
     unit = "GPU hours" if teacher.gpu else "engine hours"
     hours = machines * seconds / 3600
     dollars = f", about ${hours * teacher.usd_per_gpu_hour:,.2f}" if teacher.usd_per_gpu_hour else ""
     return seconds, f"at {rate:,.3g} replies a second (teacher.replies_per_second): {hours:,.1f} {unit}{dollars}"
 
 
-def _asking_seconds(recipe: Recipe, teacher: ApiTeacher, tokens: float) -> tuple[float, str]:
+def _asking_seconds(recipe: Recipe, teacher: ApiTeacher, count: int, tokens: float) -> tuple[float, str]:
     """How long an API takes, and what that depends on. tokens: of a request and its reply."""
-    count = recipe.series.count
     if teacher.mode == "batch":
         requests = min(teacher.batch.most_requests, recipe.series.blocks_per_part * drawing.BLOCK)
         turns = -(-count // (requests * teacher.batch.at_once))
@@ -210,7 +248,9 @@ def _asking_seconds(recipe: Recipe, teacher: ApiTeacher, tokens: float) -> tuple
     return count / limits[why], f"at {limits[why]:,.3g} requests a second, by {why}"
 
 
-def _curate(recipe: Recipe) -> tuple[list[str], float | None]:
+def _curate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    if left.curation == 0:
+        return [DONE], 0.0
     count = recipe.series.count
     said = [f"sort {count:,} replies into examples and rejects"]
     if recipe.curation.nli is None:
@@ -219,8 +259,11 @@ def _curate(recipe: Recipe) -> tuple[list[str], float | None]:
     return [*said, f"{recipe.curation.nli.model} compares up to {pairs:,} sentences with the truth"], None
 
 
-def _train(recipe: Recipe) -> tuple[list[str], float | None]:
-    training, cells = recipe.training, list(recipe.students.cells())
+def _train(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    training, every = recipe.training, list(recipe.students.cells())
+    cells = [cell for cell in every if not left.is_trained(_run(*cell))]
+    if not cells:
+        return [DONE], 0.0
     seen = Counter[Student]()  # examples, over all runs and epochs
     for student, volume, _ in cells:
         seen[student] += volume * training.epochs
@@ -243,9 +286,11 @@ def _train(recipe: Recipe) -> tuple[list[str], float | None]:
     if len(known) == len(both):
         seconds = TOKENIZER_SECONDS + (sum(known) + len(packs) * TRIAL_SECONDS) / at_once
     return [
-        f"train {len(cells)} students ({_counted(recipe)}) in {len(packs)} trials, {at_once} at once",
+        f"train {_of(len(cells), len(every))} students ({_counted(recipe)}) in {len(packs)} trials, "
+        f"{at_once} at once",
         f"{seen.total():,} examples, about {_round(tokens)} tokens, {flops:.2g} FLOPs",
         *(_taught(recipe, student, seen[student] * rate.flops) for student, rate in taught.items()),
+        *_estimates(rates.values()),
     ], seconds
 
 
@@ -265,24 +310,42 @@ def _teaching_rate(recipe: Recipe, student: Student) -> Rate:
     return replace(rate, flops=rate.flops / 3, seconds=None if rate.seconds is None else rate.seconds / 3)
 
 
-def _evaluate(recipe: Recipe) -> tuple[list[str], float | None]:
-    runs = len(list(recipe.students.cells()))
-    replies = runs * recipe.evaluation.series
-    each = replies / len(recipe.students.sizes)  # replies of each size
-    rates = [_rate(recipe, student) for student in recipe.students.sizes]
-    tokens = sum(each * rate.tokens for rate in rates)
+def _evaluate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    every = list(recipe.students.cells())
+    cells = [cell for cell in every if not left.is_decoded(_run(*cell))]
+    if not cells:
+        return [DONE], 0.0
+    replies = len(cells) * recipe.evaluation.series
+    rates = [_rate(recipe, student) for student, _, _ in cells]
+    tokens = sum(recipe.evaluation.series * rate.tokens for rate in rates)
     seconds = None
     known = [rate.seconds for rate in rates if rate.seconds is not None]
     if len(known) == len(rates):
         # A prompt is a forward pass, a third of a training step; the reply takes about as long again.
-        seconds = each * sum(known) * 2 / 3 / min(recipe.evaluation.workers, _cores())
+        seconds = recipe.evaluation.series * sum(known) * 2 / 3 / min(recipe.evaluation.workers, _cores())
     return [
-        f"have each of {runs} students describe {recipe.evaluation.series:,} test series",
+        f"have each of {_of(len(cells), len(every))} students describe {recipe.evaluation.series:,} test series",
         f"{replies:,} replies, about {_round(tokens)} tokens read and written",
+        *_estimates(rates),
     ], seconds
 
 
-def _report(recipe: Recipe) -> tuple[list[str], float | None]:
+def _estimates(rates: Iterable[Rate]) -> list[str]:
+    """A line where tokens and FLOPs are only estimated."""
+    whys = dict.fromkeys(rate.estimated for rate in rates if rate.estimated)
+    return [f"tokens and FLOPs are estimated from the models' names: {why}" for why in whys]
+
+
+def _run(student: Student, volume: int, seed: int) -> str:
+    """How a run's id begins."""
+    return f"{student.name}-{volume}-s{seed}"
+
+
+def _of(count: int, every: int) -> str:
+    return str(count) if count == every else f"{count} of {every}"
+
+
+def _report(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
     return ["fit how loss and errors fall with size and data, and write report.html"], REPORT_SECONDS
 
 
@@ -300,13 +363,12 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
     from tsd.tokens import build_tokenizer
 
     examples = _sample(recipe)
+    folder, unreachable = hub.folder(student.source) if student.source else (None, None)
+    if student.source and folder is None:
+        return _from_name(student, examples, str(unreachable))
     texts = [recipe.asks.looking_prompt, *examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
     longest = recipe.training.max_length
-    tokenizer = (
-        students.load_tokenizer(student.source)
-        if student.source
-        else build_tokenizer(texts, longest, student.looks)
-    )
+    tokenizer = students.load_tokenizer(folder) if folder else build_tokenizer(texts, longest, student.looks)
     corpus = tokenise(examples, tokenizer, longest, recipe.asks if student.looks else None)
     measured = not recipe.training.gpu
     if measured or student.source is None:
@@ -314,7 +376,7 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
         model = students.build(student, tokenizer, 0, longest)
     else:
         try:
-            config = AutoConfig.from_pretrained(student.source)
+            config = AutoConfig.from_pretrained(sources.local(str(folder)))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"{student.source} is not a model that transformers can load: {reason}") from None
@@ -328,6 +390,22 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
         return Rate(length, answer, flops, None)
     _seconds_per_example(recipe, model, corpus, steps=1)  # the first step is slow: it is not the rate
     return Rate(length, answer, flops, _seconds_per_example(recipe, model, corpus, PROBE_STEPS))
+
+
+def _from_name(student: Student, examples: pa.Table, why: str) -> Rate:
+    """What one example costs a model that cannot be looked at: its size stands in its name, and its tokenizer is
+    taken for Qwen's, which has a token for each digit and each space before a number."""
+    prompts, replies = (examples[name].to_pylist() for name in ("prompt", "completion"))
+    prompt, answer = (float(np.mean([_tokens_of(text) for text in texts])) for texts in (prompts, replies))
+    tokens = prompt + answer + CHAT_TOKENS
+    # 6·N a token: 2 forward, 4 backward. Of adapters the frozen weights have no gradients of their own: 4·N.
+    flops = (4 if student.lora else 6) * placement.parameters(student) * tokens
+    return Rate(tokens, answer, flops, None, why)
+
+
+def _tokens_of(text: str) -> float:
+    digits, numbers = len(re.findall(r"\d", text)), len(re.findall(r" \d+", text))
+    return digits + numbers + len(re.sub(r" ?\d+", "", text)) / LETTERS_A_TOKEN
 
 
 def _sample(recipe: Recipe) -> pa.Table:
@@ -387,7 +465,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-_PLANS: dict[str, Callable[[Recipe], tuple[list[str], float | None]]] = {
+_PLANS: dict[str, Callable[[Recipe, Remaining], tuple[list[str], float | None]]] = {
     "generate": _generate,
     "annotate": _annotate,
     "curate": _curate,

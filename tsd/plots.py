@@ -11,18 +11,13 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import celiagg
-import matplotlib
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.path import Path
-from matplotlib.transforms import Affine2D
 
 from tsd import bare, png
 from tsd.bare import Curve
 from tsd.draws import LOOKS, generator
+from tsd.figures import Affine2D, Figure, FigureCanvasAgg, Path, style, to_rgb
 from tsd.recipe import PlotConfig
 
 VERSION = "plots-3"  # part of a request's key: change it with anything that changes a pixel
@@ -90,13 +85,13 @@ class Plotter:
 
 
 def _sheet(count: int, *layout: Any) -> "_Sheet | _PairSheet":
-    return _Sheet(*layout) if count == 1 else _PairSheet(*layout)
+    with style():  # ticks and their labels are made while a figure is drawn
+        return _Sheet(*layout) if count == 1 else _PairSheet(*layout)
 
 
 def figure(curves: Sequence[Curve], look: Look) -> Figure:
     """The plot of one or two series, from scratch: what `Plotter` must draw, and what its sheets are made of."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a plot is the same whatever this machine's own settings
+    with style():  # a plot is the same whatever this machine's own settings
         return _figure(curves, look)
 
 

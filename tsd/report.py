@@ -12,10 +12,10 @@ from pathlib import Path
 
 import jinja2
 import pyarrow as pa
-from matplotlib.figure import Figure
 
 from tsd.curation import Counts, review
 from tsd.curation.counts import NOT_STATED
+from tsd.figures import Figure
 from tsd.objectives import Comparison, Difference
 from tsd.picture import BASELINE_NAMES, Baselines, Colours, Fits, draw, inline
 from tsd.progress import clock

@@ -2,6 +2,7 @@
 parameters and FLOPs, and their export as a plain Hugging Face folder.
 """
 
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +21,16 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tsd import sight, viewers, weights
+from tsd import sight, sources, viewers, weights
 from tsd.card import CARD
 from tsd.errors import InputError
 from tsd.recipe import Lora, Student
 from tsd.series.truth import TOP
 
 PROCESSOR = "preprocessor_config.json"  # a folder that has it holds a model that looks
+SAMPLE = "Describe: 1 2 3"  # a prompt
+FORWARD = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep")
+ADAPTER = "adapter_config.json"  # a folder that has it holds adapters alone
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,76 @@ def build(
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub name or a folder. Raises InputError where there is none, or no chat template."""
-    tokenizer = _load(AutoTokenizer, source)
+    """The tokenizer of a hub name, a folder or a folder's URI. One without a pad token pads with its end token.
+
+    Raises InputError where there is none, or one without a chat template or an end token.
+    """
+    with weights.readable(source):
+        tokenizer = AutoTokenizer.from_pretrained(sources.local(source, weights=False))
     if not tokenizer.chat_template:
         raise InputError(f"the tokenizer of {source} has no chat template: use an Instruct model")
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"the tokenizer of {source} has no eos_token, so no reply would end: name one in its "
+            "tokenizer_config.json, or use an Instruct model"
+        )
+    if tokenizer.pad_token_id is None:  # padding is never attended to nor learned: any token does
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def require_usable(source: str) -> PreTrainedTokenizerBase:
+    """Raise InputError unless a student can start from a source and reply: tokenizer, template, weights, model.
+
+    No weights are read. Returns the tokenizer.
+    """
+    tokenizer = load_tokenizer(source)
+    turn = [{"role": "user", "content": SAMPLE}]
+    try:
+        prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template raises what it likes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the chat template of {source} does not take a user's turn: {reason}") from None
+    if SAMPLE not in prompt:
+        raise InputError(f"the chat template of {source} leaves out what a user says: use an Instruct model")
+    tokens = tokenizer(f"{prompt}{SAMPLE}{tokenizer.eos_token}", add_special_tokens=False)["input_ids"]
+    if tokens[-1] != tokenizer.eos_token_id:
+        raise InputError(
+            f"the tokenizer of {source} does not read its own eos_token {tokenizer.eos_token!r} as one"
+        )
+    model = weights.require_loadable(source)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if max(*tokens, tokenizer.pad_token_id) >= rows:
+        raise InputError(f"the tokenizer of {source} has more tokens than its model, which knows {rows:,}")
+    takes = inspect.signature(type(model).forward).parameters
+    lacking = [name for name in FORWARD if name not in takes]
+    if lacking or getattr(type(model), "_is_stateful", False):
+        why = f"takes no {lacking[0]}" if lacking else "keeps a state in the place of keys and values"
+        raise InputError(f"{source} cannot be decoded: its {type(model).__name__} {why}")
     return tokenizer
 
 
 def load_model(source: str, **options: Any) -> PreTrainedModel:
-    """The causal language model of a hub name or a folder, or the one that looks, in float32."""
-    looks = Path(source, PROCESSOR).is_file()
+    """The causal language model of a hub name, a folder or a folder's URI, or the one that looks, in float32.
+
+    Of a folder that holds adapters alone, the model with them.
+    """
+    folder = Path(sources.local(source))
+    looks = (folder / PROCESSOR).is_file()
     kind = AutoModelForImageTextToText if looks else AutoModelForCausalLM
+    base = _adapted(folder)
+    if base is not None and sources.is_uri(base):  # transformers would take the URI for a hub's name
+        model = _load(kind, base, dtype=torch.float32, **options)
+        with weights.readable(source):
+            (model[0] if isinstance(model, tuple) else model).load_adapter(str(folder))
+        return model
     return _load(kind, source, dtype=torch.float32, **options)
+
+
+def _adapted(folder: Path) -> str | None:
+    """The source of the model that a folder of adapters adapts; None where it holds a whole model."""
+    config = folder / ADAPTER
+    return json.loads(config.read_text()).get("base_model_name_or_path") if config.is_file() else None
 
 
 def export(
@@ -230,4 +292,4 @@ def _adapter(lora: Lora, source: str) -> Callable[[PreTrainedModel], PreTrainedM
 
 def _load(auto: Any, source: str, **options: Any) -> Any:
     with weights.readable(source):
-        return auto.from_pretrained(source, **options)
+        return auto.from_pretrained(sources.local(source), **options)

@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import get_safetensors_metadata, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
+from pyarrow import fs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tsd import sources, store
 from tsd.errors import InputError
 
 INDEX = "model.safetensors.index.json"
+WEIGHT_FILES = ["model*.safetensors", INDEX]
 PART_BYTES = 4 * 10**9  # of a file of weights; rank 0 holds one of them at a time
 A, B = "lora_A.default.weight", "lora_B.default.weight"
 NAMED = 3  # weights that an error names
@@ -57,7 +61,8 @@ def outline(source: str, adapt: Callable[[PreTrainedModel], PreTrainedModel] | N
     from accelerate import init_empty_weights  # slow to import, and no student from scratch needs it
 
     with readable(source):
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(sources.local(source, weights=False))
+        config.name_or_path = source  # and not the copy: adapters name it as the model that they adapt
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             model = adapt(model) if adapt else model
@@ -151,7 +156,8 @@ def write(
 @contextmanager
 def readable(source: str) -> Iterator[None]:
     """Turn what a library says of a model that it cannot load into one line that names it."""
-    if ("/" in source or source.startswith(".")) and source.count("/") != 1 and not Path(source).is_dir():
+    a_folder = ("/" in source or source.startswith(".")) and source.count("/") != 1 and not sources.is_uri(source)
+    if a_folder and not Path(source).is_dir():
         raise InputError(f"there is no model folder {source}")
     try:
         yield
@@ -160,10 +166,74 @@ def readable(source: str) -> Iterator[None]:
         raise InputError(f"{source} is not a model that transformers can load: {reason}") from None
 
 
+def require_loadable(source: str) -> PreTrainedModel:
+    """Raise InputError unless a source has exactly its model's weights, whole, as config and file headers say.
+
+    Reads no weights, and of a hub no more than names and shapes. Returns the outline.
+    """
+    with readable(source):
+        stored = _shapes(source)
+        model = outline(source)
+        for name, tensor in _match(model, dict.fromkeys(stored, Path()), source).items():
+            _require_shape(source, name, stored[name], tensor)
+    return model
+
+
+def require_whole(source: str) -> None:
+    """Raise InputError where files of weights of a source are missing or cut off, whatever they hold."""
+    with readable(source):
+        _shapes(source)
+
+
+def _shapes(source: str) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a source, from the headers of its safetensors files."""
+    if not sources.is_uri(source) and not Path(source).is_dir():
+        try:
+            folder = snapshot_download(
+                source, allow_patterns=[*WEIGHT_FILES, "config.json"], local_files_only=True
+            )
+        except LocalEntryNotFoundError:
+            there = get_safetensors_metadata(source).files_metadata.values()
+            return {name: tuple(info.shape) for file in there for name, info in file.tensors.items()}
+        if not any(Path(folder).glob("*.safetensors")):  # only config and tokenizer were ever fetched
+            there = get_safetensors_metadata(source).files_metadata.values()
+            return {name: tuple(info.shape) for file in there for name, info in file.tensors.items()}
+    else:
+        folder = source
+    index = store.read_json(folder, INDEX)
+    if index is None:
+        return _header(source, folder, "model.safetensors")
+    placed: dict[str, str] = index["weight_map"]
+    headers = {file: _header(source, folder, file) for file in sorted(set(placed.values()))}
+    for name, file in placed.items():
+        if name not in headers[file]:
+            raise InputError(f"{source}: {INDEX} says that {file} holds {name}, and it does not")
+    return {name: headers[file][name] for name, file in placed.items()}
+
+
+def _header(source: str, folder: str, file: str) -> dict[str, tuple[int, ...]]:
+    """The shapes in one safetensors file. Raises InputError where it is missing, cut off or too long."""
+    files, root = store.filesystem(folder)
+    info = files.get_file_info(f"{root}/{file}")
+    if info.type != fs.FileType.File:
+        raise InputError(f"{source} has no {file}: its weights must be in safetensors files")
+    with files.open_input_file(f"{root}/{file}") as stored:
+        length = int.from_bytes(stored.read(8), "little")
+        if info.size < 8 + length:
+            raise InputError(f"{source}: {file} is cut off: fetch it again")
+        header = json.loads(stored.read(length))
+    header.pop("__metadata__", None)
+    ends = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if info.size != ends:
+        raise InputError(f"{source}: {file} has {info.size:,} bytes and should have {ends:,}: fetch it again")
+    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+
+
 def _places(source: str) -> dict[str, Path]:
     """In which file each tensor of a source lies."""
-    patterns = ["model*.safetensors", INDEX]
-    folder = Path(source) if Path(source).is_dir() else Path(snapshot_download(source, allow_patterns=patterns))
+    folder = Path(sources.local(source))
+    if not folder.is_dir():
+        folder = Path(snapshot_download(source, allow_patterns=WEIGHT_FILES))
     if (folder / INDEX).exists():
         return {
             name: folder / file for name, file in json.loads((folder / INDEX).read_text())["weight_map"].items()
@@ -197,12 +267,17 @@ def _match(model: PreTrainedModel, places: dict[str, Path], source: str) -> dict
 
 def _read(stored: Any, name: str, tensor: Tensor, source: str) -> None:
     piece = stored.get_slice(name)
-    if tuple(piece.get_shape()) != tuple(tensor.shape):
-        shapes = f"{tuple(piece.get_shape())}, and the model's are {tuple(tensor.shape)}"
-        raise InputError(f"{source} has weights {name} of shape {shapes}")
+    _require_shape(source, name, tuple(piece.get_shape()), tensor)
     rows = _rows(tensor)
     if len(rows) or not tensor.ndim:
         _local(tensor).copy_(piece[rows.start : rows.stop] if tensor.ndim else stored.get_tensor(name))
+
+
+def _require_shape(source: str, name: str, shape: tuple[int, ...], tensor: Tensor) -> None:
+    if shape != tuple(tensor.shape):
+        raise InputError(
+            f"{source} has weights {name} of shape {shape}, and the model's are {tuple(tensor.shape)}"
+        )
 
 
 def _rows(tensor: Tensor) -> range:

@@ -9,9 +9,10 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from tsd import store
+from tsd.cluster import nodes
+from tsd.cluster.session import on_driver
 from tsd.errors import InputError
 from tsd.progress import Step, clock
 from tsd.recipe import ApiTeacher, Recipe
@@ -62,11 +63,10 @@ def ask(
     workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
     share = (batches or teacher.in_flight) // workers
     at_once = share if batches else PARTS_AT_ONCE  # a batch is only waited for
-    parts = ray.data.from_items([{"part": part} for part in missing], override_num_blocks=len(missing))
-    rows = parts.map_batches(
+    rows = nodes.done(
         Asker,
-        fn_constructor_args=(recipe, series, folder, key, gate, share),
-        batch_size=1,
+        [{"part": part} for part in missing],
+        arguments=(recipe, series, folder, key, gate, share),
         num_cpus=WORKER_CPUS,
         compute=ray.data.ActorPoolStrategy(
             size=workers,
@@ -76,7 +76,7 @@ def ask(
         ),
     )
     with _watched(gate, step, say):
-        made = {int(row["part"]): json.loads(row["made"]) for row in rows.iter_rows()}
+        made = {int(row["part"]): json.loads(row["made"]) for row in rows}
     _, stopped, _ = ray.get(gate.look.remote())
     if stopped:
         raise InputError(stopped)
@@ -104,18 +104,7 @@ def open_gate(teacher: ApiTeacher, folder: str | None = None, key: str = "") -> 
     folder, key: of the annotations, whose journals it reads.
     """
     calls = 2 * teacher.in_flight + CALLS_OF_A_WORKER * teacher.workers
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return (
-        ray.remote(_Gate)
-        .options(
-            num_cpus=0,
-            max_concurrency=calls,
-            max_restarts=-1,
-            max_task_retries=-1,
-            scheduling_strategy=here,
-        )
-        .remote(teacher, folder, key)
-    )
+    return ray.remote(_Gate).options(max_concurrency=calls, **on_driver()).remote(teacher, folder, key)
 
 
 class Asker:

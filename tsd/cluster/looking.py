@@ -9,9 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from tsd import store
+from tsd.cluster import nodes
 from tsd.errors import InputError
 from tsd.progress import Step
 from tsd.recipe import LocalTeacher, Recipe
@@ -32,15 +31,16 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
     missing = [part for part in range(series.parts) if part not in made]
     if not missing:
         return made
-    rows = ray.data.from_items([{"part": part} for part in missing], override_num_blocks=len(missing)).map_batches(
+    rows = nodes.done(
         Looker,
-        fn_constructor_args=(recipe, series, folder, key),
-        batch_size=1,
+        [{"part": part} for part in missing],
+        step,
+        arguments=(recipe, series, folder, key),
         concurrency=(1, min(teacher.workers, len(missing))),
         num_cpus=1,
     )
     counts: Counts = Counter()
-    for row in rows.iter_rows():
+    for row in rows:
         part = store.Part(**json.loads(row["made"]))
         made[int(row["part"])] = part
         counts.update({ROWS: part.rows, **part.note})

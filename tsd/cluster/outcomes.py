@@ -10,7 +10,8 @@ from tsd import store
 from tsd.cluster.trials import Run
 from tsd.recipe import Recipe
 
-FAILURES = "failures.json"
+FAILURES = "failures.json"  # of training
+SILENT = "undecoded.json"  # why students could not reply
 
 
 def finished(recipe: Recipe, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
@@ -29,8 +30,25 @@ def note_failures(recipe: Recipe, failures: Mapping[str, str]) -> None:
     store.write_json(recipe.folder, FAILURES, dict(failures))
 
 
-def failures(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
+def untrained(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
     """Why some of these runs failed in the last start that trained, by run id."""
     failed, done = store.read_json(recipe.folder, FAILURES) or {}, finished(recipe, runs)
     ids = [run["run_id"] for run in runs]
     return {run_id: failed[run_id] for run_id in ids if run_id in failed and run_id not in done}
+
+
+def note_undecoded(recipe: Recipe, failures: Mapping[str, str]) -> None:
+    """Keep why students could not reply in the last start that decoded; they may be none."""
+    if failures or store.read_json(recipe.folder, SILENT):
+        store.write_json(recipe.folder, SILENT, dict(failures))
+
+
+def undecoded(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
+    """Why some of these students could not reply in the last start that decoded, by run id."""
+    failed = store.read_json(recipe.folder, SILENT) or {}
+    return {run["run_id"]: failed[run["run_id"]] for run in runs if run["run_id"] in failed}
+
+
+def failures(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
+    """Why some of these runs have no scores: they could not be trained, or their student could not reply."""
+    return untrained(recipe, runs) | undecoded(recipe, runs)

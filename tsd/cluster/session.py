@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Read by Ray when it is imported, and handed on to what it starts. A study prints its own progress and nothing
 # else; students from scratch start and end every few seconds, so Ray looks after them more often than every 2 s.
@@ -22,6 +23,7 @@ for name, value in {
     os.environ.setdefault(name, value)
 
 import ray  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 QUIET = ("ray", "ray.data", "ray.train", "ray.tune")
 
@@ -56,6 +58,21 @@ def session() -> Iterator[None]:
 def own_ray() -> bool:
     """Whether this process has a local Ray of its own, or would start one, rather than join a cluster."""
     return not os.environ.get("RAY_ADDRESS")
+
+
+def on_driver() -> dict[str, Any]:
+    """Options of a small actor that a whole stage depends on, such as `Actor.options(**on_driver())`.
+
+    It runs on the driver's node, without which there is no stage either, takes no CPU, and is started again when
+    its process dies; calls wait for it. Its state must be one that can be lost, or that `__init__` restores.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    return {
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_task_retries": -1,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False),
+    }
 
 
 def calm() -> None:

@@ -8,9 +8,9 @@ import importlib.util
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
+from rich.markup import escape
 
-from tsd import curation, drawing, scoring, store
+from tsd import curation, drawing, lock, scoring, store
 from tsd.bare import draw
+from tsd.cluster import nodes
 from tsd.corpus import chat_tokens
-from tsd.errors import InputError
+from tsd.errors import InputError, TsdError, how_to_install
 from tsd.progress import Reporter, Step
 from tsd.recipe import LocalTeacher, ModelTeacher, Recipe, RulesTeacher, VllmTeacher
 from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
@@ -33,7 +34,7 @@ from tsd.teachers.rules import Rules
 Parts = dict[int, store.Part]
 Work = Callable[[int], Sequence[store.Part]]  # make one part of every output
 SEEN = ("series_id", "split", "values", "truth")  # of a series, by curation
-MOST_TASKS = 4096  # of one stage; with more parts than that, a task makes several
+SHOWN = 3  # of the parts that were lost, in the line that says so
 
 
 def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
@@ -53,9 +54,12 @@ def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
             step.skip(done.rows)
             return done
         parts = -(-count // per_part)
+        lost = find_lost(folder, key, parts)
         (made,) = _run(work, parts, [(folder, key)], step)
         counted = scoring.add(made[part].note for part in range(parts))
-        return store.commit(folder, schema, key, parts, {}, made, scoring.about(recipe.asks, counted))
+        drawn = store.commit(folder, schema, key, parts, {}, made, scoring.about(recipe.asks, counted))
+    lost.say(reporter)
+    return drawn
 
 
 def draw_plots(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store.Dataset:
@@ -70,8 +74,11 @@ def draw_plots(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> sto
         if done:
             step.skip(done.rows)
             return done
+        lost = find_lost(folder, key, series.parts)
         (made,) = _run(work, series.parts, [(folder, key)], step)
-        return store.commit(folder, PLOTS, key, series.parts, {"series": series.digest}, made)
+        drawn = store.commit(folder, PLOTS, key, series.parts, {"series": series.digest}, made)
+    lost.say(reporter)
+    return drawn
 
 
 def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store.Dataset:
@@ -90,17 +97,29 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
         if done:
             step.skip(done.rows)
             return done
+        lost = find_lost(folder, key, series.parts)
         if rules:
             (made,) = _run(work, series.parts, [(folder, key)], step)
         else:
-            made = _ask(recipe, series, folder, key, step, reporter)
+            made = _ask(recipe, series, folder, key, step, lost.parts, reporter)
         counted: Counter[str] = Counter()
         for part in made.values():
             counted.update(part.note)
-        return store.commit(folder, schema, key, series.parts, parents, made, dict(counted))
+        said = store.commit(folder, schema, key, series.parts, parents, made, dict(counted))
+    lost.say(reporter)
+    return said
 
 
-def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step, reporter: Reporter) -> Parts:
+def _ask(
+    recipe: Recipe,
+    series: store.Dataset,
+    folder: str,
+    key: str,
+    step: Step,
+    lost: Collection[int],
+    reporter: Reporter,
+) -> Parts:
+    """lost: parts that were there once; where replies are paid for, they come from the journal or not at all."""
     # openai and matplotlib: workers that ask nobody are ready seconds sooner without them
     if isinstance(recipe.teacher, VllmTeacher):
         from tsd.cluster import vllm
@@ -112,7 +131,7 @@ def _ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Ste
         return looking.ask(recipe, series, folder, key, step)
     from tsd.cluster import asking
 
-    return asking.ask(recipe, series, folder, key, step, say=reporter.say)
+    return asking.ask(recipe, series, folder, key, step, lost=lost, say=reporter.say)
 
 
 def curate(
@@ -123,7 +142,8 @@ def curate(
     parents = {"series": series.digest, "annotations": annotations.digest}
     key = store.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
     done = store.find_finished(kept, EXAMPLES, key), store.find_finished(rejected, REJECTS, key)
-    verdicts = None if all(done) else _judge(recipe, series, annotations, key, parents, reporter)
+    whole = all(done) and not store.lost_parts(f"{recipe.folder}/verdicts", key)
+    verdicts = None if whole else _judge(recipe, series, annotations, key, parents, reporter)
 
     def work(part: int) -> list[store.Part]:
         assert verdicts
@@ -142,12 +162,16 @@ def curate(
             return done[0], done[1]
         assert verdicts
         settled = curation.settle(recipe.asks, verdicts.read(curation.needed(recipe.curation)), recipe.curation)
+        lost = [find_lost(folder, key, series.parts) for folder in (kept, rejected)]
         good, bad = _run(work, series.parts, [(kept, key), (rejected, key)], step)
         counted = curation.about(curation.add(good[part].note for part in range(series.parts)))
-        return (
+        both = (
             store.commit(kept, EXAMPLES, key, series.parts, parents, good, counted),
             store.commit(rejected, REJECTS, key, series.parts, parents, bad),
         )
+    for one in lost:
+        one.say(reporter)
+    return both
 
 
 def _judge(
@@ -175,17 +199,58 @@ def _judge(
             from tsd.curation.inference import require_contradiction  # torch and transformers
 
             require_contradiction(recipe.curation.nli.model)  # said here, not by a worker
+        lost = find_lost(folder, key, series.parts)
         (made,) = _run(work, series.parts, [(folder, key)], step)
-        return store.commit(folder, schema, key, series.parts, parents, made)
+        judged = store.commit(folder, schema, key, series.parts, parents, made)
+    lost.say(reporter)
+    return judged
 
 
-def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, reporter: Reporter) -> dict[str, float]:
+@dataclass(frozen=True)
+class Lost:
+    """Parts of a table that were there once, and what is wrong with each; what lay there of them is set aside."""
+
+    folder: str
+    parts: Mapping[int, str]
+
+    def say(self, reporter: Reporter) -> None:
+        """Say, once they are there again, which parts were made again and why."""
+        if self.parts:
+            table, count = self.folder.removeprefix(store.study_of(self.folder)).lstrip("/"), len(self.parts)
+            whys = ", ".join(f"{store.part_name(part)}: {why}" for part, why in list(self.parts.items())[:SHOWN])
+            more = f", and {count - SHOWN} more" if count > SHOWN else ""
+            noun = "part" if count == 1 else "parts"
+            reporter.say(escape(f"  remade {count:,} {noun} of {table} with the same bytes ({whys}{more})"))
+
+
+def find_lost(folder: str, key: str, parts: int) -> Lost:
+    """The parts that were lost. Where the manifest was damaged, none of those that are missing is known not to
+    have been there."""
+    lost = store.lost_parts(folder, key)
+    if store.has_damaged_manifest(folder):
+        lost |= store.unreadable_parts(folder)
+        there = store.finished_parts(folder, key)
+        lost |= {part: "it is missing, as is a whole manifest" for part in range(parts) if part not in there}
+    for part in lost:
+        store.set_aside(folder, part)
+    return Lost(folder, lost)
+
+
+@dataclass
+class Decoded:
+    """What came of decoding: seconds spent on each run that was not yet finished, and why some could not reply."""
+
+    seconds: dict[str, float]
+    failed: dict[str, str]
+
+
+def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, reporter: Reporter) -> Decoded:
     """Decode every student on the first test series, one predictions dataset a run.
 
-    Returns the seconds spent on decoding each run that was not yet finished.
+    A student that cannot reply is left behind with the reason, and tried again by another start.
     """
     if recipe.evaluation.vllm and not _vllm_is_installed():
-        raise InputError("evaluation.vllm=true needs vLLM, which is not installed here: pip install 'tsd[vllm]'")
+        raise InputError(f"evaluation.vllm=true needs vLLM, which is not installed here: {how_to_install('vllm')}")
     chunks = -(-len(test_series(recipe, series)) // recipe.evaluation.batch_size)
     schema = recipe.asks.tables.predictions
     keys = {run: predictions_key(recipe, run, series) for run in run_ids}
@@ -196,24 +261,28 @@ def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, report
         for run in open_runs
         for chunk in sorted(set(range(chunks)) - set(store.finished_parts(folders[run], keys[run])))
     ]
-    seconds: dict[str, float] = dict.fromkeys(open_runs, 0.0)
+    made = Decoded(dict.fromkeys(open_runs, 0.0), {})
     with reporter.stage("Decode", len(run_ids) * chunks, "batches") as step:
         step.skip(len(run_ids) * chunks - len(work))
-        if work:
-            rows = ray.data.from_items(work, override_num_blocks=len(work)).map_batches(
-                Decoder,
-                fn_constructor_args=(recipe, series, keys),
-                batch_size=1,
-                concurrency=(1, min(recipe.evaluation.workers, len(work))),
-                num_cpus=1,
-                num_gpus=1 if recipe.training.gpu else 0,
-            )
-            for row in rows.iter_rows():
-                seconds[row["run"]] += row["seconds"]
-                step.advance(1, row["run"])
+        rows = nodes.done(
+            Decoder,
+            work,
+            step,
+            arguments=(recipe, series, keys),
+            concurrency=(1, max(1, min(recipe.evaluation.workers, len(work)))),
+            num_cpus=1,
+            num_gpus=1 if recipe.training.gpu else 0,
+        )
+        for row in rows:
+            if row["failed"]:
+                made.failed[row["run"]] = row["failed"]
+                continue
+            made.seconds[row["run"]] += row["seconds"]
+            step.advance(1, row["run"])
         for run in open_runs:
-            store.commit(folders[run], schema, keys[run], chunks, {"series": series.digest})
-    return seconds
+            if run not in made.failed:
+                store.commit(folders[run], schema, keys[run], chunks, {"series": series.digest})
+    return made
 
 
 class Decoder:
@@ -226,19 +295,31 @@ class Decoder:
         self.test = test_series(recipe, series)
         self.loaded: tuple[str, Callable[[pa.Table], list[str]]] | None = None
         self.held = ExitStack()  # the engine of the student that is loaded, where it has one
+        self.failed: dict[str, str] = {}  # why students cannot reply: nobody waits for them twice
         if not recipe.training.gpu:
             torch.set_num_threads(recipe.training.threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One row: run and chunk in; run and seconds out."""
-        task = self.recipe.asks
+        """One row: run and chunk in; run, seconds, and why its student cannot reply out, empty where it can."""
         run, chunk = str(batch["run"][0]), int(batch["chunk"][0])
-        reply = self._student(run)
         size = self.recipe.evaluation.batch_size
         rows = self.test.slice(chunk * size, size)
-        started = time.perf_counter()
-        texts = reply(rows)
-        seconds = time.perf_counter() - started
+        seconds = 0.0
+        if run not in self.failed:
+            try:
+                reply = self._student(run)
+                started = time.perf_counter()
+                texts = reply(rows)
+                seconds = time.perf_counter() - started
+            except Exception as error:  # what a model raises is about its student: the others are decoded
+                self.failed[run] = _one_line(error)
+                self._forget()
+        if run not in self.failed:
+            self._write(run, chunk, rows, texts)
+        return {"run": [run], "seconds": [seconds], "failed": [self.failed.get(run, "")]}
+
+    def _write(self, run: str, chunk: int, rows: pa.Table, texts: Sequence[str]) -> None:
+        task = self.recipe.asks
         table = pa.table(
             {
                 "run_id": [run] * len(rows),
@@ -251,13 +332,16 @@ class Decoder:
         store.write_part(
             f"{self.recipe.folder}/predictions/{run}", chunk, table, task.tables.predictions, self.keys[run]
         )
-        return {"run": [run], "seconds": [seconds]}
+
+    def _forget(self) -> None:
+        """Let go of the student that is loaded, before another one needs its memory."""
+        self.loaded = None
+        self.held.close()
 
     def _student(self, run: str) -> Callable[[pa.Table], list[str]]:
         """What gives a student's replies to series."""
         if self.loaded is None or self.loaded[0] != run:
-            self.loaded = None  # before another one needs its memory
-            self.held.close()
+            self._forget()
             with store.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
                 self.loaded = run, self._load(Path(folder))
         return self.loaded[1]
@@ -284,6 +368,12 @@ class Decoder:
 
     def _prompts(self, series: pa.Table) -> list[str]:
         return [self.recipe.asks.student_prompt(values) for values in series["values"].to_pylist()]
+
+
+def _one_line(error: Exception) -> str:
+    """Why a student cannot reply."""
+    said = next(iter(str(error).strip().splitlines()), "")
+    return said if isinstance(error, TsdError) else f"{type(error).__name__}: {said}"
 
 
 def _vllm_is_installed() -> bool:
@@ -375,20 +465,22 @@ def _run(work: Work, parts: int, outputs: Sequence[tuple[str, str]], step: Step)
     if len(missing) == 0:
         return found
 
+    claim = lock.claim(outputs[0][0])
+
     def make_one(part: int) -> Sequence[store.Part]:
+        if claim:
+            claim.require()  # the driver may stand still, and another command may have taken the folder over
         # Ray repeats the whole task of a worker that died: what it had already written is not made again.
         written = [store.find_part(folder, part, key) for folder, key in outputs]
         whole = [one for one in written if one is not None]
         return whole if len(whole) == len(outputs) else work(part)
 
     def make(batch: dict[str, Any]) -> dict[str, Any]:
-        made = [json.dumps([asdict(one) for one in make_one(int(part))]) for part in missing[batch["id"]]]
-        return {"part": missing[batch["id"]], "made": made}
+        part = int(batch["part"][0])
+        return {"part": [part], "made": [json.dumps([asdict(one) for one in make_one(part)])]}
 
-    tasks = min(len(missing), MOST_TASKS)
     # Ray Data carries numbers of parts and what was counted in them: its memory does not grow with the series.
-    rows = ray.data.range(len(missing), override_num_blocks=tasks).map_batches(make, batch_size=1)
-    for row in rows.iter_rows():
+    for row in nodes.done(make, missing, step):
         made = [store.Part(**one) for one in json.loads(row["made"])]
         for output, one in zip(found, made, strict=True):
             output[int(row["part"])] = one

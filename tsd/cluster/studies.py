@@ -9,8 +9,9 @@ import pyarrow as pa
 import ray
 from rich.markup import escape
 
-from tsd import comparison, store
-from tsd.cluster.session import session
+from tsd import comparison, provenance, store
+from tsd.cluster import nodes, preflight
+from tsd.cluster.session import own_ray, session
 from tsd.cluster.study import Study, say_place, write_runs
 from tsd.progress import Reporter, clock
 from tsd.recipe import Recipe, to_yaml
@@ -33,6 +34,12 @@ class Studies:
     def open_tracking(self) -> None:
         """Open MLflow, as each of the studies does."""
         self._all(Study.open_tracking)
+
+    def require_own_tables(self) -> None:
+        """Raise StorageError where tables of another recipe lie in a folder."""
+        self.whole.require_own_series()
+        for study in self.each.values():
+            study.require_own_tables()
 
     def generate(self) -> None:
         """Draw the series, once for all teachers."""
@@ -62,15 +69,20 @@ class Studies:
         """Train every student with each teacher."""
         self._all(Study.train)
 
-    def require_all_trained(self) -> None:
-        """Raise TrainingError where runs of a teacher failed."""
+    def require_all_trained(self, decoded: bool = True) -> None:
+        """Raise TrainingError where runs of a teacher failed. decoded: or where their students could not reply."""
         for study in self.each.values():
-            study.require_all_trained()
+            study.require_all_trained(decoded)
 
     def evaluate(self) -> None:
         """Score all of them; write the runs table of all teachers."""
         runs = pa.concat_tables(self._all(Study.evaluate))
-        write_runs(self.recipe, runs, {name: study.open("runs").digest for name, study in self.each.items()})
+        write_runs(
+            self.recipe,
+            runs,
+            {name: study.open("runs").digest for name, study in self.each.items()},
+            self.reporter,
+        )
 
     def report(self) -> None:
         """Write each teacher's report and the one that compares them."""
@@ -96,15 +108,26 @@ def of(recipe: Recipe, reporter: Reporter) -> Study | Studies:
 
 
 @contextmanager
-def connected(reporter: Reporter, recipe: Recipe) -> Iterator[Study | Studies]:
-    """A study inside a Ray session, with the start of Ray shown and counted."""
+def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Iterator[Study | Studies]:
+    """A study inside a Ray session, with the start of Ray shown and counted.
+
+    command: what is done with it. Raises StorageError, before anything is written or started, where the folder
+    holds what another recipe made; InputError where a cluster that was joined lacks what the command needs.
+    """
     study = of(recipe, reporter)
+    provenance.require(recipe, command)
+    study.require_own_tables()
+    provenance.keep(recipe, command)
     with ExitStack() as stack:
         started = time.monotonic()
         with reporter.stage("Start Ray", 1, "") as step:
             stack.enter_context(session())
             step.advance(1, f"{ray.cluster_resources().get('CPU', 0):.0f} CPUs")
         study.spent("Start Ray", time.monotonic() - started)
+        if not own_ray():
+            preflight.require(preflight.on_cluster(recipe, command))
+        models, packages = preflight.model_folders(recipe), preflight.packages(recipe, command)
+        stack.enter_context(nodes.watched(recipe.folder, models, packages, reporter.say))
         yield study
 
 

@@ -19,12 +19,13 @@ import ray
 from rich.markup import escape
 
 import tsd
-from tsd import card, placement, scaling, scoring, store
+from tsd import card, placement, provenance, scaling, scoring, store
 from tsd import report as reporting
-from tsd.cluster import comparing, distilling, outcomes, stages, trials
+from tsd.cluster import comparing, distilling, outcomes, restoring, stages, trials
 from tsd.corpus import select
 from tsd.curation import review
-from tsd.errors import InputError, TrainingError
+from tsd.errors import DataError, InputError, StorageError, TrainingError
+from tsd.figures import style
 from tsd.progress import Reporter, Step
 from tsd.recipe import ApiTeacher, ModelTeacher, Recipe, RulesTeacher, to_yaml
 from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
@@ -54,7 +55,6 @@ class Study:
         self.reporter = reporter
         self.tables = recipe.asks.tables
         self.scores = score_names(recipe.asks.names)
-        self.kept_recipe = False
 
     def open_tracking(self) -> None:
         """Open MLflow, so that a wrong address is said before anything is paid for."""
@@ -62,6 +62,20 @@ class Study:
             started = time.monotonic()
             step.advance(1, self.tracker.place)
             self.spent("Open MLflow", time.monotonic() - started)
+
+    def require_own_series(self) -> None:
+        """Raise StorageError where series of another recipe lie in the folder; their keys say so."""
+        store.require_made_by(self.series, stages.series_key(self.recipe))
+
+    def require_own_tables(self) -> None:
+        """Raise StorageError where tables of another recipe lie in the folder that keeps no recipe."""
+        if provenance.read(self.recipe) is not None:
+            return
+        self.require_own_series()
+        series = store.peek(self.series, self.tables.series)
+        if series is not None:
+            key = stages.annotations_key(self.recipe, series)
+            store.require_made_by(f"{self.recipe.folder}/annotations", key)
 
     def generate(self) -> store.Dataset:
         """Draw the series and say how their classes came out; keep their plots where the recipe asks for it."""
@@ -133,16 +147,18 @@ class Study:
         distilling.require_fitting_teachers(self.recipe)
         runs = trials.plan_runs(self.recipe, examples.digest)
         self.tracker.tag({"examples": examples.digest, "teacher": self.teacher})
+        lost = restoring.restore_records(self.recipe, runs, self.reporter)
         failed = self._timed(TRAINING, lambda: self._train(runs))
+        restoring.hold_against(self.recipe, lost, self.reporter)
         for run_id, reason in failed.items():
             self.reporter.say(f"  [yellow]failed:[/] {escape(f'{run_id}: {reason}')}")
         if len(failed) == len(runs):
-            self.require_all_trained()
+            self.require_all_trained(decoded=False)
 
-    def require_all_trained(self) -> None:
-        """Raise TrainingError where runs failed."""
+    def require_all_trained(self, decoded: bool = True) -> None:
+        """Raise TrainingError where runs failed. decoded: or where their students could not reply."""
         runs = trials.plan_runs(self.recipe, self.open("examples").digest)
-        if failed := outcomes.failures(self.recipe, runs):
+        if failed := (outcomes.failures if decoded else outcomes.untrained)(self.recipe, runs):
             first, reason = next(iter(failed.items()))
             raise TrainingError(
                 f"{len(failed)} of {len(runs)} runs failed; {first} says: {reason}; "
@@ -153,11 +169,28 @@ class Study:
         """Decode and score every finished run; write the runs table."""
         series, examples = self.open("series"), self.open("examples")
         records = self._records(examples)
-        seconds = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
+        lost = [
+            stages.find_lost(
+                f"{self.recipe.folder}/predictions/{run}", stages.predictions_key(self.recipe, run, series), 0
+            )
+            for run in records
+        ]
+        made = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
+        for one in lost:
+            one.say(self.reporter)
+        outcomes.note_undecoded(self.recipe, made.failed)
+        for run_id, reason in made.failed.items():
+            self.reporter.say(f"  [yellow]no replies:[/] {escape(f'{run_id}: {reason}')}")
+            self.tracker.fail(run_id, reason)
+            del records[run_id]
+        if not records:
+            self.require_all_trained()
         rows = []
         for run_id, record in records.items():
             predictions = self._predictions_of(run_id)
-            spent = seconds.get(run_id, record.get("decode_seconds"))
+            spent = record.get("decode_seconds") or made.seconds.get(
+                run_id
+            )  # of the first time, if parts were lost
             scores = scoring.score(predictions)
             if record.get("decode_seconds") != spent:
                 store.write_json(
@@ -167,7 +200,7 @@ class Study:
             self._complete_card(run_id, scored)
             rows.append({**record, "teacher": self.teacher, "decode_seconds": spent, **scored})
         table = pa.Table.from_pylist(sorted(rows, key=_run_order), self.tables.runs)
-        write_runs(self.recipe, table, {"series": series.digest, "examples": examples.digest})
+        write_runs(self.recipe, table, {"series": series.digest, "examples": examples.digest}, self.reporter)
         self._track_scores(table)
         return table
 
@@ -181,6 +214,7 @@ class Study:
     def report(self) -> reporting.Study:
         """Fit the laws and write the report. Returns what it shows."""
         runs = self.open("runs").read()
+        self._require_own_runs(runs)
         with self.reporter.stage("Fit and report", 2, "parts") as step:
             fits = self._timed(
                 "Fit the laws",
@@ -194,15 +228,23 @@ class Study:
             store.write_bytes(self.recipe.folder, "report.html", page.encode())
             self.tracker.close(page)
             picture = io.BytesIO()
-            reporting.scaling_figure(self.recipe.asks, runs, study.baselines, fits).savefig(
-                picture, format="png", dpi=144
-            )
+            figure = reporting.scaling_figure(self.recipe.asks, runs, study.baselines, fits)
+            with style():
+                figure.savefig(picture, format="png", dpi=144)
             store.write_bytes(self.recipe.folder, "scaling.png", picture.getvalue())
             step.advance(1)
         for line in reporting.headlines(study):
             self.reporter.say(f"  {line}")
         say_place(self.reporter, self.recipe)
         return study
+
+    def _require_own_runs(self, runs: pa.Table) -> None:
+        planned = {run["run_id"] for run in trials.plan_runs(self.recipe, self.open("examples").digest)}
+        if others := [run_id for run_id in runs["run_id"].to_pylist() if run_id not in planned]:
+            raise StorageError(
+                f"{self.recipe.folder}/runs was made from another recipe: it holds {others[0]}, which this recipe "
+                "does not train: name another folder with --out, or run `tsd evaluate` with this recipe first"
+            )
 
     def _train(self, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
         done = outcomes.finished(self.recipe, runs)
@@ -216,13 +258,13 @@ class Study:
                 from tsd.cluster import training  # torch and Ray's trainer: no other stage needs them here
 
                 progress = _Training(self.tracker, step, sizes, len(done), len(runs))
-                failed = training.train_all(self.recipe, missing, progress)
+                failed = training.train_all(self.recipe, missing, progress, lambda note: step.advance(0, note))
                 outcomes.note_failures(self.recipe, failed)
                 for run_id, reason in failed.items():
                     self.tracker.fail(run_id, reason)
                 if not failed:
                     outcomes.forget_checkpoints(self.recipe)
-            return outcomes.failures(self.recipe, runs)
+            return outcomes.untrained(self.recipe, runs)
 
     def _weight(self, run: Mapping[str, Any]) -> float:
         """A run's share of the training, for the progress bar."""
@@ -235,7 +277,13 @@ class Study:
         from tsd.tracking import Tracker
 
         recipe = self.recipe
-        return Tracker(recipe.tracking.uri, recipe.tracking.experiment, recipe.folder, to_yaml(recipe))
+        return Tracker(
+            recipe.tracking.uri,
+            recipe.tracking.experiment,
+            recipe.folder,
+            to_yaml(recipe),
+            lambda line: self.reporter.say(f"  {escape(line)}"),
+        )
 
     def _track_scores(self, runs: pa.Table) -> None:
         for row in runs.to_pylist():
@@ -244,7 +292,9 @@ class Study:
     def prepare_tokenizer(self, examples: store.Dataset) -> None:
         """Build the small tokenizer for students from scratch, once a study."""
         folder = f"{self.recipe.folder}/tokenizer"
-        if store.read_json(folder, "tokenizer_config.json") is None:
+        there = store.exists(folder)
+        wrong, before = (store.damage(folder), store.seals(folder)) if there else ({}, {})
+        if wrong or not there or store.read_bytes(folder, "tokenizer_config.json") is None:
             from tsd.tokens import build_tokenizer
 
             columns = examples.each_part(["split", "prompt", "completion"])
@@ -254,7 +304,9 @@ class Study:
             with tempfile.TemporaryDirectory() as local:
                 looking = any(student.looks for student in self.recipe.students.sizes)
                 build_tokenizer(texts, self.recipe.training.max_length, looking).save_pretrained(local)
-                store.copy_folder(local, folder)
+                store.copy_folder(local, folder, sealed=True)
+            if there:
+                restoring.require_same(folder, wrong, before, self.reporter)
 
     def _records(self, examples: store.Dataset) -> dict[str, dict[str, Any]]:
         runs = trials.plan_runs(self.recipe, examples.digest)
@@ -372,14 +424,15 @@ class Study:
             done = work()
         finally:
             self.spent(stage, time.monotonic() - started)
-        if not self.kept_recipe:  # now that a stage has taken the folder for its own: another recipe's is refused
-            store.write_bytes(self.recipe.folder, "recipe.yaml", to_yaml(self.recipe).encode())
-            self.kept_recipe = True
         return done
 
     def spent(self, stage: str, seconds: float) -> None:
         """Add wall seconds to a stage of `timings.json`."""
-        timings = store.read_json(self.recipe.folder, "timings.json") or {}
+        try:
+            timings = store.read_json(self.recipe.folder, "timings.json") or {}
+        except DataError:
+            self.reporter.say("  [yellow]timings.json was damaged:[/] the seconds of earlier starts are lost")
+            timings = {}
         timings[stage] = timings.get(stage, 0.0) + seconds
         store.write_json(self.recipe.folder, "timings.json", timings)
 
@@ -417,12 +470,21 @@ def say_place(reporter: Reporter, recipe: Recipe, what: str = "Report", page: st
     reporter.say(f"[bold]{what}:[/] {place if '://' in place else os.path.abspath(place)}")
 
 
-def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str]) -> None:
-    """Write the runs table of a study anew."""
-    folder, key = f"{recipe.folder}/runs", store.digest(["runs", runs.to_pylist()])
-    store.delete_folder(folder)
-    store.write_part(folder, 0, runs, recipe.asks.tables.runs, key)
-    store.commit(folder, recipe.asks.tables.runs, key, 1, parents)
+def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], reporter: Reporter) -> None:
+    """Write the runs table of a study anew, unless the same one is there."""
+    folder, schema = f"{recipe.folder}/runs", recipe.asks.tables.runs
+    key = store.digest(["runs", runs.to_pylist(), dict(parents)])
+    lost = None
+    if store.made_by(folder) == key:
+        if store.find_finished(folder, schema, key):
+            return
+        lost = stages.find_lost(folder, key, 1)
+    else:
+        store.delete_folder(folder)
+    made = {0: store.write_part(folder, 0, runs, schema, key)}
+    store.commit(folder, schema, key, 1, parents, made)
+    if lost:
+        lost.say(reporter)
 
 
 def class_lines(task: Task, shares: Mapping[str, Mapping[str, float]]) -> list[str]:

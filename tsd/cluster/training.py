@@ -11,21 +11,24 @@ import io
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.train
 from pyarrow import fs
 from ray import tune
+from ray.exceptions import GetTimeoutError, RayError
+from ray.train import TrainingFailedError
 
 from tsd import store
-from tsd.cluster import distilling
+from tsd.cluster import distilling, nodes
 from tsd.cluster.lean import LeanTrainer, quick_imports
 from tsd.cluster.outcomes import finished
-from tsd.cluster.session import own_ray
+from tsd.cluster.session import on_driver, own_ray
 from tsd.cluster.trials import Run, Trial
 from tsd.errors import TrainingError, UserError
 from tsd.recipe import Recipe, Student
@@ -34,15 +37,23 @@ from tsd.tasks import TASKS
 
 Report = Callable[[str, dict[str, float]], None]
 STEP = "-step-"
+FAILED = "trials/failed"  # in a study's folder: why runs cannot go on, a file each
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of a trial's checkpoints
 log = logging.getLogger(__name__)
 LIBRARIES = ("ray.train.torch", "tsd.learning")  # and torch and transformers with them
 REPORT_SECONDS = 1.0
 PATIENCE = 60.0  # seconds that a run lets a longer one go first
+BOARD_SECONDS = 10.0  # that the board may take to answer, its start included
+
+T = TypeVar("T")
 
 
-def train_all(recipe: Recipe, trials: Sequence[Trial], report: Report) -> dict[str, str]:
+def train_all(
+    recipe: Recipe, trials: Sequence[Trial], report: Report, waiting: Callable[[str], None] = lambda _: None
+) -> dict[str, str]:
     """Train the trials' runs, several trials at once. report(run_id, metrics) is called here as they go.
+
+    waiting: told what is waited for, and since when, where no trial has got its machines for a while.
 
     Runs that are finished are passed over, and so are those whose teacher failed. Returns why runs failed, by run
     id: the others do not wait for them, and they keep their last checkpoint.
@@ -57,17 +68,22 @@ def train_all(recipe: Recipe, trials: Sequence[Trial], report: Report) -> dict[s
             if run.get("teacher_run") in failed
         }
         taught = [trial for trial in together if any(run["run_id"] not in untaught for run in trial.runs)]
-        failed |= untaught | (_train_together(recipe, taught, report, set(untaught)) if taught else {})
+        failed |= untaught | (_train_together(recipe, taught, report, waiting, set(untaught)) if taught else {})
     return failed
 
 
 def _train_together(
-    recipe: Recipe, trials: Sequence[Trial], report: Report, passed_over: Collection[str]
+    recipe: Recipe,
+    trials: Sequence[Trial],
+    report: Report,
+    waiting: Callable[[str], None],
+    passed_over: Collection[str],
 ) -> dict[str, str]:
     folder = _absolute(recipe.folder)
     by_name = {trial.name: trial for trial in trials}  # in the place of an object Tune would hand on a reference
-    board = _Board.remote()  # type: ignore[attr-defined]
-    listener = _Listener(board, report)
+    store.delete_folder(f"{folder}/{FAILED}")
+    board = _Board.options(**on_driver()).remote()  # type: ignore[attr-defined]
+    listener = _Listener(board, report, waiting, by_name)
     settings = {
         "folder": folder,
         "training": recipe.training.model_dump(),
@@ -83,8 +99,12 @@ def _train_together(
         "passed_over": passed_over,
         "at_once": _room(recipe, trials),
         "own_ray": own_ray(),
+        "need": nodes.current.need,
+        "unfit": dict(nodes.current.unfit),
     }
-    trial = tune.with_resources(partial(_trial, settings=settings), {"memory": 1})
+    here = {nodes.NODE_ID: ray.get_runtime_context().get_node_id()}  # with the driver, as Train's controllers are
+    place = tune.PlacementGroupFactory([{"memory": 1}], bundle_label_selector=[here])
+    trial = tune.with_resources(partial(_trial, settings=settings), place)
     tuner = tune.Tuner(
         trial,
         param_space={"trial": tune.grid_search(list(by_name))},
@@ -98,31 +118,48 @@ def _train_together(
             name="tune",
             storage_path=f"{folder}/trials",
             callbacks=[listener],
+            # Only a process that died: what Train's own attempts ended with is kept, and not raised.
+            failure_config=tune.FailureConfig(max_failures=recipe.training.max_failures),
             verbose=0,
         ),
     )
     with contextlib.redirect_stdout(io.StringIO()):  # Tune prints a table of its settings whatever its verbosity
         results = tuner.fit()
-    listener.collect()
+    listener.collect(BOARD_SECONDS)
     died = {
-        run["run_id"]: str(result.error).strip().splitlines()[-1]
+        run["run_id"]: _last_line(result.error)
         for result in results
         if result.error
         for run in by_name[result.config["trial"]].runs
     }
-    done = finished(recipe, [run for trial in trials for run in trial.runs])
-    failed = {**died, **ray.get(board.failed.remote())}
+    runs = [run for trial in trials for run in trial.runs]
+    done = finished(recipe, runs)
+    failed = {**died, **_failed(folder, runs)}
     return {run_id: reason for run_id, reason in failed.items() if run_id not in done}
 
 
-@ray.remote(num_cpus=0)
+def _fail(folder: str, run_id: str, reason: str) -> None:
+    """Keep why a run cannot go on, and would fail again, where the loss of a process does not lose it."""
+    store.write_json(f"{folder}/{FAILED}", f"{run_id}.json", reason)
+
+
+def _failed(folder: str, runs: Sequence[Run]) -> dict[str, str]:
+    """Why runs could not go on, by run id."""
+    said = {run["run_id"]: store.read_json(f"{folder}/{FAILED}", f"{run['run_id']}.json") for run in runs}
+    return {run_id: reason for run_id, reason in said.items() if reason is not None}
+
+
+@ray.remote
 class _Board:
-    """Where trials leave word of how far they are. Ray Train's own reports wait for its controller each time."""
+    """Where trials leave word of how far they are. Ray Train's own reports wait for its controller each time.
+
+    Nothing hangs on its state: when its process dies it starts again empty, and the next words fill it.
+    """
 
     def __init__(self) -> None:
         self.news: dict[str, dict[str, float]] = {}
         self.at_work: set[str] = set()
-        self.reasons: dict[str, str] = {}
+        self.unfit: dict[str, str] = {}
 
     def begin(self, trial: str) -> None:
         """A trial has its machines."""
@@ -132,30 +169,32 @@ class _Board:
         """The trials that had their machines so far."""
         return self.at_work
 
-    def fail(self, run_id: str, reason: str) -> None:
-        """A run cannot go on, and would fail again."""
-        self.reasons[run_id] = reason
-
-    def failed(self) -> dict[str, str]:
-        """Why runs could not go on, by run id."""
-        return self.reasons
-
-    def post(self, run_id: str, metrics: dict[str, float]) -> None:
+    def post(self, trial: str, run_id: str, metrics: dict[str, float]) -> None:
         """The last word of each run stands."""
+        self.at_work.add(trial)
         self.news[run_id] = metrics
 
-    def collect(self) -> dict[str, dict[str, float]]:
-        """What was posted since the last call."""
+    def exclude(self, node: str, fault: str) -> None:
+        """A node is not fit to work."""
+        self.unfit[node] = fault
+
+    def collect(self) -> tuple[dict[str, dict[str, float]], set[str], dict[str, str]]:
+        """What was posted since the last call, the trials that had their machines, and the unfit nodes."""
         news, self.news = self.news, {}
-        return news
+        return news, self.at_work, self.unfit
 
 
 class _Listener(tune.Callback):  # type: ignore[misc]
     """Hands what trials post to the driver's own function, now and then while Tune works."""
 
-    def __init__(self, board: Any, report: Report) -> None:
-        self.board, self.report = board, report
+    def __init__(
+        self, board: Any, report: Report, waiting: Callable[[str], None], trials: Mapping[str, Trial]
+    ) -> None:
+        self.board, self.report, self.waiting, self.trials = board, report, waiting, trials
         self.asked = time.monotonic()
+        self.pending: Any = None  # a call under way: the board may be starting again
+        self.begun: set[str] = set()
+        self.idle_since: float | None = None  # since when trials run and none of them has its machines
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune saves its callbacks for a restore of its own, which is never asked for: nothing to save."""
@@ -165,12 +204,45 @@ class _Listener(tune.Callback):  # type: ignore[misc]
         """Called by Tune in the driver, many times a second."""
         if time.monotonic() - self.asked > REPORT_SECONDS:
             self.asked = time.monotonic()
-            self.collect()
+            self.collect(0)
+            self._note_waits({_name(trial) for trial in trials if trial.status == "RUNNING"})
 
-    def collect(self) -> None:
-        """Ask the board for news."""
-        for run_id, metrics in ray.get(self.board.collect.remote()).items():
-            self.report(run_id, metrics)
+    def collect(self, patience: float) -> None:
+        """Ask the board for news, and report what has come after at most so many seconds."""
+        if self.pending is None:
+            self.pending = self.board.collect.remote()
+        if ray.wait([self.pending], timeout=patience)[0]:
+            answered, self.pending = self.pending, None
+            nothing: tuple[dict[str, dict[str, float]], set[str], dict[str, str]] = ({}, set(), {})
+            news, begun, unfit = _answer(answered, nothing, BOARD_SECONDS)
+            self.begun |= begun
+            for run_id, metrics in news.items():
+                self.report(run_id, metrics)
+            for node, fault in unfit.items():
+                nodes.current.exclude(node, fault)
+
+    def _note_waits(self, running: set[str]) -> None:
+        """Say what is waited for where no trial has got its machines for a while."""
+        if not running or running & self.begun:
+            self.idle_since = None
+            return
+        self.idle_since = self.idle_since or time.time()
+        if time.time() - self.idle_since > nodes.SILENT_SECONDS:
+            need = self.trials[min(running)].need
+            lacking = nodes.lacking({"num_gpus": need.gpus, "num_cpus": need.cpus})
+            machines = lacking or ("free GPUs" if need.gpus else "free CPUs and the start of their processes")
+            since = datetime.fromtimestamp(self.idle_since)
+            self.waiting(f"waiting for {machines} since {since:%H:%M:%S}")
+
+
+def _answer(call: Any, otherwise: T, patience: float) -> T:
+    """What an actor answers; `otherwise` where it is gone or does not answer in so many seconds."""
+    try:
+        answer: T = ray.get(call, timeout=patience)
+    except (RayError, GetTimeoutError) as error:
+        log.debug("the board of this stage did not answer: %s", error)
+        return otherwise
+    return answer
 
 
 def _name(trial: Any) -> str:
@@ -180,11 +252,32 @@ def _name(trial: Any) -> str:
 
 def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     """One trial: a Ray Train run whose name makes a restart go on from its last checkpoint."""
-    trial, training = settings["trials"][config["trial"]], settings["training"]
+    trial = settings["trials"][config["trial"]]
     before = list(settings["trials"]).index(trial.name)
     if before >= settings["at_once"]:
         _let_go_first(settings["board"], list(settings["trials"])[:before])
     _forget_what_is_cut_off(f"{settings['folder']}/trials/{trial.name}")
+    unfit = dict(settings["unfit"])
+    while True:
+        try:
+            _fit(settings, trial, unfit)
+        except TrainingFailedError as error:
+            need = settings["need"]
+            found = _unfit_nodes(error) or (nodes.ask_all(need) if need else {})
+            if not found.keys() - unfit.keys():
+                for run in trial.runs:
+                    _fail(settings["folder"], run["run_id"], _last_line(error))
+                return
+            unfit |= found  # a node that joined meanwhile: the trial goes on without it
+            for node, fault in found.items():
+                _answer(settings["board"].exclude.remote(node, fault), None, BOARD_SECONDS)
+        else:
+            return
+
+
+def _fit(settings: dict[str, Any], trial: Trial, unfit: Mapping[str, str]) -> None:
+    """Have Ray Train train a trial's runs, on other nodes than these."""
+    training = settings["training"]
     trainer = _trainer(settings["own_ray"] and not training["gpu"])(
         _worker,
         train_loop_config={**settings, "trial": trial},
@@ -192,6 +285,7 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
             num_workers=trial.need.workers,
             use_gpu=training["gpu"],
             resources_per_worker={"GPU": trial.need.gpus} if training["gpu"] else {"CPU": trial.need.cpus},
+            label_selector=nodes.selector(unfit) or None,
         ),
         run_config=ray.train.RunConfig(
             name=trial.name,
@@ -201,6 +295,17 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
         ),
     )
     trainer.fit()
+
+
+def _unfit_nodes(error: TrainingFailedError) -> dict[str, str]:
+    """The nodes on which workers refused to begin, and why."""
+    failures = getattr(error, "worker_failures", {}).values()
+    causes = [getattr(failure, "cause", None) or getattr(failure, "_base_exc", failure) for failure in failures]
+    return {cause.node: cause.fault for cause in causes if isinstance(cause, nodes.UnfitNodeError)}
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _trainer(lean: bool) -> Any:
@@ -218,7 +323,9 @@ def _let_go_first(board: Any, first: Sequence[str]) -> None:
     Of several trials that wait for machines, Ray would rather give what is freed to the one that asks last.
     """
     until = time.monotonic() + PATIENCE
-    while not set(first) <= ray.get(board.begun.remote()) and time.monotonic() < until:
+    while time.monotonic() < until:
+        if set(first) <= _answer(board.begun.remote(), set[str](), BOARD_SECONDS):
+            return
         time.sleep(0.2)
 
 
@@ -239,6 +346,7 @@ def _worker(config: dict[str, Any]) -> None:
 
     What would fail again is told, and not raised: Ray would try it again.
     """
+    nodes.require_fit(config["need"])
     config["board"].begin.remote(config["trial"].name)
     with quick_imports():
         for name in LIBRARIES:
@@ -250,7 +358,7 @@ def _worker(config: dict[str, Any]) -> None:
         try:
             _learn(config, run)
         except (UserError, TrainingError) as error:
-            ray.get(config["board"].fail.remote(run["run_id"], str(error)))
+            _fail(config["folder"], run["run_id"], str(error))
 
 
 def _learn(config: dict[str, Any], run: Run) -> None:
@@ -269,7 +377,12 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     place = training.Place(context.get_world_rank(), context.get_world_size(), device)
     if not settings.gpu:
         torch.set_num_threads(settings.threads)
-    tokenizer = students.load_tokenizer(student.source or f"{folder}/tokenizer")
+    with (
+        store.local_copy(f"{folder}/tokenizer")
+        if not student.source
+        else contextlib.nullcontext(student.source) as source
+    ):
+        tokenizer = students.load_tokenizer(source)
     examples = store.open_dataset(f"{folder}/examples", EXAMPLES)
     task = TASKS[config["task"]] if student.looks else None
     corpora = {
@@ -282,7 +395,7 @@ def _learn(config: dict[str, Any], run: Run) -> None:
 
     def post(now: training.Progress) -> None:
         if place.rank == 0:
-            config["board"].post.remote(run["run_id"], learning.metrics(now))
+            config["board"].post.remote(config["trial"].name, run["run_id"], learning.metrics(now))
 
     def keep(part: Path, now: training.Progress) -> None:
         store.add_files(str(part), f"{folder}/trials/{config['trial'].name}/{_checkpoint_name(run, now)}")
@@ -305,11 +418,11 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     with tempfile.TemporaryDirectory() as local:
         learning.export(model, tokenizer, Path(local) if writes else None, run, record, **asked)
         if writes:
-            store.copy_folder(local, f"{folder}/students/{run['run_id']}")
+            store.copy_folder(local, f"{folder}/students/{run['run_id']}", sealed=True)
     if writes:
         store.write_json(f"{folder}/records", f"{run['run_id']}.json", record)
         last = {**learning.metrics(end), "validation_loss": record["validation_loss"]}
-        config["board"].post.remote(run["run_id"], last)
+        config["board"].post.remote(config["trial"].name, run["run_id"], last)
 
 
 def _tell(run: Run, progress: Any) -> None:

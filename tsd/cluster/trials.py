@@ -5,23 +5,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from tsd import placement, store
-from tsd.recipe import Recipe, Student
+from tsd.recipe import Recipe, Student, TrainingConfig
 
 Run: TypeAlias = dict[str, Any]  # what `plan_runs` says of one
 
 # What shapes weights; where a student is trained and how many at once does not.
-SHAPING = {
-    "epochs",
-    "patience",
-    "batch_size",
-    "tokens_per_batch",
-    "betas",
-    "weight_decay",
-    "warmup",
-    "clip",
-    "max_length",
-}
-PLACING = {"workers", "gpus"}
+SHAPING = TrainingConfig.shaping() - {"optimiser"}
+PLACING = set(Student.model_fields) - Student.shaping()
 # Left out where they say nothing, as a view of numbers and AdamW are: older runs keep their ids.
 LATE = {"size", "distil"}
 

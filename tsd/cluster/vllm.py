@@ -24,9 +24,10 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
-from tsd import store
+from tsd import sources, store
+from tsd.cluster import nodes
 from tsd.cluster.session import calm
-from tsd.errors import InputError, TeacherError
+from tsd.errors import InputError, TeacherError, how_to_install
 from tsd.progress import Step, clock
 from tsd.recipe import Recipe, VllmTeacher
 from tsd.teachers import Reply, annotations, engine, judge
@@ -70,7 +71,12 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
         begun.close()
     counts: Counts = Counter()
     under_way: dict[int, _Part] = {}
-    replies = patiently(_replies(recipe, series, known), teacher.patience) if known else iter(())
+    replies: Iterator[Row] = iter(())
+    if known:
+        wanted = {"num_cpus": engine.ENGINE_CPUS, "num_gpus": teacher.tensor_parallel if teacher.gpu else 0}
+        replies = nodes.noting_waits(
+            patiently(_replies(recipe, series, known), teacher.patience), step, wanted, "the engine's next reply"
+        )
     try:
         for row in unless_all_fail(replies, answered=bool(made) or any(known.values())):
             part = row["part"]
@@ -92,9 +98,9 @@ def ask(recipe: Recipe, series: store.Dataset, folder: str, key: str, step: Step
 def require_engine(teacher: VllmTeacher) -> None:
     """Raise InputError unless an engine can be started, as far as can be told before it is."""
     if importlib.util.find_spec("vllm") is None:
-        raise InputError("teacher.kind=vllm needs vLLM, which is not installed here: pip install 'tsd[vllm]'")
-    looks_like_a_folder = teacher.model.startswith((".", "/", "~"))
-    if looks_like_a_folder and not os.path.isfile(os.path.join(teacher.model, "config.json")):
+        raise InputError(f"teacher.kind=vllm needs vLLM, which is not installed here: {how_to_install('vllm')}")
+    looks_like_a_folder = teacher.model.startswith((".", "/", "~")) or sources.is_uri(teacher.model)
+    if looks_like_a_folder and store.read_json(teacher.model, "config.json") is None:
         raise InputError(f"teacher.model: {teacher.model} is not the folder of a model: it holds no config.json")
     wanted, there = teacher.replicas * teacher.tensor_parallel, ray.cluster_resources().get("GPU", 0)
     alone = not os.environ.get("RAY_ADDRESS")  # a cluster may start machines once they are asked for
@@ -166,9 +172,11 @@ def processor(teacher: VllmTeacher, schema: str) -> Any:
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     few = {"num_cpus": engine.STAGE_CPUS}
+    outline = sources.local(teacher.model, weights=False)
+    named = teacher.model_copy(update={"model": outline})
     with _quiet():
         made = build_processor(
-            vLLMEngineProcessorConfig(**engine.settings(teacher, config_of(teacher))),
+            vLLMEngineProcessorConfig(**engine.settings(named, config_of(named))),
             preprocess=partial(request, teacher, schema),
             preprocess_map_kwargs=few,
             postprocess_map_kwargs=few,
@@ -177,7 +185,30 @@ def processor(teacher: VllmTeacher, schema: str) -> Any:
         stage = made.get_stage_by_name(name)
         # A copy, since Ray declares the field in a way that lets no other class be assigned.
         made.stages[name] = stage.model_copy(update={"fn": row_by_row(stage.fn)})
+    if outline != teacher.model:
+        for name, stage in made.stages.items():
+            made.stages[name] = stage.model_copy(update={"fn": with_copy_of(teacher.model, outline, stage.fn)})
     return made
+
+
+def with_copy_of(source: str, outline: str, stage: type) -> type:
+    """One of Ray's stages that fetches the model to its machine before it starts: vLLM loads from folders.
+
+    source: the URI of the model's folder. outline: the driver's copy without weights, which stage arguments name.
+    """
+
+    class WithCopy(stage):  # type: ignore[misc] # Ray's own, which has no types
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            folder = sources.local(source)
+
+            def placed(value: Any) -> Any:
+                if isinstance(value, dict):
+                    return {name: placed(one) for name, one in value.items()}
+                return folder if value == outline else value
+
+            super().__init__(*arguments, **placed(named))
+
+    return WithCopy
 
 
 def config_of(teacher: VllmTeacher) -> dict[str, Any]:

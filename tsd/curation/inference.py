@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from tsd import sources
 from tsd.errors import InputError
 from tsd.recipe import NliConfig
 
@@ -15,9 +16,10 @@ class Inference:
     def __init__(self, config: NliConfig) -> None:
         self.config = config
         self.contradiction = require_contradiction(config.model)
-        self.tokenizer = AutoTokenizer.from_pretrained(config.model)
+        folder = sources.local(config.model)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModelForSequenceClassification.from_pretrained(config.model).to(self.device).eval()
+        self.model = AutoModelForSequenceClassification.from_pretrained(folder).to(self.device).eval()
 
     def find(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """pairs: premise and hypothesis. Returns which hypotheses contradict their premise."""
@@ -46,7 +48,7 @@ def require_contradiction(model: str) -> int:
     Raises InputError where there is no such model, or no such label.
     """
     try:
-        labels: Mapping[int, str] = AutoConfig.from_pretrained(model).id2label
+        labels: Mapping[int, str] = AutoConfig.from_pretrained(sources.local(model)).id2label
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"curation.nli.model {model} cannot be loaded: {reason}") from None

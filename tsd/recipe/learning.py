@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tsd.recipe.section import EVERY, Decay, Positive, Section, Share, Uri, nearest
+from tsd.recipe.section import EVERY, MACHINE, Decay, Positive, Section, Shapes, Share, Uri, nearest
 
 View = Literal["numbers", "plot"]
 
@@ -52,9 +52,9 @@ class Student(Section):
     """What it is given of a series; left out, what `students.view` says."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate; the size's own when left out."""
-    workers: Positive | None = None
+    workers: Annotated[Positive | None, MACHINE] = None
     """Ray Train workers of each of its runs, where it needs others than `training.workers`."""
-    gpus: Annotated[float, Field(gt=0, le=1)] | None = None
+    gpus: Annotated[Annotated[float, Field(gt=0, le=1)] | None, MACHINE] = None
     """The share of a GPU that its lone worker takes, so that several small students train on one."""
     distil: Distil | None = None
     """What it learns from besides words."""
@@ -240,13 +240,13 @@ class TrainingConfig(Section):
     """Examples in a step, over all workers."""
     tokens_per_batch: Positive | None = None
     """Tokens in a step, over all workers, instead of `batch_size`: as many whole examples as they hold."""
-    packing: bool | None = None
+    packing: Annotated[bool | None, MACHINE] = None
     """Whether a batch's examples stand one after the other in one row, or each in a padded row of its own. The
     same losses; left out, packed where more than a twentieth would be padding."""
-    tokens_at_once: Positive | None = None
+    tokens_at_once: Annotated[Positive | None, MACHINE] = None
     """Tokens, padding included, that a worker takes forward and backward at once; a step of more adds up the
     gradients of several such passes. The same losses in less memory; left out, a step is one pass."""
-    checkpoint_activations: bool = False
+    checkpoint_activations: Annotated[bool, MACHINE] = False
     """Whether layers keep only their inputs and run forward a second time in the backward pass: the same losses,
     in far less memory and about a third more time."""
     optimiser: Literal["adamw", "muon"] = "adamw"
@@ -261,19 +261,19 @@ class TrainingConfig(Section):
     """Largest norm of the gradient."""
     max_length: Positive = 2048
     """Longest example in tokens; a longer one is an error, never cut."""
-    workers: Positive = 1
+    workers: Annotated[Positive, MACHINE] = 1
     """Ray Train workers for each trial; FSDP2 shards over them."""
-    threads: Positive = 1
+    threads: Annotated[Positive, MACHINE] = 1
     """Threads of each worker on CPU."""
-    gpu: bool = False
+    gpu: Annotated[bool, MACHINE] = False
     """Train on GPUs (NCCL, bf16) rather than CPUs (gloo, float32)."""
-    concurrent_trials: Positive = 3
+    concurrent_trials: Annotated[Positive, MACHINE] = 3
     """Trials under way at once; one more than the machines can train gets ready while the others work."""
-    checkpoint_every: Positive = 250
+    checkpoint_every: Annotated[Positive, MACHINE] = 250
     """Steps between checkpoints, which are written while training goes on."""
-    keep_checkpoints: Positive = 1
+    keep_checkpoints: Annotated[Positive, MACHINE] = 1
     """How many of a run's checkpoints are kept, the newest."""
-    max_failures: Annotated[int, Field(ge=0)] = 2
+    max_failures: Annotated[int, Field(ge=0), MACHINE] = 2
     """How often a trial whose worker died goes on from its last checkpoint."""
 
     @model_validator(mode="after")
@@ -298,15 +298,15 @@ class EvaluationConfig(Section):
 
     series: Positive = 1000
     """Test series that are decoded and scored."""
-    validation_examples: Positive = 512
+    validation_examples: Annotated[Positive, Shapes("train")] = 512
     """Held-out examples for the loss."""
     batch_size: Positive = 250
     """Series decoded at once."""
     max_new_tokens: Positive | None = None
     """Longest reply, in tokens; left out, what the task's own sentences take in a small vocabulary."""
-    workers: Positive = 2
+    workers: Annotated[Positive, MACHINE] = 2
     """Processes that decode."""
-    vllm: bool | None = None
+    vllm: Annotated[bool | None, MACHINE] = None
     """Whether students with a `source` reply from vLLM's engine; left out, on GPUs where it is installed."""
 
 

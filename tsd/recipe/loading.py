@@ -1,7 +1,7 @@
 """A recipe's file -> a recipe: `extends`, overrides, and one line for whatever is wrong."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ WHOLE = ("mix",)  # mappings that are one value
 def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path and apply overrides such as `series.count=1000`.
 
+    Their order means nothing unless two set the same field: a whole section comes before what is in it, and a
+    teacher's kind before its other fields.
     Raises RecipeError with one line that names the place, the value and the fix.
     """
     data = _resolve(source, ())
-    for override in overrides:
-        _apply(data, override)
+    given = {override.partition("=")[0] for override in overrides}
+    for override in sorted(overrides, key=_rank):
+        _apply(data, override, given)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -74,7 +77,7 @@ def _read(source: str) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {source} cannot be read: {_why(error)}") from None
     elif source in names():
-        text = (_folder() / f"{source}.yaml").read_text()
+        text = (_folder() / f"{source}.yaml").read_text(encoding="utf-8")
     else:
         raise RecipeError(
             f"there is no recipe {source!r}{nearest(source, names())} (the path of a file ends in .yaml)"
@@ -107,7 +110,13 @@ def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _rank(override: str) -> tuple[int, bool]:
+    path = override.partition("=")[0].split(".")
+    return len(path), path[-1] != "kind"
+
+
+def _apply(data: dict[str, Any], override: str, given: Collection[str]) -> None:
+    """given: the paths of all overrides, whose fields are not dropped with what was inherited."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"--set {override}: expected a.b=value")
@@ -124,9 +133,27 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise RecipeError(f"--set {said}: {section} is a value, not a section")
         place = inner
     try:
-        place[last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):  # a date that no calendar has is a ValueError
         raise RecipeError(f"--set {said}: {text!r} is not a YAML value") from None
+    if sections and sections[0] in ("teacher", "teachers") and len(sections) == 1 + (sections[0] == "teachers"):
+        _drop_what_does_not_fit(place, last, value, ".".join(sections), given)
+    place[last] = value
+
+
+def _drop_what_does_not_fit(
+    teacher: dict[str, Any], field: str, value: Any, above: str, given: Collection[str]
+) -> None:
+    """Drop what a teacher inherited and cannot have beside what it is given: fields of another kind, and, where
+    the kind is set as well, a model where it is to be trained, or the reverse."""
+    if field == "kind" and str(value) in TEACHERS:
+        fields = TEACHERS[str(value)].model_fields
+        for other in [other for other in teacher if other not in fields]:
+            del teacher[other]
+    instead = {"model": "train", "train": "model"}.get(field)
+    alone = f"{above}.kind" in given and f"{above}.{instead}" not in given
+    if instead is not None and value is not None and alone:
+        teacher.pop(instead, None)
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -1,8 +1,9 @@
 """What the sections of a recipe are made of."""
 
 import difflib
-from collections.abc import Sequence
-from typing import Annotated, Final
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -30,6 +31,17 @@ def _no_password(uri: str) -> str:
 Uri = Annotated[str, AfterValidator(_no_password)]
 
 
+@dataclass(frozen=True)
+class Shapes:
+    """Beside a field's type: the stage whose tables the field shapes; what it holds goes for all below it that say
+    nothing else. None: no table's bytes depend on it, only where, how fast and at what price they are made."""
+
+    stage: str | None
+
+
+MACHINE = Shapes(None)
+
+
 class Section(BaseModel):
     """A frozen part of a recipe: unknown keys are errors."""
 
@@ -37,6 +49,35 @@ class Section(BaseModel):
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # pydantic's own stops at the mappings that some sections hold
+
+    @classmethod
+    def shaped_by(cls, field: str) -> Shapes | None:
+        """What a field shapes, as far as it says so itself."""
+        return next((mark for mark in cls.model_fields[field].metadata if isinstance(mark, Shapes)), None)
+
+    @classmethod
+    def shaping(cls) -> set[str]:
+        """The fields that are not for the machines alone."""
+        return {field for field in cls.model_fields if cls.shaped_by(field) != MACHINE}
+
+    def shaped(self, stage: str | None = None, above: str = "") -> Iterator[tuple[str, Any, str]]:
+        """Each value that shapes tables, with its path and the stage whose they are.
+
+        stage: of fields that say nothing. A section with an `identity` is known by that alone.
+        """
+        identity = getattr(self, "identity", None)
+        if identity is not None and stage is not None:
+            yield from ((f"{above}{name}", value, stage) for name, value in identity.items())
+            return
+        for field in type(self).model_fields:
+            mark, value = self.shaped_by(field), getattr(self, field)
+            its = stage if mark is None else mark.stage
+            if mark == MACHINE or its is None:
+                continue
+            if isinstance(value, Section):
+                yield from value.shaped(its, f"{above}{field}.")
+            else:
+                yield f"{above}{field}", value, its
 
 
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]

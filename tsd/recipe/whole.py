@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from tsd.errors import RecipeError
 from tsd.recipe.curating import CurationConfig
 from tsd.recipe.learning import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
-from tsd.recipe.section import EVERY, Section, Uri, nearest
+from tsd.recipe.section import EVERY, MACHINE, Section, Shapes, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
 from tsd.recipe.teaching import ApiTeacher, LocalTeacher, ModelTeacher, RulesTeacher, VllmTeacher
 from tsd.schema import SPLITS
@@ -50,26 +50,26 @@ Teacher = Annotated[RulesTeacher | LocalTeacher | ApiTeacher | VllmTeacher, Fiel
 class Recipe(Section):
     """A whole study."""
 
-    name: Name
+    name: Annotated[Name, MACHINE]
     """What the study's folder and MLflow run are called."""
-    about: str = ""
+    about: Annotated[str, MACHINE] = ""
     """What the recipe is for, in a line."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63), Shapes("generate")] = 0
     """The study's seed: with a series' id, all that a series depends on."""
-    task: TaskName = "single"
+    task: Annotated[TaskName, Shapes("generate")] = "single"
     """What is asked: `single`, the paper's task about one series, or `pair`, its task about two."""
-    out: Uri = OUT
+    out: Annotated[Uri, MACHINE] = OUT
     """The folder that holds studies: a path, or a URI such as s3://bucket/studies."""
-    series: SeriesConfig = SeriesConfig()
-    plots: PlotConfig = PlotConfig()
-    teacher: Teacher = RulesTeacher()
-    teachers: dict[Name, Teacher] = Field(default={})
+    series: Annotated[SeriesConfig, Shapes("generate")] = SeriesConfig()
+    plots: Annotated[PlotConfig, Shapes("annotate")] = PlotConfig()
+    teacher: Annotated[Teacher, Shapes("annotate")] = RulesTeacher()
+    teachers: Annotated[dict[Name, Teacher], Shapes("annotate")] = Field(default={})
     """Several teachers by name, in the place of one: every student is taught by each, over the same series."""
-    curation: CurationConfig = CurationConfig()
-    students: StudentsConfig = StudentsConfig()
-    training: TrainingConfig = TrainingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
-    tracking: TrackingConfig = TrackingConfig()
+    curation: Annotated[CurationConfig, Shapes("curate")] = CurationConfig()
+    students: Annotated[StudentsConfig, Shapes("train")] = StudentsConfig()
+    training: Annotated[TrainingConfig, Shapes("train")] = TrainingConfig()
+    evaluation: Annotated[EvaluationConfig, Shapes("evaluate")] = EvaluationConfig()
+    tracking: Annotated[TrackingConfig, MACHINE] = TrackingConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -72,6 +72,10 @@ class Estimator:
         ratio = billed.input_tokens / estimate if estimate > 0 else 1.0
         return Estimator(max(self.input_ratio, ratio), max(self.longest_output, billed.output_tokens))
 
+    def merged(self, other: "Estimator") -> "Estimator":
+        """The estimator that has seen the bills of both."""
+        return Estimator(max(self.input_ratio, other.input_ratio), max(self.longest_output, other.longest_output))
+
 
 @dataclass
 class Earlier:
@@ -96,10 +100,7 @@ class Earlier:
         self.open |= other.open
         self.ended |= other.ended
         self.replies += other.replies
-        self.estimator = Estimator(
-            max(self.estimator.input_ratio, other.estimator.input_ratio),
-            max(self.estimator.longest_output, other.estimator.longest_output),
-        )
+        self.estimator = self.estimator.merged(other.estimator)
         self.recent += other.recent
         self.models.update(other.models)
 

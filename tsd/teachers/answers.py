@@ -218,7 +218,11 @@ def read_completion(answer: Any, price: Price, expected: int, topics: Sequence[s
         fingerprint=clean(fingerprint)[:SHOWN] if isinstance(fingerprint, str) else None,
     )
     letters = len(text or "") + len(thought or "")
-    return _priced(reply, answer, price, expected, letters // 4)
+    reply = _priced(reply, answer, price, expected, letters // 4)
+    if status == "truncated" and not text and not thought and reply.thinking_tokens:
+        spent = f"thinking that the server does not show ({reply.thinking_tokens:,} tokens)"
+        return replace(reply, reason=f"{spent} used up the reply: raise teacher.max_tokens")
+    return reply
 
 
 def _priced(reply: Reply, answer: Mapping[str, Any], price: Price, asked: int, said: int) -> Reply:

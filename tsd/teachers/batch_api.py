@@ -21,6 +21,7 @@ from tsd import store
 from tsd.progress import clock
 from tsd.recipe import ApiTeacher
 from tsd.teachers import Reply, annotations
+from tsd.teachers.account import Estimator
 from tsd.teachers.asking import Questions
 from tsd.teachers.batches import ENDPOINT, Batches, DownloadError, Waiting
 from tsd.teachers.dialect import Dialect
@@ -58,6 +59,7 @@ class BatchApi:
         self._packing = asyncio.Lock()  # a file may have 200 MB: one in memory at a time
         self._reading = asyncio.Lock()  # likewise
         self._full_since: float | None = None
+        self._estimator = Estimator()  # what all parts have taught about bounds
 
     async def close(self) -> None:
         """Close all connections."""
@@ -114,6 +116,7 @@ class BatchApi:
 
     async def _submit(self, rows: Rows, missing: deque[int]) -> Batch | None:
         """Take rows for one batch and hand it to the server. None where no row is left."""
+        rows.estimator = self._estimator = self._estimator.merged(rows.estimator)
         batch, content = await self._pack(rows, missing)
         if not batch.requests:
             return None
@@ -311,6 +314,7 @@ class BatchApi:
     def _take(self, rows: Rows, line: Line) -> None:
         self._turnstile.answered(line.reply, self._dialect.name)
         rows.learn(line)
+        self._estimator = self._estimator.merged(rows.estimator)
         if line.reply.status == "error":
             self._turnstile.failed((line.reply.reason or "").partition(":")[0])
         reply = rows.take(line, self._teacher.batch.rounds)

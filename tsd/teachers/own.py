@@ -45,10 +45,11 @@ def prepare(recipe: Recipe, reporter: Reporter, open_tracker: Callable[[], "Trac
     if not isinstance(teacher, ModelTeacher) or teacher.train is None:
         return
     there = store.read_json(teacher.model, card.CARD)
-    if there is not None and there.get("key") == key(recipe):
+    mine, wrong = there is not None and there.get("key") == key(recipe), store.damage(teacher.model)
+    if mine and not wrong:
         reporter.say(f"  the teacher is there: {teacher.model}")
         return
-    if there is not None:
+    if there is not None and not mine:
         raise InputError(
             f"{teacher.model} holds another teacher than teacher.train asks for: give the study another name, "
             "or delete that folder"
@@ -174,8 +175,8 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
         export(model, tokenizer, Path(local), run, record, task=recipe.task, length=length, about=about)
         said = {**json.loads(Path(local, card.CARD).read_text()), "key": key(recipe)}
         Path(local, card.CARD).write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
-        Path(local, card.README).write_text(card.render(said, scores))
-        store.copy_folder(local, folder)
+        Path(local, card.README).write_text(card.render(said, scores), encoding="utf-8")
+        store.copy_folder(local, folder, sealed=True)
     store.delete_folder(_checkpoints(folder))
     tracker.finish(record, {name: at["value"] for name, at in scores.items()}, int(time.time() * 1000))
     _say_scores(recipe.asks, predictions, scores, reporter)

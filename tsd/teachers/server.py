@@ -116,8 +116,8 @@ def cause_of(error: BaseException) -> str:
         said = f"TLS: {innermost.verify_message or innermost.reason}"
     elif isinstance(innermost, ssl.SSLError):
         said = f"TLS: {innermost.reason or innermost}"
-    elif isinstance(innermost, OSError) and innermost.strerror:
-        said = innermost.strerror.lower()
+    elif isinstance(innermost, OSError) and innermost.errno:
+        said = os.strerror(innermost.errno).lower()
     else:
         said = str(innermost) or type(innermost).__name__
     return clean(" ".join(said.split()))[:SHOWN]

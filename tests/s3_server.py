@@ -1,0 +1,74 @@
+"""A real S3 server in a process of its own, for tests of what lies in an object store."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+BUCKET = "studies"
+SECONDS = 60.0  # until it must answer
+
+
+@dataclass(frozen=True)
+class S3:
+    """A server that runs. environment: what a process must have in its own to reach it."""
+
+    endpoint: str
+    environment: dict[str, str]
+
+    def uri(self, path: str = "") -> str:
+        """An address in the server's bucket."""
+        return f"s3://{BUCKET}/{path}".rstrip("/")
+
+
+@contextmanager
+def serving_s3() -> Iterator[S3]:
+    """An S3 server with one empty bucket, for as long as the context lasts."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+    )
+    try:
+        _make_bucket(process, f"{endpoint}/{BUCKET}")
+        yield S3(
+            endpoint,
+            {
+                "AWS_ENDPOINT_URL": endpoint,
+                "AWS_ALLOW_HTTP": "true",
+                "AWS_ACCESS_KEY_ID": "test",
+                "AWS_SECRET_ACCESS_KEY": "test",
+                "AWS_DEFAULT_REGION": "us-east-1",
+                "AWS_REGION": "us-east-1",
+                "AWS_EC2_METADATA_DISABLED": "true",
+            },
+        )
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def _make_bucket(process: "subprocess.Popen[bytes]", address: str) -> None:
+    until = time.monotonic() + SECONDS
+    while not _put(address):
+        assert process.poll() is None, "the S3 server ended: is moto[server] installed?"
+        assert time.monotonic() < until, "the S3 server does not answer"
+        time.sleep(0.1)
+
+
+def _put(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="PUT"), timeout=10):
+            return True
+    except OSError:
+        return False

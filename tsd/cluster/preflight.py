@@ -1,0 +1,405 @@
+"""What a command needs, checked before anything is drawn or paid for: `tsd check`, and the start of every command.
+
+`before_ray` looks at what this machine can tell: keys, addresses, models, packages, its own GPUs. `on_cluster`
+looks at the machines of a cluster that was joined; what every node must have is checked by `nodes`. A finding is
+one line that says what, where and the fix. What an earlier start has finished is not asked for again.
+"""
+
+import importlib.util
+import os
+import socket
+import ssl
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tsd import placement, sources, store
+from tsd.cluster import outcomes, trials
+from tsd.errors import InputError, TsdError, UserError
+from tsd.recipe import ApiTeacher, LocalTeacher, ModelTeacher, Recipe, Student, VllmTeacher
+from tsd.schema import EXAMPLES
+
+WHOLE = ("generate", "annotate", "curate", "train", "evaluate", "report")  # what `study` does
+TRACKED = {"train", "evaluate", "report", "teacher"}
+ANSWER_SECONDS = 5.0  # that a server may take to accept a connection
+SQLITE, HEADER = "sqlite:///", b"SQLite format 3\0"
+PORTS = {"http": 80, "https": 443}
+GPU_FIX = "set training.gpu=false, or join a cluster that has GPUs (RAY_ADDRESS)"
+
+Resources = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one check."""
+
+    what: str
+    said: str
+    ok: bool = True
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Machines that work asks for: so many workers at once, each of which takes this of one node."""
+
+    what: str
+    workers: int
+    each: tuple[tuple[str, float], ...]
+    fix: str
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Nodes of one kind: what one has, and how many there are or may come."""
+
+    name: str
+    resources: Resources
+    most: float = inf
+
+
+def before_ray(recipe: Recipe, stage: str, asks: bool = False) -> Iterator[Finding]:
+    """The findings that need no Ray. stage: a command's name, or `study`. asks: even if all rows have replies."""
+    asked = set(WHOLE) if stage == "study" else {stage}
+    yield _found("storage", lambda: _storage(recipe))
+    for one in recipe.by_teacher.values() or [recipe]:
+        if "annotate" in asked:
+            yield from _teacher(one, asks)
+        if "curate" in asked and one.curation.nli and not _is_finished(f"{one.folder}/examples"):
+            yield _found("NLI model", lambda one=one: _nli(one))
+    if "train" in asked:
+        yield from _students(recipe)
+    if "evaluate" in asked and recipe.evaluation.vllm:
+        yield _found("packages", lambda: _vllm("evaluation.vllm=true"))
+    if asked & TRACKED:
+        yield _found("MLflow", lambda: _tracking(recipe))
+    from tsd.cluster.session import own_ray
+
+    if own_ray():
+        yield from _room(demands(recipe, asked), [_this_machine(recipe, asked)])
+
+
+def on_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
+    """The findings about the machines of the cluster that this process has joined."""
+    from tsd.cluster import nodes
+
+    asked = set(WHOLE) if stage == "study" else {stage}
+    there = [Machines(f"node {address}", resources, 1) for address, resources in nodes.machines()]
+    to_come = nodes.node_types()
+    if to_come is None:  # an autoscaler that tells nobody what it may start
+        unknown = [demand for demand in demands(recipe, asked) if _lack(demand, there)]
+        for demand in unknown:
+            yield Finding(
+                "machines", f"{demand.what}: no node that is up has them, and the autoscaler may start some"
+            )
+        return
+    kinds = [Machines(f"node type {name}", resources, most) for name, (resources, most) in to_come.items()]
+    yield from _room(demands(recipe, asked), [*there, *kinds])
+
+
+def of_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
+    """Join the cluster, where there is one, and give the findings about its machines and each of its nodes."""
+    from tsd.cluster import nodes
+    from tsd.cluster.session import own_ray, session
+
+    if own_ray():
+        return
+    with session():
+        yield from on_cluster(recipe, stage)
+        try:
+            with nodes.watched(recipe.folder, model_folders(recipe), packages(recipe, stage), print):
+                yield Finding("nodes", f"all {len(nodes.machines())} see {recipe.folder} and have what it takes")
+        except UserError as error:
+            for line in str(error).splitlines():
+                yield Finding("nodes", line, ok=False)
+
+
+def problems(findings: Iterable[Finding]) -> str:
+    """The problems among findings, a line each; empty where all is well."""
+    return "\n".join(f"{found.what}: {found.said}" for found in findings if not found.ok)
+
+
+def require(findings: Iterable[Finding]) -> None:
+    """Raise InputError, with a line for each problem, unless all is well."""
+    if said := problems(findings):
+        raise InputError(said)
+
+
+def model_folders(recipe: Recipe) -> list[str]:
+    """The folders of models that the recipe names by an absolute path: all nodes must have them."""
+    named = [student.source for student in recipe.students.sizes]
+    named += [student.distil.teacher for student in recipe.students.sizes if student.distil]
+    for teacher in recipe.teachers.values() or [recipe.teacher]:
+        if isinstance(teacher, VllmTeacher) and teacher.train is None:
+            named.append(teacher.model)
+    if recipe.curation.nli:
+        named.append(recipe.curation.nli.model)
+    return sorted({name for name in named if name and os.path.isabs(name) and os.path.isdir(name)})
+
+
+def packages(recipe: Recipe, stage: str) -> list[str]:
+    """The modules that every node needs beside tsd's own dependencies."""
+    teachers = recipe.teachers.values() or [recipe.teacher]
+    asked = set(WHOLE) if stage == "study" else {stage}
+    engine = "annotate" in asked and any(isinstance(one, VllmTeacher) for one in teachers)
+    return ["vllm"] if engine or ("evaluate" in asked and recipe.evaluation.vllm) else []
+
+
+def demands(recipe: Recipe, asked: set[str]) -> list[Demand]:
+    """The machines that the recipe's stages ask for, those with GPUs and groups of workers that start together."""
+    found = []
+    if asked & {"generate", "annotate", "curate", "evaluate"}:
+        found.append(_demand("every stage", 1, {"CPU": 1.0}, "stage"))
+    if "train" in asked:
+        groups: dict[placement.Need, list[str]] = {}
+        for student in _unfinished(recipe):
+            groups.setdefault(placement.need(student, recipe.training), []).append(student.name)
+        for need, names in groups.items():
+            each = {"GPU": float(need.gpus)} if recipe.training.gpu else {"CPU": float(need.cpus)}
+            found.append(_demand(f"training {', '.join(names)}", need.workers, each, "training"))
+    if "evaluate" in asked and recipe.training.gpu:
+        found.append(_demand("decoding", 1, {"CPU": 1.0, "GPU": 1.0}, "training"))
+    for teacher in recipe.teachers.values() or [recipe.teacher]:
+        if "annotate" in asked and isinstance(teacher, VllmTeacher) and teacher.gpu:
+            group = {"GPU": float(teacher.tensor_parallel)}
+            found.append(_demand(f"the teacher {teacher.model}", teacher.replicas, group, "teacher"))
+    return list(dict.fromkeys(found))
+
+
+def _demand(what: str, workers: int, each: Resources, section: str) -> Demand:
+    amount = " and ".join(f"{count:g} {name}{'s' if count > 1 else ''}" for name, count in each.items())
+    group = f"{workers} workers of {amount} each" if workers > 1 else amount
+    fix = {
+        "training": GPU_FIX
+        if "GPU" in each
+        else "lower training.workers, training.threads or the student's workers",
+        "stage": "start a node that has one",
+        "teacher": "lower teacher.replicas or teacher.tensor_parallel, or set teacher.gpu=false for a tiny model",
+    }[section]
+    return Demand(f"{what} asks for {group}", workers, tuple(each.items()), fix)
+
+
+def _room(asked: Iterable[Demand], machines: list[Machines]) -> Iterator[Finding]:
+    """Whether machines can hold what is asked for."""
+    for demand in asked:
+        lack = _lack(demand, machines)
+        if lack:
+            yield Finding("machines", f"{demand.what}, and {lack}: {demand.fix}", ok=False)
+        else:
+            yield Finding("machines", demand.what)
+
+
+def _lack(demand: Demand, machines: list[Machines]) -> str:
+    """What machines lack of a demand; empty where nothing."""
+    there = 0.0
+    for machine in machines:
+        fit = min((machine.resources.get(name, 0.0) + 1e-9) // count for name, count in demand.each if count)
+        there += machine.most * fit if fit > 0 else 0
+    if there >= demand.workers:
+        return ""
+    names = "s or ".join(name for name, _ in demand.each)
+    if len(machines) == 1:
+        (only,) = machines
+        has = " and ".join(f"{only.resources.get(name, 0):g} {name}s" for name, _ in demand.each)
+        return f"{only.name} has {has}"
+    if there <= 0:
+        return f"no node or node type of the cluster has enough {names}s"
+    return f"all nodes and node types of the cluster together hold {there:g} of them"
+
+
+def _this_machine(recipe: Recipe, asked: set[str]) -> Machines:
+    """What a Ray of one's own would have. Torch is asked for GPUs only where some are needed."""
+    resources = {"CPU": float(os.environ.get("TSD_CPUS") or os.cpu_count() or 1)}
+    if any(name == "GPU" for demand in demands(recipe, asked) for name, _ in demand.each):
+        import torch
+
+        resources["GPU"] = float(torch.cuda.device_count())
+    return Machines("this machine", resources, 1)
+
+
+def _storage(recipe: Recipe) -> str:
+    store.require_writable(recipe.folder, recipe.bytes_needed)
+    return f"{recipe.folder} is writable"
+
+
+def _teacher(recipe: Recipe, asks: bool) -> Iterator[Finding]:
+    """Whether the teacher can be asked, where there is still something to ask."""
+    teacher = recipe.teacher
+    if not isinstance(teacher, ModelTeacher) or (_is_finished(f"{recipe.folder}/annotations") and not asks):
+        return
+    if isinstance(teacher, ApiTeacher):
+        yield _found("key", lambda: _key(teacher))
+        yield _found("teacher", lambda: f"{teacher.base_url} {reach(teacher.base_url, 'teacher.base_url')}")
+    elif isinstance(teacher, VllmTeacher):
+        yield _found("packages", lambda: _vllm("teacher.kind=vllm"))
+        if teacher.train is None:
+            yield _found("teacher", lambda: _folder(teacher.model))
+    elif isinstance(teacher, LocalTeacher) and teacher.train is None:
+        yield _found("teacher", lambda: _whole_model(teacher.model))
+
+
+def _key(teacher: ApiTeacher) -> str:
+    from tsd.teachers.server import require_key
+
+    require_key(teacher)
+    return f"${teacher.key_variable} is set" if teacher.key_variable else "none is asked for"
+
+
+def _folder(model: str) -> str:
+    """Of a model that an engine loads: whether a folder is one. A hub's name is the hub's to answer for."""
+    if sources.is_uri(model) or model.startswith((".", "/", "~")):
+        if store.read_json(model, "config.json") is None:
+            raise InputError(f"teacher.model: {model} is not the folder of a model: it holds no config.json")
+        return f"{model} is a model's folder"
+    return f"{model} is looked up when the engine starts"
+
+
+def _whole_model(model: str) -> str:
+    _folder(model)
+    from tsd.students import load_tokenizer
+    from tsd.weights import require_whole
+
+    load_tokenizer(model)
+    require_whole(model)
+    return f"{model} is whole"
+
+
+def _nli(recipe: Recipe) -> str:
+    assert recipe.curation.nli
+    from tsd.curation.inference import require_contradiction  # torch and transformers
+
+    require_contradiction(recipe.curation.nli.model)
+    return f"{recipe.curation.nli.model} tells contradictions"
+
+
+def _students(recipe: Recipe) -> Iterator[Finding]:
+    """Whether students that are still to be trained can start from their sources and learn from their teachers."""
+    left = _unfinished(recipe)
+    for source in sorted({student.source for student in left if student.source}):
+        yield _found("student", lambda source=source: _usable(source))
+    for student in left:
+        if student.distil and recipe.students.teacher_of(student) is None:
+            yield _found("student", lambda student=student: _can_teach(student))
+
+
+def _usable(source: str) -> str:
+    from tsd.students import require_usable  # torch and transformers
+
+    require_usable(source)
+    return f"{source} can be trained and decoded"
+
+
+def _can_teach(student: Student) -> str:
+    """Whether a model that is trained already can teach a student that has a source, too."""
+    from tsd.distillation import require_same_tokens
+    from tsd.students import load_tokenizer, require_usable
+
+    assert student.distil
+    given = require_usable(student.distil.teacher)
+    if student.source:
+        require_same_tokens(student.name, load_tokenizer(student.source), student.distil.teacher, given)
+    return f"{student.distil.teacher} can teach {student.name}"
+
+
+def _unfinished(recipe: Recipe) -> list[Student]:
+    """The students that have a run that is not finished, over all teachers."""
+    found: dict[str, Student] = {}
+    for one in recipe.by_teacher.values() or [recipe]:
+        missing = {student.name for student in one.students.sizes}
+        try:
+            runs = trials.plan_runs(one, store.open_dataset(f"{one.folder}/examples", EXAMPLES).digest)
+            done = outcomes.finished(one, runs)
+            missing = {run["student"]["name"] for run in runs if run["run_id"] not in done}
+        except (TsdError, OSError, ValueError):
+            pass  # there are no examples yet, or damaged ones, which the stage speaks of
+        found |= {student.name: student for student in one.students.sizes if student.name in missing}
+    return list(found.values())
+
+
+def _vllm(field: str) -> str:
+    if importlib.util.find_spec("vllm") is None:
+        raise InputError(
+            f"{field} needs vLLM, which is not installed here: run `pip install -c constraints-vllm.txt -e "
+            "'.[vllm]'` in tsd's checkout, in an environment of its own"
+        )
+    return "vllm is installed"
+
+
+def _tracking(recipe: Recipe) -> str:
+    uri = recipe.tracking.uri
+    if urlsplit(uri).scheme in PORTS:
+        return f"{uri} {reach(uri, 'tracking.uri')}"
+    if uri.startswith(SQLITE):
+        _require_database(Path(uri.removeprefix(SQLITE)), uri)
+    return uri if "@" not in uri else urlsplit(uri).scheme
+
+
+def _require_database(path: Path, uri: str) -> None:
+    """Raise InputError unless a file is a database of SQLite's, or one can be made there."""
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(len(HEADER)) != HEADER:
+                raise InputError(f"tracking.uri {uri}: {path} is no SQLite database: name another file")
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
+        raise InputError(f"tracking.uri {uri}: {there} cannot be written to: name another file")
+
+
+def reach(url: str, field: str) -> str:
+    """Open a connection to a server and close it; nothing is asked. Raises InputError with the cause."""
+    parts = urlsplit(url)
+    host, port, secure = parts.hostname or "", parts.port or PORTS.get(parts.scheme, 443), parts.scheme == "https"
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(host):
+        via = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        host, port, secure = via.hostname or "", via.port or 80, False
+    try:
+        with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as connection:
+            if secure:
+                ssl.create_default_context().wrap_socket(connection, server_hostname=host).close()
+    except socket.gaierror:
+        reason = f"the host {host} is not known"
+    except ConnectionRefusedError:
+        reason = f"nothing listens on port {port} of {host}"
+    except TimeoutError:
+        reason = f"{host}:{port} did not accept a connection within {ANSWER_SECONDS:g} s"
+    except ssl.SSLCertVerificationError as error:
+        reason = f"the certificate of {host} is not accepted: {error.verify_message}"
+    except ssl.SSLError as error:
+        reason = f"{host}:{port} does not speak TLS: {error.reason or error}"
+    except (OSError, UnicodeError) as error:
+        reason = f"{host}:{port} cannot be reached: {getattr(error, 'strerror', None) or error}"
+    else:
+        return "accepts connections"
+    raise InputError(f"{field} {url}: {reason}; check the address, or start the server")
+
+
+def _is_finished(folder: str) -> bool:
+    """Whether a table is there, as far as a look at its manifest tells."""
+    try:
+        return store.read_json(folder, store.MANIFEST) is not None
+    except (TsdError, OSError, ValueError):
+        return False
+
+
+def _found(what: str, check: Callable[..., str]) -> Finding:
+    """Do one check. What it raises for the user is its finding."""
+    try:
+        return Finding(what, check())
+    except UserError as error:
+        return Finding(what, str(error), ok=False)
+    except Exception as error:  # a library's own words about what it was given
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Finding(what, f"{type(error).__name__}: {said}", ok=False)
+
+
+def report(findings: Iterable[Finding], say: Callable[[str], Any]) -> bool:
+    """Print each finding as it comes. Returns whether all is well."""
+    fine = True
+    for found in findings:
+        say(f"{'ok     ' if found.ok else 'problem'}  {found.what:<10} {found.said}")
+        fine &= found.ok
+    return fine

@@ -1,0 +1,290 @@
+"""One column's values, put in the order of time: sentinels, missing cells, double times and uneven steps.
+
+Everything that is done is said in a note. What cannot be done without making things up is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tsd.errors import InputError
+from tsd.measurements.text import MOST_ROWS, Table
+
+LARGEST = 1e300  # sums of a million such values still fit a float64
+FILLED = 0.05  # share of the rows that may be filled in
+ONE_OF = 10  # rows of which one may be filled in, whatever its share
+# What loggers and file formats write for "no value".
+CODES = tuple(
+    float(code)
+    for code in (
+        *(
+            "-99",
+            "-99.9",
+            "-99.99",
+            "-999",
+            "-999.9",
+            "-999.99",
+            "-9999",
+            "-9999.9",
+            "-9999.99",
+            "-99999",
+            "-999999",
+        ),
+        *("999", "999.9", "999.99", "9999", "9999.9", "9999.99", "99999", "999999", "-6999", "-7777", "-8888"),
+        *("32767", "-32768", "65535", "2147483647", "-2147483648", "4294967295"),
+        *("1e20", "1e30", "-1e30", "1e31", "-1e31", "1e34", "-1e34", "1e35", "1e36", "9.96921e36", "1e37", "1e38"),
+    )
+)
+APART, NEARLY = 3.0, 0.3  # how far from the rest, in ranges of the rest, a code is one, and may be one
+FAR = 10.0
+SPREAD = 0.25  # of the range: values at one time that differ by more are of several series
+UNITS = ((86_400.0 * 365.25, "years"), (86_400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
+
+
+@dataclass(frozen=True)
+class Place:
+    """What errors and notes name."""
+
+    table: Table
+    column: str
+    time: str | None
+    kind: str
+    """What the times are: date, clock or number."""
+
+    def __str__(self) -> str:
+        return f"{self.table.file}, column {self.column!r}"
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """Values that are even in time."""
+
+    values: npt.NDArray[np.float64]  # (points,)
+    rows: int
+
+
+def arrange(
+    values: npt.NDArray[np.float64],
+    missing: npt.NDArray[np.bool_],
+    seconds: npt.NDArray[np.float64] | None,
+    place: Place,
+    codes: Sequence[str],
+    notes: list[str],
+) -> Arranged:
+    """Put values in the order of time, fill what is missing and make the steps even; say all of it in `notes`.
+
+    values, missing, seconds: (rows,). Raises InputError where too much is missing or nothing varies.
+    """
+    values = _without_codes(values, place, codes, notes)
+    rows = np.arange(len(values))
+    if seconds is not None:
+        order = _order(seconds, place, notes)
+        rows, values, seconds = rows[order], values[order], seconds[order]
+        rows, values, seconds = _one_a_time(rows, values, seconds, place, notes)
+    first, last = _ends(values, place, notes)
+    rows, values = rows[first:last], values[first:last]
+    seconds = seconds[first:last] if seconds is not None else None
+    known = np.isfinite(values)
+    _require_few_missing(known, rows, place)
+    if values[known].min() == values[known].max():
+        raise InputError(
+            f"{place} is {values[known][0]:g} throughout: there is nothing to describe, give one that varies"
+        )
+    if not known.all():
+        count = int((~known).sum())
+        notes.append(f"{count:,} missing value{'s were' if count > 1 else ' was'} filled in linearly")
+    even = np.arange(len(values), dtype=np.float64)
+    filled = np.interp(even, even[known], values[known])
+    if seconds is not None and len(values) > 2:
+        filled = _evened(seconds, known, values, filled, place, notes)
+    _say_outlier(values[known], notes)
+    return Arranged(filled, int(known.sum()))
+
+
+def _without_codes(
+    values: npt.NDArray[np.float64], place: Place, codes: Sequence[str], notes: list[str]
+) -> npt.NDArray[np.float64]:
+    """The values without those that say "no value": the ones named, or else well-known ones far from the rest."""
+    values = values.copy()
+    if codes:
+        for code in codes:
+            if code.lower() == "none":
+                continue
+            try:
+                marked = np.isclose(values, float(code.replace(",", ".")), rtol=1e-9, atol=0)
+            except ValueError:
+                raise InputError(
+                    f"--missing {code!r} is no number: say one such as --missing -999, or none"
+                ) from None
+            _mark(values, marked, notes, "as asked")
+        return values
+    while True:
+        known = values[np.isfinite(values)]
+        if len(known) < 3:
+            return values
+        low, high = known.min(), known.max()
+        candidates = [value for value in (low, high) if _is_code(float(value))]
+        for value in candidates:
+            rest = known[known != value]
+            if not len(rest):
+                continue
+            spread, gap = np.ptp(rest), np.abs(rest - value).min()
+            if spread > 0 and gap > APART * spread:
+                _mark(values, values == value, notes, "a usual code, far from the other values")
+                break
+            if gap > NEARLY * spread:
+                raise InputError(
+                    f"{place}: {value:g} may be a value or a code for a missing one: say --missing {value:g} or "
+                    "--missing none"
+                )
+        else:
+            return values
+
+
+def _is_code(value: float) -> bool:
+    return any(abs(value - code) <= 1e-6 * abs(code) for code in CODES)
+
+
+def _mark(values: npt.NDArray[np.float64], marked: npt.NDArray[np.bool_], notes: list[str], why: str) -> None:
+    if marked.any():
+        count = int(marked.sum())
+        notes.append(f"{values[marked][0]:g} ({count:,} row{'s' * (count > 1)}) was taken for missing: {why}")
+        values[marked] = np.nan
+
+
+def _order(seconds: npt.NDArray[np.float64], place: Place, notes: list[str]) -> npt.NDArray[np.int64]:
+    steps = np.diff(seconds)
+    if (steps >= 0).all():
+        notes.append(f"the time is column {_quoted(place.time)}")
+        return np.arange(len(seconds))
+    was = "newest first" if (steps <= 0).all() else "in no order"
+    notes.append(f"rows were sorted by {_quoted(place.time)}, they were {was}")
+    if was == "newest first":  # rows of one time are reversed, too
+        return np.arange(len(seconds))[::-1]
+    return np.argsort(seconds, kind="stable")
+
+
+def _quoted(name: str | None) -> str:
+    return str(name) if name and "'" in name else repr(name)
+
+
+def _one_a_time(
+    rows: npt.NDArray[np.int64],
+    values: npt.NDArray[np.float64],
+    seconds: npt.NDArray[np.float64],
+    place: Place,
+    notes: list[str],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """One row for each time: the mean of those that share it."""
+    unique, start, group, count = np.unique(seconds, return_index=True, return_inverse=True, return_counts=True)
+    if len(unique) == len(seconds):
+        return rows, values, seconds
+    if len(unique) < 2:
+        raise InputError(
+            f"{place}: all rows have the same time in {_quoted(place.time)}: name another column with --time, or "
+            "say --time rows"
+        )
+    known = np.isfinite(values)
+    sums = np.bincount(group, np.where(known, values, 0.0), len(unique))
+    counts = np.bincount(group, known, len(unique))
+    with np.errstate(invalid="ignore"):
+        means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    lowest, highest = np.full(len(unique), np.inf), np.full(len(unique), -np.inf)
+    np.minimum.at(lowest, group[known], values[known])
+    np.maximum.at(highest, group[known], values[known])
+    differ = (counts > 1) & (highest > lowest)
+    means[(counts > 1) & ~differ] = lowest[(counts > 1) & ~differ]  # no rounding where all are the same
+    means[counts == 1] = lowest[counts == 1]
+    doubled = int((count > 1).sum())
+    if not differ.any():
+        notes.append(f"rows that share a time: {doubled:,} times, each with one value, which was kept once")
+        return rows[start], means, unique
+    spread = np.median((highest - lowest)[differ])
+    if differ.sum() > 0.1 * len(unique) and spread > SPREAD * np.ptp(values[known]):
+        row = int(rows[np.flatnonzero(seconds == unique[differ][0])[0]])
+        raise InputError(
+            f"{place.table.place(row)}: {int(differ.sum()):,} times in {_quoted(place.time)} stand in several "
+            "rows whose values differ much, as if several series were stacked: keep one row a time, or "
+            "say --time rows"
+        )
+    notes.append(f"rows that share a time: {doubled:,} times, the mean of each one's values was taken")
+    return rows[start], means, unique
+
+
+def _ends(values: npt.NDArray[np.float64], place: Place, notes: list[str]) -> tuple[int, int]:
+    """The first row with a value and the one after the last."""
+    known = np.flatnonzero(np.isfinite(values))
+    if len(known) < 2:
+        have = "one row has" if len(known) else "no row has"
+        raise InputError(f"{place}: {have} a value: a series needs at least 2, fill or drop the rows")
+    first, last = int(known[0]), int(known[-1]) + 1
+    if last - first < len(values) and len(values) >= ONE_OF:
+        cut = [f"{first:,} at the beginning"] * (first > 0) + [f"{len(values) - last:,} at the end"] * (
+            last < len(values)
+        )
+        notes.append(f"rows without a value were left out: {', '.join(cut)}")
+        return first, last
+    return 0, len(values)
+
+
+def _require_few_missing(known: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], place: Place) -> None:
+    count, most = int((~known).sum()), max(int(FILLED * len(known)), int(len(known) >= ONE_OF))
+    if count > most:
+        row = int(rows[np.flatnonzero(~known)[0]])
+        more = f" (and {count - 1:,} more such rows of {len(known):,})" if count > 1 else ""
+        raise InputError(
+            f"{place.table.place(row)}, column {place.column!r}: the cell is empty or says NaN, NA or a code for "
+            f"missing{more}: at most {FILLED:.0%} of the rows are filled in, fill or drop the others"
+        )
+
+
+def _evened(
+    seconds: npt.NDArray[np.float64],
+    known: npt.NDArray[np.bool_],
+    values: npt.NDArray[np.float64],
+    filled: npt.NDArray[np.float64],
+    place: Place,
+    notes: list[str],
+) -> npt.NDArray[np.float64]:
+    """The values at even steps of time, as fine as most of the steps are, interpolated linearly."""
+    from tsd.measurements.times import is_even
+
+    if is_even(seconds):
+        return filled
+    steps = np.diff(seconds)
+    step, span = float(np.quantile(steps, 0.1)), float(seconds[-1] - seconds[0])
+    points = int(min(max(round(span / step) + 1, len(seconds)), MOST_ROWS))
+    said = f"{_length(steps.min(), place.kind)} to {_length(steps.max(), place.kind)}"
+    notes.append(f"its steps are of {said}: resampled in time, linearly, to {points:,} even ones")
+    if steps.max() > span / 3 and len(seconds) > 10:
+        notes.append(
+            f"a gap of {_length(steps.max(), place.kind)} is {steps.max() / span:.0%} of the time: what is said "
+            "of it is a straight line"
+        )
+    grid = np.linspace(0.0, span, points)
+    return np.interp(grid, (seconds - seconds[0])[known], values[known])
+
+
+def _length(seconds: float, kind: str) -> str:
+    """A length of time as a person says it, or a bare number where the unit is unknown."""
+    if kind == "number":
+        return f"{seconds:g}"
+    size, unit = next((pair for pair in UNITS if seconds >= pair[0]), UNITS[-1])
+    length = f"{seconds / size:.3g}"
+    return f"{length} {unit.rstrip('s') if length == '1' and size > 60 else unit}"
+
+
+def _say_outlier(known: npt.NDArray[np.float64], notes: list[str]) -> None:
+    """Say where one value is so far from the rest that the rest looks flat."""
+    for value in (known.min(), known.max()):
+        rest = known[known != value]
+        if len(known) < ONE_OF or len(rest) < 0.9 * len(known):
+            continue
+        gap, spread = np.abs(rest - value).min(), np.ptp(rest)
+        if spread > 0 and gap > FAR * spread:
+            notes.append(
+                f"{value:g} ({len(known) - len(rest):,} of {len(known):,} rows) is far from the rest, which looks "
+                f"flat beside it: if it stands for a missing value, say --missing {value:g}"
+            )
