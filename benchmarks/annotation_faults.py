@@ -42,6 +42,7 @@ from pathlib import Path
 from typing import Any
 
 import measured
+import psutil
 from fault_answers import KEY, MODEL, Kind, labels_of, row_id
 from fault_server import KINDS
 from rich.console import Console
@@ -464,8 +465,7 @@ class Commands(Run):
                 asked = now
             kill = asked is not None and kill_after is not None and now - asked > kill_after
             if kill or now > until:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                kill_all(process.pid)
                 process.wait(30)
                 if not kill:
                     self.outcome.problems.append(f"no end after {COMMAND_SECONDS:.0f} s")
@@ -474,6 +474,16 @@ class Commands(Run):
                 return None
             time.sleep(0.1)
         return process.returncode
+
+
+def kill_all(pid: int) -> None:
+    """`kill -9` a command and everything that it started, at one moment, as a power cut does."""
+    tree = psutil.Process(pid).children(recursive=True)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    for one in tree:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def activity(url: str, kind: Kind) -> int:

@@ -360,7 +360,7 @@ BATCH = (
     ),
     kind("think-tags", "replies with thoughts", answer=tagged("<think>", "</think>")),
     kind("repairs", "some rows need a second request", answer=repaired, expected=Expected(paid=EXTRA)),
-    kind("kill-sound", "killed while a server behaves", Ways(seconds=4.0), kills=5, workers=(2, 1)),
+    kind("kill-sound", "killed while a server behaves", Ways(seconds=30.0), kills=4, workers=(2, 1)),
     kind(
         "kill-html",
         "killed while downloads are pages at first",
