@@ -459,7 +459,7 @@ def test_a_budget_counts_prompts_by_what_they_have_cost_so_far(
 def test_batches_under_way_count_against_the_budget_those_of_an_earlier_start_too(
     server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path, dear: int
 ) -> None:
-    server.seconds, limits = 1.5, {"batch": {"most_requests": 10}}
+    server.seconds, limits = 3.0, {"batch": {"most_requests": 10}}
     server.instead = lambda name, _: error(401) if name == "poll" else None
     ask(series.slice(0, 10), tmp_path / "one", **limits)
     server.instead = lambda *_: None

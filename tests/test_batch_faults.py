@@ -558,6 +558,7 @@ LEDGERS = {
     "cut": b'{"batches": [{"digest": "ab',
     "empty": b"",
     "no ledger": b"[1, 2]",
+    "null": b"null",
     "another's": b'{"batches": [{"name": 1}], "missed": {}}',
     "newer": b'{"version": 99, "batches": [], "missed": {}}',
     "a field more": b'{"batches": [{"digest": "a", "requests": {}, "form": [], "extra": 1}], "missed": {}}',

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tsd import store
 from tsd.cli import main
 from tsd.explain import _averaged, fit_to_student, fitting_length, read_card
 from tsd.measurements import MOST_ROWS
@@ -333,12 +334,19 @@ def test_the_options_of_the_command_reach_the_reader(tmp_path, students_folder, 
 
 
 def test_a_student_behind_a_uri_is_fetched_and_only_a_missing_one_is_called_missing(
-    ramp, students_folder, refused, capsys
+    ramp, students_folder, refused, capsys, s3
 ):
     model = students_folder.as_uri() + "/trained"
     main(["explain", str(ramp), "--model", model])
     assert "column 'level', 32 rows" in capsys.readouterr().out
+    store.copy_folder(str(students_folder / "trained"), s3.uri("explain/students/trained"))
+    store.write_bytes(s3.uri("explain"), "ramp.csv", ramp.read_bytes())
+    main(["explain", s3.uri("explain/ramp.csv"), "--model", s3.uri("explain/students/trained")])
+    assert "column 'level', 32 rows" in capsys.readouterr().out
     assert "is not there" in refused(file=ramp, model=students_folder.as_uri() + "/nobody")
+    assert "is not there" in refused(file=ramp, model=s3.uri("explain/nobody"))
+    several = refused(file=ramp, model=s3.uri("explain/students"))
+    assert f"such as {s3.uri('explain/students/trained')}" in several
     assert "cannot be fetched" in refused(file=ramp, model="nowhere://bucket/student")
 
 

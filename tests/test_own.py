@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from rich.console import Console
 
 from tsd import checkpoints, drawing, store
@@ -13,7 +14,6 @@ from tsd.progress import Reporter
 from tsd.recipe import Recipe, load
 from tsd.tasks import SINGLE
 from tsd.teachers import own
-from tsd.tracking import Tracker
 from tsd.training import Progress
 
 PICTURES = 2400
@@ -71,7 +71,7 @@ def test_it_is_kept_with_its_scores_and_tracked_as_a_run_of_the_study(once: tupl
     assert "valid 100.0%" in printed
     assert "| share right |" in Path(asked.folder, "teacher/README.md").read_text()
     assert not Path(asked.folder, "teacher-checkpoints").exists()
-    client = Tracker(asked.tracking.uri, asked.tracking.experiment, asked.folder, "").client
+    client = MlflowClient(asked.tracking.uri)
     runs = client.search_runs([client.get_experiment_by_name(asked.tracking.experiment).experiment_id])
     (run,) = [one for one in runs if one.info.run_name.startswith("own-0.03M-")]
     assert run.data.metrics["noise"] > 0.6  # what is learned first

@@ -14,8 +14,10 @@ from urllib.request import urlopen
 
 import pytest
 from mlflow import MlflowClient
+from pyarrow import fs
 
 import tsd
+from tsd import store
 from tsd.errors import InputError
 from tsd.tracking import Tracker
 
@@ -242,6 +244,13 @@ def _locked(uri):
         other.close()
 
 
+def _stored(folder):
+    """What the files of a write-ahead log hold, wherever it lies."""
+    files, root = store.filesystem(folder)
+    found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
+    return [files.open_input_file(one.path).read().decode() for one in found if one.base_name.endswith("jsonl")]
+
+
 def _await_entries(count):
     until = time.monotonic() + 60
     while sum(len(path.read_text().splitlines()) for path in _files()) < count:
@@ -387,6 +396,21 @@ def test_no_secret_is_in_the_write_ahead_log(uri):
     assert "bucket/x" in kept
     assert "s3cr3t" not in kept
     assert tracker.flush(60) == 0
+
+
+@pytest.mark.timeout(120)
+def test_a_study_on_an_object_store_keeps_its_log_there(uri, s3):
+    tracker = Tracker(uri, "tsd", s3.uri("tracked"), "", [].append)
+    folder = s3.uri("tracked/tracking")
+    with _locked(uri):
+        tracker.log("one", 1, {"loss": 2.0}, 1000)
+        until = time.monotonic() + 60
+        while not (kept := _stored(folder)):
+            assert time.monotonic() < until
+            time.sleep(0.2)
+    assert "loss" in kept[0]
+    assert tracker.flush(60) == 0
+    assert not _stored(folder)
 
 
 @pytest.mark.timeout(60)

@@ -137,10 +137,11 @@ class _Part:
         return reply
 
     def write(self, key: str) -> store.Part:
-        """Write the part, which is whole, and forget its journal."""
+        """Write the part, which is whole; its journal stays, so that the same bytes can be made again."""
         task = self.recipe.asks
         replies = [self.replies[key] for key in self.keys]
         table = annotations(task, self.recipe.teacher.name, self.series, self.keys, replies)
+        self.journal.keep(table)
         done = store.write_part(self.folder, self.part, table, task.tables.annotations, key, tally(table))
         self.close()
         self.journal.delete()

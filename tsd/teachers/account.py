@@ -153,6 +153,7 @@ class Account:
         self._lost = dict(earlier.open)  # sent and never answered; a late answer still corrects it
         self._open: dict[str, Cost] = {}
         self._ended = set(earlier.ended)
+        self._asked = self._estimated = 0  # tokens of prompts, as billed and as estimated
         self.unconfirmed = earlier.unconfirmed
         self.reserved = Cost()
 
@@ -164,6 +165,15 @@ class Account:
     def bound(self, estimate: int) -> Cost:
         """What a request with a prompt of about so many tokens may cost."""
         return self.estimator.bound(self._teacher, estimate)
+
+    def expected(self, estimate: int) -> int:
+        """Tokens that a request is expected to take at most, for limits of a minute.
+
+        The prompt as prompts usually are, and `max_tokens`. One dear reply does not make all others dear: what it
+        took beyond this delays what follows, and nothing more.
+        """
+        usual = self._asked / self._estimated if self._estimated else 1.0
+        return round(estimate * usual) + self._teacher.max_tokens
 
     def few_only(self) -> bool:
         """Whether too few usages are known for more than the requests that are in flight."""
@@ -209,6 +219,8 @@ class Account:
         self.replies += replies
         if replies == 1:
             self.estimator = self.estimator.after(billed, estimate)
+            self._asked += billed.input_tokens
+            self._estimated += estimate
 
     def lose(self, request: str, bound: Cost = Cost()) -> None:
         """A request got no answer, and may have been billed: it stays at its bound.

@@ -156,7 +156,8 @@ class Gate:
                 return None
             if self._requests:
                 await self._requests.acquire()
-            while (wait := self._wait(bound)) > 0 and not self._stopped:
+            tokens = self._account.expected(estimate)
+            while (wait := self._wait(tokens)) > 0 and not self._stopped:
                 with suppress(TimeoutError):  # what is under way may turn out cheaper
                     async with asyncio.timeout(min(wait, 1.0)), self._changed:
                         await self._changed.wait()
@@ -164,7 +165,7 @@ class Gate:
                 self._account.settle(request, Cost())
                 return None
             if self._tokens:
-                self._tokens.take(request, bound.tokens)
+                self._tokens.take(request, tokens)
             free = not _limited(self._teacher) and self._account.replies >= FEW_USAGES and self._answers > 0
             return Pass(bound, self._account.estimator, free)
 
@@ -317,9 +318,9 @@ class Gate:
                     await self._changed.wait()
         return None
 
-    def _wait(self, bound: Cost) -> float:
+    def _wait(self, tokens: int) -> float:
         paused = self._paused_until - time.monotonic()
-        return max(paused, self._tokens.wait(bound.tokens) if self._tokens else 0.0)
+        return max(paused, self._tokens.wait(tokens) if self._tokens else 0.0)
 
     def _write_off(self) -> None:
         """What a dead worker had under way may have been paid for; its batches are found again, and stay open."""

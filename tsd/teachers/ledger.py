@@ -110,13 +110,14 @@ class Ledger:
 
     def _read(self) -> _Kept | None:
         try:
-            kept = store.read_json(self._folder, FILE)
+            content = store.read_bytes(self._folder, FILE)
+            kept = None if content is None else json.loads(content)
             if isinstance(kept, dict) and type(kept.get("version")) is int and kept["version"] > VERSION:
                 raise StorageError(
                     f"{self.path} was written by a newer version of tsd: use that version; it lists batches that "
                     "may be under way and paid for"
                 )
-            return None if kept is None else _KEPT.validate_python(kept)
+            return None if content is None else _KEPT.validate_python(kept)
         except ValidationError as error:
             first = error.errors()[0]
             wrong = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
