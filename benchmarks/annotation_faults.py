@@ -1,0 +1,531 @@
+"""What the annotation stage makes of servers that misbehave, and of `kill -9`: rows, labels and money.
+
+`fault_server.py` serves every kind of misbehaviour in `fault_live.py` and `fault_batches.py` and bills for its
+answers at $1,000 per million tokens. Each kind is asked about 500 series. Kinds that are killed, and those whose
+budget has to hold over several starts, are run as `tsd annotate` in processes of their own; the others share one
+Ray session of this process, several at a time. What each kind is expected to come to stands beside it in the
+tables of kinds; what holds for all is in `problems_of`:
+
+- as many rows out as in, with the labels of the row's own answer, or a stop with one line that names the cause;
+- nothing that was delivered is paid for again, but for what was in flight when a start was killed;
+- what the stage has counted and what it holds for unconfirmed are at least what the server billed;
+- a budget is exceeded by at most one reply.
+
+Prints a line a kind as it ends, then the table. Writes annotation_faults.json beside itself, unless --kinds names
+some. Twenty minutes.
+
+    python benchmarks/annotation_faults.py --check
+    python benchmarks/annotation_faults.py --kinds timeout,batch-html-once
+"""
+
+import argparse
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import measured
+import psutil
+from fault_answers import KEY, MODEL, Kind, labels_of, row_id
+from fault_server import KINDS
+from rich.console import Console
+
+from tsd import store
+from tsd.cluster import stages
+from tsd.cluster.session import session
+from tsd.errors import TsdError
+from tsd.progress import Reporter
+from tsd.recipe import load
+from tsd.tasks import SINGLE
+from tsd.teachers.account import Earlier
+from tsd.teachers.gate import DOLLARS, UNCONFIRMED
+from tsd.teachers.journal import parts_with_journals, read_all
+
+ROWS, IN_FLIGHT, KILLED_IN_FLIGHT = 500, 32, 8
+KEY_ENV = "TSD_FAULTS_KEY"
+AT_ONCE = 4  # kinds that share this process; those with commands of their own come after them, one by one
+STAGE_SECONDS, COMMAND_SECONDS = 240.0, 240.0  # after which a stage, or a start, is given up
+SLACK = 6  # answers that are paid for again because a busy machine let a request time out
+STATUSES = ("ok", "invalid", "refused", "truncated", "error")
+SERIES = (f"series.count={ROWS}", "series.blocks_per_part=1")
+TEACHER = (
+    "teacher={kind: openai}",
+    f"teacher.model={MODEL}",
+    f"teacher.key_env={KEY_ENV}",
+    "teacher.view=numbers",
+    f"teacher.in_flight={IN_FLIGHT}",
+    "teacher.workers=1",
+    "teacher.timeout=5",
+    "teacher.patience=60",
+    "teacher.usd_per_million_input=1000",
+    "teacher.usd_per_million_output=1000",
+)
+BATCHES = ("teacher.mode=batch", "teacher.batch.most_requests=100", "teacher.batch.poll_seconds=0.3")
+ADDRESS = re.compile(r"https?://\S+")  # it holds the kind's name
+UNCERTAIN = ("usage-negative", "usage-strings", "usage-missing")  # kinds whose usage can only be estimated
+
+
+@dataclass
+class Outcome:
+    """What came of one kind."""
+
+    kind: Kind
+    rows: list[dict[str, Any]] | None = None
+    """Of the annotations, where the stage came to its end."""
+    stop: str | None = None
+    """The line with which it was stopped first."""
+    first: dict[str, Any] = field(default_factory=dict)
+    """The ledger at that moment."""
+    said: str = ""
+    """All that was printed."""
+    counted: float = 0.0
+    unconfirmed: float = 0.0
+    """Dollars, at the end."""
+    kills: int = 0
+    seconds: float = 0.0
+    crash: str | None = None
+    over_budget: float = 0.0
+    """By how many of its dearest replies the budget was exceeded."""
+    ledger: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def statuses(self) -> Counter[str]:
+        """How many rows ended how."""
+        return Counter(row["status"] for row in self.rows or ())
+
+    @property
+    def uncounted(self) -> float:
+        """Dollars that the server billed and the stage does not know of."""
+        return max(0.0, self.ledger["dollars"] - self.counted - self.unconfirmed - 0.01)
+
+
+def main() -> None:
+    """Run all kinds, or some; print what came of each; hold it against what was expected."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], add_help=False)
+    parser.add_argument("--kinds", default="", help="some kinds by name, parted by commas")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="kinds that share one Ray session")
+    asked, others = parser.parse_known_args()
+    sys.argv[1:] = others
+    chosen = [KINDS[name] for name in asked.kinds.split(",") if name] or list(KINDS.values())
+    os.environ |= {KEY_ENV: KEY, "TSD_CPUS": "4", "RAY_AUTH_MODE": "disabled"}
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tsd-faults-") as folder, serving() as url:
+        outcomes = run_all(chosen, url, folder, asked.at_once)
+    table(outcomes)
+    for outcome in outcomes:
+        for problem in outcome.problems:
+            print(f"FAILED {outcome.kind.name}: {problem}")
+    print(f"{len(outcomes)} kinds in {(time.monotonic() - began) / 60:.1f} min")
+    if asked.kinds:
+        sys.exit(any(outcome.problems for outcome in outcomes))
+    measured.finish(__file__, {"kinds": [record(outcome) for outcome in outcomes]}, bounds(outcomes))
+
+
+def bounds(outcomes: Sequence[Outcome]) -> list[measured.Bound]:
+    """What has to hold."""
+    batches = sum(bool(one.kind.batch) for one in outcomes)
+    again = sum(max(0, one.ledger["paid_twice"] - one.kills * KILLED_IN_FLIGHT) for one in outcomes)
+    outages = sum(one.statuses["error"] for one in outcomes if one.kind.name.startswith("outage"))
+    return [
+        measured.Bound("kinds of misbehaviour, live", len(outcomes) - batches, least=40),
+        measured.Bound("kinds of misbehaviour, in batches", batches, least=20),
+        measured.Bound("kill -9", sum(one.kills for one in outcomes), least=30),
+        measured.Bound("kinds that came to something else than expected", failed(outcomes), most=0),
+        measured.Bound("tracebacks", sum(bool(one.crash) for one in outcomes), most=0),
+        measured.Bound("delivered answers paid for again, beyond what was in flight at a kill", again, most=0),
+        measured.Bound("dollars that were billed and not counted", sum(one.uncounted for one in outcomes), most=0),
+        measured.Bound("budget exceeded, in replies", max(one.over_budget for one in outcomes), most=1),
+        measured.Bound("rows that an outage left as `error`", outages, most=0),
+    ]
+
+
+def failed(outcomes: Sequence[Outcome]) -> int:
+    """How many kinds came to something else than expected."""
+    return sum(bool(outcome.problems) for outcome in outcomes)
+
+
+def record(outcome: Outcome) -> dict[str, Any]:
+    """What is kept of an outcome."""
+    shown = {name: outcome.ledger[name] for name in ("requests", "paid", "dollars", "answered", "paid_twice")}
+    return {
+        "kind": outcome.kind.name,
+        "about": outcome.kind.about,
+        "statuses": dict(outcome.statuses),
+        "stop": outcome.stop,
+        **shown,
+        "counted": outcome.counted,
+        "unconfirmed": outcome.unconfirmed,
+        "kills": outcome.kills,
+        "seconds": round(outcome.seconds, 1),
+        "problems": outcome.problems,
+    }
+
+
+def table(outcomes: Sequence[Outcome]) -> None:
+    """Print what came of all kinds."""
+    columns = [("asked", 7), ("paid", 6), ("answered", 9), ("paid $", 9), ("counted $", 10), ("unconf. $", 10)]
+    columns = [*((name[:7], 8) for name in STATUSES), *columns, ("twice", 6), ("kills", 6)]
+    print(f"{'kind':30}{'rows':>5}" + "".join(f"{name:>{width}}" for name, width in columns))
+    for one in outcomes:
+        ended = "".join(f"{one.statuses[name]:>8}" for name in STATUSES)
+        line = (
+            f"{one.kind.name:30}{len(one.rows or ()):>5}{ended}{one.ledger['requests']:>7}{one.ledger['paid']:>6}"
+        )
+        line += (
+            f"{one.ledger['answered']:>9}{one.ledger['dollars']:>9.2f}{one.counted:>10.2f}{one.unconfirmed:>10.2f}"
+        )
+        print(f"{line}{one.ledger['paid_twice']:>6}{one.kills:>6}")
+        if one.stop:
+            print(f"    {one.stop}")
+
+
+# ---- All kinds
+
+
+def run_all(kinds: Sequence[Kind], url: str, folder: str, at_once: int) -> list[Outcome]:
+    """What came of each kind, in order."""
+    found: dict[str, Outcome] = {}
+
+    def one(kind: Kind) -> None:
+        started = time.monotonic()
+        outcome = Outcome(kind)
+        try:
+            (Commands if kind.by_command else Stage)(kind, url, folder, series, outcome).run()
+        except Exception:
+            outcome.crash = traceback.format_exc()
+        outcome.seconds = time.monotonic() - started
+        outcome.ledger = ledger(url, kind)
+        outcome.problems = problems_of(outcome, names)
+        found[kind.name] = outcome
+        verdict = "; ".join(outcome.problems) or "as expected"
+        print(f"{len(found):3}/{len(kinds)} {kind.name} ({outcome.seconds:.0f} s): {verdict}", flush=True)
+
+    with session():
+        made = load("laptop", [*SERIES, f"out={folder}"])
+        series = stages.generate(made, Reporter(Console(file=io.StringIO())))
+        names = {one: row_id(", ".join(map(str, values))) for one, values in each_series(series)}
+        here = [kind for kind in kinds if not kind.by_command]
+        with ThreadPoolExecutor(at_once) as pool:  # what waits by design begins first
+            list(pool.map(one, sorted(here, key=lambda kind: -len(kind.settings))))
+    for kind in kinds:
+        if kind.by_command:
+            one(kind)
+    return [found[kind.name] for kind in kinds]
+
+
+def each_series(series: store.Dataset) -> Iterator[tuple[int, list[int]]]:
+    """Each series' id and values."""
+    for part in series.each_part(["series_id", "values"]):
+        yield from zip(part["series_id"].to_pylist(), part["values"].to_pylist(), strict=True)
+
+
+def problems_of(outcome: Outcome, names: dict[int, str]) -> list[str]:
+    """What is not as expected. names: of each series, as the server calls it."""
+    if outcome.crash:
+        return [f"traceback: {outcome.crash.strip().splitlines()[-1][:300]}"]
+    found = list(outcome.problems)
+    found += of_stop(outcome)
+    found += of_rows(outcome, names) if outcome.rows is not None else []
+    found += of_money(outcome)
+    shown = {**outcome.ledger, "said": outcome.said, "counted": outcome.counted}
+    if said := outcome.kind.expected.also(shown):
+        found.append(said)
+    if KEY in outcome.said:
+        found.append("the key was printed")
+    return found
+
+
+def of_stop(outcome: Outcome) -> list[str]:
+    """Whether it stopped as expected, with one line that names the cause."""
+    expected, found = outcome.kind.expected, list[str]()
+    if outcome.stop is not None:
+        if not expected.stop and not outcome.kind.budget:
+            found.append(f"stopped: {outcome.stop}")
+        elif not re.search(expected.stop or "budget", ADDRESS.sub("", outcome.stop), re.IGNORECASE | re.DOTALL):
+            found.append(f"the line does not name {expected.stop!r}: {outcome.stop}")
+        if "\n" in outcome.stop.strip():
+            found.append("the line is several")
+    elif expected.stop and not expected.may_stop:
+        found.append(f"came to its end, expected a stop that names {expected.stop!r}")
+    elif outcome.rows is None:
+        found.append("ended without annotations")
+    if "Traceback" in outcome.said:
+        found.append("a traceback was printed")
+    return found
+
+
+def of_rows(outcome: Outcome, names: dict[int, str]) -> list[str]:
+    """Whether every row is there, ended as expected and holds its own answer."""
+    assert outcome.rows is not None
+    expected, marked = outcome.kind.expected, set(outcome.ledger["marked"])
+    ended: Counter[str] = Counter()
+    if [row["series_id"] for row in outcome.rows] != sorted(names):
+        ended[f"{len(outcome.rows)} rows are not those that went in"] += 1
+    healed = outcome.stop is not None
+    for row in outcome.rows:
+        name = names[row["series_id"]]
+        if name in marked:
+            allowed = [*expected.marked.split("|"), *(["ok"] if healed else [])]
+            if row["status"] not in allowed:
+                ended[f"{row['status']} in the place of {expected.marked} ({row['reason']})"] += 1
+            elif row["status"] != "ok" and not re.search(expected.reason, row["reason"] or "", re.IGNORECASE):
+                ended[f"a reason without {expected.reason!r}: {row['reason']}"] += 1
+        elif row["status"] != "ok":
+            ended[f"{row['status']} in the place of ok ({row['reason']})"] += 1
+        elif row["labels"] != labels_of(name):
+            ended["another answer's labels" if row["labels"] != labels_of(name, 1) else "the draft's labels"] += 1
+    return [f"{count} × {what[:200]}" for what, count in ended.most_common(4)]
+
+
+def of_money(outcome: Outcome) -> list[str]:
+    """Whether nothing was paid twice and everything was counted."""
+    expected, seen, found = outcome.kind.expected, outcome.ledger, list[str]()
+    lost = outcome.kills * KILLED_IN_FLIGHT
+    if seen["paid_twice"] > lost:
+        found.append(f"{seen['paid_twice']} delivered answers paid for again, at most {lost} were in flight")
+    stopped = outcome.first or seen
+    most = expected.paid * ROWS + SLACK + lost
+    if stopped["paid"] > most:
+        found.append(f"{stopped['paid']} answers paid for, at most {most:.0f} expected")
+    if seen["most_asked_marked"] > expected.asked and not outcome.kind.kills:
+        found.append(f"a row with a fault of its own was asked {seen['most_asked_marked']} times")
+    if outcome.uncounted:
+        known = f"${outcome.counted:.2f} counted, ${outcome.unconfirmed:.2f} unconfirmed"
+        found.append(f"${seen['dollars']:.2f} billed, {known}")
+    plain = seen["paid"] == seen["delivered"] and not outcome.kills and outcome.kind.name not in UNCERTAIN
+    if plain and outcome.rows and abs(outcome.counted - seen["dollars"]) > 0.005 * seen["dollars"]:
+        found.append(f"${outcome.counted:.2f} counted, ${seen['dollars']:.2f} billed, all of it delivered")
+    if outcome.over_budget > 1:
+        found.append(f"the budget was exceeded by {outcome.over_budget:.1f} replies")
+    return found
+
+
+# ---- One kind
+
+
+class Run:
+    """How one kind is run, by whatever means."""
+
+    def __init__(self, kind: Kind, url: str, folder: str, series: store.Dataset, outcome: Outcome) -> None:
+        self.kind, self.url, self.folder, self.series, self.outcome = kind, url, folder, series, outcome
+        self.asked_flight = KILLED_IN_FLIGHT if kind.by_command else IN_FLIGHT
+
+    def overrides(self, *more: str) -> list[str]:
+        """The recipe's."""
+        kind, address = self.kind, f"{self.url}/k/{self.kind.name}/v1"
+        if kind.address:
+            address = address.replace("http:", "https:") if kind.address == "https" else kind.address
+        sets = [*SERIES, *TEACHER, *(BATCHES if kind.batch else ()), f"teacher.base_url={address}"]
+        sets += [f"name={kind.name}", f"tracking.uri=sqlite:///{self.folder}/{kind.name}.db"]
+        return [*sets, *(f"teacher.{one}" for one in (*kind.settings, *more))]
+
+    @property
+    def annotations(self) -> str:
+        """The folder of what the stage makes."""
+        return f"{self.folder}/{self.kind.name}/annotations"
+
+    def collect(self) -> None:
+        """Read what came of it."""
+        self.outcome.counted, self.outcome.unconfirmed = money(self.annotations)
+        with suppress(TsdError):
+            made = store.open_dataset(self.annotations, SINGLE.tables.annotations)
+            self.outcome.rows = made.read().to_pylist()
+
+    def check_budget(self, budget: float | None) -> None:
+        """How far the budget was exceeded until now."""
+        now = ledger(self.url, self.kind)
+        if budget and now["dearest_dollars"]:
+            over = (now["dollars"] - budget) / now["dearest_dollars"]
+            self.outcome.over_budget = max(self.outcome.over_budget, over)
+
+
+class Stage(Run):
+    """The stage in this process."""
+
+    def run(self) -> None:
+        """Once, and once more where it was stopped and the server is well again."""
+        stop = self.once()
+        budget = [one for one in self.kind.settings if one.startswith("budget_usd=")]
+        self.check_budget(float(budget[0].partition("=")[2]) if budget else None)
+        if stop is not None:
+            self.outcome.stop, self.outcome.first = stop, ledger(self.url, self.kind)
+            if self.kind.expected.stop and self.kind.expected.goes_on:
+                ledger(self.url, self.kind, "heal")
+                if again := self.once("patience=60"):
+                    self.outcome.problems.append(f"once the server behaved it stopped again: {again}")
+        self.collect()
+
+    def once(self, *more: str) -> str | None:
+        """The line with which the stage was stopped, if it was."""
+        shown = io.StringIO()
+        reporter = Reporter(Console(file=shown, width=400, highlight=False))
+        given_up = threading.Timer(STAGE_SECONDS, self.give_up)
+        given_up.start()
+        try:
+            made = stages.annotate(
+                load("laptop", [*self.overrides(*more), f"out={self.folder}"]), self.series, reporter
+            )
+            self.outcome.said += json.dumps(made.about, default=str)
+        except Exception as error:
+            known = error if isinstance(error, TsdError) else getattr(error, "cause", None)
+            if not isinstance(known, TsdError):
+                raise
+            self.outcome.said += str(known)
+            return str(known)
+        finally:
+            given_up.cancel()
+            self.outcome.said += shown.getvalue()
+        return None
+
+    def give_up(self) -> None:
+        """It takes too long: the server refuses the key from now on, which ends it."""
+        self.outcome.problems.append(f"no end after {STAGE_SECONDS:.0f} s")
+        ledger(self.url, self.kind, "abort")
+
+
+class Commands(Run):
+    """`tsd annotate`, as a person runs it, killed and started again."""
+
+    def run(self) -> None:
+        """Kill it as often as wanted, stop it by its budget as often, and let it come to its end."""
+        kind, rng = self.kind, random.Random(self.kind.name)
+        shutil.copytree(self.series.folder, f"{self.folder}/{kind.name}/series")
+        starts = 0
+        budget = [f"budget_usd={kind.budget}"] if kind.budget else []
+        while self.outcome.kills < kind.kills and starts < 3 * kind.kills:
+            ended = self.command(self.workers(starts), *budget, kill_after=rng.uniform(0.2, 2.5))
+            starts += 1
+            self.check_budget(kind.budget)
+            if ended is not None:  # it came to an end of its own before
+                break
+        if self.outcome.kills < kind.kills:
+            self.outcome.problems.append(f"killed {self.outcome.kills} times of {kind.kills}")
+        for _ in kind.workers if kind.budget else ():
+            self.command(self.workers(starts), *budget)
+            starts += 1
+            self.check_budget(kind.budget)
+        self.command(self.workers(starts), *(["budget_usd=100000"] if budget else []))
+        self.collect()
+
+    def workers(self, start: int) -> int:
+        """Of one start."""
+        return self.kind.workers[start % len(self.kind.workers)]
+
+    def command(self, workers: int, *more: str, kill_after: float | None = None) -> int | None:
+        """Run it. Returns its exit code; None where it was killed, so many seconds after it asked first."""
+        sets = self.overrides(f"workers={workers}", f"in_flight={KILLED_IN_FLIGHT}", *more)
+        words = [sys.executable, "-m", "tsd.cli", "annotate", "laptop", "--out", self.folder]
+        words += [word for one in sets for word in ("--set", one)]
+        environment = {name: one for name, one in os.environ.items() if not name.startswith("RAY_")}
+        before = activity(self.url, self.kind)
+        with tempfile.TemporaryFile("w+") as printed:
+            process = subprocess.Popen(
+                words,
+                cwd=measured.ROOT,
+                env=environment | {"RAY_AUTH_MODE": "disabled", "TSD_CPUS": "2"},
+                stdout=printed,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            code = self.watch(process, before, kill_after)
+            printed.seek(0)
+            text = printed.read()
+        self.outcome.said += text
+        lines = [line for line in text.splitlines() if line.startswith("tsd: ")]
+        if code not in (0, None):
+            self.outcome.stop = self.outcome.stop or "\n".join(lines) or f"exit code {code}: {text[-300:]}"
+            if not more or len(lines) != 1 or code != 2:
+                self.outcome.problems.append(f"exit code {code}: {text.strip()[-400:]}")
+        return code
+
+    def watch(self, process: subprocess.Popen[bytes], before: int, kill_after: float | None) -> int | None:
+        """Until the command ends, is to be killed, or takes too long."""
+        until, asked = time.monotonic() + COMMAND_SECONDS, None
+        while process.poll() is None:
+            now = time.monotonic()
+            if asked is None and kill_after is not None and activity(self.url, self.kind) > before:
+                asked = now
+            kill = asked is not None and kill_after is not None and now - asked > kill_after
+            if kill or now > until:
+                kill_all(process.pid)
+                process.wait(30)
+                if not kill:
+                    self.outcome.problems.append(f"no end after {COMMAND_SECONDS:.0f} s")
+                    return None
+                self.outcome.kills += 1
+                return None
+            time.sleep(0.1)
+        return process.returncode
+
+
+def kill_all(pid: int) -> None:
+    """`kill -9` a command and everything that it started, at one moment, as a power cut does."""
+    tree = psutil.Process(pid).children(recursive=True)
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    for one in tree:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+def activity(url: str, kind: Kind) -> int:
+    """How often anything was asked of a kind."""
+    seen = ledger(url, kind)
+    return int(seen["requests"] + sum(seen["calls"].values()))
+
+
+def money(annotations: str) -> tuple[float, float]:
+    """Dollars that the stage has counted, and that it holds for unconfirmed, by its manifest or its journals."""
+    manifest = store.read_json(annotations, store.MANIFEST)
+    if manifest:
+        about = manifest["about"]
+        return about.get(DOLLARS, 0.0), about.get(UNCONFIRMED, 0.0)
+    account = Earlier()
+    for history in read_all(annotations, parts_with_journals(annotations)).values():
+        account.add(history.account)
+    return account.billed.usd, account.unconfirmed.usd
+
+
+# ---- The server
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """A server for as long as the context lasts; its address."""
+    script = Path(__file__).with_name("fault_server.py")
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def ledger(url: str, kind: Kind, what: str = "ledger") -> dict[str, Any]:
+    """What the server has seen of a kind; what: heal or abort change how it behaves."""
+    with urllib.request.urlopen(f"{url}/k/{kind.name}/{what}", timeout=60) as answer:
+        seen: dict[str, Any] = json.loads(answer.read())
+        return seen
+
+
+if __name__ == "__main__":
+    main()
