@@ -1,6 +1,7 @@
 """What a model thinks is parted from what it replies, whatever form its server gives it."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -173,6 +174,24 @@ def test_whatever_stands_in_closed_tags_is_no_part_of_the_reply(thought: str, mo
     inner = (thought + more).replace("<", "").replace("[", "").replace("◁", "")
     parted = part_text(f"<think>{inner}</think>{SOUND}", TOPICS)
     assert parted.text == SOUND
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A" * 5_000_000,
+        "The trend is up. " * 300_000,
+        '{"trend": "' * 400_000,
+        "<think>a</think>" + "b " * 2_500_000,
+    ],
+)
+def test_a_reply_of_megabytes_is_invalid_and_takes_no_time(text: str) -> None:
+    started = time.process_time()
+    reply = read({"content": text}, "stop")
+    assert time.process_time() - started < 2.0
+    assert reply.status == "invalid"
+    assert "letters" in str(reply.reason)
+    assert len(reply.text) <= 20_000
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from tsd.teachers import Reply
 from tsd.teachers.thoughts import object_in, part
 
 MOST_TOKENS = 10_000_000  # of one request: a count above it is not one
+# Letters that are kept and read: a reply of megabytes would hold up a worker's other requests until they time out.
+LONGEST_REPLY, LONGEST_THOUGHT = 20_000, 200_000
 SHOWN = 200  # letters of what a server says, in a reason
 MAY_PASS = (408, 409, 425)  # of the codes below 500, besides 429
 OF_THE_ROW = (400, 403, 413, 415, 422, 451)  # codes that are about what one request holds
@@ -188,8 +190,9 @@ def read_completion(answer: Any, price: Price, expected: int, topics: Sequence[s
             return _priced(Reply(None, "error", "the answer was empty: no message"), answer, price, 0, 0)
         message = {"content": choice["text"]}
     parted = part(message, topics)
-    text = clean(parted.text) if parted.text else None
-    thought = clean(parted.thought) if parted.thought else None
+    letters = len(parted.text or "") + len(parted.thought or "")
+    text = clean(parted.text[:LONGEST_REPLY]) if parted.text else None
+    thought = clean(parted.thought[:LONGEST_THOUGHT]) if parted.thought else None
     status, reason = "ok", None
     finish = str(choice.get("finish_reason") or "").lower()
     if message.get("refusal"):
@@ -202,6 +205,8 @@ def read_completion(answer: Any, price: Price, expected: int, topics: Sequence[s
         status, reason = "truncated", f"thinking (in {parted.where}) used up the reply: raise teacher.max_tokens"
     elif finish in TOO_LONG:
         status, reason = "truncated", "the reply reached teacher.max_tokens"
+    elif len(parted.text or "") > LONGEST_REPLY:
+        status, reason = "invalid", f"the reply has {len(parted.text or ''):,} letters, more than any description"
     elif not (text or "").strip() and thought:
         text = object_in(thought, topics) if topics else None
         if text is None:
@@ -217,7 +222,6 @@ def read_completion(answer: Any, price: Price, expected: int, topics: Sequence[s
         model=clean(model)[:SHOWN] if isinstance(model, str) else None,
         fingerprint=clean(fingerprint)[:SHOWN] if isinstance(fingerprint, str) else None,
     )
-    letters = len(text or "") + len(thought or "")
     reply = _priced(reply, answer, price, expected, letters // 4)
     if status == "truncated" and not text and not thought and reply.thinking_tokens:
         spent = f"thinking that the server does not show ({reply.thinking_tokens:,} tokens)"

@@ -32,6 +32,7 @@ REPLY_MARKS = re.compile(
     r"<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>|</?(?:answer|response|output|final)>",
     re.IGNORECASE,
 )
+MOST = 1_000_000  # letters of a reply that are looked at
 LONGEST = 200_000  # letters that are searched for several objects
 MOST_BROKEN = 100  # beginnings of an object that turn out to be none
 
@@ -51,6 +52,7 @@ class Parted:
 def part(message: Mapping[str, Any], topics: Sequence[str] = ()) -> Parted:
     """Part a chat message. topics: the keys of the object that the reply should be."""
     text, thoughts, where = _content(message.get("content"))
+    text = text[:MOST] if text else text
     for name in FIELDS:
         found = _words(message.get(name))
         if found:
