@@ -259,22 +259,3 @@ def test_parts_that_are_lost_and_rows_that_failed_are_made_again_without_paying_
     assert all(same)
     assert len(before) == 2
     assert sum(server.answered.values()) == 0
-
-
-def test_a_preview_shows_the_first_rows_and_the_whole_stage_does_not_pay_for_them_again(
-    tmp_path: Path, server: Server
-) -> None:
-    server.answer = truthful
-    asking = [*SMALL, *teacher(server, view="both", **DEAR)]
-    preview = [*command(tmp_path, *asking, stage="annotate"), "--preview", "5"]
-    run(command(tmp_path, *SMALL, stage="generate"), cpus=2)
-    printed = run(preview, cpus=2)
-    assert server.asked == 5
-    assert "5 of 5 can be used" in printed
-    assert "for all 2,048" in printed
-    page = (tmp_path / "tiny" / "preview.html").read_text()
-    assert page.count("<img") == 5
-    assert "Its thought" not in page
-    run(command(tmp_path, *asking, stage="annotate"), cpus=2)
-    assert server.asked == 2048
-    assert sum(server.answered.values()) == 0

@@ -21,7 +21,7 @@ from tsd.teachers.asking import Questions
 from tsd.teachers.batch_api import BatchApi
 from tsd.teachers.counts import tally, tell
 from tsd.teachers.gate import EARLIER, MODEL, ROWS, Counts, Gate, Turnstile
-from tsd.teachers.history import Say, earlier_requests, keep_address, require_journals
+from tsd.teachers.history import Say, adopt_preview, earlier_requests, keep_address, require_journals
 from tsd.teachers.journal import Journal
 from tsd.teachers.openai_api import OpenAIApi
 from tsd.teachers.server import require_key
@@ -58,6 +58,7 @@ def ask(
     if not missing:
         return found
     require_journals(teacher, folder, lost, found, series)
+    adopt_preview(folder)
     keep_address(teacher, folder, say)
     gate = open_gate(teacher, folder, key)
     batches = teacher.batch.at_once if teacher.mode == "batch" else None

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable, Collection
 
+from pyarrow import fs
+
 from tsd import store
 from tsd.errors import InputError, StorageError
 from tsd.recipe import ApiTeacher, Recipe
@@ -11,6 +13,7 @@ from tsd.teachers.gate import DOLLARS, INPUT, OUTPUT, STATUS, UNCONFIRMED, UNCON
 from tsd.teachers.journal import FOLDER, Journal, parts_with_journals, read_all
 from tsd.teachers.server import serves
 
+PREVIEW = "preview"  # in a study's folder
 ADDRESSES = "addresses.json"  # beside the journals: where replies came from
 
 Say = Callable[[str], None]
@@ -73,7 +76,26 @@ def earlier_requests(folder: str, key: str) -> Earlier:
     under_way = [part for part in parts_with_journals(folder) if part not in finished]
     for history in read_all(folder, under_way).values():
         account.add(history.account)
+    account.add(Journal(preview_folder(folder), 0).read().account)
     return account
+
+
+def preview_folder(annotations: str) -> str:
+    """Where the journal of a preview lies: beside the annotations, which it does not begin."""
+    return f"{annotations.rpartition('/')[0]}/{PREVIEW}"
+
+
+def adopt_preview(annotations: str) -> None:
+    """Take what a preview was answered, and billed, into the journal of the first part."""
+    found, wanted = Journal(preview_folder(annotations), 0).folder, Journal(annotations, 0).folder
+    files, root = store.filesystem(found)
+    if files.get_file_info(root).type != fs.FileType.Directory:
+        return
+    there, place = store.filesystem(wanted)
+    with store.storage_errors(wanted):
+        there.create_dir(place, recursive=True)
+        fs.copy_files(root, place, source_filesystem=files, destination_filesystem=there)
+    store.delete_folder(preview_folder(annotations))  # its lines may be there twice until now, and count once
 
 
 def reopen_errors(recipe: Recipe, folder: str, key: str) -> int:

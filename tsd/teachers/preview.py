@@ -1,6 +1,6 @@
 """The first rows of a study, asked before all others: what the teacher is shown, says, and costs.
 
-The replies go into the journal of their part, so that the whole stage does not pay for them again.
+The replies go into a journal of their own. The whole stage takes it over, and does not pay for them again.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from tsd.recipe import ApiTeacher, LocalTeacher, Recipe, RulesTeacher
 from tsd.teachers.account import Earlier
 from tsd.teachers.asking import Questions
 from tsd.teachers.gate import Gate, Turnstile
+from tsd.teachers.history import preview_folder
 from tsd.teachers.journal import Journal
 from tsd.teachers.openai_api import OpenAIApi
 
@@ -68,7 +69,10 @@ async def _live(questions: Questions, series: pa.Table, folder: str, earlier: Ea
         asker = OpenAIApi(questions, turnstile, teacher.in_flight)
         watching = asyncio.create_task(_watch(gate))
         try:
-            with Journal(folder, 0) as journal:
+            known = Journal(folder, 0).replies()  # where the stage has asked already, nothing is paid again
+            with Journal(preview_folder(folder), 0) as journal:
+                for key, reply in known.items():
+                    journal.add(key, reply)
                 table = await asker.annotate(0, series, journal)
         finally:
             watching.cancel()
