@@ -127,7 +127,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[Path
     """A study whose annotation was killed once some replies had come; the study, and those replies by key."""
     out = tmp_path_factory.mktemp("pipeline")
     run(command(out, *STUDY, stage="generate"), cpus=2)
-    journal = out / "tiny/annotations/replies/part-00000000/replies.jsonl"
+    journal = out / "tiny/annotations/replies/part-00000000"
     process = subprocess.Popen(
         command(out, *piped(model), stage="annotate"),
         cwd=ROOT,
@@ -165,10 +165,9 @@ def kill_session(leader: subprocess.Popen[bytes]) -> None:
 
 
 def lines_of(journal: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal."""
-    if not journal.is_file():
-        return []
-    return [json.loads(line) for line in journal.read_text().splitlines()[:-1] if line]
+    """The whole lines of a journal's files."""
+    texts = [file.read_text() for file in sorted(journal.glob("*.jsonl"))]
+    return [json.loads(line) for text in texts for line in text.splitlines()[:-1] if line]
 
 
 @pytest.fixture(scope="module")
