@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tsd.errors import InputError
 from tsd.measurements import Hints, read
 
-WILD = Path("/work/shared/reference/wild/csv")
+WILD = Path(__file__).parents[2] / "shared" / "reference" / "wild" / "csv"
 # Of each file that is read what it starts and ends with, and what must be said of it.
 PLAIN = (10.0, 30.464)
 EXPECTED = {
