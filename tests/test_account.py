@@ -59,6 +59,14 @@ def test_a_bound_grows_with_prompts_and_replies_that_are_longer_than_estimated()
     assert mine.bound(200) == Cost(300, 1400, pytest.approx(1.7))
 
 
+def test_one_dear_reply_does_not_make_later_requests_reserve_more_of_a_minute() -> None:
+    mine = account()
+    assert mine.expected(200) == 300
+    mine.settle("a", Cost(200, 16_000), estimate=200, replies=1)
+    assert mine.expected(200) == 300
+    assert mine.bound(200).output_tokens == 32_000  # the budget still holds for another one like it
+
+
 def test_few_requests_are_in_flight_until_usages_are_known() -> None:
     mine = account()
     for number in range(FEW_IN_FLIGHT):

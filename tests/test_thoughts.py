@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tsd.tasks import SINGLE
 from tsd.teachers import judge
-from tsd.teachers.answers import read_answer
+from tsd.teachers.answers import read_completion
 from tsd.teachers.thoughts import part, part_text
 
 TOPICS = SINGLE.topics
@@ -114,7 +114,7 @@ def test_a_thought_in_a_field_that_used_up_the_reply_names_the_field() -> None:
 def test_thinking_that_the_server_does_not_show_is_the_reason_of_an_empty_reply() -> None:
     details = {"reasoning_tokens": 256}
     usage = {"prompt_tokens": 9, "completion_tokens": 256, "completion_tokens_details": details}
-    reply = read_answer(json.dumps(completion("", "length", usage=usage)), lambda *_: 0.0, 100, TOPICS)
+    reply = read_completion(completion("", "length", usage=usage), lambda *_: 0.0, 100, TOPICS)
     assert reply.status == "truncated"
     assert "thinking" in str(reply.reason)
     assert "256 tokens" in str(reply.reason)
@@ -132,7 +132,7 @@ def read(message: dict[str, Any], finish: str) -> Any:
     """The reply to a message, judged."""
     answer = completion(finish=finish)
     answer["choices"][0]["message"] = {"role": "assistant", **message}
-    return judge(SINGLE, read_answer(json.dumps(answer), lambda *_: 0.0, 100, TOPICS))
+    return judge(SINGLE, read_completion(answer, lambda *_: 0.0, 100, TOPICS))
 
 
 @pytest.mark.parametrize("finish", ["SAFETY", "content_filter", "RECITATION", "PROHIBITED_CONTENT", "refusal"])
@@ -158,7 +158,7 @@ def test_every_providers_filter_is_a_refusal(finish: str) -> None:
     ],
 )  # fmt: skip
 def test_tokens_are_counted_wherever_the_server_says_them(usage: dict[str, Any], tokens: tuple[int, ...]) -> None:
-    reply = read_answer(json.dumps(completion(usage=usage)), lambda a, b: a + b, 100)
+    reply = read_completion(completion(usage=usage), lambda a, b: a + b, 100)
     assert (reply.input_tokens, reply.output_tokens, reply.thinking_tokens) == tokens
     assert reply.cost_usd == sum(tokens[:2])
 

@@ -162,21 +162,12 @@ def _one_line(text: str) -> str:
     return clean(next(filter(None, lines), ""))
 
 
-def read_answer(content: bytes | str, price: Price, expected: int, topics: Sequence[str] = ()) -> Reply:
+def read_completion(answer: Any, price: Price, expected: int, topics: Sequence[str] = ()) -> Reply:
     """Read a chat completion; what is not one becomes an `error` with a reason.
 
     expected: tokens of the question, roughly, for servers whose counts cannot be true. topics: the keys of the
-    object that the reply should be.
+    object that the reply should be. Thought and reply are parted here, and nowhere later.
     """
-    try:
-        answer = read_json(content)
-    except ValueError:
-        return Reply(None, "error", "the answer is not JSON")
-    return read_completion(answer, price, expected, topics)
-
-
-def read_completion(answer: Any, price: Price, expected: int, topics: Sequence[str] = ()) -> Reply:
-    """The same of an answer that is no longer JSON. Thought and reply are parted here, and nowhere later."""
     if not isinstance(answer, dict):
         return Reply(None, "error", "the answer is not an object")
     found = error_within(answer)

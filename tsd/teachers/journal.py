@@ -51,8 +51,6 @@ class History:
     """Rows of a finished part that ended as `error`, by request key."""
     account: Earlier = field(default_factory=Earlier)
     """What it all cost."""
-    notes: dict[str, Any] = field(default_factory=dict)
-    """Other lines, by their name, the last of each."""
 
 
 class Journal:
@@ -123,7 +121,6 @@ class Journal:
             history.account = Earlier.from_dict(head["account"], f"{_name(self.part)} of earlier starts")
             history.failed = {one["key"]: _reply(one) for one in entries if one["status"] == "error"}
             entries = [one for one in entries if one["status"] != "error"]
-            history.notes.update(head.get("notes", {}))
         for path in self._paths():
             with self._files.open_input_stream(path) as source:
                 content = source.read()
@@ -132,8 +129,6 @@ class Journal:
         history.account.add(_account(entries))
         found: dict[str, Reply] = {}
         for entry in entries:
-            if "note" in entry:
-                history.notes[entry["note"]] = entry["value"]
             if "key" not in entry:
                 continue
             reply, before = _reply(entry), found.get(entry["key"])
@@ -176,10 +171,6 @@ class Journal:
         """Keep a reply that no request stands for. Raises StorageError where it cannot be kept."""
         self._append([{"key": key, **asdict(reply)}])
 
-    def note(self, name: str, value: Any) -> None:
-        """Keep something else that is known of the part, in JSON's types."""
-        self._append([{"note": name, "value": value}])
-
     async def stored(self) -> None:
         """Wait until all that was added outlasts this process. Raises StorageError where it cannot be kept."""
         if self._on_disk:
@@ -217,7 +208,6 @@ class Journal:
             "v": VERSION,
             "account": history.account.as_dict(),
             "files": {Path(path).name: self._files.get_file_info(path).size for path in self._paths()},
-            "notes": history.notes,
         }
         self._write_archive(head, failed | history.replies)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import openai
@@ -90,11 +89,6 @@ def said_in(error: openai.APIStatusError) -> ServerError:
         content = b""
     found = error_of(error.status_code, content)
     return found if found.message else ServerError(error.status_code, found.kind, error.message)
-
-
-def body_of(error: openai.APIStatusError) -> dict[str, Any]:
-    """The error object in the server's refusal."""
-    return error.body if isinstance(error.body, dict) else {}
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
