@@ -329,7 +329,7 @@ BATCH = (
     ),
     kind(
         "download-drips",
-        "each download drips at first, for longer than the time limit",
+        "each download drips at first, for longer than a request's time limit",
         download(lambda content: Answer(200, content, drip=0.7)),
     ),
     kind(

@@ -210,8 +210,8 @@ async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
         return slow
     piece = max(1, len(payload) // PIECES)
     for at in range(0, len(payload), piece):
+        await asyncio.sleep(answer.drip)  # before it: whoever has the last piece has all, and may delete the file
         await slow.write(payload[at : at + piece])
-        await asyncio.sleep(answer.drip)
     await slow.write_eof()
     return slow
 

@@ -138,28 +138,52 @@ def test_tokens_of_a_reply_of_half_the_limit_delay_what_follows(
 # ---- Outages and rows
 
 
-def test_an_outage_of_the_server_makes_no_row_an_error(server: Server, ask: Any, series: pa.Table) -> None:
+@pytest.mark.parametrize("retries", [0, 1])
+@pytest.mark.parametrize("latency", [0.02, 0.3])
+def test_an_outage_of_the_server_makes_no_row_an_error(
+    server: Server, ask: Any, series: pa.Table, retries: int, latency: float
+) -> None:
     started = time.monotonic()
 
     def answer(*_: Any) -> Answer:
-        down = 0.3 < time.monotonic() - started < 3.3
-        return error(503) if down else Answer(200, completion(), hang=0.02)
+        down = 0.6 < time.monotonic() - started < 2.6
+        return error(503) if down else Answer(200, completion(), hang=latency)
 
     server.answer = answer
-    said = ask(series.slice(0, 300), in_flight=64, retries=1).table
+    said = ask(series.slice(0, 300), in_flight=64, retries=retries).table
+    assert server.asked > 300
     assert Counter(said["status"].to_pylist()) == {"ok": 300}
 
 
-def test_a_row_that_fails_alone_at_the_end_is_an_error_once_the_server_is_seen_to_work(
-    server: Server, ask: Any, series: pa.Table
+@pytest.mark.parametrize(("latency", "rows"), [(0.02, 300), (0.2, 100)])
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_row_that_fails_while_others_are_answered_is_tried_no_more_than_asked(
+    server: Server, ask: Any, series: pa.Table, retries: int, latency: float, rows: int
+) -> None:
+    bad: list[Any] = []
+
+    def answer(n: int, body: dict[str, Any]) -> Answer:
+        if n == 10:
+            bad.append(body["messages"])
+        return error(500) if body["messages"] in bad else Answer(200, completion(), hang=latency)
+
+    server.answer = answer
+    said = ask(series.slice(0, rows), in_flight=4, retries=retries).table
+    assert Counter(said["status"].to_pylist()) == {"ok": rows - 1, "error": 1}
+    assert server.asked == rows + retries
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_that_fail_with_no_others_left_are_errors_once_the_server_is_seen_to_work(
+    server: Server, ask: Any, series: pa.Table, rows: int
 ) -> None:
     def answer(_: int, body: dict[str, Any]) -> Answer:
         asked = body["messages"][0]["content"]
         return Answer(200, completion("yes")) if isinstance(asked, str) else error(500, "broken")
 
     server.answer = answer
-    (row,) = ask(series.slice(0, 1), retries=1).table.to_pylist()
-    assert (row["status"], row["reason"]) == ("error", "500: broken")
+    said = ask(series.slice(0, rows), retries=1).table.to_pylist()
+    assert [(row["status"], row["reason"]) for row in said] == [("error", "500: broken")] * rows
 
 
 @pytest.mark.parametrize("code", [400, 403])

@@ -30,6 +30,7 @@ REPORT_SECONDS, REPORTS_IN_ONE = 0.25, 5  # where others wait for what is settle
 GRACE_SECONDS = 5.0  # for requests under way once the stage is to stop: their answers are paid for
 SILENT_SECONDS = 30.0  # after which a worker that does not report is taken for dead
 UNREACHED_SECONDS = 10.0  # without a connection, before the first answer of all: then the stage stops
+HEAR_SECONDS = 0.05  # between two looks at whether a request was answered
 EXAMPLE = 160  # letters of a reply that is shown as an example
 
 # What is counted. Rows also by status, as "row ok"; requests without an answer by kind, as "failed 429".
@@ -401,9 +402,16 @@ class Ticket:
     """A request under way. What became of it is said once; if nothing is, it may have been billed."""
 
     def __init__(
-        self, name: str, estimate: int, bound: Cost, journal: Journal, tell: Callable[[Bill], None]
+        self,
+        name: str,
+        estimate: int,
+        bound: Cost,
+        worked: bool,
+        journal: Journal,
+        tell: Callable[[Bill], None],
     ) -> None:
-        self.name, self.bound = name, bound
+        """worked: whether the newest request before it, of those that have ended, was answered."""
+        self.name, self.bound, self.worked, self.sent = name, bound, worked, time.monotonic()
         self._estimate, self._journal, self._tell = estimate, journal, tell
         self.settled = False
 
@@ -434,8 +442,11 @@ class Turnstile:
         self._counts: Counts = Counter()
         self._news = Report(Counter())
         self._paused_until = 0.0
+        self._in_flight, self._last_failed = 0, 0.0
         self.last_answer = 0.0
         """When this worker was last given an answer, by `time.monotonic`."""
+        self.last_heard = 0.0
+        """When the newest of its requests that were answered had been sent."""
         self.stopped = asyncio.Event()
         """Set when nothing may be sent any more."""
         self._reason: str | None = None
@@ -469,7 +480,8 @@ class Turnstile:
             bound = leave.bound
             if leave.free:
                 self._pass, bound = leave, leave.estimator.bound(self._teacher, estimate)
-            ticket = Ticket(name, estimate, bound, journal, lambda bill: self._news.bills.append(bill))
+            worked = self.last_heard > self._last_failed
+            ticket = Ticket(name, estimate, bound, worked, journal, lambda bill: self._news.bills.append(bill))
             try:
                 journal.sent(name, bound, estimate)
                 await journal.stored()
@@ -477,9 +489,13 @@ class Turnstile:
                 self._news.bills.append(Bill(name, Cost()))
                 raise
             self._counts[SENT] += 1
+            self._in_flight += 1
             try:
                 yield ticket
             finally:
+                self._in_flight -= 1
+                if self.last_heard < ticket.sent:
+                    self._last_failed = max(self._last_failed, ticket.sent)
                 self._counts[ENDED] += 1
                 if not ticket.settled:
                     self._news.bills.append(Bill(name, None, bound=bound))
@@ -518,9 +534,10 @@ class Turnstile:
             completed(0)
             self._counts.update({BATCHES: -1, BATCHED: -requests})
 
-    def answered(self, reply: Reply, form: str | None = None) -> None:
-        """Count an answer of the server. form: in which the reply was asked for."""
+    def answered(self, reply: Reply, form: str | None = None, sent: float = 0.0) -> None:
+        """Count an answer of the server. form: in which the reply was asked for; sent: when, as a ticket says."""
         if reply.status != "error":
+            self.last_heard = max(self.last_heard, sent)
             self._counts[ANSWERED] += 1
             self._news.answers += 1
             self.last_answer = time.monotonic()
@@ -576,6 +593,13 @@ class Turnstile:
         except TimeoutError:
             return
         raise StoppedError
+
+    async def hear(self, since: float, most: float) -> bool:
+        """Whether the server answers what was sent after a moment; waits while others ask, so long at most."""
+        until = time.monotonic() + most
+        while self.last_heard <= since and self._in_flight and time.monotonic() < until:
+            await self.sleep(HEAR_SECONDS)
+        return self.last_heard > since
 
     async def unless_stopped(self, work: Coroutine[Any, Any, object]) -> bool:
         """Wait for something, no longer than until the stage is stopped. Returns whether it came to its end."""

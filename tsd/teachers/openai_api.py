@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import openai
 import pyarrow as pa
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_result, stop_never, wait_random_exponential
 
 from tsd.errors import StorageError
 from tsd.recipe import ApiTeacher
@@ -46,9 +46,7 @@ from tsd.teachers.server import (
     said_in,
 )
 
-PING_SECONDS = (
-    20.0  # without an answer to anybody, after which a question that shows nothing asks whether it is the server
-)
+PING_SECONDS = 20.0  # without an answer to anybody, after which a question that shows nothing is asked
 DRAWN_AT_ONCE = 16  # plots, between which replies are looked after
 MOST_REFUSALS = 20  # of a worker's rows without an answer between them: from then on it is not about the rows
 
@@ -77,6 +75,7 @@ class OpenAIApi:
         self._refusals = 0  # since the last answer
         self._pinging = asyncio.Lock()
         self._pinged = time.monotonic()  # when it was last tried
+        self._ping_worked = 0.0  # when the last one was answered; 0 where it was not
         # A row that waits to be tried again leaves its slot to others; so many rows are drawn and kept at once.
         self._rows = asyncio.Semaphore(2 * share + DRAWN_AT_ONCE)
         # Parts one after the other: taken in turns all would end late, and at once, with nothing left to begin.
@@ -157,36 +156,34 @@ class OpenAIApi:
     async def _answer(self, question: Question, before: Reply | None, journal: Journal) -> Reply:
         """The reply to a question, or to being told what is wrong with the one before.
 
-        A failed try counts only where somebody was answered since the one before: else it is the server's trouble.
+        A failed try counts only where the server answers others before and after it: else the trouble is its own.
         """
         messages = [*question.messages, *(repair(before) if before else [])]
         estimate = question.tokens + (repair_tokens(before) if before else 0)
         tried: list[Reply] = []
-        counted, ended = 0, time.monotonic()
+        counted, worked, ended = 0, False, 0.0
 
         def keep(ticket: Ticket, reply: Reply, known: bool) -> None:
             cost = Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd)
             whole = outcome(self._questions.task, before, [*tried, reply])
             ticket.billed(cost, question.key, None if reply.status == "error" else whole, known)
 
-        async def attempt() -> Reply:
-            nonlocal counted, ended
-            reply = await self._send(messages, estimate, journal, keep)
-            tried.append(reply)
-            if reply.status == "error":
-                answered = reply.input_tokens > 0 or self._turnstile.last_answer > ended
-                counted += answered or await self._alive(journal)
+        async def attempt() -> Reply | None:
+            """One try; None where there were enough."""
+            nonlocal counted, worked, ended
+            if tried and not tried[-1].input_tokens:
+                counted += await self._works(ended, worked, journal) and worked
+            if counted <= self._teacher.retries:
+                reply, worked = await self._send(messages, estimate, journal, keep)
                 ended = time.monotonic()
-            return reply
-
-        def enough(_: RetryCallState) -> bool:
-            return counted > self._teacher.retries
+                tried.append(reply)
+                counted += reply.status == "error" and reply.input_tokens > 0
+            return tried[-1] if counted <= self._teacher.retries else None
 
         retrying = AsyncRetrying(
-            stop=enough,
+            stop=stop_never,
             wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            retry=retry_if_result(lambda reply: reply.status == "error"),
-            retry_error_callback=lambda _: None,  # the last try stands in `tried`
+            retry=retry_if_result(lambda reply: reply is not None and reply.status == "error"),
             sleep=self._turnstile.sleep,
         )
         try:
@@ -195,15 +192,20 @@ class OpenAIApi:
             tried.append(final.reply)
         return outcome(self._questions.task, before, tried)
 
-    async def _alive(self, journal: Journal) -> bool:
-        """Whether the server answers a question that shows nothing, where nobody has been answered for a while.
+    async def _works(self, since: float, worked: bool, journal: Journal) -> bool:
+        """Whether the server answers what was sent after a failure. worked: whether it did so before that.
 
-        It tells a row that the server fails at from a server that fails, and costs a handful of tokens.
+        Where nobody was answered for a while, a question that shows nothing is asked: it tells rows that the
+        server fails at from a server that fails, and costs a handful of tokens.
         """
+        if await self._turnstile.hear(since, PING_SECONDS):
+            return True
         async with self._pinging:
-            now = time.monotonic()
-            if now - max(self._turnstile.last_answer, self._pinged) < PING_SECONDS:
-                return False
+            now, last = time.monotonic(), self._turnstile.last_answer
+            quiet = now - max(last, self._pinged) >= PING_SECONDS
+            only_pings = 0 < self._ping_worked >= last  # are answered: other rows will not tell
+            if self._turnstile.last_heard > since or not (quiet or (worked and only_pings)):
+                return self._turnstile.last_heard > since
             self._pinged = now
             messages: list[Message] = [{"role": "user", "content": "Reply with the word yes."}]
 
@@ -211,16 +213,20 @@ class OpenAIApi:
                 ticket.billed(Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd), known=known)
 
             try:
-                reply = await self._send(messages, 10, journal, keep)
+                works = (await self._send(messages, 10, journal, keep))[0].status != "error"
             except FinalError:
-                return True  # it refuses, and so it answers
-            return reply.status != "error"
+                works = True  # it refuses, and so it answers
+            self._ping_worked = time.monotonic() if works else 0.0
+            return works
 
-    async def _send(self, messages: list[Message], estimate: int, journal: Journal, keep: Keep) -> Reply:
+    async def _send(
+        self, messages: list[Message], estimate: int, journal: Journal, keep: Keep
+    ) -> tuple[Reply, bool]:
         """One request, however often the server says to wait. estimate: of the prompt's tokens.
 
-        Returns what came, an `error` where the request failed. Raises FinalError where nothing is to be sent
-        again, StoppedError where the stage was stopped, StorageError where an answer cannot be kept.
+        Returns what came, an `error` where the request failed, and whether the request before was answered.
+        Raises FinalError where nothing is to be sent again, StoppedError where the stage was stopped, StorageError
+        where an answer cannot be kept.
         """
         while True:
             async with self._alone_at_first(), self._turnstile.slot(estimate, journal) as ticket:
@@ -259,7 +265,7 @@ class OpenAIApi:
                 if reply.status == "error":
                     kind = reply.reason or ""
                     self._turnstile.failed(kind if kind.startswith(NOT_REACHED) else kind.partition(":")[0])
-                return reply
+                return reply, ticket.worked
 
     async def _read(
         self, content: bytes, ticket: Ticket, estimate: int, started: float, journal: Journal, keep: Keep
@@ -279,7 +285,7 @@ class OpenAIApi:
         if known or reply.status != "error":
             keep(ticket, reply, True)
             await journal.stored()
-        self._turnstile.answered(reply, self._dialect.name)
+        self._turnstile.answered(reply, self._dialect.name, ticket.sent)
         if reply.status != "error":
             self._refusals = 0
             await self._agree()
