@@ -38,6 +38,9 @@ STATED = {"trend": "flat", "noise": "low", "maximum": "end", "minimum": "middle"
         f"{DRAFT} On second thought: {SOUND}",
         f"```json\n{DRAFT}\n```\nWait. The maximum is elsewhere.\n```json\n{SOUND}\n```",
         f"<think>{DRAFT}</think>{DRAFT} No: {SOUND}",
+        DRAFT.replace('"trend"', '"Trend"').replace('"noise"', '"Noise"').replace('"extrema"', '"Extrema"')
+        + f" No: {SOUND}",
+        f'{{"analysis": {DRAFT}, "answer": {SOUND}}}',
     ],
 )
 def test_the_final_object_is_the_reply_and_the_draft_is_the_thought(text: str) -> None:
@@ -47,7 +50,7 @@ def test_the_final_object_is_the_reply_and_the_draft_is_the_thought(text: str) -
     assert SINGLE.parse(parted.text).labels == STATED
     assert DRAFT not in parted.text
     assert parted.thought is not None
-    assert DRAFT in parted.thought
+    assert DRAFT.casefold() in parted.thought.casefold()
 
 
 @pytest.mark.parametrize(
@@ -86,9 +89,54 @@ def test_objects_that_answer_different_topics_are_one_reply() -> None:
     assert part_text(text, TOPICS).text == text
 
 
-def test_tags_inside_the_replys_own_sentences_are_part_of_it() -> None:
-    text = json.dumps({"trend": "flat <think>no</think>", "noise": "low", "extrema": "x"})
-    assert part_text(text, TOPICS).text == text
+def test_a_thought_inside_the_replys_own_sentences_is_none_of_them() -> None:
+    said = json.loads(SOUND)
+    parted = part_text(json.dumps(said | {"trend": f"<think>It is increasing.</think>{said['trend']}"}), TOPICS)
+    assert parted.text == json.dumps(said)
+    assert parted.thought == "It is increasing."
+    lone = json.dumps({"trend": "flat <think>no", "noise": "low", "extrema": "x"})
+    assert part_text(lone, TOPICS).text == lone
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        SOUND[:40],
+        SOUND.replace('"', "'"),
+        SOUND[:-1] + ",}",
+        "\n**Trend**: The series is flat overall.\n**Noise**: high",
+        "\nnoise: high",
+    ],
+)
+def test_of_two_descriptions_of_which_one_cannot_be_read_none_is_taken(more: str) -> None:
+    reply = read({"content": f"{DRAFT} On second thought: {more}"}, "stop")
+    assert reply.status == "invalid"
+    assert "more than one description" in str(reply.reason)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("answer", "other")])
+def test_of_two_descriptions_side_by_side_none_is_taken(names: tuple[str, str]) -> None:
+    text = f'{{"{names[0]}": {SOUND}, "{names[1]}": {DRAFT}}}'
+    assert read({"content": text}, "stop").status == "invalid"
+
+
+@pytest.mark.parametrize("text", ['{"answer": %s, "draft": %s}', '{"thoughts": {"first": 1}, "answer": %s}'])
+def test_a_key_names_the_description_that_is_meant(text: str) -> None:
+    parted = part_text(text.replace("%s", SOUND, 1).replace("%s", DRAFT), TOPICS)
+    assert SINGLE.parse(parted.text or "").labels == STATED
+    assert not parted.unsure
+
+
+def test_a_wrapped_description_stays_as_it_is() -> None:
+    text = f'Here it is: {{"description": {SOUND}}}.'
+    assert part_text(text, TOPICS) == part_text(text)
+
+
+@pytest.mark.parametrize("said", [f"Draft {DRAFT} Hmm, no: it is flat.", f"{DRAFT} no"])
+def test_a_draft_in_the_midst_of_a_thought_is_no_reply(said: str) -> None:
+    for message in ({"content": "", "reasoning_content": said}, {"content": f"<think>{said}</think>"}):
+        reply = read(message, "stop")
+        assert (reply.status, reply.text) == ("invalid", None)
 
 
 @pytest.mark.parametrize("finish", ["stop", "length", "MAX_TOKENS", "model_length"])

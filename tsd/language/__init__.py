@@ -20,7 +20,7 @@ How a reply is read
 """
 
 from tsd.language.extrema import read_extrema
-from tsd.language.forms import sentences, topics_of
+from tsd.language.forms import sentences, topics_in, topics_of
 from tsd.language.noise import read_noise
 from tsd.language.pairs import read_intersections, read_position
 from tsd.language.trend import read_thirds, read_trend
@@ -36,5 +36,6 @@ __all__ = [
     "read_thirds",
     "read_trend",
     "sentences",
+    "topics_in",
     "topics_of",
 ]

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from tsd.language.words import DOWN, FLAT, MAXIMUM, MINIMUM, UP
@@ -37,6 +37,11 @@ def topics_of(text: str, known: Collection[str]) -> tuple[dict[str, str], str | 
     if topics := _by_topic(_PAIR.findall(text), known):
         return topics, _BROKEN_JSON
     return _from_prose(text) if set(known) <= PROSE_TOPICS else {}, NO_JSON
+
+
+def topics_in(value: Mapping[str, object], known: Collection[str]) -> set[str]:
+    """Which of the known topics the keys of an object mean."""
+    return set(_by_topic(value.items(), known))
 
 
 def sentences(text: str, known: Sequence[str]) -> list[str]:

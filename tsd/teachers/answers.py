@@ -198,6 +198,11 @@ def read_completion(answer: Any, price: Price, expected: int, topics: Sequence[s
         status, reason = "truncated", "the reply reached teacher.max_tokens"
     elif len(parted.text or "") > LONGEST_REPLY:
         status, reason = "invalid", f"the reply has {len(parted.text or ''):,} letters, more than any description"
+    elif parted.unsure:
+        status, reason = (
+            "invalid",
+            "the reply holds more than one description, and nothing says which one is meant",
+        )
     elif not (text or "").strip() and thought:
         text = object_in(thought, topics) if topics else None
         if text is None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tsd.language import topics_in
+
 # Fields of a message that hold thoughts: vLLM and DeepSeek, OpenRouter and Ollama, others.
 FIELDS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
 THINKING_PARTS = ("thinking", "reasoning", "thought", "redacted_thinking", "reasoning_content")
@@ -32,6 +34,10 @@ REPLY_MARKS = re.compile(
     r"<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>|</?(?:answer|response|output|final)>",
     re.IGNORECASE,
 )
+WITHIN = re.compile(rf"<({NAMES})(?:\s[^<>]*)?>((?:[^\"\\]|\\.)*?)</\1\s*>", re.IGNORECASE)  # inside a JSON string
+OWNER = re.compile(r"\"([^\"]{1,40})\"\s*:\s*$")  # the key before an object
+THOUGHT_KEY = re.compile(rf"(?:{NAMES}|draft|chain.?of.?thought|notes?|initial|first)", re.IGNORECASE)
+CLOSING = " \t\r\n`]})\"'."  # what may follow an object that ends a text
 MOST = 1_000_000  # letters of a reply that are looked at
 LONGEST = 200_000  # letters that are searched for several objects
 MOST_BROKEN = 100  # beginnings of an object that turn out to be none
@@ -47,6 +53,8 @@ class Parted:
     """Whether the thought came to its end; if not, there is no reply yet."""
     where: str | None = None
     """Where the thought stood, for a person: a field's name, or "the content"."""
+    unsure: bool = False
+    """Whether the text begins another reply that cannot be read, so nobody knows which one is meant."""
 
 
 def part(message: Mapping[str, Any], topics: Sequence[str] = ()) -> Parted:
@@ -65,7 +73,8 @@ def part(message: Mapping[str, Any], topics: Sequence[str] = ()) -> Parted:
     parted = part_text(text, topics) if text else Parted(None)
     if parted.thought:
         thoughts.append(parted.thought)
-    return Parted(parted.text, "\n".join(thoughts) or None, parted.closed, where or parted.where)
+    thought = "\n".join(thoughts) or None
+    return Parted(parted.text, thought, parted.closed, where or parted.where, parted.unsure)
 
 
 def part_text(text: str, topics: Sequence[str] = ()) -> Parted:
@@ -74,39 +83,59 @@ def part_text(text: str, topics: Sequence[str] = ()) -> Parted:
     if not parted.text:
         return parted
     plain = REPLY_MARKS.sub("", parted.text)
-    reply, draft = last_object(plain if plain == parted.text else plain.strip(), topics)
-    thought = "\n".join(filter(None, (parted.thought, draft))) or None
-    return Parted(reply or None, thought, parted.closed, "the content" if thought else None)
+    plain = plain if plain == parted.text else plain.strip()
+    within: list[str] = []
+    if TAG.search(plain):
+        plain = WITHIN.sub(lambda found: within.append(found[2]) or "", plain)  # type: ignore[func-returns-value]
+    reply, draft, unsure = last_object(plain, topics)
+    thought = "\n".join(filter(None, (parted.thought, draft, *within))) or None
+    return Parted(reply or None, thought, parted.closed, "the content" if thought else None, unsure)
 
 
-def last_object(text: str, topics: Sequence[str]) -> tuple[str, str | None]:
-    """The last whole JSON object of a text that corrects an earlier one, and what stands before it.
+def last_object(text: str, topics: Sequence[str]) -> tuple[str, str | None, bool]:
+    """The last whole JSON object of a text that corrects an earlier one, what stands before it, and a doubt.
 
-    The whole text where there is one object, none, or several that answer different topics.
+    The whole text where there is one object, none, or several that answer different topics. The doubt is whether
+    another reply begins after the last whole object, or two stand side by side in one.
     """
-    if len(text) > LONGEST or text.count("{") < 2:
-        return text, None
-    seen: set[str] = set()
-    found = [(start, end, keys) for start, end, keys in _objects(text) if not topics or keys & set(topics)]
-    for _, _, keys in found[:-1]:
-        seen |= keys
-    if len(found) < 2 or not seen & found[-1][2]:
-        return text, None
-    start, end, _ = found[-1]
-    return text[start:end], text[:start].strip() or None
+    if len(text) > LONGEST or "{" not in text:
+        return text, None, False
+    there = [one for one in _objects(text, topics) if one.topics]
+    found = [one for one in there if not THOUGHT_KEY.fullmatch(one.owner)]
+    if not found:
+        return text, None, False
+    last, seen = found[-1], set[str]().union(*(one.topics for one in found[:-1]))
+    unsure = bool(last.owner and seen & last.topics) or _begins_another(text[last.around :], topics)
+    if not (seen & last.topics or len(found) < len(there)):
+        return text, None, unsure
+    return text[last.start : last.end], text[: last.start].strip() or None, unsure
 
 
 def object_in(text: str, topics: Sequence[str]) -> str | None:
-    """The last JSON object of a text with all of the topics as keys; None where there is none."""
+    """The JSON object with all of the topics as keys that a text ends with; None where there is none."""
     if len(text) > LONGEST:
         return None
-    found = [text[start:end] for start, end, keys in _objects(text) if keys and keys >= set(topics)]
-    return found[-1] if found else None
+    found = [one for one in _objects(text, topics) if one.topics >= set(topics)]
+    if not found or REPLY_MARKS.sub("", text[found[-1].end :]).strip(CLOSING):
+        return None
+    return text[found[-1].start : found[-1].end]
 
 
-def _objects(text: str) -> Iterator[tuple[int, int, set[str]]]:
-    """Start, end and keys of each JSON object that is not inside another."""
-    decoder, broken = json.JSONDecoder(strict=False), 0
+@dataclass(frozen=True)
+class _Object:
+    start: int
+    end: int
+    topics: set[str]
+    """Those that its keys mean; any keys where no topics are known."""
+    owner: str
+    """The key that it is the value of; empty for an object that is in no other."""
+    around: int
+    """Where the object ends that it is in."""
+
+
+def _objects(text: str, topics: Sequence[str]) -> Iterator[_Object]:
+    """Each JSON object that is not inside another, and those inside of one that is about no topic itself."""
+    decoder, broken, around = json.JSONDecoder(strict=False), 0, 0
     start = text.find("{")
     while start >= 0 and broken < MOST_BROKEN:
         try:
@@ -114,8 +143,19 @@ def _objects(text: str) -> Iterator[tuple[int, int, set[str]]]:
         except (ValueError, RecursionError):
             broken, end = broken + 1, start + 1
         else:
-            yield start, end, set(found)
+            keys = topics_in(found, topics) if topics else set(found)
+            owner = OWNER.search(text, max(0, start - 60), start) if start < around else None
+            yield _Object(start, end, keys, owner[1] if owner else "", max(around, end))
+            if not keys:
+                around, end = max(around, end), start + 1
         start = text.find("{", end)
+
+
+def _begins_another(rest: str, topics: Sequence[str]) -> bool:
+    """Whether what follows an object begins one more, or names a topic like a heading."""
+    if not rest.strip(CLOSING):
+        return False
+    return "{" in rest or any(re.search(rf"\b{topic}\W{{0,4}}:", rest, re.IGNORECASE) for topic in topics)
 
 
 def _content(content: Any) -> tuple[str | None, list[str], str | None]:
