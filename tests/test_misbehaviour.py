@@ -4,6 +4,8 @@ import asyncio
 import json
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -133,6 +135,81 @@ def test_tokens_of_a_reply_of_half_the_limit_delay_what_follows(
     thread.join(8)
     assert 1 <= server.asked <= 15
     assert server.most_tokens_in(60.0) <= 30_000
+
+
+def test_what_a_disk_or_a_store_does_not_take_whole_is_no_line(tmp_path: Path) -> None:
+    script = """
+import resource, sys
+from tsd.errors import StorageError
+from tsd.teachers import Reply
+from tsd.teachers.account import Cost
+from tsd.teachers.journal import Journal
+with Journal(sys.argv[1], 0) as journal:
+    journal.sent("a", Cost(10, 10, 1.0), 10)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (250, resource.RLIM_INFINITY))
+    try:
+        journal.ended("a", Cost(10, 5, 0.5), "key", Reply("x" * 300))
+    except StorageError as error:
+        print(error)
+"""
+    out = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, timeout=60)
+    assert "cannot write to" in out.stdout, out.stderr
+    history = Journal(str(tmp_path), 0).read()
+    assert (history.replies, list(history.account.open)) == ({}, ["a"])
+
+
+def test_a_ping_tells_nothing_of_what_rows_cost(
+    server: Server, ask: Any, series: pa.Table, tmp_path: Path
+) -> None:
+    def answer(_: int, body: dict[str, Any]) -> Answer:
+        asked = body["messages"][0]["content"]
+        return Answer(200, completion("yes")) if isinstance(asked, str) else error(500, "broken")
+
+    server.answer = answer
+    assert ask(series.slice(0, 1), tmp_path, retries=0, **DEAR).counts[DOLLARS] > 0
+    history = Journal(str(tmp_path), 0).read()
+    assert history.account.replies == 0
+    assert history.account.estimator.input_ratio == 1.0
+
+
+def test_an_outage_costs_questions_that_show_nothing_once_it_is_seen(
+    server: Server, ask: Any, series: pa.Table
+) -> None:
+    page = Answer(200, b"<html>Please log in</html>", whole=False)  # whoever reads it cannot know what it cost
+    server.answer = lambda n, _: Answer(200, completion()) if n < 20 else page
+    asked = ask(series.slice(0, 200), in_flight=4, patience=6.0, **DEAR)
+    assert "given no answer" in asked.stopped
+    asked_of_rows = [body for body in server.bodies if not isinstance(body["messages"][0]["content"], str)]
+    assert len(asked_of_rows) < 20 + 30
+    assert len(server.bodies) > len(asked_of_rows)
+
+
+def test_a_row_that_no_minute_has_room_for_is_that_rows_error(server: Server, ask: Any, series: pa.Table) -> None:
+    words = "Request too large for seer on tokens per min (TPM): Limit {}, Requested 41000."
+    bad: list[Any] = []
+
+    def answer(n: int, body: dict[str, Any]) -> Answer:
+        if n == 5:
+            bad.append(body["messages"])
+        if body["messages"] in bad:
+            return error(429, words.format("30,000"))
+        return error(429, words.format("90,000"), Retry_After="1") if n == 8 else Answer(200, completion())
+
+    server.answer = answer
+    rows = ask(series.slice(0, 12), in_flight=1).table.to_pylist()
+    assert Counter(row["status"] for row in rows) == {"ok": 11, "error": 1}
+    assert server.asked == 13
+
+
+def test_a_stage_that_has_asked_nothing_blames_no_server() -> None:
+    async def work() -> str | None:
+        gate = Gate(api("http://127.0.0.1:9/v1", patience=0.1), Earlier())
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            _, stopped = await gate.progress()
+        return stopped
+
+    assert asyncio.run(work()) is None
 
 
 # ---- Outages and rows
@@ -540,6 +617,14 @@ def test_lines_in_an_object_store_are_stored_without_a_next_one_and_before_anyth
             journal.delete()
         assert Asked(api(server.url), series.slice(0, 3), folder).table.equals(table)
         assert server.asked == 3
+        lost = Journal(folder, 1)
+        lost.__enter__()
+    monkeypatch.setattr("tsd.teachers.journal.PUT_WAITS", (0.01,))
+    lost.sent("a", Cost(10, 10, 1.0), 10)  # the store is gone
+    with pytest.raises(StorageError):
+        asyncio.run(lost.stored())
+    with pytest.raises(StorageError):
+        lost.flush()
 
 
 # ---- The gate

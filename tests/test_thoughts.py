@@ -203,6 +203,11 @@ def test_every_providers_filter_is_a_refusal(finish: str) -> None:
         ({"prompt_tokens": 1000, "completion_tokens": 50, "completion_tokens_details": {"reasoning_tokens": 450}},
          (1000, 500, 450)),
         ({"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 20}, (1000, 50, 0)),
+        ({"prompt_tokens": "1,000", "completion_tokens": "50", "total_tokens": "2,890"}, (1000, 1890, 1840)),
+        ({"total_tokens": 5000}, (100, 4900, 0)),
+        ({"total_tokens": 5000, "completion_tokens": 50}, (100, 4900, 0)),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, (100, len(SOUND) // 4, 0)),
+        ({"prompt_tokens": 0, "completion_tokens": 90, "total_tokens": 90}, (100, 90, 0)),
     ],
 )  # fmt: skip
 def test_tokens_are_counted_wherever_the_server_says_them(usage: dict[str, Any], tokens: tuple[int, ...]) -> None:

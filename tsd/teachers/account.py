@@ -179,8 +179,8 @@ class Account:
         """Whether too few usages are known for more than the requests that are in flight."""
         return self.replies < FEW_USAGES and self.in_flight >= FEW_IN_FLIGHT
 
-    def excess(self, bound: Cost) -> str | None:
-        """Why the budget does not allow for a request with such a bound; None where it does."""
+    def excess(self, bound: Cost, what: str = "request") -> str | None:
+        """Why the budget does not allow for a request, or a batch, with such a bound; None where it does."""
         teacher, taken = self._teacher, self.billed + self.unconfirmed + self.reserved
         spent = self.billed + self.unconfirmed
         lost = ""
@@ -189,14 +189,14 @@ class Account:
                 lost = f", of which ${self.unconfirmed.usd:,.4g} unconfirmed (sent and never answered)"
             return (
                 f"teacher.budget_usd is used up: ${spent.usd:,.4g} of ${teacher.budget_usd:,.4g}{lost}, and "
-                f"the next request may cost ${bound.usd:,.4g}"
+                f"the next {what} may cost ${bound.usd:,.4g}"
             )
         if teacher.budget_tokens and taken.tokens + bound.tokens > teacher.budget_tokens:
             if self.unconfirmed.tokens:
                 lost = f", of which {self.unconfirmed.tokens:,} unconfirmed (sent and never answered)"
             return (
                 f"teacher.budget_tokens is used up: {spent.tokens:,} of {teacher.budget_tokens:,}{lost}, and "
-                f"the next request may take {bound.tokens:,}"
+                f"the next {what} may take {bound.tokens:,}"
             )
         return None
 

@@ -32,6 +32,9 @@ MODERATED = re.compile(
     r"inappropriate|harmful|data_inspection_failed|prohibited",
     re.IGNORECASE,
 )
+# How a 429 says that the request would never fit, and that it does not fit now: "Limit 30000, Requested 41000".
+TOO_LARGE = re.compile(r"(?:request|prompt|input)\b.{0,20}\btoo (?:large|long|big)", re.IGNORECASE)
+LIMIT = re.compile(r"limit:? ([\d,]+).{0,40}requested:? ([\d,]+)", re.IGNORECASE)
 SPENT = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_credits", "billing_not_active")
 
 Price = Callable[[int, int], float]  # tokens in, tokens out -> dollars
@@ -52,6 +55,22 @@ class ServerError:
     def moderated(self) -> bool:
         """Whether the provider's filter took what the request holds."""
         return bool(MODERATED.search(self.message) or MODERATED.search(self.kind))
+
+    @property
+    def too_large(self) -> bool:
+        """Whether one request alone exceeds a limit of a minute: waiting does not help it."""
+        if self.code != 429:
+            return False
+        counts = LIMIT.search(self.message)
+        if counts:
+            limit, asked = (int(count.replace(",", "")) for count in counts.groups())
+            return asked > limit
+        return bool(TOO_LARGE.search(self.message))
+
+    @property
+    def of_the_row(self) -> bool:
+        """Whether it is what the request holds that the server will not take."""
+        return self.moderated or self.too_large
 
     @property
     def spent(self) -> bool:
@@ -240,8 +259,11 @@ def _priced(reply: Reply, answer: Mapping[str, Any], price: Price, asked: int, s
     out = said if completion is None else completion
     if thinking and thinking > out:  # more than what it should be part of: it is counted beside it
         out += thinking
-    if whole is not None and prompt is not None and whole - into > out:  # thoughts that stand in the total alone
-        thinking = max(thinking or 0, whole - into - (completion or 0))
+    if prompt == 0:  # no prompt takes nothing: a server or a proxy that does not count
+        into, out = asked, max(out, said)
+    if whole is not None and whole - into > out:  # thoughts that stand in the total alone
+        if prompt is not None:
+            thinking = max(thinking or 0, whole - into - (completion or 0))
         out = whole - into
     return replace(
         reply,
@@ -272,7 +294,7 @@ def outlook(
     if error.spent:
         return "final"
     if code == 429:
-        return "busy"
+        return "final" if error.too_large else "busy"
     return "passing" if code is None or code >= 500 or code in MAY_PASS else "final"
 
 
@@ -291,7 +313,7 @@ def _count(usage: Mapping[str, Any], *names: str) -> int | None:
     for name in names:
         count = usage.get(name)
         if isinstance(count, str):
-            count = float(count) if re.fullmatch(r"\d{1,9}(\.0*)?", count) else None
+            count = float(count) if re.fullmatch(r"\d{1,9}(\.0*)?", count := count.replace(",", "")) else None
         if isinstance(count, bool) or not isinstance(count, int | float):
             continue
         if math.isfinite(count) and 0 <= count <= MOST_TOKENS:

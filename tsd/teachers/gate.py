@@ -30,6 +30,9 @@ REPORT_SECONDS, REPORTS_IN_ONE = 0.25, 5  # where others wait for what is settle
 GRACE_SECONDS = 5.0  # for requests under way once the stage is to stop: their answers are paid for
 SILENT_SECONDS = 30.0  # after which a worker that does not report is taken for dead
 UNREACHED_SECONDS = 10.0  # without a connection, before the first answer of all: then the stage stops
+LEAST_FAILURES = (
+    20  # in a row, after which it is the server; twice what a worker has in flight, where that is more
+)
 HEAR_SECONDS = 0.05  # between two looks at whether a request was answered
 EXAMPLE = 160  # letters of a reply that is shown as an example
 
@@ -182,7 +185,7 @@ class Gate:
             self._open.setdefault(worker, set()).add(request)
             return True
         async with self._turn:
-            return await self._afford(worker, request, lambda: bound, few=False) is not None
+            return await self._afford(worker, request, lambda: bound, batch=True) is not None
 
     async def pause(self, seconds: float | None) -> float:
         """The server is too busy: nobody sends anything for so long, None where it did not say.
@@ -259,6 +262,9 @@ class Gate:
         Tokens and dollars are those of earlier starts as well.
         """
         now = time.monotonic()
+        counted = self._whole()
+        if counted[SENT] <= counted[ENDED] and not self._failures:  # nobody waits for the server
+            self._last_answer = now
         silent = now - self._last_answer
         live = self._teacher.mode == "live"  # a batch is waited for: who looks after it knows what is silence
         # A wait that the server asked for is granted once: after it, being told to wait again is no answer.
@@ -300,19 +306,20 @@ class Gate:
             self._tokens.settle(bill.request, None if bill.billed is None else bill.billed.tokens)
 
     async def _afford(
-        self, worker: str, request: str, bound_of: Callable[[], Cost], few: bool = True
+        self, worker: str, request: str, bound_of: Callable[[], Cost], batch: bool = False
     ) -> Cost | None:
         """Reserve a bound once it fits into the budget, whatever is under way; None where the stage is stopped."""
         while not self._stopped:
             self._write_off()
             bound = bound_of()
-            excess = self._account.excess(bound)
-            if not excess and not (few and self._account.few_only()):
+            excess = self._account.excess(bound, "batch" if batch else "request")
+            if not excess and (batch or not self._account.few_only()):
                 self._account.reserve(request, bound)
                 self._open.setdefault(worker, set()).add(request)
                 return bound
             if excess and not self._account.in_flight:
-                await self.stop(f"{excess}; raise it, and the same command goes on from here")
+                smaller = ", or lower teacher.batch.most_requests" if batch else ""
+                await self.stop(f"{excess}; raise it{smaller}, and the same command goes on from here")
                 return None
             with suppress(TimeoutError):  # those under way may turn out cheaper
                 async with asyncio.timeout(1.0), self._changed:
@@ -443,6 +450,7 @@ class Turnstile:
         self._news = Report(Counter())
         self._paused_until = 0.0
         self._in_flight, self._last_failed = 0, 0.0
+        self._failed_in_row, self._many = 0, max(LEAST_FAILURES, 2 * share)
         self.last_answer = 0.0
         """When this worker was last given an answer, by `time.monotonic`."""
         self.last_heard = 0.0
@@ -496,6 +504,7 @@ class Turnstile:
                 self._in_flight -= 1
                 if self.last_heard < ticket.sent:
                     self._last_failed = max(self._last_failed, ticket.sent)
+                    self._failed_in_row += 1
                 self._counts[ENDED] += 1
                 if not ticket.settled:
                     self._news.bills.append(Bill(name, None, bound=bound))
@@ -537,7 +546,7 @@ class Turnstile:
     def answered(self, reply: Reply, form: str | None = None, sent: float = 0.0) -> None:
         """Count an answer of the server. form: in which the reply was asked for; sent: when, as a ticket says."""
         if reply.status != "error":
-            self.last_heard = max(self.last_heard, sent)
+            self.last_heard, self._failed_in_row = max(self.last_heard, sent), 0
             self._counts[ANSWERED] += 1
             self._news.answers += 1
             self.last_answer = time.monotonic()
@@ -593,6 +602,11 @@ class Turnstile:
         except TimeoutError:
             return
         raise StoppedError
+
+    @property
+    def down(self) -> bool:
+        """Whether so many requests have failed since the last answer that it is the server."""
+        return self._failed_in_row >= self._many
 
     async def hear(self, since: float, most: float) -> bool:
         """Whether the server answers what was sent after a moment; waits while others ask, so long at most."""

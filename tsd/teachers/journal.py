@@ -13,6 +13,7 @@ again from it without asking anybody. The user may delete it.
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -37,6 +38,7 @@ FOLDER, ENDING, ARCHIVE = "replies", ".jsonl", ".jsonl.zst"  # inside the folder
 VERSION = 2  # of a line; lines without one are of the first
 SECONDS = 2.0  # between two times that the disk is waited for
 GATHER_SECONDS = 0.1  # in which lines are gathered into an object
+PUT_WAITS = (0.5, 2.0, 5.0)  # seconds before an object is written again
 LOCK_SECONDS = 60.0  # that a killed start's workers may take to be gone
 NAMES = {each.name for each in fields(Reply)}
 
@@ -176,10 +178,10 @@ class Journal:
         if self._on_disk:
             return
         wanted = self._added
-        while self._stored < wanted:
-            if self._error:
-                raise self._error
+        while self._stored < wanted and not self._error:
             await asyncio.sleep(0.01)
+        if self._error:
+            raise self._error
 
     def flush(self) -> None:
         """Have what was added outlast a power cut. Raises StorageError where it cannot be kept."""
@@ -190,7 +192,7 @@ class Journal:
         wanted = self._added
         with self._wake:
             self._wake.notify_all()
-            while self._stored < wanted and not self._error and self._writer:
+            while self._stored < wanted and not self._error and self._writer and self._writer.is_alive():
                 self._wake.wait(1.0)
         if self._error:
             raise self._error
@@ -268,7 +270,12 @@ class Journal:
                 if self._file is None:
                     name = f"{self._start:06d}-{uuid.uuid4().hex[:8]}{ENDING}"
                     self._file = open(f"{self._root}/{name}", "ab", buffering=0)  # noqa: SIM115 # closed at the end
-                self._file.write(lines)
+                whole = len(lines)
+                while lines:  # a full disk may take the beginning, and then nothing
+                    taken = self._file.write(lines)
+                    lines = lines[taken:]
+                    if not taken:
+                        raise OSError(errno.ENOSPC, f"{whole - len(lines)} of {whole} bytes were written")
             return
         with self._wake:
             self._waiting.append(lines)
@@ -291,20 +298,33 @@ class Journal:
                 self._put(waiting)
             except StorageError as error:
                 self._error = error
+            except Exception as error:  # the thread's last words: who waits for it must not wait for ever
+                self._error = StorageError(f"{self._root} cannot be written: {error}")
             with self._wake:
-                self._stored += len(waiting)
+                if self._error is None:
+                    self._stored += len(waiting)
                 self._wake.notify_all()
+            if self._error:
+                return
 
     def _put(self, lines: Sequence[bytes]) -> None:
+        """Write an object of lines, in a few tries: what it holds may be paid for."""
         if not lines:
             return
         self._objects += 1
         name = f"{self._start:06d}-{self._objects:06d}-{uuid.uuid4().hex[:8]}{ENDING}"
-        with (
-            store.storage_errors(self._root),
-            self._files.open_output_stream(f"{self._root}/{name}") as sink,
-        ):
-            sink.write(b"".join(lines))
+        for wait in (*PUT_WAITS, None):
+            try:
+                with (
+                    store.storage_errors(self._root),
+                    self._files.open_output_stream(f"{self._root}/{name}") as sink,
+                ):
+                    sink.write(b"".join(lines))
+                return
+            except StorageError:
+                if wait is None:
+                    raise
+                time.sleep(wait)
 
     def _paths(self) -> list[str]:
         """The files of lines, in the order of their writing; one of the first version comes first."""

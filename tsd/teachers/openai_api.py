@@ -173,6 +173,8 @@ class OpenAIApi:
             nonlocal counted, worked, ended
             if tried and not tried[-1].input_tokens:
                 counted += await self._works(ended, worked, journal) and worked
+            while self._turnstile.down and not await self._works(time.monotonic(), False, journal):
+                await self._turnstile.sleep(FIRST_WAIT)  # a question that shows nothing costs less than a row's
             if counted <= self._teacher.retries:
                 reply, worked = await self._send(messages, estimate, journal, keep)
                 ended = time.monotonic()
@@ -209,8 +211,8 @@ class OpenAIApi:
             self._pinged = now
             messages: list[Message] = [{"role": "user", "content": "Reply with the word yes."}]
 
-            def keep(ticket: Ticket, reply: Reply, known: bool) -> None:
-                ticket.billed(Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd), known=known)
+            def keep(ticket: Ticket, reply: Reply, _: bool) -> None:  # what it takes tells nothing of others
+                ticket.billed(Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd), known=False)
 
             try:
                 works = (await self._send(messages, 10, journal, keep))[0].status != "error"
@@ -317,7 +319,7 @@ class OpenAIApi:
         if code in (400, 422) and not moderated and self._dialect.adapt(f"{said.message} {said.kind}"):
             return None
         self._refusals += 1
-        of_the_row = moderated or (code in OF_THE_ROW and code != 403 and self._dialect.agreed)
+        of_the_row = moderated or said.too_large or (code in OF_THE_ROW and code != 403 and self._dialect.agreed)
         if of_the_row and self._refusals < MOST_REFUSALS:
             self._turnstile.failed(f"{code}")
             raise FinalError(Reply(None, "error", named))
