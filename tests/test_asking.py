@@ -236,7 +236,10 @@ def test_parts_that_are_lost_and_rows_that_failed_are_made_again_without_paying_
 
     server.answer = answer
     asking = [*SMALL, *teacher(server, **DEAR)]
-    run_together(command(tmp_path, *SMALL, stage="generate"), command(tmp_path, *asking, stage="annotate"), cpus=2)
+    stages = ("generate", "annotate", "curate")
+    run_together(
+        *(command(tmp_path, *(asking if stage != "generate" else SMALL), stage=stage) for stage in stages), cpus=2
+    )
     folder = tmp_path / "tiny" / "annotations"
     before = {path.name: path.read_bytes() for path in folder.glob("part-*.parquet")}
     table = store.open_dataset(str(folder), SINGLE.tables.annotations).read()
@@ -249,6 +252,7 @@ def test_parts_that_are_lost_and_rows_that_failed_are_made_again_without_paying_
     printed = run_together(
         command(tmp_path, *asking, stage="annotate"),
         [*command(tmp_path, *asking, stage="annotate"), "--retry-errors"],
+        command(tmp_path, *asking, stage="curate"),
         cpus=2,
     )
     assert server.asked == paid + 2  # the lost part cost nothing, and each failed row one request

@@ -122,9 +122,16 @@ class Study:
 
         folder, key = f"{self.recipe.folder}/annotations", stages.annotations_key(self.recipe, self.open("series"))
         rows = reopen_errors(self.recipe, folder, key)
-        self.reporter.say(
-            f"  {rows:,} rows ended as error and are asked again" if rows else "  no row is an error"
-        )
+        if not rows:
+            self.reporter.say("  no row is an error")
+            return
+        self.reporter.say(f"  {rows:,} rows ended as error and are asked again")
+        made = [f"{self.recipe.folder}/{name}" for name in provenance.MADE["curate"]]
+        made = [folder for folder in made if store.names(folder)]
+        for folder in made:  # they cost nothing, and are those of other annotations from now on
+            store.delete_folder(folder)
+        if made:
+            self.reporter.say("  what was curated from them is made anew by the next command that needs it")
 
     def curate(self) -> None:
         """Sort the annotations; say what was kept."""
