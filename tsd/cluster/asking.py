@@ -58,7 +58,8 @@ def ask(
     if not missing:
         return found
     require_journals(teacher, folder, lost, found, series)
-    adopt_preview(folder)
+    if 0 in missing:  # else what a later preview was billed counts where it lies
+        adopt_preview(folder)
     keep_address(teacher, folder, say)
     gate = open_gate(teacher, folder, key)
     batches = teacher.batch.at_once if teacher.mode == "batch" else None
