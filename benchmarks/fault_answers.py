@@ -31,10 +31,13 @@ def row_id(values: str) -> str:
     return hashlib.sha256(values.encode()).hexdigest()[:16]
 
 
+NO_ROW = "f" * 16  # of a request that shows no series
+
+
 def row_of(body: Mapping[str, Any]) -> str:
     """Which row a request is about."""
     found = NUMBERS.search(first_text(body))
-    return row_id(found[0]) if found else "none"
+    return row_id(found[0]) if found else NO_ROW
 
 
 def first_text(body: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aiohttp import web
-from fault_answers import MODEL, USD_PER_TOKEN, Answer, Asked, Kind, most_in, refusal, row_of, sound
+from fault_answers import MODEL, NO_ROW, USD_PER_TOKEN, Answer, Asked, Kind, most_in, refusal, row_of, sound
 from fault_batches import BATCH, Call, Ending, Ways
 from fault_live import LIVE
 
@@ -105,6 +105,8 @@ class Book:
         self.forms[(body.get("response_format") or {}).get("type", "none")] += 1
         give = NO_KEY if self.aborted else sound if self.healed else self.kind.answer
         answer = give(asked)
+        if row == NO_ROW:  # whether the server works, which may be asked often
+            answer = replace(answer, acceptable=False)
         taken = sum(answer.billed or (0, 0))
         self.sent.append(now)
         self.tokens.append(taken)

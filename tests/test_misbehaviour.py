@@ -184,6 +184,20 @@ def test_an_outage_costs_questions_that_show_nothing_once_it_is_seen(
     assert len(server.bodies) > len(asked_of_rows)
 
 
+def test_after_an_outage_a_server_that_answers_rows_alone_is_found_again(
+    server: Server, ask: Any, series: pa.Table
+) -> None:
+    started = time.monotonic()
+
+    def answer(_: int, body: dict[str, Any]) -> Answer:
+        shows_nothing = isinstance(body["messages"][0]["content"], str)
+        down = 0.3 < time.monotonic() - started < 3.0
+        return error(503) if down or shows_nothing else Answer(200, completion(), hang=0.05)
+
+    server.answer = answer
+    assert set(ask(series.slice(0, 100), in_flight=8).table["status"].to_pylist()) == {"ok"}
+
+
 def test_a_row_that_no_minute_has_room_for_is_that_rows_error(server: Server, ask: Any, series: pa.Table) -> None:
     words = "Request too large for seer on tokens per min (TPM): Limit {}, Requested 41000."
     bad: list[Any] = []

@@ -74,7 +74,7 @@ class OpenAIApi:
         self._negotiation = asyncio.Lock()
         self._refusals = 0  # since the last answer
         self._pinging = asyncio.Lock()
-        self._pinged = time.monotonic()  # when it was last tried
+        self._pinged = self._probed = time.monotonic()  # when it was last tried; when a row was, in an outage
         self._ping_worked = 0.0  # when the last one was answered; 0 where it was not
         # A row that waits to be tried again leaves its slot to others; so many rows are drawn and kept at once.
         self._rows = asyncio.Semaphore(2 * share + DRAWN_AT_ONCE)
@@ -173,8 +173,7 @@ class OpenAIApi:
             nonlocal counted, worked, ended
             if tried and not tried[-1].input_tokens:
                 counted += await self._works(ended, worked, journal) and worked
-            while self._turnstile.down and not await self._works(time.monotonic(), False, journal):
-                await self._turnstile.sleep(FIRST_WAIT)  # a question that shows nothing costs less than a row's
+            await self._outage(journal)
             if counted <= self._teacher.retries:
                 reply, worked = await self._send(messages, estimate, journal, keep)
                 ended = time.monotonic()
@@ -193,6 +192,18 @@ class OpenAIApi:
         except FinalError as final:
             tried.append(final.reply)
         return outcome(self._questions.task, before, tried)
+
+    async def _outage(self, journal: Journal) -> None:
+        """Wait for the end of an outage, where there is one.
+
+        Questions that show nothing look for it, since each row's request may be billed; and one row's request now
+        and then, since a server may answer nothing else.
+        """
+        while self._turnstile.down and not await self._works(time.monotonic(), False, journal):
+            if time.monotonic() - self._probed >= PING_SECONDS:
+                self._probed = time.monotonic()
+                break
+            await self._turnstile.sleep(FIRST_WAIT)
 
     async def _works(self, since: float, worked: bool, journal: Journal) -> bool:
         """Whether the server answers what was sent after a failure. worked: whether it did so before that.
