@@ -5,7 +5,7 @@ numbers.py and times.py read its cells, series.py puts one column in order. What
 it were read in another way is refused, in one line that names the option that settles it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,7 +72,9 @@ def read(file: str, column: str | None = None, hints: Hints | None = None) -> Me
     if table.height < 2:
         raise InputError(f"{file} has fewer than 2 rows of data with a time: a series needs at least 2")
     _require_plain(table, columns[index], index)
-    layout.require_one_series(table, index, found.columns | found.like, found.seconds, hints.where)
+    layout.require_one_series(
+        table, index, columns[index].values, found.columns | found.like, found.seconds, hints.where
+    )
     notes = [*table.notes, *columns[index].notes, *found.notes]
     one = series.arrange(
         columns[index].values,
@@ -141,9 +143,9 @@ def _find_time(table: Table, columns: Sequence[Numbers], measured: str | None, h
         i: found
         for i in sorted(numeric)
         if table.names[i] != measured
-        and (found := times.count_of_time(table.names[i], columns[i].values)) is not None
+        and (found := times.count_of_time(table.names[i], columns[i].values, hints.dates)) is not None
     }
-    named = {i for i in counts if times.is_named_time(table.names[i]) or times.is_named_count(table.names[i])}
+    named = {i for i, found in counts.items() if found.named or times.is_named_count(table.names[i])}
     if read or named or len(numeric) == 1:  # numbers that look like years or seconds may have been measured
         counts = {i: found for i, found in counts.items() if i in named}
     parts = times.from_parts(table.names, [_part(table, columns, i) for i in range(len(columns))])
@@ -152,7 +154,7 @@ def _find_time(table: Table, columns: Sequence[Numbers], measured: str | None, h
         like |= {i for i in numeric if times.is_part_of_date(table.names[i], columns[i].values)}
     like -= {i for i, name in enumerate(table.names) if name == measured}
     if hints.time is not None and (hints.time in table.names or hints.time != ROWS):
-        return _named_time(table, columns, hints.time, read, like)
+        return _named_time(table, columns, hints.time, hints.dates, read, like)
     if hints.time == ROWS:
         named = {i for i in numeric if times.is_named_time(table.names[i]) and table.names[i] != measured}
         like |= named if len(numeric - like) > len(named - like) else set()
@@ -165,11 +167,13 @@ def _find_time(table: Table, columns: Sequence[Numbers], measured: str | None, h
             at, clock = next(iter(clocks.items()))
             chosen = replace(chosen, seconds=chosen.seconds + clock.seconds % times.DAY)
             used = [*used, at]
-    elif clocks or counts:
-        chosen, used = _agreeing(table, clocks or _named_first(table, counts))
     else:
-        _require_no_hidden_time(table, columns, numeric, measured)
-        return _Found(None, None, "", frozenset(), frozenset(like))
+        if not clocks and not any(found.named for found in counts.values()):
+            _require_no_hidden_time(table, columns, numeric, measured, counts)
+        if not clocks and not counts:
+            said = ("no column was found to hold times: rows are taken in file order",) * (len(columns) > 1)
+            return _Found(None, None, "", frozenset(), frozenset(like), said)
+        chosen, used = _agreeing(table, clocks or _named_first(counts))
     return _found(table, chosen, used, like)
 
 
@@ -184,9 +188,8 @@ def _part(table: Table, columns: Sequence[Numbers], index: int) -> npt.NDArray[n
     return np.array([])
 
 
-def _named_first(table: Table, counts: dict[int, Times]) -> dict[int, Times]:
-    named = {i: found for i, found in counts.items() if times.is_named_time(table.names[i])}
-    return named or counts
+def _named_first(counts: dict[int, Times]) -> dict[int, Times]:
+    return {i: found for i, found in counts.items() if found.named} or counts
 
 
 def _date(table: Table, dates: dict[int, Times], parts: tuple[list[int], Times] | None) -> tuple[Times, list[int]]:
@@ -213,14 +216,21 @@ def _agreeing(table: Table, found: dict[int, Times]) -> tuple[Times, list[int]]:
 
 
 def _named_time(
-    table: Table, columns: Sequence[Numbers], name: str, read: dict[int, Times], like: set[int]
+    table: Table,
+    columns: Sequence[Numbers],
+    name: str,
+    order: str | None,
+    read: dict[int, Times],
+    like: set[int],
 ) -> _Found:
     """The column that the user names."""
     index = layout.column_named(table, name, "--time")
     if index in read:
         return _found(table, read[index], [index], like)
     if columns[index].share > 0.9:
-        number = times.count_of_time(name, columns[index].values) or Times(columns[index].values, "number")
+        number = times.count_of_time(name, columns[index].values, order, asked=True) or Times(
+            columns[index].values, "number"
+        )
         return _found(table, number, [index], like)
     cell = table.cells[index].drop_nulls()
     example = f", such as {cell[0]!r}" if len(cell) else ""
@@ -244,20 +254,39 @@ def _found(table: Table, chosen: Times, used: Sequence[int], like: set[int]) -> 
 
 
 def _require_no_hidden_time(
-    table: Table, columns: Sequence[Numbers], numeric: set[int], measured: str | None
+    table: Table,
+    columns: Sequence[Numbers],
+    numeric: set[int],
+    measured: str | None,
+    counts: Collection[int],
 ) -> None:
-    """Raise InputError where a column's name says that it holds times, and it could not be read as such."""
+    """Raise InputError where a column may hold times, by its name or its cells, and could not be read as such."""
     for i, name in enumerate(table.names):
-        if not times.is_named_time(name) or name == measured or columns[i].missing.all():
+        if name == measured or i in counts or columns[i].missing.all():
             continue
+        cells = table.cells[i].drop_nulls()
+        number_fix = (
+            f"say --time {name!r} to sort by it, --time {ROWS} to keep the order of the file, or name the "
+        )
+        number_fix += "measured column with --column"
+        text_fix = f"write times as 2024-01-31T12:00, or keep the order of the file with --time {ROWS}"
         if i in numeric:
-            reason = "its numbers are in no order and not evenly spaced"
-            fix = f"say --time {name} to sort by it, --time {ROWS} to keep the order of the file, or name the "
-            fix += "measured column with --column"
+            if times.is_named_time(name):
+                reason = "is named like a time, but its numbers are in no order and not evenly spaced"
+            elif len(numeric) > 1 and (what := times.resembles(name, columns[i].values)):
+                reason = f"looks like {what}, but is not named like times"
+            else:
+                continue
+            raise InputError(f"{table.file}, column {name!r} {reason}: {number_fix}")
+        if times.is_named_time(name):
+            reason = f"is named like a time, but {cells[0]!r} cannot be read as one"
+        elif columns[i].share == 0 and times.looks_like_time(cells.gather_every(1 + len(cells) // 50).to_list()):
+            reason = f"looks like a time, but {cells[0]!r} cannot be read as one"
+        elif columns[i].share == 0 and (order := times.label_order(table.cells[i])):
+            reason = f"may hold times {order}, but {cells[0]!r} cannot be read as one"
         else:
-            reason = f"{table.cells[i].drop_nulls()[0]!r} cannot be read as one"
-            fix = f"write times as 2024-01-31T12:00, or keep the order of the file with --time {ROWS}"
-        raise InputError(f"{table.file}, column {name!r} is named like a time, but {reason}: {fix}")
+            continue
+        raise InputError(f"{table.file}, column {name!r} {reason}: {text_fix}")
 
 
 def _choose(table: Table, columns: Sequence[Numbers], found: _Found, column: str | None) -> int:
@@ -399,11 +428,10 @@ def _require_plain(table: Table, column: Numbers, index: int) -> None:
             f"{_likewise(table, column, index)}{more}: {fix}"
         )
     if column.ambiguous:
-        at = int(
-            np.flatnonzero(
-                ~column.missing & table.cells[index].str.contains(r"\d[.,]\d").fill_null(False).to_numpy()
-            )[0]
-        )
+        shown = table.cells[index].str.contains(r"\d[.,]\d") if column.example is None else None
+        if shown is None:
+            shown = table.cells[index] == column.example
+        at = int(np.flatnonzero(shown.fill_null(False).to_numpy())[0])
         raise InputError(f"{table.place(at)}, column {name!r}: {column.ambiguous}")
 
 

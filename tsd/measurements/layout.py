@@ -26,6 +26,7 @@ KEYS = words(
     " stationsname messstelle land name label"
 )
 LEAST_DATES = 3
+APART = 0.2  # share of the variance that is left within the levels of several series
 
 
 def column_named(table: Table, name: str, option: str) -> int:
@@ -131,11 +132,12 @@ def is_key(table: Table, index: int) -> bool:
 def require_one_series(
     table: Table,
     index: int,
+    values: npt.NDArray[np.float64],
     skip: Collection[int],
     seconds: npt.NDArray[np.float64] | None,
     where: Sequence[str],
 ) -> None:
-    """Raise InputError where rows of several series are stacked: a column tells apart what has the same time."""
+    """Raise InputError where rows of several series are stacked or take turns: a column tells them apart."""
     settled = {condition.partition("=")[0].strip() for condition in where}
     others = [i for i in range(len(table.names)) if i != index and i not in skip and table.names[i] not in settled]
     key = next((i for i in others if is_key(table, i)), None)
@@ -152,12 +154,37 @@ def require_one_series(
         }
         if doubled and apart and min(apart.values()) <= doubled / 2:
             key = min(apart, key=lambda i: (apart[i], table.cells[i].n_unique()))
+    if key is None:
+        key = next((i for i in others if _parts(table.cells[i], values, seconds is not None)), None)
     if key is not None:
         cells, name = table.cells[key].drop_nulls(), table.names[key]
         raise InputError(
             f"{table.file} holds several series, one for each {name!r} ({_some(cells)}): choose one with "
-            f"--where {name}={cells[0]}"
+            f"--where {name}={cells[0]}, or say --where {name}={ANY} if all rows are one"
         )
+
+
+def _parts(cells: pl.Series, values: npt.NDArray[np.float64], timed: bool) -> bool:
+    """Whether words that come again and again part the values into several series, whatever their column's name.
+
+    Rows with times are one series unless the words take turns at levels of their own. Rows without are several
+    where the words take turns, where each stands in one block, or where each has a level of its own.
+    """
+    kinds = cells.n_unique()
+    if cells.null_count() or not 2 <= kinds <= len(cells) / 2 or bool(cells.str.contains(r"^[+-]?[\d.,]+$").all()):
+        return False
+    if bool(cells.str.to_lowercase().str.slice(0, 3).is_in(times.CYCLE_STARTS).all()):
+        return False
+    words_of = cells.rank("dense").to_numpy().astype(np.int64) - 1  # (rows,), 0 to kinds - 1
+    known = np.isfinite(values)
+    count = np.maximum(np.bincount(words_of[known], minlength=kinds), 1)
+    level = np.bincount(words_of[known], values[known], kinds) / count
+    apart = np.var((values - level[words_of])[known]) < APART * np.var(values[known])
+    turns = bool((words_of[kinds:] == words_of[:-kinds]).all()) and len(np.unique(words_of[:kinds])) == kinds
+    if timed:
+        return turns and bool(apart)
+    blocks = int((np.diff(words_of) != 0).sum()) == kinds - 1
+    return turns or blocks or bool(apart)
 
 
 def _fractional(cells: pl.Series) -> bool:

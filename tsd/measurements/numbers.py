@@ -56,6 +56,8 @@ class Numbers:
     """The reason, where two readings fit and give different series."""
     other: "Numbers | None" = None
     """The reading with the other decimal sign, where that fits, too."""
+    example: str | None = None
+    """The cell that has them."""
     leaning: str | None = None
     """The decimal sign that neighbouring values speak for, where both fit."""
 
@@ -114,7 +116,8 @@ def read(cells: pl.Series, decimal: str | None) -> Numbers:
         dotted = bool(given.str.contains(".", literal=True).any())
         if not dotted or bool(given.str.contains(r"\.(\d{0,2}|\d{4,})([eE].*)?$").any()):
             values = plain.fill_null(np.nan).to_numpy()
-            return Numbers(values, np.zeros(len(values), np.bool_), missing, POINT if dotted else None)
+            column = Numbers(values, np.zeros(len(values), np.bool_), missing, POINT if dotted else None)
+            return _without_jump(cells, column)
     parts = cells.str.extract_groups(PATTERN).struct.unnest()
     if decimal is not None:
         return _with(cells, parts, decimal)
@@ -122,10 +125,38 @@ def read(cells: pl.Series, decimal: str | None) -> Numbers:
     slips = int(point.wrong.sum()), int(comma.wrong.sum())
     if slips[0] != slips[1]:
         chosen = point if slips[0] < slips[1] else comma
-        return replace(chosen, decimal=POINT if chosen is point else COMMA)
+        return _without_jump(cells, replace(chosen, decimal=POINT if chosen is point else COMMA))
     if np.array_equal(point.values, comma.values, equal_nan=True):
         return point
     return _settled(cells, point, comma)
+
+
+def _without_jump(cells: pl.Series, column: Numbers) -> Numbers:
+    """The column; an ambiguous one where its decimal sign groups digits in cells that are far away otherwise.
+
+    998.5, 999.5, 1.000: next to a cell with plain decimals only a thousand times as much is near.
+    """
+    if column.decimal is None:
+        return column
+    grouped = cells.str.contains(rf"^[+-]?[1-9]\d{{0,2}}{re.escape(column.decimal)}\d{{3}}$").fill_null(False)
+    signed = cells.str.contains(column.decimal, literal=True).fill_null(False).to_numpy()
+    known = signed & np.isfinite(column.values) & (column.values != 0)
+    marked, values = grouped.to_numpy()[known], np.abs(column.values[known])
+    sides = marked[1:] != marked[:-1]
+    if not sides.any():
+        return column
+    scaled = np.where(marked, values * 1000, values)
+    near, far = (np.abs(np.diff(np.log(one)))[sides].max() for one in (scaled, values))
+    if near > np.log(NEAR) or far < np.log(FAR):
+        return column
+    example = str(cells.filter(grouped)[0])
+    value = float(column.values[np.flatnonzero(grouped.to_numpy())[0]])
+    return replace(
+        column,
+        ambiguous=f"{example!r} may be {value:,g} or {1000 * value:,g}: say --decimal {column.decimal} if it is "
+        f"{value:,g}, or write it without the sign",
+        example=example,
+    )
 
 
 def unambiguous(column: Numbers, decimal: str, why: str) -> Numbers:
@@ -228,7 +259,12 @@ def _settled(cells: pl.Series, point: Numbers, comma: Numbers) -> Numbers:
         return replace(thousands, other=decimals, leaning=thousands.decimal)
     at = int(np.flatnonzero(differ)[0])
     reason = f"{example!r} may be {decimals.values[at]:,g} or {thousands.values[at]:,g}"
-    return replace(decimals, ambiguous=f"{reason}: say --decimal {sign} or --decimal {grouping}", other=thousands)
+    return replace(
+        decimals,
+        ambiguous=f"{reason}: say --decimal {sign} or --decimal {grouping}",
+        example=example,
+        other=thousands,
+    )
 
 
 def _gap(marked: npt.NDArray[np.float64], bare: npt.NDArray[np.float64]) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsd.errors import InputError
+from tsd.measurements.numbers import words
 from tsd.measurements.text import MOST_ROWS, Table
 
 LARGEST = 1e300  # sums of a million such values still fit a float64
@@ -18,23 +19,12 @@ ONE_OF = 10  # rows of which one may be filled in, whatever its share
 # What loggers and file formats write for "no value".
 CODES = tuple(
     float(code)
-    for code in (
-        *(
-            "-99",
-            "-99.9",
-            "-99.99",
-            "-999",
-            "-999.9",
-            "-999.99",
-            "-9999",
-            "-9999.9",
-            "-9999.99",
-            "-99999",
-            "-999999",
-        ),
-        *("999", "999.9", "999.99", "9999", "9999.9", "9999.99", "99999", "999999", "-6999", "-7777", "-8888"),
-        *("32767", "-32768", "65535", "2147483647", "-2147483648", "4294967295"),
-        *("1e20", "1e30", "-1e30", "1e31", "-1e31", "1e34", "-1e34", "1e35", "1e36", "9.96921e36", "1e37", "1e38"),
+    for code in words(
+        "-99 -99.9 -99.99 -999 -999.9 -999.99 -999.25 -9999 -9999.9 -9999.99 -99999 -99999.9 -99999.99 -999999"
+        " 999 999.9 999.99 9999 9999.9 9999.99 99999 99999.9 999999 -888 -888.8 -8888 -88888 8888 -777 -7777 -6999"
+        " -9997 -9998 -1000 -10000 -32767 32767 -32768 65535 2147483647 -2147483647 -2147483648 4294967295"
+        " -9.99e8 9.99e8 9.99e20 -9.99e20 1e10 -1e10 1e15 1e20 -1e20 1e30 -1e30 1e31 -1e31 -9e33 1e34 -1e34 1e35"
+        " 1e36 9.96921e36 1e37 1e38"
     )
 )
 APART, NEARLY = 3.0, 0.3  # how far from the rest, in ranges of the rest, a code is one, and may be one
@@ -120,31 +110,43 @@ def _without_codes(
                 ) from None
             _mark(values, marked, notes, "as asked")
         return values
-    while True:
-        known = values[np.isfinite(values)]
-        if len(known) < 3:
-            return values
-        low, high = known.min(), known.max()
-        candidates = [value for value in (low, high) if _is_code(float(value))]
-        for value in candidates:
-            rest = known[known != value]
-            if not len(rest):
-                continue
-            spread, gap = np.ptp(rest), np.abs(rest - value).min()
-            if spread > 0 and gap > APART * spread:
-                _mark(values, values == value, notes, "a usual code, far from the other values")
-                break
-            if gap > NEARLY * spread:
-                raise InputError(
-                    f"{place}: {value:g} may be a value or a code for a missing one: say --missing {value:g} or "
-                    "--missing none"
-                )
-        else:
-            return values
+    known = values[np.isfinite(values)]
+    distinct = np.unique(known)
+    rest = distinct[~_is_code(distinct)]
+    if len(rest) < 2:
+        return values
+    spread = np.ptp(rest)
+    for value in distinct[_is_code(distinct)]:
+        gap = max(rest[0] - value, value - rest[-1])
+        if gap > APART * spread:
+            _mark(values, values == value, notes, "a usual code, far from the other values")
+        elif gap > NEARLY * spread:
+            raise _either(place, f"{value:g}", value)
+    # Any other value that comes again and again on its own side of all the rest.
+    for at in (0, -1):
+        value, others = rest[at], np.delete(rest, at)
+        marked, gap, spread = known == value, np.abs(others - rest[at]).min(), np.ptp(others)
+        apart = NEARLY if value == -1 and others[0] >= 0 else APART
+        count = int(marked.sum())
+        runs = int(marked[0]) + int((np.diff(marked.astype(np.int8)) == 1).sum())
+        if runs > 1 and 2 * count < len(known) and spread > 0 and gap > apart * spread:
+            raise _either(place, f"{value:g}, in {count:,} of {len(known):,} rows and far from the rest,", value)
+    return values
 
 
-def _is_code(value: float) -> bool:
-    return any(abs(value - code) <= 1e-6 * abs(code) for code in CODES)
+def _either(place: Place, said: str, value: float) -> InputError:
+    return InputError(
+        f"{place}: {said} may be a value or a code for a missing one: say --missing {value:g} or --missing none"
+    )
+
+
+def _is_code(distinct: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which of some sorted values are codes, to six digits."""
+    found = np.zeros(len(distinct), np.bool_)
+    for code in CODES:
+        low, high = np.searchsorted(distinct, sorted((code * (1 - 1e-6), code * (1 + 1e-6))))
+        found[low:high] = True
+    return found
 
 
 def _mark(values: npt.NDArray[np.float64], marked: npt.NDArray[np.bool_], notes: list[str], why: str) -> None:
@@ -277,14 +279,19 @@ def _length(seconds: float, kind: str) -> str:
 
 
 def _say_outlier(known: npt.NDArray[np.float64], notes: list[str]) -> None:
-    """Say where one value is so far from the rest that the rest looks flat."""
-    for value in (known.min(), known.max()):
-        rest = known[known != value]
-        if len(known) < ONE_OF or len(rest) < 0.9 * len(known):
+    """Say where the outermost value, or the two outermost ones, are so far out that the rest looks flat."""
+    distinct, counts = np.unique(known, return_counts=True)
+    if len(known) < ONE_OF:
+        return
+    for outer in (slice(0, 1), slice(-1, None), slice(0, 2), slice(-2, None)):
+        rest = np.delete(distinct, outer)
+        if len(rest) < 2:
             continue
-        gap, spread = np.abs(rest - value).min(), np.ptp(rest)
-        if spread > 0 and gap > FAR * spread:
+        gap, spread = np.abs(rest[:, None] - distinct[outer]).min(), np.ptp(rest)
+        if gap > FAR * spread:
+            value = " and ".join(f"{one:g}" for one in distinct[outer])
+            missing = " ".join(f"--missing {one:g}" for one in distinct[outer])
             notes.append(
-                f"{value:g} ({len(known) - len(rest):,} of {len(known):,} rows) is far from the rest, which looks "
-                f"flat beside it: if it stands for a missing value, say --missing {value:g}"
+                f"{value} ({counts[outer].sum():,} of {len(known):,} rows) is far from the rest, which looks "
+                f"flat beside it: if it stands for a missing value, say {missing}"
             )

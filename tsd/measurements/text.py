@@ -31,6 +31,11 @@ CHUNK = 2**24  # bytes
 SAMPLE = 200  # lines that separator and header are found from
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 COMMENTS = ("#", "%", "//", "!")
+# What stands for a value that a device could not give; no unit.
+FLAWS = numbers.words(
+    "bad error err fault fail failed invalid off on true false yes no trace traces nd n.d. bdl lod loq low high"
+    " over under overflow underflow ovf saturated inf infinity x xx xxx nodata no_data unknown void"
+)
 SEP_LINE = re.compile(r"""^["']?sep=(.)["']?$""", re.IGNORECASE)
 # What other programs write; none of it is text.
 FORMATS = (
@@ -268,11 +273,34 @@ def _table(file: str, lines: _Lines, notes: list[str]) -> Table:
     if not body:
         raise InputError(f"{file} has no row of data below its header: a series needs at least 2")
     cells = [numbers.stripped(column) for column in _cells(file, body, layout.separator, len(names))]
-    if len(cells[0]) != len(at):  # cells that hold line breaks
-        at = np.arange(len(cells[0])) + int(at[0])
+    if len(cells[0]) != len(at):
+        at = _without_breaks(file, cells, at, layout.separator, notes)
     cells = _without_spare_columns(file, layout, lines.text, names, cells, at)
     table = Table(file, names, cells, at, "line", layout.separator, notes=notes)
     return _without_units(table)
+
+
+def _without_breaks(
+    file: str, cells: list[pl.Series], at: npt.NDArray[np.int64], separator: str | None, notes: list[str]
+) -> npt.NDArray[np.int64]:
+    """The line that each row begins on, where cells in quotes hold line breaks; said in `notes`.
+
+    Raises InputError where such a cell holds whole rows: its quote was never meant to open.
+    """
+    breaks = sum((column.str.count_matches("\n").fill_null(0) for column in cells), pl.Series([0] * len(cells[0])))
+    begins = np.concatenate([[0], np.cumsum(1 + breaks.to_numpy())[:-1]])
+    lines: npt.NDArray[np.int64] = at[np.minimum(begins, len(at) - 1)]
+    for column in cells:
+        held = column.str.count_matches("\n").fill_null(0).to_numpy()
+        signs = column.str.count_matches(separator or ",", literal=True).fill_null(0).to_numpy()
+        if len(rows := np.flatnonzero((held > 0) & (signs >= held * (len(cells) - 1)))):
+            below = f"{held[rows[0]]:,} line{'s' if held[rows[0]] > 1 else ''} below"
+            raise InputError(
+                f'{file} line {lines[rows[0]]}: a cell opens with " and ends {below}, so that rows are lost in '
+                'it: remove the " or close it on its line'
+            )
+    notes.append(f"cells in quotes hold line breaks: {len(at):,} lines were read as {len(lines):,} rows")
+    return lines
 
 
 def _layout(file: str, lines: _Lines) -> _Layout:
@@ -358,7 +386,11 @@ def _single(sample: Sequence[str]) -> _Layout:
     rows = [[cell] for (cell, *_) in _split(sample, None)]
     header = 0
     while (
-        header < len(rows) - 2 and _is_text(rows[header]) and " " in rows[header][0] and _is_text(rows[header + 1])
+        header < len(rows) - 2
+        and _is_text(rows[header])
+        and " " in rows[header][0]
+        and _is_text(rows[header + 1])
+        and _is_unit(rows[header + 1][0])
     ):
         header += 1
     body = [row for row in rows[header + 1 :] if row[0]]
@@ -377,6 +409,11 @@ def _is_word(cell: str) -> bool:
     if numbers.is_missing(cell) or cell.lower().lstrip("+-") in ("inf", "infinity"):
         return False
     return not (numbers.is_number(cell) or looks_like_time([cell]))
+
+
+def _is_unit(cell: str) -> bool:
+    """Whether a word may be a unit, and is no value with a flaw such as <0.5 or 12*."""
+    return not re.match(r"[<>≤≥~≈±=+-]|\d(?!0?[/^])", cell) and cell.lower() not in FLAWS
 
 
 def _is_text(row: Sequence[str]) -> bool:
@@ -420,7 +457,7 @@ def _cells(file: str, body: list[str], separator: str | None, width: int) -> lis
     blank = (separator or "") * (width - 1) or '""'
     body = [line if line.strip() else blank for line in body]
     if separator is None:
-        return [pl.Series(row[0] for row in _split(body, None))]
+        return [pl.Series(row[0] for row in _split([f"{line}\n" for line in body], None))]
     try:
         widest = max(map(len, csv.reader(body, delimiter=separator)))
     except csv.Error as error:
@@ -489,6 +526,8 @@ def _without_units(table: Table) -> Table:
     if not given or not valued or not _is_text(given) or any(len(cell) > 30 for cell in given):
         return table
     if not any(first[index] is not None for index in valued):
+        return table
+    if not all(_is_unit(str(first[index])) for index in valued if first[index] is not None):
         return table
     said = ", ".join(given)
     table.notes.append(f"{table.unit} {table.lines[0]}, {said[:80]!r}, was taken for units and left out")
