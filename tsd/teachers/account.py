@@ -207,7 +207,7 @@ class Account:
         self.reserved += bound
 
     def settle(self, request: str, billed: Cost, estimate: int = 0, replies: int = 0) -> None:
-        """Put what was billed in the place of a request's bound. Told twice, it counts once.
+        """Put what was billed in the place of a request's bound. What an earlier start had settled counts once.
 
         estimate: of the prompt's tokens. replies: answers with a usage that this is the bill of.
         """
