@@ -29,8 +29,7 @@ def require_journals(
     notes = [part.note for part in found.values() if part.note]
     rows = sum(part.rows for part in found.values())
     spent = sum(note[DOLLARS] for note in notes)
-    manifest = store.read_json(folder, store.MANIFEST) or {"parts": []}
-    again = sum(part["rows"] for index, part in enumerate(manifest["parts"]) if index in gone)
+    again = sum(series.manifest["parts"][index]["rows"] for index in gone)
     price = f"about ${again * spent / rows:,.2f}" if rows and spent else f"{again:,} requests"
     raise StorageError(
         f"{folder} lacks {len(gone)} finished parts (the first is {store.part_name(gone[0])}), and their journal "
