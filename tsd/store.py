@@ -34,7 +34,14 @@ from tsd.schema import conform, fingerprint
 
 MANIFEST = "manifest.json"
 DIGEST = "digest"  # in a manifest: of its other fields
-FIELDS = {"schema": str, "key": str, "parents": dict, "rows": int, "parts": list, "versions": dict}  # of a manifest
+FIELDS = {
+    "schema": str,
+    "key": str,
+    "parents": dict,
+    "rows": int,
+    "parts": list,
+    "versions": dict,
+}  # of a manifest
 OF_A_PART = {"name", "rows", "sha256"}
 KEY, NOTE = b"tsd.key", b"tsd.note"
 PART_NAME = re.compile(r"part-(\d{8})\.parquet")
@@ -674,8 +681,7 @@ def storage_errors(folder: str) -> Iterator[None]:
 def _require_key(folder: str, found: str, key: str) -> None:
     if found != key:
         raise StorageError(
-            f"{folder} was made from another recipe ({found}, this one is {key}): "
-            "name another folder with --out"
+            f"{folder} was made from another recipe ({found}, this one is {key}): name another folder with --out"
         )
 
 

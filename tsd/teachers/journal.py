@@ -249,12 +249,13 @@ class Journal:
             if not store.is_damage(error):
                 raise
             raise StorageError(
-                f"{named} is damaged ({str(error).splitlines()[0]}): restore it from a copy; without it, a part that "
-                "is lost is paid for again"
+                f"{named} is damaged ({str(error).splitlines()[0]}): restore it from a copy; without it, a "
+                "part that is lost is paid for again"
             ) from None
         if head.get("v", 1) > SEALED:
             raise StorageError(
-                f"{named} was written by a newer version of tsd: use that version, or name another folder with --out"
+                f"{named} was written by a newer version of tsd: use that version, or name another folder "
+                "with --out"
             )
         return head, entries
 
