@@ -593,6 +593,8 @@ def damage(folder: str, read: bool = False) -> dict[str, str]:
         seals = _seals(folder)
     except DataError:
         return {FILES: "it cannot be read"}
+    if not seals and not names(folder):
+        return {"its files": "they are missing"}
     files, root = filesystem(folder)
     wrong = {}
     for name, seal in seals.items():

@@ -10,11 +10,10 @@ from tsd.errors import InputError, StorageError
 from tsd.recipe import ApiTeacher, Recipe
 from tsd.teachers.account import Cost, Earlier
 from tsd.teachers.gate import DOLLARS, INPUT, OUTPUT, STATUS, UNCONFIRMED, UNCONFIRMED_TOKENS
-from tsd.teachers.journal import FOLDER, Journal, parts_with_journals, read_all
+from tsd.teachers.journal import ADDRESSES, FOLDER, Journal, parts_with_journals, read_all
 from tsd.teachers.server import serves
 
 PREVIEW = "preview"  # in a study's folder
-ADDRESSES = "addresses.json"  # beside the journals: where replies came from
 
 Say = Callable[[str], None]
 

@@ -36,6 +36,7 @@ from tsd.teachers.account import WINDOW_SECONDS, Cost, Earlier, total
 
 FOLDER, ENDING, ARCHIVE = "replies", ".jsonl", ".jsonl.zst"  # inside the folder of the annotations
 VERSION = 2  # of a line; lines without one are of the first
+ADDRESSES = "addresses.json"  # beside the journals: where replies came from
 SEALED = 3  # version of an archive's head; one of the second has no seal
 SECONDS = 2.0  # between two times that the disk is waited for
 GATHER_SECONDS = 0.1  # in which lines are gathered into an object
