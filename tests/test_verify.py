@@ -262,6 +262,9 @@ def test_a_study_with_several_teachers_misses_the_runs_and_the_folder_of_each(tm
     assert states(run) == dict.fromkeys(
         ["report.html", "teachers/one/report.html", "teachers/two/report.html"], "unfinished"
     )
+    (run / "series/manifest.json").rename(run / "aside")
+    assert states(run)["series"] == "unfinished"
+    (run / "aside").rename(run / "series/manifest.json")
     for name in recipe.by_teacher:
         annotate(run / f"teachers/{name}", run / "series")
         finish(run / f"teachers/{name}", run / "series")
