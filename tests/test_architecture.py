@@ -35,7 +35,6 @@ LAYERS = (
         "scaling",
         "tracking",
         "look",
-        "verify",
         "provenance",
         "remaining",
         "runs",
@@ -43,7 +42,7 @@ LAYERS = (
         "learning",
     },
     {"teachers", "explain"},
-    {"picture", "plan"},  # the one draws the laws that scaling fits, the other knows what each stage takes
+    {"picture", "plan", "verify"},  # laws that scaling fits, what each stage takes, replies that teachers kept
     {"report"},
     {"comparison"},
     {"cluster"},

@@ -22,6 +22,7 @@ from s3_server import serving_s3
 
 from tsd.errors import InputError, RecipeError, StorageError
 from tsd.recipe import load
+from tsd.tasks import SINGLE
 from tsd.teachers import Reply
 from tsd.teachers.account import Cost, Earlier
 from tsd.teachers.gate import DOLLARS, FORM, MODEL, SILENT_SECONDS, UNCONFIRMED, Gate
@@ -594,6 +595,53 @@ def test_what_is_kept_of_a_finished_part_makes_it_again_and_costs_count_once(
     assert not list(folder.rglob("*.jsonl"))
     assert ask(series.slice(0, 10), folder).table.equals(table)
     assert server.asked == 10
+
+
+def archived(folder: Path) -> Path:
+    """The archive of a part with 64 replies."""
+    replies = {f"{n:032x}": Reply(SOUND, input_tokens=1000 + n, output_tokens=50, cost_usd=0.7) for n in range(64)}
+    with Journal(str(folder), 0) as journal:
+        for key, reply in replies.items():
+            journal.add(key, reply)
+        journal.keep(SINGLE.tables.annotations.empty_table())
+        journal.delete()
+    assert Journal(str(folder), 0).replies() == replies
+    (path,) = folder.rglob("*.jsonl.zst")
+    return path
+
+
+def test_an_archive_that_was_cut_emptied_or_changed_anywhere_is_one_line_that_names_it(tmp_path: Path) -> None:
+    path = archived(tmp_path)
+    whole, history = path.read_bytes(), Journal(str(tmp_path), 0).read()
+    cut = [whole[:length] for length in range(0, len(whole), len(whole) // 20)]
+    flipped = [
+        whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :]
+        for place in range(0, len(whole), 3)
+    ]
+    refused = []
+    for content in (*cut, *flipped, b"garbage", whole + b"x"):
+        path.write_bytes(content)
+        try:
+            assert Journal(str(tmp_path), 0).read() == history, "other contents were read"
+        except StorageError as error:
+            refused.append(str(error))
+    assert all(line.startswith(f"{path} is damaged") and "\n" not in line for line in refused)
+    assert len(refused) >= len(cut) + 0.9 * len(flipped)
+
+
+def test_an_archive_without_a_seal_is_read_where_an_earlier_version_wrote_it_and_else_lacks_its_end(
+    tmp_path: Path,
+) -> None:
+    path = archived(tmp_path)
+    history = Journal(str(tmp_path), 0).read()
+    head, *replies, _ = pa.input_stream(path, compression="zstd").read().split(b"\n")
+    for version in (2, 3):
+        with pa.output_stream(path, compression="zstd") as sink:
+            sink.write(b"\n".join([json.dumps({**json.loads(head), "v": version}).encode(), *replies]))
+        if version == 2:
+            assert Journal(str(tmp_path), 0).read() == history
+    with pytest.raises(StorageError, match="its end is missing"):
+        Journal(str(tmp_path), 0).read()
 
 
 def test_a_long_reply_is_not_sent_back_whole(server: Server, ask: Any, series: pa.Table) -> None:

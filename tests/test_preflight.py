@@ -235,7 +235,7 @@ def test_a_finished_table_asks_for_no_key_and_a_report_for_no_source(
     recipe = asking(
         tmp_path, "http://127.0.0.1:9/v1", "students.sizes=[{name: a, source: /no/where, learning_rate: 1}]"
     )
-    store.write_json(f"{recipe.folder}/annotations", "manifest.json", {})
+    store.commit(f"{recipe.folder}/annotations", recipe.asks.tables.annotations, "key", 0, {})
     assert not of("key", recipe)
     assert not of("teacher", recipe)
     assert [found.ok for found in of("student", recipe)] == [False]

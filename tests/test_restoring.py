@@ -37,12 +37,13 @@ def said(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, 
     return lost, capsys.readouterr().out
 
 
-def test_a_record_that_was_cut_is_written_anew_from_its_students_card(
-    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("content", [None, b"[]", b"null", b"{}", b'{"run_id": "another"}'])
+def test_a_record_that_was_cut_or_changed_is_written_anew_from_its_students_card(
+    recipe: Recipe, content: bytes | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = Path(recipe.folder, "records", f"{RUN['run_id']}.json")
     before = record.read_bytes()
-    record.write_bytes(before[:9])
+    record.write_bytes(before[:9] if content is None else content)
     lost, line = said(recipe, capsys)
     assert lost == {}
     assert "was damaged: written anew" in line

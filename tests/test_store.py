@@ -354,6 +354,7 @@ def test_a_part_of_a_version_without_checksums_is_made_again_as_that_version_did
     store.commit(folder, REJECTS, KEY, 1, {})
     manifest = json.loads((tmp_path / store.MANIFEST).read_text())
     del manifest["parts"][0]["bytes"]
+    del manifest[store.DIGEST]
     store.write_json(folder, store.MANIFEST, manifest)
     whole = (tmp_path / store.part_name(0)).read_bytes()
     assert store.open_dataset(folder, REJECTS).read().equals(rejects(1, 2))
@@ -412,3 +413,72 @@ def test_the_study_of_a_tables_folder_is_named_in_the_fix() -> None:
     for folder in inside:
         assert store.study_of(f"runs/x/{folder}") == "runs/x"
         assert store.study_of(f"s3://bucket/runs/x/{folder}") == "s3://bucket/runs/x"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[]", "it holds no fields"),
+        (b"null", "it holds no fields"),
+        (b"{}", "it has no schema"),
+        (b'{"parts": []}', "it has no schema"),
+        (b'"key": |"kex": ', "it has no key"),
+        (b'"parents"|"parent"', "it has no parents"),
+        (b'"key": "0|"key": "1', "it does not hold what was written"),
+        (b'"digest"|"digesu"', "it does not hold what was written"),
+        (b'"rows": 1|"rows": 2', "it does not hold what was written"),
+    ],
+)
+def test_a_manifest_of_which_a_byte_was_changed_is_damaged_and_not_of_another_recipe(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    fill(tmp_path, rejects(1))
+    path = tmp_path / store.MANIFEST
+    before = path.read_bytes()
+    was, _, now = content.partition(b"|")
+    path.write_bytes(before.replace(was, now) if now else content)
+    assert path.read_bytes() != before
+    with pytest.raises(DataError) as caught:
+        store.open_dataset(str(tmp_path), REJECTS)
+    assert str(caught.value).startswith(f"{path} is damaged: {said}")
+    assert len(str(caught.value).splitlines()) == 1
+    assert store.has_damaged_manifest(str(tmp_path))
+    store.require_made_by(str(tmp_path), KEY)
+    assert store.find_finished(str(tmp_path), REJECTS, KEY) is None
+    store.commit(str(tmp_path), REJECTS, KEY, 1, {"series": "ab"})
+    assert path.read_bytes() == before
+
+
+def test_the_manifest_of_an_earlier_version_has_no_digest_and_its_dataset_keeps_its_name(tmp_path: Path) -> None:
+    made = fill(tmp_path, rejects(1))
+    fields = {name: value for name, value in made.manifest.items() if name != store.DIGEST}
+    assert made.digest == made.manifest[store.DIGEST] == store.digest(fields)
+    store.write_json(str(tmp_path), store.MANIFEST, fields)
+    assert store.open_dataset(str(tmp_path), REJECTS).digest == made.digest
+
+
+def test_another_recipes_folder_is_refused_without_the_advice_to_delete_it(tmp_path: Path) -> None:
+    fill(tmp_path, rejects(1))
+    with pytest.raises(StorageError, match="was made from another recipe") as caught:
+        store.find_finished(str(tmp_path), REJECTS, "another")
+    assert "delete" not in str(caught.value)
+
+
+def test_a_column_whose_name_is_no_text_any_more_is_damage(tmp_path: Path) -> None:
+    fill(tmp_path, rejects(1))
+    path, whole = tmp_path / store.part_name(0), (tmp_path / store.part_name(0)).read_bytes()
+    place = whole.index(b"reason", len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"))  # in the footer
+    path.write_bytes(whole[:place] + b"\xf2" + whole[place + 1 :])
+    with pytest.raises(DataError, match="is damaged"):
+        store.read_part(str(tmp_path), 0, REJECTS)
+
+
+def test_digests_of_a_sealed_folder_that_are_no_digests_are_damage(tmp_path: Path) -> None:
+    local, folder = tmp_path / "local", str(tmp_path / "student")
+    local.mkdir()
+    (local / "config.json").write_text("{}")
+    store.copy_folder(str(local), folder, sealed=True)
+    for content in (b"[]", b"null", b'{"config.json": 3}', b'{"config.json": {"bytes": 2}}'):
+        store.write_bytes(folder, store.FILES, content)
+        assert list(store.damage(folder)) == [store.FILES]
+        assert store.seals(folder) == {}

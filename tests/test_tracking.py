@@ -349,6 +349,45 @@ def test_what_a_killed_process_could_not_deliver_the_next_start_delivers(uri):
     assert not _files()
 
 
+@pytest.mark.parametrize("step", [0, 3, 5])
+def test_a_value_that_mlflow_refuses_takes_no_other_with_it(uri, step):
+    said = []
+    tracker = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n", said.append)
+    for i in range(6):
+        more = {"no\nname": 1.0} if i == step else {}
+        tracker.log(RECORD["run_id"], i, {**more, "loss": 1.0 / (i + 1), "rate": 0.5}, 1000 + i)
+    tracker.close()
+    assert _curve(uri) == [(i, 1.0 / (i + 1)) for i in range(6)]
+    assert _runs(uri)[RECORD["run_id"]].data.metrics.keys() == {"loss", "rate"}
+    (line,) = said
+    assert "refused 1 entries" in line
+
+
+def test_a_file_with_damaged_lines_is_delivered_but_for_these_and_kept(uri):
+    run = RECORD["run_id"]
+    events = [
+        {"run": run, "kind": "metrics", "value": {"loss": 2.0}, "step": i, "time_ms": 1000 + i} for i in range(5)
+    ]
+    lines = [json.dumps(event).encode() for event in events]
+    lines[1], lines[3] = b"\xff" + lines[1], b"[]"
+    unfit = [
+        b'{"run": "a", "kind": "metrics", "value": {"loss": 1}}',
+        b'{"run": "a", "kind": "txt", "value": "x"}',
+    ]
+    content = b"\n".join([*lines, *unfit, lines[0][:20]])
+    store.write_bytes("runs/laptop/tracking", "0-torn.jsonl", content)
+    said = []
+    tracker = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n", said.append)
+    assert tracker.flush(60) == 0
+    assert _curve(uri) == [(i, 2.0) for i in (0, 2, 4)]
+    assert [path.name for path in Path("runs/laptop/tracking").iterdir()] == ["0-torn.jsonl.damaged"]
+    assert Path("runs/laptop/tracking/0-torn.jsonl.damaged").read_bytes() == content
+    assert "3 lines (the first is 2) are damaged" in said[0]
+    said.clear()
+    assert Tracker(uri, "tsd", "runs/laptop", "name: laptop\n", said.append).flush(60) == 0
+    assert not said
+
+
 def test_what_is_delivered_twice_is_there_once(uri):
     events = [
         {"run": RECORD["run_id"], "kind": "metrics", "value": {"loss": 2.0}, "step": 1, "time_ms": 1000},

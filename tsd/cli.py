@@ -210,15 +210,20 @@ def verify(
 ) -> None:
     """Read every file of a run and say which are missing, cut or changed: a line a table and a line a finding.
 
-    Exit code 0 where all is sound, 1 where something is damaged. Example: tsd verify runs/laptop --repair
+    Exit code 0 where all that is there is sound, also of an unfinished study; 1 where something is damaged.
+    Example: tsd verify runs/laptop --repair
     """
     from tsd import verify as verifying
     from tsd.errors import DataError
 
     findings: list[Finding] = []
+    finished = True
     for checked in verifying.check(run):
         findings += checked.findings
+        finished = finished and checked.finished
         print("\n".join(checked.lines), flush=True)
+    if not findings and not finished:
+        print(f"{run} is not finished, and what is there of it is sound: the command that made it goes on with it")
     if findings and not repair:
         raise DataError(f"{run} is damaged, see above: `tsd verify {run} --repair` makes it again")
     if findings:

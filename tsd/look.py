@@ -48,7 +48,7 @@ def _open(run: str) -> tuple[Task, store.Dataset]:
     """The dataset of series that a run folder holds, or that the folder itself is, and the task it is for."""
     for folder in (f"{run}/series", run):
         try:
-            manifest = store.read_json(folder, store.MANIFEST)
+            manifest = store.read_manifest(folder)
             if manifest is None:
                 continue
             for task in TASKS.values():

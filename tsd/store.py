@@ -33,6 +33,16 @@ from tsd.errors import DataError, StorageError
 from tsd.schema import conform, fingerprint
 
 MANIFEST = "manifest.json"
+DIGEST = "digest"  # in a manifest: of its other fields
+FIELDS = {
+    "schema": str,
+    "key": str,
+    "parents": dict,
+    "rows": int,
+    "parts": list,
+    "versions": dict,
+}  # of a manifest
+OF_A_PART = {"name", "rows", "sha256"}
 KEY, NOTE = b"tsd.key", b"tsd.note"
 PART_NAME = re.compile(r"part-(\d{8})\.parquet")
 ASIDE = "damaged-"  # before the name of a part that was found damaged, until it is made again
@@ -89,7 +99,7 @@ class Dataset:
     @property
     def digest(self) -> str:
         """What a dataset made from this one names as its parent."""
-        return digest(self.manifest)
+        return digest_of(self.manifest)
 
     def read_part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Read one part; the whole of it is checked against the schema when no columns are named."""
@@ -107,7 +117,7 @@ class Dataset:
 def open_dataset(folder: str, schema: pa.Schema) -> Dataset:
     """Open a finished dataset. Raises StorageError where there is none, DataError where it is another table or
     where parts of it are missing or cut."""
-    manifest = read_json(folder, MANIFEST)
+    manifest = read_manifest(folder)
     if manifest is None:
         raise StorageError(f"{folder} holds no finished dataset: run the stage that makes it first")
     if manifest["schema"] != fingerprint(schema):
@@ -259,10 +269,35 @@ def wrong_size(folder: str, manifest: Mapping[str, Any] | None) -> dict[int, str
     return lost
 
 
+def read_manifest(folder: str) -> dict[str, Any] | None:
+    """A dataset's manifest; None where there is none. Raises DataError where it was damaged.
+
+    One without a digest is of an earlier version: it may have its own fields and no others, so that a digest
+    whose name was damaged is not taken for none.
+    """
+    manifest = read_fields(folder, MANIFEST)
+    if manifest is None:
+        return None
+    lacks = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
+    if not lacks and not all(isinstance(part, dict) and part.keys() >= OF_A_PART for part in manifest["parts"]):
+        lacks = ["name, rows or digest of a part"]
+    if lacks:
+        raise DataError(damaged(f"{folder}/{MANIFEST}", f"it has no {lacks[0]}", folder))
+    known = {*FIELDS, "about", DIGEST}
+    if set(manifest) - known or manifest.get(DIGEST, digest_of(manifest)) != digest_of(manifest):
+        raise DataError(damaged(f"{folder}/{MANIFEST}", "it does not hold what was written", folder))
+    return manifest
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """The digest of a manifest, which it holds itself."""
+    return digest({name: value for name, value in manifest.items() if name != DIGEST})
+
+
 def _manifest(folder: str) -> dict[str, Any] | None:
     """The manifest; None where there is none, or where it was damaged: the parts then tell what is there."""
     try:
-        return dict(read_json(folder, MANIFEST) or {}) or None
+        return read_manifest(folder)
     except DataError:
         return None
 
@@ -323,6 +358,7 @@ def _read(folder: str, index: int, columns: Sequence[str] | None) -> pa.Table:
             table = pq.read_table(
                 source, columns=list(columns) if columns else None, page_checksum_verification=True
             )
+        _ = table.column_names  # a damaged name is no text, which pyarrow finds when it is asked for it
     except FileNotFoundError:
         raise DataError(damaged(f"{folder}/{name}", "it is missing", folder)) from None
     except UNREADABLE as error:
@@ -360,7 +396,7 @@ def commit(
         return Dataset(folder, schema, before)
     with ThreadPoolExecutor(READERS) as pool:
         seals = pool.map(lambda index: _seal(folder, index, found[index]), range(parts))
-    manifest = {
+    fields = {
         "schema": fingerprint(schema),
         "key": key,
         "parents": dict(parents),
@@ -371,6 +407,8 @@ def commit(
         ],
         "versions": {"tsd": tsd.__version__, "pyarrow": pa.__version__},
     }
+    manifest = json.loads(json.dumps(fields))  # as who reads it will find it
+    manifest[DIGEST] = digest_of(manifest)
     _delete_unfinished(folder)
     write_json(folder, MANIFEST, manifest)
     return Dataset(folder, schema, manifest)
@@ -437,6 +475,16 @@ def read_json(folder: str, name: str) -> Any:
         return json.loads(content)
     except ValueError as error:
         raise DataError(damaged(f"{folder}/{name}", f"it is not JSON ({error})", folder)) from None
+
+
+def read_fields(folder: str, name: str) -> dict[str, Any] | None:
+    """A JSON file that holds fields by name; None where there is none. Raises DataError where it was damaged."""
+    found = read_json(folder, name)
+    if found is None and read_bytes(folder, name) is None:
+        return None
+    if not isinstance(found, dict):
+        raise DataError(damaged(f"{folder}/{name}", "it holds no fields", folder))
+    return found
 
 
 def read_bytes(folder: str, name: str) -> bytes | None:
@@ -524,9 +572,16 @@ def _write_seals(local: Path) -> None:
 def seals(folder: str) -> dict[str, dict[str, Any]]:
     """Size and digest of each file of a sealed folder, by name; empty where they are not there."""
     try:
-        return dict(read_json(folder, FILES) or {})
+        return _seals(folder)
     except DataError:
         return {}
+
+
+def _seals(folder: str) -> dict[str, dict[str, Any]]:
+    seals = read_fields(folder, FILES) or {}
+    if not all(isinstance(seal, dict) and seal.keys() >= {"bytes", "sha256"} for seal in seals.values()):
+        raise DataError(damaged(f"{folder}/{FILES}", "it lacks sizes or digests", folder))
+    return seals
 
 
 def damage(folder: str, read: bool = False) -> dict[str, str]:
@@ -535,9 +590,11 @@ def damage(folder: str, read: bool = False) -> dict[str, str]:
     read: read all of them, and not only their sizes.
     """
     try:
-        seals = read_json(folder, FILES) or {}
+        seals = _seals(folder)
     except DataError:
-        return {FILES: "it is not JSON"}
+        return {FILES: "it cannot be read"}
+    if not seals and not names(folder):
+        return {"its files": "they are missing"}
     files, root = filesystem(folder)
     wrong = {}
     for name, seal in seals.items():
@@ -626,8 +683,7 @@ def storage_errors(folder: str) -> Iterator[None]:
 def _require_key(folder: str, found: str, key: str) -> None:
     if found != key:
         raise StorageError(
-            f"{folder} was made from another recipe ({found}, this one is {key}): "
-            "name another folder with --out, or delete this one"
+            f"{folder} was made from another recipe ({found}, this one is {key}): name another folder with --out"
         )
 
 

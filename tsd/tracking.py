@@ -60,6 +60,7 @@ REFUSALS = (
     "INVALID_STATE",
     "ENDPOINT_NOT_FOUND",
 )
+TORN = ".damaged"  # after the name of a file that has lines which are no events
 GONE = "RESOURCE_DOES_NOT_EXIST"
 
 Event = dict[str, Any]
@@ -184,12 +185,17 @@ class _Runs:
         """Tell MLflow of events, in order of each run; what was told is taken off the list.
 
         Raises whatever the client does; the event that it is about, and all later ones, are left on the list then.
+        A refusal is about a single value: an event of several is first told value by value.
         """
         while events:
             try:
                 told = self._tell_next(events)
-            except MlflowException as error:
-                if error.error_code != GONE or not self.known:
+            except Exception as error:
+                first = events[0]
+                if _is_refusal(error) and isinstance(first["value"], dict) and len(first["value"]) > 1:
+                    events[:1] = [{**first, "value": {name: value}} for name, value in first["value"].items()]
+                    continue
+                if getattr(error, "error_code", None) != GONE or not self.known:
                     raise
                 self.known = {}  # somebody deleted a run: it is made anew
                 told = self._tell_next(events)
@@ -202,8 +208,14 @@ class _Runs:
             self._tell(first)
             return {id(first)}
         batch = _leading_metrics(event for event in events if event["run"] == first["run"])
-        self.client.log_batch(self._id(first["run"]), metrics=_metrics(batch))
-        return set(map(id, batch))
+        while True:
+            try:
+                self.client.log_batch(self._id(first["run"]), metrics=_metrics(batch))
+                return set(map(id, batch))
+            except Exception as error:
+                if len(batch) == 1 or not _is_refusal(error):
+                    raise
+                batch = batch[: len(batch) // 2]  # MLflow refuses all of a request for one of them
 
     def _tell(self, event: Event) -> None:
         kind, value = event["kind"], event["value"]
@@ -359,17 +371,33 @@ class _Outbox:
         """Deliver file after file, each until MLflow has taken it."""
         while True:
             file = self._files.get()
-            try:
-                events = _read(self._folder, str(file.name)) if file.events is None else file.events
-            except (OSError, ValueError):
-                events = []  # deleted by somebody, or by a start that delivered it
-            self._send_all(events)
-            if file.name is not None:
-                _delete(self._folder, file.name)
+            if file.events is not None:
+                self._send_all(file.events)
+                if file.name is not None:
+                    _delete(self._folder, file.name)
+            else:
+                self._send_left(str(file.name))
             with self._changed:
                 self._undelivered -= file.entries
                 self._unwritten -= 0 if file.name else file.entries
                 self._changed.notify_all()
+
+    def _send_left(self, name: str) -> None:
+        """Deliver a file that is not in memory. One that is not whole is kept under another name."""
+        try:
+            events, torn = _read(self._folder, name)
+        except FileNotFoundError:
+            return  # deleted by somebody, or by a start that delivered it
+        except OSError as error:
+            self._say(f"{self._folder}/{name} cannot be read ({_reason(error)}): the next start tries again")
+            return
+        self._send_all(events)
+        if not torn:
+            _delete(self._folder, name)
+            return
+        kept = _keep_apart(self._folder, name)
+        lines = f"line {torn[0]} is" if len(torn) == 1 else f"{len(torn)} lines (the first is {torn[0]}) are"
+        self._say(f"{self._folder}/{kept}: {lines} damaged and not in MLflow, all others are; delete it at will")
 
     def _send_all(self, events: list[Event]) -> None:
         wait, away = FIRST_WAIT, False
@@ -413,8 +441,10 @@ def _metrics(events: Iterable[Event]) -> list[Metric]:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether MLflow will say the same again."""
-    return isinstance(error, MlflowException) and error.error_code in REFUSALS
+    """Whether MLflow, or its client, will say the same again."""
+    if isinstance(error, MlflowException):
+        return error.error_code in REFUSALS
+    return isinstance(error, (AttributeError, KeyError, TypeError))  # a line that was changed on disk
 
 
 def _listed(folder: str) -> list[str]:
@@ -429,10 +459,34 @@ def _listed(folder: str) -> list[str]:
     )
 
 
-def _read(folder: str, name: str) -> list[Event]:
+def _read(folder: str, name: str) -> tuple[list[Event], list[int]]:
+    """The events of a file, and the numbers of lines that are none."""
     files, root = store.filesystem(folder)
     with files.open_input_stream(f"{root}/{name}", compression=None) as source:
-        return [json.loads(line) for line in source.read().decode().splitlines()]
+        lines = source.read().splitlines()
+    events, torn = [], []
+    for number, line in enumerate(lines, 1):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if (
+            isinstance(event, dict)
+            and {"run", "kind"} <= event.keys()
+            and isinstance(event.get("value"), (dict, str))
+        ):
+            events.append(event)
+        else:
+            torn.append(number)
+    return events, torn
+
+
+def _keep_apart(folder: str, name: str) -> str:
+    """Rename a file of which a line is damaged, so that no later start delivers it again. Returns the new name."""
+    with contextlib.suppress(OSError):
+        files, root = store.filesystem(folder)
+        files.move(f"{root}/{name}", f"{root}/{name}{TORN}")
+    return f"{name}{TORN}"
 
 
 def _delete(folder: str, name: str) -> None:

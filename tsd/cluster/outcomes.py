@@ -16,7 +16,8 @@ SILENT = "undecoded.json"  # why students could not reply
 
 def finished(recipe: Recipe, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """The records of the runs that are finished, by run id."""
-    records = {run["run_id"]: store.read_json(f"{recipe.folder}/records", f"{run['run_id']}.json") for run in runs}
+    folder = f"{recipe.folder}/records"
+    records = {run["run_id"]: store.read_fields(folder, f"{run['run_id']}.json") for run in runs}
     return {run_id: record for run_id, record in records.items() if record is not None}
 
 
@@ -32,20 +33,20 @@ def note_failures(recipe: Recipe, failures: Mapping[str, str]) -> None:
 
 def untrained(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
     """Why some of these runs failed in the last start that trained, by run id."""
-    failed, done = store.read_json(recipe.folder, FAILURES) or {}, finished(recipe, runs)
+    failed, done = store.read_fields(recipe.folder, FAILURES) or {}, finished(recipe, runs)
     ids = [run["run_id"] for run in runs]
     return {run_id: failed[run_id] for run_id in ids if run_id in failed and run_id not in done}
 
 
 def note_undecoded(recipe: Recipe, failures: Mapping[str, str]) -> None:
     """Keep why students could not reply in the last start that decoded; they may be none."""
-    if failures or store.read_json(recipe.folder, SILENT):
+    if failures or store.read_fields(recipe.folder, SILENT):
         store.write_json(recipe.folder, SILENT, dict(failures))
 
 
 def undecoded(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
     """Why some of these students could not reply in the last start that decoded, by run id."""
-    failed = store.read_json(recipe.folder, SILENT) or {}
+    failed = store.read_fields(recipe.folder, SILENT) or {}
     return {run["run_id"]: failed[run["run_id"]] for run in runs if run["run_id"] in failed}
 
 

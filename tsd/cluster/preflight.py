@@ -380,7 +380,7 @@ def reach(url: str, field: str) -> str:
 def _is_finished(folder: str) -> bool:
     """Whether a table is there, as far as a look at its manifest tells."""
     try:
-        return store.read_json(folder, store.MANIFEST) is not None
+        return store.read_manifest(folder) is not None
     except (TsdError, OSError, ValueError):
         return False
 

@@ -40,8 +40,10 @@ def restore_records(recipe: Recipe, runs: Sequence[Run], reporter: Reporter) -> 
             reporter.say(escape(f"  students/{run_id} is damaged ({_first(wrong)}): it is trained again"))
             continue
         try:
-            store.read_json(records, name)
+            whole = store.read_fields(records, name) or {}
         except DataError:
+            whole = {}
+        if whole.get("run_id") != run_id:
             record = {**store.read_json(folder, card.CARD)["run"], **_decode_seconds(recipe, run_id)}
             store.write_json(records, name, record)
             reporter.say(escape(f"  records/{name} was damaged: written anew from students/{run_id}/{card.CARD}"))

@@ -142,7 +142,7 @@ def curate(
     parents = {"series": series.digest, "annotations": annotations.digest}
     key = store.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
     done = store.find_finished(kept, EXAMPLES, key), store.find_finished(rejected, REJECTS, key)
-    whole = all(done) and not store.lost_parts(f"{recipe.folder}/verdicts", key)
+    whole = all(done) and store.find_finished(f"{recipe.folder}/verdicts", recipe.asks.tables.verdicts, key)
     verdicts = None if whole else _judge(recipe, series, annotations, key, parents, reporter)
 
     def work(part: int) -> list[store.Part]:

@@ -214,7 +214,7 @@ class Study:
     def _complete_card(self, run_id: str, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Write a student's model card anew, with its scores; one of an earlier version has none."""
         folder = f"{self.recipe.folder}/students/{run_id}"
-        said = store.read_json(folder, card.CARD)
+        said = store.read_fields(folder, card.CARD)
         if said is not None and "about" in said:
             store.write_bytes(folder, card.README, card.render(said, scores).encode())
 
@@ -328,7 +328,7 @@ class Study:
         series, annotations, examples = (self.open(name) for name in ("series", "annotations", "examples"))
         failed = outcomes.failures(recipe, trials.plan_runs(recipe, examples.digest))
         test, said = stages.test_series(recipe, series), self._predictions(runs)
-        seconds: dict[str, float] = store.read_json(recipe.folder, "timings.json") or {}
+        seconds: dict[str, float] = store.read_fields(recipe.folder, "timings.json") or {}
         known = comparing.lookup(recipe, runs)
         return reporting.Study(
             title=recipe.name,
@@ -436,7 +436,7 @@ class Study:
     def spent(self, stage: str, seconds: float) -> None:
         """Add wall seconds to a stage of `timings.json`."""
         try:
-            timings = store.read_json(self.recipe.folder, "timings.json") or {}
+            timings = store.read_fields(self.recipe.folder, "timings.json") or {}
         except DataError:
             self.reporter.say("  [yellow]timings.json was damaged:[/] the seconds of earlier starts are lost")
             timings = {}

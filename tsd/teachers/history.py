@@ -10,11 +10,10 @@ from tsd.errors import InputError, StorageError
 from tsd.recipe import ApiTeacher, Recipe
 from tsd.teachers.account import Cost, Earlier
 from tsd.teachers.gate import DOLLARS, INPUT, OUTPUT, STATUS, UNCONFIRMED, UNCONFIRMED_TOKENS
-from tsd.teachers.journal import FOLDER, Journal, parts_with_journals, read_all
+from tsd.teachers.journal import ADDRESSES, FOLDER, Journal, parts_with_journals, read_all
 from tsd.teachers.server import serves
 
 PREVIEW = "preview"  # in a study's folder
-ADDRESSES = "addresses.json"  # beside the journals: where replies came from
 
 Say = Callable[[str], None]
 
@@ -29,8 +28,7 @@ def require_journals(
     notes = [part.note for part in found.values() if part.note]
     rows = sum(part.rows for part in found.values())
     spent = sum(note[DOLLARS] for note in notes)
-    manifest = store.read_json(folder, store.MANIFEST) or {"parts": []}
-    again = sum(part["rows"] for index, part in enumerate(manifest["parts"]) if index in gone)
+    again = sum(series.manifest["parts"][index]["rows"] for index in gone)
     price = f"about ${again * spent / rows:,.2f}" if rows and spent else f"{again:,} requests"
     raise StorageError(
         f"{folder} lacks {len(gone)} finished parts (the first is {store.part_name(gone[0])}), and their journal "

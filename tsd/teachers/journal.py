@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import threading
@@ -36,6 +37,8 @@ from tsd.teachers.account import WINDOW_SECONDS, Cost, Earlier, total
 
 FOLDER, ENDING, ARCHIVE = "replies", ".jsonl", ".jsonl.zst"  # inside the folder of the annotations
 VERSION = 2  # of a line; lines without one are of the first
+ADDRESSES = "addresses.json"  # beside the journals: where replies came from
+SEALED = 3  # version of an archive's head; one of the second has no seal
 SECONDS = 2.0  # between two times that the disk is waited for
 GATHER_SECONDS = 0.1  # in which lines are gathered into an object
 PUT_WAITS = (0.5, 2.0, 5.0)  # seconds before an object is written again
@@ -118,7 +121,7 @@ class Journal:
         archive = self._archive()
         covered: Mapping[str, int] = {}
         if archive:
-            head, *entries = _whole(archive.split(b"\n"), f"{self._parent}/{_name(self.part)}{ARCHIVE}")
+            head, entries = archive
             covered = head["files"]
             history.account = Earlier.from_dict(head["account"], f"{_name(self.part)} of earlier starts")
             history.failed = {one["key"]: _reply(one) for one in entries if one["status"] == "error"}
@@ -207,7 +210,6 @@ class Journal:
         history = self.read()
         failed = {row["request_key"]: _reply(row) for row in annotations.to_pylist() if row["status"] == "error"}
         head = {
-            "v": VERSION,
             "account": history.account.as_dict(),
             "files": {Path(path).name: self._files.get_file_info(path).size for path in self._paths()},
         }
@@ -218,7 +220,7 @@ class Journal:
         archive = self._archive()
         if archive is None:
             return 0
-        head, *entries = _whole(archive.split(b"\n"), self._parent)
+        head, entries = archive
         kept = {one["key"]: _reply(one) for one in entries if one["status"] != "error"}
         self._write_archive(head, kept)
         return len(entries) - len(kept)
@@ -229,7 +231,7 @@ class Journal:
         found = {row["request_key"]: _reply(row) for row in rows}
         costs = (Cost(one.input_tokens, one.output_tokens, one.cost_usd) for one in found.values())
         account = Earlier(billed=total(costs), replies=len(found))
-        self._write_archive({"v": VERSION, "account": account.as_dict(), "files": {}}, found)
+        self._write_archive({"account": account.as_dict(), "files": {}}, found)
 
     def delete(self) -> None:
         """Forget the lines under way: their part is written, and what they say is kept in the archive."""
@@ -238,24 +240,34 @@ class Journal:
 
     # ---- Inside
 
-    def _archive(self) -> bytes | None:
-        path = f"{self._root}{ARCHIVE}"
+    def _archive(self) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+        """The archive's head and replies; None where there is none. Raises StorageError where it was damaged."""
+        path, named = f"{self._root}{ARCHIVE}", f"{self._parent}/{_name(self.part)}{ARCHIVE}"
         if self._files.get_file_info(path).type == fs.FileType.NotFound:
             return None
         try:
             with self._files.open_input_stream(path, compression="zstd") as source:
-                content: bytes = source.read()
-        except OSError as error:
+                head, *entries = _unsealed(source.read())
+        except store.UNREADABLE as error:
+            if not store.is_damage(error):
+                raise
             raise StorageError(
-                f"{path} is damaged ({str(error).splitlines()[0]}): delete it, or restore it from a copy"
+                f"{named} is damaged ({str(error).splitlines()[0]}): restore it from a copy; without it, a "
+                "part that is lost is paid for again"
             ) from None
-        return content
+        if head.get("v", 1) > SEALED:
+            raise StorageError(
+                f"{named} was written by a newer version of tsd: use that version, or name another folder "
+                "with --out"
+            )
+        return head, entries
 
     def _write_archive(self, head: Mapping[str, Any], replies: Mapping[str, Reply]) -> None:
-        lines = [json.dumps(head), *(json.dumps({"key": key, **asdict(one)}) for key, one in replies.items())]
+        entries = [{**head, "v": SEALED}, *({"key": key, **asdict(one)} for key, one in replies.items())]
+        content = "\n".join(map(json.dumps, entries)).encode()
         sink = pa.BufferOutputStream()
         with pa.CompressedOutputStream(sink, "zstd") as packed:
-            packed.write("\n".join(lines).encode())
+            packed.write(content + b"\n" + json.dumps(_seal(content)).encode())
         store.write_bytes(self._parent, f"{_name(self.part)}{ARCHIVE}", sink.getvalue())
 
     def _append(self, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -383,6 +395,26 @@ def _whole(lines: Sequence[bytes], path: str) -> list[dict[str, Any]]:
                 "folder with --out"
             )
         entries.append(entry)
+    return entries
+
+
+def _seal(content: bytes) -> dict[str, Any]:
+    """An archive's last line, on those before it: zstd has no checksum as pyarrow writes it."""
+    return {"lines": content.count(b"\n") + 1, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _unsealed(content: bytes) -> list[dict[str, Any]]:
+    """An archive's head and entries. Raises ValueError where they are not those that were written."""
+    before, _, last = content.rpartition(b"\n")
+    seal = json.loads(last)
+    sealed = isinstance(seal, dict) and "sha256" in seal
+    if sealed and seal != _seal(before):
+        raise ValueError("it does not hold what was written")
+    entries = [json.loads(line) for line in (before if sealed else content).split(b"\n")]
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("it has lines that are none of its own")
+    if not sealed and entries[0].get("v", 1) >= SEALED:
+        raise ValueError("its end is missing")
     return entries
 
 

@@ -44,7 +44,7 @@ def prepare(recipe: Recipe, reporter: Reporter, open_tracker: Callable[[], "Trac
     teacher = recipe.teacher
     if not isinstance(teacher, ModelTeacher) or teacher.train is None:
         return
-    there = store.read_json(teacher.model, card.CARD)
+    there = store.read_fields(teacher.model, card.CARD)
     mine, wrong = there is not None and there.get("key") == key(recipe), store.damage(teacher.model)
     if mine and not wrong:
         reporter.say(f"  the teacher is there: {teacher.model}")
