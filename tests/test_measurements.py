@@ -2,6 +2,7 @@
 
 import gzip
 import re
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,12 @@ TIMES = {
     "numbers as months": [f"2024{month:02}" for month in range(1, 13)],
     "a spreadsheet's days": list(range(45_000, 45_012)),
     "seconds from a start": [f"{i / 10:.1f}" for i in range(12)],
+    "months by name, shorter": [f"{name}'24" for name in NAMES],
+    "weeks whose year stands last": [f"W{week:02}-2024" for week in range(1, 13)],
+    "numbers as weeks": [202350 + i if i < 3 else 202398 + i for i in range(12)],
+    "numbers as quarters": [20211 + 10 * (i // 4) + i % 4 for i in range(12)],
+    "numbers as days of a year": [2023360 + i if i < 6 else 2023995 + i for i in range(12)],
+    "numbers as months of short years": [2307 + i if i < 6 else 2395 + i for i in range(12)],
 }
 
 
@@ -158,6 +165,102 @@ def test_rows_in_any_order_are_the_series_in_the_order_of_their_times(write, kin
         mixed = read(write("\n".join([header, *rows[1::2], *rows[::2]])))
         assert mixed.values.tolist() == VALUES
         assert any("in no order" in change for change in mixed.changes)
+
+
+NEW_YEAR = [date(1999, 12, 26) + timedelta(days) for days in range(12)]
+WINTER = [date(2024, 1, 25) + timedelta(days) for days in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        *(
+            ([day.strftime(form) for day in NEW_YEAR], "1999 to 2000")
+            for form in ("%d-%b-%y", "%d %b %y", "%d.%m.%y")
+        ),
+        ([f"Jan-{year % 100:02}" for year in range(1996, 2008)], "1996 to 2007"),
+        ([f"31.12.{year}" for year in range(61, 73)], "1961 to 1972"),
+        ([f"12/31/{year}" for year in range(61, 73)], "1961 to 1972"),
+        ([f"{year % 100:02}" for year in range(1995, 2007)], "1995 to 2006"),
+        *(
+            ([day.strftime(form) for day in WINTER], "as 2024")
+            for form in ("%y.%m.%d", "%y-%b-%d", "%y%m%d", "%d%m%y")
+        ),
+    ],
+)
+def test_years_of_two_digits_are_of_the_century_that_puts_the_rows_in_order(write, times, said):
+    for text in (in_time(times, "date_of_year,v"), backwards(in_time(times, "date_of_year,v"))):
+        one = read(write(text.replace("date_of_year", "year" if len(times[0]) == 2 else "date")))
+        assert one.values.tolist() == VALUES
+        assert any(said in change for change in one.changes)
+
+
+UNEVEN = [second**2 for second in range(12)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "created_at",
+            "obs_time",
+            "measured_at",
+            "log_time",
+            "ValidTime",
+            "sampletime",
+            "recordedAt",
+            "SYSTEMTIME",
+            "JD",
+        )
+    ],
+)
+@pytest.mark.parametrize("measured", [None, "v"])
+def test_seconds_since_1970_and_julian_dates_are_times_whatever_their_steps(write, name, measured):
+    cells = [2_460_310.5 + step if name == "JD" else 1_704_067_200 + step for step in UNEVEN]
+    one = read(write(backwards(in_time(cells, f"{name},v"))), measured)
+    assert (one.time, one.values[0], one.values[-1]) == (name, VALUES[0], VALUES[-1])
+    assert any("newest first" in change for change in one.changes)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [1_704_067_200 + step for step in UNEVEN],
+        [2_460_310.5 + step for step in UNEVEN],
+        [1900 + step for step in UNEVEN],
+        [f"2024{month:02}" for month in range(1, 13)],
+    ],
+)
+def test_numbers_that_look_like_times_under_another_name_are_refused_until_it_is_said(write, cells):
+    file = write(backwards(in_time(cells, "event,v")))
+    with pytest.raises(InputError, match=r"'event' looks like .*--time 'event' .* --time rows"):
+        read(file, "v")
+    assert read(file, "v", Hints(time="event")).values[-1] == VALUES[-1]
+    assert read(file, "v", Hints(time="rows")).values.tolist() == VALUES[::-1]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [f"24-{name}" for name in NAMES],
+        [f"{2001 + i}/{2 + i:02}" for i in range(10, 22)],
+        [f"Day {i}" for i in range(1, 13)],
+        [f"T+{i}" for i in range(12)],
+        [f"Q{1 + i % 4}/{21 + i // 4}" for i in range(12)],
+        [f"FY{2010 + i}" for i in range(12)],
+        [f"1/{day}" for day in range(1, 13)],
+        ["Januar", "Februar", "März", "April", "Mai", "Juni", "Juli", "August"],
+        NAMES[9:] + NAMES[:9],
+        [f"{day.day:02}{day:%b%Y}" for day in WINTER],
+    ],
+)
+def test_labels_that_stand_newest_first_are_not_taken_in_the_order_of_the_file_in_silence(write, labels):
+    file = write(backwards(lines("label,v", list(zip(labels, VALUES, strict=False)))))
+    with pytest.raises(InputError, match=r"'label' (may hold times newest first|looks like a time).*--time rows"):
+        read(file)
+    assert read(file, hints=Hints(time="rows")).values[-1] == VALUES[0]
+    one = read(write(in_time([f"Day {i}" for i in range(12)], "label,v")))
+    assert "no column was found to hold times: rows are taken in file order" in one.changes
 
 
 @pytest.mark.parametrize(
@@ -234,6 +337,28 @@ def test_sensors_that_take_turns_are_several_series_even_where_no_time_is_double
         read(write(lines("time,station_id,v", [[time, 1 + (kind == "B"), value] for time, kind, value in rows])))
     # A column of words that names nobody is none.
     assert read(write(lines("time,weekday,v", rows))).values.tolist() == VALUES
+
+
+@pytest.mark.parametrize("name", ["who", "group", "x"])
+@pytest.mark.parametrize("kinds", ["ABABABABABAB", "AAAAAABBBBBB", "ABBABAABABBA", "121212121212"])
+def test_several_series_without_times_are_told_by_their_levels_whatever_the_name_of_their_column(
+    write, name, kinds
+):
+    rows = [[kind, value + 100 * (kind in "B2")] for kind, value in zip(kinds, VALUES, strict=True)]
+    file = write(lines(f"{name},v", rows))
+    with pytest.raises(InputError, match=rf"--where {name}={kinds[0]}, or say --where {name}=\*"):
+        read(file, "v")
+    one = read(file, "v", Hints(where=(f"{name}={kinds[0]}",)))
+    assert one.values.tolist() == [value for kind, value in rows if kind == kinds[0]]
+    assert read(file, "v", Hints(where=(f"{name}=*",))).rows == 12
+
+
+def test_series_that_are_stacked_at_one_level_are_told_where_they_meet(write):
+    with pytest.raises(InputError, match="--where who=A"):
+        read(write(lines("who,v", [[kind, value] for kind in "AB" for value in VALUES])))
+    # A word now and then, or one that follows a week, parts nothing.
+    for kinds in (["ok", "ok", "check", "ok"] * 3, ["Mon", "Tue", "Wed"] * 4):
+        assert read(write(lines("x,v", list(zip(kinds, VALUES, strict=True))))).values.tolist() == VALUES
 
 
 def test_columns_that_are_steps_of_time_ask_which_row(write):
@@ -322,6 +447,17 @@ def test_a_column_is_read_as_a_whole(write, cells, values):
     assert read(write(lines("v", [f'"{cell}"' for cell in cells]))).values.tolist() == values
 
 
+@pytest.mark.parametrize("sign", ".,")
+def test_a_decimal_sign_that_groups_digits_after_a_jump_is_refused_until_it_is_said(write, sign):
+    cells = [cell.replace(".", sign) for cell in ("998.5", "999.5", "1.000", "1.001")]
+    file = write(lines("name;v", [["x", cell] for cell in cells], ";"))
+    with pytest.raises(InputError, match=rf"line 4, column 'v': '1.000' may be 1 or 1,000: say --decimal {sign}"):
+        read(file)
+    assert read(file, hints=Hints(decimal=sign)).values.tolist() == [998.5, 999.5, 1, 1.001]
+    plain = [1.125, 1.25, 998.523, 998.5, 1.375]
+    assert read(write(lines("v", plain))).values.tolist() == plain
+
+
 @pytest.mark.parametrize(
     "cells",
     [
@@ -367,6 +503,17 @@ def test_a_cell_of_another_kind_is_named_with_its_line(write, cells, named):
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize("cell", ["<0.5", ">100", "12*", "0x10", "1.0±0.1", "bad", "OFF"])
+@pytest.mark.parametrize("header", ["v", "my value"])
+def test_a_first_row_that_is_no_number_is_no_row_of_units(write, cell, header):
+    with pytest.raises(
+        InputError, match=rf"line 2, column '{header}': '{re.escape(cell)}' is not a finite number"
+    ):
+        read(write(lines(header, [cell, *VALUES])))
+    for unit in ("m/s", "°C", "1/min", "10^6 m3", "USD (2015=100)"):
+        assert read(write(lines("v", [unit, *VALUES]))).values.tolist() == VALUES
+
+
 # ---- Missing values
 
 
@@ -403,6 +550,31 @@ def test_a_value_far_from_the_rest_that_is_no_known_code_is_kept_and_said(write)
     assert any("-88.8 (1 of 25 rows) is far from the rest" in change for change in one.changes)
     named = read(write(lines("v", [*VALUES, -88.8, *VALUES])), hints=Hints(missing=("-88.8",)))
     assert named.values.min() == 10
+
+
+@pytest.mark.parametrize(
+    "code", ["-999.25", "-32767", "-9998", "-888", "-1000", "-1", "0", "1e10", "99999.9", "-555", "-9.99e8"]
+)
+def test_one_value_that_comes_again_far_from_all_others_is_not_measured_in_silence(write, code):
+    values = [str(value + 20) for value in VALUES * 3]
+    for row in (4, 11, 20, 30):
+        values[row] = code
+    file = write(lines("v", values))
+    with pytest.raises(
+        InputError, match=r"at most 5% of the rows are filled in|--missing -?\d+ or --missing none"
+    ):
+        read(file)
+    assert read(file, hints=Hints(missing=("none",))).rows == 36
+
+
+def test_two_codes_that_nobody_knows_are_said_and_a_level_of_its_own_is_kept(write):
+    values = [{3: -555, 9: -555, 12: -444, 17: -444}.get(row, value) for row, value in enumerate(VALUES * 2)]
+    said = "-555 and -444 (4 of 24 rows) are far from the rest"
+    assert any(said in change for change in read(write(lines("v", values))).changes)
+    step = [0.0] * 12 + [100 + value for value in VALUES]
+    assert read(write(lines("v", step))).values.tolist() == step
+    counts = [0, 1, 2, 1, 0, -1, 0, 1, 2, 3, 2, 1, 0, -1]
+    assert read(write(lines("v", counts))).values.tolist() == counts
 
 
 def test_empty_cells_at_both_ends_make_the_series_shorter(write):
@@ -452,6 +624,19 @@ def test_what_stands_around_the_table_is_left_out(write, frame, end):
 )
 def test_a_table_is_read_however_it_is_ruled(write, text):
     assert read(write(text)).values.tolist() == VALUES
+
+
+@pytest.mark.parametrize("last", [2, 5])
+def test_a_quote_that_swallows_rows_is_refused_and_one_around_a_text_is_said(write, last):
+    rows = [["d", value] for value in range(1, 9)]
+    rows[0][0], rows[last - 1][0] = '"pipe', 'd"'
+    with pytest.raises(InputError, match=rf'line 2: a cell opens with " and ends {last - 1} lines? below'):
+        read(write(lines("note,v", rows)))
+    with pytest.raises(InputError, match=r'line 3: a cell opens with "'):
+        read(write('v\n1\n"2\n3\n4"\n5\n6\n'))
+    one = read(write('note,w,v\n"a, long\nnote",x,1\nb,y,2\nc,z,3\n'))
+    assert one.values.tolist() == [1, 2, 3]
+    assert "cells in quotes hold line breaks: 4 lines were read as 3 rows" in one.changes
 
 
 @pytest.mark.parametrize(

@@ -267,8 +267,8 @@ def _require_no_hidden_time(
         cells = table.cells[i].drop_nulls()
         number_fix = (
             f"say --time {name!r} to sort by it, --time {ROWS} to keep the order of the file, or name the "
+            "measured column with --column"
         )
-        number_fix += "measured column with --column"
         text_fix = f"write times as 2024-01-31T12:00, or keep the order of the file with --time {ROWS}"
         if i in numeric:
             if times.is_named_time(name):
@@ -428,9 +428,8 @@ def _require_plain(table: Table, column: Numbers, index: int) -> None:
             f"{_likewise(table, column, index)}{more}: {fix}"
         )
     if column.ambiguous:
-        shown = table.cells[index].str.contains(r"\d[.,]\d") if column.example is None else None
-        if shown is None:
-            shown = table.cells[index] == column.example
+        cells = table.cells[index]
+        shown = cells == column.example if column.example else cells.str.contains(r"\d[.,]\d")
         at = int(np.flatnonzero(shown.fill_null(False).to_numpy())[0])
         raise InputError(f"{table.place(at)}, column {name!r}: {column.ambiguous}")
 

@@ -171,7 +171,7 @@ def _parts(cells: pl.Series, values: npt.NDArray[np.float64], timed: bool) -> bo
     where the words take turns, where each stands in one block, or where each has a level of its own.
     """
     kinds = cells.n_unique()
-    if cells.null_count() or not 2 <= kinds <= len(cells) / 2 or bool(cells.str.contains(r"^[+-]?[\d.,]+$").all()):
+    if cells.null_count() or not 2 <= kinds <= len(cells) / 2 or _fractional(cells):
         return False
     if bool(cells.str.to_lowercase().str.slice(0, 3).is_in(times.CYCLE_STARTS).all()):
         return False
@@ -181,7 +181,7 @@ def _parts(cells: pl.Series, values: npt.NDArray[np.float64], timed: bool) -> bo
     level = np.bincount(words_of[known], values[known], kinds) / count
     apart = np.var((values - level[words_of])[known]) < APART * np.var(values[known])
     turns = bool((words_of[kinds:] == words_of[:-kinds]).all()) and len(np.unique(words_of[:kinds])) == kinds
-    if timed:
+    if timed or bool(cells.str.contains(r"^[+-]?\d+$").any()):
         return turns and bool(apart)
     blocks = int((np.diff(words_of) != 0).sum()) == kinds - 1
     return turns or blocks or bool(apart)

@@ -126,7 +126,8 @@ def _without_codes(
     for at in (0, -1):
         value, others = rest[at], np.delete(rest, at)
         marked, gap, spread = known == value, np.abs(others - rest[at]).min(), np.ptp(others)
-        apart = NEARLY if value == -1 and others[0] >= 0 else APART
+        gapped = value == -1 and others[0] >= 0 and gap > APART * np.diff(others).max(initial=0.0)
+        apart = NEARLY if gapped else APART
         count = int(marked.sum())
         runs = int(marked[0]) + int((np.diff(marked.astype(np.int8)) == 1).sum())
         if runs > 1 and 2 * count < len(known) and spread > 0 and gap > apart * spread:
@@ -291,7 +292,8 @@ def _say_outlier(known: npt.NDArray[np.float64], notes: list[str]) -> None:
         if gap > FAR * spread:
             value = " and ".join(f"{one:g}" for one in distinct[outer])
             missing = " ".join(f"--missing {one:g}" for one in distinct[outer])
+            verb, stands = ("are", "they stand") if " and " in value else ("is", "it stands")
             notes.append(
-                f"{value} ({counts[outer].sum():,} of {len(known):,} rows) is far from the rest, which looks "
-                f"flat beside it: if it stands for a missing value, say {missing}"
+                f"{value} ({counts[outer].sum():,} of {len(known):,} rows) {verb} far from the rest, which looks "
+                f"flat beside that: if {stands} for a missing value, say {missing}"
             )

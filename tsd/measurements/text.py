@@ -463,7 +463,8 @@ def _cells(file: str, body: list[str], separator: str | None, width: int) -> lis
     except csv.Error as error:
         raise InputError(f"{file} cannot be read as CSV ({error}): save it as CSV again") from None
     columns = {str(i): pl.String for i in range(max(widest, width))}
-    body[0] += separator * (len(columns) - len(_split(body[:1], separator)[0]))  # polars counts the first row's
+    if body[0].count('"') % 2 == 0:  # polars counts the first row's
+        body[0] += separator * (len(columns) - len(_split(body[:1], separator)[0]))
     try:
         table = pl.read_csv(
             "\n".join(body).encode(),

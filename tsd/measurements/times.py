@@ -25,6 +25,7 @@ ORDERS = {
     "year-first": ("%Y-%m-%d", YEAR_FIRST),
 }
 YEAR_NAMED = r"^(\d{1,2} [A-Za-z]+ )(\d{2})( .*)?$"
+DAY_AND_YEAR = r"^(\d{2})( [A-Za-z]+ )(\d{2})"
 SEVERAL = 6  # rows whose order tells two readings apart
 LAST_YEAR = 2050  # the latest that two digits stand for, where the column leaves it open
 CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p")
@@ -80,7 +81,7 @@ NAMES = words(
     " année annee mois jour anno mese giorno ora periode tijd jaar maand dag dato tid år jd mjd julian"
 )
 # What a name may hold that its values confirm: sampletime, ValidTime, recordedAt.
-MAY_BE_NAMED = re.compile(r"time|date|zeit|datum|stamp|epoch|julian|(_|ed)at$", re.IGNORECASE)
+MAY_BE_NAMED = re.compile(r"time|date|zeit|datum|stamp|epoch|julian|(^|_|ed)at$", re.IGNORECASE)
 BESIDE = words(
     "s ms us ns µs h min start end begin stamp local gmt utc in since of the at observation measurement measured"
     " recorded sample sampling index number no nr iso decimal d yyyy mm dd hh ss"
@@ -180,6 +181,12 @@ def read_dates(cells: pl.Series, order: str | None) -> Times | None:
         return _short_dates(cells, text, order, least)
     text = text.set(text.str.contains(r"^\d{1,3}-\d").fill_null(False), None)  # %Y would take two digits, too
     seconds, said = _read_centuries(text, ("%Y-%m-%d", "%G-W%V-%u", "%d %B %Y"), YEAR_NAMED)
+    found = {"day-first": (seconds, said)}
+    if said and order in (None, "year-first"):  # 24-Jan-31
+        turned, said = _read_centuries(text.str.replace(DAY_AND_YEAR, "$3$2$1"), ("%d %B %Y",), YEAR_NAMED)
+        if np.isfinite(turned).sum() == np.isfinite(seconds).sum():
+            found["year-first"] = turned, f"dates were read year first, {said}"
+    seconds, said = found[order] if order in found else next(iter(_told(found).values()))
     return Times(seconds, "date", said) if np.isfinite(seconds).sum() > least else None
 
 
@@ -192,8 +199,6 @@ def _rewritten(text: pl.Series) -> pl.Series:
 def _short_dates(cells: pl.Series, text: pl.Series, order: str | None, least: float) -> Times | None:
     """Dates whose year stands last, or is short: which number is the day is for the column to show."""
     orders = [order] if order else list(ORDERS)
-    if cells.str.contains(r"^\d{1,2}\.\d{1,2}\.").any() and not order:  # nobody writes a month first with dots
-        orders.remove("month-first")
     found = {}
     for name in orders:
         pattern, year = ORDERS[name]
@@ -204,14 +209,32 @@ def _short_dates(cells: pl.Series, text: pl.Series, order: str | None, least: fl
         return None
     most = max(np.isfinite(seconds).sum() for seconds, _ in found.values())
     found = {name: one for name, one in found.items() if np.isfinite(one[0]).sum() == most}
-    first, (seconds, note) = next(iter(found.items()))
-    if all(_same_order(one, seconds) for one, _ in found.values()):
+    if len(found) > 1 and cells.str.contains(r"^\d{1,2}\.\d{1,2}\.").any():  # hardly a month first with dots
+        found.pop("month-first", None)
+    if len(told := _told(found)) == 1:
+        (((seconds, note)),) = told.values()
         return Times(seconds, "date", note)
-    regular = [one for one in found.values() if len(seconds) >= SEVERAL and _is_regular(one[0])]
-    if len(regular) == 1:  # no wrong reading puts many rows in order with even steps
-        return Times(regular[0][0], "date", regular[0][1])
-    other = next(name for name, (one, _) in found.items() if not _same_order(one, seconds))
-    return Times(seconds, "date", note, found[other][0], (first, other))
+    (first, (seconds, note)), (other, (others, _)) = list(told.items())[:2]
+    return Times(seconds, "date", note, others, (first, other))
+
+
+def _told(
+    found: dict[str, tuple[npt.NDArray[np.float64], str]],
+) -> dict[str, tuple[npt.NDArray[np.float64], str]]:
+    """Of several readings of a column the one that its rows tell, or all that differ from the first one.
+
+    No wrong reading puts many rows in order with even steps, and a day read as a year spreads them over decades.
+    """
+    first, (seconds, _) = next(iter(found.items()))
+    differ = {name: one for name, one in found.items() if name == first or not _same_order(one[0], seconds)}
+    if len(differ) == 1 or len(seconds) < SEVERAL:
+        return differ
+    regular = {name: one for name, one in differ.items() if _is_regular(one[0])}
+    spans = {name: float(np.nanmax(one[0]) - np.nanmin(one[0])) for name, one in differ.items()}
+    short, second = sorted(spans, key=lambda name: spans[name])[:2]
+    if len(regular) == 1:
+        return regular
+    return {short: differ[short]} if 10 * spans[short] < spans[second] else differ
 
 
 def _read_centuries(text: pl.Series, patterns: Sequence[str], year: str) -> tuple[npt.NDArray[np.float64], str]:
@@ -491,12 +514,21 @@ def _calendar(name: str, values: npt.NDArray[np.float64], order: str | None) -> 
 def _in_two_parts(values: npt.NDArray[np.float64]) -> Times | None:
     """Numbers whose last two digits count by themselves, such as 930 or 9.30: only where that makes steps even."""
     known = np.isfinite(values)
+    if not known.any():
+        return None
     whole = values[known] if (values[known] == np.round(values[known])).all() else np.round(values[known] * 100, 6)
     if (whole != np.round(whole)).any() or whole.min() < 0:
         return None
     a, b = np.divmod(whole, 100)
     months = (b >= 1).all() and (b <= 12).all()
+    hours, minutes = np.divmod(a, 100)
     readings = (
+        (
+            "hours, minutes and seconds",
+            "clock",
+            whole.max() >= 10_000 and (hours < 25).all() and (minutes < 60).all() and (b < 60).all(),
+            hours * 3600 + minutes * 60 + b,
+        ),
         ("hours and minutes", "clock", (a < 25).all() and (b < 60).all(), a * 3600 + b * 60),
         ("years and months", "date", months and (a < 2200).all(), (a * 12 + b) * DAY * 30.4375),
         (
