@@ -121,7 +121,7 @@ def _check_study(run: str) -> Iterator[Checked]:
 
 
 def _begun(run: str, name: str) -> bool:
-    """Whether anything lies there of a table, of a folder or of a file. Teachers have recipes at once."""
+    """Whether anything lies there of a table, a folder or a file. Teachers have their recipes from the start."""
     if name == "teachers":
         places = [f"{run}/teachers/{each}" for each in _children(f"{run}/teachers")]
         return any(_begun(place, one) for place in places for row in ORDER for one in row if one != name)
