@@ -47,7 +47,7 @@ def ask_in_a_child(url: str, folder: str, count: int) -> None:
 def killed(url: str, folder: Path, count: int, so: Callable[[], bool]) -> None:
     """Ask in a process of its own, and kill it once something is so."""
     imported = "import sys; sys.path.insert(0, 'tests'); from test_batch_restarts import ask_in_a_child as ask"
-    kill_once(so, [sys.executable, "-c", f"{imported}; ask({url!r}, {str(folder)!r}, {count})"], timeout=60)
+    kill_once(so, [sys.executable, "-c", f"{imported}; ask({url!r}, {str(folder)!r}, {count})"], timeout=240)
 
 
 def test_killed_between_submit_and_collect_a_second_start_collects_the_batch(

@@ -450,7 +450,9 @@ def test_a_certificate_that_nobody_signed_is_named() -> None:
 def test_too_few_usable_rows_stop_the_stage_with_reasons_and_an_example(
     server: Server, ask: Any, series: pa.Table
 ) -> None:
-    server.answer = lambda n, _: Answer(200, completion() if n < 10 else completion("Lovely weather today."))
+    server.answer = lambda n, _: Answer(
+        200, completion() if n < 10 else completion("Lovely weather today."), hang=0.1
+    )
     asked = ask(series, in_flight=8, quality={"last": 40, "least_usable": 0.5})
     assert "of the last 40 rows can be used" in asked.stopped
     assert "trend: not mentioned" in asked.stopped
