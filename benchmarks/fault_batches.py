@@ -360,18 +360,19 @@ BATCH = (
     ),
     kind("think-tags", "replies with thoughts", answer=tagged("<think>", "</think>")),
     kind("repairs", "some rows need a second request", answer=repaired, expected=Expected(paid=EXTRA)),
-    kind("kill-sound", "killed while a server behaves", Ways(seconds=30.0), kills=4, workers=(2, 1)),
+    # Batches take longer than a start does, so that there is something to kill each time.
+    kind("kill-sound", "killed while a server behaves", Ways(seconds=60.0), kills=4, workers=(2, 1)),
     kind(
         "kill-html",
         "killed while downloads are pages at first",
-        replace(download(lambda _: HTML_PAGE, 2), seconds=2.0),
+        replace(download(lambda _: HTML_PAGE, 2), seconds=40.0),
         kills=3,
     ),
     kind(
         "kill-lost-create",
         "killed while answers to create are lost",
-        Ways(after=lost_create, lag=1.0, seconds=2.0),
+        Ways(after=lost_create, lag=1.0, seconds=40.0),
         kills=3,
     ),
-    kind("kill-expired", "killed while batches expire", replace(half_at_first("expired"), seconds=2.0), kills=3),
+    kind("kill-expired", "killed while batches expire", replace(half_at_first("expired"), seconds=40.0), kills=3),
 )
