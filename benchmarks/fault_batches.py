@@ -374,5 +374,5 @@ BATCH = (
         Ways(after=lost_create, lag=1.0, seconds=40.0),
         kills=3,
     ),
-    kind("kill-expired", "killed while batches expire", replace(half_at_first("expired"), seconds=40.0), kills=3),
+    kind("kill-expired", "killed while batches expire", replace(half_at_first("expired"), seconds=2.0), kills=3),
 )
