@@ -36,7 +36,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,10 @@ def main() -> None:
     chosen = [KINDS[name] for name in asked.kinds.split(",") if name] or list(KINDS.values())
     os.environ |= {KEY_ENV: KEY, "TSD_CPUS": "4", "RAY_AUTH_MODE": "disabled"}
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="tsd-faults-") as folder, serving() as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="tsd-faults-") as folder,
+        measured.serving(Path(__file__).with_name("fault_server.py")) as url,
+    ):
         outcomes = run_all(chosen, url, folder, asked.at_once)
     table(outcomes)
     for outcome in outcomes:
@@ -505,19 +508,6 @@ def money(annotations: str) -> tuple[float, float]:
 
 
 # ---- The server
-
-
-@contextmanager
-def serving() -> Iterator[str]:
-    """A server for as long as the context lasts; its address."""
-    script = Path(__file__).with_name("fault_server.py")
-    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def ledger(url: str, kind: Kind, what: str = "ledger") -> dict[str, Any]:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -64,6 +65,18 @@ def environment(name: str, packages: Sequence[str]) -> Path:
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--quiet", "--no-deps", *packages], check=True)
         (folder / "ready").touch()
     return python
+
+
+@contextmanager
+def serving(*command: str | Path) -> Iterator[str]:
+    """A server as a Python process of its own, for as long as the context lasts; its address, its first line."""
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def show(title: str, rows: Sequence[dict[str, Any]]) -> None:

@@ -74,7 +74,7 @@ def main() -> None:
     os.environ[KEY] = "none"
     python = curator_environment()
     rates: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder, serving() as url:
+    with tempfile.TemporaryDirectory() as folder, measured.serving(__file__, "--serve") as url:
         recipe = load("laptop", [f"series.count={SERIES}", "series.blocks_per_part=1", f"out={folder}"])
         with session():
             series = stages.generate(recipe, Reporter())
@@ -288,18 +288,6 @@ def curate(python: Path, url: str, prompts: Path) -> None:
 
 
 # ---- The server, in a process of its own
-
-
-@contextmanager
-def serving() -> Iterator[str]:
-    """A server for as long as the context lasts; its address."""
-    process = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
-    assert process.stdout
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def stats(url: str, what: str) -> dict[str, float]:

@@ -40,6 +40,12 @@ def billed(server: Server) -> float:
     return sum(server.tokens) / 1000
 
 
+def answers_pings_alone(_: int, body: dict[str, Any]) -> Answer:
+    """A server that fails at every row, and answers a question that shows nothing."""
+    shows_nothing = isinstance(body["messages"][0]["content"], str)
+    return Answer(200, completion("yes")) if shows_nothing else error(500, "broken")
+
+
 # ---- Money
 
 
@@ -162,11 +168,7 @@ with Journal(sys.argv[1], 0) as journal:
 def test_a_ping_tells_nothing_of_what_rows_cost(
     server: Server, ask: Any, series: pa.Table, tmp_path: Path
 ) -> None:
-    def answer(_: int, body: dict[str, Any]) -> Answer:
-        asked = body["messages"][0]["content"]
-        return Answer(200, completion("yes")) if isinstance(asked, str) else error(500, "broken")
-
-    server.answer = answer
+    server.answer = answers_pings_alone
     assert ask(series.slice(0, 1), tmp_path, retries=0, **DEAR).counts[DOLLARS] > 0
     history = Journal(str(tmp_path), 0).read()
     assert history.account.replies == 0
@@ -269,11 +271,7 @@ def test_a_row_that_fails_while_others_are_answered_is_tried_no_more_than_asked(
 def test_rows_that_fail_with_no_others_left_are_errors_once_the_server_is_seen_to_work(
     server: Server, ask: Any, series: pa.Table, rows: int
 ) -> None:
-    def answer(_: int, body: dict[str, Any]) -> Answer:
-        asked = body["messages"][0]["content"]
-        return Answer(200, completion("yes")) if isinstance(asked, str) else error(500, "broken")
-
-    server.answer = answer
+    server.answer = answers_pings_alone
     said = ask(series.slice(0, rows), retries=1).table.to_pylist()
     assert [(row["status"], row["reason"]) for row in said] == [("error", "500: broken")] * rows
 
@@ -683,7 +681,7 @@ def test_lines_in_an_object_store_are_stored_without_a_next_one_and_before_anyth
         assert server.asked == 3
         lost = Journal(folder, 1)
         lost.__enter__()
-    monkeypatch.setattr("tsd.teachers.journal.PUT_WAITS", (0.01,))
+    monkeypatch.setattr("tsd.teachers.journal.PUT_WAIT", 0.01)
     lost.sent("a", Cost(10, 10, 1.0), 10)  # the store is gone
     with pytest.raises(StorageError):
         asyncio.run(lost.stored())

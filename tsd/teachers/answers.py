@@ -68,11 +68,6 @@ class ServerError:
         return bool(TOO_LARGE.search(self.message))
 
     @property
-    def of_the_row(self) -> bool:
-        """Whether it is what the request holds that the server will not take."""
-        return self.moderated or self.too_large
-
-    @property
     def spent(self) -> bool:
         """Whether the account has no money left: waiting does not help."""
         return any(name in self.kind for name in SPENT) or self.code == 402

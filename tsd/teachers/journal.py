@@ -29,6 +29,7 @@ from typing import IO, Any, Self
 
 import pyarrow as pa
 from pyarrow import fs
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from tsd import store
 from tsd.errors import StorageError
@@ -41,7 +42,7 @@ ADDRESSES = "addresses.json"  # beside the journals: where replies came from
 SEALED = 3  # version of an archive's head; one of the second has no seal
 SECONDS = 2.0  # between two times that the disk is waited for
 GATHER_SECONDS = 0.1  # in which lines are gathered into an object
-PUT_WAITS = (0.5, 2.0, 5.0)  # seconds before an object is written again
+PUT_TRIES, PUT_WAIT = 4, 1.0  # of an object; seconds before the second, twice as long before each later one
 LOCK_SECONDS = 60.0  # that a killed start's workers may take to be gone
 NAMES = {each.name for each in fields(Reply)}
 
@@ -325,18 +326,19 @@ class Journal:
             return
         self._objects += 1
         name = f"{self._start:06d}-{self._objects:06d}-{uuid.uuid4().hex[:8]}{ENDING}"
-        for wait in (*PUT_WAITS, None):
-            try:
-                with (
-                    store.storage_errors(self._root),
-                    self._files.open_output_stream(f"{self._root}/{name}") as sink,
-                ):
-                    sink.write(b"".join(lines))
-                return
-            except StorageError:
-                if wait is None:
-                    raise
-                time.sleep(wait)
+        retrying = Retrying(
+            stop=stop_after_attempt(PUT_TRIES),
+            wait=wait_exponential(PUT_WAIT),
+            retry=retry_if_exception_type(StorageError),
+            reraise=True,
+        )
+        for attempt in retrying:
+            with (
+                attempt,
+                store.storage_errors(self._root),
+                self._files.open_output_stream(f"{self._root}/{name}") as sink,
+            ):
+                sink.write(b"".join(lines))
 
     def _paths(self) -> list[str]:
         """The files of lines, in the order of their writing; one of the first version comes first."""

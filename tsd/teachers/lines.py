@@ -81,9 +81,11 @@ def _refused(name: str, code: int | None, said: ServerError) -> Line:
     reply = Reply(None, "error", clean(words or "no answer")[:SHOWN])
     if meaning != "final":
         return Line(name, reply)
-    if not said.too_large and (code in OF_THE_ACCOUNT or said.spent):
+    if said.too_large:
+        return Line(name, reply, "row")
+    if code in OF_THE_ACCOUNT or said.spent:
         return Line(name, reply, "account")
-    return Line(name, reply, "row" if said.of_the_row or (code in OF_THE_ROW and code != 403) else "either")
+    return Line(name, reply, "row" if said.moderated or (code in OF_THE_ROW and code != 403) else "either")
 
 
 def _response(entry: Mapping[str, Any]) -> tuple[int | None, Any]:

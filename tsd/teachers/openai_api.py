@@ -173,8 +173,8 @@ class OpenAIApi:
             nonlocal counted, worked, ended
             if tried and not tried[-1].input_tokens:
                 counted += await self._works(ended, worked, journal) and worked
-            await self._outage(journal)
             if counted <= self._teacher.retries:
+                await self._outage(journal)
                 reply, worked = await self._send(messages, estimate, journal, keep)
                 ended = time.monotonic()
                 tried.append(reply)
