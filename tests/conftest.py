@@ -28,6 +28,15 @@ settings.register_profile("tsd", deadline=None)
 settings.load_profile("tsd")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests work in an empty folder: a study that a user has made in the checkout's `runs/` is none of theirs."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("elsewhere"))
+    yield
+    os.chdir(before)
+
+
 @pytest.fixture(scope="session")
 def recipe() -> Recipe:
     """The laptop recipe with the rules teacher."""
