@@ -17,7 +17,7 @@ test-default: setup ## no Ray, no network, no GPU
 	$(BIN)/pytest -m "$(DEFAULT_TESTS)" $(PARALLEL)
 
 test-ray: setup ## real local Ray clusters
-	$(BIN)/pytest -m ray
+	$(BIN)/pytest -m ray --numprocesses 2 --dist loadfile
 
 test-vllm: .venv-vllm/ready ## a real vLLM engine on CPUs, in the pipeline and as a server, with a tiny random model
 	$(VLLM)/pytest -m vllm tests/test_vllm.py

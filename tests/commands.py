@@ -1,6 +1,5 @@
 """The commands that tests of whole stages run, each in a process of its own."""
 
-import json
 import os
 import signal
 import subprocess
@@ -8,11 +7,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import psutil
+from standing import Standing, standing
 
 ROOT = Path(__file__).parents[1]
 TSD = (sys.executable, "-m", "tsd.cli")
+Ended: TypeAlias = "subprocess.CompletedProcess[str]"
+SHARED = 2  # logical CPUs of the Ray that commands share
 TINY = (
     "name=tiny",
     "teacher={kind: rules}",
@@ -38,34 +41,51 @@ def command(out: Path, *extra: str, stage: str = "study") -> list[str]:
 
 def run(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> str:
     """Run a command to its end and return what it printed; its exit code must be 0."""
-    result = subprocess.run(
-        arguments,
-        cwd=ROOT,
-        env=environment(cpus),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    result = ended(arguments, cpus, timeout)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
 
 
-# Several commands one after the other, which find Ray started.
-TOGETHER = """
-import json, sys
-from tsd.cli import main
-from tsd.cluster.session import session
-with session():
-    for arguments in json.loads(sys.argv[1]):
-        main(arguments)
-"""
+def run_each(*commands: list[str], cpus: int = SHARED, timeout: float = 420) -> str:
+    """Run several one after the other and return what all printed."""
+    return "".join(run(arguments, cpus, timeout) for arguments in commands)
 
 
-def run_together(*commands: list[str], cpus: int | None = None, timeout: float = 420) -> str:
-    """Run what `command` gave in one process on one Ray, whose start takes longer than a small stage."""
-    arguments = json.dumps([one[len(TSD) :] for one in commands])
-    return run([sys.executable, "-c", TOGETHER, arguments], cpus, timeout)
+def run_on_one_ray(*commands: list[str], cpus: int, timeout: float = 420) -> str:
+    """The same on a Ray of so many logical CPUs, started for them alone."""
+    process = Standing(cpus, ROOT, environment())
+    try:
+        said = [process.run(arguments[len(TSD) :], timeout) for arguments in commands]
+    finally:
+        process.close()
+    assert not [code for code, *_ in said if code], said
+    return "".join(printed for _, printed, _ in said)
+
+
+def ended(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> Ended:
+    """Run a command to its end, whatever comes of it.
+
+    Where two CPUs are asked for, as nearly everywhere, in the process that stands ready for that.
+    """
+    env = environment(cpus)
+    ready = standing(cpus, ROOT, env) if cpus == SHARED and arguments[: len(TSD)] == list(TSD) else None
+    if ready:
+        return subprocess.CompletedProcess(arguments, *ready.run(arguments[len(TSD) :], timeout))
+    return alone(arguments, env, timeout)
+
+
+def run_alone(arguments: list[str], cpus: int, timeout: float = 420) -> str:
+    """Run a command to its end in a process of its own; its exit code must be 0."""
+    result = alone(arguments, environment(cpus), timeout)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def alone(arguments: list[str], env: dict[str, str], timeout: float = 420) -> Ended:
+    """Run a command in a process of its own, as a user does."""
+    return subprocess.run(
+        arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def kill_once(so: Callable[[], bool], arguments: list[str], cpus: int | None = None, timeout: float = 300) -> None:

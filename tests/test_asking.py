@@ -16,14 +16,14 @@ import pyarrow.compute as pc
 import pytest
 from api_server import Answer, Server, completion, unruly
 from asked import KEY, SECRET
-from commands import BRIEF, ROOT, command, environment, kill_a_worker_of, run, run_together
+from commands import BRIEF, ROOT, alone, command, ended, environment, kill_a_worker_of, run, run_each
 
 from tsd import store
 from tsd.tasks import SINGLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
-ROWS, IN_FLIGHT, A_MINUTE = 20_000, 64, 18_000
+ROWS, IN_FLIGHT, A_MINUTE = 12_000, 64, 10_800
 TOKENS = 1050  # of a request
 
 
@@ -73,7 +73,7 @@ def wait_for(process: subprocess.Popen[bytes], server: Server, rows: int) -> Non
         time.sleep(0.05)
 
 
-def test_twenty_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: Path, server: Server) -> None:
+def test_twelve_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: Path, server: Server) -> None:
     server.latency, server.answer = 0.1, unruly(0.2)
     extra = [f"series.count={ROWS}", "series.blocks_per_part=1"]
     run(command(tmp_path, *extra, stage="generate"), cpus=2)
@@ -82,7 +82,7 @@ def test_twenty_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: 
     arguments, kills = command(tmp_path, *extra, stage="annotate"), 0
     process = start(arguments)
     try:
-        for rows, victim in ((3000, "a worker"), (7000, "all"), (11_000, "a worker"), (15_000, "the gate")):
+        for rows, victim in ((1800, "a worker"), (4200, "all"), (6600, "a worker"), (9000, "the gate")):
             wait_for(process, server, rows)
             if victim == "all":
                 os.killpg(process.pid, signal.SIGKILL)
@@ -115,15 +115,7 @@ def test_a_whole_study_with_an_api_teacher_leaves_its_key_in_no_file(tmp_path: P
     server.answer = truthful
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="ray") as ray_files:  # a socket's path must be short
         arguments = command(tmp_path, *BRIEF, *teacher(server, usd_per_million_input=1.0))
-        result = subprocess.run(
-            arguments,
-            cwd=ROOT,
-            env=environment(2) | {"RAY_TMPDIR": ray_files},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        result = alone(arguments, environment(2) | {"RAY_TMPDIR": ray_files}, timeout=600)
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
         assert SECRET not in result.stdout + result.stderr
         searched = 0
@@ -141,30 +133,28 @@ def test_a_whole_study_with_an_api_teacher_leaves_its_key_in_no_file(tmp_path: P
 
 
 def test_a_key_that_ends_is_one_line_and_the_same_command_goes_on(tmp_path: Path, server: Server) -> None:
-    extra = ["series.count=6000", "series.blocks_per_part=1"]
+    extra = ["series.count=3000", "series.blocks_per_part=1"]
     run(command(tmp_path, *extra, stage="generate"), cpus=2)
     server.latency = 0.02
     ended: list[float] = []
 
     def answer(number: int, _: object) -> Answer:
-        if number < 3000:
+        if number < 1500:
             return Answer(200, completion())
         ended.append(time.monotonic())
         return Answer(401, hang=90.0 * (len(ended) > 1), whole=False)  # all but one hear nothing
 
     server.answer = answer
     arguments = command(tmp_path, *extra, *teacher(server), stage="annotate")
-    result = subprocess.run(
-        arguments, cwd=ROOT, env=environment(2), capture_output=True, text=True, timeout=300, check=False
-    )
+    result = ended(arguments, 2, timeout=300)
     assert result.returncode == 2, result.stdout + result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert server.url in result.stderr
     assert time.monotonic() - ended[0] < 40  # with the requests under way, and the parts not yet begun, given up
-    assert 3000 < server.asked <= 3000 + IN_FLIGHT
+    assert 1500 < server.asked <= 1500 + IN_FLIGHT
     server.answer = lambda *_: Answer(200, completion())
     printed = run(arguments, cpus=2)
-    assert "6,000 replies, 3,000 of them from before" in printed
+    assert "3,000 replies, 1,500 of them from before" in printed
     assert sum(server.answered.values()) == 0
 
 
@@ -191,11 +181,9 @@ DEAR = {"usd_per_million_input": 1000.0, "usd_per_million_output": 1000.0}  # $1
 SMALL = ["series.count=2048", "series.blocks_per_part=1"]
 
 
-def ended(arguments: list[str], code: int) -> str:
+def line_of(arguments: list[str], code: int) -> str:
     """Run a command that ends with this code; its only line on stderr."""
-    result = subprocess.run(
-        arguments, cwd=ROOT, env=environment(2), capture_output=True, text=True, timeout=300, check=False
-    )
+    result = ended(arguments, 2, timeout=300)
     assert result.returncode == code, result.stdout[-3000:] + result.stderr[-3000:]
     (line,) = result.stderr.splitlines()
     return line
@@ -216,7 +204,7 @@ def test_a_budget_holds_over_kills_restarts_and_other_numbers_of_workers(tmp_pat
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
     for workers in (1, 4):
-        line = ended(asking(workers), 2)
+        line = line_of(asking(workers), 2)
         assert "teacher.budget_usd is used up" in line
     assert 0.85 * budget < 1.05 * server.asked <= budget + 1.05
     assert sum(server.answered.values()) <= IN_FLIGHT
@@ -237,9 +225,7 @@ def test_parts_that_are_lost_and_rows_that_failed_are_made_again_without_paying_
     server.answer = answer
     asking = [*SMALL, *teacher(server, **DEAR)]
     stages = ("generate", "annotate", "curate")
-    run_together(
-        *(command(tmp_path, *(asking if stage != "generate" else SMALL), stage=stage) for stage in stages), cpus=2
-    )
+    run_each(*(command(tmp_path, *(asking if stage != "generate" else SMALL), stage=stage) for stage in stages))
     folder = tmp_path / "tiny" / "annotations"
     before = {path.name: path.read_bytes() for path in folder.glob("part-*.parquet")}
     table = store.open_dataset(str(folder), SINGLE.tables.annotations).read()
@@ -249,11 +235,10 @@ def test_parts_that_are_lost_and_rows_that_failed_are_made_again_without_paying_
     (folder / "part-00000001.parquet").unlink()
     (folder / "manifest.json").unlink()
     refused.append(None)
-    printed = run_together(
+    printed = run_each(
         command(tmp_path, *asking, stage="annotate"),
         [*command(tmp_path, *asking, stage="annotate"), "--retry-errors"],
         command(tmp_path, *asking, stage="curate"),
-        cpus=2,
     )
     assert server.asked == paid + 2  # the lost part cost nothing, and each failed row one request
     assert "2 rows ended as error and are asked again" in printed

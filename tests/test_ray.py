@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import BRIEF, ROOT, TINY, command, environment, kill_once, run, run_together
+from commands import BRIEF, ROOT, TINY, command, ended, environment, kill_once, run, run_on_one_ray
 from cross_encoder import save_cross_encoder
 
 from tsd import scoring, store
@@ -151,7 +151,7 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 def by_four(tmp_path_factory: pytest.TempPathFactory, policies: tuple[str, ...]) -> tuple[Path, Path]:
     """Tables that four workers made, curated plainly and by every policy."""
     plain, strict = (tmp_path_factory.mktemp(name) for name in ("plain", "strict"))
-    run_together(
+    run_on_one_ray(
         *(command(plain, stage=stage) for stage in ("generate", "annotate", "curate")),
         *(command(strict, *policies, stage=stage) for stage in ("generate", "annotate", "curate")),
         cpus=4,
@@ -284,7 +284,7 @@ def test_a_rare_class_is_warned_of_and_the_others_are_not() -> None:
 def test_started_again_a_finished_study_only_writes_its_report_anew(undisturbed: tuple[Path, str]) -> None:
     study, _ = undisturbed
     before = finished_files(study)
-    printed = run(command(study.parent), cpus=1)
+    printed = run(command(study.parent), cpus=2)
     assert finished_files(study) == before
     assert "2/2 finished" in printed
 
@@ -292,14 +292,7 @@ def test_started_again_a_finished_study_only_writes_its_report_anew(undisturbed:
 def test_another_recipe_in_the_same_folder_is_refused(undisturbed: tuple[Path, str]) -> None:
     study, _ = undisturbed
     before = tables(study)
-    result = subprocess.run(
-        command(study.parent, "series.length=64"),
-        cwd=ROOT,
-        env=environment(1),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    result = ended(command(study.parent, "series.length=64"), 2)
     assert result.returncode == 2
     assert "another recipe" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
@@ -374,11 +367,28 @@ def cluster() -> Iterator[str]:
             assert head.poll() is None, "ray start ended"
             assert time.monotonic() < until, "the job server does not answer"
             time.sleep(0.5)
+        _wait_for_an_agent("http://127.0.0.1:8299", until)
         yield "http://127.0.0.1:8299"
     finally:
         os.killpg(head.pid, signal.SIGKILL)  # with all that it started; `ray stop` would stop every Ray there is
         head.wait(60)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _wait_for_an_agent(address: str, until: float) -> None:
+    """Until the job server has an agent that runs jobs: it answers sooner than that."""
+    from ray.job_submission import JobSubmissionClient
+
+    client = JobSubmissionClient(address)
+    while True:
+        try:
+            client.submit_job(entrypoint="true")
+        except RuntimeError:  # "No available agent to submit job"
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
+        else:
+            return
 
 
 def _answers(url: str) -> bool:

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from commands import BRIEF, ROOT, command, environment
+from commands import BRIEF, command, ended
 
 from tsd import store
 from tsd.cluster.distilling import require_fitting_teachers
@@ -91,9 +91,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
     """Such a study, and what it printed."""
     out = tmp_path_factory.mktemp("runs")
     arguments = command(out, SIZES, *BRIEF, "students.volumes=[200]")
-    result = subprocess.run(
-        arguments, cwd=ROOT, env=environment(2), capture_output=True, text=True, timeout=600, check=False
-    )
+    result = ended(arguments, 2, timeout=600)
     return out / "tiny", result
 
 

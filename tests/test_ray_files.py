@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from commands import BRIEF, ROOT, TSD, command, environment, kill_once, run, run_together
+from commands import BRIEF, ROOT, TSD, alone, command, ended, environment, kill_once, run, run_each
 from s3_server import S3
 
 from tsd import lock, store
@@ -45,9 +45,7 @@ def born(folder: Path) -> dict[str, int]:
 
 def refused(arguments: list[str], **variables: str) -> str:
     """What a command says that must leave in one line."""
-    done = subprocess.run(
-        arguments, cwd=ROOT, env={**environment(2), **variables}, capture_output=True, text=True, timeout=120
-    )
+    done = alone(arguments, {**environment(2), **variables}) if variables else ended(arguments, 2)
     assert done.returncode in (1, 2), done.stdout + done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     return done.stderr
@@ -109,7 +107,7 @@ def test_flipped_bits_are_named_by_who_reads_them_and_found_and_repaired_by_veri
 def test_what_is_made_from_a_table_that_was_made_again_is_left_alone(study: Path) -> None:
     before = born(study)
     (study / "series" / store.part_name(0)).unlink()
-    run_together(*(command(study.parent, *BRIEF, stage=stage) for stage in ("generate", "annotate", "curate")))
+    run_each(*(command(study.parent, *BRIEF, stage=stage) for stage in ("generate", "annotate", "curate")))
     after = born(study)
     changed = {name for name in before if after[name] != before[name]}
     assert {Path(name).name for name in changed} <= {store.part_name(0), "timings.json"}

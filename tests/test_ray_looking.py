@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import command, run_together
+from commands import command, run_each
 
 from tsd import store
 from tsd.schema import ALL_RIGHT
@@ -27,7 +27,7 @@ OWN = (
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The study of a teacher of one's own, and what its commands printed: its teacher first, then the rest."""
     out = tmp_path_factory.mktemp("looking")
-    printed = run_together(command(out, *OWN, stage="teacher train"), command(out, *OWN), timeout=600)
+    printed = run_each(command(out, *OWN, stage="teacher train"), command(out, *OWN), timeout=600)
     return out / "tiny", printed.split("the teacher lies in")
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
-from commands import ROOT, command, environment, run, run_together
+from commands import ROOT, command, environment, run_alone, run_on_one_ray
 from jsonschema import validate
 
 from tsd import store
@@ -93,7 +93,7 @@ def test_a_student_that_was_exported_says_in_vllm_what_it_says_here(tmp_path: Pa
     few = ("series.count=1000", f"series.length={SHORT}", "students.volumes=[16]")
     some = ("evaluation.series=20", "evaluation.validation_examples=20", "evaluation.max_new_tokens=40")
     recipe = (f"students.sizes=[{student}]", *few, *some, "evaluation.vllm=true")
-    run(command(tmp_path, *recipe), cpus=2, timeout=900)
+    run_alone(command(tmp_path, *recipe), cpus=2, timeout=900)
     (folder,) = (tmp_path / "tiny/students").iterdir()
     predictions = tmp_path / "tiny/predictions" / folder.name
     said = store.open_dataset(str(predictions), SINGLE.tables.predictions).read()["text"].to_pylist()
@@ -126,7 +126,7 @@ def piped(model: Path) -> tuple[str, ...]:
 def stopped(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[Path, dict[str, Any]]:
     """A study whose annotation was killed once some replies had come; the study, and those replies by key."""
     out = tmp_path_factory.mktemp("pipeline")
-    run(command(out, *STUDY, stage="generate"), cpus=2)
+    run_alone(command(out, *STUDY, stage="generate"), cpus=2)
     journal = out / "tiny/annotations/replies/part-00000000"
     process = subprocess.Popen(
         command(out, *piped(model), stage="annotate"),
@@ -174,7 +174,7 @@ def lines_of(journal: Path) -> list[dict[str, Any]]:
 def rows(stopped: tuple[Path, dict[str, Any]], model: Path) -> list[dict[str, Any]]:
     """The annotations once the study was started again and ran to its end."""
     study, _ = stopped
-    run(command(study.parent, *piped(model), stage="annotate"), cpus=2, timeout=600)
+    run_alone(command(study.parent, *piped(model), stage="annotate"), cpus=2, timeout=600)
     found = store.open_dataset(str(study / "annotations"), SINGLE.tables.annotations).read().to_pylist()
     return list(found)
 
@@ -271,7 +271,7 @@ with session():
 
 
 def test_a_row_that_the_stages_before_the_engine_cannot_take_is_an_error_and_the_others_pass(model: Path) -> None:
-    printed = run([sys.executable, "-c", BREAK, *piped(model)], cpus=2)
+    printed = run_alone([sys.executable, "-c", BREAK, *piped(model)], cpus=2)
     found = {row["key"]: row for row in map(json.loads, printed.splitlines())}
     assert sorted(found) == ["0", "1", "2", "3"]
     for key in "02":
@@ -297,7 +297,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own processes."""
     out = tmp_path_factory.mktemp("own")
     stages = (command(out, *OWN, stage=stage) for stage in ("generate", "annotate"))
-    run_together(*stages, cpus=2, timeout=900)
+    run_on_one_ray(*stages, cpus=2, timeout=900)
     return set_aside(out / "tiny", "local")
 
 
@@ -323,7 +323,7 @@ def same(some: Iterable[str], others: Iterable[str]) -> int:
 def piped_own(own: Path, rows: object) -> list[dict[str, Any]]:
     """What the teacher says in an engine inside the pipeline, once that of the tests above has gone."""
     engine = f"teacher.engine={json.dumps(SMALL)}"
-    run(command(own.parent, *OWN, *ENGINE, engine, stage="annotate"), cpus=2, timeout=900)
+    run_alone(command(own.parent, *OWN, *ENGINE, engine, stage="annotate"), cpus=2, timeout=900)
     return said(set_aside(own, "vllm"), "vllm")
 
 
@@ -453,7 +453,7 @@ def test_behind_a_server_the_teacher_says_the_same_and_is_asked_by_one_other_wor
     server: str, own: Path, by_transformers: list[str]
 ) -> None:
     asked = ("teacher.kind=openai", f"teacher.base_url={server}")
-    run(command(own.parent, *OWN, *asked, stage="annotate"), cpus=2)
+    run_alone(command(own.parent, *OWN, *asked, stage="annotate"), cpus=2)
     found = said(set_aside(own, "openai"), "openai")
     assert all((row["status"], row["attempts"]) == ("ok", 1) for row in found)
     assert same((row["text"] for row in found), by_transformers) >= 0.99 * SHOWN

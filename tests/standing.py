@@ -1,0 +1,121 @@
+"""Commands one after the other in one process with a Ray of its own, whose start takes longer than a small stage.
+
+For commands that run to their end. Those that are killed or need another environment have a process of their own.
+"""
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from asked import KEY, SECRET
+
+# Reads one command a line and says its exit code. What it prints goes to the files that the line names.
+PROGRAM = """
+import json, os, sys, traceback
+asked, said = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
+from tsd.cli import main
+from tsd.cluster.session import session
+with session():
+    for line in asked:
+        arguments, *files = json.loads(line)
+        for number, name in enumerate(files, start=1):
+            with open(name, "wb") as file:
+                os.dup2(file.fileno(), number)
+        code = 0
+        try:
+            main(arguments)
+        except SystemExit as left:
+            code = left.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        print(code, file=said)
+"""
+
+
+class Standing:
+    """Such a process, as long as nothing stops it."""
+
+    def __init__(self, cpus: int, root: Path, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            cwd=root,
+            env=environment | {"TSD_CPUS": str(cpus)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        atexit.register(self.close)
+
+    def run(self, arguments: list[str], timeout: float) -> tuple[int, str, str]:
+        """The exit code of a command, and what it printed to stdout and stderr."""
+        assert self.process.stdin
+        assert self.process.stdout
+        with tempfile.TemporaryDirectory() as folder:
+            files = [f"{folder}/stdout", f"{folder}/stderr"]
+            late = threading.Timer(timeout, self.stop)
+            late.start()
+            try:
+                self.process.stdin.write(json.dumps([arguments, *files]) + "\n")
+                self.process.stdin.flush()
+                code = self.process.stdout.readline()
+            finally:
+                late.cancel()
+            printed = [Path(file).read_text() if Path(file).exists() else "" for file in files]
+        if not code:
+            self.stop()
+        assert code, f"the command did not end in {timeout} s:\n{printed[0][-3000:]}{printed[1][-3000:]}"
+        return int(code), printed[0], printed[1]
+
+    def close(self) -> None:
+        """Let it end as a command ends, and its Ray with it."""
+        if self.process.poll() is None and self.process.stdin:
+            self.process.stdin.close()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(60)
+        self.stop()
+
+    def stop(self) -> None:
+        """Kill it with all that it started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(30)
+
+
+def standing(cpus: int, root: Path, environment: dict[str, str]) -> Standing | None:
+    """The one with so many logical CPUs, started if need be; None where this environment is not the one it has."""
+    known = _environment(frozenset(_lasting(environment)))
+    if known is None:
+        return None
+    found = _started.get(cpus)
+    if found is None or found.process.poll() is not None:
+        found = _started[cpus] = Standing(cpus, root, known)
+    return found
+
+
+_started: dict[int, Standing] = {}
+_first: list[dict[str, str]] = []
+
+
+def _lasting(environment: dict[str, str]) -> set[tuple[str, str]]:
+    passing = ("PYTEST_CURRENT_TEST", "TSD_CPUS")
+    return {(name, value) for name, value in environment.items() if name not in passing}
+
+
+@cache
+def _environment(variables: frozenset[tuple[str, str]]) -> dict[str, str] | None:
+    """That of the standing processes, where these variables are in it: what was first asked with, and a key."""
+    if not _first:
+        _first.append({**dict(variables), KEY: SECRET})
+    return _first[0] if variables <= set(_first[0].items()) else None
