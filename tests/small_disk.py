@@ -9,7 +9,10 @@ import pytest
 
 
 def mounted(options: str, folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with a small tmpfs on `folder`, in a namespace that ends with it; else skip."""
+    """Run Python with a small tmpfs on `folder`, in a namespace that ends with it; else skip.
+
+    The code may import what lies beside the tests.
+    """
     folder.mkdir(exist_ok=True)
     enter = ["unshare", "--user", "--map-root-user", "--mount"]
     mount = f'mount -t tmpfs -o {options} tmpfs "$0"'
@@ -25,5 +28,5 @@ def mounted(options: str, folder: Path, code: str) -> subprocess.CompletedProces
         capture_output=True,
         text=True,
         timeout=250,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(Path(__file__).parent)},
     )

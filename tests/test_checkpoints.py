@@ -172,7 +172,6 @@ def test_what_went_wrong_first_is_what_is_said() -> None:
 FILL = """
 import sys, tempfile
 from pathlib import Path
-sys.path.insert(0, "tests")
 import torch.distributed as dist
 from test_checkpoints import HERE, into, is_whole, student
 from tsd.checkpoints import Checkpoints

@@ -312,7 +312,7 @@ def test_an_answer_that_comes_byte_by_byte_is_not_waited_for_beyond_the_timeout(
 
 
 FULL = """
-import sys; sys.path.insert(0, "tests")
+import sys
 from pathlib import Path
 from api_server import Answer, completion, serving
 from asked import KEY, Asked, api
