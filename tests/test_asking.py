@@ -136,13 +136,13 @@ def test_a_key_that_ends_is_one_line_and_the_same_command_goes_on(tmp_path: Path
     extra = ["series.count=3000", "series.blocks_per_part=1"]
     run(command(tmp_path, *extra, stage="generate"), cpus=2)
     server.latency = 0.02
-    ended: list[float] = []
+    refusals: list[float] = []
 
     def answer(number: int, _: object) -> Answer:
         if number < 1500:
             return Answer(200, completion())
-        ended.append(time.monotonic())
-        return Answer(401, hang=90.0 * (len(ended) > 1), whole=False)  # all but one hear nothing
+        refusals.append(time.monotonic())
+        return Answer(401, hang=90.0 * (len(refusals) > 1), whole=False)  # all but one hear nothing
 
     server.answer = answer
     arguments = command(tmp_path, *extra, *teacher(server), stage="annotate")
@@ -150,7 +150,9 @@ def test_a_key_that_ends_is_one_line_and_the_same_command_goes_on(tmp_path: Path
     assert result.returncode == 2, result.stdout + result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert server.url in result.stderr
-    assert time.monotonic() - ended[0] < 40  # with the requests under way, and the parts not yet begun, given up
+    assert (
+        time.monotonic() - refusals[0] < 40
+    )  # with the requests under way, and the parts not yet begun, given up
     assert 1500 < server.asked <= 1500 + IN_FLIGHT
     server.answer = lambda *_: Answer(200, completion())
     printed = run(arguments, cpus=2)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -354,10 +355,14 @@ def cluster() -> Iterator[str]:
     """A real Ray head with a job server, on ports of its own; its address."""
     ray = str(Path(sys.executable).parent / "ray")
     temporary = f"/tmp/tsd-ray-{os.getpid()}"
+    with socket.socket() as free:  # for its agent: another Ray on this machine may hold the usual port
+        free.bind(("127.0.0.1", 0))
+        agent = free.getsockname()[1]
     start = [
         *(ray, "start", "--head", "--block", "--port=0", "--num-cpus=2", "--disable-usage-stats"),
         # pytest's own folders are too deep for the 107 characters that the path of a socket may have
         *("--include-dashboard=true", "--dashboard-port=8299", f"--temp-dir={temporary}"),
+        f"--dashboard-agent-listen-port={agent}",
     ]
     quiet = subprocess.DEVNULL
     head = subprocess.Popen(start, env=environment(), stdout=quiet, stderr=quiet, start_new_session=True)
