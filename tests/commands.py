@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import psutil
-from standing import Standing, standing
+from standing import Standing, shared
 
 ROOT = Path(__file__).parents[1]
 TSD = (sys.executable, "-m", "tsd.cli")
@@ -41,7 +41,11 @@ def command(out: Path, *extra: str, stage: str = "study") -> list[str]:
 
 def run(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> str:
     """Run a command to its end and return what it printed; its exit code must be 0."""
-    result = ended(arguments, cpus, timeout)
+    return printed(ended(arguments, cpus, timeout))
+
+
+def printed(result: Ended) -> str:
+    """What a command printed; its exit code must be 0."""
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
 
@@ -59,26 +63,24 @@ def run_on_one_ray(*commands: list[str], cpus: int, timeout: float = 420) -> str
     finally:
         process.close()
     assert not [code for code, *_ in said if code], said
-    return "".join(printed for _, printed, _ in said)
+    return "".join(stdout for _, stdout, _ in said)
 
 
 def ended(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> Ended:
     """Run a command to its end, whatever comes of it.
 
-    Where two CPUs are asked for, as nearly everywhere, in the process that stands ready for that.
+    Where two CPUs are asked for, as nearly everywhere, in the process that commands share.
     """
     env = environment(cpus)
-    ready = standing(cpus, ROOT, env) if cpus == SHARED and arguments[: len(TSD)] == list(TSD) else None
-    if ready:
-        return subprocess.CompletedProcess(arguments, *ready.run(arguments[len(TSD) :], timeout))
+    process = shared(SHARED, ROOT, env) if cpus == SHARED and arguments[: len(TSD)] == list(TSD) else None
+    if process:
+        return subprocess.CompletedProcess(arguments, *process.run(arguments[len(TSD) :], timeout))
     return alone(arguments, env, timeout)
 
 
 def run_alone(arguments: list[str], cpus: int, timeout: float = 420) -> str:
     """Run a command to its end in a process of its own; its exit code must be 0."""
-    result = alone(arguments, environment(cpus), timeout)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return result.stdout
+    return printed(alone(arguments, environment(cpus), timeout))
 
 
 def alone(arguments: list[str], env: dict[str, str], timeout: float = 420) -> Ended:

@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 from asked import KEY, SECRET
@@ -47,10 +46,11 @@ class Standing:
     """Such a process, as long as nothing stops it."""
 
     def __init__(self, cpus: int, root: Path, environment: dict[str, str]) -> None:
+        self.environment = environment | {"TSD_CPUS": str(cpus)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
             cwd=root,
-            env=environment | {"TSD_CPUS": str(cpus)},
+            env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -93,29 +93,13 @@ class Standing:
             self.process.wait(30)
 
 
-def standing(cpus: int, root: Path, environment: dict[str, str]) -> Standing | None:
-    """The one with so many logical CPUs, started if need be; None where this environment is not the one it has."""
-    known = _environment(frozenset(_lasting(environment)))
-    if known is None:
-        return None
-    found = _started.get(cpus)
-    if found is None or found.process.poll() is not None:
-        found = _started[cpus] = Standing(cpus, root, known)
-    return found
+def shared(cpus: int, root: Path, environment: dict[str, str]) -> Standing | None:
+    """The one of this test process, started if need be; None where a command needs another environment."""
+    global _shared
+    wanted = {name: value for name, value in environment.items() if name != "PYTEST_CURRENT_TEST"}
+    if _shared is None or _shared.process.poll() is not None:
+        _shared = Standing(cpus, root, wanted | {KEY: SECRET})
+    return _shared if wanted.items() <= _shared.environment.items() else None
 
 
-_started: dict[int, Standing] = {}
-_first: list[dict[str, str]] = []
-
-
-def _lasting(environment: dict[str, str]) -> set[tuple[str, str]]:
-    passing = ("PYTEST_CURRENT_TEST", "TSD_CPUS")
-    return {(name, value) for name, value in environment.items() if name not in passing}
-
-
-@cache
-def _environment(variables: frozenset[tuple[str, str]]) -> dict[str, str] | None:
-    """That of the standing processes, where these variables are in it: what was first asked with, and a key."""
-    if not _first:
-        _first.append({**dict(variables), KEY: SECRET})
-    return _first[0] if variables <= set(_first[0].items()) else None
+_shared: Standing | None = None

@@ -23,7 +23,7 @@ from tsd.tasks import SINGLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
-ROWS, IN_FLIGHT, A_MINUTE = 12_000, 64, 10_800
+ROWS, IN_FLIGHT, A_MINUTE = 20_000, 64, 18_000
 TOKENS = 1050  # of a request
 
 
@@ -73,7 +73,7 @@ def wait_for(process: subprocess.Popen[bytes], server: Server, rows: int) -> Non
         time.sleep(0.05)
 
 
-def test_twelve_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: Path, server: Server) -> None:
+def test_twenty_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: Path, server: Server) -> None:
     server.latency, server.answer = 0.1, unruly(0.2)
     extra = [f"series.count={ROWS}", "series.blocks_per_part=1"]
     run(command(tmp_path, *extra, stage="generate"), cpus=2)
@@ -82,7 +82,7 @@ def test_twelve_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: 
     arguments, kills = command(tmp_path, *extra, stage="annotate"), 0
     process = start(arguments)
     try:
-        for rows, victim in ((1800, "a worker"), (4200, "all"), (6600, "a worker"), (9000, "the gate")):
+        for rows, victim in ((3000, "a worker"), (7000, "all"), (11_000, "a worker"), (15_000, "the gate")):
             wait_for(process, server, rows)
             if victim == "all":
                 os.killpg(process.pid, signal.SIGKILL)
@@ -133,13 +133,13 @@ def test_a_whole_study_with_an_api_teacher_leaves_its_key_in_no_file(tmp_path: P
 
 
 def test_a_key_that_ends_is_one_line_and_the_same_command_goes_on(tmp_path: Path, server: Server) -> None:
-    extra = ["series.count=3000", "series.blocks_per_part=1"]
+    extra = ["series.count=6000", "series.blocks_per_part=1"]
     run(command(tmp_path, *extra, stage="generate"), cpus=2)
     server.latency = 0.02
     refusals: list[float] = []
 
     def answer(number: int, _: object) -> Answer:
-        if number < 1500:
+        if number < 3000:
             return Answer(200, completion())
         refusals.append(time.monotonic())
         return Answer(401, hang=90.0 * (len(refusals) > 1), whole=False)  # all but one hear nothing
@@ -153,10 +153,10 @@ def test_a_key_that_ends_is_one_line_and_the_same_command_goes_on(tmp_path: Path
     assert (
         time.monotonic() - refusals[0] < 40
     )  # with the requests under way, and the parts not yet begun, given up
-    assert 1500 < server.asked <= 1500 + IN_FLIGHT
+    assert 3000 < server.asked <= 3000 + IN_FLIGHT
     server.answer = lambda *_: Answer(200, completion())
     printed = run(arguments, cpus=2)
-    assert "3,000 replies, 1,500 of them from before" in printed
+    assert "6,000 replies, 3,000 of them from before" in printed
     assert sum(server.answered.values()) == 0
 
 

@@ -19,10 +19,10 @@ from tsd.tasks import SINGLE
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 KILLS = 5
-RUN = "0.03M-1600-s0-*"  # 200 steps
+RUN = "0.03M-3200-s0-*"
 SHORT = ("0.03M-300-s0-*", "0.03M-200-s0-*")  # share a trial where one is under way at a time
-TRAINED = ("students.sizes=[0.03M]", "students.volumes=[1600]", "training.checkpoint_every=10")
-VOLUMES = "students.volumes=[200,300,1600]"
+TRAINED = ("students.sizes=[0.03M]", "students.volumes=[3200]", "training.checkpoint_every=10")
+VOLUMES = "students.volumes=[200,300,3200]"
 
 
 def with_a_run_that_fails(out: Path, stage: str) -> subprocess.CompletedProcess[str]:
@@ -57,8 +57,8 @@ def test_a_run_that_fails_leaves_the_others_whole_and_is_told_of_everywhere(
     assert " is nan at step 1: lower the learning rate" in line
     runs = store.open_dataset(str(out / "tiny" / "runs"), SINGLE.tables.runs).read()
     assert runs["student"].to_pylist() == ["0.03M"] * 3
-    assert "failed: 0.1M-1600-s0-" in " ".join(result.stdout.split())
-    assert "Failed: 0.1M-1600-s0-" in (out / "tiny" / "report.html").read_text()
+    assert "failed: 0.1M-3200-s0-" in " ".join(result.stdout.split())
+    assert "Failed: 0.1M-3200-s0-" in (out / "tiny" / "report.html").read_text()
     client = MlflowClient(f"sqlite:///{out}/mlflow.db")
     status = {run.info.run_name[:4]: run.info.status for run in client.search_runs(["1"])}
     assert (status["0.1M"], status["0.03"]) == ("FAILED", "FINISHED")
@@ -81,10 +81,7 @@ def test_a_worker_killed_six_times_ends_with_the_weights_of_one_that_nobody_dist
     done: tuple[Path, object], examples: Path
 ) -> None:
     rng, trials = random.Random(11), examples / "tiny" / "trials"
-    settings = (
-        *(VOLUMES, "training.checkpoint_every=5", "training.concurrent_trials=1"),
-        f"training.max_failures={KILLS + 2}",
-    )
+    settings = (VOLUMES, "training.concurrent_trials=1", f"training.max_failures={KILLS + 2}")
     process = subprocess.Popen(
         command(examples, *TRAINED, *settings, stage="train"),
         cwd=ROOT,
@@ -128,7 +125,7 @@ def test_two_workers_shard_a_student_and_one_alone_goes_on_with_it_to_the_same_l
     done: tuple[Path, object], examples: Path
 ) -> None:
     two = command(examples, *TRAINED, "training.workers=2", stage="train")
-    half = f"*/{RUN}-step-000001?0/.metadata"
+    half = f"*/{RUN}-step-000002?0/.metadata"  # of 400 steps
     kill_once(lambda: any((examples / "tiny" / "trials").glob(half)), two, cpus=2)
     run(command(examples, *TRAINED, stage="train"), cpus=2)
     losses = [
