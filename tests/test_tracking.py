@@ -18,7 +18,10 @@ from pyarrow import fs
 
 import tsd
 from tsd import store
+from tsd.cluster.study import Study
 from tsd.errors import InputError
+from tsd.progress import Reporter
+from tsd.recipe import load
 from tsd.tracking import Tracker
 
 RECORD = {
@@ -423,6 +426,18 @@ def test_what_is_undelivered_at_the_end_is_said_in_one_line_after_a_bounded_time
         assert "runs/laptop/tracking, and the next start of this study delivers them" in last
         assert "\n" not in last
     assert tracker.flush(60) == 0
+
+
+def test_what_was_logged_before_an_error_is_there_once_the_study_is_left(uri, tmp_path):
+    recipe = load("laptop", ["teacher={kind: rules}", f"tracking.uri={uri}", f"out={tmp_path}/runs"])
+    study = Study(recipe, Reporter())
+    study.leave_tracking()  # nothing was logged: MLflow is not even opened
+    assert not Path(tmp_path, "runs", "mlflow.db").exists()
+    study.tracker.fail(RECORD["run_id"], "the loss is not a number")
+    study.leave_tracking()
+    runs = _runs(uri)
+    assert runs[RECORD["run_id"]].info.status == "FAILED"
+    assert runs[recipe.folder].info.status == "RUNNING"
 
 
 def test_no_secret_is_in_the_write_ahead_log(uri):

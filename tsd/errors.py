@@ -6,6 +6,7 @@
     │   ├── InputError       a file to explain, a model folder
     │   └── StorageError     a folder that cannot be written, a full disk, a dataset of another recipe
     ├── DataError            a table that breaks its schema or its manifest: a bug or a damaged file
+    ├── ClusterError         Ray does not start
     ├── TeacherError         a teacher that gives no more replies (its engine does not start, or died)
     └── TrainingError        a run that cannot go on (the loss is not a number, a trial failed)
 
@@ -51,6 +52,10 @@ class StorageError(UserError):
 
 class DataError(TsdError):
     """A table does not have its schema, or a dataset does not match its manifest."""
+
+
+class ClusterError(TsdError):
+    """Ray does not start."""
 
 
 class TeacherError(TsdError):

@@ -131,6 +131,10 @@ class Tracker:
         self._put(None, "status", RunStatus.to_string(RunStatus.FINISHED), time_ms=_now())
         self._outbox.settle(CLOSE_SECONDS)
 
+    def leave(self) -> None:
+        """Give what was logged a last moment to arrive, unless `close` did; the study's run stays as it is."""
+        self._outbox.leave()
+
     def _put(self, run: str | None, kind: str, value: Any, **more: Any) -> None:
         if kind in ("tags", "params"):
             value = {name: _without_credentials(str(text)) for name, text in value.items()}
@@ -303,8 +307,8 @@ class _Outbox:
             self._files.put(_File(name, None, 1))
         for work, name in ((self._write, "tsd-mlflow-log"), (self._send, "tsd-mlflow-send")):
             threading.Thread(target=work, daemon=True, name=name).start()
-        # A stage that ends without closing its tracker leaves a moment later, too.
-        atexit.register(self._leave)
+        # Whoever makes a tracker and neither closes nor leaves it still gets what was logged delivered.
+        atexit.register(self.leave)
 
     def put(self, event: Event) -> None:
         """Take an event; never waits."""
@@ -338,7 +342,8 @@ class _Outbox:
             self._say(f"MLflow at {self._place} refused {len(self._refused):,} entries: {self._refused[0]}")
             self._refused = []
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Wait a moment, unless it was waited since the last event."""
         with self._changed:
             said = self._said == self._taken
         if not said:

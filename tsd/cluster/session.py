@@ -4,8 +4,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+import psutil
+
+from tsd.errors import ClusterError
 
 # Read by Ray when it is imported, and handed on to what it starts. A study prints its own progress and nothing
 # else; students from scratch start and end every few seconds, so Ray looks after them more often than every 2 s.
@@ -26,6 +30,7 @@ import ray  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 QUIET = ("ray", "ray.data", "ray.train", "ray.tune")
+ATTEMPTS = 3  # to start a local Ray: it waits 30 s for its own processes, which is short on a busy machine
 
 
 @contextmanager
@@ -33,18 +38,17 @@ def session() -> Iterator[None]:
     """Be connected to Ray inside this context.
 
     Inside `ray job submit`, or where RAY_ADDRESS is set, that is the cluster; otherwise a local Ray of this
-    process alone, which ends with it and counts the machine's CPUs, or as many as TSD_CPUS says.
+    process alone, which ends with it and counts the machine's CPUs, or as many as TSD_CPUS says. Raises
+    ClusterError where a local Ray does not start.
     """
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
-    cpus = os.environ.get("TSD_CPUS")
-    local = {"num_cpus": int(cpus) if cpus else None, "include_dashboard": False} if own_ray() else {}
     if own_ray():  # a trial has a process that watches for it, and nobody takes one's own machine away
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    with _silent_stderr():
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local)
+        start()
+    else:
+        _init(os.environ["RAY_ADDRESS"])
     context = ray.data.DataContext.get_current()
     calm()  # once Ray Data is loaded, which sets up its logger
     context.enable_progress_bars = False
@@ -79,6 +83,36 @@ def calm() -> None:
     """Have Ray's loggers tell of errors alone."""
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def start() -> None:
+    """Start a local Ray, again where its processes were not up in time."""
+    cpus = os.environ.get("TSD_CPUS")
+    me = psutil.Process()
+    before = set(me.children())
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _init("local", num_cpus=int(cpus) if cpus else None, include_dashboard=False)
+            return
+        except Exception as error:  # Ray raises no kind of its own
+            for process in set(me.children()) - before:  # of a start that failed, Ray leaves what did start
+                with suppress(psutil.Error):
+                    process.kill()
+                    process.wait(10)
+            if attempt == ATTEMPTS:
+                raise ClusterError(
+                    f"Ray does not start on this machine, {ATTEMPTS} attempts failed: {_first_line(error)} Start "
+                    "again once the machine is less busy; Ray's logs are in /tmp/ray/session_latest/logs"
+                ) from error
+
+
+def _init(address: str, **local: Any) -> None:
+    with _silent_stderr():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -35,6 +35,11 @@ class Studies:
         """Open MLflow, as each of the studies does."""
         self._all(Study.open_tracking)
 
+    def leave_tracking(self) -> None:
+        """Leave MLflow, as each of the studies does."""
+        for study in self.each.values():
+            study.leave_tracking()
+
     def require_own_tables(self) -> None:
         """Raise StorageError where tables of another recipe lie in a folder."""
         self.whole.require_own_series()
@@ -119,6 +124,7 @@ def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Ite
     study.require_own_tables()
     provenance.keep(recipe, command)
     with ExitStack() as stack:
+        stack.callback(study.leave_tracking)
         started = time.monotonic()
         with reporter.stage("Start Ray", 1, "") as step:
             stack.enter_context(session())

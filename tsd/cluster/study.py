@@ -292,6 +292,11 @@ class Study:
             lambda line: self.reporter.say(f"  {escape(line)}"),
         )
 
+    def leave_tracking(self) -> None:
+        """Give MLflow a last moment to take what was logged, where anything was: also after an error."""
+        if "tracker" in self.__dict__:
+            self.tracker.leave()
+
     def _track_scores(self, runs: pa.Table) -> None:
         for row in runs.to_pylist():
             self.tracker.finish(row, {name: row[name]["value"] for name in self.scores}, int(time.time() * 1000))
