@@ -126,6 +126,7 @@ def _train_together(
     with contextlib.redirect_stdout(io.StringIO()):  # Tune prints a table of its settings whatever its verbosity
         results = tuner.fit()
     listener.collect(BOARD_SECONDS)
+    listener.collect(BOARD_SECONDS)  # the first may have been asked while trials still posted
     died = {
         run["run_id"]: _last_line(result.error)
         for result in results
