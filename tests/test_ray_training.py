@@ -6,11 +6,12 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, command, ended, environment, kill_once, run, worker_of
+from commands import ROOT, alone, command, ended, environment, kill_once, run, worker_of
 from mlflow import MlflowClient
 
 from tsd import store
@@ -119,6 +120,28 @@ def test_a_worker_killed_six_times_ends_with_the_weights_of_one_that_nobody_dist
             next((place / "tiny" / "students").glob(f"{name}/model.safetensors")) for place in (done[0], examples)
         )
         assert mine.read_bytes() == undisturbed.read_bytes()
+
+
+POSTED_LATE = """
+import ray
+from tsd.cluster.session import session
+from tsd.cluster.training import _Board, _Listener
+
+with session():
+    board, reported = _Board.remote(), []
+    listener = _Listener(board, lambda run_id, metrics: reported.append((run_id, metrics["loss"])), print, {})
+    board.post.remote("trial", "first", {"loss": 2.0})
+    listener.pending = board.collect.remote()  # asked before the last word, and looked at after it
+    ray.get(board.post.remote("trial", "last", {"loss": 1.0}))
+    listener.finish()
+    print(reported)
+"""
+
+
+def test_what_a_trial_posts_last_is_reported_though_the_board_was_asked_before() -> None:
+    result = alone([sys.executable, "-c", POSTED_LATE], environment(1))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[('first', 2.0), ('last', 1.0)]"
 
 
 def test_two_workers_shard_a_student_and_one_alone_goes_on_with_it_to_the_same_loss(

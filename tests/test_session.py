@@ -61,6 +61,16 @@ def test_ray_that_never_starts_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     assert slow.running() == 0
 
 
+@pytest.mark.usefixtures("local")
+def test_a_number_of_cpus_that_is_none_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(failures=99)
+    monkeypatch.setattr(session.ray, "init", slow.init)
+    monkeypatch.setenv("TSD_CPUS", "two")
+    with pytest.raises(ValueError, match="two"):
+        session.start()
+    assert not slow.started
+
+
 def test_a_cluster_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow(failures=99)
     monkeypatch.setattr(session.ray, "init", slow.init)

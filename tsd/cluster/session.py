@@ -30,7 +30,7 @@ import ray  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 QUIET = ("ray", "ray.data", "ray.train", "ray.tune")
-ATTEMPTS = 3  # to start a local Ray: it waits 30 s for its own processes, which is short on a busy machine
+ATTEMPTS = 3  # to start a local Ray: it gives its node 30 s to register, which is short on a busy machine
 
 
 @contextmanager
@@ -87,12 +87,13 @@ def calm() -> None:
 
 def start() -> None:
     """Start a local Ray, again where its processes were not up in time."""
-    cpus = os.environ.get("TSD_CPUS")
+    asked = os.environ.get("TSD_CPUS")
+    cpus = int(asked) if asked else None
     me = psutil.Process()
     before = set(me.children())
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _init("local", num_cpus=int(cpus) if cpus else None, include_dashboard=False)
+            _init("local", num_cpus=cpus, include_dashboard=False)
             return
         except Exception as error:  # Ray raises no kind of its own
             for process in set(me.children()) - before:  # of a start that failed, Ray leaves what did start
@@ -100,19 +101,16 @@ def start() -> None:
                     process.kill()
                     process.wait(10)
             if attempt == ATTEMPTS:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise ClusterError(
-                    f"Ray does not start on this machine, {ATTEMPTS} attempts failed: {_first_line(error)} Start "
-                    "again once the machine is less busy; Ray's logs are in /tmp/ray/session_latest/logs"
+                    f"Ray does not start on this machine, {ATTEMPTS} attempts failed: {reason.rstrip('.')}; if "
+                    "the machine is busy, try later; Ray's logs are usually in /tmp/ray/session_latest/logs"
                 ) from error
 
 
 def _init(address: str, **local: Any) -> None:
     with _silent_stderr():
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -125,8 +125,7 @@ def _train_together(
     )
     with contextlib.redirect_stdout(io.StringIO()):  # Tune prints a table of its settings whatever its verbosity
         results = tuner.fit()
-    listener.collect(BOARD_SECONDS)
-    listener.collect(BOARD_SECONDS)  # the first may have been asked while trials still posted
+    listener.finish()
     died = {
         run["run_id"]: _last_line(result.error)
         for result in results
@@ -221,6 +220,12 @@ class _Listener(tune.Callback):  # type: ignore[misc]
                 self.report(run_id, metrics)
             for node, fault in unfit.items():
                 nodes.current.exclude(node, fault)
+
+    def finish(self) -> None:
+        """Report what has come last, once all trials have ended."""
+        if self.pending is not None:  # asked while trials still posted
+            self.collect(BOARD_SECONDS)
+        self.collect(BOARD_SECONDS)
 
     def _note_waits(self, running: set[str]) -> None:
         """Say what is waited for where no trial has got its machines for a while."""
@@ -423,7 +428,8 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     if writes:
         store.write_json(f"{folder}/records", f"{run['run_id']}.json", record)
         last = {**learning.metrics(end), "validation_loss": record["validation_loss"]}
-        config["board"].post.remote(config["trial"].name, run["run_id"], last)
+        # Waited for: this process may end before a call that nobody waits for has left it.
+        _answer(config["board"].post.remote(config["trial"].name, run["run_id"], last), None, BOARD_SECONDS)
 
 
 def _tell(run: Run, progress: Any) -> None:
