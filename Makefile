@@ -6,7 +6,7 @@ RECIPE ?= laptop
 DEFAULT_TESTS := not ray and not vllm
 PARALLEL ?= --numprocesses auto --dist worksteal
 
-.PHONY: study test test-default test-ray test-vllm check format setup environments clean
+.PHONY: study test test-default test-ray test-long test-vllm check format setup environments clean
 
 study: setup ## the main job: a finished small study and its report
 	$(BIN)/tsd study $(RECIPE)
@@ -18,6 +18,9 @@ test-default: setup ## no Ray, no network, no GPU
 
 test-ray: setup ## real local Ray clusters
 	$(BIN)/pytest -m ray --numprocesses 2 --dist loadfile
+
+test-long: setup ## the Ray tests that kill, with more kills and rows than in `make test`
+	$(BIN)/pytest -m ray --long tests/test_asking.py tests/test_data_plane.py tests/test_ray_training.py -k kill
 
 test-vllm: .venv-vllm/ready ## a real vLLM engine on CPUs, in the pipeline and as a server, with a tiny random model
 	$(VLLM)/pytest -m vllm tests/test_vllm.py

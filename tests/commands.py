@@ -6,8 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import psutil
 from standing import Standing, shared
@@ -39,7 +40,7 @@ def command(out: Path, *extra: str, stage: str = "study") -> list[str]:
     return [*TSD, *stage.split(), "laptop", "--out", str(out), *sets]
 
 
-def run(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> str:
+def run(arguments: list[str], cpus: int | None = None, timeout: float = 800) -> str:
     """Run a command to its end and return what it printed; its exit code must be 0."""
     return printed(ended(arguments, cpus, timeout))
 
@@ -50,12 +51,12 @@ def printed(result: Ended) -> str:
     return result.stdout
 
 
-def run_each(*commands: list[str], cpus: int = SHARED, timeout: float = 420) -> str:
+def run_each(*commands: list[str], cpus: int = SHARED, timeout: float = 800) -> str:
     """Run several one after the other and return what all printed."""
     return "".join(run(arguments, cpus, timeout) for arguments in commands)
 
 
-def run_on_one_ray(*commands: list[str], cpus: int, timeout: float = 420) -> str:
+def run_on_one_ray(*commands: list[str], cpus: int, timeout: float = 800) -> str:
     """The same on a Ray of so many logical CPUs, started for them alone."""
     process = Standing(cpus, ROOT, environment())
     try:
@@ -66,7 +67,7 @@ def run_on_one_ray(*commands: list[str], cpus: int, timeout: float = 420) -> str
     return "".join(stdout for _, stdout, _ in said)
 
 
-def ended(arguments: list[str], cpus: int | None = None, timeout: float = 420) -> Ended:
+def ended(arguments: list[str], cpus: int | None = None, timeout: float = 800) -> Ended:
     """Run a command to its end, whatever comes of it.
 
     Where two CPUs are asked for, as nearly everywhere, in the process that commands share.
@@ -78,19 +79,19 @@ def ended(arguments: list[str], cpus: int | None = None, timeout: float = 420) -
     return alone(arguments, env, timeout)
 
 
-def run_alone(arguments: list[str], cpus: int, timeout: float = 420) -> str:
+def run_alone(arguments: list[str], cpus: int, timeout: float = 800) -> str:
     """Run a command to its end in a process of its own; its exit code must be 0."""
     return printed(alone(arguments, environment(cpus), timeout))
 
 
-def alone(arguments: list[str], env: dict[str, str], timeout: float = 420) -> Ended:
+def alone(arguments: list[str], env: dict[str, str], timeout: float = 800) -> Ended:
     """Run a command in a process of its own, as a user does."""
     return subprocess.run(
         arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False
     )
 
 
-def kill_once(so: Callable[[], bool], arguments: list[str], cpus: int | None = None, timeout: float = 300) -> None:
+def kill_once(so: Callable[[], bool], arguments: list[str], cpus: int | None = None, timeout: float = 800) -> None:
     """Start a command and `kill -9` it and all that it started once something is so."""
     process = subprocess.Popen(
         arguments, cwd=ROOT, env=environment(cpus), stdout=subprocess.DEVNULL, start_new_session=True
@@ -102,8 +103,21 @@ def kill_once(so: Callable[[], bool], arguments: list[str], cpus: int | None = N
             assert time.monotonic() < until, "nothing came of it"
             time.sleep(0.02)
     finally:
+        kill_all_of(process)
+
+
+def kill_all_of(process: "subprocess.Popen[Any]") -> None:
+    """`kill -9` a command and all that it started, and wait until none of them can write any more."""
+    started: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid).children(recursive=True)
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+    for child in started:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.wait(30)
+    assert not psutil.wait_procs(started, 30)[1]
 
 
 def environment(cpus: int | None = None) -> dict[str, str]:
@@ -125,7 +139,7 @@ def worker_of(process: subprocess.Popen[bytes], kind: str = "MapBatches") -> psu
     return None
 
 
-def kill_a_worker_of(process: subprocess.Popen[bytes], kind: str = "MapBatches", timeout: float = 60) -> None:
+def kill_a_worker_of(process: subprocess.Popen[bytes], kind: str = "MapBatches", timeout: float = 200) -> None:
     """`kill -9` such a process as soon as one is at work; the command must still be."""
     until = time.monotonic() + timeout
     while (worker := worker_of(process, kind)) is None:

@@ -28,6 +28,17 @@ settings.register_profile("tsd", deadline=None)
 settings.load_profile("tsd")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--long`, of `make test-long`."""
+    parser.addoption("--long", action="store_true", help="more kills and rows in the tests that kill")
+
+
+@pytest.fixture(scope="session")
+def long(pytestconfig: pytest.Config) -> bool:
+    """Whether tests that kill take as many kills and rows as they are able to, and minutes more."""
+    return bool(pytestconfig.getoption("long"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests work in an empty folder: a study that a user has made in the checkout's `runs/` is none of theirs."""

@@ -1,8 +1,6 @@
 """The API teacher on a real Ray: an unruly server, kill -9, a whole study, and no key in any file."""
 
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,14 +14,14 @@ import pyarrow.compute as pc
 import pytest
 from api_server import Answer, Server, completion, unruly
 from asked import KEY, SECRET
-from commands import BRIEF, ROOT, alone, command, ended, environment, kill_a_worker_of, run, run_each
+from commands import BRIEF, ROOT, alone, command, ended, environment, kill_a_worker_of, kill_all_of, run, run_each
 
 from tsd import store
 from tsd.tasks import SINGLE
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
-ROWS, IN_FLIGHT, A_MINUTE = 20_000, 64, 18_000
+IN_FLIGHT = 64
 TOKENS = 1050  # of a request
 
 
@@ -66,27 +64,27 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 def wait_for(process: subprocess.Popen[bytes], server: Server, rows: int) -> None:
     """Until so many rows were answered; the process must still be at work."""
-    until = time.monotonic() + 240
+    until = time.monotonic() + 400
     while len(server.answered) < rows:
         assert process.poll() is None, f"it ended with {len(server.answered)} rows"
         assert time.monotonic() < until, f"{len(server.answered)} rows instead of {rows}"
         time.sleep(0.05)
 
 
-def test_twenty_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: Path, server: Server) -> None:
+def test_many_series_and_a_server_with_faults_under_kill_9(tmp_path: Path, server: Server, long: bool) -> None:
+    rows, a_minute = (20_000, 18_000) if long else (7000, 6000)
     server.latency, server.answer = 0.1, unruly(0.2)
-    extra = [f"series.count={ROWS}", "series.blocks_per_part=1"]
+    extra = [f"series.count={rows}", "series.blocks_per_part=1"]
     run(command(tmp_path, *extra, stage="generate"), cpus=2)
-    limits = {"requests_per_minute": A_MINUTE, "tokens_per_minute": TOKENS * A_MINUTE}
+    limits = {"requests_per_minute": a_minute, "tokens_per_minute": TOKENS * a_minute}
     extra += teacher(server, timeout=3, usd_per_million_input=1.0, **limits)
     arguments, kills = command(tmp_path, *extra, stage="annotate"), 0
     process = start(arguments)
     try:
-        for rows, victim in ((3000, "a worker"), (7000, "all"), (11_000, "a worker"), (15_000, "the gate")):
-            wait_for(process, server, rows)
+        for share, victim in ((0.15, "a worker"), (0.35, "all"), (0.55, "a worker"), (0.75, "the gate")):
+            wait_for(process, server, round(share * rows))
             if victim == "all":
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(30)
+                kill_all_of(process)
                 process = start(arguments)
             else:
                 kill_a_worker_of(process, "_Gate" if victim == "the gate" else "MapBatches")
@@ -94,19 +92,18 @@ def test_twenty_thousand_series_and_a_server_with_faults_under_kill_9(tmp_path: 
         assert process.wait(600) == 0
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
+            kill_all_of(process)
 
     table = store.open_dataset(f"{tmp_path}/tiny/annotations", SINGLE.tables.annotations).read()
-    assert table["series_id"].to_pylist() == list(range(ROWS))
+    assert table["series_id"].to_pylist() == list(range(rows))
     statuses = dict(zip(*pc.value_counts(table["status"]).flatten(), strict=True))
     counted = {str(name): count.as_py() for name, count in statuses.items()}
     assert set(counted) <= {"ok", "invalid", "refused", "error"}
-    assert counted["ok"] > 0.97 * ROWS
-    assert counted.get("error", 0) < 0.001 * ROWS
+    assert counted["ok"] > 0.97 * rows
+    assert counted.get("error", 0) < 0.001 * rows
     assert server.most_in_flight <= IN_FLIGHT
-    assert server.most_in(60.0) <= A_MINUTE
-    assert 0 < server.most_tokens_in(60.0) <= TOKENS * A_MINUTE
+    assert server.most_in(60.0) <= a_minute
+    assert 0 < server.most_tokens_in(60.0) <= TOKENS * a_minute
     assert sum(server.answered.values()) <= kills * IN_FLIGHT, "more was paid for twice than was in flight"
     assert not list((tmp_path / "tiny" / "annotations").rglob("*.jsonl")), "a journal outlived its part"
 
@@ -142,7 +139,7 @@ def test_a_key_that_ends_is_one_line_and_the_same_command_goes_on(tmp_path: Path
         if number < 3000:
             return Answer(200, completion())
         refusals.append(time.monotonic())
-        return Answer(401, hang=90.0 * (len(refusals) > 1), whole=False)  # all but one hear nothing
+        return Answer(401, hang=300.0 * (len(refusals) > 1), whole=False)  # all but one hear nothing
 
     server.answer = answer
     arguments = command(tmp_path, *extra, *teacher(server), stage="annotate")
@@ -151,7 +148,7 @@ def test_a_key_that_ends_is_one_line_and_the_same_command_goes_on(tmp_path: Path
     assert len(result.stderr.splitlines()) == 1
     assert server.url in result.stderr
     assert (
-        time.monotonic() - refusals[0] < 40
+        time.monotonic() - refusals[0] < 120
     )  # with the requests under way, and the parts not yet begun, given up
     assert 3000 < server.asked <= 3000 + IN_FLIGHT
     server.answer = lambda *_: Answer(200, completion())
@@ -203,8 +200,7 @@ def test_a_budget_holds_over_kills_restarts_and_other_numbers_of_workers(tmp_pat
     try:
         wait_for(process, server, 300)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(30)
+        kill_all_of(process)
     for workers in (1, 4):
         line = line_of(asking(workers), 2)
         assert "teacher.budget_usd is used up" in line

@@ -24,7 +24,7 @@ from tsd.recipe import load
 from tsd.schema import EXAMPLES, PLOTS, REJECTS
 from tsd.tasks import SINGLE
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 TABLES = ("series", "annotations", "verdicts", "examples", "rejects")
 

@@ -12,7 +12,7 @@ from commands import command, kill_once, run
 from tsd import store
 from tsd.tasks import SINGLE
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 ROWS = 3 * 1024  # in three parts
 

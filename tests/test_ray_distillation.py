@@ -15,7 +15,7 @@ from tsd.recipe import Recipe, load
 from tsd.tasks import SINGLE
 from tsd.tokens import build_tokenizer
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 SIZES = (
     "students.sizes=[0.03M, 0.1M, {name: taught, size: 0.03M, distil: {teacher: 0.1M}}, "

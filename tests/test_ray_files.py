@@ -15,7 +15,7 @@ from s3_server import S3
 
 from tsd import lock, store
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 PLOTS = "plots.store=true"
 UNALIKE = ("report.html", "scaling.png", "timings.json", "failures.json", "README.md")  # of each start anew

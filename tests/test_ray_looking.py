@@ -11,7 +11,7 @@ from tsd import store
 from tsd.schema import ALL_RIGHT
 from tsd.tasks import SINGLE
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 PICTURES = 1500
 OWN = (

@@ -1,8 +1,6 @@
 """A real Ray of two nodes with disks of their own: whose storage must be shared, and who may work."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +12,7 @@ import psutil
 import pytest
 import yaml
 from cluster_nodes import Cluster, require_own_disks, running
-from commands import ROOT, TSD
+from commands import ROOT, TSD, kill_all_of
 from s3_server import S3
 
 from tsd import store
@@ -23,7 +21,7 @@ from tsd.students import build, export
 from tsd.tasks import SINGLE
 from tsd.tokens import build_tokenizer
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 TINY = (
     "name=tiny",
@@ -89,8 +87,7 @@ def ended(process: "subprocess.Popen[str]", timeout: float = 400) -> tuple[int, 
         out, err = process.communicate(timeout=timeout)
     finally:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(30)
+            kill_all_of(process)
     return process.returncode, out, err
 
 
@@ -217,11 +214,11 @@ def test_a_node_that_joins_without_the_storage_takes_no_work_and_the_driver_says
         text=True,
         start_new_session=True,
     )
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not joins.exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.1)
     cluster.start(f"--address={cluster.address}", "--num-cpus=1", hidden=[folder])
-    code, out, err = ended(process, timeout=200)
+    code, out, err = ended(process, timeout=400)
     assert code == 0, out + err
     told = json.loads(out.splitlines()[-1])
     assert told["joined"] == 1

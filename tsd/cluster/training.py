@@ -30,7 +30,7 @@ from tsd.cluster.lean import LeanTrainer, quick_imports
 from tsd.cluster.outcomes import finished
 from tsd.cluster.session import on_driver, own_ray
 from tsd.cluster.trials import Run, Trial
-from tsd.errors import TrainingError, UserError
+from tsd.errors import DataError, TrainingError, UserError
 from tsd.recipe import Recipe, Student
 from tsd.schema import EXAMPLES
 from tsd.tasks import TASKS
@@ -481,7 +481,7 @@ def _forget_what_is_cut_off(trial: str) -> None:
     """Delete Ray's list of a trial's checkpoints where it was killed while it wrote it: it would not start."""
     try:
         store.read_json(trial, SNAPSHOT)
-    except ValueError:
+    except DataError:
         log.warning("%s/%s is cut off: it is made anew", trial, SNAPSHOT)
         files, root = store.filesystem(trial)
         files.delete_file(f"{root}/{SNAPSHOT}")
