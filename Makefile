@@ -20,7 +20,7 @@ test-ray: setup ## real local Ray clusters
 	$(BIN)/pytest -m ray --numprocesses 2 --dist loadfile
 
 test-long: setup ## the Ray tests that kill, with more kills and rows than in `make test`
-	$(BIN)/pytest -m ray --long tests/test_asking.py tests/test_data_plane.py tests/test_ray_training.py -k kill
+	$(BIN)/pytest -m ray --long --numprocesses 2 --dist loadfile tests/test_asking.py tests/test_data_plane.py tests/test_ray_training.py -k kill
 
 test-vllm: .venv-vllm/ready ## a real vLLM engine on CPUs, in the pipeline and as a server, with a tiny random model
 	$(VLLM)/pytest -m vllm tests/test_vllm.py

@@ -91,11 +91,16 @@ def alone(arguments: list[str], env: dict[str, str], timeout: float = 800) -> En
     )
 
 
-def kill_once(so: Callable[[], bool], arguments: list[str], cpus: int | None = None, timeout: float = 800) -> None:
-    """Start a command and `kill -9` it and all that it started once something is so."""
-    process = subprocess.Popen(
+def start(arguments: list[str], cpus: int | None = SHARED) -> subprocess.Popen[bytes]:
+    """A command in a group of its own with all that it starts. What it says of errors is the test's."""
+    return subprocess.Popen(
         arguments, cwd=ROOT, env=environment(cpus), stdout=subprocess.DEVNULL, start_new_session=True
     )
+
+
+def kill_once(so: Callable[[], bool], arguments: list[str], cpus: int | None = None, timeout: float = 800) -> None:
+    """Start a command and `kill -9` it and all that it started once something is so."""
+    process = start(arguments, cpus)
     try:
         until = time.monotonic() + timeout
         while not so():

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, command, environment, kill_a_worker_of, kill_all_of, run
+from commands import command, kill_a_worker_of, kill_all_of, run, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
@@ -14,14 +14,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 def parts(study: Path) -> dict[str, int]:
     """When each part was written, in ns."""
     return {path.name: path.stat().st_mtime_ns for path in (study / "series").glob("part-*.parquet")}
-
-
-def start(arguments: list[str]) -> subprocess.Popen[bytes]:
-    """A command, in a group of its own with all that it starts."""
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(
-        arguments, cwd=ROOT, env=environment(2), stdout=quiet, stderr=quiet, start_new_session=True
-    )
 
 
 def wait_for(process: subprocess.Popen[bytes], study: Path, least: int) -> None:

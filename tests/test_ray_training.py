@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, alone, command, ended, environment, kill_all_of, kill_once, run, worker_of
+from commands import alone, command, ended, environment, kill_all_of, kill_once, run, start, worker_of
 from mlflow import MlflowClient
 
 from tsd import store
@@ -81,13 +81,7 @@ def test_workers_killed_again_and_again_end_with_the_weights_of_some_that_nobody
     rng, trials = random.Random(11), examples / "tiny" / "trials"
     kills = 5 if long else 2
     settings = (VOLUMES, "training.concurrent_trials=1", f"training.max_failures={kills + 2}")
-    process = subprocess.Popen(
-        command(examples, *TRAINED, *settings, stage="train"),
-        cwd=ROOT,
-        env=environment(2),
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = start(command(examples, *TRAINED, *settings, stage="train"))
     killed: list[set[Path]] = [set()]
 
     def kill_after_a_checkpoint_of(run: str) -> None:
