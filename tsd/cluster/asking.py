@@ -146,8 +146,7 @@ class Asker:
         table = self._run(self.api.annotate(part, self.series.read_part(part), journal))
         if table is None:
             return None
-        journal.keep(table)
-        note = tally(table, journal.read().account)
+        note = tally(table, journal.keep(table))
         made = store.write_part(self.folder, part, table, self.recipe.asks.tables.annotations, self.key, note)
         journal.delete()
         return made

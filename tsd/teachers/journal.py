@@ -23,11 +23,12 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import fs
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
@@ -171,11 +172,11 @@ class Journal:
         key: the row's request key. known: whether the server said what it took.
         """
         entry: dict[str, Any] = {"ended": request, "billed": billed.as_list(), "known": known}
-        self._append([entry | ({"key": key, **asdict(reply)} if key and reply else {})])
+        self._append([entry | ({"key": key, **vars(reply)} if key and reply else {})])
 
     def add(self, key: str, reply: Reply) -> None:
         """Keep a reply that no request stands for. Raises StorageError where it cannot be kept."""
-        self._append([{"key": key, **asdict(reply)}])
+        self._append([{"key": key, **vars(reply)}])
 
     async def stored(self) -> None:
         """Wait until all that was added outlasts this process. Raises StorageError where it cannot be kept."""
@@ -201,20 +202,22 @@ class Journal:
         if self._error:
             raise self._error
 
-    def keep(self, annotations: pa.Table) -> None:
+    def keep(self, annotations: pa.Table) -> Earlier:
         """Compress the journal into one file that stays. annotations: the whole part, about to be written.
 
         Its rows that ended as `error` are kept as well, so that the same part can be made again. The folder is
-        deleted by `delete`, once the part is written.
+        deleted by `delete`, once the part is written. Returns what the part has been billed.
         """
         self.flush()
         history = self.read()
-        failed = {row["request_key"]: _reply(row) for row in annotations.to_pylist() if row["status"] == "error"}
+        errors = annotations.filter(pc.field("status") == "error").to_pylist()
+        failed = {row["request_key"]: _reply(row) for row in errors}
         head = {
             "account": history.account.as_dict(),
             "files": {Path(path).name: self._files.get_file_info(path).size for path in self._paths()},
         }
         self._write_archive(head, failed | history.replies)
+        return history.account
 
     def reopen(self) -> int:
         """Forget the rows that ended as `error`, so that they are asked again. Returns how many."""
@@ -264,7 +267,7 @@ class Journal:
         return head, entries
 
     def _write_archive(self, head: Mapping[str, Any], replies: Mapping[str, Reply]) -> None:
-        entries = [{**head, "v": SEALED}, *({"key": key, **asdict(one)} for key, one in replies.items())]
+        entries = [{**head, "v": SEALED}, *({"key": key, **vars(one)} for key, one in replies.items())]
         content = "\n".join(map(json.dumps, entries)).encode()
         sink = pa.BufferOutputStream()
         with pa.CompressedOutputStream(sink, "zstd") as packed:

@@ -162,11 +162,13 @@ class OpenAIApi:
         estimate = question.tokens + (repair_tokens(before) if before else 0)
         tried: list[Reply] = []
         counted, worked, ended = 0, False, 0.0
+        whole: Reply | None = None
 
         def keep(ticket: Ticket, reply: Reply, known: bool) -> None:
+            nonlocal whole
             cost = Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd)
-            whole = outcome(self._questions.task, before, [*tried, reply])
-            ticket.billed(cost, question.key, None if reply.status == "error" else whole, known)
+            whole = None if reply.status == "error" else outcome(self._questions.task, before, [*tried, reply])
+            ticket.billed(cost, question.key, whole, known)
 
         async def attempt() -> Reply | None:
             """One try; None where there were enough."""
@@ -191,7 +193,7 @@ class OpenAIApi:
             await retrying(attempt)
         except FinalError as final:
             tried.append(final.reply)
-        return outcome(self._questions.task, before, tried)
+        return whole or outcome(self._questions.task, before, tried)
 
     async def _outage(self, journal: Journal) -> None:
         """Wait for the end of an outage, where there is one.
@@ -247,12 +249,12 @@ class OpenAIApi:
                 try:
                     body = self._dialect.body(messages)
                     async with asyncio.timeout(self._teacher.timeout):  # the client's is between two reads
-                        # The client walks through the body that it knows, looking for names to change, of which
-                        # a chat request has none: a third of a request's time. An extra body it leaves alone.
-                        answer = await self._client.chat.completions.with_raw_response.create(
-                            model=self._teacher.model, messages=(), extra_body=body
+                        # `chat.completions.create` would look through the body for names to change, of which a
+                        # chat request has none, and check the answer's form, which `_read` does.
+                        answer = await self._client.post(
+                            "/chat/completions", cast_to=openai.HttpxBinaryResponseContent, body=body
                         )
-                    content = answer.http_response.content
+                    content = answer.content
                 except openai.APIStatusError as error:
                     if error.status_code not in UNSURE:
                         ticket.free()
