@@ -301,6 +301,21 @@ def test_a_stop_does_not_wait_for_what_is_under_way(server: Server, ask: Any, se
     assert time.monotonic() - started < 20
 
 
+def test_a_stop_waits_for_answers_as_long_as_they_have_taken_and_none_is_paid_for_twice(
+    server: Server, ask: Any, series: pa.Table, tmp_path: Path
+) -> None:
+    server.answer = lambda n, _: (
+        error(401, "expired") if n == 1 else Answer(200, completion(), hang=4.0 if n == 0 else 7.0)
+    )
+    first = ask(series.slice(0, 12), tmp_path / "one", in_flight=4)
+    assert "expired" in first.stopped
+    assert len(server.answered) == 4  # the first, and the three under way, 7 s after they were asked for
+    server.answer = lambda *_: Answer(200, completion())
+    again = ask(series.slice(0, 12), tmp_path / "one", in_flight=4)
+    assert set(again.table["status"].to_pylist()) == {"ok"}
+    assert set(server.answered.values()) == {0}
+
+
 def test_an_answer_that_comes_byte_by_byte_is_not_waited_for_beyond_the_timeout(
     server: Server, ask: Any, series: pa.Table
 ) -> None:

@@ -27,7 +27,9 @@ BURST_SECONDS = 1.0  # of a limit that may be used at once
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, where the server does not say how long
 MOST_SECONDS = 3600.0  # that a server may ask to wait; for more, the stage stops
 REPORT_SECONDS, REPORTS_IN_ONE = 0.25, 5  # where others wait for what is settled, it is told so much sooner
-GRACE_SECONDS = 5.0  # for requests under way once the stage is to stop: their answers are paid for
+# Once the stage is to stop, the answers under way are waited for: they are paid for. They get twice as long as the
+# slowest answer so far took, within these bounds in seconds.
+LEAST_GRACE, MOST_GRACE, TIMES_SLOWEST = 5.0, 60.0, 2.0
 SILENT_SECONDS = 30.0  # after which a worker that does not report is taken for dead
 UNREACHED_SECONDS = 10.0  # without a connection, before the first answer of all: then the stage stops
 LEAST_FAILURES = (
@@ -455,6 +457,7 @@ class Turnstile:
         """When this worker was last given an answer, by `time.monotonic`."""
         self.last_heard = 0.0
         """When the newest of its requests that were answered had been sent."""
+        self._slowest = 0.0  # seconds that an answer has taken
         self.stopped = asyncio.Event()
         """Set when nothing may be sent any more."""
         self._reason: str | None = None
@@ -550,6 +553,8 @@ class Turnstile:
             self._counts[ANSWERED] += 1
             self._news.answers += 1
             self.last_answer = time.monotonic()
+            if sent:
+                self._slowest = max(self._slowest, self.last_answer - sent)
             if form:
                 self._counts[FORM + form] += 1
         if reply.thought:
@@ -629,7 +634,8 @@ class Turnstile:
             return
         await self.unless_stopped(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
         if running := [task for task in tasks if not task.done()]:
-            await asyncio.wait(running, timeout=GRACE_SECONDS)
+            grace = min(max(TIMES_SLOWEST * self._slowest, LEAST_GRACE), MOST_GRACE)
+            await asyncio.wait(running, timeout=grace)
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
