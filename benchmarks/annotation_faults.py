@@ -47,16 +47,16 @@ from fault_answers import KEY, MODEL, Kind, labels_of, row_id
 from fault_server import KINDS
 from rich.console import Console
 
-from tsd import store
 from tsd.cluster import stages
 from tsd.cluster.session import session
 from tsd.errors import TsdError
 from tsd.progress import Reporter
 from tsd.recipe import load
+from tsd.storage import datasets
 from tsd.tasks import SINGLE
-from tsd.teachers.account import Earlier
-from tsd.teachers.gate import DOLLARS, UNCONFIRMED
-from tsd.teachers.journal import parts_with_journals, read_all
+from tsd.teachers.api.account import Earlier
+from tsd.teachers.api.journal import parts_with_journals, read_all
+from tsd.teachers.api.limits import DOLLARS, UNCONFIRMED
 
 ROWS, IN_FLIGHT, KILLED_IN_FLIGHT = 500, 32, 8
 KEY_ENV = "TSD_FAULTS_KEY"
@@ -234,7 +234,7 @@ def run_all(kinds: Sequence[Kind], url: str, folder: str, at_once: int) -> list[
     return [found[kind.name] for kind in kinds]
 
 
-def each_series(series: store.Dataset) -> Iterator[tuple[int, list[int]]]:
+def each_series(series: datasets.Dataset) -> Iterator[tuple[int, list[int]]]:
     """Each series' id and values."""
     for part in series.each_part(["series_id", "values"]):
         yield from zip(part["series_id"].to_pylist(), part["values"].to_pylist(), strict=True)
@@ -327,7 +327,7 @@ def of_money(outcome: Outcome) -> list[str]:
 class Run:
     """How one kind is run, by whatever means."""
 
-    def __init__(self, kind: Kind, url: str, folder: str, series: store.Dataset, outcome: Outcome) -> None:
+    def __init__(self, kind: Kind, url: str, folder: str, series: datasets.Dataset, outcome: Outcome) -> None:
         self.kind, self.url, self.folder, self.series, self.outcome = kind, url, folder, series, outcome
         self.asked_flight = KILLED_IN_FLIGHT if kind.by_command else IN_FLIGHT
 
@@ -349,7 +349,7 @@ class Run:
         """Read what came of it."""
         self.outcome.counted, self.outcome.unconfirmed = money(self.annotations)
         with suppress(TsdError):
-            made = store.open_dataset(self.annotations, SINGLE.tables.annotations)
+            made = datasets.open_dataset(self.annotations, SINGLE.tables.annotations)
             self.outcome.rows = made.read().to_pylist()
 
     def check_budget(self, budget: float | None) -> None:
@@ -497,7 +497,7 @@ def activity(url: str, kind: Kind) -> int:
 
 def money(annotations: str) -> tuple[float, float]:
     """Dollars that the stage has counted, and that it holds for unconfirmed, by its manifest or its journals."""
-    manifest = store.read_json(annotations, store.MANIFEST)
+    manifest = datasets.read_json(annotations, datasets.MANIFEST)
     if manifest:
         about = manifest["about"]
         return about.get(DOLLARS, 0.0), about.get(UNCONFIRMED, 0.0)

@@ -21,12 +21,12 @@ from matplotlib.figure import Figure
 from measured import Bound, finish, show
 from rich.console import Console
 
-from tsd import store
 from tsd.cluster import stages
 from tsd.cluster.session import session
-from tsd.drawing import BLOCK
+from tsd.generation.generator import BLOCK
 from tsd.progress import Reporter
 from tsd.recipe import load
+from tsd.storage import datasets
 
 MILLION, BILLION, CORES = 1_000_000, 1_000_000_000, 1_000
 COUNTS = (MILLION, 5 * MILLION)
@@ -86,9 +86,9 @@ def draw(count: int, folder: str) -> dict[str, Any]:
         seconds = time.perf_counter() - started
     place = f"{recipe.folder}/series"
     files = list(Path(place).glob("*.parquet"))
-    manifest = store.read_json(place, store.MANIFEST)
+    manifest = datasets.read_json(place, datasets.MANIFEST)
     looking = time.perf_counter()
-    notes = store.finished_parts(place, manifest["key"])
+    notes = datasets.finished_parts(place, manifest["key"])
     looking = time.perf_counter() - looking
     return {
         "series": count,
@@ -97,7 +97,7 @@ def draw(count: int, folder: str) -> dict[str, Any]:
         "peak_gib": memory.peak,
         "files": len(files),
         "bytes_per_series": sum(file.stat().st_size for file in files) / count,
-        "manifest_bytes_per_file": Path(place, store.MANIFEST).stat().st_size / len(files),
+        "manifest_bytes_per_file": Path(place, datasets.MANIFEST).stat().st_size / len(files),
         "note_bytes_per_file": len(json.dumps([part.note for part in notes.values()])) / len(files),
         "ms_to_look_at_a_file": 1000 * looking / len(files),
         "memory": memory.samples,

@@ -23,11 +23,12 @@ from lessons import lessons
 from measured import Bound, finish, show
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from tsd import corpus, students, training
-from tsd.decoding import decode
-from tsd.drawing import draw_table
+from tsd.generation.generator import draw_table
+from tsd.inference.decoding import decode
+from tsd.models import students
 from tsd.recipe import Student, TrainingConfig, load
 from tsd.tasks import SINGLE
+from tsd.training import corpus, loop
 
 SIZES, FIXED, MIXED = ("0.03M", "0.3M", "1M"), 128, (32, 64, 128, 256)
 TURNS = {1: 15, 32: 11, 128: 7}  # by batch: the shorter a turn, the more a moment of the machine weighs in it
@@ -62,15 +63,15 @@ def student(size: str, tokenizer: PreTrainedTokenizerBase, examples: pa.Table) -
     """A student that has learned how long a reply is, and little else."""
     model = students.build(Student(name=size), tokenizer, 0, 2048)
     settings = TrainingConfig()
-    training.train(
+    loop.train(
         model,
         corpus.tokenise(corpus.select([examples], "train", EXAMPLES), tokenizer, 2048),
         settings,
         learning_rate=students.learning_rate(Student(name=size)),
         seed=0,
-        place=training.Place(),
-        optimiser=training.make_optimiser(model, settings),
-        progress=training.Progress(),
+        place=loop.Place(),
+        optimiser=loop.make_optimiser(model, settings),
+        progress=loop.Progress(),
     )
     return model.eval()
 

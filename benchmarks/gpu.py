@@ -32,11 +32,12 @@ from large import EXAMPLES, SUPERVISED, TOKENS, write_model
 from measured import finish, show
 from transformers import PreTrainedModel
 
-from tsd import corpus, footprint, students, training
-from tsd.footprint import QWEN, Load
-from tsd.forward import decoder_layers
+from tsd.models import memory, students
+from tsd.models.forward import decoder_layers
+from tsd.models.memory import QWEN, Load
+from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Lora, Student, TrainingConfig
-from tsd.tokens import build_tokenizer
+from tsd.training import corpus, loop
 
 WARM, STEPS = 3, 6
 OURS, THEIRS, COMPILED = "tsd", "transformers", "transformers, compiled"
@@ -76,7 +77,7 @@ def main() -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29577", RANK="0", WORLD_SIZE="1")
     torch.cuda.set_device(0)
     dist.init_process_group("nccl")
-    peak = training.matmul_peak("cuda", seconds=1.0)
+    peak = loop.matmul_peak("cuda", seconds=1.0)
     print(f"{torch.cuda.get_device_name()}: bf16 matmul {peak / 1e12:.0f} TFLOP/s, torch {torch.__version__}")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +113,7 @@ def measure(case: Case, source: Path, peak: float) -> dict[str, Any]:
 
 def steps(case: Case, source: Path, peak: float) -> dict[str, float]:
     """Load the model, take the steps; the first ones do not count."""
-    place = training.Place(device="cuda")
+    place = loop.Place(device="cuda")
     lora = Lora() if case.lora else None
     student = Student(name="large", source=str(source), learning_rate=1e-5, lora=lora)
     tokenizer = build_tokenizer(["Describe the series: 1 2"] * 2, 512)
@@ -124,16 +125,16 @@ def steps(case: Case, source: Path, peak: float) -> dict[str, float]:
     config = TrainingConfig(
         batch_size=EXAMPLES, checkpoint_activations=case.again, packing=case.packing, max_length=2048
     )
-    progress, at = training.Progress(), [0.0]
+    progress, at = loop.Progress(), [0.0]
     with forward_by(case.forward):
-        training.train(
+        loop.train(
             model,
             examples,
             config,
             learning_rate=1e-5,
             seed=0,
             place=place,
-            optimiser=training.make_optimiser(model, config),
+            optimiser=loop.make_optimiser(model, config),
             progress=progress,
             report=lambda now: at.append(now.seconds),
         )
@@ -144,9 +145,9 @@ def steps(case: Case, source: Path, peak: float) -> dict[str, float]:
         model, body, round(tokens), EXAMPLES * SUPERVISED, float(examples.lengths.mean())
     )
     load = Load(EXAMPLES * TOKENS, EXAMPLES * SUPERVISED, TOKENS)
-    calculated = footprint.memory(QWEN[case.size], 1, load, checkpointing=case.again)
+    calculated = memory.memory(QWEN[case.size], 1, load, checkpointing=case.again)
     if case.lora:  # neither gradients nor moments
-        calculated["states"] = footprint.FULL * QWEN[case.size].parameters
+        calculated["states"] = memory.FULL * QWEN[case.size].parameters
     step = median(taken.tolist())
     return {
         "load s": loading,
@@ -167,18 +168,18 @@ def make_examples(case: Case) -> corpus.Corpus:
     return corpus.Corpus([rng.integers(0, 1000, n + 1) for n in lengths], lengths + 1 - SUPERVISED, 0)
 
 
-def divide(model: PreTrainedModel, case: Case, place: training.Place) -> PreTrainedModel:
+def divide(model: PreTrainedModel, case: Case, place: loop.Place) -> PreTrainedModel:
     """Shard it as a worker does, its layers compiled where that is asked."""
     if case.forward == COMPILED:
         for layer in decoder_layers(model):
             layer.compile()
-    return training.shard(model, place)
+    return loop.shard(model, place)
 
 
 def forward_by(which: str) -> AbstractContextManager[Any]:
     """Train by the model's own forward pass, or by tsd's."""
     unknown: Callable[[object], bool] = lambda _: False  # noqa: E731
-    return nullcontext() if which == OURS else mock.patch.object(training, "packable", unknown)
+    return nullcontext() if which == OURS else mock.patch.object(loop, "packable", unknown)
 
 
 def table(rows: list[dict[str, Any]]) -> None:

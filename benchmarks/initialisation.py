@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from lessons import lessons
 
-from tsd import corpus, students, training
-from tsd.decoding import decode
+from tsd.inference.decoding import decode
+from tsd.models import students
 from tsd.recipe import Student, TrainingConfig, load
 from tsd.tasks import SINGLE
+from tsd.training import corpus, loop
 
 STUDENT, EXAMPLES, HELD_OUT = "0.1M", 8000, 500
 STARTS = ("transformers' own", "unit gain", "unit gain, values in order")
@@ -40,17 +41,17 @@ def main() -> None:
         model = students.build(Student(name=STUDENT), tokenizer, 0, 2048)
         _restart(model, start)
         settings = TrainingConfig()
-        training.train(
+        loop.train(
             model,
             rows["train"],
             settings,
             learning_rate=students.learning_rate(Student(name=STUDENT)),
             seed=0,
-            place=training.Place(),
-            optimiser=training.make_optimiser(model, settings),
-            progress=training.Progress(),
+            place=loop.Place(),
+            optimiser=loop.make_optimiser(model, settings),
+            progress=loop.Progress(),
         )
-        loss = training.evaluate(model, rows["validation"], 50, training.Place())
+        loss = loop.evaluate(model, rows["validation"], 50, loop.Place())
         replies = decode(model, tokenizer, [SINGLE.student_prompt(row["values"]) for row in tests], 80)
         labels = [SINGLE.parse(reply).labels for reply in replies]
         right = {

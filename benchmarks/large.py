@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from measured import Bound, finish, show
 
-from tsd import footprint
-from tsd.footprint import HOPPER, QWEN, Load
-from tsd.tokens import build_tokenizer
+from tsd.models import memory
+from tsd.models.memory import HOPPER, QWEN, Load
+from tsd.models.tokenizer import build_tokenizer
 
 WORKERS, STEPS, ROWS, LENGTH, ANSWER = 2, 3, 4, 150, 40
 MARGIN = 1.25  # on what is calculated
@@ -54,8 +54,8 @@ def main() -> None:
 def report(shared: list[dict[str, Any]], whole: dict[str, Any]) -> None:
     """Print and keep what was measured beside what is calculated."""
     shape, load = QWEN["0.5B"], Load(ROWS * LENGTH // WORKERS, ROWS * ANSWER // WORKERS, LENGTH)
-    part = footprint.FULL * shape.parameters / WORKERS
-    step = sum(footprint.memory(shape, WORKERS, load, width=footprint.FULL).values())
+    part = memory.FULL * shape.parameters / WORKERS
+    step = sum(memory.memory(shape, WORKERS, load, width=memory.FULL).values())
     rows = [
         {"process": f"worker {rank}", "GB": f"{name}", **{key: value / 1e9 for key, value in one[name].items()}}
         for rank, one in enumerate(shared)
@@ -84,7 +84,7 @@ def report(shared: list[dict[str, Any]], whole: dict[str, Any]) -> None:
     results = {
         "workers": shared,
         "whole": whole,
-        "calculated": {"part": part, "step": footprint.memory(shape, WORKERS, load, width=footprint.FULL)},
+        "calculated": {"part": part, "step": memory.memory(shape, WORKERS, load, width=memory.FULL)},
     }
     finish(__file__, results, bounds)
 
@@ -145,8 +145,9 @@ def train(rank: int, source: Path, out: Path) -> None:
     import torch
     import torch.distributed as dist
 
-    from tsd import corpus, students, training
+    from tsd.models import students
     from tsd.recipe import Student, TrainingConfig
+    from tsd.training import corpus, loop
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -155,25 +156,25 @@ def train(rank: int, source: Path, out: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 1000, LENGTH).astype(np.int32) for _ in range(ROWS * STEPS)]
     examples = corpus.Corpus(rows, np.full(len(rows), LENGTH - ANSWER), 0)
-    place = training.Place(rank, WORKERS)
+    place = loop.Place(rank, WORKERS)
     student = Student(name="large", source=str(source), learning_rate=1e-5)
     with Peak() as peak:
         found: dict[str, Any] = {"imported": peak.now()}
         started = time.perf_counter()
-        model = students.build(student, tokenizer, 0, 512, partial(training.shard, place=place))
+        model = students.build(student, tokenizer, 0, 512, partial(loop.shard, place=place))
         found["load_seconds"], found["loaded"] = time.perf_counter() - started, peak.now()
         found["parameters"] = sum(p.numel() for p in model.parameters())
         found["mine"] = sum(p.to_local().numel() for p in model.parameters())
         config = TrainingConfig(batch_size=ROWS, workers=WORKERS)
-        progress, losses = training.Progress(), []
-        training.train(
+        progress, losses = loop.Progress(), []
+        loop.train(
             model,
             examples,
             config,
             learning_rate=1e-5,
             seed=0,
             place=place,
-            optimiser=training.make_optimiser(model, config),
+            optimiser=loop.make_optimiser(model, config),
             progress=progress,
             report=lambda now: losses.append(now.loss),
         )
@@ -250,9 +251,9 @@ def table() -> None:
         )
         for gpus in GPUS:
             kept, again = (
-                sum(footprint.memory(shape, gpus, load, checkpointing=way).values()) / 1e9 for way in (False, True)
+                sum(memory.memory(shape, gpus, load, checkpointing=way).values()) / 1e9 for way in (False, True)
             )
-            moving = footprint.moving(shape, gpus, HOPPER)
+            moving = memory.moving(shape, gpus, HOPPER)
             times = f"{computing:.2f} s | {moving:.2f} s | {max(computing, moving):.2f} s"
             print(f"| {name} | {gpus} | {kept:.0f} | {again:.0f} | {times} |")
 

@@ -5,11 +5,11 @@ from typing import Any
 import pyarrow as pa
 
 from tsd.curation import curate
-from tsd.drawing import draw_table
+from tsd.generation.generator import draw_table
+from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Recipe
 from tsd.tasks import SINGLE
 from tsd.teachers.rules import Rules
-from tsd.tokens import build_tokenizer
 
 
 def lessons(recipe: Recipe, count: int) -> tuple[pa.Table, pa.Table, Any]:

@@ -16,9 +16,12 @@ import torch
 from lessons import lessons
 from measured import Bound, finish, medians, show
 
-from tsd import corpus, drawing, scoring, students, training
+from tsd.evaluation import scoring
+from tsd.generation import generator
+from tsd.models import students
 from tsd.recipe import Recipe, TrainingConfig, load
-from tsd.teachers import own
+from tsd.study import local_teacher
+from tsd.training import corpus, loop
 
 PICTURES, SEEDS = 30_000, (0, 1)
 TESTS, AT_ONCE = 4096, 256  # series that a teacher is asked about, and how many together
@@ -76,13 +79,19 @@ def _asked(optimiser: str, pictures: int, rate: float = RATE, seed: int = 0) -> 
 
 def _learnt(recipe: Recipe) -> dict[str, Any]:
     """What a teacher has learned: its loss on held-out answers, and how many other series it has right."""
-    series, settings, student = own.draw(recipe), own.settings(recipe), own.as_student(recipe)
-    tests = drawing.draw_table(recipe.asks, recipe.series, recipe.seed, 0, TESTS)  # the study's: the same for all
-    tokenizer, corpora = own.told(recipe, {**series, "validation": tests.slice(0, HELD_OUT)})
+    series, settings, student = (
+        local_teacher.draw(recipe),
+        local_teacher.settings(recipe),
+        local_teacher.as_student(recipe),
+    )
+    tests = generator.draw_table(
+        recipe.asks, recipe.series, recipe.seed, 0, TESTS
+    )  # the study's: the same for all
+    tokenizer, corpora = local_teacher.told(recipe, {**series, "validation": tests.slice(0, HELD_OUT)})
     seed = recipe.teacher.train.seed  # type: ignore[union-attr]
     model = students.build(student, tokenizer, seed, settings.max_length)
     loss = _train(model, corpora["train"], corpora["validation"], settings, students.learning_rate(student), seed)
-    found = scoring.score(own.look(recipe.asks, model, tokenizer, tests, AT_ONCE))
+    found = scoring.score(local_teacher.look(recipe.asks, model, tokenizer, tests, AT_ONCE))
     return {
         "optimiser": settings.optimiser,
         "rate": student.learning_rate,
@@ -114,36 +123,34 @@ def _train(
     model: Any, taught: corpus.Corpus, held_out: corpus.Corpus, settings: TrainingConfig, rate: float, seed: int
 ) -> float:
     """Train on what is taught. Returns the loss on what is held out, in nats a token."""
-    training.train(
+    loop.train(
         model,
         taught,
         settings,
         learning_rate=rate,
         seed=seed,
-        place=training.Place(),
-        optimiser=training.make_optimiser(model, settings),
-        progress=training.Progress(),
+        place=loop.Place(),
+        optimiser=loop.make_optimiser(model, settings),
+        progress=loop.Progress(),
     )
-    return training.evaluate(model, held_out, settings.batch_size, training.Place())
+    return loop.evaluate(model, held_out, settings.batch_size, loop.Place())
 
 
-def _steps(
-    recipe: Recipe, make: Callable[..., torch.optim.Optimizer] = training.make_optimiser
-) -> Callable[[], None]:
+def _steps(recipe: Recipe, make: Callable[..., torch.optim.Optimizer] = loop.make_optimiser) -> Callable[[], None]:
     """An epoch of a recipe's pictures."""
-    settings, student = own.settings(recipe), own.as_student(recipe)
-    tokenizer, corpora = own.told(recipe, own.draw(recipe))
+    settings, student = local_teacher.settings(recipe), local_teacher.as_student(recipe)
+    tokenizer, corpora = local_teacher.told(recipe, local_teacher.draw(recipe))
     model = students.build(student, tokenizer, 0, settings.max_length)
     optimiser = make(model, settings)
-    return lambda: training.train(
+    return lambda: loop.train(
         model,
         corpora["train"],
         settings,
         learning_rate=1e-4,
         seed=0,
-        place=training.Place(),
+        place=loop.Place(),
         optimiser=optimiser,
-        progress=training.Progress(),
+        progress=loop.Progress(),
     )
 
 
@@ -170,9 +177,7 @@ class _TorchMuon(torch.optim.AdamW):
 
 
 def _torch_muon(model: Any, settings: Any) -> torch.optim.Optimizer:
-    return _TorchMuon(
-        training.make_optimiser(model, settings).param_groups, lr=0.0, betas=settings.betas, fused=True
-    )
+    return _TorchMuon(loop.make_optimiser(model, settings).param_groups, lr=0.0, betas=settings.betas, fused=True)
 
 
 if __name__ == "__main__":

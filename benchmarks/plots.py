@@ -1,6 +1,6 @@
 """How fast plots are drawn, on one core, and whether they are still the same pictures.
 
-Times `tsd.plots.Plotter` on series of the laptop study against the way of the code that accompanies arXiv
+Times `tsd.plots.plotter.Plotter` on series of the laptop study against the way of the code that accompanies arXiv
 2507.07439, a new matplotlib figure and `savefig` for each series. Writes plots.json beside itself. Two minutes.
 
     python benchmarks/plots.py --check
@@ -19,9 +19,9 @@ from matplotlib import pyplot
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from tsd.bare import Curve
-from tsd.drawing import draw_table
-from tsd.plots import Look, Plotter, choose_look, figure
+from tsd.generation.generator import draw_table
+from tsd.plots.plotter import Look, Plotter, choose_look, figure
+from tsd.plots.rasterised import Curve
 from tsd.recipe import PlotConfig, load
 from tsd.tasks import SINGLE
 

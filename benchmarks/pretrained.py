@@ -88,10 +88,11 @@ def read(replies: Path) -> pa.Table:
 
 def learn(source: str, examples: pa.Table) -> dict[str, Any]:
     """Train adapters on four fifths of the examples; losses, and replies to the rest."""
-    from tsd import corpus, students, training
-    from tsd.decoding import decode
+    from tsd.inference.decoding import decode
+    from tsd.models import students
     from tsd.recipe import Lora, Student, TrainingConfig
     from tsd.tasks import SINGLE
+    from tsd.training import corpus, loop
 
     tokenizer = students.load_tokenizer(source)
     held = np.arange(len(examples)) % HELD_OUT == 0
@@ -99,20 +100,20 @@ def learn(source: str, examples: pa.Table) -> dict[str, Any]:
     student = Student(name="SmolLM2-135M", source=source, learning_rate=RATE, lora=Lora())
     model = students.build(student, tokenizer, 0, 2048)
     config = TrainingConfig(batch_size=BATCH, epochs=EPOCHS)
-    place, progress, steps = training.Place(), training.Progress(), []
-    before = training.evaluate(model, asked, BATCH, place)
-    training.train(
+    place, progress, steps = loop.Place(), loop.Progress(), []
+    before = loop.evaluate(model, asked, BATCH, place)
+    loop.train(
         model,
         taught,
         config,
         learning_rate=RATE,
         seed=0,
         place=place,
-        optimiser=training.make_optimiser(model, config),
+        optimiser=loop.make_optimiser(model, config),
         progress=progress,
         report=lambda now: steps.append({"step": now.step, "loss": now.loss, "seconds": now.seconds}),
     )
-    after = training.evaluate(model, asked, BATCH, place)
+    after = loop.evaluate(model, asked, BATCH, place)
     prompts = examples.filter(pa.array(held))["prompt"].to_pylist()[:REPLIES]
     replies = decode(model, tokenizer, prompts, 120)
     facets = [SINGLE.parse(text).labels for text in replies]

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from measured import Bound, finish, medians, show
 
-from tsd.drawing import BLOCK, draw_table
-from tsd.drawing.blocks import draw_block
+from tsd.evaluation.scoring import baselines, class_table
+from tsd.generation.blocks import draw_block
+from tsd.generation.generator import BLOCK, draw_table
 from tsd.recipe import SeriesConfig, load
-from tsd.scoring import baselines, class_table
 from tsd.series.truth import NOISE_LEVELS, TREND_MARGIN
 from tsd.tasks import SINGLE
 

@@ -25,8 +25,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
 
-from tsd import corpus, forward, students, training
+from tsd.models import forward, students
 from tsd.recipe import Student, TrainingConfig, load
+from tsd.training import corpus, loop
 
 WHOLE, ALONE, TWO = "as it is", "sharded over one", "sharded over two"
 STEPS = {"0.03M": 20, "0.1M": 20, "0.3M": 10, "3M": 2}  # a turn
@@ -86,8 +87,8 @@ def _works(rank: int, size: str, meshes: dict[str, DeviceMesh]) -> dict[str, Cal
         model = students.build(Student(name=size), tokenizer, 0, 2048)
         if how in meshes:
             _shard(model, meshes[how])
-        place = training.Place(rank, 2) if how == TWO else training.Place()
-        optimiser = training.make_optimiser(model, recipe.training)
+        place = loop.Place(rank, 2) if how == TWO else loop.Place()
+        optimiser = loop.make_optimiser(model, recipe.training)
         works[how] = lambda model=model, place=place, optimiser=optimiser: _train(  # type: ignore[misc]
             model, few, recipe.training, place, optimiser
         )
@@ -102,9 +103,9 @@ def _shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
 
 
 def _train(
-    model: PreTrainedModel, few: corpus.Corpus, settings: TrainingConfig, place: training.Place, optimiser: Any
+    model: PreTrainedModel, few: corpus.Corpus, settings: TrainingConfig, place: loop.Place, optimiser: Any
 ) -> None:
-    training.train(
+    loop.train(
         model,
         few,
         settings,
@@ -112,7 +113,7 @@ def _train(
         seed=0,
         place=place,
         optimiser=optimiser,
-        progress=training.Progress(),
+        progress=loop.Progress(),
     )
 
 

@@ -33,14 +33,15 @@ import measured
 import pyarrow as pa
 import torch
 
-from tsd import drawing, store
 from tsd.cluster import stages
 from tsd.cluster.session import session
+from tsd.generation import generator
 from tsd.progress import Reporter
 from tsd.recipe import Recipe, RulesTeacher, load
-from tsd.store import Dataset
+from tsd.storage import datasets
+from tsd.storage.datasets import Dataset
+from tsd.study import local_teacher
 from tsd.tasks import SINGLE
-from tsd.teachers import own
 from tsd.teachers.local import Local
 from tsd.teachers.rules import Rules
 
@@ -121,7 +122,7 @@ def own_ways() -> dict[str, float]:
     """How many series a second a teacher of one's own describes, each way, and the rules teacher."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = load("laptop", [f"teacher.train.pictures={PICTURES}", f"out={folder}", TRACKING.format(folder)])
-        own.prepare_alone(recipe, Reporter())
+        local_teacher.prepare_alone(recipe, Reporter())
         teachers: dict[str, Any] = {
             IN_PROCESS: Local(recipe.teacher, SINGLE, Path(recipe.teacher.model)),
             "rules, one core": Rules(RulesTeacher(), SINGLE, 0),
@@ -140,7 +141,7 @@ def own_ways() -> dict[str, float]:
 
 def drawn(recipe: Recipe) -> pa.Table:
     """Series of the recipe, drawn anew."""
-    return drawing.draw_table(SINGLE, recipe.series, recipe.seed, 0, LOOKED_AT)
+    return generator.draw_table(SINGLE, recipe.series, recipe.seed, 0, LOOKED_AT)
 
 
 def rate_between(recipe: Recipe, teacher: Sequence[str]) -> float:
@@ -158,11 +159,11 @@ def rate_between(recipe: Recipe, teacher: Sequence[str]) -> float:
                 timeout=600,
                 stdout=subprocess.DEVNULL,
             )
-        spent = store.read_json(recipe.folder, "timings.json")
+        spent = datasets.read_json(recipe.folder, "timings.json")
         seconds.append(spent["Ask the teacher"])
         for name in ("series", "annotations"):
-            store.delete_folder(f"{recipe.folder}/{name}")
-        store.write_json(recipe.folder, "timings.json", {})
+            datasets.delete_folder(f"{recipe.folder}/{name}")
+        datasets.write_json(recipe.folder, "timings.json", {})
     few, many = FEW_AND_MANY
     return (many - few) / (seconds[1] - seconds[0])
 
@@ -220,7 +221,7 @@ def ask(recipe: Recipe, series: Dataset, url: str, view: str, turn: int) -> None
 def numbers_prompts(recipe: Recipe, series: Dataset) -> list[str]:
     """What the numbers view asks, as plain texts."""
     from tsd.recipe import ApiTeacher
-    from tsd.teachers.asking import Questions
+    from tsd.teachers.prompts import Questions
 
     teacher = ApiTeacher(kind="openai", model="seer", base_url="http://localhost/v1", view="numbers")
     questions = Questions(teacher, recipe.asks, recipe.plots, recipe.seed)

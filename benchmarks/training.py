@@ -149,8 +149,9 @@ def train(kind: str, size: str, points: str, steps: int) -> dict[str, float]:
     in tsd's process, the matmul peak."""
     from lessons import lessons
 
-    from tsd import corpus, students, training
+    from tsd.models import students
     from tsd.recipe import Student, load
+    from tsd.training import corpus, loop
 
     changes = [f"series.length={POINTS[points]}", f"training.batch_size={BATCH}", "training.optimiser=adamw"]
     recipe = load("laptop", ["teacher={kind: rules}", *changes])
@@ -165,19 +166,19 @@ def train(kind: str, size: str, points: str, steps: int) -> dict[str, float]:
         return result | _by_trainer(
             kind, model, few, tokenizer, recipe.training, students.SCRATCH[size].learning_rate
         )
-    progress = training.Progress()
-    training.train(
+    progress = loop.Progress()
+    loop.train(
         model,
         few,
         recipe.training,
         learning_rate=students.SCRATCH[size].learning_rate,
         seed=0,
-        place=training.Place(),
-        optimiser=training.make_optimiser(model, recipe.training),
+        place=loop.Place(),
+        optimiser=loop.make_optimiser(model, recipe.training),
         progress=progress,
     )
     took = {"seconds": progress.seconds, "steps": progress.step, "loss": progress.loss}
-    return result | took | {"peak": training.matmul_peak()}
+    return result | took | {"peak": loop.matmul_peak()}
 
 
 def _by_trainer(kind: str, model: Any, few: Any, tokenizer: Any, settings: Any, rate: float) -> dict[str, float]:

@@ -15,12 +15,12 @@ from typing import Any
 
 from measured import Bound, finish, show
 
-from tsd import placement
 from tsd.cluster import outcomes, training, trials
 from tsd.cluster.session import session
 from tsd.cluster.study import Study
 from tsd.progress import Reporter
 from tsd.recipe import Recipe, load
+from tsd.study import placement
 
 EXAMPLES, RUNS, TURNS = 800, 4, 3
 OWN, SHARED = "a trial each", "one trial for all"

@@ -11,14 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from api_server import Server, serving
-from asked import KEY, SECRET, Asked, api, in_batches
-from batch_server import BatchServer, serving_batches
 from hypothesis import settings
-from s3_server import S3, serving_s3
+from support.api_server import Server, serving
+from support.asked import KEY, SECRET, Asked, api, in_batches
+from support.batch_server import BatchServer, serving_batches
+from support.s3_server import S3, serving_s3
 
 from tsd.curation import curate
-from tsd.drawing import draw_table
+from tsd.generation.generator import draw_table
 from tsd.recipe import Recipe, load
 from tsd.tasks import SINGLE
 from tsd.teachers.rules import Rules
@@ -94,7 +94,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("openai_api", "batches"):
         monkeypatch.setattr(f"tsd.teachers.{module}.FIRST_WAIT", 0.01)
         monkeypatch.setattr(f"tsd.teachers.{module}.LONGEST_WAIT", 0.05)
-    monkeypatch.setattr("tsd.teachers.openai_api.PING_SECONDS", 1.0)
+    monkeypatch.setattr("tsd.teachers.api.live.PING_SECONDS", 1.0)
 
 
 @pytest.fixture

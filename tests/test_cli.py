@@ -10,10 +10,10 @@ import time
 import pytest
 import typer
 
-from tsd import store
 from tsd.cli import app, main
 from tsd.errors import StorageError
 from tsd.recipe import load, names
+from tsd.storage import datasets
 
 STAGES = ("generate", "annotate", "curate", "train", "evaluate", "report")
 COMMANDS = ("study", *STAGES, "explain", "look", "check", "verify", "teacher", "recipes")
@@ -167,12 +167,12 @@ def test_what_a_full_disk_cut_short_is_not_taken_for_whole(small_disk):
     noise = np.random.default_rng(0).integers(0, 2**62, 100_000)  # 800 kB: one fits 1 MiB and two do not
     table = pa.table({"noise": noise}, schema)
     folder = str(small_disk / "series")
-    store.write_part(folder, 0, table, schema, "key")
+    datasets.write_part(folder, 0, table, schema, "key")
     with pytest.raises(StorageError, match="no space left on device; name another folder"):
-        store.write_part(folder, 1, table, schema, "key")
-    assert store.finished_parts(folder, "key") == {0: store.Part(100_000)}
-    assert store.find_finished(folder, schema, "key") is None
-    assert [path.name for path in (small_disk / "series").iterdir()] == [store.part_name(0)]
+        datasets.write_part(folder, 1, table, schema, "key")
+    assert datasets.finished_parts(folder, "key") == {0: datasets.Part(100_000)}
+    assert datasets.find_finished(folder, schema, "key") is None
+    assert [path.name for path in (small_disk / "series").iterdir()] == [datasets.part_name(0)]
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

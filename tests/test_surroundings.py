@@ -18,14 +18,14 @@ SMALL = (
 DRAWN = """
 import hashlib, io
 import numpy as np
-from tsd import plots
-from tsd.figures import style
+from tsd.plots import plotter
+from tsd.plots.figures import style
 from tsd.recipe import load
 recipe = load("laptop", ["teacher={kind: rules}", "plots.style=paper"])
-look = plots.choose_look(recipe.plots, 0, 1)
+look = plotter.choose_look(recipe.plots, 0, 1)
 values = np.arange(128).astype("uint8") % 100
-print(hashlib.sha256(plots.Plotter()([values], [look])[0]).hexdigest())
-from tsd.picture import STYLE, Figure
+print(hashlib.sha256(plotter.Plotter()([values], [look])[0]).hexdigest())
+from tsd.reporting.scaling_figure import STYLE, Figure
 with style(STYLE):
     figure = Figure()
     figure.add_subplot(title="a $title$").plot([1, 2])
@@ -80,7 +80,7 @@ def test_pictures_are_the_same_whatever_settings_a_person_has(place: str, as_eve
 
 
 def test_matplotlib_in_a_notebook_keeps_what_the_notebook_asked_for(tmp_path: Path) -> None:
-    code = "import os, tsd.figures; print(os.environ['MPLBACKEND'])"
+    code = "import os, tsd.plots.figures; print(os.environ['MPLBACKEND'])"
     assert run(["-c", code], tmp_path, MPLBACKEND="nonsense").stdout == b"nonsense\n"
 
 

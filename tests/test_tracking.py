@@ -17,11 +17,11 @@ from mlflow import MlflowClient
 from pyarrow import fs
 
 import tsd
-from tsd import store
 from tsd.cluster.study import Study
 from tsd.errors import InputError
 from tsd.progress import Reporter
 from tsd.recipe import load
+from tsd.storage import datasets
 from tsd.tracking import Tracker
 
 RECORD = {
@@ -249,7 +249,7 @@ def _locked(uri):
 
 def _stored(folder):
     """What the files of a write-ahead log hold, wherever it lies."""
-    files, root = store.filesystem(folder)
+    files, root = datasets.filesystem(folder)
     found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
     return [files.open_input_file(one.path).read().decode() for one in found if one.base_name.endswith("jsonl")]
 
@@ -378,7 +378,7 @@ def test_a_file_with_damaged_lines_is_delivered_but_for_these_and_kept(uri):
         b'{"run": "a", "kind": "txt", "value": "x"}',
     ]
     content = b"\n".join([*lines, *unfit, lines[0][:20]])
-    store.write_bytes("runs/laptop/tracking", "0-torn.jsonl", content)
+    datasets.write_bytes("runs/laptop/tracking", "0-torn.jsonl", content)
     said = []
     tracker = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n", said.append)
     assert tracker.flush(60) == 0

@@ -13,7 +13,7 @@ from tsd.errors import InputError, TsdError, UserError
 
 if TYPE_CHECKING:
     from tsd.recipe import Recipe
-    from tsd.verify import Finding
+    from tsd.study.verify import Finding
 
 STOPPED = 130  # the exit code of what was interrupted
 
@@ -172,7 +172,7 @@ def explain(
     Rows are sorted by their times; separators, decimal signs, units, totals and codes for missing values are
     found, and what was done is said. What can be read in two ways is refused: the options settle it.
     """
-    from tsd import explain as explaining
+    from tsd.inference import explain as explaining
     from tsd.measurements import Hints
 
     hints = Hints(time, decimal, dates, tuple(where or ()), tuple(missing or ()))
@@ -196,7 +196,7 @@ def look(
     """
     if not plots:
         raise InputError("say what to look at: --plots shows the series as a teacher sees them")
-    from tsd.look import show_plots
+    from tsd.reporting.gallery import show_plots
 
     print(show_plots(run, out, per_class, style))
 
@@ -213,8 +213,8 @@ def verify(
     Exit code 0 where all that is there is sound, also of an unfinished study; 1 where something is damaged.
     Example: tsd verify runs/laptop --repair
     """
-    from tsd import verify as verifying
     from tsd.errors import DataError
+    from tsd.study import verify as verifying
 
     findings: list[Finding] = []
     finished = True
@@ -231,10 +231,11 @@ def verify(
 
 
 def _repair(run: str, findings: "list[Finding]") -> None:
-    from tsd import lock, verify
+    from tsd.storage import locks
+    from tsd.study import verify
 
     recipe = verify.recipe_of(run)
-    with lock.hold(recipe.folder, f"tsd verify {run} --repair"):
+    with locks.hold(recipe.folder, f"tsd verify {run} --repair"):
         verify.set_aside(findings)
         from tsd.cluster import studies
         from tsd.progress import Reporter
@@ -302,7 +303,7 @@ def _stage(
     if stage == "teacher":
         recipe.require_own_teacher()
     if dry_run:
-        from tsd.plan import plan
+        from tsd.study.plan import plan
 
         print(plan(recipe, stage))
         return
@@ -310,25 +311,25 @@ def _stage(
 
 
 def _run(recipe: "Recipe", stage: str, preview: int | None = None, retry_errors: bool = False) -> None:
-    from tsd import lock
-    from tsd.store import require_writable
+    from tsd.storage import locks
+    from tsd.storage.datasets import require_writable
 
     require_writable(recipe.folder, recipe.bytes_needed)  # said before Ray is even imported
-    with lock.hold(recipe.folder, f"tsd {'teacher train' if stage == 'teacher' else stage} {recipe.name}"):
+    with locks.hold(recipe.folder, f"tsd {'teacher train' if stage == 'teacher' else stage} {recipe.name}"):
         _run_alone(recipe, stage, preview, retry_errors)
 
 
 def _run_alone(recipe: "Recipe", stage: str, preview: int | None, retry_errors: bool) -> None:
     """Run a stage; nobody else writes into the study's folder meanwhile."""
-    from tsd import provenance
     from tsd.cluster import preflight
     from tsd.progress import Reporter
+    from tsd.study import provenance
 
     reporter = Reporter()
     provenance.require(recipe, stage)
     preflight.require(preflight.before_ray(recipe, stage, asks=bool(preview or retry_errors)))
     if stage == "teacher":
-        from tsd.teachers.own import prepare_alone
+        from tsd.study.local_teacher import prepare_alone
 
         prepare_alone(recipe, reporter)
         return

@@ -40,8 +40,8 @@ with warnings.catch_warnings():
 from pyarrow import fs
 
 import tsd
-from tsd import store
 from tsd.errors import InputError, StorageError
+from tsd.storage import datasets
 
 TAG = "tsd.run"
 WHY = "tsd.failed"
@@ -362,7 +362,7 @@ class _Outbox:
             name = f"{self._names}-{number:06d}.jsonl"
             lines = "".join(json.dumps(event) + "\n" for event in events)
             try:
-                store.write_bytes(self._folder, name, lines.encode())
+                datasets.write_bytes(self._folder, name, lines.encode())
             except (OSError, StorageError):  # a full disk: MLflow may take it all the same
                 self._files.put(_File(None, events, len(events)))
                 continue
@@ -455,7 +455,7 @@ def _is_refusal(error: Exception) -> bool:
 def _listed(folder: str) -> list[str]:
     """The files that earlier starts left, oldest first."""
     try:
-        files, root = store.filesystem(folder)
+        files, root = datasets.filesystem(folder)
         found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
     except (OSError, ValueError):
         return []
@@ -466,7 +466,7 @@ def _listed(folder: str) -> list[str]:
 
 def _read(folder: str, name: str) -> tuple[list[Event], list[int]]:
     """The events of a file, and the numbers of lines that are none."""
-    files, root = store.filesystem(folder)
+    files, root = datasets.filesystem(folder)
     with files.open_input_stream(f"{root}/{name}", compression=None) as source:
         lines = source.read().splitlines()
     events, torn = [], []
@@ -489,14 +489,14 @@ def _read(folder: str, name: str) -> tuple[list[Event], list[int]]:
 def _keep_apart(folder: str, name: str) -> str:
     """Rename a file of which a line is damaged, so that no later start delivers it again. Returns the new name."""
     with contextlib.suppress(OSError):
-        files, root = store.filesystem(folder)
+        files, root = datasets.filesystem(folder)
         files.move(f"{root}/{name}", f"{root}/{name}{TORN}")
     return f"{name}{TORN}"
 
 
 def _delete(folder: str, name: str) -> None:
     with contextlib.suppress(OSError):
-        files, root = store.filesystem(folder)
+        files, root = datasets.filesystem(folder)
         files.delete_file(f"{root}/{name}")
 
 

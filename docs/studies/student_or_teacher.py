@@ -10,10 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tsd import scoring, store
-from tsd.intervals import crossed_mean
+from tsd.evaluation import scoring
+from tsd.evaluation.intervals import crossed_mean
 from tsd.recipe import Recipe, load
-from tsd.runs import Run, in_order
+from tsd.reporting.runs import Run, in_order
+from tsd.storage import datasets
 
 RECIPES = ("student_or_teacher.yaml", "student_or_teacher_curated.yaml")
 
@@ -25,7 +26,7 @@ def main() -> None:
     for name in RECIPES:
         recipe = load(str(Path(__file__).parent / name), [])
         for teacher, one in recipe.by_teacher.items():
-            runs = in_order(store.open_dataset(f"{one.folder}/runs", one.asks.tables.runs).read())
+            runs = in_order(datasets.open_dataset(f"{one.folder}/runs", one.asks.tables.runs).read())
             for student, examples in dict.fromkeys((run["student"], run["examples"]) for run in runs):
                 own = [run for run in runs if (run["student"], run["examples"]) == (student, examples)]
                 policy = recipe.curation.policy("trend")  # that of all facets here
@@ -46,8 +47,8 @@ def beside(recipe: Recipe, runs: list[Run]) -> str:
 def all_right(recipe: Recipe, run: Run) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Whether all facets are right, (series,) each: as the student says, and as its teacher does."""
     tables = recipe.asks.tables
-    said = store.open_dataset(f"{recipe.folder}/predictions/{run['run_id']}", tables.predictions).read()
-    parts = store.open_dataset(f"{recipe.folder}/annotations", tables.annotations).each_part(
+    said = datasets.open_dataset(f"{recipe.folder}/predictions/{run['run_id']}", tables.predictions).read()
+    parts = datasets.open_dataset(f"{recipe.folder}/annotations", tables.annotations).each_part(
         ["series_id", "labels"]
     )
     taught = pa.concat_tables(part.filter(pc.is_in(part["series_id"], said["series_id"])) for part in parts)

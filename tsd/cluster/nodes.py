@@ -28,10 +28,10 @@ import yaml
 from pyarrow import fs
 from ray.exceptions import GetTimeoutError, RayError
 
-from tsd import store
 from tsd.cluster.session import own_ray
 from tsd.errors import InputError, UserError
 from tsd.progress import Step
+from tsd.storage import datasets
 
 NODE_ID = "ray.io/node-id"  # the label that Ray gives every node
 PROBES = ".nodes"  # in a study's folder, as long as a command works
@@ -127,7 +127,7 @@ def watched(
     need = Need(folder, token, tuple(models), tuple(packages), _versions())
     current = Nodes(need, say)
     try:
-        store.write_bytes(place, token, token.encode())
+        datasets.write_bytes(place, token, token.encode())
         faults = ask_all(need)
         if faults:
             raise InputError("\n".join(f"node {_name(node)} {fault}" for node, fault in faults.items()))
@@ -135,7 +135,7 @@ def watched(
     finally:
         current = before
         ray.data.DataContext.get_current().execution_options.label_selector = None
-        store.delete_folder(place)
+        datasets.delete_folder(place)
 
 
 def ask_all(need: Need) -> dict[str, str]:
@@ -285,7 +285,7 @@ def _packages_fault(need: Need) -> str | None:
 
 def _storage_fault(need: Need) -> str | None:
     place, node = f"{need.folder.rstrip('/')}/{PROBES}", ray.get_runtime_context().get_node_id()
-    files, root = store.filesystem(place)
+    files, root = datasets.filesystem(place)
     try:
         with files.open_input_file(f"{root}/{need.token}") as probe:
             found = probe.read().decode()
@@ -293,7 +293,7 @@ def _storage_fault(need: Need) -> str | None:
         found = ""
     if found != need.token:
         return _unseen(need.folder)
-    store.write_bytes(place, f"{need.token}-{node}", b"seen")
+    datasets.write_bytes(place, f"{need.token}-{node}", b"seen")
     return None
 
 
@@ -328,7 +328,7 @@ def _versions() -> tuple[tuple[str, str], ...]:
 def _answered(need: Need) -> list[str]:
     """The nodes whose probes the driver sees."""
     place = f"{need.folder.rstrip('/')}/{PROBES}"
-    files, root = store.filesystem(place)
+    files, root = datasets.filesystem(place)
     names = [info.base_name for info in files.get_file_info(fs.FileSelector(root, allow_not_found=True))]
     return [name.partition("-")[2] for name in names if name.startswith(f"{need.token}-")]
 

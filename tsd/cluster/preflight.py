@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tsd import placement, sources, store
 from tsd.cluster import outcomes, trials
 from tsd.errors import InputError, TsdError, UserError
+from tsd.models import sources
 from tsd.recipe import ApiTeacher, LocalTeacher, ModelTeacher, Recipe, Student, VllmTeacher
-from tsd.schema import EXAMPLES
+from tsd.storage import datasets
+from tsd.storage.schemas import EXAMPLES
+from tsd.study import placement
 
 WHOLE = ("generate", "annotate", "curate", "train", "evaluate", "report")  # what `study` does
 TRACKED = {"train", "evaluate", "report", "teacher"}
@@ -221,7 +223,7 @@ def _this_machine(recipe: Recipe, asked: set[str]) -> Machines:
 
 
 def _storage(recipe: Recipe) -> str:
-    store.require_writable(recipe.folder, recipe.bytes_needed)
+    datasets.require_writable(recipe.folder, recipe.bytes_needed)
     return f"{recipe.folder} is writable"
 
 
@@ -242,7 +244,7 @@ def _teacher(recipe: Recipe, asks: bool) -> Iterator[Finding]:
 
 
 def _key(teacher: ApiTeacher) -> str:
-    from tsd.teachers.server import require_key
+    from tsd.teachers.api.connection import require_key
 
     require_key(teacher)
     return f"${teacher.key_variable} is set" if teacher.key_variable else "none is asked for"
@@ -251,7 +253,7 @@ def _key(teacher: ApiTeacher) -> str:
 def _folder(model: str) -> str:
     """Of a model that an engine loads: whether a folder is one. A hub's name is the hub's to answer for."""
     if sources.is_uri(model) or model.startswith((".", "/", "~")):
-        if store.read_json(model, "config.json") is None:
+        if datasets.read_json(model, "config.json") is None:
             raise InputError(f"teacher.model: {model} is not the folder of a model: it holds no config.json")
         return f"{model} is a model's folder"
     return f"{model} is looked up when the engine starts"
@@ -259,8 +261,8 @@ def _folder(model: str) -> str:
 
 def _whole_model(model: str) -> str:
     _folder(model)
-    from tsd.students import load_tokenizer
-    from tsd.weights import require_whole
+    from tsd.models.students import load_tokenizer
+    from tsd.models.weights import require_whole
 
     load_tokenizer(model)
     require_whole(model)
@@ -269,7 +271,7 @@ def _whole_model(model: str) -> str:
 
 def _nli(recipe: Recipe) -> str:
     assert recipe.curation.nli
-    from tsd.curation.inference import require_contradiction  # torch and transformers
+    from tsd.curation.nli import require_contradiction  # torch and transformers
 
     require_contradiction(recipe.curation.nli.model)
     return f"{recipe.curation.nli.model} tells contradictions"
@@ -286,7 +288,7 @@ def _students(recipe: Recipe) -> Iterator[Finding]:
 
 
 def _usable(source: str) -> str:
-    from tsd.students import require_usable  # torch and transformers
+    from tsd.models.students import require_usable  # torch and transformers
 
     require_usable(source)
     return f"{source} can be trained and decoded"
@@ -294,8 +296,8 @@ def _usable(source: str) -> str:
 
 def _can_teach(student: Student) -> str:
     """Whether a model that is trained already can teach a student that has a source, too."""
-    from tsd.distillation import require_same_tokens
-    from tsd.students import load_tokenizer, require_usable
+    from tsd.models.students import load_tokenizer, require_usable
+    from tsd.training.distillation import require_same_tokens
 
     assert student.distil
     given = require_usable(student.distil.teacher)
@@ -310,7 +312,7 @@ def _unfinished(recipe: Recipe) -> list[Student]:
     for one in recipe.by_teacher.values() or [recipe]:
         missing = {student.name for student in one.students.sizes}
         try:
-            runs = trials.plan_runs(one, store.open_dataset(f"{one.folder}/examples", EXAMPLES).digest)
+            runs = trials.plan_runs(one, datasets.open_dataset(f"{one.folder}/examples", EXAMPLES).digest)
             done = outcomes.finished(one, runs)
             missing = {run["student"]["name"] for run in runs if run["run_id"] not in done}
         except (TsdError, OSError, ValueError):
@@ -380,7 +382,7 @@ def reach(url: str, field: str) -> str:
 def _is_finished(folder: str) -> bool:
     """Whether a table is there, as far as a look at its manifest tells."""
     try:
-        return store.read_manifest(folder) is not None
+        return datasets.read_manifest(folder) is not None
     except (TsdError, OSError, ValueError):
         return False
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from rich.markup import escape
 
-from tsd import card, store
 from tsd.cluster.trials import Run
 from tsd.errors import DataError
+from tsd.models import card
 from tsd.progress import Reporter
 from tsd.recipe import Recipe
+from tsd.storage import datasets
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,21 @@ def restore_records(recipe: Recipe, runs: Sequence[Run], reporter: Reporter) -> 
     records = f"{recipe.folder}/records"
     for run_id in (run["run_id"] for run in runs):
         folder, name = f"{recipe.folder}/students/{run_id}", f"{run_id}.json"
-        if store.read_bytes(records, name) is None:
+        if datasets.read_bytes(records, name) is None:
             continue
-        wrong = store.damage(folder) if store.exists(folder) else {"its folder": "it is missing"}
+        wrong = datasets.damage(folder) if datasets.exists(folder) else {"its folder": "it is missing"}
         if wrong:
-            lost[run_id] = LostStudent(wrong, store.seals(folder))
-            store.delete_file(records, name)
+            lost[run_id] = LostStudent(wrong, datasets.seals(folder))
+            datasets.delete_file(records, name)
             reporter.say(escape(f"  students/{run_id} is damaged ({_first(wrong)}): it is trained again"))
             continue
         try:
-            whole = store.read_fields(records, name) or {}
+            whole = datasets.read_fields(records, name) or {}
         except DataError:
             whole = {}
         if whole.get("run_id") != run_id:
-            record = {**store.read_json(folder, card.CARD)["run"], **_decode_seconds(recipe, run_id)}
-            store.write_json(records, name, record)
+            record = {**datasets.read_json(folder, card.CARD)["run"], **_decode_seconds(recipe, run_id)}
+            datasets.write_json(records, name, record)
             reporter.say(escape(f"  records/{name} was damaged: written anew from students/{run_id}/{card.CARD}"))
     return lost
 
@@ -55,10 +56,10 @@ def hold_against(recipe: Recipe, lost: Mapping[str, LostStudent], reporter: Repo
     was decoded with the old ones."""
     for run_id, one in lost.items():
         folder = f"{recipe.folder}/students/{run_id}"
-        if not store.exists(folder):
+        if not datasets.exists(folder):
             continue  # its training failed, which is told elsewhere
-        if one.before and _weights(store.seals(folder)) != _weights(one.before):
-            store.delete_folder(f"{recipe.folder}/predictions/{run_id}")
+        if one.before and _weights(datasets.seals(folder)) != _weights(one.before):
+            datasets.delete_folder(f"{recipe.folder}/predictions/{run_id}")
             reporter.say(escape(f"  students/{run_id} was trained again, with other weights: it is decoded again"))
         else:
             same = " with the same bytes" if one.before else ""
@@ -69,7 +70,7 @@ def require_same(
     folder: str, wrong: Mapping[str, str], before: Mapping[str, Mapping[str, Any]], reporter: Reporter
 ) -> None:
     """Say that a sealed folder was made again. Raises DataError where its files are not those that were there."""
-    name, now = folder.rpartition("/")[2], store.seals(folder)
+    name, now = folder.rpartition("/")[2], datasets.seals(folder)
     if before and before != now:
         changed = sorted(file for file in {*before, *now} if before.get(file) != now.get(file))
         raise DataError(
@@ -81,7 +82,7 @@ def require_same(
 
 def _decode_seconds(recipe: Recipe, run_id: str) -> dict[str, float]:
     """What a record has besides its student's card, as far as the runs table knows it."""
-    runs = store.peek(f"{recipe.folder}/runs", recipe.asks.tables.runs)
+    runs = datasets.peek(f"{recipe.folder}/runs", recipe.asks.tables.runs)
     try:
         rows = runs.read(["run_id", "decode_seconds"]).to_pylist() if runs else []
     except DataError:

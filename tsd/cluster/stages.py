@@ -20,34 +20,37 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.markup import escape
 
-from tsd import curation, drawing, lock, scoring, store
-from tsd.bare import draw
+from tsd import curation
 from tsd.cluster import nodes
-from tsd.corpus import chat_tokens
 from tsd.errors import InputError, TsdError, how_to_install
+from tsd.evaluation import scoring
+from tsd.generation import generator
+from tsd.plots.rasterised import draw
 from tsd.progress import Reporter, Step
 from tsd.recipe import LocalTeacher, ModelTeacher, Recipe, RulesTeacher, VllmTeacher
-from tsd.schema import EXAMPLES, PLOTS, REJECTS, fingerprint
-from tsd.teachers.counts import tally
+from tsd.storage import datasets, locks
+from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, fingerprint
+from tsd.teachers.api.counts import tally
 from tsd.teachers.rules import Rules
+from tsd.training.corpus import chat_tokens
 
-Parts = dict[int, store.Part]
-Work = Callable[[int], Sequence[store.Part]]  # make one part of every output
+Parts = dict[int, datasets.Part]
+Work = Callable[[int], Sequence[datasets.Part]]  # make one part of every output
 SEEN = ("series_id", "split", "values", "truth")  # of a series, by curation
 SHOWN = 3  # of the parts that were lost, in the line that says so
 
 
-def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
+def generate(recipe: Recipe, reporter: Reporter) -> datasets.Dataset:
     """Draw the series and measure their truth; the shares of their classes and the baselines go with them."""
     folder, key, schema = f"{recipe.folder}/series", series_key(recipe), recipe.asks.tables.series
-    done = store.find_finished(folder, schema, key)
-    per_part = recipe.series.blocks_per_part * drawing.BLOCK
+    done = datasets.find_finished(folder, schema, key)
+    per_part = recipe.series.blocks_per_part * generator.BLOCK
     count = recipe.series.count
 
-    def work(part: int) -> list[store.Part]:
+    def work(part: int) -> list[datasets.Part]:
         first = part * per_part
-        table = drawing.draw_table(recipe.asks, recipe.series, recipe.seed, first, min(per_part, count - first))
-        return [store.write_part(folder, part, table, schema, key, scoring.tally(recipe.asks, table))]
+        table = generator.draw_table(recipe.asks, recipe.series, recipe.seed, first, min(per_part, count - first))
+        return [datasets.write_part(folder, part, table, schema, key, scoring.tally(recipe.asks, table))]
 
     with reporter.stage("Draw series", count, recipe.asks.unit) as step:
         if done:
@@ -57,18 +60,18 @@ def generate(recipe: Recipe, reporter: Reporter) -> store.Dataset:
         lost = find_lost(folder, key, parts)
         (made,) = _run(work, parts, [(folder, key)], step)
         counted = scoring.add(made[part].note for part in range(parts))
-        drawn = store.commit(folder, schema, key, parts, {}, made, scoring.about(recipe.asks, counted))
+        drawn = datasets.commit(folder, schema, key, parts, {}, made, scoring.about(recipe.asks, counted))
     lost.say(reporter)
     return drawn
 
 
-def draw_plots(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store.Dataset:
+def draw_plots(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> datasets.Dataset:
     """Keep the plots on disk; a teacher needs none of them, it is shown its own."""
-    folder, key = f"{recipe.folder}/plots", store.digest(["plots", *plots_identity(recipe), series.digest])
-    done = store.find_finished(folder, PLOTS, key)
+    folder, key = f"{recipe.folder}/plots", datasets.digest(["plots", *plots_identity(recipe), series.digest])
+    done = datasets.find_finished(folder, PLOTS, key)
 
-    def work(part: int) -> list[store.Part]:
-        return [store.write_part(folder, part, plot_table(recipe, series.read_part(part)), PLOTS, key)]
+    def work(part: int) -> list[datasets.Part]:
+        return [datasets.write_part(folder, part, plot_table(recipe, series.read_part(part)), PLOTS, key)]
 
     with reporter.stage("Draw plots", series.rows, "plots") as step:
         if done:
@@ -76,22 +79,22 @@ def draw_plots(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> sto
             return done
         lost = find_lost(folder, key, series.parts)
         (made,) = _run(work, series.parts, [(folder, key)], step)
-        drawn = store.commit(folder, PLOTS, key, series.parts, {"series": series.digest}, made)
+        drawn = datasets.commit(folder, PLOTS, key, series.parts, {"series": series.digest}, made)
     lost.say(reporter)
     return drawn
 
 
-def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store.Dataset:
+def annotate(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> datasets.Dataset:
     """Have the teacher describe every series; what it cost and how its replies ended go with them."""
     folder, key = f"{recipe.folder}/annotations", annotations_key(recipe, series)
     schema, parents = recipe.asks.tables.annotations, {"series": series.digest}
-    done = store.find_finished(folder, schema, key)
+    done = datasets.find_finished(folder, schema, key)
     rules = _rules(recipe) if isinstance(recipe.teacher, RulesTeacher) else None
 
-    def work(part: int) -> list[store.Part]:
+    def work(part: int) -> list[datasets.Part]:
         assert rules
         table = rules.annotate(series.read_part(part))
-        return [store.write_part(folder, part, table, schema, key, tally(table))]
+        return [datasets.write_part(folder, part, table, schema, key, tally(table))]
 
     with reporter.stage(f"Ask the teacher ({recipe.teacher.name})", series.rows, "replies") as step:
         if done:
@@ -105,14 +108,14 @@ def annotate(recipe: Recipe, series: store.Dataset, reporter: Reporter) -> store
         counted: Counter[str] = Counter()
         for part in made.values():
             counted.update(part.note)
-        said = store.commit(folder, schema, key, series.parts, parents, made, dict(counted))
+        said = datasets.commit(folder, schema, key, series.parts, parents, made, dict(counted))
     lost.say(reporter)
     return said
 
 
 def _ask(
     recipe: Recipe,
-    series: store.Dataset,
+    series: datasets.Dataset,
     folder: str,
     key: str,
     step: Step,
@@ -122,38 +125,38 @@ def _ask(
     """lost: parts that were there once; where replies are paid for, they come from the journal or not at all."""
     # openai and matplotlib: workers that ask nobody are ready seconds sooner without them
     if isinstance(recipe.teacher, VllmTeacher):
-        from tsd.cluster import vllm
+        from tsd.cluster import vllm_teacher
 
-        return vllm.ask(recipe, series, folder, key, step)
+        return vllm_teacher.ask(recipe, series, folder, key, step)
     if isinstance(recipe.teacher, LocalTeacher):
-        from tsd.cluster import looking
+        from tsd.cluster import local_teacher
 
-        return looking.ask(recipe, series, folder, key, step)
-    from tsd.cluster import asking
+        return local_teacher.ask(recipe, series, folder, key, step)
+    from tsd.cluster import api_teacher
 
-    return asking.ask(recipe, series, folder, key, step, lost=lost, say=reporter.say)
+    return api_teacher.ask(recipe, series, folder, key, step, lost=lost, say=reporter.say)
 
 
 def curate(
-    recipe: Recipe, series: store.Dataset, annotations: store.Dataset, reporter: Reporter
-) -> tuple[store.Dataset, store.Dataset]:
+    recipe: Recipe, series: datasets.Dataset, annotations: datasets.Dataset, reporter: Reporter
+) -> tuple[datasets.Dataset, datasets.Dataset]:
     """Sort the annotations into examples and rejects; the counts of both go with the examples."""
     kept, rejected = f"{recipe.folder}/examples", f"{recipe.folder}/rejects"
     parents = {"series": series.digest, "annotations": annotations.digest}
-    key = store.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
-    done = store.find_finished(kept, EXAMPLES, key), store.find_finished(rejected, REJECTS, key)
-    whole = all(done) and store.find_finished(f"{recipe.folder}/verdicts", recipe.asks.tables.verdicts, key)
+    key = datasets.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
+    done = datasets.find_finished(kept, EXAMPLES, key), datasets.find_finished(rejected, REJECTS, key)
+    whole = all(done) and datasets.find_finished(f"{recipe.folder}/verdicts", recipe.asks.tables.verdicts, key)
     verdicts = None if whole else _judge(recipe, series, annotations, key, parents, reporter)
 
-    def work(part: int) -> list[store.Part]:
+    def work(part: int) -> list[datasets.Part]:
         assert verdicts
         judged = verdicts.read_part(part)
         examples, rejects, counts = curation.sort_out(
             recipe.asks, annotations.read_part(part), series.read_part(part, SEEN), judged, settled
         )
         return [
-            store.write_part(kept, part, examples, EXAMPLES, key, counts),
-            store.write_part(rejected, part, rejects, REJECTS, key),
+            datasets.write_part(kept, part, examples, EXAMPLES, key, counts),
+            datasets.write_part(rejected, part, rejects, REJECTS, key),
         ]
 
     with reporter.stage("Curate", annotations.rows, "replies") as step:
@@ -166,8 +169,8 @@ def curate(
         good, bad = _run(work, series.parts, [(kept, key), (rejected, key)], step)
         counted = curation.about(curation.add(good[part].note for part in range(series.parts)))
         both = (
-            store.commit(kept, EXAMPLES, key, series.parts, parents, good, counted),
-            store.commit(rejected, REJECTS, key, series.parts, parents, bad),
+            datasets.commit(kept, EXAMPLES, key, series.parts, parents, good, counted),
+            datasets.commit(rejected, REJECTS, key, series.parts, parents, bad),
         )
     for one in lost:
         one.say(reporter)
@@ -176,32 +179,32 @@ def curate(
 
 def _judge(
     recipe: Recipe,
-    series: store.Dataset,
-    annotations: store.Dataset,
+    series: datasets.Dataset,
+    annotations: datasets.Dataset,
     key: str,
     parents: dict[str, str],
     reporter: Reporter,
-) -> store.Dataset:
+) -> datasets.Dataset:
     """Decide on each annotation by itself: what the corpus as a whole decides needs all of these."""
     folder, schema = f"{recipe.folder}/verdicts", recipe.asks.tables.verdicts
-    done = store.find_finished(folder, schema, key)
+    done = datasets.find_finished(folder, schema, key)
 
-    def work(part: int) -> list[store.Part]:
+    def work(part: int) -> list[datasets.Part]:
         said, known = annotations.read_part(part), series.read_part(part, SEEN)
         table = curation.judge(recipe.asks, said, known, recipe.curation, _contradictions(recipe))
-        return [store.write_part(folder, part, table, schema, key)]
+        return [datasets.write_part(folder, part, table, schema, key)]
 
     with reporter.stage("Judge", annotations.rows, "replies") as step:
         if done:
             step.skip(done.rows)
             return done
         if recipe.curation.nli:
-            from tsd.curation.inference import require_contradiction  # torch and transformers
+            from tsd.curation.nli import require_contradiction  # torch and transformers
 
             require_contradiction(recipe.curation.nli.model)  # said here, not by a worker
         lost = find_lost(folder, key, series.parts)
         (made,) = _run(work, series.parts, [(folder, key)], step)
-        judged = store.commit(folder, schema, key, series.parts, parents, made)
+        judged = datasets.commit(folder, schema, key, series.parts, parents, made)
     lost.say(reporter)
     return judged
 
@@ -216,8 +219,10 @@ class Lost:
     def say(self, reporter: Reporter) -> None:
         """Say, once they are there again, which parts were made again and why."""
         if self.parts:
-            table, count = self.folder.removeprefix(store.study_of(self.folder)).lstrip("/"), len(self.parts)
-            whys = ", ".join(f"{store.part_name(part)}: {why}" for part, why in list(self.parts.items())[:SHOWN])
+            table, count = self.folder.removeprefix(datasets.study_of(self.folder)).lstrip("/"), len(self.parts)
+            whys = ", ".join(
+                f"{datasets.part_name(part)}: {why}" for part, why in list(self.parts.items())[:SHOWN]
+            )
             more = f", and {count - SHOWN} more" if count > SHOWN else ""
             noun = "part" if count == 1 else "parts"
             reporter.say(escape(f"  remade {count:,} {noun} of {table} with the same bytes ({whys}{more})"))
@@ -226,13 +231,13 @@ class Lost:
 def find_lost(folder: str, key: str, parts: int) -> Lost:
     """The parts that were lost. Where the manifest was damaged, none of those that are missing is known not to
     have been there."""
-    lost = store.lost_parts(folder, key)
-    if store.has_damaged_manifest(folder):
-        lost |= store.unreadable_parts(folder)
-        there = store.finished_parts(folder, key)
+    lost = datasets.lost_parts(folder, key)
+    if datasets.has_damaged_manifest(folder):
+        lost |= datasets.unreadable_parts(folder)
+        there = datasets.finished_parts(folder, key)
         lost |= {part: "it is missing, as is a whole manifest" for part in range(parts) if part not in there}
     for part in lost:
-        store.set_aside(folder, part)
+        datasets.set_aside(folder, part)
     return Lost(folder, lost)
 
 
@@ -244,7 +249,7 @@ class Decoded:
     failed: dict[str, str]
 
 
-def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, reporter: Reporter) -> Decoded:
+def decode(recipe: Recipe, run_ids: Sequence[str], series: datasets.Dataset, reporter: Reporter) -> Decoded:
     """Decode every student on the first test series, one predictions dataset a run.
 
     A student that cannot reply is left behind with the reason, and tried again by another start.
@@ -255,11 +260,11 @@ def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, report
     schema = recipe.asks.tables.predictions
     keys = {run: predictions_key(recipe, run, series) for run in run_ids}
     folders = {run: f"{recipe.folder}/predictions/{run}" for run in run_ids}
-    open_runs = [run for run in run_ids if not store.find_finished(folders[run], schema, keys[run])]
+    open_runs = [run for run in run_ids if not datasets.find_finished(folders[run], schema, keys[run])]
     work = [
         {"run": run, "chunk": chunk}
         for run in open_runs
-        for chunk in sorted(set(range(chunks)) - set(store.finished_parts(folders[run], keys[run])))
+        for chunk in sorted(set(range(chunks)) - set(datasets.finished_parts(folders[run], keys[run])))
     ]
     made = Decoded(dict.fromkeys(open_runs, 0.0), {})
     with reporter.stage("Decode", len(run_ids) * chunks, "batches") as step:
@@ -281,14 +286,14 @@ def decode(recipe: Recipe, run_ids: Sequence[str], series: store.Dataset, report
             step.advance(1, row["run"])
         for run in open_runs:
             if run not in made.failed:
-                store.commit(folders[run], schema, keys[run], chunks, {"series": series.digest})
+                datasets.commit(folders[run], schema, keys[run], chunks, {"series": series.digest})
     return made
 
 
 class Decoder:
     """Decodes chunks of the test series; keeps the student of the last chunk loaded."""
 
-    def __init__(self, recipe: Recipe, series: store.Dataset, keys: dict[str, str]) -> None:
+    def __init__(self, recipe: Recipe, series: datasets.Dataset, keys: dict[str, str]) -> None:
         import torch
 
         self.recipe, self.keys = recipe, keys
@@ -329,7 +334,7 @@ class Decoder:
                 "truth": rows["truth"],
             }
         )
-        store.write_part(
+        datasets.write_part(
             f"{self.recipe.folder}/predictions/{run}", chunk, table, task.tables.predictions, self.keys[run]
         )
 
@@ -342,24 +347,24 @@ class Decoder:
         """What gives a student's replies to series."""
         if self.loaded is None or self.loaded[0] != run:
             self._forget()
-            with store.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
+            with datasets.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
                 self.loaded = run, self._load(Path(folder))
         return self.loaded[1]
 
     def _load(self, folder: Path) -> Callable[[pa.Table], list[str]]:
-        from tsd.decoding import decode as reply
-        from tsd.decoding import describe
-        from tsd.sight import looks
-        from tsd.students import load_model, load_tokenizer
+        from tsd.inference.decoding import decode as reply
+        from tsd.inference.decoding import describe
+        from tsd.models.students import load_model, load_tokenizer
+        from tsd.models.vision import looks
 
         tokenizer, gpu, most = load_tokenizer(str(folder)), self.recipe.training.gpu, self.recipe.max_new_tokens
         task, wanted = self.recipe.asks, self.recipe.evaluation.vllm
         if wanted or (wanted is None and gpu and _vllm_is_installed()):
-            from tsd import vllm_decoding
+            from tsd.inference import vllm
 
-            if vllm_decoding.fits(folder):
+            if vllm.fits(folder):
                 longest = max(map(len, chat_tokens(self._prompts(self.test), tokenizer)))
-                engine = self.held.enter_context(vllm_decoding.Engine(folder, tokenizer, longest, most, gpu))
+                engine = self.held.enter_context(vllm.Engine(folder, tokenizer, longest, most, gpu))
                 return lambda rows: engine.decode(self._prompts(rows))
         model = load_model(str(folder)).to("cuda" if gpu else "cpu")
         if looks(model):
@@ -380,7 +385,7 @@ def _vllm_is_installed() -> bool:
     return importlib.util.find_spec("vllm") is not None
 
 
-def test_series(recipe: Recipe, series: store.Dataset) -> pa.Table:
+def test_series(recipe: Recipe, series: datasets.Dataset) -> pa.Table:
     """The first test series by id, as many as the recipe evaluates on. Raises InputError if there are fewer."""
     wanted = recipe.evaluation.series
     found: list[pa.Table] = []
@@ -396,9 +401,7 @@ def test_series(recipe: Recipe, series: store.Dataset) -> pa.Table:
 
 def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
     """The plot of each series, as a teacher would be shown it."""
-    from tsd.plots import (  # matplotlib: workers that draw no plots are ready sooner without it
-        choose_look,
-    )
+    from tsd.plots.plotter import choose_look
 
     items = recipe.asks.items(series)
     looks = [choose_look(recipe.plots, recipe.seed, series_id) for series_id in series["series_id"].to_pylist()]
@@ -414,41 +417,41 @@ def _rules(recipe: Recipe) -> Rules:
 def _contradictions(recipe: Recipe) -> curation.Contradictions | None:
     if recipe.curation.nli is None:
         return None
-    from tsd.curation.inference import Inference
+    from tsd.curation.nli import Inference
 
     return Inference(recipe.curation.nli)
 
 
 @lru_cache(maxsize=1)
 def _plotter() -> Any:
-    from tsd.plots import Plotter
+    from tsd.plots.plotter import Plotter
 
     return Plotter()
 
 
-def predictions_key(recipe: Recipe, run: str, series: store.Dataset) -> str:
+def predictions_key(recipe: Recipe, run: str, series: datasets.Dataset) -> str:
     """What makes a run's predictions: the student, the series and how long a reply may be."""
     asked = recipe.evaluation.model_dump(include={"series", "batch_size"})
-    return store.digest(["predictions", recipe.asks.version, run, asked, recipe.max_new_tokens, series.digest])
+    return datasets.digest(["predictions", recipe.asks.version, run, asked, recipe.max_new_tokens, series.digest])
 
 
 def series_key(recipe: Recipe) -> str:
     """What makes the series: the generator, the seed and the recipe's section."""
     asked = [recipe.task, recipe.asks.version, fingerprint(recipe.asks.tables.series)]
-    return store.digest(["series", drawing.VERSION, *asked, recipe.seed, recipe.series.model_dump()])
+    return datasets.digest(["series", generator.VERSION, *asked, recipe.seed, recipe.series.model_dump()])
 
 
-def annotations_key(recipe: Recipe, series: store.Dataset) -> str:
+def annotations_key(recipe: Recipe, series: datasets.Dataset) -> str:
     """What makes the annotations: the prompt, the teacher, what it is shown and which series."""
     looks = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_plots
     plots = plots_identity(recipe) if looks else []
     shown = [recipe.asks.version, recipe.teacher.identity, *plots, recipe.seed]
-    return store.digest(["annotations", *shown, series.digest])
+    return datasets.digest(["annotations", *shown, series.digest])
 
 
 def plots_identity(recipe: Recipe) -> list[Any]:
     """What makes a plot besides its series."""
-    from tsd.plots import VERSION  # matplotlib takes a while to load
+    from tsd.plots.plotter import VERSION  # matplotlib takes a while to load
 
     return [recipe.plots.identity, VERSION]
 
@@ -458,20 +461,20 @@ def _run(work: Work, parts: int, outputs: Sequence[tuple[str, str]], step: Step)
 
     outputs: folder and key of each.
     """
-    found = [store.finished_parts(folder, key) for folder, key in outputs]
+    found = [datasets.finished_parts(folder, key) for folder, key in outputs]
     there = [part for part in range(parts) if all(part in old for old in found)]
     step.skip(sum(old[part].rows for part in there for old in found))
     missing = np.setdiff1d(np.arange(parts), there)
     if len(missing) == 0:
         return found
 
-    claim = lock.claim(outputs[0][0])
+    claim = locks.claim(outputs[0][0])
 
-    def make_one(part: int) -> Sequence[store.Part]:
+    def make_one(part: int) -> Sequence[datasets.Part]:
         if claim:
             claim.require()  # the driver may stand still, and another command may have taken the folder over
         # Ray repeats the whole task of a worker that died: what it had already written is not made again.
-        written = [store.find_part(folder, part, key) for folder, key in outputs]
+        written = [datasets.find_part(folder, part, key) for folder, key in outputs]
         whole = [one for one in written if one is not None]
         return whole if len(whole) == len(outputs) else work(part)
 
@@ -481,7 +484,7 @@ def _run(work: Work, parts: int, outputs: Sequence[tuple[str, str]], step: Step)
 
     # Ray Data carries numbers of parts and what was counted in them: its memory does not grow with the series.
     for row in nodes.done(make, missing, step):
-        made = [store.Part(**one) for one in json.loads(row["made"])]
+        made = [datasets.Part(**one) for one in json.loads(row["made"])]
         for output, one in zip(found, made, strict=True):
             output[int(row["part"])] = one
         step.advance(sum(one.rows for one in made))

@@ -9,12 +9,14 @@ import pyarrow as pa
 import ray
 from rich.markup import escape
 
-from tsd import comparison, provenance, store
 from tsd.cluster import nodes, preflight
 from tsd.cluster.session import own_ray, session
 from tsd.cluster.study import Study, say_place, write_runs
 from tsd.progress import Reporter, clock
 from tsd.recipe import Recipe, to_yaml
+from tsd.reporting import comparison
+from tsd.storage import datasets
+from tsd.study import provenance
 
 T = TypeVar("T")
 
@@ -93,7 +95,7 @@ class Studies:
         """Write each teacher's report and the one that compares them."""
         shown = self._all(lambda study: study.report())
         page = comparison.write(self.recipe.name, shown, to_yaml(self.recipe))
-        store.write_bytes(self.recipe.folder, "report.html", page.encode())
+        datasets.write_bytes(self.recipe.folder, "report.html", page.encode())
         for line in comparison.headlines(shown):
             self.reporter.say(f"  {escape(line)}")
         say_place(self.reporter, self.recipe)

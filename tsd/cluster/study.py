@@ -19,20 +19,22 @@ import ray
 from rich.markup import escape
 
 import tsd
-from tsd import card, placement, provenance, scaling, scoring, store
-from tsd import report as reporting
-from tsd.cluster import comparing, distilling, outcomes, restoring, stages, trials
-from tsd.corpus import select
+from tsd.cluster import comparisons, distillation, outcomes, restoring, stages, trials
 from tsd.curation import review
 from tsd.errors import DataError, InputError, StorageError, TrainingError
-from tsd.figures import style
+from tsd.evaluation import laws, scoring
+from tsd.models import card
+from tsd.plots.figures import style
 from tsd.progress import Reporter, Step
 from tsd.recipe import ApiTeacher, ModelTeacher, Recipe, RulesTeacher, to_yaml
-from tsd.schema import EXAMPLES, REJECTS, VALID, score_names
+from tsd.reporting import report as reporting
+from tsd.storage import datasets
+from tsd.storage.schemas import EXAMPLES, REJECTS, VALID, score_names
+from tsd.study import local_teacher, placement, provenance
 from tsd.tasks import Task
-from tsd.teachers import own
-from tsd.teachers.account import Earlier
-from tsd.teachers.counts import describe
+from tsd.teachers.api.account import Earlier
+from tsd.teachers.api.counts import describe
+from tsd.training.corpus import select
 
 SAMPLES = 8
 RARE = 0.1  # share of a class below which a warning is due
@@ -65,19 +67,19 @@ class Study:
 
     def require_own_series(self) -> None:
         """Raise StorageError where series of another recipe lie in the folder; their keys say so."""
-        store.require_made_by(self.series, stages.series_key(self.recipe))
+        datasets.require_made_by(self.series, stages.series_key(self.recipe))
 
     def require_own_tables(self) -> None:
         """Raise StorageError where tables of another recipe lie in the folder that keeps no recipe."""
         if provenance.read(self.recipe) is not None:
             return
         self.require_own_series()
-        series = store.peek(self.series, self.tables.series)
+        series = datasets.peek(self.series, self.tables.series)
         if series is not None:
             key = stages.annotations_key(self.recipe, series)
-            store.require_made_by(f"{self.recipe.folder}/annotations", key)
+            datasets.require_made_by(f"{self.recipe.folder}/annotations", key)
 
-    def generate(self) -> store.Dataset:
+    def generate(self) -> datasets.Dataset:
         """Draw the series and say how their classes came out; keep their plots where the recipe asks for it."""
         series = self._timed("Draw series", lambda: stages.generate(self.recipe, self.reporter))
         for line in class_lines(self.recipe.asks, series.about["classes"]):
@@ -89,9 +91,12 @@ class Study:
     def prepare_teacher(self) -> None:
         """Train the study's own teacher, where it has one that is not there yet."""
         if isinstance(self.recipe.teacher, ModelTeacher) and self.recipe.teacher.train:
-            self._timed("Train the teacher", lambda: own.prepare(self.recipe, self.reporter, lambda: self.tracker))
+            self._timed(
+                "Train the teacher",
+                lambda: local_teacher.prepare(self.recipe, self.reporter, lambda: self.tracker),
+            )
 
-    def annotate(self) -> store.Dataset:
+    def annotate(self) -> datasets.Dataset:
         """Ask the teacher; the series must be there."""
         self.prepare_teacher()
         series = self.open("series")
@@ -102,23 +107,23 @@ class Study:
 
     def preview(self, count: int) -> None:
         """Ask about the first series, show what came and what all would cost; nothing else is done."""
-        from tsd.teachers.history import earlier_requests
+        from tsd.teachers.api.history import earlier_requests
         from tsd.teachers.preview import PAGE, lines, preview
 
         self.prepare_teacher()
         series, teacher = self.open("series"), self.recipe.teacher
         folder, key = f"{self.recipe.folder}/annotations", stages.annotations_key(self.recipe, series)
-        store.find_finished(folder, self.tables.annotations, key)  # another recipe's folder is refused
+        datasets.find_finished(folder, self.tables.annotations, key)  # another recipe's folder is refused
         earlier = earlier_requests(folder, key) if isinstance(teacher, ApiTeacher) else Earlier()
         table, page = preview(self.recipe, series.read_part(0).slice(0, count), folder, earlier)
-        store.write_bytes(self.recipe.folder, PAGE, page.encode())
+        datasets.write_bytes(self.recipe.folder, PAGE, page.encode())
         for line in lines(table, series.rows):
             self.reporter.say(escape(line))
         say_place(self.reporter, self.recipe, "Preview", PAGE)
 
     def reopen_errors(self) -> None:
         """Have the rows that ended as `error` asked again by `annotate`."""
-        from tsd.teachers.history import reopen_errors
+        from tsd.teachers.api.history import reopen_errors
 
         folder, key = f"{self.recipe.folder}/annotations", stages.annotations_key(self.recipe, self.open("series"))
         rows = reopen_errors(self.recipe, folder, key)
@@ -127,9 +132,9 @@ class Study:
             return
         self.reporter.say(f"  {rows:,} rows ended as error and are asked again")
         made = [f"{self.recipe.folder}/{name}" for name in provenance.MADE["curate"]]
-        made = [folder for folder in made if store.names(folder)]
+        made = [folder for folder in made if datasets.names(folder)]
         for folder in made:  # they cost nothing, and are those of other annotations from now on
-            store.delete_folder(folder)
+            datasets.delete_folder(folder)
         if made:
             self.reporter.say("  what was curated from them is made anew by the next command that needs it")
 
@@ -151,7 +156,7 @@ class Study:
         examples = self.open("examples")
         require_examples(self.recipe, examples)
         self._timed("Prepare the tokenizer", lambda: self.prepare_tokenizer(examples))
-        distilling.require_fitting_teachers(self.recipe)
+        distillation.require_fitting_teachers(self.recipe)
         runs = trials.plan_runs(self.recipe, examples.digest)
         self.tracker.tag({"examples": examples.digest, "teacher": self.teacher})
         lost = restoring.restore_records(self.recipe, runs, self.reporter)
@@ -200,7 +205,7 @@ class Study:
             )  # of the first time, if parts were lost
             scores = scoring.score(predictions)
             if record.get("decode_seconds") != spent:
-                store.write_json(
+                datasets.write_json(
                     f"{self.recipe.folder}/records", f"{run_id}.json", {**record, "decode_seconds": spent}
                 )
             scored = {name: scores[name].as_dict() for name in self.scores}
@@ -214,9 +219,9 @@ class Study:
     def _complete_card(self, run_id: str, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Write a student's model card anew, with its scores; one of an earlier version has none."""
         folder = f"{self.recipe.folder}/students/{run_id}"
-        said = store.read_fields(folder, card.CARD)
+        said = datasets.read_fields(folder, card.CARD)
         if said is not None and "about" in said:
-            store.write_bytes(folder, card.README, card.render(said, scores).encode())
+            datasets.write_bytes(folder, card.README, card.render(said, scores).encode())
 
     def report(self) -> reporting.Study:
         """Fit the laws and write the report. Returns what it shows."""
@@ -232,13 +237,13 @@ class Study:
             step.advance(1)
             study = self._timed("Write the report", lambda: self.assemble(runs, fits))
             page = reporting.write(study)
-            store.write_bytes(self.recipe.folder, "report.html", page.encode())
+            datasets.write_bytes(self.recipe.folder, "report.html", page.encode())
             self.tracker.close(page)
             picture = io.BytesIO()
             figure = reporting.scaling_figure(self.recipe.asks, runs, study.baselines, fits)
             with style():
                 figure.savefig(picture, format="png", dpi=144)
-            store.write_bytes(self.recipe.folder, "scaling.png", picture.getvalue())
+            datasets.write_bytes(self.recipe.folder, "scaling.png", picture.getvalue())
             step.advance(1)
         for line in reporting.headlines(study):
             self.reporter.say(f"  {line}")
@@ -301,13 +306,13 @@ class Study:
         for row in runs.to_pylist():
             self.tracker.finish(row, {name: row[name]["value"] for name in self.scores}, int(time.time() * 1000))
 
-    def prepare_tokenizer(self, examples: store.Dataset) -> None:
+    def prepare_tokenizer(self, examples: datasets.Dataset) -> None:
         """Build the small tokenizer for students from scratch, once a study."""
         folder = f"{self.recipe.folder}/tokenizer"
-        there = store.exists(folder)
-        wrong, before = (store.damage(folder), store.seals(folder)) if there else ({}, {})
-        if wrong or not there or store.read_bytes(folder, "tokenizer_config.json") is None:
-            from tsd.tokens import build_tokenizer
+        there = datasets.exists(folder)
+        wrong, before = (datasets.damage(folder), datasets.seals(folder)) if there else ({}, {})
+        if wrong or not there or datasets.read_bytes(folder, "tokenizer_config.json") is None:
+            from tsd.models.tokenizer import build_tokenizer
 
             columns = examples.each_part(["split", "prompt", "completion"])
             taught = select(columns, "train", max(self.recipe.students.volumes))
@@ -316,11 +321,11 @@ class Study:
             with tempfile.TemporaryDirectory() as local:
                 looking = any(student.looks for student in self.recipe.students.sizes)
                 build_tokenizer(texts, self.recipe.training.max_length, looking).save_pretrained(local)
-                store.copy_folder(local, folder, sealed=True)
+                datasets.copy_folder(local, folder, sealed=True)
             if there:
                 restoring.require_same(folder, wrong, before, self.reporter)
 
-    def _records(self, examples: store.Dataset) -> dict[str, dict[str, Any]]:
+    def _records(self, examples: datasets.Dataset) -> dict[str, dict[str, Any]]:
         runs = trials.plan_runs(self.recipe, examples.digest)
         records = outcomes.finished(self.recipe, runs)
         if not records:
@@ -333,8 +338,8 @@ class Study:
         series, annotations, examples = (self.open(name) for name in ("series", "annotations", "examples"))
         failed = outcomes.failures(recipe, trials.plan_runs(recipe, examples.digest))
         test, said = stages.test_series(recipe, series), self._predictions(runs)
-        seconds: dict[str, float] = store.read_fields(recipe.folder, "timings.json") or {}
-        known = comparing.lookup(recipe, runs)
+        seconds: dict[str, float] = datasets.read_fields(recipe.folder, "timings.json") or {}
+        known = comparisons.lookup(recipe, runs)
         return reporting.Study(
             title=recipe.name,
             task=recipe.asks,
@@ -351,12 +356,12 @@ class Study:
             counts=examples.about,
             beside=self._beside(said, annotations),
             facts=self._facts(series, test) | {f"Failed: {run_id}": reason for run_id, reason in failed.items()},
-            objectives=comparing.beside_words(self.recipe, known),
-            views=comparing.beside_readers(self.recipe, known),
-            views_at_flops=comparing.beside_readers_at_flops(self.recipe, known),
+            objectives=comparisons.beside_words(self.recipe, known),
+            views=comparisons.beside_readers(self.recipe, known),
+            views_at_flops=comparisons.beside_readers_at_flops(self.recipe, known),
         )
 
-    def _beside(self, said: pa.Table, annotations: store.Dataset) -> dict[str, scoring.Beside]:
+    def _beside(self, said: pa.Table, annotations: datasets.Dataset) -> dict[str, scoring.Beside]:
         ids = pc.unique(said["series_id"])
         rows = (
             part.filter(pc.is_in(part["series_id"], ids))
@@ -369,10 +374,10 @@ class Study:
         return self._predictions_of(reporting.best(runs)["run_id"])
 
     def _predictions_of(self, run_id: str) -> pa.Table:
-        return store.open_dataset(f"{self.recipe.folder}/predictions/{run_id}", self.tables.predictions).read()
+        return datasets.open_dataset(f"{self.recipe.folder}/predictions/{run_id}", self.tables.predictions).read()
 
     def _samples(
-        self, predictions: pa.Table, test: pa.Table, annotations: store.Dataset
+        self, predictions: pa.Table, test: pa.Table, annotations: datasets.Dataset
     ) -> list[reporting.Sample]:
         """Test series with what the teacher and the best student said of them: half of them its mistakes."""
         said = predictions.to_pylist()
@@ -405,7 +410,7 @@ class Study:
         plots = stages.plot_table(self.recipe, series).to_pylist()
         return {plot["series_id"]: base64.b64encode(plot["png"]).decode() for plot in plots}
 
-    def _facts(self, series: store.Dataset, test: pa.Table) -> dict[str, str]:
+    def _facts(self, series: datasets.Dataset, test: pa.Table) -> dict[str, str]:
         packages = ("ray", "torch", "transformers", "mlflow")
         return {
             "Study": self.recipe.folder,
@@ -422,12 +427,12 @@ class Study:
             "MLflow": self.recipe.tracking.uri,
         }
 
-    def open(self, name: str) -> store.Dataset:
+    def open(self, name: str) -> datasets.Dataset:
         """A table of the study. Raises StorageError where it is not finished."""
         schemas = {"examples": EXAMPLES, "rejects": REJECTS}
         schema = schemas[name] if name in schemas else getattr(self.tables, name)
         folder = self.series if name == "series" else f"{self.recipe.folder}/{name}"
-        return store.open_dataset(folder, schema)
+        return datasets.open_dataset(folder, schema)
 
     def _timed(self, stage: str, work: Callable[[], T]) -> T:
         """Do a stage and add its wall seconds to the study's, over all starts."""
@@ -441,12 +446,12 @@ class Study:
     def spent(self, stage: str, seconds: float) -> None:
         """Add wall seconds to a stage of `timings.json`."""
         try:
-            timings = store.read_fields(self.recipe.folder, "timings.json") or {}
+            timings = datasets.read_fields(self.recipe.folder, "timings.json") or {}
         except DataError:
             self.reporter.say("  [yellow]timings.json was damaged:[/] the seconds of earlier starts are lost")
             timings = {}
         timings[stage] = timings.get(stage, 0.0) + seconds
-        store.write_json(self.recipe.folder, "timings.json", timings)
+        datasets.write_json(self.recipe.folder, "timings.json", timings)
 
 
 class _Training:
@@ -485,16 +490,16 @@ def say_place(reporter: Reporter, recipe: Recipe, what: str = "Report", page: st
 def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], reporter: Reporter) -> None:
     """Write the runs table of a study anew, unless the same one is there."""
     folder, schema = f"{recipe.folder}/runs", recipe.asks.tables.runs
-    key = store.digest(["runs", runs.to_pylist(), dict(parents)])
+    key = datasets.digest(["runs", runs.to_pylist(), dict(parents)])
     lost = None
-    if store.made_by(folder) == key:
-        if store.find_finished(folder, schema, key):
+    if datasets.made_by(folder) == key:
+        if datasets.find_finished(folder, schema, key):
             return
         lost = stages.find_lost(folder, key, 1)
     else:
-        store.delete_folder(folder)
-    made = {0: store.write_part(folder, 0, runs, schema, key)}
-    store.commit(folder, schema, key, 1, parents, made)
+        datasets.delete_folder(folder)
+    made = {0: datasets.write_part(folder, 0, runs, schema, key)}
+    datasets.commit(folder, schema, key, 1, parents, made)
     if lost:
         lost.say(reporter)
 
@@ -519,7 +524,7 @@ def class_lines(task: Task, shares: Mapping[str, Mapping[str, float]]) -> list[s
     return lines
 
 
-def require_examples(recipe: Recipe, examples: store.Dataset) -> None:
+def require_examples(recipe: Recipe, examples: datasets.Dataset) -> None:
     """Raise InputError, before anything is trained, when fewer examples were kept than are asked for."""
     for split, count in (
         ("train", max(recipe.students.volumes)),
@@ -528,7 +533,7 @@ def require_examples(recipe: Recipe, examples: store.Dataset) -> None:
         select(examples.each_part(["split"]), split, count)
 
 
-def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[str, scaling.FittedLaw | str]:
+def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[str, laws.FittedLaw | str]:
     """Fit the loss and each error rate, all at once on Ray. Where there are too few runs, says so instead.
 
     Only to students that learn from words alone and to their end: of others, N and D do not say what they had. Of
@@ -545,16 +550,16 @@ def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[st
         correct = pc.struct_field(runs[name], "value").to_numpy()
         columns[name] = np.maximum(1.0 - correct, 0.5 / test_series)
     sizes, volumes = runs["parameters_without_embeddings"].to_numpy(), runs["examples"].to_numpy()
-    if len(runs) < scaling.FEWEST_RUNS:
+    if len(runs) < laws.FEWEST_RUNS:
         return {name: _fit(sizes, volumes, column) for name, column in columns.items()}
     fit = ray.remote(_fit).options(num_cpus=1)
     waiting = {name: fit.remote(sizes, volumes, column) for name, column in columns.items()}
     return {name: ray.get(result) for name, result in waiting.items()}
 
 
-def _fit(sizes: Any, volumes: Any, losses: Any) -> scaling.FittedLaw | str:
+def _fit(sizes: Any, volumes: Any, losses: Any) -> laws.FittedLaw | str:
     try:
-        return scaling.fit_with_intervals(sizes, volumes, losses, seed=0, resamples=RESAMPLES)
+        return laws.fit_with_intervals(sizes, volumes, losses, seed=0, resamples=RESAMPLES)
     except ValueError as error:
         return str(error)
 

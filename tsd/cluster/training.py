@@ -24,15 +24,15 @@ from ray import tune
 from ray.exceptions import GetTimeoutError, RayError
 from ray.train import TrainingFailedError
 
-from tsd import store
-from tsd.cluster import distilling, nodes
-from tsd.cluster.lean import LeanTrainer, quick_imports
+from tsd.cluster import distillation, nodes
+from tsd.cluster.low_overhead import LeanTrainer, quick_imports
 from tsd.cluster.outcomes import finished
 from tsd.cluster.session import on_driver, own_ray
 from tsd.cluster.trials import Run, Trial
 from tsd.errors import DataError, TrainingError, UserError
 from tsd.recipe import Recipe, Student
-from tsd.schema import EXAMPLES
+from tsd.storage import datasets
+from tsd.storage.schemas import EXAMPLES
 from tsd.tasks import TASKS
 
 Report = Callable[[str, dict[str, float]], None]
@@ -40,7 +40,7 @@ STEP = "-step-"
 FAILED = "trials/failed"  # in a study's folder: why runs cannot go on, a file each
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of a trial's checkpoints
 log = logging.getLogger(__name__)
-LIBRARIES = ("ray.train.torch", "tsd.learning")  # and torch and transformers with them
+LIBRARIES = ("ray.train.torch", "tsd.training.trainer")  # and torch and transformers with them
 REPORT_SECONDS = 1.0
 PATIENCE = 60.0  # seconds that a run lets a longer one go first
 BOARD_SECONDS = 10.0  # that the board may take to answer, its start included
@@ -81,7 +81,7 @@ def _train_together(
 ) -> dict[str, str]:
     folder = _absolute(recipe.folder)
     by_name = {trial.name: trial for trial in trials}  # in the place of an object Tune would hand on a reference
-    store.delete_folder(f"{folder}/{FAILED}")
+    datasets.delete_folder(f"{folder}/{FAILED}")
     board = _Board.options(**on_driver()).remote()  # type: ignore[attr-defined]
     listener = _Listener(board, report, waiting, by_name)
     settings = {
@@ -92,7 +92,7 @@ def _train_together(
         "board": board,
         "about": {
             "study": recipe.name,
-            "recipe": store.digest(recipe.model_dump(mode="json")),
+            "recipe": datasets.digest(recipe.model_dump(mode="json")),
             "teacher": recipe.teacher.name,
         },
         "trials": by_name,
@@ -140,12 +140,12 @@ def _train_together(
 
 def _fail(folder: str, run_id: str, reason: str) -> None:
     """Keep why a run cannot go on, and would fail again, where the loss of a process does not lose it."""
-    store.write_json(f"{folder}/{FAILED}", f"{run_id}.json", reason)
+    datasets.write_json(f"{folder}/{FAILED}", f"{run_id}.json", reason)
 
 
 def _failed(folder: str, runs: Sequence[Run]) -> dict[str, str]:
     """Why runs could not go on, by run id."""
-    said = {run["run_id"]: store.read_json(f"{folder}/{FAILED}", f"{run['run_id']}.json") for run in runs}
+    said = {run["run_id"]: datasets.read_json(f"{folder}/{FAILED}", f"{run['run_id']}.json") for run in runs}
     return {run_id: reason for run_id, reason in said.items() if reason is not None}
 
 
@@ -358,7 +358,7 @@ def _worker(config: dict[str, Any]) -> None:
         for name in LIBRARIES:
             importlib.import_module(name)
     for run in config["trial"].runs:
-        done = store.read_json(f"{config['folder']}/records", f"{run['run_id']}.json") is not None
+        done = datasets.read_json(f"{config['folder']}/records", f"{run['run_id']}.json") is not None
         if done or run["run_id"] in config["passed_over"]:
             continue
         try:
@@ -372,24 +372,25 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from tsd import corpus, learning, students, training
+    from tsd.models import students
     from tsd.recipe import TrainingConfig
+    from tsd.training import corpus, loop, trainer
 
     context = ray.train.get_context()
     settings = TrainingConfig(**config["training"])
     folder = config["folder"]
     student = Student.model_validate(run["student"])
     device = str(get_device()) if settings.gpu else "cpu"
-    place = training.Place(context.get_world_rank(), context.get_world_size(), device)
+    place = loop.Place(context.get_world_rank(), context.get_world_size(), device)
     if not settings.gpu:
         torch.set_num_threads(settings.threads)
     with (
-        store.local_copy(f"{folder}/tokenizer")
+        datasets.local_copy(f"{folder}/tokenizer")
         if not student.source
         else contextlib.nullcontext(student.source) as source
     ):
         tokenizer = students.load_tokenizer(source)
-    examples = store.open_dataset(f"{folder}/examples", EXAMPLES)
+    examples = datasets.open_dataset(f"{folder}/examples", EXAMPLES)
     task = TASKS[config["task"]] if student.looks else None
     corpora = {
         split: corpus.tokenise(
@@ -397,16 +398,16 @@ def _learn(config: dict[str, Any], run: Run) -> None:
         )
         for split, count in (("train", run["examples"]), ("validation", run["validation_examples"]))
     }
-    teacher = distilling.load_teacher(run, student, folder, place)
+    teacher = distillation.load_teacher(run, student, folder, place)
 
-    def post(now: training.Progress) -> None:
+    def post(now: loop.Progress) -> None:
         if place.rank == 0:
-            config["board"].post.remote(config["trial"].name, run["run_id"], learning.metrics(now))
+            config["board"].post.remote(config["trial"].name, run["run_id"], trainer.metrics(now))
 
-    def keep(part: Path, now: training.Progress) -> None:
-        store.add_files(str(part), f"{folder}/trials/{config['trial'].name}/{_checkpoint_name(run, now)}")
+    def keep(part: Path, now: loop.Progress) -> None:
+        datasets.add_files(str(part), f"{folder}/trials/{config['trial'].name}/{_checkpoint_name(run, now)}")
 
-    model, record, end = learning.learn(
+    model, record, end = trainer.learn(
         run,
         tokenizer,
         corpora,
@@ -422,19 +423,19 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     writes = place.rank == 0
     asked = {"task": config["task"], "length": config["length"], "about": config["about"]}
     with tempfile.TemporaryDirectory() as local:
-        learning.export(model, tokenizer, Path(local) if writes else None, run, record, **asked)
+        trainer.export(model, tokenizer, Path(local) if writes else None, run, record, **asked)
         if writes:
-            store.copy_folder(local, f"{folder}/students/{run['run_id']}", sealed=True)
+            datasets.copy_folder(local, f"{folder}/students/{run['run_id']}", sealed=True)
     if writes:
-        store.write_json(f"{folder}/records", f"{run['run_id']}.json", record)
-        last = {**learning.metrics(end), "validation_loss": record["validation_loss"]}
+        datasets.write_json(f"{folder}/records", f"{run['run_id']}.json", record)
+        last = {**trainer.metrics(end), "validation_loss": record["validation_loss"]}
         # Waited for: this process may end before a call that nobody waits for has left it.
         _answer(config["board"].post.remote(config["trial"].name, run["run_id"], last), None, BOARD_SECONDS)
 
 
 def _tell(run: Run, progress: Any) -> None:
     """Report a checkpoint that all workers have kept: from now on a restart begins there."""
-    from tsd.learning import metrics
+    from tsd.training.trainer import metrics
 
     name, storage = _checkpoint_name(run, progress), ray.train.get_context().get_storage()
     ray.train.report(
@@ -455,15 +456,15 @@ def _restore(model: Any, optimiser: Any, *, run: Run, place: Any, trial: str) ->
     trial: the folder where they lie. Where Ray knows of none, since it was killed while it wrote down which there
     are, they are looked for there.
     """
-    from tsd import checkpoints
-    from tsd.training import Progress
+    from tsd.training import checkpoints
+    from tsd.training.loop import Progress
 
     reported = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()]
     for path in reversed(reported or _lying_in(trial)):
         owner, _, _ = Path(path).name.rpartition(STEP)
         if owner != run["run_id"]:  # that of the trial's run before
             continue
-        with store.local_copy(f"{trial}/{Path(path).name}") as folder:
+        with datasets.local_copy(f"{trial}/{Path(path).name}") as folder:
             if checkpoints.is_whole(Path(folder)):
                 return checkpoints.restore(Path(folder), model, optimiser, place)
         log.warning("%s is damaged: the run goes on from the checkpoint before, if any", path)
@@ -472,7 +473,7 @@ def _restore(model: Any, optimiser: Any, *, run: Run, place: Any, trial: str) ->
 
 def _lying_in(trial: str) -> list[str]:
     """The folders in a trial's, by name: of one run, by step."""
-    files, root = store.filesystem(trial)
+    files, root = datasets.filesystem(trial)
     found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
     return sorted(each.path for each in found if each.type == fs.FileType.Directory)
 
@@ -480,10 +481,10 @@ def _lying_in(trial: str) -> list[str]:
 def _forget_what_is_cut_off(trial: str) -> None:
     """Delete Ray's list of a trial's checkpoints where it was killed while it wrote it: it would not start."""
     try:
-        store.read_json(trial, SNAPSHOT)
+        datasets.read_json(trial, SNAPSHOT)
     except DataError:
         log.warning("%s/%s is cut off: it is made anew", trial, SNAPSHOT)
-        files, root = store.filesystem(trial)
+        files, root = datasets.filesystem(trial)
         files.delete_file(f"{root}/{SNAPSHOT}")
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from tsd.curation.corpus import Settled, needed, settle
 from tsd.curation.counts import Counts, about, add
 from tsd.curation.policies import Contradictions, judge
-from tsd.curation.sorting import sort_out
+from tsd.curation.split import sort_out
 from tsd.recipe import CurationConfig
 from tsd.tasks import Task
 

@@ -13,13 +13,13 @@ from typing import Protocol
 import pyarrow as pa
 
 from tsd.recipe import CurationConfig
-from tsd.schema import conform
-from tsd.store import digest
+from tsd.storage.datasets import digest
+from tsd.storage.schemas import conform
 from tsd.tasks import Labels, Task
 
 
 class Contradictions(Protocol):
-    """What finds contradictions by the words; see `tsd.curation.inference`."""
+    """What finds contradictions by the words; see `tsd.curation.nli`."""
 
     def find(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """pairs: premise and hypothesis. Returns which hypotheses contradict their premise."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from tsd.curation.counts import NOT_STATED, Counts
-from tsd.intervals import Interval, proportion
+from tsd.evaluation.intervals import Interval, proportion
 
 Confusion = Mapping[str, Mapping[str, int]]  # true class -> stated class, or NOT_STATED -> rows
 

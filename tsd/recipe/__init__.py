@@ -5,13 +5,13 @@ Whatever is wrong with it is said in one line, before anything is spent: the fie
 expected, and the nearest valid name.
 """
 
-from tsd.recipe.curating import CurationConfig, NliConfig
-from tsd.recipe.learning import SCRATCH_SIZES, Distil, Lora, Student, TrainingConfig
+from tsd.recipe.curation import CurationConfig, NliConfig
 from tsd.recipe.loading import load, names, to_yaml
 from tsd.recipe.section import EVERY, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teaching import ApiTeacher, LocalTeacher, ModelTeacher, RulesTeacher, Training, VllmTeacher
-from tsd.recipe.whole import Recipe
+from tsd.recipe.study import Recipe
+from tsd.recipe.teachers import ApiTeacher, LocalTeacher, ModelTeacher, RulesTeacher, Training, VllmTeacher
+from tsd.recipe.training import SCRATCH_SIZES, Distil, Lora, Student, TrainingConfig
 
 __all__ = [
     "EVERY",

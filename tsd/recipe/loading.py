@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from tsd.errors import RecipeError
 from tsd.recipe.section import Section, nearest
-from tsd.recipe.teaching import TEACHERS
-from tsd.recipe.whole import Recipe
+from tsd.recipe.study import Recipe
+from tsd.recipe.teachers import TEACHERS
 
 WHOLE = ("mix",)  # mappings that are one value
 

@@ -4,12 +4,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from tsd.bare import PICTURE_TOKENS, SIDE
 from tsd.recipe.section import Positive, Range, Section, Share, Shares, Size, nearest
 from tsd.series.processes import PROCESSES, own_ranges
 
 SHORTEST, LONGEST = 32, 1024  # points in a series
-FIXED = {"paper": (1000, 500), "bare": (SIDE, SIDE)}  # pixels of the styles that have one size
+RASTERISED_SIDE, RASTERISED_TOKEN = 128, 32  # pixels of a rasterised plot's side, and of a token's
+FIXED = {"paper": (1000, 500), "bare": (RASTERISED_SIDE,) * 2}  # pixels of the styles that have one size
 PATCH = 28  # pixels of a picture's side that a Qwen-VL takes for one token
 
 
@@ -159,7 +159,7 @@ class PlotConfig(Section):
     def image_tokens(self) -> float:
         """Tokens that a plot costs a Qwen-VL on average: one a patch, after scaling to whole patches."""
         if self.style == "bare":
-            return float(PICTURE_TOKENS)
+            return (RASTERISED_SIDE / RASTERISED_TOKEN) ** 2
         tokens = [round(width / PATCH) * round(height / PATCH) for width, height in self.sizes]
         return sum(tokens) / len(tokens)
 

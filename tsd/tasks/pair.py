@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tsd.language import read_intersections, read_position, read_thirds
 from tsd.series import truth
+from tsd.tasks.language import read_intersections, read_position, read_thirds
 from tsd.tasks.single import DIRECTIONS, SINGLE, extremum_facet, noise_facet
 from tsd.tasks.task import Facet, Measures, Task
 

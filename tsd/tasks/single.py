@@ -3,8 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from tsd.language import read_extrema, read_noise, read_trend
 from tsd.series import truth
+from tsd.tasks.language import read_extrema, read_noise, read_trend
 from tsd.tasks.task import Facet, Task
 
 DIRECTIONS = ("increasing", "decreasing", "flat")

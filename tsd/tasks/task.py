@@ -17,10 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from tsd.errors import DataError
-from tsd.language import Reading, normal, sentences, topics_of
-from tsd.schema import Tables, labels_type, make_tables
 from tsd.series.processes import SCALED, own_ranges
 from tsd.series.truth import Lengths
+from tsd.storage.schemas import Tables, labels_type, make_tables
+from tsd.tasks.language import Reading, normal, sentences, topics_of
 
 PARAMETERS = (*SCALED, "tau", *own_ranges())  # what a series is drawn from; not every process has all of them
 
@@ -41,7 +41,7 @@ class Facet:
     phrasings: tuple[str, ...]
     """Sentences that state it, with {} for the class. Every sentence reads back as its class."""
     read: Callable[[str], Reading]
-    """The class that a text on its topic states; the text is `tsd.language.normal`."""
+    """The class that a text on its topic states; the text is `tsd.tasks.language.normal`."""
     classify: Callable[[Measures, Lengths], npt.NDArray[np.intp]]
     """Measures and points a series -> indices into classes, (batch,)."""
     margin: Callable[[Measures], npt.NDArray[np.float32]] | None = None
@@ -222,7 +222,7 @@ class Task:
         ]
 
     def parse(self, text: str) -> Parsed:
-        """Read the labels that a reply states, whatever its form; see `tsd.language`. Never raises."""
+        """Read the labels that a reply states, whatever its form; see `tsd.tasks.language`. Never raises."""
         topics, problem = topics_of(text, self.topics)
         texts = {topic: normal(topics.get(topic, "")) for topic in self.topics}
         readings = {facet.name: facet.read(texts[facet.topic]) for facet in self.facets}

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from tsd.schema import conform
-from tsd.store import digest
+from tsd.storage.datasets import digest
+from tsd.storage.schemas import conform
 from tsd.tasks import Parsed, Task
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from tsd import bare
-from tsd.corpus import looking_tokens
-from tsd.decoding import describe
+from tsd.inference.decoding import describe
+from tsd.models.students import load_model, load_tokenizer
+from tsd.plots import rasterised
 from tsd.recipe import LocalTeacher
-from tsd.students import load_model, load_tokenizer
 from tsd.tasks import Task
 from tsd.teachers import Reply, annotations, request_keys
+from tsd.training.corpus import looking_tokens
 
 
 class Local:
@@ -27,10 +27,10 @@ class Local:
         items = self.task.items(series)
         replies: list[Reply] = []
         for first in range(0, len(items), self.config.batch_size):
-            ink = bare.draw(items[first : first + self.config.batch_size])
+            ink = rasterised.draw(items[first : first + self.config.batch_size])
             said = describe(self.model, self.tokenizer, self.task, ink, self.config.max_tokens)
             replies += map(self._reply, said)
-        keys = request_keys(self.task, [bare.VERSION, self.config.identity], series)
+        keys = request_keys(self.task, [rasterised.VERSION, self.config.identity], series)
         return annotations(self.task, self.config.name, series, keys, replies)
 
     def _reply(self, text: str) -> Reply:

@@ -8,18 +8,18 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 
-from tsd import store
 from tsd.errors import InputError
 from tsd.recipe import ApiTeacher, LocalTeacher, Recipe, RulesTeacher
-from tsd.teachers.account import Earlier
-from tsd.teachers.asking import Questions
-from tsd.teachers.gate import Gate, Turnstile
-from tsd.teachers.history import preview_folder
-from tsd.teachers.journal import Journal
-from tsd.teachers.openai_api import OpenAIApi
+from tsd.reporting.pages import template
+from tsd.storage import datasets
+from tsd.teachers.api.account import Earlier
+from tsd.teachers.api.history import preview_folder
+from tsd.teachers.api.journal import Journal
+from tsd.teachers.api.limits import Gate, Turnstile
+from tsd.teachers.api.live import OpenAIApi
+from tsd.teachers.prompts import Questions
 
 PAGE = "preview.html"
 
@@ -42,12 +42,12 @@ def _ask(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tup
 
         return Rules(teacher, recipe.asks, recipe.seed).annotate(series), []
     if isinstance(teacher, LocalTeacher):
-        from tsd.plots import Plotter, choose_look
+        from tsd.plots.plotter import Plotter, choose_look
         from tsd.teachers.local import Local
 
         looks = [choose_look(recipe.plots, recipe.seed, one) for one in series["series_id"].to_pylist()]
         drawn = [base64.b64encode(one).decode() for one in Plotter()(recipe.asks.items(series), looks)]
-        with store.local_copy(teacher.model) as model:
+        with datasets.local_copy(teacher.model) as model:
             return Local(teacher, recipe.asks, Path(model)).annotate(series), drawn
     if not isinstance(teacher, ApiTeacher):
         raise InputError(
@@ -99,13 +99,6 @@ def _picture(messages: list[dict[str, Any]]) -> str | None:
 
 
 def _page(recipe: Recipe, series: pa.Table, annotations: pa.Table, pictures: list[str]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parents[1]),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     truths = series["truth"].to_pylist()
     rows = annotations.to_pylist()
     shown: list[str] | list[None] = pictures or [None] * len(rows)
@@ -117,7 +110,7 @@ def _page(recipe: Recipe, series: pa.Table, annotations: pa.Table, pictures: lis
     asked = (
         recipe.asks.looking_prompt if getattr(recipe.teacher, "own", False) else recipe.asks.teacher_prompt(length)
     )
-    return environment.get_template("preview.html.j2").render(
+    return template("preview").render(
         title=recipe.name, teacher=recipe.teacher.name, cards=cards, prompt=asked, facets=recipe.asks.names
     )
 

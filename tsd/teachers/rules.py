@@ -4,9 +4,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tsd.drawing import BLOCK
-from tsd.draws import TEACHER, generator
+from tsd.generation.generator import BLOCK
 from tsd.recipe import EVERY, RulesTeacher
+from tsd.rng import TEACHER, generator
 from tsd.tasks import Labels, Task
 from tsd.teachers import Reply, annotations, request_keys
 

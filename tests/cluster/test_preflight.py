@@ -1,0 +1,355 @@
+"""What is checked before anything is drawn or paid for: each problem is one line that names the fix."""
+
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import ROOT, TSD, environment
+from support.s3_server import S3
+from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, PreTrainedTokenizerFast
+
+from tsd.cluster import nodes, preflight
+from tsd.cluster.preflight import Demand, Machines
+from tsd.models import students
+from tsd.models.tokenizer import build_tokenizer
+from tsd.progress import Step
+from tsd.recipe import Recipe, Student, load
+from tsd.storage import datasets
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small model that a student can start from."""
+    folder = tmp_path_factory.mktemp("source") / "model"
+    tokenizer = build_tokenizer(["Describe the series: 1 2 3"] * 2, 512)
+    students.export(students.build(Student(name="0.03M"), tokenizer, 0, 512), tokenizer, folder, {})
+    return folder
+
+
+@pytest.fixture
+def source(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    datasets.copy_folder(str(whole), str(tmp_path / "source"))
+    return tmp_path / "source"
+
+
+def change_tokenizer(folder: Path, **changes: Any) -> None:
+    """Write the tokenizer of a folder anew with something changed."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    for name, value in changes.items():
+        setattr(tokenizer, name, value)
+    tokenizer.save_pretrained(folder)
+    if changes.get("chat_template", "") is None:
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+
+
+def without_template(folder: Path) -> None:
+    change_tokenizer(folder, chat_template=None)
+
+
+def without_end(folder: Path) -> None:
+    change_tokenizer(folder, eos_token=None)
+
+
+def template_that_wants_a_system(folder: Path) -> None:
+    change_tokenizer(folder, chat_template="{{ raise_exception('the first turn must be the system') }}")
+
+
+def template_that_is_silent(folder: Path) -> None:
+    change_tokenizer(folder, chat_template="{{ 'assistant: ' }}")
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def cut_header(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def index_of_a_file_that_is_missing(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}})
+    )
+
+
+def one_more_layer(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["num_hidden_layers"] += 1
+    config["layer_types"] = ["full_attention"] * config["num_hidden_layers"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def wider(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"intermediate_size": 2 * config["intermediate_size"]})
+    )
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def more_tokens_than_the_model(folder: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.add_special_tokens({"eos_token": "<|another end|>"})
+    tokenizer.save_pretrained(folder)
+
+
+def another_model(config: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        model = AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(folder)
+
+    return change
+
+
+bloom = another_model(BloomConfig(vocab_size=400, hidden_size=16, n_layer=1, n_head=2))
+mamba = another_model(MambaConfig(vocab_size=400, hidden_size=16, num_hidden_layers=1, state_size=4))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (without_template, "has no chat template: use an Instruct model"),
+        (without_end, "has no eos_token"),
+        (template_that_wants_a_system, "does not take a user's turn: the first turn must be the system"),
+        (template_that_is_silent, "leaves out what a user says"),
+        (cut_weights, "model.safetensors has"),
+        (cut_header, "model.safetensors is cut off"),
+        (no_weights, "has no model.safetensors"),
+        (index_of_a_file_that_is_missing, "has no model-00002-of-00002.safetensors"),
+        (one_more_layer, "lacks the weights model.layers.3."),
+        (wider, "has weights model.layers.0.mlp.gate_proj.weight of shape"),
+        (no_config, "is not a model that transformers can load"),
+        (more_tokens_than_the_model, "has more tokens than its model"),
+        (bloom, "cannot be decoded: its BloomForCausalLM takes no position_ids"),
+        (mamba, "cannot be decoded: its MambaForCausalLM"),
+    ],
+)
+def test_a_source_that_no_student_can_start_from_is_one_line(
+    source: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    damage(source)
+    (found,) = findings_of_students(str(source))
+    assert not found.ok
+    assert said in found.said
+    assert str(source) in found.said
+    assert "\n" not in found.said
+
+
+def findings_of_students(*sources: str) -> list[preflight.Finding]:
+    named = ", ".join(f"{{name: s{i}, source: '{one}', learning_rate: 1.0e-4}}" for i, one in enumerate(sources))
+    recipe = load("laptop", ["teacher={kind: rules}", "out=/nowhere", f"students.sizes=[{named}]"])
+    return list(preflight._students(recipe))
+
+
+def test_a_source_that_is_whole_passes_on_a_disk_and_in_an_object_store(whole: Path, s3: S3) -> None:
+    datasets.copy_folder(str(whole), s3.uri("models/whole"))
+    assert [found.ok for found in findings_of_students(str(whole), s3.uri("models/whole"))] == [True, True]
+    (absent,) = findings_of_students(s3.uri("models/absent"))
+    assert not absent.ok
+    assert absent.said == f"there is no model folder {s3.uri('models/absent')}"
+
+
+def test_weights_in_an_object_store_are_looked_at_and_not_fetched(source: Path, s3: S3) -> None:
+    cut_weights(source)
+    datasets.copy_folder(str(source), s3.uri("models/cut"))
+    (found,) = findings_of_students(s3.uri("models/cut"))
+    assert not found.ok
+    assert "model.safetensors has" in found.said
+
+
+def of(kind: str, recipe: Recipe, stage: str = "study") -> list[preflight.Finding]:
+    return [found for found in preflight.before_ray(recipe, stage) if found.what == kind]
+
+
+@pytest.fixture
+def free_port() -> int:
+    """One on which nothing listens."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture
+def deaf() -> Iterator[int]:
+    """The port of a server that takes connections and says nothing."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def asking(out: Path, url: str, *more: str) -> Recipe:
+    teacher = f"teacher={{kind: openai, model: any, base_url: '{url}', key_env: TSD_TEST_KEY}}"
+    return load("laptop", [teacher, "students.sizes=[0.03M]", f"out={out}", *more])
+
+
+def test_a_missing_key_and_a_server_that_is_not_there_are_both_said(
+    tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TSD_TEST_KEY", raising=False)
+    recipe = asking(tmp_path, f"http://127.0.0.1:{free_port}/v1")
+    said = preflight.problems(preflight.before_ray(recipe, "study")).splitlines()
+    assert len(said) == 2
+    assert "TSD_TEST_KEY (teacher.key_env) holds no key" in said[0]
+    assert f"nothing listens on port {free_port} of 127.0.0.1" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://no-such-host.invalid/v1", "the host no-such-host.invalid is not known"),
+        ("https://127.0.0.1:{deaf}/v1", "did not accept a connection"),
+    ],
+)
+def test_why_a_server_cannot_be_reached_is_said(
+    tmp_path: Path, deaf: int, url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TSD_TEST_KEY", "k")
+    monkeypatch.setattr(preflight, "ANSWER_SECONDS", 0.3)
+    (found,) = of("teacher", asking(tmp_path, url.format(deaf=deaf)))
+    assert not found.ok
+    assert said in found.said
+    (well,) = of("teacher", asking(tmp_path, f"http://127.0.0.1:{deaf}/v1"))
+    assert well.ok
+
+
+def test_a_finished_table_asks_for_no_key_and_a_report_for_no_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TSD_TEST_KEY", raising=False)
+    recipe = asking(
+        tmp_path, "http://127.0.0.1:9/v1", "students.sizes=[{name: a, source: /no/where, learning_rate: 1}]"
+    )
+    datasets.commit(f"{recipe.folder}/annotations", recipe.asks.tables.annotations, "key", 0, {})
+    assert not of("key", recipe)
+    assert not of("teacher", recipe)
+    assert [found.ok for found in of("student", recipe)] == [False]
+    assert not preflight.problems(preflight.before_ray(recipe, "report"))
+
+
+def test_gpus_that_this_machine_lacks_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    recipe = load("laptop", ["teacher={kind: rules}", f"out={tmp_path}", "training.gpu=true"])
+    said = [found.said for found in of("machines", recipe) if not found.ok]
+    assert len(said) == 2  # to train and to decode
+    assert all("this machine has" in one and "training.gpu=false" in one for one in said)
+    wide = load("laptop", ["teacher={kind: rules}", f"out={tmp_path}", "training.workers=8"])
+    monkeypatch.setenv("TSD_CPUS", "2")
+    (found,) = [found for found in of("machines", wide) if not found.ok]
+    assert "8 workers of 1 CPU each, and this machine has 2 CPUs" in found.said
+
+
+def test_a_tracking_store_that_cannot_be_used_is_said(tmp_path: Path, free_port: int) -> None:
+    (tmp_path / "notes.txt").write_text("not a database at all")
+    uris = {
+        f"sqlite:///{tmp_path}/notes.txt": "is no SQLite database",
+        f"sqlite:///{tmp_path}/notes.txt/mlflow.db": "cannot be written to",
+        f"http://127.0.0.1:{free_port}": f"nothing listens on port {free_port}",
+        f"sqlite:///{tmp_path}/new/mlflow.db": "",
+    }
+    for uri, said in uris.items():
+        (found,) = of(
+            "MLflow", load("laptop", ["teacher={kind: rules}", f"out={tmp_path}", f"tracking.uri={uri}"])
+        )
+        assert found.ok == (not said), found
+        assert said in found.said
+
+
+GPUS = Demand("training", 16, (("GPU", 1.0),), "fix")
+
+
+@pytest.mark.parametrize(
+    ("machines", "said"),
+    [
+        ([Machines("a", {"CPU": 8}, 4), Machines("gpu", {"CPU": 96, "GPU": 8}, 2)], ""),
+        ([Machines("a", {"CPU": 8}, 4), Machines("gpu", {"CPU": 96, "GPU": 8}, 1)], "together hold 8 of them"),
+        ([Machines("a", {"CPU": 8}, 4), Machines("gpu", {"CPU": 96, "GPU": 8}, 0)], "no node or node type"),
+        ([Machines("this machine", {"CPU": 8}, 1)], "this machine has 0 GPUs"),
+    ],
+)
+def test_node_types_that_start_from_nothing_are_counted_by_what_they_may_become(
+    machines: list[Machines], said: str
+) -> None:
+    lack = preflight._lack(GPUS, machines)
+    assert (said in lack) if said else lack == ""
+
+
+def test_every_problem_is_told_before_ray_is_started_and_nothing_is_drawn(tmp_path: Path) -> None:
+    sets = (
+        "teacher={kind: openai, model: any, base_url: 'http://127.0.0.1:9/v1', key_env: TSD_TEST_KEY}",
+        "students.sizes=[{name: a, source: /no/where/model, learning_rate: 1.0e-4}]",
+        "training.workers=64",
+        "training.batch_size=64",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+    )
+    overrides = [word for one in sets for word in ("--set", one)]
+    clean = {name: value for name, value in environment(1).items() if name != "TSD_TEST_KEY"}
+    command = [*TSD, "study", "laptop", "--out", str(tmp_path), *overrides]
+    done = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("tsd: ") for line in lines)
+    for part in ("TSD_TEST_KEY", "port 9 of 127.0.0.1", "/no/where/model", "64 workers of 1 CPU"):
+        assert sum(part in line for line in lines) == 1, part
+    assert "Start Ray" not in done.stdout
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_check_prints_a_line_for_each_check(tmp_path: Path) -> None:
+    clean = {name: value for name, value in environment(1).items() if name != "TSD_TEST_KEY"}
+    command = [*TSD, "check", "laptop", "--out", str(tmp_path), "--set", "teacher={kind: rules}"]
+    fine = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True, timeout=120)
+    assert fine.returncode == 0, fine.stdout + fine.stderr
+    assert all(line.startswith("ok ") for line in fine.stdout.splitlines())
+    assert {line.split()[1] for line in fine.stdout.splitlines()} == {"storage", "MLflow", "machines"}
+    bad = subprocess.run(
+        [*command, "--set", "training.workers=64", "--set", "training.batch_size=64"],
+        cwd=ROOT,
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert bad.returncode == 2
+    (line,) = [line for line in bad.stdout.splitlines() if line.startswith("problem")]
+    assert "64 workers" in line
+    assert os.listdir(tmp_path / "laptop") == []
+
+
+def test_a_long_wait_says_what_it_is_for_and_since_when_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodes, "SILENT_SECONDS", 0.2)
+    shown: list[str] = []
+    step = Step(2, lambda step: shown.append(step.note))
+
+    def slow() -> Iterator[int]:
+        time.sleep(1.6)
+        yield from (1, 2)
+
+    rows = []
+    for row in nodes.noting_waits(slow(), step, {}, "the engine's next reply"):
+        rows.append(row)
+        step.advance(1)
+    assert rows == [1, 2]
+    assert any(note.startswith("waiting for ") and " since " in note for note in shown[:-2])
+    assert shown[-2:] == ["", ""]

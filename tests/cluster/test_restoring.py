@@ -1,0 +1,97 @@
+"""Records, students and an engine's parts that were lost: what is left says what they were."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from tsd.cluster import restoring
+from tsd.cluster.vllm_teacher import _Part
+from tsd.generation import generator
+from tsd.progress import Reporter
+from tsd.recipe import Recipe, load
+from tsd.storage import datasets
+from tsd.teachers import Reply
+
+RUN = {"run_id": "0.03M-40-s0-01234567"}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """A study with one student, its record and its folder."""
+    made = load("laptop", ["teacher={kind: rules}", f"out={tmp_path}", "name=mine"])
+    record = {**RUN, "validation_loss": 1.5}
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "tsd.json").write_text(json.dumps({"run": record}))
+    (local / "model.safetensors").write_bytes(b"weights")
+    datasets.copy_folder(str(local), f"{made.folder}/students/{RUN['run_id']}", sealed=True)
+    datasets.write_json(f"{made.folder}/records", f"{RUN['run_id']}.json", record)
+    return made
+
+
+def said(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, restoring.LostStudent], str]:
+    """What is lost, and what is said of it."""
+    lost = restoring.restore_records(recipe, [RUN], Reporter(Console(soft_wrap=True)))
+    return lost, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, b"[]", b"null", b"{}", b'{"run_id": "another"}'])
+def test_a_record_that_was_cut_or_changed_is_written_anew_from_its_students_card(
+    recipe: Recipe, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = Path(recipe.folder, "records", f"{RUN['run_id']}.json")
+    before = record.read_bytes()
+    record.write_bytes(before[:9] if content is None else content)
+    lost, line = said(recipe, capsys)
+    assert lost == {}
+    assert "was damaged: written anew" in line
+    assert record.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "cut"])
+def test_a_student_that_is_not_whole_is_trained_again_and_held_against_what_it_was(
+    recipe: Recipe, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = f"{recipe.folder}/students/{RUN['run_id']}"
+    if kind == "folder":
+        datasets.delete_folder(folder)
+    elif kind == "file":
+        datasets.delete_file(folder, "model.safetensors")
+    else:
+        datasets.write_bytes(folder, "model.safetensors", b"wei")
+    lost, line = said(recipe, capsys)
+    assert "it is trained again" in line
+    assert datasets.names(f"{recipe.folder}/records") == []
+    datasets.write_bytes(f"{recipe.folder}/predictions/{RUN['run_id']}", "part-00000000.parquet", b"")
+    for weights, kept in ((b"weights", True), (b"others!", kind == "folder")):
+        local = tmp_path / "again"
+        local.mkdir(exist_ok=True)
+        (local / "model.safetensors").write_bytes(weights)
+        (local / "tsd.json").write_text('{"run": {"seconds": 2}}')
+        datasets.copy_folder(str(local), folder, sealed=True)
+        restoring.hold_against(recipe, lost, Reporter(Console(soft_wrap=True)))
+        assert datasets.exists(f"{recipe.folder}/predictions/{RUN['run_id']}") is kept
+
+
+def test_a_part_of_an_engine_that_was_lost_comes_from_its_journal_with_the_same_bytes(tmp_path: Path) -> None:
+    asked = load("laptop", ["teacher={kind: vllm, model: eyes-7b}", f"out={tmp_path}"])
+    schema, folder = asked.asks.tables.series, str(tmp_path / "annotations")
+    rows: pa.Table = generator.draw_table(asked.asks, asked.series, asked.seed, 0, 8)
+    series = str(tmp_path / "series")
+    datasets.write_part(series, 0, rows, schema, "key")
+    drawn = datasets.commit(series, schema, "key", 1, {})
+    part = _Part(asked, drawn, folder, 0)
+    for number, key in enumerate(part.keys):
+        part.journal.add(key, Reply(text="{}", status="ok", latency_ms=float(number)))
+        part.replies[key] = Reply(text="{}", status="ok", latency_ms=float(number))
+    part.write("key")
+    path = Path(folder, datasets.part_name(0))
+    before = path.read_bytes()
+    path.unlink()
+    again = _Part(asked, drawn, folder, 0)
+    assert again.whole
+    again.write("key")
+    assert path.read_bytes() == before

@@ -1,0 +1,283 @@
+"""What `tsd verify` finds: what must lie in a study's folder follows from what else lies there."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from tsd.recipe import Recipe, load, to_yaml
+from tsd.storage import datasets
+from tsd.storage.schemas import EXAMPLES, REJECTS
+from tsd.study import verify
+from tsd.tasks import SINGLE
+from tsd.teachers import Reply
+from tsd.teachers.api.journal import Journal
+
+TABLES = SINGLE.tables
+RUN = "a-10-s0-01234567"
+BRIEF = (
+    "teacher={kind: rules}",
+    "students.sizes=[{name: a, size: 0.03M, learning_rate: 1e-3}]",
+    "students.volumes=[10]",
+    "students.seeds=[0]",
+    "name=tiny",
+)
+
+
+def some(kind: pa.DataType, number: int) -> Any:
+    """A value of an Arrow type."""
+    if pa.types.is_struct(kind):
+        return {field.name: some(field.type, number) for field in kind}
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return [some(kind.value_type, number)]
+    if pa.types.is_string(kind):
+        return f"{number}"
+    if pa.types.is_binary(kind):
+        return b""
+    return bool(number) if pa.types.is_boolean(kind) else number
+
+
+def fill(folder: Path, schema: pa.Schema, count: int, *parents: Path, **fixed: Any) -> None:
+    """A finished table of so many rows."""
+    rows = [{field.name: some(field.type, i) for field in schema} | fixed for i in range(count)]
+    datasets.write_part(str(folder), 0, pa.Table.from_pylist(rows, schema), schema, "key")
+    digests = {
+        path.parent.name if path.name == "runs" else path.name: datasets.digest_of(
+            json.loads((path / datasets.MANIFEST).read_text())
+        )
+        for path in parents
+    }
+    datasets.commit(str(folder), schema, "key", 1, digests)
+
+
+def seal(folder: Path, **files: str) -> None:
+    """A sealed folder of plain files."""
+    local = folder.parent / "local"
+    local.mkdir(parents=True)
+    for name, content in files.items():
+        (local / name).write_text(content)
+    datasets.copy_folder(str(local), str(folder), sealed=True)
+    shutil.rmtree(local)
+
+
+def annotate(place: Path, series: Path) -> None:
+    fill(place / "annotations", TABLES.annotations, 10, series)
+    with Journal(str(place / "annotations"), 0) as journal:
+        journal.add("a", Reply("text"))
+        journal.keep(TABLES.annotations.empty_table())
+        journal.delete()
+
+
+def finish(place: Path, series: Path) -> None:
+    """All that comes after the annotations."""
+    said = place / "annotations"
+    fill(place / "verdicts", TABLES.verdicts, 10, series, said)
+    fill(place / "examples", EXAMPLES, 8, series, said)
+    fill(place / "rejects", REJECTS, 2, series, said)
+    seal(place / "tokenizer", tokenizer="{}")
+    seal(place / f"students/{RUN}", weights="weights")
+    datasets.write_json(str(place / "records"), f"{RUN}.json", {"run_id": RUN})
+    fill(place / f"predictions/{RUN}", TABLES.predictions, 3, series, run_id=RUN)
+    fill(place / "runs", TABLES.runs, 1, series, place / "examples", run_id=RUN)
+    (place / "report.html").write_text("<html></html>\n")
+    (place / "scaling.png").write_bytes(b"PNG...." + verify.PAGES["scaling.png"])
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """Of the study below."""
+    return load("laptop", [*BRIEF, f"out={tmp_path}"])
+
+
+@pytest.fixture
+def run(recipe: Recipe) -> Path:
+    """A finished study."""
+    place = Path(recipe.folder)
+    fill(place / "series", TABLES.series, 10)
+    (place / "recipe.yaml").write_text(to_yaml(recipe))
+    annotate(place, place / "series")
+    finish(place, place / "series")
+    return place
+
+
+def states(run: Path) -> dict[str, str]:
+    """What is said of each thing that is not ok: by its name, the first finding or `unfinished`."""
+    found = {}
+    for checked in verify.check(str(run)):
+        state, _, _ = checked.lines[0].partition(" ")
+        if state != "ok":
+            found[checked.name] = str(checked.findings[0]) if checked.findings else state
+    return found
+
+
+def test_a_whole_study_is_ok_line_by_line(run: Path) -> None:
+    assert states(run) == {}
+    assert verify.stages(str(run)) == list(verify.STAGES)
+
+
+PREDICTED = f"predictions/{RUN}"
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["series", "annotations", "verdicts", "examples", "rejects", "runs", PREDICTED],
+    ids=lambda name: name[:9],
+)
+@pytest.mark.parametrize("lost", ["manifest", "folder"])
+def test_a_table_that_later_ones_were_made_from_is_damaged_without_its_manifest_and_without_its_folder(
+    run: Path, table: str, lost: str
+) -> None:
+    if lost == "manifest":
+        (run / table / datasets.MANIFEST).unlink()
+    else:
+        shutil.rmtree(run / table)
+    assert states(run)[table].startswith("manifest.json is missing, and ")
+    assert verify.stages(str(run)) == list(verify.STAGES)
+
+
+def deleted(*names: str) -> Callable[[Path], None]:
+    """Delete files and folders of a study."""
+
+    def work(run: Path) -> None:
+        for name in names:
+            shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
+
+    return work
+
+
+def written(name: str, content: bytes) -> Callable[[Path], None]:
+    """Write a file of a study anew."""
+    return lambda run: (run / name).write_bytes(content) and None
+
+
+RECORD, ARCHIVED = f"records/{RUN}.json", "annotations/replies/part-00000000.jsonl.zst"
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "said"),
+    [
+        (deleted("records"), "records", f"{RUN}.json is missing, and its row in runs is there"),
+        (deleted("records", "students", "predictions"), "records", f"{RUN}.json is missing, and its row in runs"),
+        (
+            deleted("records", "students", "predictions"),
+            PREDICTED,
+            "manifest.json is missing, and its row in runs",
+        ),
+        (deleted("records", "runs"), "records", f"{RUN}.json is missing, and predictions/{RUN} is there"),
+        (deleted("students"), "records", f"{RUN}.json has no student"),
+        (
+            deleted(f"students/{RUN}/weights", f"students/{RUN}/files.json"),
+            f"students/{RUN}",
+            "its files they are",
+        ),
+        (deleted("tokenizer"), "tokenizer", "is missing, and students is there"),
+        (deleted("report.html"), "report.html", "report.html is missing, and scaling.png is there"),
+        (written("report.html", b""), "report.html", "report.html is cut or empty"),
+        (written("report.html", b"<html>"), "report.html", "report.html is cut or empty"),
+        (written("scaling.png", b"\x89PNG"), "scaling.png", "scaling.png is cut or empty"),
+        (written(ARCHIVED, b"garbage"), "annotations/replies", "part-00000000.jsonl.zst is damaged"),
+        (written(ARCHIVED, b""), "annotations/replies", "part-00000000.jsonl.zst is damaged"),
+        (written(RECORD, b"[]"), "records", f"{RUN}.json is damaged"),
+        (written(RECORD, b"null"), "records", f"{RUN}.json is damaged"),
+        (written(RECORD, b"{}"), "records", f"{RUN}.json is the record of None"),
+        (written("series/manifest.json", b"[]"), "series", "manifest.json is damaged: it holds no fields"),
+        (
+            written("series/manifest.json", b'{"parts": []}'),
+            "series",
+            "manifest.json is damaged: it has no schema",
+        ),
+        (written("runs/manifest.json", b"\xff"), "runs", "manifest.json is damaged"),
+        (written("timings.json", b"[]"), "timings.json", "timings.json is damaged"),
+        (written("undecoded.json", b"{"), "undecoded.json", "undecoded.json is damaged"),
+        (written("annotations/replies/addresses.json", b"{}"), "annotations/replies/addresses.json", "addresses"),
+    ],
+)
+def test_what_is_lost_or_damaged_of_a_finished_study_is_said(
+    run: Path, damage: Callable[[Path], None], name: str, said: str
+) -> None:
+    damage(run)
+    assert states(run)[name].startswith(said)
+    assert verify.stages(str(run)) == list(verify.STAGES)
+
+
+def test_an_archive_that_is_damaged_goes_only_where_its_part_is_whole(run: Path) -> None:
+    (run / ARCHIVED).write_bytes(b"garbage")
+    (run / "annotations/part-00000000.parquet").rename(run / "aside")
+    for whole in (False, True):
+        if whole:
+            (run / "aside").rename(run / "annotations/part-00000000.parquet")
+        verify.set_aside([finding for checked in verify.check(str(run)) for finding in checked.findings])
+        assert (run / ARCHIVED).exists() is not whole
+    assert states(run) == {}
+
+
+@pytest.mark.parametrize(
+    ("there", "unfinished"),
+    [
+        (("series",), {"report.html"}),
+        (("series", "annotations"), {"report.html"}),
+        (("series", "annotations", "verdicts", "examples"), {"report.html"}),
+        (("series", "annotations", "verdicts", "examples", "rejects", "tokenizer"), {"report.html"}),
+        (("series", "annotations", "verdicts", "examples", "rejects", "tokenizer", "students"), {"report.html"}),
+        (("predictions/",), {PREDICTED, "report.html"}),
+        (("runs/",), {"runs", "report.html"}),
+        (("rejects/",), {"rejects", "report.html"}),
+    ],
+)
+def test_a_study_that_was_stopped_is_unfinished_and_not_damaged(
+    run: Path, there: tuple[str, ...], unfinished: set[str]
+) -> None:
+    """there: what is finished; with a slash, what is under way, and then all before it is finished."""
+    order = [name for row in verify.ORDER for name in row]
+    last = order.index(there[-1].rstrip("/"))
+    under_way = there[-1].endswith("/")
+    for name in order[last + 1 :] if under_way else [name for name in order if name not in there]:
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if under_way:
+        folder = PREDICTED if there[-1] == "predictions/" else there[-1].rstrip("/")
+        (run / folder / datasets.MANIFEST).unlink()
+    assert states(run) == dict.fromkeys(unfinished, "unfinished")
+
+
+def test_the_recipe_says_which_runs_are_still_to_be_trained(run: Path, recipe: Recipe) -> None:
+    more = load("laptop", [*BRIEF, f"out={recipe.out}", "students.volumes=[10, 20]"])
+    (run / "recipe.yaml").write_text(to_yaml(more))
+    assert states(run) == {"records": "unfinished"}
+
+
+def test_a_study_with_several_teachers_misses_the_runs_and_the_folder_of_each(tmp_path: Path) -> None:
+    recipe = load("laptop", [*BRIEF[1:], f"out={tmp_path}", "teachers={one: {kind: rules}, two: {kind: rules}}"])
+    run = Path(recipe.folder)
+    fill(run / "series", TABLES.series, 10)
+    (run / "recipe.yaml").write_text(to_yaml(recipe))
+    assert states(run) == dict.fromkeys(["report.html", "teachers/one", "teachers/two"], "unfinished")
+    for name, one in recipe.by_teacher.items():
+        place = run / f"teachers/{name}"
+        place.mkdir(parents=True)
+        (place / "recipe.yaml").write_text(to_yaml(one))
+    assert states(run) == dict.fromkeys(
+        ["report.html", "teachers/one/report.html", "teachers/two/report.html"], "unfinished"
+    )
+    (run / "series/manifest.json").rename(run / "aside")
+    assert states(run)["series"] == "unfinished"
+    (run / "aside").rename(run / "series/manifest.json")
+    for name in recipe.by_teacher:
+        annotate(run / f"teachers/{name}", run / "series")
+        finish(run / f"teachers/{name}", run / "series")
+    fill(run / "runs", TABLES.runs, 2, *(run / f"teachers/{name}/runs" for name in recipe.by_teacher))
+    (run / "report.html").write_text("<html></html>")
+    assert states(run) == {}
+    shutil.rmtree(run / "teachers/one/runs")
+    assert states(run) == {
+        "runs": "was made from one, which is not there",
+        "teachers/one/runs": "manifest.json is missing, and report.html is there",
+    }
+    shutil.rmtree(run / "teachers")
+    assert states(run)["runs"] == "was made from one, which is not there"
+    shutil.rmtree(run / "series")
+    assert states(run)["series"] == "manifest.json is missing, and runs is there"

@@ -1,0 +1,232 @@
+"""The annotation stage for a teacher behind an API: a pool of Ray Data actors asks, one gate watches over all."""
+
+import asyncio
+import contextlib
+import json
+import threading
+from collections.abc import Collection, Coroutine, Iterable, Iterator
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import ray
+
+from tsd.cluster import nodes
+from tsd.cluster.session import on_driver
+from tsd.errors import InputError, StorageError
+from tsd.progress import Step, clock
+from tsd.recipe import ApiTeacher, Recipe
+from tsd.storage import datasets, locks
+from tsd.teachers.api.account import Earlier
+from tsd.teachers.api.batch import BatchApi
+from tsd.teachers.api.connection import require_key
+from tsd.teachers.api.counts import tally, tell
+from tsd.teachers.api.history import Say, adopt_preview, earlier_requests, keep_address, require_journals
+from tsd.teachers.api.journal import Journal
+from tsd.teachers.api.limits import EARLIER, MODEL, ROWS, Counts, Gate, Turnstile
+from tsd.teachers.api.live import OpenAIApi
+from tsd.teachers.prompts import Questions
+
+PARTS_AT_ONCE = 2  # of a worker: while one part waits for its last replies, the next one keeps the worker busy
+LOOK_SECONDS = 0.5  # between two looks at the gate
+WORKER_CPUS = 0.5  # a worker mostly waits
+CALLS_OF_A_WORKER = 16  # of the gate, besides those of its requests
+GUARD_SECONDS = 10.0  # between two looks at the lock
+LONG_PAUSE = 5.0  # seconds, of which the progress line tells
+
+T = TypeVar("T")
+
+
+def ask(
+    recipe: Recipe,
+    series: datasets.Dataset,
+    folder: str,
+    key: str,
+    step: Step,
+    lost: Collection[int] = (),
+    say: Say = print,
+) -> dict[int, datasets.Part]:
+    """Ask about every part that is not there yet. Returns all parts, old and new.
+
+    lost: parts that were finished once and are gone; they are made again from their journals. say: prints a line.
+    Raises InputError where the stage had to be stopped; what came until then is kept.
+    """
+    teacher = _api(recipe)
+    require_key(teacher)  # said here, not by a worker
+    found = datasets.finished_parts(folder, key)
+    step.skip(sum(part.rows for part in found.values()))
+    missing = [part for part in range(series.parts) if part not in found]
+    if not missing:
+        return found
+    require_journals(teacher, folder, lost, found, series)
+    if 0 in missing:  # else what a later preview was billed counts where it lies
+        adopt_preview(folder)
+    keep_address(teacher, folder, say)
+    gate = open_gate(teacher, folder, key)
+    batches = teacher.batch.at_once if teacher.mode == "batch" else None
+    workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
+    share = (batches or teacher.in_flight) // workers
+    at_once = share if batches else PARTS_AT_ONCE  # a batch is only waited for
+    rows = nodes.done(
+        Asker,
+        [{"part": part} for part in missing],
+        arguments=(recipe, series, folder, key, gate, share, locks.claim(folder)),
+        num_cpus=WORKER_CPUS,
+        compute=ray.data.ActorPoolStrategy(
+            size=workers,
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
+            enable_true_multi_threading=True,
+        ),
+    )
+    with _watched(gate, step, say):
+        made = {int(row["part"]): json.loads(row["made"]) for row in rows}
+    _, stopped, _ = ray.get(gate.look.remote())
+    if stopped:
+        raise InputError(stopped)
+    if any(one is None for one in made.values()):  # the gate was started again and forgot why it had stopped
+        raise InputError("the stage was stopped: the same command goes on from here")
+    step.advance(series.rows - step.skipped - step.done)  # what a killed worker had not yet reported
+    return found | {part: datasets.Part(**one) for part, one in made.items()}
+
+
+class _Gate(Gate):
+    """A gate as a Ray actor. Started again after its process died, it reads the money from the journals."""
+
+    def __init__(self, teacher: ApiTeacher, folder: str | None, key: str) -> None:
+        super().__init__(teacher, earlier_requests(folder, key) if folder else Earlier())
+
+    async def look(self) -> tuple[Counts, str | None, float]:
+        """What `progress` says, and the seconds that are left of a pause."""
+        counts, stopped = await self.progress()
+        return counts, stopped, self.paused()
+
+
+def open_gate(teacher: ApiTeacher, folder: str | None = None, key: str = "") -> Any:
+    """A `Gate` on the driver's node. Every request may wait in it; by default an actor takes 1,000 calls at once.
+
+    folder, key: of the annotations, whose journals it reads.
+    """
+    calls = 2 * teacher.in_flight + CALLS_OF_A_WORKER * teacher.workers
+    return ray.remote(_Gate).options(max_concurrency=calls, **on_driver()).remote(teacher, folder, key)
+
+
+class Asker:
+    """A worker: asks about several parts at once, in an event loop of its own."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        series: datasets.Dataset,
+        folder: str,
+        key: str,
+        gate: Any,
+        share: int,
+        claim: locks.Claim | None,
+    ) -> None:
+        """claim: of the driver's lock on the study's folder, while which this worker may ask."""
+        self.recipe, self.series, self.folder, self.key = recipe, series, folder, key
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.turnstile, self.api = self._run(self._open(gate, share))
+        self.guard = asyncio.run_coroutine_threadsafe(self._guard(claim), self.loop)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """One row: a part in; the part and what was made of it out, as JSON, null where the stage was stopped."""
+        part = int(batch["part"][0])
+        made = None
+        if not self.turnstile.stopped.is_set():
+            with Journal(self.folder, part) as journal:
+                # Looked for under the journal's lock: whoever held it before may have just written the part.
+                made = datasets.find_part(self.folder, part, self.key)
+                if made is None:
+                    made = self._make(part, journal)
+        return {"part": [part], "made": [json.dumps(made and asdict(made))]}
+
+    def _make(self, part: int, journal: Journal) -> datasets.Part | None:
+        table = self._run(self.api.annotate(part, self.series.read_part(part), journal))
+        if table is None:
+            return None
+        note = tally(table, journal.keep(table))
+        made = datasets.write_part(self.folder, part, table, self.recipe.asks.tables.annotations, self.key, note)
+        journal.delete()
+        return made
+
+    async def _open(self, gate: Any, share: int) -> tuple[Turnstile, OpenAIApi | BatchApi]:
+        recipe = self.recipe
+        assert isinstance(recipe.teacher, ApiTeacher)
+        questions = Questions(recipe.teacher, recipe.asks, recipe.plots, recipe.seed)
+        turnstile = await Turnstile(_Remote(gate), recipe.teacher, share).__aenter__()
+        kind = BatchApi if recipe.teacher.mode == "batch" else OpenAIApi
+        return turnstile, kind(questions, turnstile, share)
+
+    async def _guard(self, claim: locks.Claim | None) -> None:
+        """Stop asking once another command has taken the folder over from a driver that stood still."""
+        while claim and not self.turnstile.stopped.is_set():
+            try:
+                await asyncio.to_thread(claim.require)
+            except locks.TakenOverError as error:
+                await self.turnstile.stop(str(error))
+            except StorageError:  # the store does not answer just now: that is for those who write to say
+                pass
+            await asyncio.sleep(GUARD_SECONDS)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result()
+
+
+class _Remote:
+    """A gate that is a Ray actor: its calls return what can be awaited."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handle, name).remote
+
+
+@contextlib.contextmanager
+def _watched(gate: Any, step: Step, say: Say) -> Iterator[None]:
+    """Show what the gate counts for as long as the context lasts."""
+    over = threading.Event()
+    before = step.skipped
+    models: set[str] = set()
+
+    def look() -> None:
+        counts, _, paused = ray.get(gate.look.remote())
+        step.skip(max(0, before + counts[EARLIER] - step.skipped))
+        step.begin()  # what came before the first reply was getting ready
+        waits = f"the server asked to wait, {clock(paused)} left, " if paused > LONG_PAUSE else ""
+        step.advance(max(0, counts[ROWS] - counts[EARLIER] - step.done), waits + tell(counts, step))
+        for line in changes(models, [name for name in counts if name.startswith(MODEL)]):
+            say(line)
+
+    def watch() -> None:
+        while not over.wait(LOOK_SECONDS):
+            look()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join(10)
+    look()  # at what has come since
+
+
+def changes(known: set[str], now: Iterable[str]) -> list[str]:
+    """A line for each model that began to answer after others had; they are then known."""
+    new = sorted(set(now) - known)
+    lines = [
+        f"  the model changed: {name.removeprefix(MODEL)} answers now, before it was "
+        f"{', '.join(sorted(one.removeprefix(MODEL) for one in known))}"
+        for name in new
+        if known
+    ]
+    known.update(new)
+    return lines
+
+
+def _api(recipe: Recipe) -> ApiTeacher:
+    assert isinstance(recipe.teacher, ApiTeacher)
+    return recipe.teacher

@@ -1,0 +1,89 @@
+"""Students that differ in one thing alone, as they come out side by side: what they said, paired by seed."""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from tsd.evaluation import paired, scoring
+from tsd.evaluation.paired import Comparison, Learned, compare
+from tsd.recipe import Recipe, Student
+from tsd.storage import datasets
+
+Known: TypeAlias = Callable[[str, int], dict[int, Learned]]  # student and volume -> what its runs learned, by seed
+
+
+def lookup(recipe: Recipe, runs: pa.Table) -> Known:
+    """What came of the runs, each read once, when it is first asked for.
+
+    runs: the study's runs table; what they said of the scored series must be there.
+    """
+    return cache(partial(_learned, recipe, runs))
+
+
+def beside_words(recipe: Recipe, known: Known) -> list[Comparison]:
+    """Each distilled student behind the one that differs only in learning from words alone, volume by volume."""
+    return _beside(recipe, known, recipe.students.in_words_of)
+
+
+def beside_readers(recipe: Recipe, known: Known) -> list[Comparison]:
+    """Each student that looks behind the one of its size that reads numbers, volume by volume."""
+    return _beside(recipe, known, recipe.students.reading_like)
+
+
+def beside_readers_at_flops(recipe: Recipe, known: Known) -> list[Comparison]:
+    """Each student that looks behind the one of its size that reads numbers, had that taken as many FLOPs.
+
+    It is interpolated between its volumes, seed by seed; left out where it took more on its least volume or less
+    on its largest.
+    """
+    found = []
+    for student in recipe.students.sizes:
+        if (other := recipe.students.reading_like(student)) is None:
+            continue
+        read = [known(other.name, volume) for volume in recipe.students.volumes]
+        for volume in recipe.students.volumes:
+            looked = known(student.name, volume)
+            like = {
+                seed: paired.at_flops([each[seed] for each in read if seed in each], run.flops)
+                for seed, run in looked.items()
+            }
+            between = {seed: run for seed, run in like.items() if run is not None}
+            found.append(compare((other.name, student.name), volume, between, looked))
+    return [each for each in found if each is not None]
+
+
+def _beside(recipe: Recipe, known: Known, like: Callable[[Student], Student | None]) -> list[Comparison]:
+    """Each student behind the one that is like it but for one thing, where there is such a one."""
+    found = []
+    for student in recipe.students.sizes:
+        if (other := like(student)) is None:
+            continue
+        for volume in recipe.students.volumes:
+            both = [known(name, volume) for name in (other.name, student.name)]
+            found.append(compare((other.name, student.name), volume, *both))
+    return [each for each in found if each is not None]
+
+
+def _learned(recipe: Recipe, runs: pa.Table, student: str, volume: int) -> dict[int, Learned]:
+    """What came of a student's runs on one volume, by seed."""
+    own = [run for run in runs.to_pylist() if (run["student"], run["examples"]) == (student, volume)]
+    right = {
+        run["seed"]: scoring.right(
+            datasets.open_dataset(
+                f"{recipe.folder}/predictions/{run['run_id']}", recipe.asks.tables.predictions
+            ).read()
+        )
+        for run in own
+    }
+    return {
+        run["seed"]: Learned(
+            loss=run["validation_loss"],
+            right=right[run["seed"]].mean(1),
+            all_right=np.all(right[run["seed"]], axis=1).astype(np.float64),
+            flops=run["flops"] + (run["teacher_flops"] or 0.0),
+        )
+        for run in own
+    }

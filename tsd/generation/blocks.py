@@ -1,0 +1,215 @@
+"""Draw blocks of series: a study seed and a block's number in, parameters, integers 0–99 and their truth out.
+
+A series depends on (seed, series_id) alone: ids are drawn in blocks of `BLOCK`, each block from its own
+counter-based generator (which seeds a faster one for the shocks), so any number of workers and any restart give
+the same bytes. Of a block's candidates those are kept that make the classes even.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tsd.generation.parameters import Wishes, design
+from tsd.recipe import SeriesConfig
+from tsd.rng import SERIES, fast_generator, generator
+from tsd.series.processes import PROCESSES, SCALED, Array, ornstein_uhlenbeck, own_ranges
+from tsd.series.truth import TOP
+from tsd.tasks import Task
+
+VERSION = "mix-1"  # part of the dataset's key: change it with anything that changes a byte
+BLOCK = 1024  # ids drawn from one generator; part of what a series is, never a tuning knob
+STRIP = 64  # points
+STRIDE = 797  # a prime, by which candidates are gone through in an order that has nothing to do with theirs
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Series drawn together, in the order of their ids.
+
+    values: the points of all series, one series after the other, uint8; lengths: (batch,) int32;
+    process: (batch,) index into the names of `PROCESSES`; parameters: (batch,) float32 each, NaN where a
+    process has none; measures and classes: (batch,) each, by name, as the task returns them.
+    """
+
+    values: npt.NDArray[np.uint8]
+    lengths: npt.NDArray[np.int32]
+    process: npt.NDArray[np.intp]
+    parameters: Columns
+    measures: Columns
+    classes: Columns
+
+
+def draw_block(task: Task, config: SeriesConfig, seed: int, block: int, stream: int = SERIES) -> Block:
+    """Draw candidates, measure them, and keep the `BLOCK` of them that make the task's classes even."""
+    rng = generator(seed, stream, block)
+    candidates = _plan(config, rng, ceil(BLOCK * config.oversampling))
+    groups = [_realise(task, config, rng, plan) for plan in candidates]
+    return _keep(task, groups)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Candidates of one length, in the order of `PROCESSES`, (batch,) each."""
+
+    length: int
+    place: npt.NDArray[np.intp]  # in the block's order of candidates
+    process: npt.NDArray[np.intp]  # index into PROCESSES, ascending
+    wishes: Wishes
+
+
+def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Plan]:
+    """What each candidate is meant to be, in even shares: strata in place of coin tosses."""
+    weights = np.array([config.mix.get(name, 0.0) for name in PROCESSES])
+    process = stratum(weights, (np.arange(count) + rng.random()) / count)
+    lengths, owns, trend, noise = _lattice(rng, count, 4)
+    own = owns < config.own_range
+    length = stratum(np.ones(len(config.lengths)), lengths)
+    trends = (stratum(np.array(shares), trend) for shares in (config.own_trend_shares, config.trend_shares))
+    noises = (stratum(np.array(shares), noise) for shares in (config.own_noise_shares, config.noise_shares))
+    swings = np.array([process.swings for process in PROCESSES.values()])[process]
+    wishes = Wishes(np.where(own, *trends), np.where(own, *noises), own, swings)
+    place = rng.permutation(count)
+    if len(config.lengths) == 1:
+        return [Plan(config.lengths[0], place, process, wishes)]
+    plans = []
+    for i in np.unique(length):
+        these = np.flatnonzero(length == i)
+        chosen = Wishes(**{name: column[these] for name, column in vars(wishes).items()})
+        plans.append(Plan(config.lengths[i], place[these], process[these], chosen))
+    return plans
+
+
+def _lattice(rng: np.random.Generator, count: int, dimensions: int) -> npt.NDArray[np.float64]:
+    """Points that fill the unit cube evenly, and any run of them too: (dimensions, count).
+
+    A Kronecker sequence with the steps of Roberts (2018), R_d, shifted at random.
+    """
+    root = 1.5
+    for _ in range(30):
+        root = (1 + root) ** (1 / (dimensions + 1))  # of x**(d + 1) = x + 1
+    steps = root ** -np.arange(1.0, dimensions + 1)
+    return np.modf(np.outer(steps, np.arange(count)) + rng.random((dimensions, 1)))[0]
+
+
+def stratum(shares: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """The class that each uniform number falls into where classes lie side by side, as wide as their shares."""
+    return np.searchsorted(np.cumsum(shares)[:-1] / shares.sum(), uniform, side="right")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Candidates of one length, drawn and measured; values (batch, length) uint8, the rest (batch,) each."""
+
+    plan: Plan
+    values: npt.NDArray[np.uint8]
+    parameters: Columns
+    measures: Columns
+    classes: Columns
+
+
+def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: Plan) -> Group:
+    """Draw the candidates' parameters and points, and measure them."""
+    length, batch = plan.length, len(plan.place)
+    own, swings = plan.wishes.own_range, plan.wishes.swings
+    time = np.linspace(0, 1, length, dtype=np.float32)[:, None]
+    fast = fast_generator(rng)
+    shocks = fast.standard_normal((length, batch), np.float32)
+    curve, special = _curves(config, fast, plan.process, time, shocks)
+    sizes = design(config, rng, plan.wishes, curve)
+    sizes = {name: size.astype(np.float32) for name, size in sizes.items()}
+    points = ornstein_uhlenbeck(shocks, sizes["tau"], sizes["sigma"])
+    curve *= np.where(swings, sizes["swing"], sizes["drift"])
+    points += curve
+    if swings.any():
+        points += np.multiply(time - np.float32(0.5), np.where(swings, sizes["drift"], np.float32(0)), out=curve)
+    low, scale = -sizes["level"], np.ones(batch, np.float32)  # what is mapped onto 0, and how far a unit reaches
+    if own.any():
+        low = np.where(own, points.min(axis=0), low)
+        scale = np.where(own, TOP / (points.max(axis=0) - low), scale)
+    # Half a unit more rounds, as what follows the point is cut off.
+    points -= low - np.float32(0.5) / scale
+    points *= scale
+    np.clip(points, np.float32(0), np.float32(TOP + 0.5), out=points)
+    values = points.astype(np.uint8)  # (length, batch)
+    sizes["level"] = np.where(own, -low, sizes["level"])
+    for name in SCALED:
+        sizes[name] = sizes[name] * scale
+    sizes["swing"] = np.where(swings, sizes["swing"], np.float32(np.nan))
+    measures = task.measure(values.T)
+    return Group(plan, _by_series(values), {**sizes, **special}, measures, task.classify(measures, length))
+
+
+def _by_series(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(length, batch) -> (batch, length), a strip of points at a time: what is read stays in a core's cache."""
+    turned = np.empty(values.shape[::-1], np.uint8)
+    for first in range(0, len(values), STRIP):
+        turned[:, first : first + STRIP] = values[first : first + STRIP].T
+    return turned
+
+
+def _curves(
+    config: SeriesConfig, rng: np.random.Generator, process: npt.NDArray[np.intp], time: Array, shocks: Array
+) -> tuple[Array, Columns]:
+    """The curve of each series' mean, (length, batch), and its process's own parameters; may change the shocks."""
+    curve = np.empty_like(shocks)
+    special = {name: np.full(len(process), np.nan, np.float32) for name in own_ranges()}
+    for i, kind in enumerate(PROCESSES.values()):
+        these = slice(*np.searchsorted(process, [i, i + 1]))
+        if these.start == these.stop:
+            continue
+        for name, span in kind.ranges.items():
+            special[name][these] = rng.uniform(*config.ranges.get(name, span[:2]), these.stop - these.start)
+        own = {name: special[name][these] for name in kind.ranges}
+        curve[:, these] = kind.curve(own, time, shocks[:, these], rng)
+    return curve, special
+
+
+def _keep(task: Task, groups: list[Group]) -> Block:
+    """The `BLOCK` candidates that make the classes even and are no near ties, in the candidates' order."""
+    order = np.argsort(np.concatenate([group.plan.place for group in groups]))
+    kept = order
+    if len(order) > BLOCK:
+        classes = [np.concatenate([group.classes[facet] for group in groups])[order] for facet in task.names]
+        cells = np.ravel_multi_index(classes, [len(names) for names in task.classes.values()])
+        ties = np.concatenate([task.near_ties(group.measures) for group in groups])[order]
+        # Near ties go first. What goes besides must not depend on the place, or a block's end were less even.
+        preferred = np.lexsort((np.arange(len(order)) * STRIDE % len(order), ties))
+        kept = order[np.sort(preferred[even_out(cells[preferred], BLOCK)])]
+
+    def together(columns: list[Columns]) -> Columns:
+        return {name: np.concatenate([each[name] for each in columns])[kept] for name in columns[0]}
+
+    lengths = np.concatenate([np.full(len(group.values), group.plan.length, np.int32) for group in groups])[kept]
+    longest = max(group.plan.length for group in groups)
+    values = np.concatenate([_padded(group.values, longest) for group in groups])[kept]
+    return Block(
+        values=values.reshape(-1) if len(groups) == 1 else values[np.arange(longest) < lengths[:, None]],
+        lengths=lengths,
+        process=np.concatenate([group.plan.process for group in groups])[kept],
+        parameters=together([group.parameters for group in groups]),
+        measures=together([group.measures for group in groups]),
+        classes=together([group.classes for group in groups]),
+    )
+
+
+def _padded(values: npt.NDArray[np.uint8], length: int) -> npt.NDArray[np.uint8]:
+    missing = length - values.shape[1]
+    return np.pad(values, ((0, 0), (0, missing))) if missing else values
+
+
+def even_out(cells: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
+    """Which candidates are kept: every cell is filled to the same level, with the first of its candidates.
+
+    cells: (candidates,) what each candidate is, the preferred ones first. Returns `count` indices, ascending. What
+    the level leaves over goes to the first candidates of the cells that have more.
+    """
+    by_cell = np.argsort(cells, kind="stable")
+    sizes = np.bincount(cells)
+    rank = np.empty(len(cells), np.uint16)
+    rank[by_cell] = np.arange(len(cells)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(np.argsort(rank, kind="stable")[:count])

@@ -1,0 +1,173 @@
+"""What a trained student says of a series of your own: a file and a model folder in, sentences out.
+
+measurements/ reads the file.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tsd import measurements
+from tsd.errors import InputError
+from tsd.plots.rasterised import draw
+from tsd.series.truth import TOP
+from tsd.storage import datasets
+from tsd.tasks import TASKS, Task
+
+MAX_NEW_TOKENS = 128
+NO_ANSWER = "The student gave no answer that can be read: it may need more training."
+GIVE = "give a student's folder, such as runs/laptop/students/NAME"
+
+
+def explain(
+    file: str, model: str, column: str | None, as_json: bool, hints: measurements.Hints | None = None
+) -> tuple[str, bool]:
+    """Describe one column of a file as the student was taught to; model is a folder, or a URI of one.
+
+    The series is put in the order of time, resampled to the student's length and mapped linearly onto 0–99, its
+    minimum to 0 and its maximum to 99; the answer says what was done. Returns the answer, and whether the student
+    said anything that can be read. Raises InputError for what cannot be read, or can be read in two ways.
+    """
+    with _at_hand(model) as folder:
+        card = read_card(folder, model)
+        task = TASKS[card["task"]]
+        if task.curves > 1:
+            raise InputError(
+                f"{model} was trained to read {task.curves} series at once: give a student of one series"
+            )
+        measured = measurements.read(file, column, hints)
+        length = fitting_length(card["length"], min(measured.rows, len(measured.values)))
+        values, resized = fit_to_student(measured.values, length)
+        # The model is loaded last: whatever is wrong with the file is said at once.
+        text = _ask(folder, model, task, values)
+    parsed = task.parse(text)
+    said = task.sentences(text) if any(parsed.labels.values()) else []
+    changes = [*measured.changes, *resized]
+    if as_json:
+        answer = {
+            "column": measured.name,
+            "rows": measured.rows,
+            "time": measured.time,
+            "changes": changes,
+            "labels": parsed.labels,
+            "sentences": said,
+            "not_stated": parsed.reason,
+        }
+        return json.dumps(answer, indent=1, ensure_ascii=False), bool(said)
+    order = "" if measured.time else " in file order, there is no column of times"
+    notes = [f"column {measured.name!r}, {measured.rows:,} rows{order}", *changes]
+    return "\n".join([*(said or [NO_ANSWER]), *(f"({note})" for note in notes)]), bool(said)
+
+
+@contextlib.contextmanager
+def _at_hand(model: str) -> Iterator[str]:
+    """A model folder's path on this machine; one behind a URI is copied for as long as the context lasts."""
+    if "://" not in model:
+        yield model
+        return
+    with contextlib.ExitStack() as held:
+        try:
+            folder = held.enter_context(datasets.local_copy(model.rstrip("/")))
+        except FileNotFoundError:
+            raise InputError(f"{model} is not there: {GIVE}") from None
+        except (OSError, ValueError) as error:  # a wrong key, no network, an unknown kind of storage
+            raise InputError(f"{model} cannot be fetched: {str(error).splitlines()[0]}") from None
+        yield folder
+
+
+def read_card(path: str, model: str | None = None) -> dict[str, Any]:
+    """What a student's folder says of how it was trained. Raises InputError where there is no student.
+
+    model: what the user calls the folder, where it is a copy.
+    """
+    model = model or path
+    folder = Path(path)
+    if not folder.is_dir():
+        what = "is a file and not a model folder" if folder.exists() else "is not there"
+        raise InputError(f"{model} {what}: {GIVE}")
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
+        hint = f": name one of the {len(inner)} in it, such as {model.rstrip('/')}/{inner[0]}" if inner else ""
+        raise InputError(f"{model} is not a model folder, it has no config.json{hint}")
+    card = folder / "tsd.json"
+    if not card.is_file():
+        raise InputError(
+            f"{model} was not trained by tsd, it has no tsd.json to say how long its series were: {GIVE}"
+        )
+    try:
+        read: dict[str, Any] = json.loads(card.read_text())
+        read["length"] = [int(length) for length in np.atleast_1d(read["length"])]
+        if not read["length"] or min(read["length"]) < 2 or read["task"] not in TASKS:
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{model}/tsd.json is damaged: train or copy the student again") from None
+    return read
+
+
+def fitting_length(lengths: Sequence[int], points: int) -> int:
+    """Of the lengths that a student reads, the longest that needs no point made up, else the shortest."""
+    return max((length for length in lengths if length <= points), default=min(lengths))
+
+
+def fit_to_student(raw: npt.NDArray[np.float64], length: int) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Resample and rescale a series to what the student was trained on: (length,) integers 0–99.
+
+    Returns the integers and a sentence for each thing that was done. A longer series is averaged over equal
+    stretches of time, a shorter one interpolated linearly.
+    """
+    changes = []
+    values = raw
+    if len(raw) > length:
+        values = _averaged(raw, length)
+        changes.append(f"{len(raw):,} points were averaged down to the {length} that the student reads")
+    elif len(raw) < length:
+        values = np.interp(np.linspace(0, len(raw) - 1, length), np.arange(len(raw)), raw)
+        changes.append(f"{len(raw):,} points were interpolated to the {length} that the student reads")
+    low, high = values.min(), values.max()
+    if (low, high) != (0, TOP):
+        values = (values - low) / (high - low) * TOP if high > low else np.full(length, TOP / 2)
+        changes.append(f"values from {low:g} to {high:g} were mapped onto 0–{TOP}, the student's range")
+    return np.rint(values).astype(np.int64), changes
+
+
+def _averaged(raw: npt.NDArray[np.float64], length: int) -> npt.NDArray[np.float64]:
+    """Means over `length` stretches of equal width, whose ends may cut a point in parts."""
+    sums = np.concatenate([[0.0], np.cumsum(raw - raw.mean())])
+    edges = np.linspace(0, len(raw), length + 1)
+    means = np.diff(np.interp(edges, np.arange(len(raw) + 1), sums)) * length / len(raw) + raw.mean()
+    # A rounding error must not leave the series' range: it would be taken for a value outside 0–99.
+    inside: npt.NDArray[np.float64] = np.clip(means, raw.min(), raw.max())
+    return inside
+
+
+def _ask(folder: str, model: str, task: Task, values: npt.NDArray[np.int64]) -> str:
+    """The student's reply to a series, or to its plot where it looks.
+
+    Raises InputError where the folder's files do not make a whole model.
+    """
+    from transformers.utils import logging
+
+    from tsd.inference.decoding import decode, describe
+    from tsd.models.students import load_model, load_tokenizer
+    from tsd.models.vision import looks
+
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)  # its reports of what does not fit run over pages
+    try:
+        tokenizer = load_tokenizer(folder)
+        student, info = load_model(folder, output_loading_info=True)
+        missing = sorted(info["missing_keys"])
+        if missing:
+            raise InputError(f"its weights lack {missing[0]}")
+        if looks(student):
+            ink = draw([[values.astype(np.uint8)]])
+            return describe(student, tokenizer, task, ink, MAX_NEW_TOKENS)[0]
+        return decode(student, tokenizer, [task.student_prompt(values.tolist())], MAX_NEW_TOKENS)[0]
+    except Exception as error:  # whatever its file formats, layers and tokenizer make of a damaged file
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        raise InputError(f"the model folder {model} is damaged, copy or train it again: {reason}") from error

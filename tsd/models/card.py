@@ -1,0 +1,109 @@
+"""A student's model card: the README.md of its folder, from what `tsd.json` there says and what it scored."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tsd.plots.rasterised import SIDE
+from tsd.tasks import TASKS
+
+CARD, README = "tsd.json", "README.md"
+USE = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # where this file lies
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+turns = [{{"role": "user", "content": {prompt}}}]
+asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+reply = model.generate(**asked, max_new_tokens={tokens})[0, asked["input_ids"].shape[1]:]
+print(tokenizer.decode(reply, skip_special_tokens=True))
+```"""
+
+USE_LOOKING = """```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+folder = "."  # where this file lies
+processor, model = AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder)
+shown = [{{"type": "text", "text": {prompt}}}, {{"type": "image", "path": "plot.png"}}]
+turns = [{{"role": "user", "content": shown}}]
+asked = processor.apply_chat_template(
+    turns, add_generation_prompt=True, tokenize=True, return_tensors="pt", return_dict=True
+)
+reply = model.generate(**asked, max_new_tokens={tokens})[0, asked["input_ids"].shape[1]:]
+print(processor.decode(reply, skip_special_tokens=True))
+```"""
+
+
+def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """The card in Markdown, with the front matter that a model hub reads.
+
+    card: as in `tsd.json`. scores: value, low and high of each, once the student was evaluated.
+    """
+    run, about, task = card["run"], card["about"], TASKS[card["task"]]
+    source, adapters = about["source"], about["adapters"]
+    lengths = card["length"] if isinstance(card["length"], list | tuple) else [card["length"]]
+    shown = "time series" if task.curves == 1 else "pairs of time series"
+    points = " or ".join(map(str, lengths))
+    started = f"started from {_named(source)}" if source else "was trained from scratch"
+    if adapters:
+        started += ", by low-rank adapters, " + ("which lie here alone" if about["alone"] else "merged into it")
+    example = task.asked.format(*["37 41 40"] * task.curves)
+    how = USE.format(prompt=json.dumps(example), tokens=task.reply_tokens)
+    kind, given = (
+        "causal ",
+        f"Series are given as whole numbers from 0 to 99, {points} of them, as in the examples;",
+    )
+    looks = card.get("view") == "plot"
+    if looks:
+        how = USE_LOOKING.format(prompt=json.dumps(task.looking_prompt), tokens=task.reply_tokens)
+        kind, given = (
+            "vision-",
+            f"Plots are {SIDE} × {SIDE} pixels, a black line and its grey shadow on white, 0 to 99 upwards;",
+        )
+    paragraphs = [
+        _front(source, about["alone"], looks),
+        f"# {run['run_id']}",
+        f"A {kind}language model of {run['parameters']:,} parameters that describes {shown} in words"
+        f"{', from their plots' if looks else ''}. It {started}.",
+        "## What it learned from",
+        f"{run['examples']:,} descriptions by the teacher {about['teacher']} of synthetic {shown} of {points} "
+        f"points, whole numbers from 0 to 99: {run['tokens']:,} tokens in {run['steps']:,} steps, "
+        f"{run['flops']:.3g} FLOPs. Seed {run['seed']}.",
+        "## How well it does",
+        *_measured(run, scores),
+        "## How to use it",
+        f"{given} `tsd explain FILE --model FOLDER` brings a series of your own to that form.",
+        how,
+        "## Where it comes from",
+        f"tsd, study {about['study']}, recipe {about['recipe']} (digest), run {run['run_id']}.",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _front(source: str | None, alone: bool, looks: bool) -> str:
+    lines = [
+        "---",
+        f"library_name: {'peft' if alone else 'transformers'}",
+        *([f"base_model: {source}"] if source and _from_hub(source) else []),
+        f"pipeline_tag: {'image-text-to-text' if looks else 'text-generation'}",
+        "tags: [time-series, distillation, tsd]",
+        "---",
+    ]
+    return "\n".join(lines)
+
+
+def _measured(run: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None) -> list[str]:
+    loss = f"Loss on held-out examples: {run['validation_loss']:.4f} nats a token."
+    if scores is None:
+        return [loss]
+    rows = [f"| {name} | {at['value']:.3f} | {at['low']:.3f}–{at['high']:.3f} |" for name, at in scores.items()]
+    table = "\n".join(["| share right | value | 95 % interval |", "|---|---|---|", *rows])
+    return [loss, "On test series that nobody trained on:", table]
+
+
+def _named(source: str) -> str:
+    return source if _from_hub(source) else f"the model folder {source.rstrip('/').rsplit('/', 1)[-1]}"
+
+
+def _from_hub(source: str) -> bool:
+    return source.count("/") == 1 and not source.startswith((".", "/"))

@@ -1,0 +1,208 @@
+"""The recipe of a whole study."""
+
+from math import prod
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tsd.errors import RecipeError
+from tsd.recipe.curation import CurationConfig
+from tsd.recipe.section import EVERY, MACHINE, Section, Shapes, Uri, nearest
+from tsd.recipe.series import PlotConfig, SeriesConfig
+from tsd.recipe.teachers import ApiTeacher, LocalTeacher, ModelTeacher, RulesTeacher, VllmTeacher
+from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
+from tsd.storage.schemas import SPLITS
+from tsd.tasks import TASKS, Task
+
+# Over all tables, generously: the laptop study's series of 128 points take about 600 bytes each.
+BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
+
+
+def _known_task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"unknown task{nearest(name, list(TASKS))}")
+    return name
+
+
+def _of_a_kind(teacher: Any, folder: str) -> Any:
+    """A teacher's section: one that names no kind is of the rules, one that is trained is kept with the study."""
+    if not isinstance(teacher, dict):
+        return teacher
+    if teacher.get("train") is None:
+        return {"kind": "rules", **teacher}
+    if teacher.get("model") is not None:
+        raise ValueError(
+            "a teacher has a model, or is trained and then kept with the study: leave out model or train"
+        )
+    return {"kind": "local", **teacher, "model": f"{folder}/teacher"}
+
+
+def _is_own(teacher: Any) -> bool:
+    return isinstance(teacher, dict) and (teacher.get("train") is not None or teacher.get("kind") == "local")
+
+
+OUT = "runs"
+TaskName = Annotated[str, AfterValidator(_known_task)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+Teacher = Annotated[RulesTeacher | LocalTeacher | ApiTeacher | VllmTeacher, Field(discriminator="kind")]
+
+
+class Recipe(Section):
+    """A whole study."""
+
+    name: Annotated[Name, MACHINE]
+    """What the study's folder and MLflow run are called."""
+    about: Annotated[str, MACHINE] = ""
+    """What the recipe is for, in a line."""
+    seed: Annotated[int, Field(ge=0, lt=2**63), Shapes("generate")] = 0
+    """The study's seed: with a series' id, all that a series depends on."""
+    task: Annotated[TaskName, Shapes("generate")] = "single"
+    """What is asked: `single`, the paper's task about one series, or `pair`, its task about two."""
+    out: Annotated[Uri, MACHINE] = OUT
+    """The folder that holds studies: a path, or a URI such as s3://bucket/studies."""
+    series: Annotated[SeriesConfig, Shapes("generate")] = SeriesConfig()
+    plots: Annotated[PlotConfig, Shapes("annotate")] = PlotConfig()
+    teacher: Annotated[Teacher, Shapes("annotate")] = RulesTeacher()
+    teachers: Annotated[dict[Name, Teacher], Shapes("annotate")] = Field(default={})
+    """Several teachers by name, in the place of one: every student is taught by each, over the same series."""
+    curation: Annotated[CurationConfig, Shapes("curate")] = CurationConfig()
+    students: Annotated[StudentsConfig, Shapes("train")] = StudentsConfig()
+    training: Annotated[TrainingConfig, Shapes("train")] = TrainingConfig()
+    evaluation: Annotated[EvaluationConfig, Shapes("evaluate")] = EvaluationConfig()
+    tracking: Annotated[TrackingConfig, MACHINE] = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_teachers_leave_out(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        folder = f"{str(value.get('out', OUT)).rstrip('/')}/{value.get('name')}"
+        said = {name: value[name] for name in ("teacher", "teachers") if isinstance(value.get(name), dict)}
+        if "teacher" in said:
+            said["teacher"] = _of_a_kind(said["teacher"], folder)
+        if "teachers" in said:
+            said["teachers"] = {
+                name: _of_a_kind(one, f"{folder}/teachers/{name}") for name, one in said["teachers"].items()
+            }
+        own = any(map(_is_own, said.get("teachers", {}).values() or [said.get("teacher")]))
+        plots = value.get("plots", {})
+        if own and isinstance(plots, dict):
+            said["plots"] = {"style": "bare", **plots}
+        return {**value, **said}
+
+    @model_validator(mode="after")
+    def _own_teachers_look_at_bare_plots(self) -> Self:
+        for teacher in self.teachers.values() or [self.teacher]:
+            if isinstance(teacher, ModelTeacher) and teacher.own and self.plots.style != "bare":
+                raise ValueError(
+                    f"plots.style is {self.plots.style!r}, and a teacher of one's own looks at bare plots: "
+                    "leave it out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_have_one_length(self) -> Self:
+        if self.asks.curves > 1 and len(self.series.lengths) > 1:
+            raise ValueError(f"series.length must be one number for the task {self.task}, not a list")
+        return self
+
+    @model_validator(mode="after")
+    def _facets_are_those_of_the_task(self) -> Self:
+        named = [(f"curation.{field}", facet) for field, facet in self.curation.named_facets()]
+        asked = {"teacher": self.teacher} | {f"teachers.{name}": one for name, one in self.teachers.items()}
+        for place, teacher in asked.items():
+            if isinstance(teacher, RulesTeacher):
+                named += [(f"{place}.error_rate", facet) for facet in teacher.error_rate if facet != EVERY]
+        for field, facet in named:
+            if facet not in self.asks.names:
+                known = nearest(facet, [EVERY, *self.asks.names])
+                raise ValueError(f"{field}.{facet}: the task {self.task} has no such facet{known}")
+        return self
+
+    @model_validator(mode="after")
+    def _machines_fit_students(self) -> Self:
+        for student in self.students.sizes:
+            workers = student.workers or self.training.workers
+            self.training.require_fair_shares(workers)
+            if student.gpus is not None and (not self.training.gpu or (workers > 1 and student.gpus < 1)):
+                why = f"{workers} workers cannot share one" if self.training.gpu else "training.gpu is false"
+                raise ValueError(f"students.sizes: {student.name} asks for {student.gpus:g} of a GPU, and {why}")
+        return self
+
+    @model_validator(mode="after")
+    def _caps_leave_room(self) -> Self:
+        for facet, classes in self.asks.classes.items():
+            cap = self.curation.cap(facet)
+            if cap * len(classes) < 1:
+                raise ValueError(
+                    f"curation.caps of {facet} must be at least {1 / len(classes):.3g}, not {cap:g}: "
+                    f"its {len(classes)} classes could not fill the corpus"
+                )
+        return self
+
+    @property
+    def by_teacher(self) -> dict[str, Self]:
+        """A recipe for each of several teachers: a study of its own in a folder below this one's."""
+        return {
+            name: self.model_copy(
+                update={"name": name, "out": f"{self.folder}/teachers", "teacher": teacher, "teachers": {}}
+            )
+            for name, teacher in self.teachers.items()
+        }
+
+    @property
+    def asks(self) -> Task:
+        """The task that `task` names."""
+        return TASKS[self.task]
+
+    @property
+    def folder(self) -> str:
+        """Where this study lives."""
+        return f"{self.out.rstrip('/')}/{self.name}"
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest reply of a student, in tokens."""
+        return self.evaluation.max_new_tokens or self.asks.reply_tokens
+
+    @property
+    def kept_share(self) -> float:
+        """The share of replies that curation keeps, as far as the recipe tells."""
+        if self.teachers:
+            return min(one.kept_share for one in self.by_teacher.values())
+        if not isinstance(self.teacher, RulesTeacher):
+            return 1.0
+        rates = self.teacher.error_rate
+        dropped = [facet for facet in self.asks.names if self.curation.policy(facet) == "drop"]
+        return prod(1 - rates.get(facet, rates[EVERY]) for facet in dropped)
+
+    def require_enough_series(self) -> None:
+        """Raise RecipeError where more is asked of a split than it can hold, before the first series is drawn."""
+        kept = (self.kept_share, self.kept_share, 1.0)
+        asked = (max(self.students.volumes), self.evaluation.validation_examples, self.evaluation.series)
+        fields = ("students.volumes", "evaluation.validation_examples", "evaluation.series")
+        for field, wanted, *shares, split in zip(fields, asked, self.series.split, kept, SPLITS, strict=True):
+            there = int(self.series.count * prod(shares))
+            if wanted > there:
+                after = ", once curated," if shares[1] < 1 else ""
+                raise RecipeError(
+                    f"{field} asks for {wanted:,} and the {split} split of {self.series.count:,} {self.asks.unit} "
+                    f"holds{after} about {there:,}: raise series.count"
+                )
+
+    def require_own_teacher(self) -> None:
+        """Raise RecipeError where the recipe describes no teacher that can be trained."""
+        for teacher in self.teachers.values() or [self.teacher]:
+            if not isinstance(teacher, ModelTeacher) or teacher.train is None:
+                raise RecipeError(
+                    f"the teacher of {self.name} is not one to train: say how in teacher.train, such as "
+                    "teacher={kind: local, train: {pictures: 60000}}"
+                )
+
+    @property
+    def bytes_needed(self) -> int:
+        """About how much a study writes; the weights of students from scratch are too small to count."""
+        each = BYTES_PER_POINT * self.series.points * self.asks.curves + BYTES_PER_ROW
+        if self.plots.store:
+            each += BYTES_PER_PIXEL * max(width * height for width, height in self.plots.sizes)
+        return 16 * 2**20 + int(self.series.count * each * max(1, len(self.teachers)))

@@ -1,0 +1,156 @@
+"""The series of a run -> one self-contained HTML page of their plots by class, for people to look at.
+
+In: a folder that holds a finished `series` dataset. Out: the page's place. It draws what a teacher is shown.
+"""
+
+import base64
+import os
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from tsd.errors import InputError
+from tsd.plots.plotter import Plotter, Style, choose_look
+from tsd.recipe import PlotConfig, load, nearest
+from tsd.reporting.pages import template
+from tsd.storage import datasets
+from tsd.storage.schemas import fingerprint
+from tsd.tasks import TASKS, Task
+
+PAGE = "plots.html"
+MOST = 50_000  # series that are looked through for those to show
+
+Row = dict[str, Any]  # of a task's table of series
+Cell = tuple[str, str]  # a class of each facet of `Task.sheet`
+
+
+def show_plots(run: str, out: str | None = None, per_class: int = 6, style: str | None = None) -> str:
+    """Write the page and say where it lies: RUN/plots.html unless `out` names a file.
+
+    per_class: how many series of each cell, such as trend × noise. style: how to draw them, if not as the run's
+    recipe says.
+    """
+    run = run.rstrip("/")
+    task, series = _open(run)
+    config, seed = _config(run, style)
+    chosen, counts = _choose(task, series, per_class)
+    page = _write(task, run, series.rows, chosen, counts, config, seed)
+    place = out or f"{run}/{PAGE}"
+    folder, _, name = place.rpartition("/")
+    datasets.write_bytes(folder or ".", name, page.encode())
+    return place
+
+
+def _open(run: str) -> tuple[Task, datasets.Dataset]:
+    """The dataset of series that a run folder holds, or that the folder itself is, and the task it is for."""
+    for folder in (f"{run}/series", run):
+        try:
+            manifest = datasets.read_manifest(folder)
+            if manifest is None:
+                continue
+            for task in TASKS.values():
+                if manifest["schema"] == fingerprint(task.tables.series):
+                    return task, datasets.open_dataset(folder, task.tables.series)
+            raise InputError(f"{folder} holds another table than series: name a run folder")
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{folder} cannot be read: {str(error).splitlines()[0]}") from None
+    raise InputError(f"{run} holds no finished series: name a run folder such as runs/laptop")
+
+
+def _config(run: str, style: str | None) -> tuple[PlotConfig, int]:
+    """How the run's teacher is shown its series, and the study's seed; another style where one is named."""
+    if style is not None and style not in get_args(Style):
+        raise InputError(f"--style {style}: there is no such style{nearest(style, get_args(Style))}")
+    for folder in (run, os.path.dirname(run)):  # the dataset itself may be named, too
+        if os.path.isfile(f"{folder}/recipe.yaml"):
+            recipe = load(f"{folder}/recipe.yaml")
+            return recipe.plots.model_copy(update={"style": style or recipe.plots.style}), recipe.seed
+    return PlotConfig.model_validate({"style": style} if style else {}), 0
+
+
+def _choose(task: Task, series: datasets.Dataset, per_class: int) -> tuple[dict[Cell, list[Row]], dict[Cell, int]]:
+    """The first series of each cell, and how many of each there are among those looked through."""
+    down, across = task.sheet
+    chosen: dict[Cell, list[Row]] = {(a, b): [] for a in task.classes[down] for b in task.classes[across]}
+    counts = dict.fromkeys(chosen, 0)
+    for part in series.each_part():
+        truth = part["truth"].to_pylist()
+        for i, labels in enumerate(truth):
+            cell = labels[down], labels[across]
+            counts[cell] += 1
+            if len(chosen[cell]) < per_class:
+                chosen[cell] += part.slice(i, 1).to_pylist()
+        if sum(counts.values()) >= MOST:
+            break
+    return chosen, counts
+
+
+def _write(
+    task: Task,
+    run: str,
+    rows: int,
+    chosen: dict[Cell, list[Row]],
+    counts: dict[Cell, int],
+    config: PlotConfig,
+    seed: int,
+) -> str:
+    shown = [row for cell in chosen.values() for row in cell]
+    looks = [choose_look(config, seed, row["series_id"]) for row in shown]
+    items = [np.split(np.array(row["values"], np.uint8), task.curves) for row in shown]
+    pictures = Plotter()(items, looks)
+    cards = (_card(task, row, picture) for row, picture in zip(shown, pictures, strict=True))
+    return template("look").render(
+        title=run.rpartition("/")[2] or run,
+        rows=rows,
+        unit=task.unit,
+        lengths=sorted({len(row["values"]) // task.curves for row in shown}),
+        looked=sum(counts.values()),
+        counts=counts,
+        down=task.sheet[0],
+        across=task.sheet[1],
+        rows_of=task.classes[task.sheet[0]],
+        columns_of=task.classes[task.sheet[1]],
+        cards={cell: [next(cards) for _ in found] for cell, found in chosen.items()},
+        config=config,
+        size=_range(config.sizes),
+        tokens=round(config.image_tokens),
+    )
+
+
+def _card(task: Task, row: Row, picture: bytes) -> Row:
+    """What the page says of one series or pair."""
+    return {
+        **row,
+        "picture": base64.b64encode(picture).decode(),
+        "size": np.frombuffer(picture[16:24], ">u4").tolist(),  # where a PNG has its width and height
+        "facts": [("Process", _process(row)), *(_measured(row) if task.curves == 1 else row["truth"].items())],
+    }
+
+
+def _process(row: Row) -> str:
+    parameters = row["parameters"] if isinstance(row["parameters"], list) else [row["parameters"]]
+    names = row["process"].split(", ")
+    return "; ".join(
+        ", ".join([name, *(f"{key} {value:.3g}" for key, value in drawn.items() if value is not None)])
+        for name, drawn in zip(names, parameters, strict=True)
+    )
+
+
+def _measured(row: Row) -> list[tuple[str, str]]:
+    """What one series measures, in words."""
+    measures, values, truth = row["measures"], row["values"], row["truth"]
+    return [
+        ("End − start", f"{measures['trend_delta']:+.1f}".replace("-", "−")),
+        ("Noise, RMS", f"{measures['noise_rms']:.2f}"),
+        *(
+            (facet, f"{truth[facet]}: {values[measures[arg]]} at {measures[arg]}")
+            for facet, arg in (("maximum", "argmax"), ("minimum", "argmin"))
+        ),
+    ]
+
+
+def _range(sizes: Sequence[tuple[int, int]]) -> str:
+    """One size, or the smallest and the largest."""
+    return " to ".join(f"{width} × {height}" for width, height in sorted({min(sizes), max(sizes)}))

@@ -1,0 +1,282 @@
+"""Runs and fits -> one self-contained HTML page, its main picture, and the lines that matter.
+
+In: a `Study`, all that a report shows. Out: HTML that loads nothing, a matplotlib figure, plain sentences.
+It computes no score and no fit, and chooses only which run to call the best.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from itertools import pairwise
+
+import pyarrow as pa
+
+from tsd.curation import Counts, review
+from tsd.curation.counts import NOT_STATED
+from tsd.evaluation.laws import PARAMETERS, FittedLaw
+from tsd.evaluation.paired import Comparison, Difference
+from tsd.evaluation.scoring import Beside, Clear
+from tsd.plots.figures import Figure
+from tsd.reporting.pages import percent, template
+from tsd.reporting.runs import Run, in_order, loss_of, mean_curve, readers_like, students_of
+from tsd.reporting.scaling_figure import BASELINE_NAMES, Baselines, Colours, Fits, draw, inline
+from tsd.storage.schemas import ALL_RIGHT, VALID
+from tsd.tasks import Task
+
+MOST_TOLD = 4  # facets in the line on the best student; of more, only all at once is told
+BETTER = "better than"
+CERTAIN = 0.05  # p of a difference below which it is told as one
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out series for people to look at, and what was said of it."""
+
+    series_id: int
+    values: list[int]
+    """0–99, oldest first."""
+    truth: dict[str, str]
+    teacher: str
+    """The raw reply."""
+    student: str
+    """The raw reply of the best student, see `best`."""
+    student_labels: dict[str, str | None]
+    teacher_labels: dict[str, str | None]
+    seen: str | None = None
+    """The plot that the teacher looked at, a PNG in base 64; None for a teacher that looks at none."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a report shows."""
+
+    title: str
+    """The study's name, such as laptop."""
+    task: Task
+    recipe_yaml: str
+    runs: pa.Table
+    """The task's runs table, at least one row; a score is null where nothing was decoded."""
+    baselines: dict[str, dict[str, float]]
+    """By facet and for all of them, as `tsd.evaluation.scoring.baselines` gives them."""
+    fits: dict[str, FittedLaw | str]
+    """By "loss" or the score whose error rate was fitted: the law, or a sentence on why there is none.
+    N is parameters without embeddings, D is training examples."""
+    samples: list[Sample]
+    seconds: dict[str, float]
+    """Wall seconds by stage, in order."""
+    useful_share: float
+    """Share of the wall time in which students were trained or decoded, 0 to 1."""
+    clear: dict[str, Clear]
+    """The best student by facet, near ties set aside; see `tsd.evaluation.scoring.without_ties`."""
+    classes: dict[str, dict[str, float]]
+    """Share of every class of every facet, over all series."""
+    teacher: str
+    """What the tables call it."""
+    counts: Counts
+    """What it said and what became of it, as `tsd.curation.about` gives it."""
+    beside: dict[str, Beside]
+    """The best student beside the teacher on the scored series; see `tsd.evaluation.scoring.beside_teacher`."""
+    facts: dict[str, str]
+    objectives: Sequence[Comparison] = ()
+    """Those that learn from words alone, and distilled students; see `tsd.evaluation.paired.compare`."""
+    views: Sequence[Comparison] = ()
+    """Students that read numbers, and those of their size that look at plots."""
+    views_at_flops: Sequence[Comparison] = ()
+    """The same, had those that read taken as many FLOPs."""
+
+
+def write(study: Study) -> str:
+    """The page. It holds no address that a browser would load, and no credentials of any URI."""
+    chosen, runs = best(study.runs), in_order(study.runs)
+    colours = Colours(students_of(runs), readers_like(runs))
+    drawn = {
+        name: draw(study.task.names, runs, study.baselines, study.fits, colours, tall=name == "tall")
+        for name in ("wide", "tall")
+    }
+    return template("report").render(
+        title=study.title,
+        study=study,
+        runs=runs,
+        best=chosen,
+        headlines=headlines(study),
+        figures={name: inline(figure, name, colours) for name, figure in drawn.items()},
+        colours=colours,
+        facets=study.task.names,
+        scores=score_titles(study.task),
+        baselines={
+            kind: {score: found.get(kind) for score, found in study.baselines.items()} for kind in BASELINE_NAMES
+        },
+        baseline_names=BASELINE_NAMES,
+        sentences=study.task.sentences,
+        law_parameters=PARAMETERS,
+        review=review,
+        not_stated=NOT_STATED,
+        comparison=comparison,
+        apart=_apart,
+        both_views=len({run.get("view") or "numbers" for run in runs}) > 1,
+    )
+
+
+def headlines(study: Study) -> list[str]:
+    """What a reader in a hurry should know: the best student, what data does, what the law says."""
+    return [
+        _best_line(study.task, best(study.runs), study.baselines),
+        _data_line(in_order(study.runs)),
+        _law_line(study.fits.get("loss", "none was fitted.")),
+        *teacher_line(study),
+        *objective_line(study.objectives),
+        *view_line(study.views, study.views_at_flops),
+    ]
+
+
+def scaling_figure(task: Task, runs: pa.Table, baselines: Baselines, fits: Fits) -> Figure:
+    """Loss and the accuracy of each facet against training examples, one line a size."""
+    rows = in_order(runs)
+    return draw(task.names, rows, baselines, fits, Colours(students_of(rows), readers_like(rows)))
+
+
+def score_titles(task: Task) -> dict[str, str]:
+    """Each score of a run, as people read it."""
+    counted = {4: "four"}.get(len(task.names), str(len(task.names)))
+    return {**{name: name for name in task.names}, ALL_RIGHT: f"all {counted} right", VALID: "valid"}
+
+
+def best(runs: pa.Table) -> Run:
+    """The run with the lowest held-out loss: chosen by a score, its own test score would flatter it."""
+    if runs.num_rows == 0:
+        raise ValueError("a report needs at least one run, got none")
+    return min(in_order(runs), key=lambda run: float(run["validation_loss"]))
+
+
+# ---- The lines that matter
+
+
+def _best_line(task: Task, run: Run, baselines: Baselines) -> str:
+    start = (
+        f"Best student: {run['student']} on {run['examples']:,} examples, chosen by the lowest held-out loss "
+        f"({run['validation_loss']:.3f})"
+    )
+    titles = score_titles(task)
+    told = (*task.names, ALL_RIGHT) if len(task.names) <= MOST_TOLD else (ALL_RIGHT,)
+    scored = [score for score in told if run[score]]
+    if not scored:
+        return f"{start}; it was not scored."
+    said = (
+        f"{titles[score]} {percent(run[score]['value'])} %{_beside(baselines.get(score, {}))}" for score in scored
+    )
+    return f"{start}: {', '.join(said)}."
+
+
+def _beside(baseline: Mapping[str, float]) -> str:
+    """The strongest baseline, named."""
+    if not baseline:
+        return ""
+    name = max(baseline, key=lambda kind: baseline[kind])
+    return f" ({BASELINE_NAMES[name]} {percent(baseline[name])} %)"
+
+
+def _data_line(runs: Sequence[Run]) -> str:
+    curves = {student: mean_curve(runs, student, loss_of) for student in students_of(runs)}
+    curves = {student: curve for student, curve in curves.items() if len(curve) > 1}
+    if not curves:
+        return "Every student saw a single volume, so the runs say nothing of what more data does."
+    ends = ", ".join(
+        f"{student} from {losses[0]:.3f} to {losses[-1]:.3f}"
+        for student, losses in ((student, list(curve.values())) for student, curve in curves.items())
+    )
+    volumes = sorted({examples for curve in curves.values() for examples in curve})
+    over = f"from {volumes[0]:,} to {volumes[-1]:,} examples: {ends}."
+    stalled = [
+        student
+        for student, curve in curves.items()
+        if not all(after < before for before, after in pairwise(curve.values()))
+    ]
+    if not stalled:
+        return f"Held-out loss falls with data at every size, {over}"
+    return f"Held-out loss does not fall with every step of data for {' and '.join(stalled)}, {over}"
+
+
+def _law_line(fitted: FittedLaw | str) -> str:
+    if isinstance(fitted, str):
+        return f"No scaling law of the loss: {fitted}"
+    if not fitted.determined:
+        return f"{fitted.runs} runs do not determine the exponents of the loss: {fitted.note}."
+    alpha, beta = (
+        f"{getattr(fitted.law, name):.2f} [{fitted.intervals[name][0]:.2f}–{fitted.intervals[name][1]:.2f}]"
+        for name in ("alpha", "beta")
+    )
+    return (
+        f"Over {fitted.runs} runs the reducible loss falls with size to the power alpha = {alpha} "
+        f"and with data to the power beta = {beta} (95 % bootstrap intervals)."
+    )
+
+
+def teacher_line(study: Study) -> list[str]:
+    """The best student beside its teacher, in a line; none where nothing was scored."""
+    if ALL_RIGHT not in study.beside:
+        return []
+    found = study.beside[ALL_RIGHT]
+    better = [
+        name for name in study.task.names if name in study.beside and comparison(study.beside[name]) == BETTER
+    ]
+    besides = f", though better on {' and '.join(better)}" if better and comparison(found) != BETTER else ""
+    return [
+        f"The teacher, {study.teacher}, has {score_titles(study.task)[ALL_RIGHT]} on "
+        f"{percent(found.teacher.value)} % of the scored series, the best student on "
+        f"{percent(found.student.value)} %: the student is {comparison(found)} its teacher{besides}."
+    ]
+
+
+def objective_line(found: Sequence[Comparison]) -> list[str]:
+    """What a bigger student taught beside words, in a line; none where no student was distilled."""
+    if not found:
+        return []
+    losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
+    return [
+        f"Words or a bigger student: in {len(found)} comparison{'s' * (len(found) > 1)} of students that differ "
+        f"in nothing else, the distilled one has a lower held-out loss {_times(losses.count(-1))} and a higher "
+        f"one {_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
+        f"{_times(rights.count(-1))}; where neither is counted, seeds and series do not tell "
+        "(95 % intervals, not corrected for how many there are)."
+    ]
+
+
+def view_line(found: Sequence[Comparison], at_flops: Sequence[Comparison] = ()) -> list[str]:
+    """What looking at a line is worth beside reading its numbers, in a line; none where nobody does both."""
+    if not found:
+        return []
+    losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
+    flops = sorted(each.flops for each in found)
+    return [
+        f"Numbers or a plot: in {len(found)} comparison{'s' * (len(found) > 1)} at equal parameters and examples, "
+        f"the student that looks has a lower held-out loss {_times(losses.count(-1))} and a higher one "
+        f"{_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
+        f"{_times(rights.count(-1))}, for {flops[0]:.2f} to {flops[-1]:.2f} times the FLOPs.{_at_flops(at_flops)}"
+    ]
+
+
+def _at_flops(found: Sequence[Comparison]) -> str:
+    if not found:
+        return ""
+    signs = [each.right.sign for each in found]
+    return (
+        f" At equal FLOPs, in {len(found)} comparison{'s' * (len(found) > 1)}, it has more facets right "
+        f"{_times(signs.count(1))} and fewer {_times(signs.count(-1))}."
+    )
+
+
+def _times(count: int) -> str:
+    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
+def _apart(found: Difference, scale: float, digits: int) -> str:
+    """A difference with its interval, signed, as people read it."""
+    ends = [found.second - found.first] if found.apart is None else astuple(found.apart)
+    value, *interval = (f"{end * scale:+.{digits}f}".replace("-", "−") for end in ends)
+    return f"{value} [{' to '.join(interval) or 'one seed'}]"
+
+
+def comparison(found: Beside) -> str:
+    """Whether a student is better than its teacher, as far as the series can tell."""
+    if found.p >= CERTAIN:
+        return "not to be told from"
+    return BETTER if found.student_only > found.teacher_only else "worse than"

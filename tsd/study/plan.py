@@ -1,0 +1,481 @@
+"""What a command will do before it does it: rows, tokens, FLOPs, dollars, and time at a rate measured here.
+
+Nothing is written and no teacher is asked. Tokens are counted on a sample of the study's own series. What an
+earlier start has finished is looked up in the study's folder, and not counted again.
+"""
+
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow as pa
+
+from tsd.errors import InputError
+from tsd.generation import generator
+from tsd.models import hub, sources
+from tsd.progress import clock
+from tsd.recipe import (
+    ApiTeacher,
+    LocalTeacher,
+    ModelTeacher,
+    Recipe,
+    RulesTeacher,
+    Student,
+    TrainingConfig,
+    VllmTeacher,
+)
+from tsd.study import local_teacher, placement, remaining
+from tsd.study.remaining import Remaining
+from tsd.teachers.prompts import image_tokens, text_tokens
+from tsd.teachers.rules import Rules
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from tsd.training.corpus import Corpus
+
+STAGES = ("generate", "annotate", "curate", "train", "evaluate", "report")
+SAMPLE = 256  # series that are drawn and described to count tokens and measure rates
+BATCH_SECONDS = 86_400.0  # in which a provider promises a batch
+REPLY_SHARE = 0.75  # of the tokens that a task allows for a reply, which a teacher takes, roughly
+CURATED_PER_SECOND = 25_000  # measured on the laptop study
+TRIAL_SECONDS = 9.0  # that starting a trial keeps two cores busy, measured on the laptop study
+REPORT_SECONDS = 30.0  # measured on the laptop study
+OWN_SECONDS = 12.0  # that training a teacher takes beside its steps, measured on the laptop study
+STAGE_SECONDS = 2.0  # that Ray Data takes to start a stage, measured on the laptop study
+TOKENIZER_SECONDS = 4.5  # to build and save it before training, measured on the laptop study
+PROBE_STEPS = 3
+CHAT_TOKENS = 12  # that a chat template puts around a prompt and a reply
+LETTERS_A_TOKEN = 4.5  # of English words in Qwen's vocabulary
+DONE = "nothing to do: it is finished"
+INDENT = 13  # of what follows a stage's name
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one example costs one student. seconds: None where this machine cannot measure it."""
+
+    tokens: float
+    answer_tokens: float
+    flops: float
+    seconds: float | None
+    estimated: str | None = None
+    """Why tokens and FLOPs follow from the model's name alone, where they do."""
+
+
+def plan(recipe: Recipe, stage: str) -> str:
+    """The plan of a stage, or of all of them for "study", as lines to print. Nothing is written."""
+    asked = STAGES if stage == "study" else (stage,)
+    lines = [f"tsd {stage} {recipe.name} works in {recipe.folder}. It will"]
+    left, unseen = remaining.of_study(recipe)
+    total, unknown, begun = 0.0, [], False
+    for name in asked:
+        each = recipe.by_teacher if recipe.teachers and name != "generate" else {"": recipe}
+        for teacher, one in each.items():
+            said, seconds = _PLANS[name](one, left[teacher])
+            begun |= said[0].startswith(DONE)
+            if seconds is None:
+                unknown.append(name)
+            total += seconds or 0.0
+            took = f"about {clock(seconds)}" if seconds is not None else "time not known here"
+            taught = f" (teacher {teacher})" if teacher else ""
+            lines.append(f"  {name:<{INDENT - 2}}{said[0]}{taught}" + (f": {took}" if seconds != 0 else ""))
+            lines.extend(" " * INDENT + more for more in said[1:])
+    if len(asked) > 1:
+        besides = f", and what {' and '.join(dict.fromkeys(unknown))} needs" if unknown else ""
+        lines.append(f"  {'in all':<{INDENT - 2}}about {clock(total)}{besides}; some seconds more to start Ray")
+    elif total == 0 and not unknown:
+        lines.append(f"There is nothing to do: all of it lies in {recipe.folder}.")
+    if unseen:
+        lines.append(f"What lies in {recipe.folder} could not be seen, so this is the whole: {unseen}")
+    state = "This start has done nothing yet" if begun else "Nothing was done yet"
+    lines.append(
+        f"{state}. Times are for this machine ({_cores()} CPUs) at the rate of a short trial just "
+        "now; what an earlier start has finished is not done again."
+    )
+    return "\n".join(lines)
+
+
+def _left_over(share: float, said: list[str], seconds: float | None) -> tuple[list[str], float | None]:
+    """The plan of a stage of which a share is left. said, seconds: of the whole."""
+    if share == 1:
+        return said, seconds
+    if share == 0:
+        return [DONE], 0.0
+    first = f"{said[0]}, of which {1 - share:.0%} {'is' if share > 0.99 else 'are'} there"
+    return [first, *said[1:]], None if seconds is None else seconds * share
+
+
+def _generate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    if left.series == 0:
+        return [DONE], 0.0
+    count = recipe.series.count
+    generator.draw_table(
+        recipe.asks, recipe.series, recipe.seed, 0, 8
+    )  # the first call is slow: it is not the rate
+    seconds = _time(lambda: generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, generator.BLOCK))
+    size = count * recipe.series.points * recipe.asks.curves / 2**20
+    lengths = " or ".join(map(str, recipe.series.lengths))
+    said = f"draw {count:,} {recipe.asks.unit} of {lengths} points, {size:,.1f} MiB of values"
+    return _left_over(left.series, [said], STAGE_SECONDS + seconds * count / generator.BLOCK / _cores())
+
+
+def _annotate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    if left.annotations == 0:
+        return [DONE], 0.0
+    said, seconds = _ask_all(recipe, left)
+    if left.annotations < 1:
+        there = recipe.series.count - round(recipe.series.count * left.annotations)
+        said = [f"{said[0]} ({there:,} replies are there)", *said[1:]]
+    return said, seconds
+
+
+def _ask_all(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    count, teacher = round(recipe.series.count * left.annotations), recipe.teacher
+    if isinstance(teacher, RulesTeacher):
+        sample = generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, SAMPLE)
+        rules = Rules(teacher, recipe.asks, recipe.seed)
+        each = _time(lambda: rules.annotate(sample)) / len(sample)
+        seconds = STAGE_SECONDS + each * count / _cores()
+        return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds
+    task, plots = recipe.asks, recipe.plots
+    text = float(np.mean([text_tokens(teacher, task, length) for length in recipe.series.lengths]))
+    picture, reply = image_tokens(teacher, plots), task.reply_tokens * REPLY_SHARE
+    asked = f"about {_round(count * text)} text tokens in and {_round(count * reply)} out"
+    before: list[str] = []
+    first: float | None = 0.0
+    if teacher.train and left.teacher:
+        before, first = _own_teacher(recipe, left)
+    if isinstance(teacher, LocalTeacher):
+        looking = _looking_seconds(recipe, teacher, count)
+        looked = f"have {teacher.name} look at {count:,} plots in {teacher.workers} processes"
+        return [*before, f"{looked}, {_round(count * picture)} image tokens, $0"], _sum(first, looking)
+    lines = [*before, f"ask {teacher.name} {_where(teacher)} about {count:,} {task.unit}"]
+    if teacher.sees_plots:
+        drawn = " to ".join(
+            f"{width} × {height}" for width, height in sorted({min(plots.sizes), max(plots.sizes)})
+        )
+        mean = "each" if len(plots.sizes) == 1 else "each on average"
+        images = f"{count:,} images of {drawn} pixels, {_round(picture)} image tokens {mean}"
+        lines.append(f"{images}, {_round(count * picture)} in all")
+    if isinstance(teacher, VllmTeacher):
+        took, machines = _engine_seconds(teacher, count)
+        return [*lines, asked, machines], _sum(first, took)
+    dollars = teacher.usd(int(count * (text + picture)), int(count * reply))
+    cost = f"about ${dollars:,.2f}" if dollars else "$0, as the recipe names no price (teacher.usd_per_million_…)"
+    if teacher.mode == "batch":
+        cost += f" at {teacher.batch.price_share:g} of the live price"
+    lines.append(f"{asked}, {cost}")
+    needed, why = _asking_seconds(recipe, teacher, count, text + picture + reply)
+    key = (
+        f"the key is read from ${teacher.key_variable} when it starts"
+        if teacher.key_variable
+        else "no key is sent"
+    )
+    return [*lines, why, key], _sum(first, needed)
+
+
+def _own_teacher(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    """What training the study's own teacher takes, where it is not there yet."""
+    if not left.teacher:
+        return [DONE], 0.0
+    train = recipe.teacher.train if isinstance(recipe.teacher, ModelTeacher) else None
+    assert train
+    rate = _rate(
+        recipe.model_copy(update={"training": local_teacher.settings(recipe)}), local_teacher.as_student(recipe)
+    ).seconds
+    seconds = None if rate is None else OWN_SECONDS + rate * (train.pictures + local_teacher.TEST)
+    return [
+        f"train {recipe.teacher.name} to look, on {train.pictures:,} plots of other series and their truth"
+    ], seconds
+
+
+def _looking_seconds(recipe: Recipe, teacher: LocalTeacher, count: int) -> float | None:
+    """How long processes look at all series; a teacher whose size is not known takes the time of 0.3M."""
+    student = Student(name=teacher.name, size=teacher.train.size if teacher.train else "0.3M", view="plot")
+    each = _rate(recipe.model_copy(update={"training": TrainingConfig()}), student).seconds
+    if each is None:
+        return None
+    # Looking and reading are a forward pass, a third of a training step; the reply takes about as long again.
+    return STAGE_SECONDS + count * each * 2 / 3 / min(teacher.workers, _cores())
+
+
+def _sum(*seconds: float | None) -> float | None:
+    """All of them together; None where one is not known."""
+    known = [each for each in seconds if each is not None]
+    return sum(known) if len(known) == len(seconds) else None
+
+
+def _where(teacher: ApiTeacher | VllmTeacher) -> str:
+    if isinstance(teacher, ApiTeacher):
+        batches = " in offline batches" if teacher.mode == "batch" else ""
+        return f"at {urlsplit(teacher.base_url).hostname}{batches}"
+    machines = f"{teacher.replicas} × {teacher.tensor_parallel} GPUs" if teacher.gpu else "CPUs"
+    return f"inside the pipeline, on {machines},"
+
+
+def _engine_seconds(teacher: VllmTeacher, count: int) -> tuple[float | None, str]:
+    """How long engines take, and what that depends on."""
+    if teacher.replies_per_second is None:
+        return None, "at no price but the machines'; their rate is not known (teacher.replies_per_second)"
+    machines = teacher.replicas * (teacher.tensor_parallel if teacher.gpu else 1)
+    rate = machines * teacher.replies_per_second
+    seconds = count / rate
+    unit = "GPU hours" if teacher.gpu else "engine hours"
+    hours = machines * seconds / 3600
+    dollars = f", about ${hours * teacher.usd_per_gpu_hour:,.2f}" if teacher.usd_per_gpu_hour else ""
+    return seconds, f"at {rate:,.3g} replies a second (teacher.replies_per_second): {hours:,.1f} {unit}{dollars}"
+
+
+def _asking_seconds(recipe: Recipe, teacher: ApiTeacher, count: int, tokens: float) -> tuple[float, str]:
+    """How long an API takes, and what that depends on. tokens: of a request and its reply."""
+    if teacher.mode == "batch":
+        requests = min(teacher.batch.most_requests, recipe.series.blocks_per_part * generator.BLOCK)
+        turns = -(-count // (requests * teacher.batch.at_once))
+        batches = f"{-(-count // requests):,} batches of {requests:,} (series.blocks_per_part)"
+        return turns * BATCH_SECONDS, f"{batches}, {teacher.batch.at_once} at once, each within a day"
+    each = teacher.seconds_a_reply
+    limits = {
+        f"{teacher.in_flight} in flight of {each:g} s each (teacher.seconds_a_reply)": teacher.in_flight / each
+    }
+    if teacher.requests_per_minute:
+        limits["teacher.requests_per_minute"] = teacher.requests_per_minute / 60
+    if teacher.tokens_per_minute:
+        limits["teacher.tokens_per_minute"] = teacher.tokens_per_minute / 60 / tokens
+    why = min(limits, key=limits.__getitem__)
+    return count / limits[why], f"at {limits[why]:,.3g} requests a second, by {why}"
+
+
+def _curate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    if left.curation == 0:
+        return [DONE], 0.0
+    count = recipe.series.count
+    said = [f"sort {count:,} replies into examples and rejects"]
+    if recipe.curation.nli is None:
+        return said, 2 * STAGE_SECONDS + count / CURATED_PER_SECOND
+    pairs = count * len(recipe.asks.topics)
+    return [*said, f"{recipe.curation.nli.model} compares up to {pairs:,} sentences with the truth"], None
+
+
+def _train(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    training, every = recipe.training, list(recipe.students.cells())
+    cells = [cell for cell in every if not left.is_trained(_run(*cell))]
+    if not cells:
+        return [DONE], 0.0
+    seen = Counter[Student]()  # examples, over all runs and epochs
+    for student, volume, _ in cells:
+        seen[student] += volume * training.epochs
+    rates = {student: _rate(recipe, student) for student in seen}
+    taught = {student: _teaching_rate(recipe, student) for student in seen if student.distil}
+    tokens = sum(seen[student] * rate.tokens for student, rate in rates.items())
+    flops = sum(seen[student] * rate.flops for student, rate in rates.items())
+    packs = placement.packs(
+        cells,
+        cost=lambda cell: placement.cost(cell[0], cell[1]),
+        alike=lambda cell: (placement.need(cell[0], training), recipe.students.teachers_above(cell[0])),
+        at_once=training.concurrent_trials,
+    )
+    needs = [placement.need(student, training) for student in seen]
+    most = max(int(need.workers * (need.gpus or need.cpus)) for need in needs) or 1
+    at_once = max(1, min(training.concurrent_trials, _cores() // most, len(packs)))
+    both = [*rates.items(), *taught.items()]
+    known = [seen[student] * rate.seconds for student, rate in both if rate.seconds is not None]
+    seconds = None
+    if len(known) == len(both):
+        seconds = TOKENIZER_SECONDS + (sum(known) + len(packs) * TRIAL_SECONDS) / at_once
+    return [
+        f"train {_of(len(cells), len(every))} students ({_counted(recipe)}) in {len(packs)} trials, "
+        f"{at_once} at once",
+        f"{seen.total():,} examples, about {_round(tokens)} tokens, {flops:.2g} FLOPs",
+        *(_taught(recipe, student, seen[student] * rate.flops) for student, rate in taught.items()),
+        *_estimates(rates.values()),
+    ], seconds
+
+
+def _taught(recipe: Recipe, student: Student, flops: float) -> str:
+    """Whom a distilled student learns from, when, and what that costs besides its own FLOPs."""
+    teacher = recipe.students.teacher_of(student)
+    assert student.distil is not None
+    first = f" on {max(recipe.students.volumes):,} examples, trained before it" if teacher else ""
+    return f"{student.name} learns from {student.distil.teacher}{first}: {flops:.2g} FLOPs more, the teacher's"
+
+
+def _teaching_rate(recipe: Recipe, student: Student) -> Rate:
+    """What one example costs the teacher of a distilled student: a forward pass, a third of a training step."""
+    assert student.distil is not None
+    outside = Student(name="teacher", source=student.distil.teacher, learning_rate=1.0)  # at no rate is it trained
+    rate = _rate(recipe, recipe.students.teacher_of(student) or outside)
+    return replace(rate, flops=rate.flops / 3, seconds=None if rate.seconds is None else rate.seconds / 3)
+
+
+def _evaluate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    every = list(recipe.students.cells())
+    cells = [cell for cell in every if not left.is_decoded(_run(*cell))]
+    if not cells:
+        return [DONE], 0.0
+    replies = len(cells) * recipe.evaluation.series
+    rates = [_rate(recipe, student) for student, _, _ in cells]
+    tokens = sum(recipe.evaluation.series * rate.tokens for rate in rates)
+    seconds = None
+    known = [rate.seconds for rate in rates if rate.seconds is not None]
+    if len(known) == len(rates):
+        # A prompt is a forward pass, a third of a training step; the reply takes about as long again.
+        seconds = recipe.evaluation.series * sum(known) * 2 / 3 / min(recipe.evaluation.workers, _cores())
+    return [
+        f"have each of {_of(len(cells), len(every))} students describe {recipe.evaluation.series:,} test series",
+        f"{replies:,} replies, about {_round(tokens)} tokens read and written",
+        *_estimates(rates),
+    ], seconds
+
+
+def _estimates(rates: Iterable[Rate]) -> list[str]:
+    """A line where tokens and FLOPs are only estimated."""
+    whys = dict.fromkeys(rate.estimated for rate in rates if rate.estimated)
+    return [f"tokens and FLOPs are estimated from the models' names: {why}" for why in whys]
+
+
+def _run(student: Student, volume: int, seed: int) -> str:
+    """How a run's id begins."""
+    return f"{student.name}-{volume}-s{seed}"
+
+
+def _of(count: int, every: int) -> str:
+    return str(count) if count == every else f"{count} of {every}"
+
+
+def _report(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    return ["fit how loss and errors fall with size and data, and write report.html"], REPORT_SECONDS
+
+
+@lru_cache
+def _rate(recipe: Recipe, student: Student) -> Rate:
+    """What one example costs this student: tokens and FLOPs of a sample, seconds of a few steps on it.
+
+    A student for GPUs is only laid out, without its weights: its seconds cannot be measured here.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tsd.models import students
+    from tsd.models.tokenizer import build_tokenizer
+    from tsd.training.corpus import tokenise
+
+    examples = _sample(recipe)
+    folder, unreachable = hub.folder(student.source) if student.source else (None, None)
+    if student.source and folder is None:
+        return _from_name(student, examples, str(unreachable))
+    texts = [recipe.asks.looking_prompt, *examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
+    longest = recipe.training.max_length
+    tokenizer = students.load_tokenizer(folder) if folder else build_tokenizer(texts, longest, student.looks)
+    corpus = tokenise(examples, tokenizer, longest, recipe.asks if student.looks else None)
+    measured = not recipe.training.gpu
+    if measured or student.source is None:
+        torch.set_num_threads(recipe.training.threads)
+        model = students.build(student, tokenizer, 0, longest)
+    else:
+        try:
+            config = AutoConfig.from_pretrained(sources.local(str(folder)))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"{student.source} is not a model that transformers can load: {reason}") from None
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    length, answer = float(corpus.lengths.mean()), float((corpus.lengths - corpus.answers).mean())
+    _, body = students.parameter_counts(model)
+    flops = students.training_flops(model, body, 1, 0, length) * length
+    flops += students.training_flops(model, body, 0, 1, length) * answer
+    if not measured:
+        return Rate(length, answer, flops, None)
+    _seconds_per_example(recipe, model, corpus, steps=1)  # the first step is slow: it is not the rate
+    return Rate(length, answer, flops, _seconds_per_example(recipe, model, corpus, PROBE_STEPS))
+
+
+def _from_name(student: Student, examples: pa.Table, why: str) -> Rate:
+    """What one example costs a model that cannot be looked at: its size stands in its name, and its tokenizer is
+    taken for Qwen's, which has a token for each digit and each space before a number."""
+    prompts, replies = (examples[name].to_pylist() for name in ("prompt", "completion"))
+    prompt, answer = (float(np.mean([_tokens_of(text) for text in texts])) for texts in (prompts, replies))
+    tokens = prompt + answer + CHAT_TOKENS
+    # 6·N a token: 2 forward, 4 backward. Of adapters the frozen weights have no gradients of their own: 4·N.
+    flops = (4 if student.lora else 6) * placement.parameters(student) * tokens
+    return Rate(tokens, answer, flops, None, why)
+
+
+def _tokens_of(text: str) -> float:
+    digits, numbers = len(re.findall(r"\d", text)), len(re.findall(r" \d+", text))
+    return digits + numbers + len(re.sub(r" ?\d+", "", text)) / LETTERS_A_TOKEN
+
+
+def _sample(recipe: Recipe) -> pa.Table:
+    """Prompts and completions as the rules teacher gives them, for the first series of the study."""
+    series = generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, min(SAMPLE, recipe.series.count))
+    described = Rules(RulesTeacher(), recipe.asks, recipe.seed).annotate(series)
+    prompts = [recipe.asks.student_prompt(values) for values in series["values"].to_pylist()]
+    return pa.table({"prompt": prompts, "completion": described["text"]})
+
+
+def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corpus", steps: int) -> float:
+    """Measured over a few steps that change nothing: the learning rate is 0."""
+    from tsd.training import loop
+
+    settings = recipe.training.model_copy(update={"epochs": 1})
+    budget = settings.tokens_per_batch
+    each = settings.batch_size if budget is None else max(1, int(budget / corpus.lengths.mean()))
+    rows = np.resize(np.arange(len(corpus)), each * steps)
+    few = corpus.take(rows)
+    progress = loop.Progress()
+    loop.train(
+        model,
+        few,
+        settings,
+        learning_rate=0.0,
+        seed=0,
+        place=loop.Place(),
+        optimiser=loop.make_optimiser(model, settings),
+        progress=progress,
+    )
+    return progress.seconds / len(few)
+
+
+def _counted(recipe: Recipe) -> str:
+    students = recipe.students
+    seeds = sorted({len(students.seeds_for(volume)) for volume in students.volumes})
+    parts = (
+        (str(len(students.sizes)), "size"),
+        (str(len(students.volumes)), "data volume"),
+        (" to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))), "seed"),
+    )
+    return " × ".join(f"{count} {noun}{'' if count == '1' else 's'}" for count, noun in parts)
+
+
+def _round(count: float) -> str:
+    """Three digits of an estimate: more would promise too much."""
+    return f"{float(f'{count:.3g}'):,.0f}"
+
+
+def _time(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+_PLANS: dict[str, Callable[[Recipe, Remaining], tuple[list[str], float | None]]] = {
+    "generate": _generate,
+    "annotate": _annotate,
+    "curate": _curate,
+    "train": _train,
+    "evaluate": _evaluate,
+    "report": _report,
+    "teacher": _own_teacher,
+}

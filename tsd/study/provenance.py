@@ -1,0 +1,181 @@
+"""What made the tables of a study's folder: its recipe, written once and held against every later one.
+
+A folder keeps the recipe that made what lies there, as `recipe.yaml`. A recipe may differ from it in what is for
+the machines alone, in stages of which nothing lies there yet, and by students, volumes, seeds and teachers that
+come on top. Any other is refused before anything is written.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from tsd.errors import StorageError
+from tsd.recipe import Recipe, Student, to_yaml
+from tsd.storage import datasets
+
+RECIPE = "recipe.yaml"
+MADE = {
+    "generate": ("series",),
+    "annotate": ("annotations",),
+    "curate": ("verdicts", "examples", "rejects"),
+    "train": ("trials", "students", "records"),
+    "evaluate": ("predictions", "runs"),
+}
+"""What lies in a folder once a stage began."""
+GROWS = ("study", "train")
+"""The commands that train students which are not there yet."""
+LATER = ("evaluate", "report")
+"""The commands that work on the students that are there."""
+BY_NAME = ("students", "teachers")
+"""Sections of which there may be more later, so they are compared one by one."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A field in which a recipe is not the one that made a folder."""
+
+    folder: str
+    path: str
+    was: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.path} was {_short(self.was)} and is {_short(self.now)} now"
+
+
+def require(recipe: Recipe, command: str) -> None:
+    """Raise StorageError where the study's folder holds tables that this recipe does not make. Reads only."""
+    found = [*_differences(recipe, command)]
+    for one in recipe.by_teacher.values():
+        found += _differences(one, command)
+    if not found:
+        return
+    first, others = found[0], [difference.path for difference in found[1:]]
+    more = f" (and {', '.join(others[:3])}{', …' if len(others) > 3 else ''})" if others else ""
+    first_train = "run `tsd train` with this recipe first, " if first.path.startswith("students.") else ""
+    raise StorageError(
+        f"{first.folder} was made from another recipe: {first}{more}: "
+        f"{first_train if command in LATER else ''}name another folder with --out or --set name=, or set it back"
+    )
+
+
+def keep(recipe: Recipe, command: str) -> None:
+    """Write the recipe of each folder that has none, or of which this command makes more than it says.
+
+    `require` must have passed.
+    """
+    for one in (recipe, *recipe.by_teacher.values()):
+        there = read(one)
+        trained = "train" in _made(one.folder)
+        if there is None or (_identity(there) != _identity(one) and (not trained or command in (*GROWS, *LATER))):
+            datasets.write_bytes(one.folder, RECIPE, to_yaml(one).encode())
+
+
+def read(recipe: Recipe) -> Recipe | None:
+    """The recipe that a folder keeps, under this one's name and place; None where there is none that this version
+    can read, and only the tables' keys tell."""
+    content = datasets.read_bytes(recipe.folder, RECIPE)
+    if content is None:
+        return None
+    try:
+        fields = yaml.safe_load(content)
+        whole = isinstance(fields, dict) and "tracking" in fields  # the last section
+    except (yaml.YAMLError, UnicodeDecodeError):
+        whole = False
+    if not whole:
+        raise StorageError(
+            f"{recipe.folder}/{RECIPE} is damaged: delete it, and the tables' keys tell whether a recipe made them"
+        )
+    try:
+        return Recipe.model_validate({**fields, "name": recipe.name, "out": recipe.out})
+    except ValidationError:
+        return None
+
+
+def _differences(recipe: Recipe, command: str) -> Iterator[Difference]:
+    """Where a recipe is not the one that made what lies in its folder."""
+    old, folder = read(recipe), recipe.folder
+    if old is None:
+        return
+    made = _made(folder)
+    was, now = dict(_fixed(old, made)), dict(_fixed(recipe, made))
+    for path in [*was, *(path for path in now if path not in was)]:
+        if was.get(path) != now.get(path):
+            yield Difference(folder, path, was.get(path), now.get(path))
+    if "annotate" in made and recipe.teachers and not old.teachers:
+        yield Difference(folder, "teacher", old.teacher.name, ", ".join(recipe.teachers))
+    if "train" in made:
+        yield from _lost_students(old, recipe, command)
+    for name, teacher in old.teachers.items():
+        if name not in recipe.teachers and "annotate" in _made(f"{folder}/teachers/{name}"):
+            yield Difference(folder, f"teachers.{name}", teacher.name, None)
+
+
+def _made(folder: str) -> set[str]:
+    """The stages of which something lies in a folder."""
+    there = set(datasets.names(folder))
+    return {
+        stage
+        for stage, tables in MADE.items()
+        if any(table in there and datasets.names(f"{folder}/{table}") for table in tables)
+    }
+
+
+def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, Any]]:
+    """What may not change any more, students apart: each value by its path."""
+    looks = _shows_plots(recipe)
+    for path, value, stage in recipe.shaped():
+        section = path.partition(".")[0]
+        if stage not in made or section in BY_NAME or (section == "plots" and not looks):
+            continue
+        yield path, value
+
+
+def _shows_plots(recipe: Recipe) -> bool:
+    """Whether plots shape anything: a teacher looks at them, or they are kept."""
+    return bool(getattr(recipe.teacher, "sees_plots", False)) or "plots" in datasets.names(recipe.folder)
+
+
+def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Difference]:
+    """Students that are there and that this recipe does not train; and, for what comes after training, those that
+    it trains and that were not asked for."""
+    records = datasets.names(f"{old.folder}/records")
+    had, has = _cells(old), _cells(new)
+    missing = [cell for cell in had if cell not in has and any(name.startswith(f"{cell[0]}-") for name in records)]
+    extra = [cell for cell in has if cell not in had] if command in LATER else []
+    if not missing and not extra:
+        return
+    for field in ("sizes", "volumes", "seeds"):
+        was, now = getattr(old.students, field), getattr(new.students, field)
+        if field == "sizes":
+            was, now = ({student.name: _shape(student) for student in sizes} for sizes in (was, now))
+        if was != now:
+            yield Difference(old.folder, f"students.{field}", was, now)
+
+
+def _cells(recipe: Recipe) -> dict[tuple[str, str], None]:
+    """Every run by how its id begins and by what its student is."""
+    return {
+        (f"{student.name}-{volume}-s{seed}", datasets.digest(_shape(student))): None
+        for student, volume, seed in recipe.students.cells()
+    }
+
+
+def _shape(student: Student) -> dict[str, Any]:
+    return student.model_dump(include=student.shaping(), exclude_none=True, exclude={"name"})
+
+
+def _identity(recipe: Recipe) -> str:
+    """A digest of all that shapes tables."""
+    teachers = {name: teacher.identity for name, teacher in recipe.teachers.items()}
+    apart = (*BY_NAME, *(() if _shows_plots(recipe) else ("plots",)))
+    values = {path: repr(value) for path, value, _ in recipe.shaped() if path.partition(".")[0] not in apart}
+    return datasets.digest([values, teachers, list(_cells(recipe))])
+
+
+def _short(value: Any) -> str:
+    text = str(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -1,0 +1,374 @@
+"""Check a run's folder byte by byte: every table, student and record against what its maker wrote down.
+
+In: a run's folder. Out: a line for each table and each finding. Nothing is written; `set_aside` makes room for
+what is damaged, so that the stages that made it make it again.
+
+What lies there says what else must: a stage begins once those before it are finished, and a row of the runs
+table has a record, a student and predictions. What nothing else speaks for is unfinished, not damaged.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import yaml
+
+from tsd.errors import DataError, StorageError, TsdError
+from tsd.recipe import Recipe
+from tsd.storage import datasets
+from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, fingerprint
+from tsd.tasks import TASKS
+from tsd.teachers.api.journal import ADDRESSES, ARCHIVE, FOLDER, Journal, parts_with_journals
+
+RECIPE = "recipe.yaml"
+PAGES = {"report.html": b"</html>", "scaling.png": b"IEND\xaeB`\x82"}  # how each ends
+TABLES = ("series", "plots", "annotations", "verdicts", "examples", "rejects", "runs")
+# Nothing of a row is begun before all rows above it are finished.
+ORDER: tuple[tuple[str, ...], ...] = (
+    ("series",),
+    ("plots", "teachers"),  # of which a study has one, both or none
+    ("annotations",),
+    ("verdicts",),
+    ("examples", "rejects"),
+    ("tokenizer",),
+    ("trials", "students", "records"),
+    ("predictions",),
+    ("runs",),
+    tuple(PAGES),
+)
+# What a study with several teachers has in their folders alone.
+ONE_TEACHERS = ("annotations", "verdicts", "examples", "rejects", "tokenizer")
+# What a stage leaves behind, by which it is known to have been run.
+STAGES = {
+    "generate": ("series",),
+    "annotate": ("annotations",),
+    "curate": ("verdicts", "examples", "rejects"),
+    "train": ("students", "records"),
+    "evaluate": ("predictions", "runs"),
+    "report": tuple(PAGES),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong. folder: the table's or the student's. part: of the table, where it is one."""
+
+    folder: str
+    what: str
+    part: int | None = None
+    name: str | None = None
+    """Of a file, where it is no part."""
+    remove: bool = False
+    """Whether the file goes when room is made for what is made again; a stage takes care of any other."""
+
+    def __str__(self) -> str:
+        file = datasets.part_name(self.part) if self.part is not None else self.name
+        return f"{file + ' ' if file else ''}{self.what}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A table, or a folder of plain files, and what was found in it."""
+
+    name: str
+    said: str
+    findings: tuple[Finding, ...] = ()
+    finished: bool = True
+    """Whether nothing of it is still to be made, as far as is known."""
+
+    @property
+    def lines(self) -> list[str]:
+        """To print: one for it, one more for each finding."""
+        state = "damaged" if self.findings else "ok" if self.finished else "unfinished"
+        said = f": {self.said}" if self.said else ""
+        return [f"{state:<10} {self.name}{said}", *(f"           {finding}" for finding in self.findings)]
+
+
+def check(run: str) -> Iterator[Checked]:
+    """Check everything in a run's folder, one after the other. Raises StorageError where there is no run."""
+    run = run.rstrip("/")
+    if not any(_begun(run, name) for row in ORDER for name in row):
+        raise StorageError(f"{run} holds no study: name a folder such as runs/laptop")
+    yield from _check_study(run)
+
+
+def _check_study(run: str) -> Iterator[Checked]:
+    recipe, unreadable = _recipe(run)
+    yield Checked(RECIPE, "" if unreadable else "can be read", unreadable)
+    children = sorted({*_children(f"{run}/teachers"), *(recipe.teachers if recipe else ())})
+    scored = [] if children else _scored(run)
+    for name in TABLES:
+        after = None if name == "plots" else _after(run, name, children)
+        if after or _begun(run, name):
+            checked = _check_table(run, name, after)
+            yield checked
+            if name == "annotations":
+                yield from _check_replies(run, checked)
+    for name in sorted({*_children(f"{run}/predictions"), *scored}):
+        yield _check_table(run, f"predictions/{name}", "its row in runs" if name in scored else None)
+    yield from _check_folders(run, recipe, children)
+    if not children:
+        yield from _check_records(run, recipe, scored)
+    yield from _check_json(run)
+    yield from _check_pages(run, children)
+    for name in children:
+        if not datasets.exists(f"{run}/teachers/{name}"):
+            yield Checked(f"teachers/{name}", "not begun", finished=False)
+            continue
+        for checked in _check_study(f"{run}/teachers/{name}"):
+            yield Checked(f"teachers/{name}/{checked.name}", checked.said, checked.findings, checked.finished)
+
+
+def _begun(run: str, name: str) -> bool:
+    """Whether anything lies there of a table, a folder or a file. Teachers have their recipes from the start."""
+    if name == "teachers":
+        places = [f"{run}/teachers/{each}" for each in _children(f"{run}/teachers")]
+        return any(_begun(place, one) for place in places for row in ORDER for one in row if one != name)
+    return datasets.exists(f"{run}/{name}") if name in PAGES else bool(_children(f"{run}/{name}"))
+
+
+def _after(run: str, name: str, children: Collection[str]) -> str | None:
+    """Something that lies there and is not begun before this is finished; None where there is no such thing."""
+    if (children and name in ONE_TEACHERS) or (name == "series" and "/teachers/" in run):
+        return None
+    row = next(number for number, names in enumerate(ORDER) if name in names)
+    return next((later for names in ORDER[row + 1 :] for later in names if _begun(run, later)), None)
+
+
+def set_aside(findings: list[Finding]) -> None:
+    """Make room for what is damaged: the stages that made it find it missing."""
+    for finding in findings:
+        if finding.part is not None:
+            datasets.set_aside(finding.folder, finding.part)
+        elif finding.name is not None and finding.remove:
+            datasets.delete_file(finding.folder, finding.name)
+
+
+def stages(run: str) -> list[str]:
+    """The stages that a run has been through: up to the last that left anything."""
+    run = run.rstrip("/")
+    places = [run, *(f"{run}/teachers/{name}" for name in _children(f"{run}/teachers"))]
+    left = [any(_begun(place, name) for place in places for name in names) for names in STAGES.values()]
+    return list(STAGES)[: max((number for number, there in enumerate(left, 1) if there), default=0)]
+
+
+def recipe_of(run: str) -> Recipe:
+    """The recipe that made a run, with the folder in which it lies now. Raises DataError where there is none."""
+    run = run.rstrip("/")
+    content = datasets.read_bytes(run, RECIPE)
+    if content is None:
+        raise DataError(f"{run} has no {RECIPE}: run the command that made it, which makes what is missing again")
+    try:
+        fields = yaml.safe_load(content)
+        place, _, name = run.rpartition("/")
+        return Recipe.model_validate({**fields, "name": name, "out": place or "."})
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        what = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"{run}/{RECIPE} is damaged ({what}): delete it and run the command that made the study, which makes "
+            "what is missing again"
+        ) from None
+
+
+def _children(folder: str) -> list[str]:
+    return sorted(name for name in datasets.names(folder) if not name.startswith("."))
+
+
+def _recipe(run: str) -> tuple[Recipe | None, tuple[Finding, ...]]:
+    try:
+        return recipe_of(run), ()
+    except TsdError as error:
+        return None, (Finding(run, str(error)),)
+
+
+def _scored(run: str) -> list[str]:
+    """The runs of which the runs table has a row; none where it cannot be read."""
+    runs = datasets.peek(f"{run}/runs", _schemas("runs")[0])
+    try:
+        return [] if runs is None else list(map(str, runs.read(["run_id"])["run_id"].to_pylist()))
+    except (DataError, KeyError):
+        return []
+
+
+def _check_table(run: str, name: str, after: str | None) -> Checked:
+    """after: what lies there that was made from the finished table."""
+    folder = f"{run}/{name}"
+    try:
+        manifest = datasets.read_manifest(folder)
+    except DataError as error:
+        wrong = [Finding(folder, what, part) for part, what in datasets.unreadable_parts(folder).items()]
+        what = str(error).partition(": ")[2].partition(";")[0]
+        return Checked(name, "", (Finding(folder, f"is damaged: {what}", name=datasets.MANIFEST), *wrong))
+    if manifest is None and after is None:
+        return Checked(name, "not finished", finished=False)
+    if manifest is None:
+        return Checked(name, "", (Finding(folder, f"is missing, and {after} is there", name=datasets.MANIFEST),))
+    findings = [*_check_parts(folder, manifest), *_check_parents(run, name, manifest)]
+    if manifest["schema"] not in {fingerprint(schema) for schema in _schemas(name)}:
+        findings.append(Finding(folder, f"has a schema that this version does not know ({manifest['schema']})"))
+    if manifest["rows"] != sum(part["rows"] for part in manifest["parts"]):
+        findings.append(Finding(folder, "does not have as many rows as its parts"))
+    count = len(manifest["parts"])
+    return Checked(name, f"{manifest['rows']:,} rows in {count:,} part{'s' * (count != 1)}", tuple(findings))
+
+
+def _check_parts(folder: str, manifest: Mapping[str, Any]) -> list[Finding]:
+    """Each part's presence, size and bytes. A part with the bytes of its manifest has its rows and its schema."""
+    lost = datasets.wrong_size(folder, manifest)
+    findings = [Finding(folder, what, part) for part, what in lost.items()]
+    for index, part in enumerate(manifest["parts"]):
+        if index not in lost and datasets.file_digest(folder, part["name"]) != part["sha256"]:
+            findings.append(Finding(folder, "does not have the bytes that were written", index))
+    known = {part["name"] for part in manifest["parts"]}
+    extra = [name for name in datasets.names(folder) if datasets.PART_NAME.fullmatch(name) and name not in known]
+    return [
+        *findings,
+        *(Finding(folder, "is no part of this table", name=name, remove=True) for name in sorted(extra)),
+    ]
+
+
+def _check_parents(run: str, name: str, manifest: Mapping[str, Any]) -> list[Finding]:
+    """Whether the tables from which one was made are still those that lie there, and as long."""
+    folder, findings = f"{run}/{name}", []
+    for parent, digest in manifest["parents"].items():
+        place = _place_of(run, parent)
+        if datasets.has_damaged_manifest(place):
+            continue
+        theirs = datasets.read_manifest(place)
+        if theirs is None:
+            findings.append(Finding(folder, f"was made from {parent}, which is not there"))
+        elif datasets.digest_of(theirs) != digest:
+            findings.append(Finding(folder, f"was made from another {parent} than lies there"))
+    if findings:
+        return findings
+    rows = {table: _rows(run, table) for table in ("series", "annotations", "rejects")}
+    wanted = rows["series"] if name in ("plots", "annotations", "verdicts") else None
+    if name == "examples" and rows["annotations"] is not None and rows["rejects"] is not None:
+        wanted = rows["annotations"] - rows["rejects"]
+    if wanted is not None and manifest["rows"] != wanted:
+        findings.append(Finding(folder, f"has {manifest['rows']:,} rows and not {wanted:,}"))
+    return findings
+
+
+def _place_of(run: str, parent: str) -> str:
+    """Where a parent lies: the series of a study with several teachers are those of the whole."""
+    if parent in TABLES:
+        own = f"{run}/{parent}"
+        above = f"{run.rpartition('/teachers/')[0]}/{parent}"
+        return own if datasets.exists(own) or "/teachers/" not in run else above
+    return f"{run}/teachers/{parent}/runs"  # the runs of all teachers name each teacher's
+
+
+def _rows(run: str, table: str) -> int | None:
+    place = _place_of(run, table)
+    if datasets.has_damaged_manifest(place):
+        return None
+    manifest = datasets.read_manifest(place)
+    return None if manifest is None else int(manifest["rows"])
+
+
+def _schemas(name: str) -> list[pa.Schema]:
+    """The schemas that a table may have, one a task."""
+    own = {"plots": PLOTS, "examples": EXAMPLES, "rejects": REJECTS}
+    first = name.partition("/")[0]
+    return [own[first]] if first in own else [getattr(task.tables, first) for task in TASKS.values()]
+
+
+def _check_replies(run: str, table: Checked) -> Iterator[Checked]:
+    """Whether all that is kept of paid replies can be read. table: what was found in the annotations."""
+    annotations = f"{run}/annotations"
+    parts, findings = parts_with_journals(annotations), []
+    for part in parts:
+        try:
+            Journal(annotations, part).read()
+        except StorageError as error:
+            name = f"part-{part:08d}{ARCHIVE}"
+            what = str(error).removeprefix(f"{annotations}/{FOLDER}/{name} ")
+            # All that it holds lies in the table as well, where that is whole.
+            spare = what != str(error) and table.finished and not table.findings
+            findings.append(
+                Finding(f"{annotations}/{FOLDER}", what, name=name if what != str(error) else None, remove=spare)
+            )
+    if parts:
+        yield Checked(f"annotations/{FOLDER}", f"{len(parts):,} journals", tuple(findings))
+
+
+def _check_folders(run: str, recipe: Recipe | None, children: Collection[str]) -> Iterator[Checked]:
+    """The folders of plain files: students, the tokenizer, and a teacher that was trained for the study."""
+    needed = {"tokenizer": _after(run, "tokenizer", children)}
+    if recipe and not children and getattr(recipe.teacher, "train", None):
+        needed["teacher"] = "annotations" if _begun(run, "annotations") else None
+    for name in (*(f"students/{name}" for name in _children(f"{run}/students")), "tokenizer", "teacher"):
+        if datasets.exists(f"{run}/{name}"):
+            yield _check_files(run, name)
+        elif after := needed.get(name):
+            yield Checked(name, "", (Finding(f"{run}/{name}", f"is missing, and {after} is there"),))
+
+
+def _check_files(run: str, name: str) -> Checked:
+    folder = f"{run}/{name}"
+    wrong = datasets.damage(folder, read=True)
+    findings = tuple(Finding(folder, what, name=file, remove=True) for file, what in wrong.items())
+    count = len(datasets.seals(folder))
+    return Checked(
+        name, f"{count} files" if count else "not checked: an earlier version wrote no digests", findings
+    )
+
+
+def _check_records(run: str, recipe: Recipe | None, scored: Collection[str]) -> Iterator[Checked]:
+    """The records and the students that they are of. scored: the runs that have a row in the runs table."""
+    folder, findings, names = f"{run}/records", [], _children(f"{run}/records")
+    for name in names:
+        run_id = name.removesuffix(".json")
+        try:
+            record = datasets.read_fields(folder, name) or {}
+        except DataError:
+            findings.append(Finding(folder, "is damaged: it holds no record", name=name))
+            continue
+        if record.get("run_id") != run_id:
+            findings.append(Finding(folder, f"is the record of {record.get('run_id')}", name=name, remove=True))
+        if not datasets.exists(f"{run}/students/{run_id}"):
+            findings.append(Finding(folder, "has no student", name=name))
+    decoded = _children(f"{run}/predictions")
+    for run_id in sorted({*scored, *decoded} - {name.removesuffix(".json") for name in names}):
+        what = "its row in runs" if run_id in scored else f"predictions/{run_id}"
+        findings.append(Finding(folder, f"is missing, and {what} is there", name=f"{run_id}.json"))
+    if not names and not findings:
+        return
+    cells = (
+        {f"{student.name}-{volume}-s{seed}-" for student, volume, seed in recipe.students.cells()}
+        if recipe
+        else ()
+    )
+    left = [cell for cell in cells if not any(name.startswith(cell) for name in names)]
+    said = f"{len(names)} finished runs" + (f", {len(left)} of the recipe's are not" if left else "")
+    yield Checked("records", said, tuple(findings), finished=not left)
+
+
+def _check_pages(run: str, children: Collection[str]) -> Iterator[Checked]:
+    """The report and its picture. A report is written before its picture; one of several teachers has none."""
+    there = {name: datasets.read_bytes(run, name) for name in PAGES}
+    for name, ending in PAGES.items():
+        content = there[name]
+        if content is not None and not content.rstrip().endswith(ending):
+            yield Checked(name, "", (Finding(run, "is cut or empty", name=name),))
+        elif content is not None:
+            yield Checked(name, "is whole")
+        elif name == "report.html" and there["scaling.png"] is not None:
+            yield Checked(name, "", (Finding(run, "is missing, and scaling.png is there", name=name),))
+        elif name == "report.html" or (there["report.html"] is not None and not children):
+            yield Checked(name, "not written yet", finished=False)
+
+
+def _check_json(run: str) -> Iterator[Checked]:
+    replies = f"annotations/{FOLDER}"
+    files = [(name, dict) for name in ("timings.json", "failures.json", "undecoded.json")]
+    for name, kind in (*files, (f"{replies}/{ADDRESSES}", list)):
+        folder, _, file = f"{run}/{name}".rpartition("/")
+        try:
+            found = datasets.read_json(folder, file)
+        except DataError:
+            found = ""
+        if not isinstance(found, kind) and datasets.exists(f"{run}/{name}"):
+            yield Checked(name, "", (Finding(folder, "is damaged", name=file, remove=True),))

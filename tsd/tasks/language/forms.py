@@ -1,0 +1,129 @@
+"""A reply -> the text that it has on each topic, whatever its form: JSON, fenced, broken or prose."""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+
+from tsd.tasks.language.words import DOWN, FLAT, MAXIMUM, MINIMUM, UP
+
+PROSE_TOPICS = frozenset({"trend", "noise", "extrema"})  # what free sentences can be told apart by
+NO_JSON = "not a JSON object"
+_BROKEN_JSON = "not a whole JSON object"
+
+_DECODER = json.JSONDecoder(strict=False)  # teachers put raw line breaks into strings
+_BRACE = re.compile(r"\{")
+_MOST_BRACES = 8  # prose may hold a brace or two before the reply; more would make hostile text slow
+_PAIR = re.compile(r'"([\w ]{1,30})"\s*:\s*"((?:[^"\\]|\\.)*+)"', re.DOTALL)
+_WHOSE = re.compile(r"(first|second)(?: series)?(?: |$)")
+_KEY = re.compile(
+    r"(?:global |overall |general )?(trend|noise|extrem(?:a|um)|max(?:imum)?|min(?:imum)?"
+    r"|intersections?|crossings?|(?:relative )?position)(?: (?:intensity|level|location|position))?"
+)
+_TOPIC_OF = {"max": "extrema", "min": "extrema", "ext": "extrema", "int": "intersections", "cro": "intersections"}
+_TOPIC_OF |= {"rel": "position", "pos": "position"}
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+def topics_of(text: str, known: Collection[str]) -> tuple[dict[str, str], str | None]:
+    """The text on each of the known topics that the reply has, and what is wrong with its form, if anything."""
+    for brace in islice(_BRACE.finditer(text), _MOST_BRACES):
+        try:
+            value, _ = _DECODER.raw_decode(text, brace.start())
+        except (ValueError, RecursionError):
+            continue
+        if topics := _by_topic(value.items(), known):
+            return topics, None
+    if topics := _by_topic(_PAIR.findall(text), known):
+        return topics, _BROKEN_JSON
+    return _from_prose(text) if set(known) <= PROSE_TOPICS else {}, NO_JSON
+
+
+def topics_in(value: Mapping[str, object], known: Collection[str]) -> set[str]:
+    """Which of the known topics the keys of an object mean."""
+    return set(_by_topic(value.items(), known))
+
+
+def sentences(text: str, known: Sequence[str]) -> list[str]:
+    """A reply as plain sentences, in the order of the topics for JSON and as written for prose."""
+    topics, problem = topics_of(text, known)
+    said = [text] if problem == NO_JSON else [topics[topic] for topic in known if topic in topics]
+    parts = (" ".join(part.split()) for value in said for part in _SENTENCE_END.split(value))
+    return [part if part[-1] in ".!?" else part + "." for part in parts if part]
+
+
+def _by_topic(pairs: Iterable[tuple[str, object]], known: Collection[str]) -> dict[str, str]:
+    topics: dict[str, list[str]] = {}
+    for topic, said in _named(pairs, known, ""):
+        topics.setdefault(topic, []).append(said)
+    return {topic: "\n".join(said) for topic, said in topics.items()}
+
+
+def _named(pairs: Iterable[tuple[str, object]], known: Collection[str], whose: str) -> Iterator[tuple[str, str]]:
+    """Topic and text of each pair; a key may name one of two series, as may the key of an object around it."""
+    for key, value in pairs:
+        name = " ".join(key.lower().replace("_", " ").split())
+        series = _WHOSE.match(name)
+        if series and series.end() == len(name) and isinstance(value, dict) and not whose:
+            yield from _named(value.items(), known, f"{series[1]} ")
+            continue
+        topic, lead = _topic(name[series.end() :] if series else name)
+        topic = (f"{series[1]} " if series else whose) + topic
+        if topic in known:
+            yield topic, lead + _plain(value)
+
+
+def _topic(name: str) -> tuple[str, str]:
+    """The topic that a key means, and what has to be said before its text to keep the key's sense."""
+    means = _KEY.fullmatch(name)
+    if means is None:
+        return name, ""
+    lead = f"{means[1]}: " if means[1].startswith(("max", "min")) else ""
+    return _TOPIC_OF.get(means[1][:3], means[1]), lead
+
+
+def _plain(value: object, depth: int = 0) -> str:
+    """A JSON value as prose: {"maximum": "end"} reads "maximum: end"."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and depth < 4:
+        return "\n".join(_plain(item, depth + 1) for item in value)
+    if isinstance(value, dict) and depth < 4:
+        return "\n".join(f"{key.replace('_', ' ')}: {_plain(item, depth + 1)}" for key, item in value.items())
+    return str(value) if isinstance(value, int | float) else ""
+
+
+# ---- Prose: every piece of a sentence goes to the topic that it names
+
+_PIECE = re.compile(r"([,;]|\b(?:and|with|while|whereas|but)\b)", re.IGNORECASE)
+_MARKUP = re.compile(r"[*#`]+")
+_COLON = re.compile(r":\s+")
+_HEAD = re.compile(
+    rf"\b(?:(?:around|about|along|after|before) (?:the|this|an?|its) (?:[\w-]+ ){{0,2}}(?:trend|peak)\w*"
+    rf"|(?P<extrema>extrem(?:a|um)|{MAXIMUM}|{MINIMUM})|(?P<trend>trend\w*|{UP}|{DOWN}|{FLAT}))\b",
+    re.IGNORECASE,
+)
+
+
+def _from_prose(text: str) -> dict[str, str]:
+    """Attribute free sentences; a piece that names no topic goes with the piece before it."""
+    topics: dict[str, list[str]] = {}
+    for sentence in _SENTENCE_END.split(_COLON.sub(": ", _MARKUP.sub("", text))):
+        topic, waiting = None, ""
+        parts = _PIECE.split(sentence)
+        for joint, piece in zip(["", *parts[1::2]], parts[::2], strict=True):
+            named = _topic_named(piece)
+            if named is not None and named != topic:
+                topics.setdefault(named, []).append(waiting + joint + piece if waiting else piece)
+                topic, waiting = named, ""
+            elif topic is not None:
+                topics[topic][-1] += joint + piece
+            else:
+                waiting += joint + piece
+    return {topic: "\n".join(said) for topic, said in topics.items()}
+
+
+def _topic_named(piece: str) -> str | None:
+    if "nois" in piece.lower():
+        return "noise"
+    return next((head.lastgroup for head in _HEAD.finditer(piece) if head.lastgroup), None)

@@ -1,0 +1,124 @@
+"""Sentences -> the direction of a series, of the whole or of its thirds. The rules are in the package."""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from tsd.tasks.language.words import DOWN, FILLER, FLAT, NEGATION, NOT_MENTIONED, UP, WAVERING, Reading, quote
+
+_DIRECTION = re.compile(rf"\b(?:(?P<increasing>{UP})|(?P<decreasing>{DOWN})|(?P<flat>{FLAT}))\b")
+_OVERALL = re.compile(
+    r"\b(?:overall|general(?:ly)?|on the whole|as a whole|on average|net"
+    r"|mostly|mainly|largely|predominantly)\b"
+)
+_BOTH_WAYS = (
+    rf"(?:(?:{UP}) (?:n?or|and) (?:\w+ )??(?:{DOWN})"
+    rf"|(?:{DOWN}) (?:n?or|and) (?:\w+ )??(?:{UP}))"
+)
+_NO_TREND = re.compile(
+    rf"{NEGATION} {FILLER}(?:{_BOTH_WAYS}(?: (?:trend|direction|tendency))?|trend|direction|tendency"
+    rf"|(?:net )?changes?)\b(?P<phase> (?:at first|initially|until|at the (?:start|beginning)))?"
+)
+_MOVE = r"(?:rise|drop|dip|increase|decrease|fall|decline)"
+_TREND_ASIDES = re.compile(
+    rf"\b(?:(?:{UP}|{DOWN}|{FLAT}) (?:in (?:the )?)?(?:{WAVERING}|noise|rate|pace|speed)"
+    r"|(?:despite|in spite of|notwithstanding|except(?: for)?|apart from|aside from|regardless of)\b[^,.;]*"
+    r"|(?:occasional|brief|temporary|momentary|short-lived|sporadic|local) (?:[\w-]+ )?"
+    rf"{_MOVE}s?(?: and {_MOVE}s?)?"
+    r"|(?:minor|small|slight|some|few|several|sharp|sudden|frequent) (?:[\w-]+ )?"
+    rf"{_MOVE}s(?: and {_MOVE}s)?)\b"
+)
+_NEGATED_TREND = re.compile(rf"(?:{NEGATION} {FILLER}|\bnon-)(?:{UP}|{DOWN}|{FLAT})\b")
+_EITHER_TREND = re.compile(
+    rf"\b(?:{UP}|{DOWN}|{FLAT})(?: trend)?(?: or |/)(?:\w+ )?(?:{UP}|{DOWN}|{FLAT})\b|\brevers(?:e|al)"
+)
+_OPENING = re.compile(r"(^|[.] )((?:overall|generally|in general|on the whole|on average|mostly)),")
+_SUCCESSION = re.compile(r"\b(?:then|followed by|before|until|after|afterwards|finally|subsequent\w*)\b")
+_PHASE = re.compile(r"[.,;]|\b(?:then|followed by|before|but|while|whereas|although|though|until|with)\b")
+
+
+def read_trend(text: str) -> Reading:
+    """The direction that is said of the whole series."""
+    if not text:
+        return NOT_MENTIONED
+    text = _NO_TREND.sub(lambda said: " flat " if said["phase"] else " overall flat ", text)
+    text = _NEGATED_TREND.sub(" ", _TREND_ASIDES.sub(" ", text))
+    if either := _EITHER_TREND.search(text):
+        return Reading(None, f"{quote(either[0])} is no one direction")
+    # "Overall, it rises" is said of the rise; "Overall, it rises, then falls" of neither phase.
+    text = _OPENING.sub(r"\1" if _SUCCESSION.search(text) else r"\1\2", text)
+    named, overall = set(), set()
+    for phase in _PHASE.split(text):
+        directions = {found.lastgroup or "" for found in _DIRECTION.finditer(phase)}
+        named |= directions
+        if directions and _OVERALL.search(phase):
+            overall |= directions
+    return _one_direction(overall or named)
+
+
+_WHICH = (
+    r"(?:(?P<beginning>(?:first|initial|beginning|opening) third|third 1)"
+    r"|(?P<middle>(?:second|middle|central|mid) third|third 2)"
+    r"|(?P<end>(?:third|last|final|end|closing) third|third 3))"
+)
+_THIRD = re.compile(rf"\b{_WHICH}\b")
+_IN = r"(?:in|during|over|for|within|throughout) (?:the|its)"
+_IN_THIRD = re.compile(rf"\b{_IN} {_WHICH}\b")
+_LEAD = re.compile(rf"\s*{_IN} {_WHICH}(?: of (?:the|its) (?:series|\w+ series|values|time))?\s*")
+_NAME = r"(?:first|initial|beginning|opening|second|middle|central|mid|third|last|final|end|closing)"
+_LANDMARK = re.compile(
+    r"\b(?:until|till|before|after|except|outside|unlike|between|from|by|than|to|towards?|since|past|beyond|into"
+    r"|through|like|apart from|as (?=in|during)|not|compared with|(?:start|beginning|middle|end|half|part) of) ?\b"
+    r"(?: ?\b(?:in|during|over|for|of|at|within|the|its|start|beginning|end)(?= ))*"
+    rf" ?\b(?:{_NAME} (?:third )?(?:and|to) (?:the )?)?(?:{_NAME} third|third [123])\b"
+)
+_UP_AND_DOWN = re.compile(rf"\b{_BOTH_WAYS}\b")
+_JOINT = re.compile(r"([.,;]|\b(?:then|before|but|while|whereas|and)\b)")
+_SUBJECT = re.compile(r"\s*(?:it|they|this|there|the)\b")
+
+
+@lru_cache(maxsize=1024)
+def read_thirds(text: str) -> dict[str, Reading]:
+    """The direction that is said of each third, by name. A clause must name the third and one direction."""
+    said: dict[str, set[str]] = {third: set() for third in ("beginning", "middle", "end")}
+    text = _UP_AND_DOWN.sub(lambda both: both[0].replace(" and ", " or "), _LANDMARK.sub(" ", text))
+    for clause in _clauses(text):
+        thirds = {found.lastgroup or "" for found in _THIRD.finditer(clause)}
+        for third in thirds:
+            said[third].add(read_trend(_IN_THIRD.sub(" ", clause)).label or "")
+    return {third: _one_third(labels) for third, labels in said.items()}
+
+
+def _clauses(text: str) -> Iterator[str]:
+    """The clauses of a text; "in the first third," goes with the clause that it leads."""
+    parts = _JOINT.split(text)
+    joint, lead = ".", ""  # what stands before the clause; the lead that waits for it
+    for clause, after in zip(parts[::2], [*parts[1::2], "."], strict=True):
+        if lead:
+            # Amid a sentence, "in the first third," may as well belong to what stands before it.
+            leads = not _THIRD.search(clause) and (joint in ".;" or _SUBJECT.match(clause))
+            yield from [f"{lead} {clause}"] if leads else [lead, clause]
+            lead = ""
+        elif after == "," and _LEAD.fullmatch(clause):
+            lead = clause
+            continue
+        else:
+            yield clause
+        joint = after
+
+
+def _one_third(labels: set[str]) -> Reading:
+    if not labels:
+        return NOT_MENTIONED
+    if len(labels) > 1 or "" in labels:
+        return Reading(None, "no one direction is named")
+    return Reading(labels.pop())
+
+
+def _one_direction(directions: set[str]) -> Reading:
+    moving = directions - {"flat"}
+    if len(moving) == 2:
+        return Reading(None, "increasing and decreasing phases, neither said of the whole")
+    if not directions:
+        return Reading(None, "no direction is named")
+    return Reading((moving or directions).pop())

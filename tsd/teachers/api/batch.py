@@ -1,0 +1,347 @@
+"""The same teacher through its provider's offline Batch API: submit, poll, collect; cheaper, and within a day.
+
+Before the server hears of a batch, it stands in the part's ledger; what it gave is in the journal before the
+ledger forgets it. So any process, days later, goes on from there, and only rows without an answer are asked again.
+A batch is done with once its lines explain the provider's counts (`Results.lacking`). Until then its files are
+read again; nothing is asked again, nothing is deleted, and its bound stays reserved.
+"""
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+
+import pyarrow as pa
+from openai.types import Batch as ServerBatch
+
+from tsd.progress import clock
+from tsd.recipe import ApiTeacher
+from tsd.storage import datasets
+from tsd.teachers import Reply, annotations
+from tsd.teachers.api.account import Estimator
+from tsd.teachers.api.batch_files import ENDPOINT, Batches, DownloadError, Waiting
+from tsd.teachers.api.batch_lines import Line, UnreadableError, read_line
+from tsd.teachers.api.batch_registry import Batch, Rows
+from tsd.teachers.api.batch_results import Results, complaints, counted, named, progress, stage, status
+from tsd.teachers.api.journal import Journal
+from tsd.teachers.api.limits import StoppedError, Turnstile
+from tsd.teachers.api.request_format import Dialect
+from tsd.teachers.prompts import Questions
+
+FULL = "token_limit_exceeded"  # the provider holds as many tokens of this account as it will
+FULL_SECONDS = 24 * 3600.0  # after which all that it held has ended
+DRAWN_AT_ONCE = 16  # plots, between which other batches are looked after
+READ_AT_ONCE = 100  # lines, likewise
+LOOKS = 3  # that must agree where a batch which ended early has no counts that its lines could be held against
+WINDOW_SECONDS = 24 * 3600.0  # in which every batch is to end
+FEW = 20  # requests: of so many that are all refused, each may be at fault itself
+BATCH_SETTINGS = "teacher.model, teacher.batch and the account"
+
+
+class BatchApi:
+    """Asks about series, a part at a time; many parts may be under way at once in its event loop.
+
+    Nobody can negotiate about a request's form: `structured: auto` means schema, until every request of a batch
+    was refused for it.
+    """
+
+    def __init__(self, questions: Questions, turnstile: Turnstile, share: int) -> None:
+        """questions: of an `ApiTeacher`. share: the batches that may be under way."""
+        assert isinstance(questions.teacher, ApiTeacher)
+        self._teacher: ApiTeacher = questions.teacher
+        self._questions, self._turnstile, self._share = questions, turnstile, share
+        self._server = Batches(self._teacher, turnstile)
+        self._dialect = Dialect(self._teacher, questions.task)
+        self._slots = asyncio.Semaphore(share)
+        self._packing = asyncio.Lock()  # a file may have 200 MB: one in memory at a time
+        self._reading = asyncio.Lock()  # likewise
+        self._full_since: float | None = None
+        self._estimator = Estimator()  # what all parts have taught about bounds
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._server.close()
+
+    async def annotate(self, part: int, series: pa.Table, journal: Journal) -> pa.Table | None:
+        """series: the part's rows of the task's series table. Returns their annotations table.
+
+        None where the stage was stopped and replies are missing. What the journal holds is not asked again, and
+        a batch that was submitted is waited for. Raises StorageError where the folder cannot be written.
+        """
+        rows = await asyncio.to_thread(Rows, self._questions, series, journal)
+        await self._turnstile.begin(part, rows.settled())
+        while (missing := deque(rows.missing())) or rows.under_way():
+            tasks = [asyncio.create_task(self._resume(rows, batch)) for batch in rows.under_way()]
+            loops = min(self._share, len(missing))
+            tasks += [asyncio.create_task(self._ask(rows, missing)) for _ in range(loops)]
+            await self._turnstile.wait_for(tasks)
+            for task in tasks:
+                if not task.cancelled() and not isinstance(task.exception(), StoppedError):
+                    task.result()
+            if self._turnstile.stopped.is_set():
+                break
+        await self._turnstile.hand_in()
+        whole = [reply for reply in rows.replies if reply is not None]
+        if rows.missing() or rows.under_way() or len(whole) < len(rows.replies):
+            return None
+        return annotations(self._questions.task, self._teacher.name, series, rows.keys, whole)
+
+    async def _ask(self, rows: Rows, missing: deque[int]) -> None:
+        """Put missing rows into batches, one batch after another."""
+        while missing and not self._turnstile.stopped.is_set():
+            async with self._slots:
+                async with self._packing:
+                    batch = await self._submit(rows, missing)
+                if batch:
+                    await self._follow(rows, batch)
+
+    async def _resume(self, rows: Rows, batch: Batch) -> None:
+        """Go on with a batch of an earlier start; one that the server never accepted is forgotten."""
+        async with self._slots:
+            await rows.sent(batch)
+            rows.ledger.save()
+            if batch.id is None:
+                batch.id = await self._server.find(batch, rows.ledger.path)
+            if batch.id is None:
+                await self._forget(rows, batch, (), batch.file)
+                return
+            if batch.name not in rows.ended:
+                await self._turnstile.reserve(batch.name, rows.bound(batch), submitted=True)
+            await self._follow(rows, batch)
+
+    # ---- Submit
+
+    async def _submit(self, rows: Rows, missing: deque[int]) -> Batch | None:
+        """Take rows for one batch and hand it to the server. None where no row is left."""
+        rows.estimator = self._estimator = self._estimator.merged(rows.estimator)
+        batch, content = await self._pack(rows, missing)
+        if not batch.requests:
+            return None
+        await self._server.require()
+        if not rows.ledger.found:  # by a start whose disk is lost, perhaps
+            batch.id = await self._server.find(batch, kept=None)
+        await self._turnstile.reserve(batch.name, rows.bound(batch), submitted=batch.id is not None)
+        rows.ledger.batches.append(batch)
+        rows.ledger.save()
+        await rows.sent(batch)
+        if batch.id is None:
+            batch.file = await self._server.upload(f"{batch.digest}.jsonl", content)
+            batch.id = await self._server.create(batch, rows.ledger)
+            rows.ledger.save()
+        return batch
+
+    async def _pack(self, rows: Rows, missing: deque[int]) -> tuple[Batch, bytes]:
+        """One batch within the provider's limits, and its file."""
+        limit, most = int(1e6 * self._teacher.batch.most_megabytes), self._teacher.batch.most_requests
+        requests: dict[str, tuple[str, int]] = {}
+        content = bytearray()
+        while missing and len(requests) < most:
+            few = [missing.popleft() for _ in range(min(len(missing), DRAWN_AT_ONCE, most - len(requests)))]
+            for row, messages in zip(few, rows.ask(few), strict=True):
+                request = {"custom_id": rows.names[row], "method": "POST", "url": ENDPOINT}
+                line = json.dumps({**request, "body": self._dialect.body(messages)}).encode() + b"\n"
+                if content and len(content) + len(line) > limit:
+                    missing.extendleft(reversed(few[few.index(row) :]))
+                    most = 0
+                    break
+                content += line
+                requests[rows.names[row]] = rows.keys[row], rows.repairs(row)
+            await asyncio.sleep(0)
+        tried = [rows.ledger.missed[name].reply.attempts if name in rows.ledger.missed else 0 for name in requests]
+        digest = datasets.digest([list(requests.items()), tried, self._dialect.form])
+        return Batch(digest, requests, self._dialect.form), bytes(content)
+
+    # ---- Poll
+
+    async def _follow(self, rows: Rows, batch: Batch) -> None:
+        """Wait until a batch has ended, and take what it gave."""
+        with self._turnstile.batch(len(batch.requests)) as completed:
+            ended = await self._end(rows, batch, completed)
+            empty = stage(ended) == "failed" and not progress(ended)[0] and not named(ended, "output_file_id")
+            results = None if empty else await self._results(rows, batch, ended, completed)
+        if results is None:
+            await self._failed(rows, batch, ended)
+        else:
+            self._full_since = None
+            await self._collect(rows, batch, *results)
+
+    async def _end(self, rows: Rows, batch: Batch, completed: Callable[[int], None]) -> ServerBatch:
+        """Look at a batch until it has ended. The stage stops at a status that is unknown or lasts too long."""
+        waiting, began = self._server.waiting(), time.time()
+        while True:
+            seen = await self._server.look(batch, rows.ledger.path)
+            now = stage(seen)
+            if now not in ("under way", "unknown"):
+                return seen
+            completed(progress(seen)[0])
+            waiting.saw((status(seen), progress(seen)))
+            age = time.time() - min(batch.asked_at or began, _created(seen) or began)
+            if waiting.over and (now == "unknown" or age > WINDOW_SECONDS):
+                what = f"has had the status {status(seen)[:40]!r}, unchanged for {clock(waiting.silent)}"
+                why = "which tsd does not know" if now == "unknown" else f"{clock(age)} after its creation"
+                await self._server.halt(
+                    f"says that batch {batch.id} {what}, {why}: look it up in the provider's console"
+                )
+            await self._turnstile.sleep(self._teacher.batch.poll_seconds)
+
+    async def _failed(self, rows: Rows, batch: Batch, ended: ServerBatch) -> None:
+        """The server would not begin with a batch: wait where it holds too much already, else stop the stage."""
+        errors = complaints(ended)
+        await self._forget(rows, batch, (), batch.file or named(ended, "input_file_id"))
+        if any(code == FULL for code, _ in errors):
+            self._turnstile.failed(FULL)
+            self._full_since = self._full_since or time.monotonic()
+            if time.monotonic() - self._full_since < FULL_SECONDS:
+                await self._turnstile.sleep(self._teacher.batch.poll_seconds)
+                return
+        said = "; ".join(words for _, words in errors)
+        await self._server.stop(f"a batch failed: {said or 'no reason given'}", BATCH_SETTINGS)
+
+    # ---- Read
+
+    async def _results(
+        self, rows: Rows, batch: Batch, ended: ServerBatch, completed: Callable[[int], None]
+    ) -> tuple[ServerBatch, Results]:
+        """Read what a batch gave, again and again until that can be all; else the stage stops.
+
+        Returns the batch as it was seen last, too: ids of files may come later than its end.
+        """
+        waiting, best, looks = self._server.waiting(), Results(batch.requests), 0
+        while True:
+            async with self._reading:
+                results = await self._read(rows, batch, ended)
+            best = max(results, best, key=lambda one: one.served)
+            lacking, looks = results.lacking(ended), looks + 1
+            known = len(results.lines) == len(batch.requests) or counted(ended, len(batch.requests))
+            if lacking is None and (known or looks >= LOOKS):
+                return ended, results
+            waiting.saw(best.served)
+            if lacking:
+                looks = 0
+                self._turnstile.failed("batch not whole")
+            if not await waiting.wait() and lacking:
+                await self._stuck(rows, batch, ended, best, lacking, waiting)
+            ended = await self._server.look(batch, rows.ledger.path)
+            if stage(ended) in ("under way", "unknown"):
+                ended = await self._end(rows, batch, completed)
+
+    async def _read(self, rows: Rows, batch: Batch, ended: ServerBatch) -> Results:
+        """Read a batch's files once."""
+        results = Results(batch.requests)
+        expected = {name: rows.tokens(name) for name in batch.requests if name in rows.row}
+        for kind in ("output_file_id", "error_file_id"):
+            file = named(ended, kind)
+            if file is None:
+                continue
+            try:
+                await self._server.download(file, partial(self._add_lines, results, expected, kind))
+            except DownloadError as error:
+                results.unread.append(f"file {file} does not come: {error}")
+        return results
+
+    async def _add_lines(
+        self, results: Results, expected: Mapping[str, int], kind: str, lines: AsyncIterator[bytes]
+    ) -> None:
+        number = 0
+        async for text in lines:
+            try:
+                results.add(
+                    read_line(text, self._teacher.usd, expected, self._questions.task.topics),
+                    output=kind == "output_file_id",
+                )
+            except UnreadableError as error:
+                results.fail(text, error)
+            number += 1
+            if number % READ_AT_ONCE == 0:
+                await asyncio.sleep(0)
+
+    async def _stuck(
+        self, rows: Rows, batch: Batch, ended: ServerBatch, best: Results, lacking: str, waiting: Waiting
+    ) -> None:
+        """Keep the answers that could be read, and stop the stage: what is missing may be paid for."""
+        for name in rows.open(batch):
+            line = best.lines.get(name)
+            if line and line.served and line.reply.status != "error" and not best.wrong:
+                self._take(rows, line)
+        await asyncio.to_thread(rows.journal.flush)
+        files = [file for kind in ("output_file_id", "error_file_id") if (file := named(ended, kind))]
+        where = f"file {' and '.join(files)}" if files else "no file, neither output nor errors"
+        await self._server.halt(
+            f"gave nothing more of batch {batch.id} ({status(ended)[:40]}, {where}) for {clock(waiting.silent)}: "
+            f"{' '.join(lacking.split())}; it may be paid for, so nothing was asked again or deleted: look in the "
+            f"provider's console whether the file is whole (only without its files there and {rows.ledger.path} "
+            "would it be asked, and paid for, again)"
+        )
+
+    # ---- Collect
+
+    async def _collect(self, rows: Rows, batch: Batch, ended: ServerBatch, results: Results) -> None:
+        """Take a batch's answers into the journal; what has none is missed, and asked again if that may help."""
+        lines = self._judged(batch, results)
+        files = batch.file or named(ended, "input_file_id"), *_given(ended)
+        refused = [line.reply.reason or "" for line in lines.values() if line.fault == "row"]
+        if results.served:
+            self._dialect.agreed = True
+        if len(refused) == len(batch.requests) and not self._dialect.agreed:
+            if batch.form != self._dialect.form or self._dialect.adapt(refused[0], every=True):
+                await self._forget(rows, batch, results.lines.values(), *files)
+                return  # to be asked in other words
+            if not any(rows.replies):
+                await self._forget(rows, batch, results.lines.values(), *files)
+                await self._server.stop(refused[0])
+        for number, name in enumerate(rows.open(batch)):
+            line = lines.get(name) or Line(name, Reply(None, "error", f"{status(ended)}: without an answer"))
+            if line.fault != "account":
+                self._take(rows, line)
+            if number % READ_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        await self._forget(rows, batch, results.lines.values(), *files)
+        for line in lines.values():
+            if line.fault == "account":
+                await self._server.stop(line.reply.reason or "")
+
+    def _judged(self, batch: Batch, results: Results) -> dict[str, Line]:
+        """Lines whose refusals are about their rows or about the account: a row's, where others were answered."""
+        rows = results.served or (self._dialect.agreed and len(batch.requests) < FEW)
+        return {
+            name: replace(line, fault="row" if rows else "account") if line.fault == "either" else line
+            for name, line in results.lines.items()
+        }
+
+    def _take(self, rows: Rows, line: Line) -> None:
+        self._turnstile.answered(line.reply, self._dialect.name)
+        rows.learn(line)
+        self._estimator = self._estimator.merged(rows.estimator)
+        if line.reply.status == "error":
+            self._turnstile.failed((line.reply.reason or "").partition(":")[0])
+        reply = rows.take(line, self._teacher.batch.rounds)
+        if reply and not rows.repairable(reply):
+            self._turnstile.settled(reply)
+
+    async def _forget(self, rows: Rows, batch: Batch, lines: Iterable[Line], *files: str | None) -> None:
+        """A batch is done with: its rows are as open as their replies say. The server may let go of its files.
+
+        lines: all that it gave, by which it is billed. Its answers are safe before anything is deleted.
+        """
+        lines = list(lines)
+        billed = rows.billed(batch, lines)
+        await asyncio.to_thread(rows.journal.flush)
+        rows.ledger.batches.remove(batch)
+        rows.ledger.save()
+        if billed is not None:
+            self._turnstile.settle(batch.name, billed, sum(line.served for line in lines))
+        for file in filter(None, files):
+            await self._server.delete(file)
+
+
+def _given(ended: ServerBatch) -> list[str | None]:
+    return [named(ended, kind) for kind in ("output_file_id", "error_file_id")]
+
+
+def _created(seen: ServerBatch) -> float | None:
+    """When the server says that it accepted a batch, in seconds since 1970; None where that cannot be true."""
+    found = getattr(seen, "created_at", None)
+    return float(found) if isinstance(found, int | float) and 1e9 < found < 1e11 else None

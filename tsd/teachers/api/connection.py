@@ -1,0 +1,162 @@
+"""What every way of asking a server behind an API has in common: the client, and what its refusals mean."""
+
+import os
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
+
+import openai
+
+from tsd.errors import InputError
+from tsd.recipe import ApiTeacher
+from tsd.teachers.api.responses import SHOWN, ServerError, clean, error_of
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a failed request is tried again, drawn at random below
+SETTINGS = "teacher.base_url, teacher.model and the key"
+NO_KEY = "none"  # the client insists on one
+
+
+def require_key(teacher: ApiTeacher) -> str | None:
+    """The API's key; None for a server that asks for none.
+
+    Raises InputError where the environment lacks it, or holds what no key can be.
+    """
+    name = teacher.key_variable
+    if name is None:
+        return None
+    key = os.environ.get(name)
+    if not key or not key.strip():
+        raise InputError(f"the environment variable {name} (teacher.key_env) holds no key: set it")
+    wrong = next((letter for letter in key if not "!" <= letter <= "~"), None)
+    if wrong is not None:
+        kinds = {
+            "\n": "a line break",
+            "\r": "a line break",
+            " ": "a space",
+            "\t": "a tab",
+            "\ufeff": "a byte order mark",
+        }
+        quotes = "\u2018\u2019\u201c\u201d\u00ab\u00bb"
+        kind = kinds.get(wrong) or ("a curly quote" if wrong in quotes else f"the character U+{ord(wrong):04X}")
+        raise InputError(
+            f"the environment variable {name} (teacher.key_env) holds {kind}, which no key has: set it to the key "
+            "alone, without quotes or line breaks"
+        )
+    return key
+
+
+def connect(teacher: ApiTeacher) -> openai.AsyncOpenAI:
+    """A client of the teacher's server, which tries nothing again: it would count being told to wait as a try."""
+    parts = urlsplit(teacher.base_url)
+    return openai.AsyncOpenAI(
+        api_key=require_key(teacher) or NO_KEY,
+        base_url=urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")),
+        default_query=dict(parse_qsl(parts.query)),  # Azure's version of the API
+        timeout=teacher.timeout,
+        max_retries=0,
+        http_client=openai.DefaultAioHttpClient(),
+    )
+
+
+async def serves(teacher: ApiTeacher) -> bool:
+    """Whether the server lists the teacher's model. Raises InputError where it cannot be asked."""
+    client = connect(teacher)
+    try:
+        async for model in client.models.list():
+            if model.id == teacher.model or model.id.removeprefix("models/") == teacher.model:
+                return True
+    except openai.APIStatusError as error:
+        said = said_in(error).message
+        raise InputError(
+            f"{teacher.base_url} does not list its models ({error.status_code}: {first_line(teacher, said)})"
+        ) from None
+    except (openai.OpenAIError, ValueError, AttributeError) as error:
+        raise InputError(f"{teacher.base_url} cannot be asked for its models: {cause_of(error)}") from None
+    finally:
+        await client.close()
+    return False
+
+
+def said_in(error: openai.APIStatusError) -> ServerError:
+    """What the server says in its refusal, whatever form it has."""
+    try:
+        content: bytes = error.response.content
+    except Exception:  # a body that broke off
+        content = b""
+    found = error_of(error.status_code, content)
+    return found if found.message else ServerError(error.status_code, found.kind, error.message)
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and what caused it, down to the innermost."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def cause_of(error: BaseException) -> str:
+    """The innermost cause of a failure, in one line."""
+    *_, innermost = chain(error)
+    if isinstance(innermost, socket.gaierror):
+        said = f"unknown host ({innermost.strerror})"
+    elif isinstance(innermost, ConnectionRefusedError):
+        said = "connection refused"
+    elif isinstance(innermost, ssl.SSLCertVerificationError):
+        said = f"TLS: {innermost.verify_message or innermost.reason}"
+    elif isinstance(innermost, ssl.SSLError):
+        said = f"TLS: {innermost.reason or innermost}"
+    elif isinstance(innermost, OSError) and innermost.errno:
+        said = os.strerror(innermost.errno).lower()
+    else:
+        said = str(innermost) or type(innermost).__name__
+    return clean(" ".join(said.split()))[:SHOWN]
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether a request cannot have reached the server: no connection came about."""
+    for one in chain(error):
+        if isinstance(one, ConnectionRefusedError | socket.gaierror | ssl.SSLError):
+            return True
+        if type(one).__name__.startswith(
+            ("ClientConnector", "InvalidUrl", "ConnectionTimeout", "UnsupportedProtocol")
+        ):
+            return True
+    return False
+
+
+def first_line(teacher: ApiTeacher, said: str) -> str:
+    """The first line of a server's words, without the key."""
+    key = require_key(teacher)
+    first = next(iter((said.replace(key, "…") if key else said).splitlines()), "no reason given")
+    return clean(first)[:SHOWN]
+
+
+def refusal(teacher: ApiTeacher, said: str, check: str = SETTINGS) -> str:
+    """One line about what no retry will mend. said: the server's words; check: what to see to."""
+    if teacher.key_variable is None:
+        check += " (teacher.key_env names no variable that holds one)"
+    return (
+        f"{teacher.base_url} will not serve {teacher.model} ({first_line(teacher, said)}): check {check}; "
+        "the same command goes on from here"
+    )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait, by its headers; None where it does not say, or says none."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        with suppress(KeyError, ValueError):
+            seconds = float(headers[name]) * unit
+            return seconds if seconds > 0 else None
+    try:
+        until = parsedate_to_datetime(headers.get("retry-after") or "")
+    except (TypeError, ValueError):
+        return None
+    if until.tzinfo is None:  # HTTP's dates are in UTC
+        until = until.replace(tzinfo=UTC)
+    seconds = (until - datetime.now(UTC)).total_seconds()
+    return seconds if seconds > 0 else None

@@ -1,0 +1,125 @@
+"""What is known of the requests of earlier starts: their money, their addresses, and the rows to ask again."""
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from pyarrow import fs
+
+from tsd.errors import InputError, StorageError
+from tsd.recipe import ApiTeacher, Recipe
+from tsd.storage import datasets
+from tsd.teachers.api.account import Cost, Earlier
+from tsd.teachers.api.connection import serves
+from tsd.teachers.api.journal import ADDRESSES, FOLDER, Journal, parts_with_journals, read_all
+from tsd.teachers.api.limits import DOLLARS, INPUT, OUTPUT, STATUS, UNCONFIRMED, UNCONFIRMED_TOKENS
+
+PREVIEW = "preview"  # in a study's folder
+
+Say = Callable[[str], None]
+
+
+def require_journals(
+    teacher: ApiTeacher,
+    folder: str,
+    lost: Collection[int],
+    found: dict[int, datasets.Part],
+    series: datasets.Dataset,
+) -> None:
+    """Raise StorageError where parts are gone and nothing is kept of their replies: they cost again."""
+    gone = sorted(set(lost) - set(parts_with_journals(folder)))
+    if not gone:
+        return
+    notes = [part.note for part in found.values() if part.note]
+    rows = sum(part.rows for part in found.values())
+    spent = sum(note[DOLLARS] for note in notes)
+    again = sum(series.manifest["parts"][index]["rows"] for index in gone)
+    price = f"about ${again * spent / rows:,.2f}" if rows and spent else f"{again:,} requests"
+    first = datasets.part_name(gone[0])
+    raise StorageError(
+        f"{folder} lacks {len(gone)} finished parts (the first is {first}), and their journal is gone: restore "
+        f"them, or delete {folder}/{datasets.MANIFEST} to ask {teacher.model} again for {price}"
+    )
+
+
+def keep_address(teacher: ApiTeacher, folder: str, say: Say) -> None:
+    """Keep where replies come from. A new address is accepted where it lists the model; what is reused is said.
+
+    Raises InputError where it does not list it, and replies of another address are there.
+    """
+    place = f"{folder}/{FOLDER}"
+    known: list[str] = datasets.read_json(place, ADDRESSES) or []
+    if teacher.base_url in known[-1:]:
+        return
+    there = sum(len(one.replies) for one in read_all(folder, parts_with_journals(folder)).values())
+    if known and there:
+        if not asyncio.run(serves(teacher)):
+            raise InputError(
+                f"{teacher.base_url} does not list the model {teacher.model}, of which {there:,} replies from "
+                f"{known[-1]} are kept: check teacher.base_url and teacher.model, or name another --out"
+            )
+        say(
+            f"  {there:,} replies of {teacher.model} from {known[-1]} are kept, "
+            f"{teacher.base_url} is asked the rest"
+        )
+    datasets.write_json(place, ADDRESSES, [*(one for one in known if one != teacher.base_url), teacher.base_url])
+
+
+def earlier_requests(folder: str, key: str) -> Earlier:
+    """What all requests and batches of a run were billed so far, by finished parts and by journals."""
+    account = Earlier()
+    finished = datasets.finished_parts(folder, key)
+    for note in (part.note for part in finished.values()):
+        if note:
+            account.billed += Cost(int(note[INPUT]), int(note[OUTPUT]), note[DOLLARS])
+            account.replies += sum(int(count) for name, count in note.items() if name.startswith(STATUS))
+    for index, part in finished.items():
+        if part.note and part.note.get(UNCONFIRMED_TOKENS):
+            lost = Cost(0, int(part.note[UNCONFIRMED_TOKENS]), part.note.get(UNCONFIRMED, 0.0))
+            account.open[f"part {index}"] = lost
+    under_way = [part for part in parts_with_journals(folder) if part not in finished]
+    for history in read_all(folder, under_way).values():
+        account.add(history.account)
+    account.add(Journal(preview_folder(folder), 0).read().account)
+    return account
+
+
+def preview_folder(annotations: str) -> str:
+    """Where the journal of a preview lies: beside the annotations, which it does not begin."""
+    return f"{annotations.rpartition('/')[0]}/{PREVIEW}"
+
+
+def adopt_preview(annotations: str) -> None:
+    """Take what a preview was answered, and billed, into the journal of the first part."""
+    found, wanted = Journal(preview_folder(annotations), 0).folder, Journal(annotations, 0).folder
+    files, root = datasets.filesystem(found)
+    if files.get_file_info(root).type != fs.FileType.Directory:
+        return
+    there, place = datasets.filesystem(wanted)
+    with datasets.storage_errors(wanted):
+        there.create_dir(place, recursive=True)
+        fs.copy_files(root, place, source_filesystem=files, destination_filesystem=there)
+    datasets.delete_folder(preview_folder(annotations))  # its lines may be there twice until now, and count once
+
+
+def reopen_errors(recipe: Recipe, folder: str, key: str) -> int:
+    """Have the rows that ended as `error` asked again by the next start. Returns how many there are.
+
+    Their parts are unfinished from now on; all other rows stay as they are, in the parts' journals.
+    """
+    with_errors = [
+        index
+        for index, part in datasets.finished_parts(folder, key).items()
+        if part.note and part.note.get(STATUS + "error")
+    ]
+    if not with_errors:
+        return 0
+    schema, rows = recipe.asks.tables.annotations, 0
+    for index in with_errors:
+        journal = Journal(folder, index)
+        if not journal.read().replies and not journal.read().failed:
+            journal.restore(datasets.read_part(folder, index, schema))
+        rows += journal.reopen()
+    datasets.delete_file(folder, datasets.MANIFEST)
+    for index in with_errors:
+        datasets.delete_file(folder, datasets.part_name(index))
+    return rows

@@ -1,0 +1,452 @@
+"""What was asked and what came back, on disk before it counts: no answer is paid for twice, no cent is forgotten.
+
+A part's journal is a write-ahead log of JSON lines. A line is written before a request is sent, with the bound of
+its cost; another when it has ended, with what was billed and the reply. A request without the second line was
+sent by a start that is gone, or timed out: it may have been billed, and counts at its bound.
+
+On a disk each line is written as it comes and outlasts a power cut some seconds later. An object store has no
+files that grow: there, the lines of a moment become an object, written in the background; `stored` waits for it.
+
+When its part is written, a journal is compressed into one file beside the folder and kept: the part can be made
+again from it without asking anybody. The user may delete it.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import fs
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from tsd.errors import StorageError
+from tsd.storage import datasets
+from tsd.teachers import Reply
+from tsd.teachers.api.account import WINDOW_SECONDS, Cost, Earlier, total
+
+FOLDER, ENDING, ARCHIVE = "replies", ".jsonl", ".jsonl.zst"  # inside the folder of the annotations
+VERSION = 2  # of a line; lines without one are of the first
+ADDRESSES = "addresses.json"  # beside the journals: where replies came from
+SEALED = 3  # version of an archive's head; one of the second has no seal
+SECONDS = 2.0  # between two times that the disk is waited for
+GATHER_SECONDS = 0.1  # in which lines are gathered into an object
+PUT_TRIES, PUT_WAIT = 4, 1.0  # of an object; seconds before the second, twice as long before each later one
+LOCK_SECONDS = 60.0  # that a killed start's workers may take to be gone
+NAMES = {each.name for each in fields(Reply)}
+
+
+@dataclass
+class History:
+    """What a part's journal holds."""
+
+    replies: dict[str, Reply] = field(default_factory=dict)
+    """The reply to each request, by request key: the last repair, where there are several."""
+    failed: dict[str, Reply] = field(default_factory=dict)
+    """Rows of a finished part that ended as `error`, by request key."""
+    account: Earlier = field(default_factory=Earlier)
+    """What it all cost."""
+
+
+class Journal:
+    """The replies of one part: those of earlier starts, and those that come. One writer at a time."""
+
+    def __init__(self, annotations: str, part: int) -> None:
+        """annotations: the folder of the dataset that the part belongs to."""
+        self.part = part
+        self.folder = f"{annotations}/{FOLDER}/{_name(part)}"
+        """Where the replies are while the part is under way, and what else is to be forgotten with them."""
+        self._parent = f"{annotations}/{FOLDER}"
+        self._files, self._root = datasets.filesystem(self.folder)
+        self._on_disk = isinstance(self._files, fs.LocalFileSystem)
+        self._file: IO[bytes] | None = None
+        self._lock: IO[bytes] | None = None
+        self._start, self._objects = 0, 0
+        self._waiting: list[bytes] = []
+        self._added = self._stored = 0  # lines, by count
+        self._error: StorageError | None = None
+        self._wake = threading.Condition()
+        self._closed = False
+        self._writer: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        if self._on_disk:
+            with datasets.storage_errors(self._root):
+                Path(self._root).mkdir(parents=True, exist_ok=True)
+                self._lock = open(f"{self._root}/lock", "ab")
+                self._take_lock()
+        self._start = 1 + max((_number(path) for path in self._paths()), default=0)
+        self._writer = threading.Thread(target=self._write, daemon=True)
+        self._writer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.flush()
+        finally:
+            with self._wake:
+                self._closed = True
+                self._wake.notify_all()
+            if self._writer:
+                self._writer.join(30)
+            for file in (self._file, self._lock):
+                if file:
+                    file.close()
+
+    # ---- Read
+
+    def read(self) -> History:
+        """What is there, of earlier starts and of this one. Raises StorageError for a line of another version."""
+        try:
+            return self._read()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StorageError(
+                f"{self.folder}: lines that this version of tsd cannot read ({type(error).__name__}: {error}): "
+                "use the version that wrote them, or move the folder away to ask, and pay for, its rows again"
+            ) from None
+
+    def _read(self) -> History:
+        history = History()
+        entries: list[dict[str, Any]] = []
+        archive = self._archive()
+        covered: Mapping[str, int] = {}
+        if archive:
+            head, entries = archive
+            covered = head["files"]
+            history.account = Earlier.from_dict(head["account"], f"{_name(self.part)} of earlier starts")
+            history.failed = {one["key"]: _reply(one) for one in entries if one["status"] == "error"}
+            entries = [one for one in entries if one["status"] != "error"]
+        for path in self._paths():
+            with self._files.open_input_stream(path) as source:
+                content = source.read()
+            rest = content[covered.get(Path(path).name, 0) :]
+            entries += _whole(rest.split(b"\n"), path)
+        history.account.add(_account(entries))
+        found: dict[str, Reply] = {}
+        for entry in entries:
+            if "key" not in entry:
+                continue
+            reply, before = _reply(entry), found.get(entry["key"])
+            if before is None or reply.repairs >= before.repairs:
+                found[entry["key"]] = reply
+        # Lines of the first version say what a row has cost so far, and not what each request did.
+        old = {entry["key"]: _reply(entry) for entry in entries if "v" not in entry and "at" in entry}
+        for one in old.values():
+            spent = Cost(one.input_tokens, one.output_tokens, one.cost_usd)
+            history.account.add(Earlier(billed=spent, replies=1))
+        history.replies = found
+        for key in found:
+            history.failed.pop(key, None)
+        return history
+
+    def replies(self) -> dict[str, Reply]:
+        """What is there, by request key: of several replies to one request, the last."""
+        return self.read().replies
+
+    # ---- Write
+
+    def sent(self, request: str, bound: Cost, estimate: int) -> None:
+        """Keep that a request is about to be sent. estimate: of its prompt's tokens.
+
+        Raises StorageError where it cannot be kept.
+        """
+        self._append([{"sent": request, "bound": bound.as_list(), "estimate": estimate}])
+
+    def ended(
+        self, request: str, billed: Cost, key: str | None = None, reply: Reply | None = None, known: bool = True
+    ) -> None:
+        """Keep what a request was billed, and the reply that its row has come to, where it has one.
+
+        key: the row's request key. known: whether the server said what it took.
+        """
+        entry: dict[str, Any] = {"ended": request, "billed": billed.as_list(), "known": known}
+        self._append([entry | ({"key": key, **vars(reply)} if key and reply else {})])
+
+    def add(self, key: str, reply: Reply) -> None:
+        """Keep a reply that no request stands for. Raises StorageError where it cannot be kept."""
+        self._append([{"key": key, **vars(reply)}])
+
+    async def stored(self) -> None:
+        """Wait until all that was added outlasts this process. Raises StorageError where it cannot be kept."""
+        if self._on_disk:
+            return
+        wanted = self._added
+        while self._stored < wanted and not self._error:
+            await asyncio.sleep(0.01)
+        if self._error:
+            raise self._error
+
+    def flush(self) -> None:
+        """Have what was added outlast a power cut. Raises StorageError where it cannot be kept."""
+        if self._file:
+            with datasets.storage_errors(self._root):
+                os.fsync(self._file.fileno())
+            return
+        wanted = self._added
+        with self._wake:
+            self._wake.notify_all()
+            while self._stored < wanted and not self._error and self._writer and self._writer.is_alive():
+                self._wake.wait(1.0)
+        if self._error:
+            raise self._error
+
+    def keep(self, annotations: pa.Table) -> Earlier:
+        """Compress the journal into one file that stays. annotations: the whole part, about to be written.
+
+        Its rows that ended as `error` are kept as well, so that the same part can be made again. The folder is
+        deleted by `delete`, once the part is written. Returns what the part has been billed.
+        """
+        self.flush()
+        history = self.read()
+        errors = annotations.filter(pc.field("status") == "error").to_pylist()
+        failed = {row["request_key"]: _reply(row) for row in errors}
+        head = {
+            "account": history.account.as_dict(),
+            "files": {Path(path).name: self._files.get_file_info(path).size for path in self._paths()},
+        }
+        self._write_archive(head, failed | history.replies)
+        return history.account
+
+    def reopen(self) -> int:
+        """Forget the rows that ended as `error`, so that they are asked again. Returns how many."""
+        archive = self._archive()
+        if archive is None:
+            return 0
+        head, entries = archive
+        kept = {one["key"]: _reply(one) for one in entries if one["status"] != "error"}
+        self._write_archive(head, kept)
+        return len(entries) - len(kept)
+
+    def restore(self, annotations: pa.Table) -> None:
+        """Write the kept file anew from the rows of the finished part, where the user has deleted it."""
+        rows = annotations.to_pylist()
+        found = {row["request_key"]: _reply(row) for row in rows}
+        costs = (Cost(one.input_tokens, one.output_tokens, one.cost_usd) for one in found.values())
+        account = Earlier(billed=total(costs), replies=len(found))
+        self._write_archive({"account": account.as_dict(), "files": {}}, found)
+
+    def delete(self) -> None:
+        """Forget the lines under way: their part is written, and what they say is kept in the archive."""
+        if self._files.get_file_info(self._root).type == fs.FileType.Directory:
+            self._files.delete_dir(self._root)
+
+    # ---- Inside
+
+    def _archive(self) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+        """The archive's head and replies; None where there is none. Raises StorageError where it was damaged."""
+        path, named = f"{self._root}{ARCHIVE}", f"{self._parent}/{_name(self.part)}{ARCHIVE}"
+        if self._files.get_file_info(path).type == fs.FileType.NotFound:
+            return None
+        try:
+            with self._files.open_input_stream(path, compression="zstd") as source:
+                head, *entries = _unsealed(source.read())
+        except datasets.UNREADABLE as error:
+            if not datasets.is_damage(error):
+                raise
+            raise StorageError(
+                f"{named} is damaged ({str(error).splitlines()[0]}): restore it from a copy; without it, a "
+                "part that is lost is paid for again"
+            ) from None
+        if head.get("v", 1) > SEALED:
+            raise StorageError(
+                f"{named} was written by a newer version of tsd: use that version, or name another folder "
+                "with --out"
+            )
+        return head, entries
+
+    def _write_archive(self, head: Mapping[str, Any], replies: Mapping[str, Reply]) -> None:
+        entries = [{**head, "v": SEALED}, *({"key": key, **vars(one)} for key, one in replies.items())]
+        content = "\n".join(map(json.dumps, entries)).encode()
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, "zstd") as packed:
+            packed.write(content + b"\n" + json.dumps(_seal(content)).encode())
+        datasets.write_bytes(self._parent, f"{_name(self.part)}{ARCHIVE}", sink.getvalue())
+
+    def _append(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        # A line that a killed writer left half written ends where the next one begins.
+        lines = b"".join(
+            b"\n" + json.dumps({"v": VERSION, "at": time.time(), **entry}).encode() + b"\n" for entry in entries
+        )
+        if self._error:
+            raise self._error
+        if self._on_disk:
+            with datasets.storage_errors(self._root):
+                if self._file is None:
+                    name = f"{self._start:06d}-{uuid.uuid4().hex[:8]}{ENDING}"
+                    self._file = open(f"{self._root}/{name}", "ab", buffering=0)  # noqa: SIM115 # closed at the end
+                whole = len(lines)
+                while lines:  # a full disk may take the beginning, and then nothing
+                    taken = self._file.write(lines)
+                    lines = lines[taken:]
+                    if not taken:
+                        raise OSError(errno.ENOSPC, f"{whole - len(lines)} of {whole} bytes were written")
+            return
+        with self._wake:
+            self._waiting.append(lines)
+            self._added += 1
+            self._wake.notify_all()
+
+    def _write(self) -> None:
+        """The writer's thread: what waits becomes an object; what a disk has is on it for good now and then."""
+        while not self._closed or self._waiting:
+            with self._wake:
+                self._wake.wait_for(lambda: self._closed or self._waiting, SECONDS)
+            if self._file:
+                with contextlib.suppress(OSError, ValueError):  # closed meanwhile, or the next write says why
+                    os.fsync(self._file.fileno())
+            if self._waiting and not self._closed:
+                time.sleep(GATHER_SECONDS)
+            with self._wake:
+                waiting, self._waiting = self._waiting, []
+            try:
+                self._put(waiting)
+            except StorageError as error:
+                self._error = error
+            except Exception as error:  # the thread's last words: who waits for it must not wait for ever
+                self._error = StorageError(f"{self._root} cannot be written: {error}")
+            with self._wake:
+                if self._error is None:
+                    self._stored += len(waiting)
+                self._wake.notify_all()
+            if self._error:
+                return
+
+    def _put(self, lines: Sequence[bytes]) -> None:
+        """Write an object of lines, in a few tries: what it holds may be paid for."""
+        if not lines:
+            return
+        self._objects += 1
+        name = f"{self._start:06d}-{self._objects:06d}-{uuid.uuid4().hex[:8]}{ENDING}"
+        retrying = Retrying(
+            stop=stop_after_attempt(PUT_TRIES),
+            wait=wait_exponential(PUT_WAIT),
+            retry=retry_if_exception_type(StorageError),
+            reraise=True,
+        )
+        for attempt in retrying:
+            with (
+                attempt,
+                datasets.storage_errors(self._root),
+                self._files.open_output_stream(f"{self._root}/{name}") as sink,
+            ):
+                sink.write(b"".join(lines))
+
+    def _paths(self) -> list[str]:
+        """The files of lines, in the order of their writing; one of the first version comes first."""
+        found = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
+        paths = [info.path for info in found if info.path.endswith(ENDING)]
+        return sorted(paths, key=lambda path: (_number(path), Path(path).name))
+
+    def _take_lock(self) -> None:
+        assert self._lock
+        for _ in range(int(LOCK_SECONDS * 10)):
+            try:
+                return fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.1)
+        raise StorageError(f"{self._root} is being written by another process: wait for it, or stop it")
+
+
+def parts_with_journals(annotations: str) -> list[int]:
+    """The parts that have a journal, whole or under way."""
+    files, root = datasets.filesystem(f"{annotations}/{FOLDER}")
+    found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
+    names = {Path(info.path).name.partition(".")[0] for info in found}
+    return sorted(int(name.removeprefix("part-")) for name in names if name.startswith("part-"))
+
+
+def read_all(annotations: str, parts: Iterable[int]) -> dict[int, History]:
+    """The journals of some parts, several at once."""
+    wanted = list(parts)
+    with ThreadPoolExecutor(datasets.READERS) as pool:
+        return dict(zip(wanted, pool.map(lambda part: Journal(annotations, part).read(), wanted), strict=True))
+
+
+def _name(part: int) -> str:
+    return f"part-{part:08d}"
+
+
+def _number(path: str) -> int:
+    """The start that wrote a file; 0 for a file of the first version."""
+    first = Path(path).name.partition("-")[0]
+    return int(first) if first.isdigit() else 0
+
+
+def _whole(lines: Sequence[bytes], path: str) -> list[dict[str, Any]]:
+    """The lines that are whole; empty ones and such as a kill cut off are left out."""
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if not isinstance(entry, dict):
+            continue
+        if entry.get("v", 1) > VERSION:
+            raise StorageError(
+                f"{path} line {number} was written by a newer version of tsd: use that version, or name another "
+                "folder with --out"
+            )
+        entries.append(entry)
+    return entries
+
+
+def _seal(content: bytes) -> dict[str, Any]:
+    """An archive's last line, on those before it: zstd has no checksum as pyarrow writes it."""
+    return {"lines": content.count(b"\n") + 1, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _unsealed(content: bytes) -> list[dict[str, Any]]:
+    """An archive's head and entries. Raises ValueError where they are not those that were written."""
+    before, _, last = content.rpartition(b"\n")
+    seal = json.loads(last)
+    sealed = isinstance(seal, dict) and "sha256" in seal
+    if sealed and seal != _seal(before):
+        raise ValueError("it does not hold what was written")
+    entries = [json.loads(line) for line in (before if sealed else content).split(b"\n")]
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("it has lines that are none of its own")
+    if not sealed and entries[0].get("v", 1) >= SEALED:
+        raise ValueError("its end is missing")
+    return entries
+
+
+def _reply(entry: Mapping[str, Any]) -> Reply:
+    """A line's reply; what another version has written besides is left out."""
+    return Reply(**({"text": None} | {name: value for name, value in entry.items() if name in NAMES}))
+
+
+def _account(entries: Iterable[Mapping[str, Any]]) -> Earlier:
+    account, sent = Earlier(), dict[str, tuple[Cost, int, float]]()
+    for entry in entries:
+        if "sent" in entry:
+            sent[entry["sent"]] = Cost(*entry["bound"]), entry["estimate"], entry["at"]
+        if "ended" in entry and entry["ended"] not in account.ended:  # a batch may be collected a second time
+            billed = Cost(*entry["billed"])
+            _, estimate, at = sent.pop(entry["ended"], (Cost(), 0, entry["at"]))
+            account.ended.add(entry["ended"])
+            account.billed += billed
+            if entry["known"]:
+                account.replies += 1
+                account.estimator = account.estimator.after(billed, estimate)
+            account.recent.append((max(at, entry["at"]), billed.tokens))
+            if entry.get("model"):
+                account.models[entry["model"]] += 1
+    for request, (bound, _, at) in sent.items():
+        account.open[request] = bound
+        account.recent.append((at, bound.tokens))
+    now = time.time()
+    account.recent = [(at, tokens) for at, tokens in account.recent if 0 <= now - at < WINDOW_SECONDS]
+    return account

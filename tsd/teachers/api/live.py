@@ -1,0 +1,350 @@
+"""A model behind an OpenAI-compatible API, asked live: many requests at once, whatever the server does.
+
+What may pass is tried again; being told to wait is no failure; what no retry will mend stops the whole stage
+with one line. Every reply is in the journal before it counts.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import openai
+import pyarrow as pa
+from tenacity import AsyncRetrying, retry_if_result, stop_never, wait_random_exponential
+
+from tsd.errors import StorageError
+from tsd.recipe import ApiTeacher
+from tsd.teachers import Reply, annotations, outcome, repairable
+from tsd.teachers.api.account import Cost
+from tsd.teachers.api.batch_registry import Ledger
+from tsd.teachers.api.connection import (
+    FIRST_WAIT,
+    LONGEST_WAIT,
+    cause_of,
+    connect,
+    first_line,
+    never_sent,
+    refusal,
+    retry_after,
+    said_in,
+)
+from tsd.teachers.api.journal import Journal
+from tsd.teachers.api.limits import BUSY, NOT_REACHED, StoppedError, Ticket, Turnstile
+from tsd.teachers.api.request_format import Dialect
+from tsd.teachers.api.responses import (
+    OF_THE_ROW,
+    SHOWN,
+    UNSURE,
+    ServerError,
+    error_within,
+    outlook,
+    read_completion,
+    read_json,
+    states_usage,
+)
+from tsd.teachers.prompts import Message, Question, Questions, repair, repair_tokens
+
+PING_SECONDS = 20.0  # without an answer to anybody, after which a question that shows nothing is asked
+DRAWN_AT_ONCE = 16  # plots, between which replies are looked after
+MOST_REFUSALS = 20  # of a worker's rows without an answer between them: from then on it is not about the rows
+
+Keep = Callable[[Ticket, Reply, bool], None]  # put an answer into the journal: whether its bill is known
+
+
+class FinalError(Exception):
+    """What came of a row's request, and asking again would not mend it."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.reason)
+        self.reply = reply
+
+
+class OpenAIApi:
+    """Asks about series, a part at a time; several parts may be under way at once in its event loop."""
+
+    def __init__(self, questions: Questions, turnstile: Turnstile, share: int) -> None:
+        """questions: of an `ApiTeacher`. share: the requests that may be under way."""
+        assert isinstance(questions.teacher, ApiTeacher)
+        self._teacher: ApiTeacher = questions.teacher
+        self._questions, self._turnstile = questions, turnstile
+        self._client = connect(self._teacher)
+        self._dialect = Dialect(self._teacher, questions.task)
+        self._negotiation = asyncio.Lock()
+        self._refusals = 0  # since the last answer
+        self._pinging = asyncio.Lock()
+        self._pinged = self._probed = time.monotonic()  # when it was last tried; when a row was, in an outage
+        self._ping_worked = 0.0  # when the last one was answered; 0 where it was not
+        # A row that waits to be tried again leaves its slot to others; so many rows are drawn and kept at once.
+        self._rows = asyncio.Semaphore(2 * share + DRAWN_AT_ONCE)
+        # Parts one after the other: taken in turns all would end late, and at once, with nothing left to begin.
+        self._taking = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def annotate(self, part: int, series: pa.Table, journal: Journal) -> pa.Table | None:
+        """series: the part's rows of the task's series table. Returns their annotations table.
+
+        None where the stage was stopped and replies are missing. What the journal holds is not asked again.
+        """
+        keys, history = self._questions.keys(series), await asyncio.to_thread(journal.read)
+        ledger = Ledger(journal.folder)
+        if ledger.under_way(set(keys)):
+            await self._turnstile.stop(
+                "batches are under way that ask the same: teacher.mode=batch collects them; or delete "
+                f"{ledger.path} to ask, and pay for, their rows again"
+            )
+            return None
+        known = history.failed | history.replies
+        replies = [known.get(key) for key in keys]
+        await self._turnstile.begin(part, [reply for reply in replies if reply and not self._repairable(reply)])
+        async with self._taking:
+            asking = await self._take(series, keys, replies, journal)
+        await self._turnstile.wait_for(list(asking.values()))
+        for row, task in asking.items():
+            replies[row] = None if task.cancelled() else task.result()
+        await self._turnstile.hand_in()
+        whole = [reply for reply in replies if reply is not None]
+        if len(whole) < len(replies):
+            return None
+        return annotations(self._questions.task, self._teacher.name, series, keys, whole)
+
+    async def _take(
+        self, series: pa.Table, keys: Sequence[str], replies: Sequence[Reply | None], journal: Journal
+    ) -> dict[int, asyncio.Task[Reply | None]]:
+        """Begin to ask about every row without a reply that will do; fewer where the stage is stopped."""
+        asking: dict[int, asyncio.Task[Reply | None]] = {}
+        for first in range(0, len(series), DRAWN_AT_ONCE):
+            rows = range(first, min(first + DRAWN_AT_ONCE, len(series)))
+            missing = [row for row in rows if self._open(replies[row])]
+            if not await self._turnstile.unless_stopped(self._room(len(missing))):
+                break
+            asked = self._questions.ask(series.take(missing), [keys[row] for row in missing]) if missing else []
+            for row, question in zip(missing, asked, strict=True):
+                task = asyncio.create_task(self._describe(question, replies[row], journal))
+                task.add_done_callback(lambda _: self._rows.release())
+                asking[row] = task
+            await asyncio.sleep(0)
+        return asking
+
+    async def _room(self, rows: int) -> None:
+        for _ in range(rows):
+            await self._rows.acquire()
+
+    def _open(self, reply: Reply | None) -> bool:
+        return reply is None or self._repairable(reply)
+
+    def _repairable(self, reply: Reply) -> bool:
+        return repairable(reply, self._teacher.repairs)
+
+    async def _describe(self, question: Question, reply: Reply | None, journal: Journal) -> Reply | None:
+        """One row's reply, mended if need be; None where the stage was stopped before there was one."""
+        try:
+            while reply is None or self._repairable(reply):
+                reply = await self._answer(question, reply, journal)
+        except StorageError as error:  # what cannot be kept must not be paid for
+            await self._turnstile.stop(str(error))
+            return None
+        except StoppedError:
+            return None
+        self._turnstile.settled(reply)
+        return reply
+
+    async def _answer(self, question: Question, before: Reply | None, journal: Journal) -> Reply:
+        """The reply to a question, or to being told what is wrong with the one before.
+
+        A failed try counts only where the server answers others before and after it: else the trouble is its own.
+        """
+        messages = [*question.messages, *(repair(before) if before else [])]
+        estimate = question.tokens + (repair_tokens(before) if before else 0)
+        tried: list[Reply] = []
+        counted, worked, ended = 0, False, 0.0
+        whole: Reply | None = None
+
+        def keep(ticket: Ticket, reply: Reply, known: bool) -> None:
+            nonlocal whole
+            cost = Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd)
+            whole = None if reply.status == "error" else outcome(self._questions.task, before, [*tried, reply])
+            ticket.billed(cost, question.key, whole, known)
+
+        async def attempt() -> Reply | None:
+            """One try; None where there were enough."""
+            nonlocal counted, worked, ended
+            if tried and not tried[-1].input_tokens:
+                counted += await self._works(ended, worked, journal) and worked
+            if counted <= self._teacher.retries:
+                await self._outage(journal)
+                reply, worked = await self._send(messages, estimate, journal, keep)
+                ended = time.monotonic()
+                tried.append(reply)
+                counted += reply.status == "error" and reply.input_tokens > 0
+            return tried[-1] if counted <= self._teacher.retries else None
+
+        retrying = AsyncRetrying(
+            stop=stop_never,
+            wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
+            retry=retry_if_result(lambda reply: reply is not None and reply.status == "error"),
+            sleep=self._turnstile.sleep,
+        )
+        try:
+            await retrying(attempt)
+        except FinalError as final:
+            tried.append(final.reply)
+        return whole or outcome(self._questions.task, before, tried)
+
+    async def _outage(self, journal: Journal) -> None:
+        """Wait for the end of an outage, where there is one.
+
+        Questions that show nothing look for it, since each row's request may be billed; and one row's request now
+        and then, since a server may answer nothing else.
+        """
+        while self._turnstile.down and not await self._works(time.monotonic(), False, journal):
+            if time.monotonic() - self._probed >= PING_SECONDS:
+                self._probed = time.monotonic()
+                break
+            await self._turnstile.sleep(FIRST_WAIT)
+
+    async def _works(self, since: float, worked: bool, journal: Journal) -> bool:
+        """Whether the server answers what was sent after a failure. worked: whether it did so before that.
+
+        Where nobody was answered for a while, a question that shows nothing is asked: it tells rows that the
+        server fails at from a server that fails, and costs a handful of tokens.
+        """
+        if await self._turnstile.hear(since, PING_SECONDS):
+            return True
+        async with self._pinging:
+            now, last = time.monotonic(), self._turnstile.last_answer
+            quiet = now - max(last, self._pinged) >= PING_SECONDS
+            only_pings = 0 < self._ping_worked >= last  # are answered: other rows will not tell
+            if self._turnstile.last_heard > since or not (quiet or (worked and only_pings)):
+                return self._turnstile.last_heard > since
+            self._pinged = now
+            messages: list[Message] = [{"role": "user", "content": "Reply with the word yes."}]
+
+            def keep(ticket: Ticket, reply: Reply, _: bool) -> None:  # what it takes tells nothing of others
+                ticket.billed(Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd), known=False)
+
+            try:
+                works = (await self._send(messages, 10, journal, keep))[0].status != "error"
+            except FinalError:
+                works = True  # it refuses, and so it answers
+            self._ping_worked = time.monotonic() if works else 0.0
+            return works
+
+    async def _send(
+        self, messages: list[Message], estimate: int, journal: Journal, keep: Keep
+    ) -> tuple[Reply, bool]:
+        """One request, however often the server says to wait. estimate: of the prompt's tokens.
+
+        Returns what came, an `error` where the request failed, and whether the request before was answered.
+        Raises FinalError where nothing is to be sent again, StoppedError where the stage was stopped, StorageError
+        where an answer cannot be kept.
+        """
+        while True:
+            async with self._alone_at_first(), self._turnstile.slot(estimate, journal) as ticket:
+                started = time.perf_counter()
+                try:
+                    body = self._dialect.body(messages)
+                    async with asyncio.timeout(self._teacher.timeout):  # the client's is between two reads
+                        # `chat.completions.create` would look through the body for names to change, of which a
+                        # chat request has none, and check the answer's form, which `_read` does.
+                        answer = await self._client.post(
+                            "/chat/completions", cast_to=openai.HttpxBinaryResponseContent, body=body
+                        )
+                    content = answer.content
+                except openai.APIStatusError as error:
+                    if error.status_code not in UNSURE:
+                        ticket.free()
+                    meant = await self._refused(said_in(error), retry_after(error.response.headers))
+                    if meant is None:
+                        continue
+                    reply = meant
+                except openai.OpenAIError as error:
+                    if never_sent(error):
+                        ticket.free()
+                        reply = Reply(None, "error", NOT_REACHED + cause_of(error))
+                    elif isinstance(error, openai.APITimeoutError):
+                        reply = Reply(None, "error", "timed out")
+                    else:
+                        reply = Reply(None, "error", f"the connection broke off: {cause_of(error)}")
+                except TimeoutError:
+                    reply = Reply(None, "error", "timed out")
+                else:
+                    taken = await self._read(content, ticket, estimate, started, journal, keep)
+                    if taken is None:
+                        continue
+                    reply = taken
+                if reply.status == "error":
+                    kind = reply.reason or ""
+                    self._turnstile.failed(kind if kind.startswith(NOT_REACHED) else kind.partition(":")[0])
+                return reply, ticket.worked
+
+    async def _read(
+        self, content: bytes, ticket: Ticket, estimate: int, started: float, journal: Journal, keep: Keep
+    ) -> Reply | None:
+        """An answer of status 200 -> the reply; None where it says to wait. Raises as `_send` does."""
+        try:
+            answer = read_json(content)
+        except ValueError as error:
+            why = "the answer is not JSON" if "nested" not in str(error) else f"the answer is {error}"
+            return Reply(None, "error", why)  # it may have been billed, and stays at its bound
+        if found := error_within(answer):
+            ticket.free()
+            return await self._refused(found, None)
+        reply = read_completion(answer, self._teacher.usd, estimate, self._questions.task.topics)
+        reply = replace(reply, latency_ms=1000 * (time.perf_counter() - started))
+        known = states_usage(answer)
+        if known or reply.status != "error":
+            keep(ticket, reply, True)
+            await journal.stored()
+        self._turnstile.answered(reply, self._dialect.name, ticket.sent)
+        if reply.status != "error":
+            self._refusals = 0
+            await self._agree()
+        return reply
+
+    async def _agree(self) -> None:
+        """The server has taken a request: what one takes is known before others are sent."""
+        if not self._dialect.agreed:
+            await self._turnstile.hand_in()
+            self._dialect.agreed = True
+
+    async def _refused(self, said: ServerError, wait: float | None) -> Reply | None:
+        """What a server's refusal means for the row; None: send the request again. Raises as `_send` does.
+
+        wait: seconds that the server asks everybody to wait, None where it does not say.
+        """
+        code, words = said.code, first_line(self._teacher, said.message)
+        meaning = outlook(code, said)
+        if meaning == "filtered":
+            raise FinalError(Reply(None, "refused", "the provider's filter"))
+        if meaning == "busy" or (meaning == "passing" and wait is not None):
+            self._turnstile.failed(BUSY if meaning == "busy" else f"{code}")
+            await self._turnstile.pause(wait)
+            return None
+        named = f"{code}: {words}"[:SHOWN] if code else words
+        if meaning == "passing":
+            return Reply(None, "error", named)
+        moderated = said.moderated and code in OF_THE_ROW
+        if code in (400, 422) and not moderated and self._dialect.adapt(f"{said.message} {said.kind}"):
+            return None
+        self._refusals += 1
+        of_the_row = moderated or said.too_large or (code in OF_THE_ROW and code != 403 and self._dialect.agreed)
+        if of_the_row and self._refusals < MOST_REFUSALS:
+            self._turnstile.failed(f"{code}")
+            raise FinalError(Reply(None, "error", named))
+        await self._turnstile.stop(refusal(self._teacher, named))
+        raise StoppedError
+
+    @asynccontextmanager
+    async def _alone_at_first(self) -> AsyncIterator[None]:
+        """Until the server has taken a request, one at a time: a wrong key is not tried by all at once."""
+        if not self._dialect.agreed:
+            async with self._negotiation:
+                if not self._dialect.agreed:
+                    yield
+                    return
+        yield

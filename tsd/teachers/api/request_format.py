@@ -1,0 +1,75 @@
+"""The form in which a server takes a request: not every one knows JSON schemas, and some renamed a parameter."""
+
+import re
+from typing import Any
+
+from tsd.recipe import ApiTeacher
+from tsd.tasks import Task
+from tsd.teachers.prompts import Message, reply_schema
+
+FORMS = {"auto": ("schema", "json", "none"), "schema": ("schema",), "json": ("json",), "none": ("none",)}
+NAMED = {"schema": "json_schema", "json": "json_object", "none": "plain text"}
+OF_THE_FORM = re.compile(  # words that are about the reply's form
+    r"response.?format|json.?schema|json.?object|json.?mode|structured|guided|grammar|schema|strict", re.IGNORECASE
+)
+
+
+class Dialect:
+    """Builds requests. Until a server has taken one, what it refuses is put in another form."""
+
+    def __init__(self, teacher: ApiTeacher, task: Task) -> None:
+        self._teacher, self._task = teacher, task
+        self._forms = list(FORMS[teacher.structured])
+        self._limit = "max_tokens"
+        self._temperature = True
+        self._unexplained = 0  # refusals that name nothing of the form
+        self.agreed = False
+        """Whether the server has taken a request: from then on nothing is changed."""
+
+    def body(self, messages: list[Message]) -> dict[str, Any]:
+        """A request in the form of OpenAI's chat API."""
+        teacher = self._teacher
+        body = {"model": teacher.model, "messages": messages, self._limit: teacher.max_tokens}
+        if self._temperature:
+            body["temperature"] = teacher.temperature
+        if self._forms[0] == "schema":
+            schema = reply_schema(self._task, teacher.choices)
+            named = {"name": "description", "strict": True, "schema": schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        elif self._forms[0] == "json":
+            body["response_format"] = {"type": "json_object"}
+        return body
+
+    @property
+    def name(self) -> str:
+        """What a reply is asked for as: json_schema, json_object or plain text."""
+        return NAMED[self._forms[0]]
+
+    @property
+    def form(self) -> list[Any]:
+        """What tells this form from those before and after an `adapt`, in JSON's types."""
+        return [self._limit, self._temperature, self._forms[0]]
+
+    def adapt(self, refusal: str, every: bool = False) -> bool:
+        """Change what the server's words name. False where nothing that they may mean is left to change.
+
+        Words that name nothing of the form may be about what one request shows: the same form is tried once more,
+        then plain text. every: every request of many was refused so, and it is about the form.
+        """
+        if self.agreed:
+            return False
+        if "max_tokens" in refusal and self._limit == "max_tokens":
+            self._limit = "max_completion_tokens"  # OpenAI's reasoning models
+        elif "temperature" in refusal and self._temperature:
+            self._temperature = False
+        elif (every or OF_THE_FORM.search(refusal)) and len(self._forms) > 1:
+            del self._forms[0]
+        elif every:
+            return False
+        else:
+            self._unexplained += 1
+            if self._unexplained > 1 and len(self._forms) > 1:
+                del self._forms[:-1]
+            elif self._unexplained > 1:
+                return False
+        return True

@@ -1,0 +1,119 @@
+"""Series -> what a model is asked: messages with the plot, the numbers or both, and the form of the reply."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tsd.plots.plotter import NAMES, Plotter, choose_look
+from tsd.plots.plotter import VERSION as PLOTS_VERSION
+from tsd.plots.rasterised import Curve
+from tsd.recipe import ModelTeacher, PlotConfig
+from tsd.tasks import Task
+from tsd.teachers import Reply, request_keys
+
+VERSION = "asking-1"  # part of a request's key: change it with anything that changes a message or a schema
+LETTERS = 4  # of English text in a token, roughly
+LONGEST_REPAIRED = 4000  # letters of a reply that are sent back with what is wrong with it
+TOKENS_A_NUMBER = 2.5  # two digits and a comma, roughly
+
+Message = dict[str, Any]  # in the form of OpenAI's chat API
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one series."""
+
+    series_id: int
+    key: str
+    messages: list[Message]
+    tokens: int
+    """That the messages have, roughly."""
+
+
+class Questions:
+    """Makes a teacher's questions. Keeps what plots share."""
+
+    def __init__(self, teacher: ModelTeacher, task: Task, plots: PlotConfig, seed: int) -> None:
+        self.teacher, self.task, self.plots, self.seed = teacher, task, plots, seed
+        self._plotter = Plotter()
+
+    def keys(self, series: pa.Table) -> list[str]:
+        """The request key of each series."""
+        shape = [VERSION, self.teacher.identity]
+        if not self.teacher.sees_plots:
+            return request_keys(self.task, shape, series)
+        looks = [vars(choose_look(self.plots, self.seed, one)) for one in series["series_id"].to_pylist()]
+        return request_keys(self.task, [*shape, PLOTS_VERSION], series, looks)
+
+    def tokens(self, length: int) -> int:
+        """About how many tokens a question about series of `length` points has."""
+        return round(text_tokens(self.teacher, self.task, length) + image_tokens(self.teacher, self.plots))
+
+    def ask(self, series: pa.Table, keys: Sequence[str]) -> list[Question]:
+        """The question about each series; its plot is drawn here."""
+        ids = series["series_id"].to_pylist()
+        items = self.task.items(series)
+        pictures: Sequence[bytes | None] = [None] * len(items)
+        if self.teacher.sees_plots:
+            pictures = self._plotter(items, [choose_look(self.plots, self.seed, one) for one in ids])
+        return [
+            Question(
+                one,
+                key,
+                [{"role": "user", "content": self._content(curves, picture)}],
+                self.tokens(len(curves[0])),
+            )
+            for one, key, curves, picture in zip(ids, keys, items, pictures, strict=True)
+        ]
+
+    def _content(self, curves: Sequence[Curve], picture: bytes | None) -> list[dict[str, Any]]:
+        text = self.task.looking_prompt if self.teacher.own else self.task.teacher_prompt(len(curves[0]))
+        if self.teacher.view != "plot":
+            names = ["The values"] if len(curves) == 1 else [f"The {name} series" for name in NAMES]
+            lines = [f"{name}: {', '.join(map(str, curve))}" for name, curve in zip(names, curves, strict=True)]
+            text = "\n".join([text, *lines])
+        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+        if picture is not None:
+            url = "data:image/png;base64," + base64.b64encode(picture).decode()
+            content.append({"type": "image_url", "image_url": {"url": url}})
+        return content
+
+
+def text_tokens(teacher: ModelTeacher, task: Task, length: int) -> float:
+    """About how many tokens the words and numbers of a question about series of `length` points have."""
+    numbers = 0 if teacher.view == "plot" else length * task.curves
+    asked = task.looking_prompt if teacher.own else task.teacher_prompt(length)
+    return len(asked) / LETTERS + TOKENS_A_NUMBER * numbers
+
+
+def image_tokens(teacher: ModelTeacher, plots: PlotConfig) -> float:
+    """About how many tokens its plot has."""
+    return plots.image_tokens if teacher.sees_plots else 0.0
+
+
+def repair(reply: Reply) -> list[Message]:
+    """What is said after a reply that cannot be used, for the teacher to mend it."""
+    wrong = (
+        "it was cut off" if reply.status == "truncated" else f"it does not say all that was asked ({reply.reason})"
+    )
+    asked = (
+        f"That reply cannot be used: {wrong}. Reply again with the JSON object alone, one short sentence a key."
+    )
+    told: list[Message] = [{"role": "user", "content": asked}]
+    if not reply.text:
+        return told
+    return [{"role": "assistant", "content": reply.text[:LONGEST_REPAIRED]}, *told]
+
+
+def repair_tokens(reply: Reply) -> int:
+    """About how many tokens that has."""
+    return sum(len(message["content"]) for message in repair(reply)) // LETTERS
+
+
+def reply_schema(task: Task, choices: bool) -> dict[str, Any]:
+    """The JSON schema of a reply: one text a topic, free or one of the task's own sentences."""
+    texts = {topic: {"enum": task.statements(topic)} if choices else {"type": "string"} for topic in task.topics}
+    return {"type": "object", "properties": texts, "required": list(texts), "additionalProperties": False}

@@ -1,0 +1,321 @@
+"""Examples -> token batches: chat template, loss mask, and which rows make up which batch.
+
+A batch is a function of (corpus, seed, step, rank): a resumed run sees exactly the batches that it would have
+seen, on any number of workers.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tsd.errors import DataError, InputError
+from tsd.plots.rasterised import PICTURE, PICTURE_TOKENS, Curve, Ink, draw
+from tsd.recipe import TrainingConfig
+from tsd.rng import BATCHES, generator
+from tsd.tasks import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What examples show, drawn when it is asked for: a million pictures would take 16 GB."""
+
+    items: Sequence[Sequence[Curve]]
+    first: int
+    """Where a picture's tokens begin, in every example."""
+
+    def draw(self, rows: Iterable[int]) -> Ink:
+        """The pictures of these examples."""
+        return draw([self.items[row] for row in rows])
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Tokenised examples: tokens and where the answer starts, one entry an example."""
+
+    tokens: list[npt.NDArray[np.int64]]
+    answers: npt.NDArray[np.int64]  # (examples,) index of the first supervised token
+    pad: int
+    pictures: Pictures | None = None
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "Corpus":
+        """A corpus of these examples, in this order; one may stand in it several times."""
+        shown = self.pictures and Pictures([self.pictures.items[row] for row in rows], self.pictures.first)
+        return Corpus([self.tokens[row] for row in rows], self.answers[rows], self.pad, shown)
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens in each example, (examples,); counted once, and so not to be written to."""
+        lengths = np.fromiter(map(len, self.tokens), np.int64, len(self))
+        lengths.flags.writeable = False
+        return lengths
+
+    def lengths_of(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Tokens in each of these examples, (rows,)."""
+        return self.lengths[np.asarray(rows, np.int64)]
+
+    def supervised_in(self, rows: npt.NDArray[np.int64]) -> int:
+        """Supervised tokens in all of these examples together."""
+        return int((self.lengths[rows] - self.answers[rows]).sum())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """inputs: (rows, length) int64, padded on the right; targets: (rows, length) int64, the next token where
+    it is part of an answer and −100 elsewhere; positions: the columns in which any row is supervised."""
+
+    inputs: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Examples one after the other, without padding, in order of length.
+
+    inputs: (tokens,) int64; places: (tokens,) int64, where each token stands in its example; segments: how many
+    examples follow one another, of what length, with at most how many supervised tokens at the end; positions:
+    (supervised,) int64, where these stand; targets: (supervised,) int64, the token after each of them.
+    """
+
+    inputs: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+    segments: list[tuple[int, int, int]]
+    positions: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+
+
+def select(parts: Iterable[pa.Table], split: str, count: int) -> pa.Table:
+    """The first `count` examples of a split, by id: a volume holds all smaller ones.
+
+    parts: the examples in the order of their ids; no more of them are asked for than it takes.
+    """
+    found: list[pa.Table] = []
+    for part in parts:
+        found.append(part.filter(pc.equal(part["split"], split)))
+        if sum(map(len, found)) >= count:
+            return pa.concat_tables(found).slice(0, count)
+    raise InputError(
+        f"{count:,} {split} examples are asked for and {sum(map(len, found)):,} were kept: "
+        "raise series.count, or lower students.volumes or evaluation.validation_examples"
+    )
+
+
+def tokenise(
+    examples: pa.Table, tokenizer: "PreTrainedTokenizerBase", max_length: int, task: Task | None = None
+) -> Corpus:
+    """Put each pair into the chat template and mark the answer, which ends with the end-of-turn token.
+
+    task: the examples', for a student that looks, which is shown the picture of what the prompt has as numbers.
+    Raises DataError for an example that is longer than max_length or has no answer: nothing is cut silently.
+    """
+    prompts, completions = examples["prompt"].to_pylist(), examples["completion"].to_pylist()
+    if task is not None:
+        items = [task.curves_in(prompt) for prompt in prompts]
+        return looking_corpus(task, items, completions, tokenizer, max_length)
+    return _answered(chat_tokens(prompts, tokenizer), completions, tokenizer, max_length)
+
+
+def looking_corpus(
+    task: Task,
+    items: Sequence[Sequence[Curve]],
+    completions: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+) -> Corpus:
+    """As `tokenise`, of series that are shown as pictures and of what is to be said of them."""
+    shown = looking_tokens(task, tokenizer)
+    pictures = Pictures(items, picture_place(shown, tokenizer))
+    return _answered([shown] * len(items), completions, tokenizer, max_length, pictures)
+
+
+def _answered(
+    asked: Sequence[list[int]],
+    completions: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    pictures: Pictures | None = None,
+) -> Corpus:
+    """A corpus of prompts' tokens and the answers to them."""
+    distinct = list(dict.fromkeys(completions))  # few of them, where the same words are always chosen
+    encoded = dict(
+        zip(distinct, _encode([text + tokenizer.eos_token for text in distinct], tokenizer), strict=True)
+    )
+    answered = [encoded[text] for text in completions]
+    tokens = [np.array(a + b, np.int64) for a, b in zip(asked, answered, strict=True)]
+    longest = max((len(row) for row in tokens), default=0)
+    if longest > max_length:
+        raise DataError(f"an example has {longest} tokens and training.max_length is {max_length}")
+    if any(len(row) < 2 for row in answered):
+        raise DataError("an example has an empty answer: it would teach nothing and hide that it does")
+    return Corpus(tokens, np.array([len(row) for row in asked]), tokenizer.pad_token_id, pictures)
+
+
+def chat_prompts(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Each prompt as one user turn, ready for the assistant's answer."""
+    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    rendered: list[str] = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return rendered
+
+
+def chat_tokens(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """The tokens of such prompts."""
+    return _encode(chat_prompts(prompts, tokenizer), tokenizer)
+
+
+def looking_tokens(task: Task, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens of the one prompt of all students that look, with `PICTURE_TOKENS` in the picture's place."""
+    turn = {"role": "user", "content": [{"type": "text", "text": task.looking_prompt}, {"type": "image"}]}
+    prompt: str = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    (tokens,) = _encode([prompt.replace(PICTURE, PICTURE * PICTURE_TOKENS)], tokenizer)
+    return tokens
+
+
+def picture_place(prompt: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Where the picture's tokens begin."""
+    return list(prompt).index(tokenizer.convert_tokens_to_ids(PICTURE))
+
+
+class Batches:
+    """Which examples each step of a run trains on: a function of (corpus, seed, step) alone.
+
+    Of `config.batch_size` examples each, where an epoch's last batch is filled up from the next epoch's order; or
+    of as many as `config.tokens_per_batch` holds, where it has what is left. Each epoch sees every example once.
+    """
+
+    def __init__(self, lengths: npt.NDArray[np.int64], config: TrainingConfig, seed: int) -> None:
+        """lengths: tokens in each example, (examples,). Raises DataError where one is longer than a batch."""
+        self.lengths, self.config, self.seed = lengths, config, seed
+        self._order = lru_cache(maxsize=2)(self._permutation)  # an epoch's order is drawn once
+        budget = config.tokens_per_batch
+        if budget is None:
+            self.steps = max(1, len(lengths) * config.epochs // config.batch_size)
+            return
+        if lengths.max() > budget:
+            raise DataError(f"an example has {lengths.max()} tokens and training.tokens_per_batch is {budget}")
+        self.cuts = [
+            (epoch, first, last)
+            for epoch in range(config.epochs)
+            for first, last in pairwise(_cuts(lengths[self._order(epoch)], budget))
+        ]
+        self.steps = len(self.cuts)
+
+    def rows(self, step: int) -> npt.NDArray[np.int64]:
+        """The examples of one step over all workers, (examples,) indices; each takes its `share` of them."""
+        if self.config.tokens_per_batch is not None:
+            epoch, start, end = self.cuts[step]
+            rows = self._order(epoch)[start:end]
+            # Longest first, so that the workers' shares have like numbers of tokens.
+            return rows[np.argsort(-self.lengths[rows], kind="stable")]
+        first, size = step * self.config.batch_size, len(self.lengths)
+        wanted = np.arange(first, first + self.config.batch_size)
+        orders = [
+            self._order(int(epoch))[wanted[wanted // size == epoch] % size] for epoch in np.unique(wanted // size)
+        ]
+        return np.concatenate(orders)
+
+    def epochs_done(self, steps: int) -> int:
+        """How many epochs are behind a run after so many of its steps."""
+        if self.config.tokens_per_batch is None:
+            return min(self.config.epochs, steps * self.config.batch_size // len(self.lengths))
+        return self.cuts[steps][0] if steps < self.steps else self.config.epochs
+
+    def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
+        return generator(self.seed, BATCHES, epoch).permutation(len(self.lengths))
+
+
+def share(rows: npt.NDArray[np.int64], rank: int, workers: int) -> npt.NDArray[np.int64]:
+    """One worker's share of a batch."""
+    return rows[rank::workers]
+
+
+def portions(corpus: Corpus, rows: npt.NDArray[np.int64], most: int | None) -> list[npt.NDArray[np.int64]]:
+    """Cut a share of a batch into portions of at most `most` tokens, padding included; none of an empty one.
+
+    Like lengths come together, the longest first. An example that is longer than that stands alone.
+    """
+    if most is None or not len(rows):
+        return [rows] if len(rows) else []
+    lengths = corpus.lengths_of(rows)
+    order = np.argsort(-lengths, kind="stable")
+    rows, lengths = rows[order], lengths[order]
+    cuts = [0]
+    while cuts[-1] < len(rows):
+        cuts.append(cuts[-1] + max(1, most // int(lengths[cuts[-1]])))
+    return np.split(rows, cuts[1:-1])
+
+
+def wasted(lengths: npt.NDArray[np.int64]) -> float:
+    """The share of padding in rows of these lengths."""
+    return 1 - float(lengths.mean() / lengths.max())
+
+
+def collate(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Batch:
+    """Pad the rows to one length on the right and lay out the targets.
+
+    Raises DataError where a row bears no supervised token.
+    """
+    longest = corpus.lengths_of(rows).max()
+    inputs = np.full((len(rows), longest - 1), corpus.pad, np.int64)
+    targets = np.full((len(rows), longest - 1), -100, np.int64)
+    for i, row in enumerate(rows):
+        tokens, answer = corpus.tokens[row], corpus.answers[row]
+        inputs[i, : len(tokens) - 1] = tokens[:-1]
+        targets[i, answer - 1 : len(tokens) - 1] = tokens[answer:]
+    supervised = targets != -100
+    if not supervised.any(axis=1).all():
+        raise DataError("a row of a batch bears no supervised token")
+    return Batch(inputs, targets, np.flatnonzero(supervised.any(axis=0)))
+
+
+def pack(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Packed:
+    """Put the rows one after the other, those of one length side by side.
+
+    Raises DataError where a row bears no supervised token.
+    """
+    chosen = np.asarray(rows)
+    lengths = corpus.lengths_of(chosen) - 1  # the last token is only a target
+    order = np.argsort(lengths, kind="stable")
+    chosen, lengths = chosen[order], lengths[order]
+    answers = corpus.answers[chosen] - 1  # the token before the answer is asked for its first
+    if (answers >= lengths).any():
+        raise DataError("a row of a batch bears no supervised token")
+    tokens = [corpus.tokens[row] for row in chosen]
+    starts = np.cumsum(lengths) - lengths
+    places = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+    each, first, count = np.unique(lengths, return_index=True, return_counts=True)
+    answered = np.maximum.reduceat(lengths - answers, first)
+    return Packed(
+        inputs=np.concatenate([row[:-1] for row in tokens]),
+        places=places,
+        segments=list(zip(count.tolist(), each.tolist(), answered.tolist(), strict=True)),
+        positions=np.flatnonzero(places >= np.repeat(answers, lengths)),
+        targets=np.concatenate([row[answer + 1 :] for row, answer in zip(tokens, answers, strict=True)]),
+    )
+
+
+def _cuts(lengths: npt.NDArray[np.int64], budget: int) -> list[int]:
+    """Where batches of at most `budget` tokens begin and end; each takes as many examples as it holds."""
+    ends = np.cumsum(lengths)
+    cuts = [0]
+    while cuts[-1] < len(lengths):
+        before = ends[cuts[-1] - 1] if cuts[-1] else 0
+        cuts.append(int(np.searchsorted(ends, before + budget, side="right")))
+    return cuts
+
+
+def _encode(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    return encoded

@@ -1,0 +1,129 @@
+"""One run, from a student's first weights to its folder: in a Ray Train worker, or in a process without Ray."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from tsd.models import card, students
+from tsd.recipe import Student, TrainingConfig
+from tsd.training.checkpoints import Checkpoints
+from tsd.training.corpus import Corpus
+from tsd.training.distillation import Distillation
+from tsd.training.loop import Place, Progress, evaluate, make_optimiser, matmul_peak, shard, train
+
+Run = Mapping[str, Any]  # what is known of a run before it starts: its id, student, examples and seed
+
+
+def learn(
+    run: Run,
+    tokenizer: PreTrainedTokenizerBase,
+    corpora: Mapping[str, Corpus],
+    settings: TrainingConfig,
+    place: Place,
+    *,
+    started: float,
+    resume: Callable[[PreTrainedModel, torch.optim.Optimizer], Progress],
+    keep: Callable[[Path, Progress], None],
+    tell: Callable[[Progress], None],
+    report: Callable[[Progress], None],
+    teacher: Distillation | None = None,
+) -> tuple[PreTrainedModel, dict[str, Any], Progress]:
+    """Train a run's student and measure it. Needs a process group. Returns it with its record and its last step.
+
+    corpora: by split, train and validation. started: when the run began, of `time.perf_counter`. resume: loads the
+    last checkpoint, where there is one, and says how far it is. keep, tell: as of `Checkpoints`.
+    """
+    student = Student.model_validate(run["student"])
+    divide = partial(shard, place=place)
+    model = students.build(student, tokenizer, run["seed"], settings.max_length, divide, place.device)
+    sizes = students.parameter_counts(model)
+    peak = matmul_peak(place.device)
+    optimiser = make_optimiser(model, settings)
+    progress = resume(model, optimiser)
+    held_out = partial(evaluate, model, corpora["validation"], settings.batch_size, place)
+    ready = time.perf_counter() - started
+    checkpoints: AbstractContextManager[Checkpoints] = Checkpoints(model, optimiser, place, keep, tell)
+    with checkpoints as kept:
+        train(
+            model,
+            corpora["train"],
+            settings,
+            learning_rate=students.learning_rate(student),
+            seed=run["seed"],
+            place=place,
+            optimiser=optimiser,
+            progress=progress,
+            report=report,
+            save=kept.save,
+            distil=teacher,
+            held_out=held_out,
+        )
+    loss = held_out()
+    seen = progress.tokens, progress.supervised, float(corpora["train"].lengths.mean())
+    own = students.training_flops(model, sizes[1], *seen)
+    taught = students.forward_flops(teacher.teacher, *seen) if teacher else None
+    record = {
+        "run_id": run["run_id"],
+        "student": student.name,
+        "view": student.view,
+        "parameters": sizes[0],
+        "parameters_without_embeddings": sizes[1],
+        "examples": run["examples"],
+        "tokens": progress.tokens,
+        "supervised_tokens": progress.supervised,
+        "flops": own,
+        "flops_6nd": 6.0 * sizes[1] * progress.tokens,
+        "distilled_from": student.distil.teacher if student.distil else None,
+        "teacher_flops": taught,
+        "steps": progress.step,
+        "stopped_early": progress.stopped,
+        "seed": run["seed"],
+        "validation_loss": loss,
+        "train_seconds": progress.seconds,
+        "tokens_per_second": progress.tokens / progress.seconds,
+        "utilisation": (own + (taught or 0.0)) / progress.seconds / (peak * place.workers),
+        "ready_seconds": ready,
+    }
+    return model, record, progress
+
+
+def export(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path | None,
+    run: Run,
+    record: Mapping[str, Any],
+    *,
+    task: str,
+    length: Any,
+    about: Mapping[str, Any],
+) -> None:
+    """Write a student's folder with its model card. All workers call it; one of them has a folder.
+
+    task, length: what it was taught, on series of how many points. about: the study, its recipe's digest and the
+    teacher.
+    """
+    student = Student.model_validate(run["student"])
+    alone = student.lora is not None and student.lora.export == "adapter"
+    whence = {**about, "source": student.source, "adapters": student.lora is not None, "alone": alone}
+    learnt = {name: value for name, value in record.items() if name != "ready_seconds"}
+    said = {"run": learnt, "length": length, "task": task, "view": student.view, "about": whence}
+    students.export(model, tokenizer, folder, said, alone)
+    if folder is not None:
+        (folder / card.README).write_text(card.render(said), encoding="utf-8")
+
+
+def metrics(progress: Progress) -> dict[str, float]:
+    """What is told of a run on its way."""
+    return {
+        "step": progress.step,
+        "share": 1.0 if progress.stopped else progress.step / progress.steps,
+        "loss": progress.loss,
+        "seconds": progress.seconds,
+    }
