@@ -1,28 +1,28 @@
-"""Every error that tsd raises on purpose.
+"""Exceptions of tsd.
 
     TsdError
-    ├── UserError            something that was given is wrong: exit code 2, one line, no traceback
+    ├── UserError            invalid input: exit code 2, one line, no traceback
     │   ├── RecipeError      a recipe or an override
-    │   ├── InputError       a file to explain, a model folder
+    │   ├── InputError       an input file, a model folder
     │   └── StorageError     a folder that cannot be written, a full disk, a dataset of another recipe
-    ├── DataError            a table that breaks its schema or its manifest: a bug or a damaged file
+    ├── DataError            a table that violates its schema or manifest: a bug or a damaged file
     ├── ClusterError         Ray does not start
-    ├── TeacherError         a teacher that gives no more replies (its engine does not start, or died)
-    └── TrainingError        a run that cannot go on (the loss is not a number, a trial failed)
+    ├── TeacherError         a teacher that stops responding (its engine does not start, or died)
+    └── TrainingError        a run that cannot continue (the loss is NaN, a trial failed)
 
-A row's failure is never an error: it is a `status` and a `reason` in its table.
+A row's failure never raises: it is a `status` and a `reason` in its table.
 """
 
 import shlex
 from pathlib import Path
 
-EXTRAS = {"vllm": "vllm==0.29.0"}  # what each extra of pyproject.toml installs
+EXTRAS = {"vllm": "vllm==0.29.0"}  # requirement that each extra of pyproject.toml installs
 
 
 def how_to_install(extra: str) -> str:
-    """The command that installs an extra: from the checkout in which tsd lies, else the package itself.
+    """Return the command that installs an extra: from tsd's checkout if there is one, else the package itself.
 
-    Never by a name of ours in an index: whoever holds it there could be a stranger.
+    It never names tsd in a package index, where someone else could own that name.
     """
     checkout = Path(__file__).resolve().parents[1]
     if (checkout / "pyproject.toml").is_file():
@@ -31,27 +31,27 @@ def how_to_install(extra: str) -> str:
 
 
 class TsdError(Exception):
-    """The root: `except TsdError` catches what tsd raises on purpose and nothing else."""
+    """Base class: `except TsdError` catches all errors that tsd raises deliberately, and no others."""
 
 
 class UserError(TsdError):
-    """What was given is wrong; the message names the thing, the place and the fix."""
+    """Invalid input. The message names what, where and the fix."""
 
 
 class RecipeError(UserError):
-    """A recipe, a field of it or an override is wrong."""
+    """A recipe, one of its fields or an override is invalid."""
 
 
 class InputError(UserError):
-    """A file or a model folder that was handed in cannot be used."""
+    """An input file or a model folder cannot be used."""
 
 
 class StorageError(UserError):
-    """A dataset folder cannot be written, or holds something else than was asked for."""
+    """A dataset folder cannot be written, or holds other content than expected."""
 
 
 class DataError(TsdError):
-    """A table does not have its schema, or a dataset does not match its manifest."""
+    """A table violates its schema, or a dataset does not match its manifest."""
 
 
 class ClusterError(TsdError):
@@ -59,8 +59,8 @@ class ClusterError(TsdError):
 
 
 class TeacherError(TsdError):
-    """A teacher gives no more replies."""
+    """A teacher does not respond any more."""
 
 
 class TrainingError(TsdError):
-    """A training run cannot go on."""
+    """A training run cannot continue."""

@@ -1,4 +1,4 @@
-"""What a person sees while a stage works: which one, how far, how long still."""
+"""Progress display of a stage: name, completed share, remaining time."""
 
 import sys
 import time
@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-QUIET_SECONDS = 10.0  # between two lines where there is no terminal to redraw
+QUIET_SECONDS = 10.0  # between two lines on output that is not a terminal
 
 
 class Step:
-    """One stage under way. `advance` takes what was finished since the last call."""
+    """A stage in progress. `advance` counts work finished since the last call."""
 
     def __init__(self, total: float, show: Callable[["Step"], None]) -> None:
         self.total = total
@@ -21,48 +21,48 @@ class Step:
         self.skipped = 0.0
         self.note = ""
         self.started = time.monotonic()
-        self._paced = self.started  # since when the rate counts
+        self._paced = self.started  # start of the rate measurement
         self._show = show
 
     def skip(self, amount: float) -> None:
-        """Count what an earlier start had already finished: it says nothing about the rate."""
+        """Count work that an earlier start has finished. It does not affect the rate."""
         self.skipped += amount
         self._show(self)
 
     def advance(self, amount: float, note: str = "") -> None:
-        """Count what was finished now."""
+        """Count work finished now. note: text to show, if not empty."""
         self.done += amount
         self.note = note or self.note
         self._show(self)
 
     def begin(self) -> None:
-        """Count the rate from now on: what came before was getting ready, and will not be repeated."""
+        """Start measuring the rate now: time before was setup."""
         if self.done <= 0:
             self._paced = time.monotonic()
 
     @property
     def share(self) -> float:
-        """How much of the stage is finished, 0 to 1."""
+        """Completed share of the stage, 0 to 1."""
         return min(1.0, (self.done + self.skipped) / self.total) if self.total else 1.0
 
     @property
     def rate(self) -> float:
-        """What was finished a second, since the rate counts."""
+        """Units finished per second, since the measurement started."""
         return self.done / max(time.monotonic() - self._paced, 1e-6)
 
     @property
     def seconds_left(self) -> float | None:
-        """At the rate so far; None before anything is finished."""
+        """Estimated seconds left at the current rate; None before anything is finished."""
         if self.done <= 0:
             return None
         return max(0.0, self.total - self.done - self.skipped) / self.rate
 
 
 class Reporter:
-    """Shows stages on a console: a live bar on a terminal, a line now and then elsewhere."""
+    """Shows stages on a console: a live bar on a terminal, occasional lines elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
-        # Bound to the stream of this moment, so that a library's chatter can be sent elsewhere meanwhile.
+        # Bound to the current stream, so that output of libraries can be redirected meanwhile.
         self.console = console or Console(file=sys.stdout, highlight=False)
 
     def say(self, text: str) -> None:
@@ -71,7 +71,7 @@ class Reporter:
 
     @contextmanager
     def stage(self, title: str, total: float, unit: str) -> Iterator[Step]:
-        """Show a stage while it works, and what it took when it is done. An empty unit shows a percentage."""
+        """Show a stage while it runs, and its duration at the end. An empty unit shows a percentage."""
         if self.console.is_terminal:
             with self._bar(title, total, unit) as step:
                 yield step
@@ -86,6 +86,7 @@ class Reporter:
 
     @contextmanager
     def _bar(self, title: str, total: float, unit: str) -> Iterator[Step]:
+        """Show a live progress bar on a terminal inside this context."""
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description:<32}", markup=False),
@@ -117,7 +118,7 @@ class Reporter:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as a person says them: 4.2 s, 42 s, 1 min 05 s, 2 h 03 min."""
+    """Format a duration: 4.2 s, 42 s, 1 min 05 s, 2 h 03 min."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,10 +1,9 @@
-"""MLflow: one parent run for a study, a nested run for each student. The only module that knows it.
+"""MLflow: one parent run per study, and a nested run per student. The only module that uses MLflow.
 
-Runs are found again by a tag, so a study that was stopped and started again continues them. After its start a
-study waits for MLflow only at its end, and not for long. What is logged goes into a queue; one thread writes it to
-STUDY/tracking, a write-ahead log in small files; another delivers it, tries again for as long as that takes, and
-deletes what was delivered. What is left there when a process ends, or is killed, the next start of the study
-delivers.
+Runs are found by a tag, so a restarted study continues its runs. After the start, a study waits for MLflow only at
+its end, and only briefly. Logged events go into a queue. One thread writes them to STUDY/tracking, a write-ahead
+log of small files. Another thread delivers the files, retries as long as necessary, and deletes delivered ones.
+The next start of the study delivers the files that a process leaves when it ends or is killed.
 """
 
 import atexit
@@ -27,7 +26,8 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-# By itself MLflow asks a server that is gone for minutes. Here a request is given up in seconds, and made again.
+# By default MLflow retries an unavailable server for minutes. Here a request times out within seconds and is
+# repeated.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
@@ -45,14 +45,14 @@ from tsd.storage import datasets
 
 TAG = "tsd.run"
 WHY = "tsd.failed"
-FOLDER = "tracking"  # of the study, for what MLflow does not have yet
-SERVER_SECONDS, DATABASE_SECONDS = 22.0, 90.0  # that the first contact may take; a new database makes its tables
-CLOSE_SECONDS, EXIT_SECONDS = 30.0, 10.0  # that a finished study, and a process that ends, waits for MLflow
+FOLDER = "tracking"  # subfolder of the study for events that are not yet delivered
+SERVER_SECONDS, DATABASE_SECONDS = 22.0, 90.0  # timeout of the first contact; a new database creates its tables
+CLOSE_SECONDS, EXIT_SECONDS = 30.0, 10.0  # timeouts of a finished study and of an ending process
 LOCAL_SECONDS, REMOTE_SECONDS = 0.2, 3.0  # between two files of the write-ahead log
-FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0  # seconds before a delivery is tried again
-HELD = 100  # files whose content is kept in memory, too, while MLflow is away
-BATCH = 500  # metrics in one request; MLflow takes 1,000
-# What MLflow will never take, however often it is asked.
+FIRST_WAIT, LONGEST_WAIT = 0.5, 10.0  # seconds before a delivery is retried
+HELD = 100  # files whose content is also kept in memory during an outage
+BATCH = 500  # metrics per request; MLflow accepts 1,000
+# Error codes that a retry cannot fix.
 REFUSALS = (
     "INVALID_PARAMETER_VALUE",
     "BAD_REQUEST",
@@ -60,11 +60,11 @@ REFUSALS = (
     "INVALID_STATE",
     "ENDPOINT_NOT_FOUND",
 )
-TORN = ".damaged"  # after the name of a file that has lines which are no events
+TORN = ".damaged"  # suffix of a file with lines that are not events
 GONE = "RESOURCE_DOES_NOT_EXIST"
 
 Event = dict[str, Any]
-"""One thing to tell MLflow: `run` is a student's run id, None for the study; `kind` says what else there is."""
+"""One entry for MLflow. `run` is a student's run id, None for the study; `kind` determines the other fields."""
 
 
 def _to_stderr(line: str) -> None:
@@ -72,19 +72,19 @@ def _to_stderr(line: str) -> None:
 
 
 class Tracker:
-    """Writes a study's runs. Raises InputError where the tracking server cannot be reached at the start.
+    """Logs a study's runs. Raises InputError if the tracking server is unavailable at the start.
 
-    Later nothing is raised and nobody waits: see the module. `say` gets a line where MLflow does not answer.
+    Later it never raises and never blocks: see the module. `say` prints a line if MLflow does not respond.
     """
 
     def __init__(
         self, uri: str, experiment: str, study: str, recipe_yaml: str, say: Callable[[str], None] = _to_stderr
     ) -> None:
-        """study: its folder, a path or a URI; the write-ahead log lies in it."""
+        """study: its folder, a path or a URI, which also holds the write-ahead log."""
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self.place = _without_credentials(uri)
-        """Where the runs are, without a password."""
+        """The tracking URI without credentials."""
         self._runs = _Runs(uri, study)
         patience = SERVER_SECONDS if uri.startswith(("http:", "https:")) else DATABASE_SECONDS
         started = _Start(lambda: self._runs.open(experiment, _without_credentials(recipe_yaml)), patience)
@@ -93,15 +93,18 @@ class Tracker:
         self._outbox = _Outbox(self._runs.deliver, f"{study}/{FOLDER}", self.place, say)
 
     def tag(self, tags: Mapping[str, str]) -> None:
-        """Have the study's run bear what it was made from, such as a table's digest."""
+        """Tag the study's run with its inputs, such as a table's digest."""
         self._put(None, "tags", {f"tsd.{name}": value for name, value in tags.items()})
 
     def log(self, run_id: str, step: int, metrics: Mapping[str, float], time_ms: int) -> None:
-        """Log metrics of a student's run at a step."""
+        """Log metrics of a student's run at a step. time_ms: milliseconds since 1970."""
         self._put(run_id, "metrics", dict(metrics), step=step, time_ms=time_ms)
 
     def finish(self, record: Mapping[str, Any], scores: Mapping[str, float], time_ms: int) -> None:
-        """Log a finished student: what it is as parameters, what it reached as metrics."""
+        """Log a finished student: its properties as parameters, its results as metrics.
+
+        record: the run's record. scores: by name. time_ms: milliseconds since 1970.
+        """
         run = str(record["run_id"])
         named = ["student", "parameters", "parameters_without_embeddings", "examples", "seed", "steps"]
         measured = ["validation_loss", "tokens", "supervised_tokens", "train_seconds", "tokens_per_second"]
@@ -116,23 +119,23 @@ class Tracker:
         self._put(run, "status", RunStatus.to_string(RunStatus.FINISHED), time_ms=time_ms)
 
     def fail(self, run_id: str, reason: str) -> None:
-        """End a student's run that could not go on, and say why; a later start may take it up again."""
+        """Mark a student's run as failed, with the reason. A later start may continue it."""
         self._put(run_id, "tags", {WHY: reason})
         self._put(run_id, "status", RunStatus.to_string(RunStatus.FAILED), time_ms=_now())
 
     def flush(self, seconds: float) -> int:
-        """Wait until MLflow has everything, at most so long; return how many entries it still lacks."""
+        """Wait up to `seconds` until everything is delivered. Returns the number of undelivered entries."""
         return self._outbox.flush(seconds)
 
     def close(self, report: str | None = None) -> None:
-        """End the study's run, with the report's HTML where there is one; say what MLflow does not have yet."""
+        """End the study's run and print what is undelivered. report: HTML of the report, if there is one."""
         if report is not None:
             self._put(None, "text", report, name="report.html")
         self._put(None, "status", RunStatus.to_string(RunStatus.FINISHED), time_ms=_now())
         self._outbox.settle(CLOSE_SECONDS)
 
     def leave(self) -> None:
-        """Give what was logged a last moment to arrive, unless `close` did; the study's run stays as it is."""
+        """Wait briefly for delivery, unless `close` did. The study's run keeps its status."""
         self._outbox.leave()
 
     def _put(self, run: str | None, kind: str, value: Any, **more: Any) -> None:
@@ -142,7 +145,7 @@ class Tracker:
 
 
 class _Start:
-    """The first contact, in a thread of its own: a library that waits for minutes is left to itself."""
+    """The first contact with MLflow, in a separate thread: it is abandoned if the library blocks for too long."""
 
     def __init__(self, contact: Callable[[], None], seconds: float) -> None:
         self.problem: str | None = f"no answer within {seconds:.0f} s"
@@ -157,9 +160,9 @@ class _Start:
                 self._contact()
                 self.problem = None
                 return
-            except Exception as error:  # MLflow's own, a database driver's, a missing driver, a folder's
+            except Exception as error:  # errors of MLflow, a database driver, a missing driver, a folder
                 reason = _reason(error)
-                # Someone else writes to the database just now.
+                # Another process is writing to the database.
                 if "locked" not in reason or time.monotonic() + FIRST_WAIT > self._until:
                     self.problem = reason
                     return
@@ -167,16 +170,16 @@ class _Start:
 
 
 class _Runs:
-    """The study's runs in MLflow: found by their tag, made where there are none."""
+    """The study's runs in MLflow: found by their tag, else created."""
 
     def __init__(self, uri: str, study: str) -> None:
         self.uri, self.study = uri, study
         self.opened = 0
         self.known: dict[str | None, str] = {}
-        """The MLflow ids of the runs that are open; the study's under None."""
+        """MLflow ids of open runs; the study's under None."""
 
     def open(self, experiment: str, recipe_yaml: str) -> None:
-        """Make or find the study's run."""
+        """Find or create the study's run, and log its recipe and version."""
         self.client = MlflowClient(self.uri)
         self.experiment = self._experiment(experiment, _artifacts(self.uri))
         parent = self._id(None)
@@ -186,10 +189,10 @@ class _Runs:
         self.opened = _now()
 
     def deliver(self, events: list[Event]) -> None:
-        """Tell MLflow of events, in order of each run; what was told is taken off the list.
+        """Deliver events, in order within each run; delivered events are removed from the list.
 
-        Raises whatever the client does; the event that it is about, and all later ones, are left on the list then.
-        A refusal is about a single value: an event of several is first told value by value.
+        Raises the client's errors; the failed event and all later ones remain on the list.
+        A refusal concerns a single value: an event with several values is split and retried.
         """
         while events:
             try:
@@ -201,12 +204,15 @@ class _Runs:
                     continue
                 if getattr(error, "error_code", None) != GONE or not self.known:
                     raise
-                self.known = {}  # somebody deleted a run: it is made anew
+                self.known = {}  # a run was deleted: create it again
                 told = self._tell_next(events)
             events[:] = [other for other in events if id(other) not in told]
 
     def _tell_next(self, events: list[Event]) -> set[int]:
-        """Tell the first event, or the metrics of its run up to what else there is of it; return what was told."""
+        """Deliver the first event, or a batch of its run's leading metrics.
+
+        Returns the ids of delivered events.
+        """
         first = events[0]
         if first["kind"] != "metrics":
             self._tell(first)
@@ -219,15 +225,16 @@ class _Runs:
             except Exception as error:
                 if len(batch) == 1 or not _is_refusal(error):
                     raise
-                batch = batch[: len(batch) // 2]  # MLflow refuses all of a request for one of them
+                batch = batch[: len(batch) // 2]  # MLflow refuses a whole request because of one value
 
     def _tell(self, event: Event) -> None:
+        """Deliver one event that is not a metric."""
         kind, value = event["kind"], event["value"]
         if kind == "status":
-            # A study that was started again runs, whatever an earlier start did not get to say.
+            # A restarted study keeps running, whatever status an earlier start still had to deliver.
             if event["run"] is not None or event["time_ms"] >= self.opened:
                 self.client.set_terminated(self._id(event["run"]), value, event["time_ms"])
-                # Whatever comes after it opens the run again.
+                # Any later event opens the run again.
                 self.known = {run: key for run, key in self.known.items() if run != event["run"]}
             return
         run = self._id(event["run"])
@@ -240,7 +247,7 @@ class _Runs:
             self.client.log_text(run, value, event["name"])
 
     def _experiment(self, name: str, artifacts: str | None) -> str:
-        """The experiment's id; made where there is none."""
+        """Return the experiment's id; creates it if necessary."""
         found = self.client.get_experiment_by_name(name)
         made: str = found.experiment_id if found else self.client.create_experiment(name, artifacts)
         return made
@@ -255,7 +262,7 @@ class _Runs:
         return self.known[run]
 
     def _parent(self) -> str:
-        """The study's run as it is: a student that is heard of late does not open it again."""
+        """Return the study's run without changing its status: late events of a student must not open it again."""
         if None not in self.known:
             found = self._search(self.study)
             return str(found[0].info.run_id) if found else self._id(None)
@@ -266,7 +273,7 @@ class _Runs:
         return list(self.client.search_runs([self.experiment], f"tags.`{TAG}` = '{quoted}'", max_results=1))
 
     def _run(self, tag: str, name: str, tags: Mapping[str, str]) -> str:
-        """The run with this tag, made where there is none."""
+        """Return the run with this tag; creates it if necessary."""
         if found := self._search(tag):
             run: str = found[0].info.run_id
             self.client.update_run(run, status=RunStatus.to_string(RunStatus.RUNNING))
@@ -278,7 +285,9 @@ class _Runs:
 
 @dataclass
 class _File:
-    """One file of the write-ahead log. What could not be written has no name, and what is many is not kept."""
+    """One file of the write-ahead log. name: None if it could not be written. events: None if not kept in
+    memory.
+    """
 
     name: str | None
     events: list[Event] | None
@@ -286,18 +295,22 @@ class _File:
 
 
 class _Outbox:
-    """Events on their way to MLflow: written to a folder, delivered, deleted."""
+    """Delivery queue to MLflow: events are written to a folder, delivered, deleted."""
 
     def __init__(
         self, deliver: Callable[[list[Event]], None], folder: str, place: str, say: Callable[[str], None]
     ) -> None:
+        """Start the writer and sender threads, beginning with the files of earlier starts.
+
+        deliver: sends events and removes delivered ones from the list. place: the tracking URI, for messages.
+        """
         self._deliver, self._folder, self._place, self._say = deliver, folder, place, say
         self._new: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._files: queue.SimpleQueue[_File] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._undelivered = 0  # entries
-        self._unwritten = 0  # of these, what is in no file
-        self._taken = self._said = 0  # entries so far, and how many there were when it was said what is missing
+        self._unwritten = 0  # of these, entries that are in no file
+        self._taken = self._said = 0  # entries so far, and their number at the last message about undelivered ones
         self._refused: list[str] = []
         self._reason = ""
         self._hurry = threading.Event()
@@ -307,11 +320,11 @@ class _Outbox:
             self._files.put(_File(name, None, 1))
         for work, name in ((self._write, "tsd-mlflow-log"), (self._send, "tsd-mlflow-send")):
             threading.Thread(target=work, daemon=True, name=name).start()
-        # Whoever makes a tracker and neither closes nor leaves it still gets what was logged delivered.
+        # Deliver also if a tracker is neither closed nor left.
         atexit.register(self.leave)
 
     def put(self, event: Event) -> None:
-        """Take an event; never waits."""
+        """Queue an event; never blocks."""
         with self._changed:
             self._taken += 1
             self._undelivered += 1
@@ -319,7 +332,7 @@ class _Outbox:
         self._new.put(event)
 
     def flush(self, seconds: float) -> int:
-        """Wait until everything is delivered, at most so long; return how many entries are not."""
+        """Wait up to `seconds` until everything is delivered. Returns the number of undelivered entries."""
         self._hurry.set()
         with self._changed:
             self._changed.wait_for(lambda: not self._undelivered, seconds)
@@ -327,7 +340,7 @@ class _Outbox:
             return self._undelivered
 
     def settle(self, seconds: float) -> None:
-        """Wait like `flush`, and say what is not delivered."""
+        """Wait as `flush` does, and print what is undelivered."""
         left = self.flush(seconds)
         self._said = self._taken
         if left:
@@ -343,14 +356,14 @@ class _Outbox:
             self._refused = []
 
     def leave(self) -> None:
-        """Wait a moment, unless it was waited since the last event."""
+        """Wait briefly, unless `settle` has run since the last event."""
         with self._changed:
             said = self._said == self._taken
         if not said:
             self.settle(EXIT_SECONDS)
 
     def _write(self) -> None:
-        """Put what is new into files, a few moments' worth in each."""
+        """Body of the writer thread: writes the events of a short interval into one file."""
         number = 0
         pause = REMOTE_SECONDS if "://" in self._folder else LOCAL_SECONDS
         while True:
@@ -363,7 +376,7 @@ class _Outbox:
             lines = "".join(json.dumps(event) + "\n" for event in events)
             try:
                 datasets.write_bytes(self._folder, name, lines.encode())
-            except (OSError, StorageError):  # a full disk: MLflow may take it all the same
+            except (OSError, StorageError):  # disk full: MLflow may still accept the events
                 self._files.put(_File(None, events, len(events)))
                 continue
             with self._changed:
@@ -373,7 +386,7 @@ class _Outbox:
             self._files.put(_File(name, kept, len(events)))
 
     def _send(self) -> None:
-        """Deliver file after file, each until MLflow has taken it."""
+        """Body of the sender thread: delivers one file after the other, with retries."""
         while True:
             file = self._files.get()
             if file.events is not None:
@@ -388,11 +401,11 @@ class _Outbox:
                 self._changed.notify_all()
 
     def _send_left(self, name: str) -> None:
-        """Deliver a file that is not in memory. One that is not whole is kept under another name."""
+        """Deliver a file that is not in memory. A damaged one is kept under another name."""
         try:
             events, torn = _read(self._folder, name)
         except FileNotFoundError:
-            return  # deleted by somebody, or by a start that delivered it
+            return  # deleted by the user or by a start that delivered it
         except OSError as error:
             self._say(f"{self._folder}/{name} cannot be read ({_reason(error)}): the next start tries again")
             return
@@ -405,11 +418,12 @@ class _Outbox:
         self._say(f"{self._folder}/{kept}: {lines} damaged and not in MLflow, all others are; delete it at will")
 
     def _send_all(self, events: list[Event]) -> None:
+        """Deliver events with exponential backoff until none is left. Refused events are dropped and counted."""
         wait, away = FIRST_WAIT, False
         while events:
             try:
                 self._deliver(events)
-            except Exception as error:  # MLflow's own, a database driver's, a socket's
+            except Exception as error:  # errors of MLflow, a database driver, a socket
                 if _is_refusal(error):
                     self._refused.append(_reason(error))
                     del events[0]
@@ -426,7 +440,7 @@ class _Outbox:
 
 
 def _leading_metrics(events: Iterable[Event]) -> list[Event]:
-    """The first events that are metrics, as many as go into one request."""
+    """Return the leading metrics events that fit into one request."""
     batch: list[Event] = []
     count = 0
     for event in events:
@@ -446,14 +460,14 @@ def _metrics(events: Iterable[Event]) -> list[Metric]:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether MLflow, or its client, will say the same again."""
+    """Whether MLflow or its client would refuse the event again."""
     if isinstance(error, MlflowException):
         return error.error_code in REFUSALS
     return isinstance(error, (AttributeError, KeyError, TypeError))  # a line that was changed on disk
 
 
 def _listed(folder: str) -> list[str]:
-    """The files that earlier starts left, oldest first."""
+    """Return the files of earlier starts, oldest first."""
     try:
         files, root = datasets.filesystem(folder)
         found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
@@ -465,7 +479,7 @@ def _listed(folder: str) -> list[str]:
 
 
 def _read(folder: str, name: str) -> tuple[list[Event], list[int]]:
-    """The events of a file, and the numbers of lines that are none."""
+    """Return the events of a file, and the numbers of damaged lines."""
     files, root = datasets.filesystem(folder)
     with files.open_input_stream(f"{root}/{name}", compression=None) as source:
         lines = source.read().splitlines()
@@ -487,7 +501,7 @@ def _read(folder: str, name: str) -> tuple[list[Event], list[int]]:
 
 
 def _keep_apart(folder: str, name: str) -> str:
-    """Rename a file of which a line is damaged, so that no later start delivers it again. Returns the new name."""
+    """Rename a file with a damaged line, so that no later start delivers it again. Returns the new name."""
     with contextlib.suppress(OSError):
         files, root = datasets.filesystem(folder)
         files.move(f"{root}/{name}", f"{root}/{name}{TORN}")
@@ -505,19 +519,19 @@ def _now() -> int:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in one line without a password."""
+    """Format an error as one line without credentials."""
     return _without_credentials((str(error).strip() or type(error).__name__).splitlines()[0])[:300]
 
 
 def _commit() -> dict[str, str]:
-    """The commit of the code that runs, and whether it was changed since; nothing where it is no checkout."""
+    """Return the commit of the running code and whether it was changed; empty outside a git checkout."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(Path(tsd.__file__).parent), *words]
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
 
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")  # else it is installed somewhere below another checkout
+        git("ls-files", "--error-unmatch", "__init__.py")  # fails if installed below another checkout
         said = git("status", "--porcelain=v2", "--branch", "--", ".").splitlines()
     except (OSError, subprocess.SubprocessError):
         return {}
@@ -527,9 +541,9 @@ def _commit() -> dict[str, str]:
 
 
 def _artifacts(uri: str) -> str | None:
-    """Where a database of this machine keeps its files: beside it, not in the folder one happens to be in.
+    """Return the artifact location of a local database: beside it, independent of the working directory.
 
-    Makes the database's folder. None for a server, which knows for itself.
+    Creates the database's folder. None for a server, which has its own location.
     """
     if not uri.startswith("sqlite:///"):
         return None
@@ -539,5 +553,5 @@ def _artifacts(uri: str) -> str | None:
 
 
 def _without_credentials(text: str) -> str:
-    """The text without the user and password of any URI in it."""
+    """Remove user and password from all URIs in a text."""
     return re.sub(r"(?<=://)[^/\s]+@", "…@", text)

@@ -1,1 +1,1 @@
-"""The only package that imports Ray: a session, the stages on Ray Data, training on Ray Train and Ray Tune."""
+"""The only package that imports Ray: the session, stages on Ray Data, training on Ray Train and Ray Tune."""

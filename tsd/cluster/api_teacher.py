@@ -1,4 +1,4 @@
-"""The annotation stage for a teacher behind an API: a pool of Ray Data actors asks, one gate watches over all."""
+"""Annotation stage for a teacher behind an API: a pool of Ray Data actors that share one rate limiter."""
 
 import asyncio
 import contextlib
@@ -26,12 +26,12 @@ from tsd.teachers.api.limits import EARLIER, MODEL, ROWS, Counts, Gate, Turnstil
 from tsd.teachers.api.live import OpenAIApi
 from tsd.teachers.prompts import Questions
 
-PARTS_AT_ONCE = 2  # of a worker: while one part waits for its last replies, the next one keeps the worker busy
-LOOK_SECONDS = 0.5  # between two looks at the gate
-WORKER_CPUS = 0.5  # a worker mostly waits
-CALLS_OF_A_WORKER = 16  # of the gate, besides those of its requests
-GUARD_SECONDS = 10.0  # between two looks at the lock
-LONG_PAUSE = 5.0  # seconds, of which the progress line tells
+PARTS_AT_ONCE = 2  # per worker: while one part waits for its last replies, the next one is processed
+LOOK_SECONDS = 0.5  # between two polls of the rate limiter
+WORKER_CPUS = 0.5  # a worker mostly waits for responses
+CALLS_OF_A_WORKER = 16  # concurrent calls to the rate limiter, besides those of its requests
+GUARD_SECONDS = 10.0  # between two checks of the lock
+LONG_PAUSE = 5.0  # seconds; longer pauses are shown in the progress line
 
 T = TypeVar("T")
 
@@ -45,27 +45,27 @@ def ask(
     lost: Collection[int] = (),
     say: Say = print,
 ) -> dict[int, datasets.Part]:
-    """Ask about every part that is not there yet. Returns all parts, old and new.
+    """Annotate every part that is not finished. Returns all parts, existing and new.
 
-    lost: parts that were finished once and are gone; they are made again from their journals. say: prints a line.
-    Raises InputError where the stage had to be stopped; what came until then is kept.
+    lost: parts that were finished and are missing; they are restored from their journals. say: prints a line.
+    Raises InputError if the stage was stopped; replies received until then are kept.
     """
     teacher = _api(recipe)
-    require_key(teacher)  # said here, not by a worker
+    require_key(teacher)  # raised here, not in a worker
     found = datasets.finished_parts(folder, key)
     step.skip(sum(part.rows for part in found.values()))
     missing = [part for part in range(series.parts) if part not in found]
     if not missing:
         return found
     require_journals(teacher, folder, lost, found, series)
-    if 0 in missing:  # else what a later preview was billed counts where it lies
+    if 0 in missing:  # else the bill of a later preview counts where it is stored
         adopt_preview(folder)
     keep_address(teacher, folder, say)
     gate = open_gate(teacher, folder, key)
     batches = teacher.batch.at_once if teacher.mode == "batch" else None
     workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
     share = (batches or teacher.in_flight) // workers
-    at_once = share if batches else PARTS_AT_ONCE  # a batch is only waited for
+    at_once = share if batches else PARTS_AT_ONCE  # a batch only waits
     rows = nodes.done(
         Asker,
         [{"part": part} for part in missing],
@@ -83,35 +83,35 @@ def ask(
     _, stopped, _ = ray.get(gate.look.remote())
     if stopped:
         raise InputError(stopped)
-    if any(one is None for one in made.values()):  # the gate was started again and forgot why it had stopped
+    if any(one is None for one in made.values()):  # the rate limiter was restarted and lost the reason of the stop
         raise InputError("the stage was stopped: the same command goes on from here")
-    step.advance(series.rows - step.skipped - step.done)  # what a killed worker had not yet reported
+    step.advance(series.rows - step.skipped - step.done)  # rows not yet reported by killed workers
     return found | {part: datasets.Part(**one) for part, one in made.items()}
 
 
 class _Gate(Gate):
-    """A gate as a Ray actor. Started again after its process died, it reads the money from the journals."""
+    """Rate limiter as a Ray actor. After a restart it reads the billing from the journals."""
 
     def __init__(self, teacher: ApiTeacher, folder: str | None, key: str) -> None:
         super().__init__(teacher, earlier_requests(folder, key) if folder else Earlier())
 
     async def look(self) -> tuple[Counts, str | None, float]:
-        """What `progress` says, and the seconds that are left of a pause."""
+        """Return the result of `progress`, and the seconds left of a pause."""
         counts, stopped = await self.progress()
         return counts, stopped, self.paused()
 
 
 def open_gate(teacher: ApiTeacher, folder: str | None = None, key: str = "") -> Any:
-    """A `Gate` on the driver's node. Every request may wait in it; by default an actor takes 1,000 calls at once.
+    """Start a `Gate` actor on the driver's node. Its concurrency covers all requests, which may all wait in it.
 
-    folder, key: of the annotations, whose journals it reads.
+    folder, key: of the annotations whose journals it reads.
     """
     calls = 2 * teacher.in_flight + CALLS_OF_A_WORKER * teacher.workers
     return ray.remote(_Gate).options(max_concurrency=calls, **on_driver()).remote(teacher, folder, key)
 
 
 class Asker:
-    """A worker: asks about several parts at once, in an event loop of its own."""
+    """Worker that annotates several parts concurrently in its own event loop."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class Asker:
         share: int,
         claim: locks.Claim | None,
     ) -> None:
-        """claim: of the driver's lock on the study's folder, while which this worker may ask."""
+        """claim: the driver's lock on the study's folder; the worker stops when it is lost."""
         self.recipe, self.series, self.folder, self.key = recipe, series, folder, key
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
@@ -131,12 +131,12 @@ class Asker:
         self.guard = asyncio.run_coroutine_threadsafe(self._guard(claim), self.loop)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One row: a part in; the part and what was made of it out, as JSON, null where the stage was stopped."""
+        """Map one row with a part number to the part's metadata as JSON, null if the stage was stopped."""
         part = int(batch["part"][0])
         made = None
         if not self.turnstile.stopped.is_set():
             with Journal(self.folder, part) as journal:
-                # Looked for under the journal's lock: whoever held it before may have just written the part.
+                # Checked while holding the journal's lock: its previous holder may have just written the part.
                 made = datasets.find_part(self.folder, part, self.key)
                 if made is None:
                     made = self._make(part, journal)
@@ -160,13 +160,13 @@ class Asker:
         return turnstile, kind(questions, turnstile, share)
 
     async def _guard(self, claim: locks.Claim | None) -> None:
-        """Stop asking once another command has taken the folder over from a driver that stood still."""
+        """Stop requests if another command has taken over the folder from a stalled driver."""
         while claim and not self.turnstile.stopped.is_set():
             try:
                 await asyncio.to_thread(claim.require)
             except locks.TakenOverError as error:
                 await self.turnstile.stop(str(error))
-            except StorageError:  # the store does not answer just now: that is for those who write to say
+            except StorageError:  # storage is temporarily unavailable: the writers report that
                 pass
             await asyncio.sleep(GUARD_SECONDS)
 
@@ -175,7 +175,7 @@ class Asker:
 
 
 class _Remote:
-    """A gate that is a Ray actor: its calls return what can be awaited."""
+    """Proxy to a gate that is a Ray actor: its calls return awaitables."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -186,7 +186,7 @@ class _Remote:
 
 @contextlib.contextmanager
 def _watched(gate: Any, step: Step, say: Say) -> Iterator[None]:
-    """Show what the gate counts for as long as the context lasts."""
+    """Show the rate limiter's counts in the progress line inside this context."""
     over = threading.Event()
     before = step.skipped
     models: set[str] = set()
@@ -194,7 +194,7 @@ def _watched(gate: Any, step: Step, say: Say) -> Iterator[None]:
     def look() -> None:
         counts, _, paused = ray.get(gate.look.remote())
         step.skip(max(0, before + counts[EARLIER] - step.skipped))
-        step.begin()  # what came before the first reply was getting ready
+        step.begin()  # time before the first reply was setup
         waits = f"the server asked to wait, {clock(paused)} left, " if paused > LONG_PAUSE else ""
         step.advance(max(0, counts[ROWS] - counts[EARLIER] - step.done), waits + tell(counts, step))
         for line in changes(models, [name for name in counts if name.startswith(MODEL)]):
@@ -211,11 +211,11 @@ def _watched(gate: Any, step: Step, say: Say) -> Iterator[None]:
     finally:
         over.set()
         watcher.join(10)
-    look()  # at what has come since
+    look()  # once more, for the final counts
 
 
 def changes(known: set[str], now: Iterable[str]) -> list[str]:
-    """A line for each model that began to answer after others had; they are then known."""
+    """Format one line per model that responded after others had. Adds the new models to `known`."""
     new = sorted(set(now) - known)
     lines = [
         f"  the model changed: {name.removeprefix(MODEL)} answers now, before it was "

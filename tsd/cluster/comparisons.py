@@ -1,4 +1,4 @@
-"""Students that differ in one thing alone, as they come out side by side: what they said, paired by seed."""
+"""Paired comparisons of students that differ in one setting: their scores on the same series, paired by seed."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -12,32 +12,33 @@ from tsd.evaluation.paired import Comparison, Learned, compare
 from tsd.recipe import Recipe, Student
 from tsd.storage import datasets
 
-Known: TypeAlias = Callable[[str, int], dict[int, Learned]]  # student and volume -> what its runs learned, by seed
+# Student and train size -> results of its runs, by seed.
+Known: TypeAlias = Callable[[str, int], dict[int, Learned]]
 
 
 def lookup(recipe: Recipe, runs: pa.Table) -> Known:
-    """What came of the runs, each read once, when it is first asked for.
+    """Return a cached loader of run results, which reads each run at most once.
 
-    runs: the study's runs table; what they said of the scored series must be there.
+    runs: the study's runs table. The predictions of the runs must exist.
     """
     return cache(partial(_learned, recipe, runs))
 
 
 def beside_words(recipe: Recipe, known: Known) -> list[Comparison]:
-    """Each distilled student behind the one that differs only in learning from words alone, volume by volume."""
+    """Compare each distilled student with its SFT-only counterpart, for each train size."""
     return _beside(recipe, known, recipe.students.in_words_of)
 
 
 def beside_readers(recipe: Recipe, known: Known) -> list[Comparison]:
-    """Each student that looks behind the one of its size that reads numbers, volume by volume."""
+    """Compare each vision-language student with the text student of its size, for each train size."""
     return _beside(recipe, known, recipe.students.reading_like)
 
 
 def beside_readers_at_flops(recipe: Recipe, known: Known) -> list[Comparison]:
-    """Each student that looks behind the one of its size that reads numbers, had that taken as many FLOPs.
+    """Compare each vision-language student with the text student of its size at equal FLOPs.
 
-    It is interpolated between its volumes, seed by seed; left out where it took more on its least volume or less
-    on its largest.
+    The text student is interpolated between its train sizes, seed by seed. Comparisons outside its range of FLOPs
+    are omitted.
     """
     found = []
     for student in recipe.students.sizes:
@@ -56,7 +57,7 @@ def beside_readers_at_flops(recipe: Recipe, known: Known) -> list[Comparison]:
 
 
 def _beside(recipe: Recipe, known: Known, like: Callable[[Student], Student | None]) -> list[Comparison]:
-    """Each student behind the one that is like it but for one thing, where there is such a one."""
+    """Compare each student with its counterpart, where it has one."""
     found = []
     for student in recipe.students.sizes:
         if (other := like(student)) is None:
@@ -68,7 +69,7 @@ def _beside(recipe: Recipe, known: Known, like: Callable[[Student], Student | No
 
 
 def _learned(recipe: Recipe, runs: pa.Table, student: str, volume: int) -> dict[int, Learned]:
-    """What came of a student's runs on one volume, by seed."""
+    """Return the results of a student's runs on one train size, by seed."""
     own = [run for run in runs.to_pylist() if (run["student"], run["examples"]) == (student, volume)]
     right = {
         run["seed"]: scoring.right(

@@ -1,4 +1,4 @@
-"""Students that learn from other students: whose tokens fit, and the teacher in a worker."""
+"""Knowledge distillation between students: check that vocabularies match, and load the teacher in a worker."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def require_fitting_teachers(recipe: Recipe) -> None:
-    """Raise InputError where a student and the one that it is distilled from do not have the same tokens.
+    """Raise InputError if a student and its teacher for distillation do not have the same vocabulary.
 
-    The study's own tokenizer must be there; the teachers that the study trains from scratch have it too.
+    Requires the study's own tokenizer; teachers that the study trains from scratch use it too.
     """
     distilled = [(student, student.distil) for student in recipe.students.sizes if student.distil]
     if not distilled:
@@ -34,9 +34,9 @@ def require_fitting_teachers(recipe: Recipe) -> None:
 
 
 def load_teacher(run: Mapping[str, Any], student: Student, folder: str, place: "Place") -> "Distillation | None":
-    """The model whose distributions a worker's student learns from, sharded as that is; None for words alone.
+    """Load the teacher model for a worker's student, sharded as the student is; None for SFT only.
 
-    folder: the study's. A teacher of the study must be finished.
+    folder: the study's folder. A teacher trained by the study must be finished.
     """
     from tsd.models import weights
     from tsd.training import loop

@@ -1,6 +1,6 @@
-"""The annotation stage for a teacher of one's own in the pipeline's processes: Ray Data actors look at the series.
+"""Annotation stage for a locally trained teacher: Ray Data actors annotate the plots of the series.
 
-An actor keeps the model loaded and makes a part at a time; a part is on disk before Ray hears of it.
+An actor keeps the model loaded and processes one part at a time. A part is on disk before Ray receives its result.
 """
 
 import json
@@ -19,9 +19,9 @@ from tsd.teachers.api.limits import ROWS, Counts
 
 
 def ask(recipe: Recipe, series: datasets.Dataset, folder: str, key: str, step: Step) -> dict[int, datasets.Part]:
-    """Look at every part that is not there yet. Returns all parts, old and new.
+    """Annotate every part that is not finished. Returns all parts, existing and new.
 
-    Raises InputError where there is no model.
+    Raises InputError if the model folder holds no model.
     """
     teacher = _local(recipe)
     if datasets.read_json(teacher.model, "config.json") is None:
@@ -49,7 +49,7 @@ def ask(recipe: Recipe, series: datasets.Dataset, folder: str, key: str, step: S
 
 
 class Looker:
-    """A worker: looks at the series of one part after the other."""
+    """Worker that annotates one part after the other."""
 
     def __init__(self, recipe: Recipe, series: datasets.Dataset, folder: str, key: str) -> None:
         import torch
@@ -63,7 +63,7 @@ class Looker:
             self.teacher = Local(teacher, recipe.asks, Path(model))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One row: a part in; the part and what was made of it out, as JSON."""
+        """Map one row with a part number to the part's metadata as JSON."""
         part = int(batch["part"][0])
         made = datasets.find_part(self.folder, part, self.key)  # Ray repeats the task of a worker that died
         if made is None:

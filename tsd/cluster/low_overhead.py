@@ -1,4 +1,4 @@
-"""A trial on CPUs of one's own starts sooner: fewer processes, of which the workers alone load torch."""
+"""Low-overhead trainer for CPU trials on a local Ray: fewer processes, and only the workers load torch."""
 
 import gc
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-PATIENCE = timedelta(minutes=30)  # for a step of all workers together, as with Ray's own trainer
+PATIENCE = timedelta(minutes=30)  # for a collective operation, as in Ray's own trainer
 LEAVING = 5.0  # seconds
-_waiting: list[Any] = []  # the controller of this process's last run, if it is there for the next one
+_waiting: list[Any] = []  # idle controller of this process's last run, for reuse
 
 
 class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
-    """What Ray's TorchTrainer does on CPUs, with fewer processes that take seconds to start.
+    """Same as Ray's TorchTrainer on CPUs, with fewer processes that take seconds to start.
 
-    Of those left out, one deals out Ray datasets, of which a run has none; the other cleans up after a controller
-    that is gone, as the end of a Ray of one's own does. Where Ray names them otherwise they are started. The
-    process of the controller is there for the next run of the same process, unless its run broke off.
+    One omitted process distributes Ray datasets, which a run does not use. The other cleans up after a dead
+    controller, as the end of a local Ray also does. If a Ray version renames them, they are started. The
+    controller process is reused by the next run of this process, unless its run failed.
     """
 
     UNUSED = ("DatasetsCallback", "PlacementGroupCleanerCallback")
@@ -36,7 +36,7 @@ class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
         controller = _waiting.pop() if _waiting else _Controller.remote()
         try:
             ray.get(controller.begin.remote(**parts))
-        except ray.exceptions.RayActorError:  # it died while it waited
+        except ray.exceptions.RayActorError:  # the idle controller died
             controller = _Controller.remote()
             ray.get(controller.begin.remote(**parts))
         ray.get(controller.run.remote())
@@ -47,18 +47,18 @@ class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
 
 @ray.remote(num_cpus=0)
 class _Controller(TrainController):  # type: ignore[misc]
-    """Ray's controller of one run, made anew for the next one."""
+    """Ray's controller of one run, which can be reset for the next one."""
 
     def __init__(self) -> None:
-        """Nothing is known of a run yet."""
+        """Do nothing: `begin` sets the state of a run."""
 
     def begin(self, **parts: Any) -> None:
-        """Become the controller of a run, that has these parts."""
+        """Initialise the controller for a run. parts: arguments of Ray's controller."""
         super().__init__(**parts)
 
 
 class _Config(BackendConfig):  # type: ignore[misc]
-    """Ray's own for torch is a module that loads torch wherever it is read: in Tune's actor and the controller."""
+    """Backend config that does not import torch. Ray's own imports it wherever it is unpickled."""
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -66,23 +66,25 @@ class _Config(BackendConfig):  # type: ignore[misc]
 
 
 class _Gloo(Backend):  # type: ignore[misc]
-    """Has the workers meet in one process group of torch's."""
+    """Initialises one torch process group for all workers."""
 
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Called in the controller once the workers are there."""
+        """Called in the controller once the workers have started."""
         address = worker_group.execute_single(0, _free_address)
         count = len(worker_group)
         ray.get([worker_group.execute_single_async(rank, _meet, address, rank, count) for rank in range(count)])
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Called in the controller when the workers are done; one may be gone, and the others wait for it."""
+        """Called in the controller after the run. Bounded wait: if one worker is dead, the others would block."""
         ray.wait(worker_group.execute_async(_leave), num_returns=len(worker_group), timeout=LEAVING)
 
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Inside, modules load without the collector of garbage, which finds none and looks at all of them again and
-    again. What stands at the end it leaves alone for good, so nothing but modules may have been made before."""
+    """Import modules with garbage collection disabled: it would find nothing and scan all objects repeatedly.
+
+    Objects that exist at the end are frozen, so only modules may have been loaded before.
+    """
     gc.disable()
     try:
         yield
@@ -92,7 +94,7 @@ def quick_imports() -> Iterator[None]:
 
 
 def _free_address() -> str:
-    """Where the first worker can be met."""
+    """Return the address for the process group, on the first worker."""
     from ray._common.network_utils import build_address
     from ray.train._internal.utils import get_address_and_port
 

@@ -1,8 +1,9 @@
-"""Which nodes of a cluster may work: those that see the study's storage and have what the work needs.
+"""Check which nodes of a cluster can work: they must see the study's storage and have the required packages.
 
-The driver leaves a probe in the study's folder. A node is fit if it finds it there, can write beside it, and has
-the same packages. Every worker process asks once, before its first work: its node may have joined a moment ago.
-What an unfit node was handed goes to others, it is handed nothing more, and the driver says so in one line.
+The driver writes a probe file into the study's folder. A node is fit if it can read it, can write beside it, and
+has the same packages. Every worker process checks this once before its first work, since its node may have just
+joined. Items of an unfit node are given to other nodes, the node is excluded, and the driver reports it in one
+line.
 """
 
 import importlib.metadata
@@ -34,11 +35,11 @@ from tsd.progress import Step
 from tsd.storage import datasets
 
 NODE_ID = "ray.io/node-id"  # the label that Ray gives every node
-PROBES = ".nodes"  # in a study's folder, as long as a command works
-SAME = ("ray", "torch", "transformers", "pyarrow")  # packages of which every node must have the driver's version
-ANSWER_SECONDS = 120.0  # that a node may take to start a process and answer
-SILENT_SECONDS = 10.0  # without a result, after which the driver says what it waits for
-MOST_TASKS = 4096  # of one stage; with more items than that, a task does several
+PROBES = ".nodes"  # in a study's folder, while a command runs
+SAME = ("ray", "torch", "transformers", "pyarrow")  # packages whose versions must equal the driver's on every node
+ANSWER_SECONDS = 120.0  # timeout for a node to start a process and respond
+SILENT_SECONDS = 10.0  # without a result, after which the driver reports what it waits for
+MOST_TASKS = 4096  # per stage; with more items, a task processes several
 
 
 Items = Sequence[Mapping[str, Any]] | npt.NDArray[np.int64]
@@ -46,22 +47,22 @@ Items = Sequence[Mapping[str, Any]] | npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Need:
-    """What every node that works for a study must have."""
+    """Requirements for every node that works for a study."""
 
     folder: str
-    """The study's, which all nodes must see."""
+    """The study's folder, which all nodes must see."""
     token: str
-    """What the driver's probe in it is called, and holds."""
+    """Name and content of the driver's probe file."""
     models: tuple[str, ...] = ()
-    """Folders of models that the recipe names by path."""
+    """Model folders that the recipe names by path."""
     packages: tuple[str, ...] = ()
-    """Modules that must be there, beside those that tsd depends on."""
+    """Required modules, besides tsd's dependencies."""
     versions: tuple[tuple[str, str], ...] = ()
-    """Versions that must be the driver's, by package, and Python's."""
+    """Versions by package, and of Python, that must equal the driver's."""
 
 
 class UnfitNodeError(Exception):
-    """Raised by a worker of a group, before its first work, on a node that is not fit."""
+    """Raised by a worker of a group, before its first work, on an unfit node."""
 
     def __init__(self, node: str, fault: str) -> None:
         super().__init__(node, fault)
@@ -70,7 +71,7 @@ class UnfitNodeError(Exception):
 
 @dataclass
 class Nodes:
-    """The driver's knowledge of a cluster: what its nodes must have, and which of them have it not."""
+    """The driver's state of a cluster: the requirements for nodes, and the unfit nodes."""
 
     need: Need | None = None
     say: Callable[[str], None] = lambda _: None
@@ -82,7 +83,7 @@ class Nodes:
         return selector(self.unfit)
 
     def exclude(self, node: str, fault: str) -> None:
-        """Hand a node no more work, and say so once. Raises InputError where no node is left that could work."""
+        """Exclude a node from further work and report it once. Raises InputError if no usable node is left."""
         if node in self.unfit:
             return
         self.unfit[node] = fault
@@ -93,7 +94,7 @@ class Nodes:
             raise InputError(f"no node of the cluster can work for this study; {_name(node)}: {fault}")
 
     def review(self) -> bool:
-        """Ask all nodes anew, after work failed. Returns whether some are unfit that were not known to be."""
+        """Check all nodes again after a failure. Returns whether new unfit nodes were found."""
         faults = ask_all(self.need) if self.need else {}
         new = {node: fault for node, fault in faults.items() if node not in self.unfit}
         for node, fault in new.items():
@@ -101,11 +102,11 @@ class Nodes:
         return bool(new)
 
 
-current = Nodes()  # of this process, where it is a driver
+current = Nodes()  # of this process, if it is a driver
 
 
 def selector(unfit: Mapping[str, str]) -> dict[str, str]:
-    """Ray's label selector for all nodes but these."""
+    """Return Ray's label selector for all nodes except these."""
     return {NODE_ID: f"!in({','.join(sorted(unfit))})"} if unfit else {}
 
 
@@ -113,10 +114,11 @@ def selector(unfit: Mapping[str, str]) -> dict[str, str]:
 def watched(
     folder: str, models: Sequence[str], packages: Sequence[str], say: Callable[[str], None]
 ) -> Iterator[None]:
-    """Check the nodes of the cluster that was joined, for as long as a command works; nothing on a Ray of its own.
+    """Check the nodes of the joined cluster inside this context. Does nothing on a local Ray.
 
-    folder: the study's; models: folders that the recipe names by path. say: prints a line.
-    Raises InputError, with a line for each node, where one that is up is not fit.
+    folder: the study's folder; models: model folders that the recipe names by path; packages: required modules;
+    say: prints a line.
+    Raises InputError, with one line per node, if a running node is unfit.
     """
     global current
     if own_ray():
@@ -139,7 +141,7 @@ def watched(
 
 
 def ask_all(need: Need) -> dict[str, str]:
-    """Ask every node that is up, all at once. Returns what is wrong, by node id."""
+    """Check all running nodes concurrently. Returns the problem of each unfit node, by node id."""
     asked = {
         node["NodeID"]: _fault_there.options(label_selector={NODE_ID: node["NodeID"]}).remote(need)
         for node in _alive()
@@ -155,7 +157,7 @@ def ask_all(need: Need) -> dict[str, str]:
         except RayError as error:
             found = f"cannot run tsd: {str(error).strip().splitlines()[-1]}"
         if found is None and node not in seen:
-            found = _unseen(need.folder)  # it wrote where nobody else sees it
+            found = _unseen(need.folder)  # it wrote to a folder that no other node sees
         if found is not None:
             faults[node] = found
     return faults
@@ -168,11 +170,12 @@ def done(
     arguments: Sequence[Any] = (),
     **options: Any,
 ) -> Iterator[dict[str, Any]]:
-    """Have Ray Data's workers do each item, on nodes that are fit. Gives what was made of each, in any order.
+    """Process each item with Ray Data workers on fit nodes. Yields the results in any order.
 
-    work: takes a batch of one item, as Ray Data does ({"part": [3]}), and gives one like it,
-    or is a class that is made of `arguments` in each worker and then called so. items: columns by name, or the
-    numbers of parts. step: is told what is waited for. options: of `Dataset.map_batches`.
+    work: maps a batch of one item ({"part": [3]}) to another, or a class that is constructed from `arguments` in
+    each worker and then called in this way.
+    items: columns by name, or part numbers. step: shows what is waited for. options: of `Dataset.map_batches`.
+    Raises RayError if a worker fails for another reason than an unfit node.
     """
     left = items
     while len(left):
@@ -196,12 +199,12 @@ def done(
 def _rows(
     work: Any, arguments: Sequence[Any], items: Items, options: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """One pass over the items: the number of each, its node, and what was made of it or why that node is unfit."""
+    """Process the items once. Yields item number, node, and the result or the problem of the node."""
     blocks, rows = min(len(items), MOST_TASKS), {"batch_size": 1, **options}
-    if not isinstance(work, type):  # numbers are read by the tasks that use them
+    if not isinstance(work, type):  # tasks that use the item numbers also generate them
         numbers = ray.data.range(len(items), override_num_blocks=blocks)
         made = numbers.map_batches(_by_function(current.need, work, items), **rows)
-    else:  # tasks that read numbers would wait for the CPUs that the workers hold
+    else:  # separate generator tasks would wait for the CPUs that the actors hold
         numbers = ray.data.from_items([{"id": number} for number in range(len(items))], override_num_blocks=blocks)
         made = numbers.map_batches(_Kept, fn_constructor_args=(current.need, work, arguments, items), **rows)
     found: Iterator[dict[str, Any]] = made.iter_rows()
@@ -211,9 +214,9 @@ def _rows(
 def noting_waits(
     rows: Iterator[Any], step: Step | None, options: Mapping[str, Any], result: str = "the workers' next result"
 ) -> Iterator[Any]:
-    """Rows as they come. Where none comes for a while, the step says what is waited for and since when.
+    """Yield rows as they arrive. If none arrives for a while, the step shows what is waited for and since when.
 
-    options: what a worker takes of a node, as for `map_batches`. result: what it is that comes.
+    options: resources of a worker, as for `map_batches`. result: description of a row, for the message.
     """
     if step is None:
         yield from rows
@@ -231,7 +234,7 @@ def noting_waits(
     try:
         for row in rows:
             since[0] = time.time()
-            step.note = before[0]  # it is no longer waited for
+            step.note = before[0]  # no longer waiting
             yield row
             since[0], before[0] = time.time(), step.note
     finally:
@@ -241,11 +244,11 @@ def noting_waits(
 
 
 def lacking(options: Mapping[str, Any]) -> str:
-    """The kind of node that work with these options asks for, where the cluster has none; else empty."""
+    """Describe the node that work with these options requires if the cluster has none; else return ""."""
     wanted = {"CPU": options.get("num_cpus", 1), "GPU": options.get("num_gpus", 0)}
     try:
         there = [node["Resources"] for node in _alive() if node["NodeID"] not in current.unfit]
-    except Exception:  # Ray is about to end
+    except Exception:  # Ray is shutting down
         return ""
     if any(all(one.get(name, 0) >= count for name, count in wanted.items()) for one in there):
         return ""
@@ -254,20 +257,20 @@ def lacking(options: Mapping[str, Any]) -> str:
 
 
 def require_fit(need: Need | None) -> None:
-    """Raise UnfitNodeError where this process' node is not fit; said by a worker before its first work."""
+    """Raise UnfitNodeError if the node of this process is unfit. Workers call it before their first work."""
     fault = fault_here(need) if need else None
     if fault is not None:
         raise UnfitNodeError(ray.get_runtime_context().get_node_id(), fault)
 
 
-@cache  # a process asks once
+@cache  # once per process
 def fault_here(need: Need) -> str | None:
-    """Why this process' node must not work for a study; None where it may."""
+    """Return why the node of this process cannot work for a study; None if it can."""
     try:
         return _packages_fault(need) or _storage_fault(need) or _models_fault(need)
     except UserError as error:
         return str(error)
-    except Exception as error:  # whatever an object store or a file system says of a folder
+    except Exception as error:  # any error of a file system or object store
         return f"cannot use {need.folder}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
 
 
@@ -315,18 +318,18 @@ def _unseen(folder: str) -> str:
 
 
 def _versions() -> tuple[tuple[str, str], ...]:
-    """Versions that shape what a node makes, and Python's; tsd's own is that of the code that is shipped."""
+    """Return the versions that affect results, and Python's. tsd's version is that of the shipped code."""
     import tsd
 
     found = [("Python", ".".join(platform.python_version_tuple()[:2])), ("tsd", tsd.__version__)]
     for name in SAME:
-        if importlib.util.find_spec(name):  # a CPU's build of torch, 2.13.0+cpu, is the same version as a GPU's
+        if importlib.util.find_spec(name):  # torch 2.13.0+cpu counts as the same version as a GPU build
             found.append((name, importlib.metadata.version(name).partition("+")[0]))
     return tuple(found)
 
 
 def _answered(need: Need) -> list[str]:
-    """The nodes whose probes the driver sees."""
+    """Return the ids of nodes whose probe files the driver sees."""
     place = f"{need.folder.rstrip('/')}/{PROBES}"
     files, root = datasets.filesystem(place)
     names = [info.base_name for info in files.get_file_info(fs.FileSelector(root, allow_not_found=True))]
@@ -335,19 +338,19 @@ def _answered(need: Need) -> list[str]:
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _fault_there(need: Need) -> str | None:
-    fault: str | None = fault_here.__wrapped__(need)  # as it is now, whatever this process found before
+    fault: str | None = fault_here.__wrapped__(need)  # uncached: check the current state
     return fault
 
 
 def machines() -> list[tuple[str, dict[str, float]]]:
-    """The name of each node that is up, and what it has."""
+    """Return name and resources of each running node."""
     return [(_name(node["NodeID"]), dict(node["Resources"])) for node in _alive()]
 
 
 def node_types() -> dict[str, tuple[dict[str, float], float]] | None:
-    """What the cluster's autoscaler may start: by node type, what a node has and how many there may be.
+    """Return the node types that the cluster's autoscaler may start: resources and maximum count, by name.
 
-    Empty where there is no autoscaler. None where there is one that says nothing of it, as KubeRay's.
+    Empty without an autoscaler. None if the autoscaler does not expose its node types, such as KubeRay's.
     """
     head = ray.remote(num_cpus=0, resources={"node:__internal_head__": 0.001})(_configured_types)
     try:
@@ -358,13 +361,13 @@ def node_types() -> dict[str, tuple[dict[str, float], float]] | None:
 
 
 def _configured_types() -> dict[str, tuple[dict[str, float], float]] | None:
-    """The node types in the file that the head's autoscaler was started with; runs on the head."""
+    """Read the node types from the config file of the head node's autoscaler. Runs on the head node."""
     if os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE") == "1" or "KUBERNETES_SERVICE_HOST" in os.environ:
         return None
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = process.read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         for word in words:
             if word.startswith("--autoscaling-config=") and (path := Path(word.partition("=")[2])).is_file():
@@ -386,13 +389,13 @@ def _alive() -> list[dict[str, Any]]:
 
 
 def _name(node: str) -> str:
-    """A node as people know it: its address and its host's name."""
+    """Return a node's address and host name."""
     (found,) = [one for one in ray.nodes() if one["NodeID"] == node] or [{}]
     return f"{found.get('NodeManagerAddress', node[:8])} ({found.get('NodeManagerHostname', 'unknown')})"
 
 
 def _by_function(need: Need | None, work: Any, items: Items) -> Any:
-    """A function for `map_batches` that does an item where its node is fit."""
+    """Return a function for `map_batches` that processes an item if its node is fit."""
 
     def do(batch: dict[str, Any]) -> dict[str, Any]:
         return _row(int(batch["id"][0]), need, work, items)
@@ -401,7 +404,7 @@ def _by_function(need: Need | None, work: Any, items: Items) -> Any:
 
 
 class _Kept:
-    """A worker of Ray Data that keeps what its work took long to set up, where its node is fit."""
+    """Ray Data actor that keeps the state of its work, if its node is fit."""
 
     def __init__(self, need: Need | None, work: type, arguments: Sequence[Any], items: Items) -> None:
         self.need, self.items = need, items
@@ -409,7 +412,7 @@ class _Kept:
         self.work: Any = None if unfit else work(*arguments)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One row: an item's number in; what was made of it out."""
+        """Map one row with an item number to the item's result."""
         return _row(int(batch["id"][0]), self.need, self.work, self.items)
 
 

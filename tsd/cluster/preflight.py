@@ -1,8 +1,10 @@
-"""What a command needs, checked before anything is drawn or paid for: `tsd check`, and the start of every command.
+"""Check the requirements of a command before anything is computed or paid for.
 
-`before_ray` looks at what this machine can tell: keys, addresses, models, packages, its own GPUs. `on_cluster`
-looks at the machines of a cluster that was joined; what every node must have is checked by `nodes`. A finding is
-one line that says what, where and the fix. What an earlier start has finished is not asked for again.
+Used by `tsd check` and at the start of every command.
+
+`before_ray` checks what this machine can determine: keys, addresses, models, packages, local GPUs. `on_cluster`
+checks the machines of a joined cluster; `nodes` checks the requirements of each node. A finding is one line with
+what, where and the fix. Stages that an earlier start has finished are not checked.
 """
 
 import importlib.util
@@ -25,9 +27,9 @@ from tsd.storage import datasets
 from tsd.storage.schemas import EXAMPLES
 from tsd.study import placement
 
-WHOLE = ("generate", "annotate", "curate", "train", "evaluate", "report")  # what `study` does
+WHOLE = ("generate", "annotate", "curate", "train", "evaluate", "report")  # stages of `study`
 TRACKED = {"train", "evaluate", "report", "teacher"}
-ANSWER_SECONDS = 5.0  # that a server may take to accept a connection
+ANSWER_SECONDS = 5.0  # timeout of a connection
 SQLITE, HEADER = "sqlite:///", b"SQLite format 3\0"
 PORTS = {"http": 80, "https": 443}
 GPU_FIX = "set training.gpu=false, or join a cluster that has GPUs (RAY_ADDRESS)"
@@ -37,7 +39,7 @@ Resources = dict[str, float]
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one check."""
+    """Result of one check."""
 
     what: str
     said: str
@@ -46,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Demand:
-    """Machines that work asks for: so many workers at once, each of which takes this of one node."""
+    """Resources that a stage requires: a number of concurrent workers with these resources on one node each."""
 
     what: str
     workers: int
@@ -56,7 +58,7 @@ class Demand:
 
 @dataclass(frozen=True)
 class Machines:
-    """Nodes of one kind: what one has, and how many there are or may come."""
+    """Nodes of one kind: the resources of one, and how many exist or can be started."""
 
     name: str
     resources: Resources
@@ -64,7 +66,10 @@ class Machines:
 
 
 def before_ray(recipe: Recipe, stage: str, asks: bool = False) -> Iterator[Finding]:
-    """The findings that need no Ray. stage: a command's name, or `study`. asks: even if all rows have replies."""
+    """Yield the findings that need no Ray. stage: a command's name, or `study`.
+
+    asks: check the teacher even if all rows have replies.
+    """
     asked = set(WHOLE) if stage == "study" else {stage}
     yield _found("storage", lambda: _storage(recipe))
     for one in recipe.by_teacher.values() or [recipe]:
@@ -85,13 +90,13 @@ def before_ray(recipe: Recipe, stage: str, asks: bool = False) -> Iterator[Findi
 
 
 def on_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
-    """The findings about the machines of the cluster that this process has joined."""
+    """Yield the findings about the machines of the joined cluster."""
     from tsd.cluster import nodes
 
     asked = set(WHOLE) if stage == "study" else {stage}
     there = [Machines(f"node {address}", resources, 1) for address, resources in nodes.machines()]
     to_come = nodes.node_types()
-    if to_come is None:  # an autoscaler that tells nobody what it may start
+    if to_come is None:  # an autoscaler that does not expose its node types
         unknown = [demand for demand in demands(recipe, asked) if _lack(demand, there)]
         for demand in unknown:
             yield Finding(
@@ -103,7 +108,7 @@ def on_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
 
 
 def of_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
-    """Join the cluster, where there is one, and give the findings about its machines and each of its nodes."""
+    """Join the cluster, if there is one. Yields the findings about its machines and each of its nodes."""
     from tsd.cluster import nodes
     from tsd.cluster.session import own_ray, session
 
@@ -120,18 +125,18 @@ def of_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
 
 
 def problems(findings: Iterable[Finding]) -> str:
-    """The problems among findings, a line each; empty where all is well."""
+    """Return the problems among findings, one line each; empty if there are none."""
     return "\n".join(f"{found.what}: {found.said}" for found in findings if not found.ok)
 
 
 def require(findings: Iterable[Finding]) -> None:
-    """Raise InputError, with a line for each problem, unless all is well."""
+    """Raise InputError, with one line per problem, if there is any."""
     if said := problems(findings):
         raise InputError(said)
 
 
 def model_folders(recipe: Recipe) -> list[str]:
-    """The folders of models that the recipe names by an absolute path: all nodes must have them."""
+    """Return the model folders that the recipe names by an absolute path: all nodes must have them."""
     named = [student.source for student in recipe.students.sizes]
     named += [student.distil.teacher for student in recipe.students.sizes if student.distil]
     for teacher in recipe.teachers.values() or [recipe.teacher]:
@@ -143,7 +148,7 @@ def model_folders(recipe: Recipe) -> list[str]:
 
 
 def packages(recipe: Recipe, stage: str) -> list[str]:
-    """The modules that every node needs beside tsd's own dependencies."""
+    """Return the modules that every node needs besides tsd's dependencies."""
     teachers = recipe.teachers.values() or [recipe.teacher]
     asked = set(WHOLE) if stage == "study" else {stage}
     engine = "annotate" in asked and any(isinstance(one, VllmTeacher) for one in teachers)
@@ -151,7 +156,7 @@ def packages(recipe: Recipe, stage: str) -> list[str]:
 
 
 def demands(recipe: Recipe, asked: set[str]) -> list[Demand]:
-    """The machines that the recipe's stages ask for, those with GPUs and groups of workers that start together."""
+    """Return the resources that the stages require. Covers GPUs and groups of workers that start together."""
     found = []
     if asked & {"generate", "annotate", "curate", "evaluate"}:
         found.append(_demand("every stage", 1, {"CPU": 1.0}, "stage"))
@@ -185,7 +190,7 @@ def _demand(what: str, workers: int, each: Resources, section: str) -> Demand:
 
 
 def _room(asked: Iterable[Demand], machines: list[Machines]) -> Iterator[Finding]:
-    """Whether machines can hold what is asked for."""
+    """Yield one finding per demand: whether the machines can satisfy it."""
     for demand in asked:
         lack = _lack(demand, machines)
         if lack:
@@ -195,7 +200,7 @@ def _room(asked: Iterable[Demand], machines: list[Machines]) -> Iterator[Finding
 
 
 def _lack(demand: Demand, machines: list[Machines]) -> str:
-    """What machines lack of a demand; empty where nothing."""
+    """Describe which resources of a demand the machines lack; empty if none."""
     there = 0.0
     for machine in machines:
         fit = min((machine.resources.get(name, 0.0) + 1e-9) // count for name, count in demand.each if count)
@@ -213,7 +218,7 @@ def _lack(demand: Demand, machines: list[Machines]) -> str:
 
 
 def _this_machine(recipe: Recipe, asked: set[str]) -> Machines:
-    """What a Ray of one's own would have. Torch is asked for GPUs only where some are needed."""
+    """Return the resources of a local Ray. Imports torch to count GPUs only if some are required."""
     resources = {"CPU": float(os.environ.get("TSD_CPUS") or os.cpu_count() or 1)}
     if any(name == "GPU" for demand in demands(recipe, asked) for name, _ in demand.each):
         import torch
@@ -228,7 +233,7 @@ def _storage(recipe: Recipe) -> str:
 
 
 def _teacher(recipe: Recipe, asks: bool) -> Iterator[Finding]:
-    """Whether the teacher can be asked, where there is still something to ask."""
+    """Check that the teacher is available, if there are rows left to annotate."""
     teacher = recipe.teacher
     if not isinstance(teacher, ModelTeacher) or (_is_finished(f"{recipe.folder}/annotations") and not asks):
         return
@@ -251,7 +256,7 @@ def _key(teacher: ApiTeacher) -> str:
 
 
 def _folder(model: str) -> str:
-    """Of a model that an engine loads: whether a folder is one. A hub's name is the hub's to answer for."""
+    """Check that a model folder contains a model. Names of a model hub are not checked."""
     if sources.is_uri(model) or model.startswith((".", "/", "~")):
         if datasets.read_json(model, "config.json") is None:
             raise InputError(f"teacher.model: {model} is not the folder of a model: it holds no config.json")
@@ -278,7 +283,7 @@ def _nli(recipe: Recipe) -> str:
 
 
 def _students(recipe: Recipe) -> Iterator[Finding]:
-    """Whether students that are still to be trained can start from their sources and learn from their teachers."""
+    """Check that unfinished students can load their sources and learn from their teachers."""
     left = _unfinished(recipe)
     for source in sorted({student.source for student in left if student.source}):
         yield _found("student", lambda source=source: _usable(source))
@@ -295,7 +300,7 @@ def _usable(source: str) -> str:
 
 
 def _can_teach(student: Student) -> str:
-    """Whether a model that is trained already can teach a student that has a source, too."""
+    """Check that an already trained model can teach a student, and that their vocabularies match."""
     from tsd.models.students import load_tokenizer, require_usable
     from tsd.training.distillation import require_same_tokens
 
@@ -307,7 +312,7 @@ def _can_teach(student: Student) -> str:
 
 
 def _unfinished(recipe: Recipe) -> list[Student]:
-    """The students that have a run that is not finished, over all teachers."""
+    """Return the students with an unfinished run, over all teachers."""
     found: dict[str, Student] = {}
     for one in recipe.by_teacher.values() or [recipe]:
         missing = {student.name for student in one.students.sizes}
@@ -316,7 +321,7 @@ def _unfinished(recipe: Recipe) -> list[Student]:
             done = outcomes.finished(one, runs)
             missing = {run["student"]["name"] for run in runs if run["run_id"] not in done}
         except (TsdError, OSError, ValueError):
-            pass  # there are no examples yet, or damaged ones, which the stage speaks of
+            pass  # no examples yet, or damaged ones, which the stage reports
         found |= {student.name: student for student in one.students.sizes if student.name in missing}
     return list(found.values())
 
@@ -340,7 +345,7 @@ def _tracking(recipe: Recipe) -> str:
 
 
 def _require_database(path: Path, uri: str) -> None:
-    """Raise InputError unless a file is a database of SQLite's, or one can be made there."""
+    """Raise InputError unless the file is an SQLite database or can be created."""
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(len(HEADER)) != HEADER:
@@ -351,7 +356,7 @@ def _require_database(path: Path, uri: str) -> None:
 
 
 def reach(url: str, field: str) -> str:
-    """Open a connection to a server and close it; nothing is asked. Raises InputError with the cause."""
+    """Open a connection to a server and close it without a request. Raises InputError with the cause."""
     parts = urlsplit(url)
     host, port, secure = parts.hostname or "", parts.port or PORTS.get(parts.scheme, 443), parts.scheme == "https"
     proxy = urllib.request.getproxies().get(parts.scheme)
@@ -380,7 +385,7 @@ def reach(url: str, field: str) -> str:
 
 
 def _is_finished(folder: str) -> bool:
-    """Whether a table is there, as far as a look at its manifest tells."""
+    """Whether a table is finished, according to its manifest."""
     try:
         return datasets.read_manifest(folder) is not None
     except (TsdError, OSError, ValueError):
@@ -388,18 +393,18 @@ def _is_finished(folder: str) -> bool:
 
 
 def _found(what: str, check: Callable[..., str]) -> Finding:
-    """Do one check. What it raises for the user is its finding."""
+    """Run one check. An error for the user becomes its finding."""
     try:
         return Finding(what, check())
     except UserError as error:
         return Finding(what, str(error), ok=False)
-    except Exception as error:  # a library's own words about what it was given
+    except Exception as error:  # an error raised by a library about its input
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         return Finding(what, f"{type(error).__name__}: {said}", ok=False)
 
 
 def report(findings: Iterable[Finding], say: Callable[[str], Any]) -> bool:
-    """Print each finding as it comes. Returns whether all is well."""
+    """Print each finding as it arrives. Returns whether there is no problem."""
     fine = True
     for found in findings:
         say(f"{'ok     ' if found.ok else 'problem'}  {found.what:<10} {found.said}")

@@ -1,7 +1,7 @@
-"""What was lost of a study's students: records and folders that were deleted, cut or changed on disk.
+"""Restore a study's students whose records or folders were deleted, truncated or changed on disk.
 
-A record is written anew from its student's model card. A student whose folder is not whole is trained again: its
-run is the same function of the same examples, and its weights are held against the digests that lay beside them.
+A record is rewritten from its student's model metadata. A student with an incomplete folder is trained again. The
+run is deterministic given the same examples, so its weights are compared with the previous digests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ from tsd.storage import datasets
 
 @dataclass(frozen=True)
 class LostStudent:
-    """A student that has to be trained again: what is wrong with its files, and their digests, as far as known."""
+    """A student that must be trained again: the problems of its files, and their digests where known."""
 
     wrong: Mapping[str, str]
     before: Mapping[str, Mapping[str, Any]]
 
 
 def restore_records(recipe: Recipe, runs: Sequence[Run], reporter: Reporter) -> dict[str, LostStudent]:
-    """Write damaged records anew, and forget those of students that are not whole. Returns these, by run id."""
+    """Rewrite damaged records, and delete those of incomplete students. Returns the latter, by run id."""
     lost: dict[str, LostStudent] = {}
     records = f"{recipe.folder}/records"
     for run_id in (run["run_id"] for run in runs):
@@ -52,12 +52,14 @@ def restore_records(recipe: Recipe, runs: Sequence[Run], reporter: Reporter) -> 
 
 
 def hold_against(recipe: Recipe, lost: Mapping[str, LostStudent], reporter: Reporter) -> None:
-    """Say whether students that were trained again have the files that they had. Those that have not lose what
-    was decoded with the old ones."""
+    """Report whether students that were trained again have the same files as before.
+
+    If not, their predictions are deleted, since they were made with the previous weights.
+    """
     for run_id, one in lost.items():
         folder = f"{recipe.folder}/students/{run_id}"
         if not datasets.exists(folder):
-            continue  # its training failed, which is told elsewhere
+            continue  # its training failed, which is reported elsewhere
         if one.before and _weights(datasets.seals(folder)) != _weights(one.before):
             datasets.delete_folder(f"{recipe.folder}/predictions/{run_id}")
             reporter.say(escape(f"  students/{run_id} was trained again, with other weights: it is decoded again"))
@@ -69,7 +71,7 @@ def hold_against(recipe: Recipe, lost: Mapping[str, LostStudent], reporter: Repo
 def require_same(
     folder: str, wrong: Mapping[str, str], before: Mapping[str, Mapping[str, Any]], reporter: Reporter
 ) -> None:
-    """Say that a sealed folder was made again. Raises DataError where its files are not those that were there."""
+    """Report that a sealed folder was rebuilt. Raises DataError if its files differ from the previous ones."""
     name, now = folder.rpartition("/")[2], datasets.seals(folder)
     if before and before != now:
         changed = sorted(file for file in {*before, *now} if before.get(file) != now.get(file))
@@ -81,7 +83,7 @@ def require_same(
 
 
 def _decode_seconds(recipe: Recipe, run_id: str) -> dict[str, float]:
-    """What a record has besides its student's card, as far as the runs table knows it."""
+    """Return the record field that the model metadata lacks, if the runs table has it."""
     runs = datasets.peek(f"{recipe.folder}/runs", recipe.asks.tables.runs)
     try:
         rows = runs.read(["run_id", "decode_seconds"]).to_pylist() if runs else []
@@ -92,7 +94,7 @@ def _decode_seconds(recipe: Recipe, run_id: str) -> dict[str, float]:
 
 
 def _weights(seals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Of a student's files those that it replies by: the card holds seconds, which differ each time."""
+    """Select the files that determine predictions: the metadata contains timings, which differ each time."""
     return {name: seal for name, seal in seals.items() if name != card.CARD}
 
 

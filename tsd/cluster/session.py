@@ -1,4 +1,4 @@
-"""A Ray session for as long as a command needs one: joined where there is a cluster, else started and stopped."""
+"""Ray session of a command: joins a cluster if there is one, else starts and stops a local Ray."""
 
 import logging
 import os
@@ -11,8 +11,8 @@ import psutil
 
 from tsd.errors import ClusterError
 
-# Read by Ray when it is imported, and handed on to what it starts. A study prints its own progress and nothing
-# else; students from scratch start and end every few seconds, so Ray looks after them more often than every 2 s.
+# Ray reads these at import and passes them to its processes. A study prints its own progress only. Small students
+# start and end every few seconds, so Ray polls them more often than its default.
 for name, value in {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its errors reach Python as exceptions; set it to see more
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -30,27 +30,27 @@ import ray  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 QUIET = ("ray", "ray.data", "ray.train", "ray.tune")
-ATTEMPTS = 3  # to start a local Ray: it gives its node 30 s to register, which is short on a busy machine
+ATTEMPTS = 3  # to start a local Ray: its 30 s timeout for a node to register is short on a busy machine
 
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Be connected to Ray inside this context.
+    """Connect to Ray inside this context.
 
-    Inside `ray job submit`, or where RAY_ADDRESS is set, that is the cluster; otherwise a local Ray of this
-    process alone, which ends with it and counts the machine's CPUs, or as many as TSD_CPUS says. Raises
-    ClusterError where a local Ray does not start.
+    Inside `ray job submit`, or if RAY_ADDRESS is set, it joins that cluster. Otherwise it starts a local Ray that
+    ends with the context. TSD_CPUS overrides the number of CPUs. Raises ClusterError if a local Ray does not
+    start.
     """
     if ray.is_initialized():
         yield
         return
-    if own_ray():  # a trial has a process that watches for it, and nobody takes one's own machine away
+    if own_ray():  # one process less per trial: a local machine is never preempted
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         start()
     else:
         _init(os.environ["RAY_ADDRESS"])
     context = ray.data.DataContext.get_current()
-    calm()  # once Ray Data is loaded, which sets up its logger
+    calm()  # after Ray Data is loaded, which configures its logger
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     try:
@@ -60,15 +60,15 @@ def session() -> Iterator[None]:
 
 
 def own_ray() -> bool:
-    """Whether this process has a local Ray of its own, or would start one, rather than join a cluster."""
+    """Whether this process has or would start a local Ray, rather than join a cluster."""
     return not os.environ.get("RAY_ADDRESS")
 
 
 def on_driver() -> dict[str, Any]:
-    """Options of a small actor that a whole stage depends on, such as `Actor.options(**on_driver())`.
+    """Return options of a small actor that a whole stage depends on, for `Actor.options(**on_driver())`.
 
-    It runs on the driver's node, without which there is no stage either, takes no CPU, and is started again when
-    its process dies; calls wait for it. Its state must be one that can be lost, or that `__init__` restores.
+    It runs on the driver's node, without which the stage cannot run either. It takes no CPU. If its process dies
+    it is restarted, and calls wait for it. Its state must be expendable, or restored by `__init__`.
     """
     here = ray.get_runtime_context().get_node_id()
     return {
@@ -80,13 +80,16 @@ def on_driver() -> dict[str, Any]:
 
 
 def calm() -> None:
-    """Have Ray's loggers tell of errors alone."""
+    """Limit Ray's loggers to errors."""
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def start() -> None:
-    """Start a local Ray, again where its processes were not up in time."""
+    """Start a local Ray, with retries if its processes start too slowly.
+
+    Raises ClusterError if all attempts fail.
+    """
     asked = os.environ.get("TSD_CPUS")
     cpus = int(asked) if asked else None
     me = psutil.Process()
@@ -95,8 +98,8 @@ def start() -> None:
         try:
             _init("local", num_cpus=cpus, include_dashboard=False)
             return
-        except Exception as error:  # Ray raises no kind of its own
-            for process in set(me.children()) - before:  # of a start that failed, Ray leaves what did start
+        except Exception as error:  # Ray raises no specific type
+            for process in set(me.children()) - before:  # Ray does not stop the processes of a failed start
                 with suppress(psutil.Error):
                     process.kill()
                     process.wait(10)
@@ -115,7 +118,7 @@ def _init(address: str, **local: Any) -> None:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Ray's C++ part greets with its log level on the file descriptor itself; failures still raise."""
+    """Redirect stderr's file descriptor: Ray's C++ code prints to it directly. Failures still raise."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

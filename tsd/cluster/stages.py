@@ -1,7 +1,7 @@
-"""The stages that flow through Ray Data, part by part: generate, annotate, curate, decode.
+"""The stages that run on Ray Data, part by part: generate, annotate, curate, decode.
 
-Each finished part is on disk before Ray hears of it, so a stage that was stopped goes on with the parts that
-are missing, and any number of workers gives the same files.
+Each finished part is on disk before Ray receives its result. So a stopped stage resumes with the missing parts,
+and the files do not depend on the number of workers.
 """
 
 import importlib.util
@@ -35,13 +35,13 @@ from tsd.teachers.rules import Rules
 from tsd.training.corpus import chat_tokens
 
 Parts = dict[int, datasets.Part]
-Work = Callable[[int], Sequence[datasets.Part]]  # make one part of every output
-SEEN = ("series_id", "split", "values", "truth")  # of a series, by curation
-SHOWN = 3  # of the parts that were lost, in the line that says so
+Work = Callable[[int], Sequence[datasets.Part]]  # compute one part of every output
+SEEN = ("series_id", "split", "values", "truth")  # columns of a series that curation uses
+SHOWN = 3  # lost parts that a message lists
 
 
 def generate(recipe: Recipe, reporter: Reporter) -> datasets.Dataset:
-    """Draw the series and measure their truth; the shares of their classes and the baselines go with them."""
+    """Generate the series and measure their true labels. Class shares and baselines are stored as metadata."""
     folder, key, schema = f"{recipe.folder}/series", series_key(recipe), recipe.asks.tables.series
     done = datasets.find_finished(folder, schema, key)
     per_part = recipe.series.blocks_per_part * generator.BLOCK
@@ -66,7 +66,7 @@ def generate(recipe: Recipe, reporter: Reporter) -> datasets.Dataset:
 
 
 def draw_plots(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> datasets.Dataset:
-    """Keep the plots on disk; a teacher needs none of them, it is shown its own."""
+    """Render the plots to disk. Optional: a teacher renders its own."""
     folder, key = f"{recipe.folder}/plots", datasets.digest(["plots", *plots_identity(recipe), series.digest])
     done = datasets.find_finished(folder, PLOTS, key)
 
@@ -85,7 +85,7 @@ def draw_plots(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> 
 
 
 def annotate(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> datasets.Dataset:
-    """Have the teacher describe every series; what it cost and how its replies ended go with them."""
+    """Annotate every series with the teacher. Cost and status counts are stored as metadata."""
     folder, key = f"{recipe.folder}/annotations", annotations_key(recipe, series)
     schema, parents = recipe.asks.tables.annotations, {"series": series.digest}
     done = datasets.find_finished(folder, schema, key)
@@ -122,8 +122,11 @@ def _ask(
     lost: Collection[int],
     reporter: Reporter,
 ) -> Parts:
-    """lost: parts that were there once; where replies are paid for, they come from the journal or not at all."""
-    # openai and matplotlib: workers that ask nobody are ready seconds sooner without them
+    """Annotate the missing parts with the teacher of the recipe.
+
+    lost: parts that existed before; for paid teachers they are restored from the journal only.
+    """
+    # Imported here: openai and matplotlib delay the start of workers that do not need them.
     if isinstance(recipe.teacher, VllmTeacher):
         from tsd.cluster import vllm_teacher
 
@@ -140,7 +143,7 @@ def _ask(
 def curate(
     recipe: Recipe, series: datasets.Dataset, annotations: datasets.Dataset, reporter: Reporter
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Sort the annotations into examples and rejects; the counts of both go with the examples."""
+    """Split the annotations into examples and rejects. The counts of both are stored with the examples."""
     kept, rejected = f"{recipe.folder}/examples", f"{recipe.folder}/rejects"
     parents = {"series": series.digest, "annotations": annotations.digest}
     key = datasets.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
@@ -185,7 +188,7 @@ def _judge(
     parents: dict[str, str],
     reporter: Reporter,
 ) -> datasets.Dataset:
-    """Decide on each annotation by itself: what the corpus as a whole decides needs all of these."""
+    """Validate each annotation separately. The corpus-level filter needs all of these verdicts."""
     folder, schema = f"{recipe.folder}/verdicts", recipe.asks.tables.verdicts
     done = datasets.find_finished(folder, schema, key)
 
@@ -201,7 +204,7 @@ def _judge(
         if recipe.curation.nli:
             from tsd.curation.nli import require_contradiction  # torch and transformers
 
-            require_contradiction(recipe.curation.nli.model)  # said here, not by a worker
+            require_contradiction(recipe.curation.nli.model)  # raised here, not in a worker
         lost = find_lost(folder, key, series.parts)
         (made,) = _run(work, series.parts, [(folder, key)], step)
         judged = datasets.commit(folder, schema, key, series.parts, parents, made)
@@ -211,13 +214,13 @@ def _judge(
 
 @dataclass(frozen=True)
 class Lost:
-    """Parts of a table that were there once, and what is wrong with each; what lay there of them is set aside."""
+    """Parts of a table that existed before, and the problem of each; their files are set aside."""
 
     folder: str
     parts: Mapping[int, str]
 
     def say(self, reporter: Reporter) -> None:
-        """Say, once they are there again, which parts were made again and why."""
+        """Report which parts were rebuilt and why."""
         if self.parts:
             table, count = self.folder.removeprefix(datasets.study_of(self.folder)).lstrip("/"), len(self.parts)
             whys = ", ".join(
@@ -229,8 +232,10 @@ class Lost:
 
 
 def find_lost(folder: str, key: str, parts: int) -> Lost:
-    """The parts that were lost. Where the manifest was damaged, none of those that are missing is known not to
-    have been there."""
+    """Find the lost parts and set their files aside.
+
+    If the manifest is damaged, all missing parts count as lost, since they may have existed.
+    """
     lost = datasets.lost_parts(folder, key)
     if datasets.has_damaged_manifest(folder):
         lost |= datasets.unreadable_parts(folder)
@@ -243,16 +248,17 @@ def find_lost(folder: str, key: str, parts: int) -> Lost:
 
 @dataclass
 class Decoded:
-    """What came of decoding: seconds spent on each run that was not yet finished, and why some could not reply."""
+    """Result of decoding: seconds per run that was not finished, and reasons of failures, by run id."""
 
     seconds: dict[str, float]
     failed: dict[str, str]
 
 
 def decode(recipe: Recipe, run_ids: Sequence[str], series: datasets.Dataset, reporter: Reporter) -> Decoded:
-    """Decode every student on the first test series, one predictions dataset a run.
+    """Decode every student on the first test series, with one predictions dataset per run.
 
-    A student that cannot reply is left behind with the reason, and tried again by another start.
+    A student that fails is skipped with its reason, and retried by the next start. Raises InputError if the recipe
+    requires vLLM and it is not installed.
     """
     if recipe.evaluation.vllm and not _vllm_is_installed():
         raise InputError(f"evaluation.vllm=true needs vLLM, which is not installed here: {how_to_install('vllm')}")
@@ -291,7 +297,7 @@ def decode(recipe: Recipe, run_ids: Sequence[str], series: datasets.Dataset, rep
 
 
 class Decoder:
-    """Decodes chunks of the test series; keeps the student of the last chunk loaded."""
+    """Decodes chunks of the test series. Keeps the last student loaded."""
 
     def __init__(self, recipe: Recipe, series: datasets.Dataset, keys: dict[str, str]) -> None:
         import torch
@@ -299,13 +305,13 @@ class Decoder:
         self.recipe, self.keys = recipe, keys
         self.test = test_series(recipe, series)
         self.loaded: tuple[str, Callable[[pa.Table], list[str]]] | None = None
-        self.held = ExitStack()  # the engine of the student that is loaded, where it has one
-        self.failed: dict[str, str] = {}  # why students cannot reply: nobody waits for them twice
+        self.held = ExitStack()  # the vLLM engine of the loaded student, if any
+        self.failed: dict[str, str] = {}  # reasons of failed students, which are not retried
         if not recipe.training.gpu:
             torch.set_num_threads(recipe.training.threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One row: run and chunk in; run, seconds, and why its student cannot reply out, empty where it can."""
+        """Map one row with run and chunk to run, seconds and error message, which is empty on success."""
         run, chunk = str(batch["run"][0]), int(batch["chunk"][0])
         size = self.recipe.evaluation.batch_size
         rows = self.test.slice(chunk * size, size)
@@ -316,7 +322,7 @@ class Decoder:
                 started = time.perf_counter()
                 texts = reply(rows)
                 seconds = time.perf_counter() - started
-            except Exception as error:  # what a model raises is about its student: the others are decoded
+            except Exception as error:  # the model is at fault: other students are still decoded
                 self.failed[run] = _one_line(error)
                 self._forget()
         if run not in self.failed:
@@ -339,12 +345,12 @@ class Decoder:
         )
 
     def _forget(self) -> None:
-        """Let go of the student that is loaded, before another one needs its memory."""
+        """Free the loaded student before another one needs its memory."""
         self.loaded = None
         self.held.close()
 
     def _student(self, run: str) -> Callable[[pa.Table], list[str]]:
-        """What gives a student's replies to series."""
+        """Return the function that generates a student's responses to series."""
         if self.loaded is None or self.loaded[0] != run:
             self._forget()
             with datasets.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
@@ -352,6 +358,10 @@ class Decoder:
         return self.loaded[1]
 
     def _load(self, folder: Path) -> Callable[[pa.Table], list[str]]:
+        """Load a student and return the function that generates its responses.
+
+        Uses vLLM if the recipe asks for it, or by default on a GPU if it is installed and supports the model.
+        """
         from tsd.inference.decoding import decode as reply
         from tsd.inference.decoding import describe
         from tsd.models.students import load_model, load_tokenizer
@@ -376,7 +386,7 @@ class Decoder:
 
 
 def _one_line(error: Exception) -> str:
-    """Why a student cannot reply."""
+    """Format an error as one line."""
     said = next(iter(str(error).strip().splitlines()), "")
     return said if isinstance(error, TsdError) else f"{type(error).__name__}: {said}"
 
@@ -386,7 +396,10 @@ def _vllm_is_installed() -> bool:
 
 
 def test_series(recipe: Recipe, series: datasets.Dataset) -> pa.Table:
-    """The first test series by id, as many as the recipe evaluates on. Raises InputError if there are fewer."""
+    """Return the first test series by id, as many as the recipe evaluates.
+
+    Raises InputError if there are fewer.
+    """
     wanted = recipe.evaluation.series
     found: list[pa.Table] = []
     for rows in series.each_part(["series_id", "split", "values", "truth", "margins"]):
@@ -400,7 +413,7 @@ def test_series(recipe: Recipe, series: datasets.Dataset) -> pa.Table:
 
 
 def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
-    """The plot of each series, as a teacher would be shown it."""
+    """Render the plot of each series as a teacher sees it. Returns columns series_id and png."""
     from tsd.plots.plotter import choose_look
 
     items = recipe.asks.items(series)
@@ -413,7 +426,7 @@ def _rules(recipe: Recipe) -> Rules:
     return Rules(recipe.teacher, recipe.asks, recipe.seed)
 
 
-@lru_cache(maxsize=1)  # a worker keeps what is costly to build from part to part
+@lru_cache(maxsize=1)  # a worker reuses expensive objects for all parts
 def _contradictions(recipe: Recipe) -> curation.Contradictions | None:
     if recipe.curation.nli is None:
         return None
@@ -430,19 +443,19 @@ def _plotter() -> Any:
 
 
 def predictions_key(recipe: Recipe, run: str, series: datasets.Dataset) -> str:
-    """What makes a run's predictions: the student, the series and how long a reply may be."""
+    """Hash of what determines a run's predictions: student, series and maximum response length."""
     asked = recipe.evaluation.model_dump(include={"series", "batch_size"})
     return datasets.digest(["predictions", recipe.asks.version, run, asked, recipe.max_new_tokens, series.digest])
 
 
 def series_key(recipe: Recipe) -> str:
-    """What makes the series: the generator, the seed and the recipe's section."""
+    """Hash of what determines the series: generator, seed and the recipe's section."""
     asked = [recipe.task, recipe.asks.version, fingerprint(recipe.asks.tables.series)]
     return datasets.digest(["series", generator.VERSION, *asked, recipe.seed, recipe.series.model_dump()])
 
 
 def annotations_key(recipe: Recipe, series: datasets.Dataset) -> str:
-    """What makes the annotations: the prompt, the teacher, what it is shown and which series."""
+    """Hash of what determines the annotations: prompt, teacher, plots and series."""
     looks = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_plots
     plots = plots_identity(recipe) if looks else []
     shown = [recipe.asks.version, recipe.teacher.identity, *plots, recipe.seed]
@@ -450,16 +463,16 @@ def annotations_key(recipe: Recipe, series: datasets.Dataset) -> str:
 
 
 def plots_identity(recipe: Recipe) -> list[Any]:
-    """What makes a plot besides its series."""
-    from tsd.plots.plotter import VERSION  # matplotlib takes a while to load
+    """Return what determines a plot besides its series."""
+    from tsd.plots.plotter import VERSION  # matplotlib is slow to import
 
     return [recipe.plots.identity, VERSION]
 
 
 def _run(work: Work, parts: int, outputs: Sequence[tuple[str, str]], step: Step) -> list[Parts]:
-    """Make the parts that not all of the outputs have yet. Returns the parts of each output, old and new.
+    """Compute the parts that some output lacks. Returns the parts of each output, existing and new.
 
-    outputs: folder and key of each.
+    work: computes one part of every output. outputs: folder and key of each.
     """
     found = [datasets.finished_parts(folder, key) for folder, key in outputs]
     there = [part for part in range(parts) if all(part in old for old in found)]
@@ -472,8 +485,8 @@ def _run(work: Work, parts: int, outputs: Sequence[tuple[str, str]], step: Step)
 
     def make_one(part: int) -> Sequence[datasets.Part]:
         if claim:
-            claim.require()  # the driver may stand still, and another command may have taken the folder over
-        # Ray repeats the whole task of a worker that died: what it had already written is not made again.
+            claim.require()  # another command may have taken over the folder from a stalled driver
+        # Ray repeats the whole task of a worker that died: outputs that it has written are reused.
         written = [datasets.find_part(folder, part, key) for folder, key in outputs]
         whole = [one for one in written if one is not None]
         return whole if len(whole) == len(outputs) else work(part)
@@ -482,7 +495,7 @@ def _run(work: Work, parts: int, outputs: Sequence[tuple[str, str]], step: Step)
         part = int(batch["part"][0])
         return {"part": [part], "made": [json.dumps([asdict(one) for one in make_one(part)])]}
 
-    # Ray Data carries numbers of parts and what was counted in them: its memory does not grow with the series.
+    # Ray Data carries only part numbers and counts, so its memory does not grow with the series.
     for row in nodes.done(make, missing, step):
         made = [datasets.Part(**one) for one in json.loads(row["made"])]
         for output, one in zip(found, made, strict=True):

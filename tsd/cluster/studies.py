@@ -1,4 +1,4 @@
-"""A whole study from start to end: with one teacher, or with several over the same series."""
+"""Run a whole study from start to end, with one teacher or with several over the same series."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +22,9 @@ T = TypeVar("T")
 
 
 class Studies:
-    """A study with several teachers: one study a teacher over the same series, and a report that compares them."""
+    """A study with several teachers: one study per teacher over the same series, and a report that
+    compares them.
+    """
 
     def __init__(self, recipe: Recipe, reporter: Reporter) -> None:
         self.recipe = recipe
@@ -34,55 +36,57 @@ class Studies:
         self.spent = self.whole.spent
 
     def open_tracking(self) -> None:
-        """Open MLflow, as each of the studies does."""
+        """Open MLflow for each study."""
         self._all(Study.open_tracking)
 
     def leave_tracking(self) -> None:
-        """Leave MLflow, as each of the studies does."""
+        """Close MLflow for each study."""
         for study in self.each.values():
             study.leave_tracking()
 
     def require_own_tables(self) -> None:
-        """Raise StorageError where tables of another recipe lie in a folder."""
+        """Raise StorageError if a folder holds tables of another recipe."""
         self.whole.require_own_series()
         for study in self.each.values():
             study.require_own_tables()
 
     def generate(self) -> None:
-        """Draw the series, once for all teachers."""
+        """Generate the series, once for all teachers."""
         self.whole.generate()
 
     def prepare_teacher(self) -> None:
-        """Train the teachers that are the studies' own."""
+        """Train the locally trained teachers."""
         self._all(Study.prepare_teacher)
 
     def annotate(self) -> None:
-        """Ask every teacher about every series."""
+        """Annotate every series with each teacher."""
         self._all(Study.annotate)
 
     def preview(self, count: int) -> None:
-        """Ask every teacher about the first series."""
+        """Annotate the first `count` series with each teacher."""
         self._all(lambda study: study.preview(count))
 
     def reopen_errors(self) -> None:
-        """Have the rows of each teacher that ended as `error` asked again."""
+        """Mark each teacher's rows with status `error` for another request."""
         self._all(Study.reopen_errors)
 
     def curate(self) -> None:
-        """Sort the annotations of each teacher."""
+        """Curate the annotations of each teacher."""
         self._all(Study.curate)
 
     def train(self) -> None:
-        """Train every student with each teacher."""
+        """Train every student on each teacher's examples."""
         self._all(Study.train)
 
     def require_all_trained(self, decoded: bool = True) -> None:
-        """Raise TrainingError where runs of a teacher failed. decoded: or where their students could not reply."""
+        """Raise TrainingError if runs of a teacher failed. decoded: also if their students could not be
+        decoded.
+        """
         for study in self.each.values():
             study.require_all_trained(decoded)
 
     def evaluate(self) -> None:
-        """Score all of them; write the runs table of all teachers."""
+        """Score all runs, and write the runs table of all teachers."""
         runs = pa.concat_tables(self._all(Study.evaluate))
         write_runs(
             self.recipe,
@@ -101,7 +105,7 @@ class Studies:
         say_place(self.reporter, self.recipe)
 
     def _all(self, work: Callable[[Study], T]) -> list[T]:
-        """Do the same for each teacher, in order."""
+        """Apply `work` to the study of each teacher, in order."""
         done = []
         for name, study in self.each.items():
             self.reporter.say(f"[bold]Teacher: {escape(name)}[/]")
@@ -110,16 +114,16 @@ class Studies:
 
 
 def of(recipe: Recipe, reporter: Reporter) -> Study | Studies:
-    """The study of a recipe, or the studies of its several teachers."""
+    """Return the study of a recipe, or the studies of its teachers."""
     return Studies(recipe, reporter) if recipe.teachers else Study(recipe, reporter)
 
 
 @contextmanager
 def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Iterator[Study | Studies]:
-    """A study inside a Ray session, with the start of Ray shown and counted.
+    """Open a study inside a Ray session. The start of Ray is shown and timed.
 
-    command: what is done with it. Raises StorageError, before anything is written or started, where the folder
-    holds what another recipe made; InputError where a cluster that was joined lacks what the command needs.
+    command: the command that runs. Raises StorageError, before anything is written or started, if the folder holds
+    results of another recipe. Raises InputError if a joined cluster lacks what the command needs.
     """
     study = of(recipe, reporter)
     provenance.require(recipe, command)
@@ -140,7 +144,7 @@ def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Ite
 
 
 def run(recipe: Recipe, reporter: Reporter) -> None:
-    """Run a whole study from wherever an earlier start left it."""
+    """Run a whole study, resuming from the state of an earlier start."""
     started = time.monotonic()
     with connected(reporter, recipe) as study:
         study.open_tracking()

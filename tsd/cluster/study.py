@@ -1,4 +1,4 @@
-"""A whole study, stage by stage; each is skipped where an earlier start has finished it."""
+"""A whole study, stage by stage. Stages that an earlier start has finished are skipped."""
 
 import base64
 import importlib.metadata
@@ -37,7 +37,7 @@ from tsd.teachers.api.counts import describe
 from tsd.training.corpus import select
 
 SAMPLES = 8
-RARE = 0.1  # share of a class below which a warning is due
+RARE = 0.1  # class share below which a warning is shown
 RESAMPLES = 100
 TRAINING, DECODING = "Train the students", "Decode"
 
@@ -45,12 +45,12 @@ T = TypeVar("T")
 
 
 class Study:
-    """One study's folder and what its stages share. Use it inside `session`."""
+    """A study's folder and the state that its stages share. Use it inside `session`."""
 
     def __init__(
         self, recipe: Recipe, reporter: Reporter, teacher: str | None = None, series: str | None = None
     ) -> None:
-        """teacher: what the study calls it; series: their folder, where they are not the study's own."""
+        """teacher: its name in the study; series: their folder, if the study does not generate its own."""
         self.recipe = recipe
         self.teacher = teacher or recipe.teacher.name
         self.series = series or f"{recipe.folder}/series"
@@ -59,18 +59,18 @@ class Study:
         self.scores = score_names(recipe.asks.names)
 
     def open_tracking(self) -> None:
-        """Open MLflow, so that a wrong address is said before anything is paid for."""
+        """Open MLflow, so that a wrong address is reported before anything is paid for."""
         with self.reporter.stage("Open MLflow", 1, "") as step:
             started = time.monotonic()
             step.advance(1, self.tracker.place)
             self.spent("Open MLflow", time.monotonic() - started)
 
     def require_own_series(self) -> None:
-        """Raise StorageError where series of another recipe lie in the folder; their keys say so."""
+        """Raise StorageError if the folder holds series of another recipe, according to their keys."""
         datasets.require_made_by(self.series, stages.series_key(self.recipe))
 
     def require_own_tables(self) -> None:
-        """Raise StorageError where tables of another recipe lie in the folder that keeps no recipe."""
+        """Raise StorageError if a folder without a stored recipe holds tables of another recipe."""
         if provenance.read(self.recipe) is not None:
             return
         self.require_own_series()
@@ -80,7 +80,7 @@ class Study:
             datasets.require_made_by(f"{self.recipe.folder}/annotations", key)
 
     def generate(self) -> datasets.Dataset:
-        """Draw the series and say how their classes came out; keep their plots where the recipe asks for it."""
+        """Generate the series and print their class shares. Stores the plots if the recipe asks for it."""
         series = self._timed("Draw series", lambda: stages.generate(self.recipe, self.reporter))
         for line in class_lines(self.recipe.asks, series.about["classes"]):
             self.reporter.say(f"  {line}")
@@ -89,7 +89,7 @@ class Study:
         return series
 
     def prepare_teacher(self) -> None:
-        """Train the study's own teacher, where it has one that is not there yet."""
+        """Train the local teacher, if the study has one and it is not trained yet."""
         if isinstance(self.recipe.teacher, ModelTeacher) and self.recipe.teacher.train:
             self._timed(
                 "Train the teacher",
@@ -97,7 +97,7 @@ class Study:
             )
 
     def annotate(self) -> datasets.Dataset:
-        """Ask the teacher; the series must be there."""
+        """Annotate the series with the teacher; the series must exist."""
         self.prepare_teacher()
         series = self.open("series")
         said = self._timed("Ask the teacher", lambda: stages.annotate(self.recipe, series, self.reporter))
@@ -106,14 +106,14 @@ class Study:
         return said
 
     def preview(self, count: int) -> None:
-        """Ask about the first series, show what came and what all would cost; nothing else is done."""
+        """Annotate the first `count` series and show the responses and the expected total cost."""
         from tsd.teachers.api.history import earlier_requests
         from tsd.teachers.preview import PAGE, lines, preview
 
         self.prepare_teacher()
         series, teacher = self.open("series"), self.recipe.teacher
         folder, key = f"{self.recipe.folder}/annotations", stages.annotations_key(self.recipe, series)
-        datasets.find_finished(folder, self.tables.annotations, key)  # another recipe's folder is refused
+        datasets.find_finished(folder, self.tables.annotations, key)  # refuses the folder of another recipe
         earlier = earlier_requests(folder, key) if isinstance(teacher, ApiTeacher) else Earlier()
         table, page = preview(self.recipe, series.read_part(0).slice(0, count), folder, earlier)
         datasets.write_bytes(self.recipe.folder, PAGE, page.encode())
@@ -122,7 +122,7 @@ class Study:
         say_place(self.reporter, self.recipe, "Preview", PAGE)
 
     def reopen_errors(self) -> None:
-        """Have the rows that ended as `error` asked again by `annotate`."""
+        """Mark the rows with status `error` for another request by `annotate`."""
         from tsd.teachers.api.history import reopen_errors
 
         folder, key = f"{self.recipe.folder}/annotations", stages.annotations_key(self.recipe, self.open("series"))
@@ -133,13 +133,13 @@ class Study:
         self.reporter.say(f"  {rows:,} rows ended as error and are asked again")
         made = [f"{self.recipe.folder}/{name}" for name in provenance.MADE["curate"]]
         made = [folder for folder in made if datasets.names(folder)]
-        for folder in made:  # they cost nothing, and are those of other annotations from now on
+        for folder in made:  # they cost nothing, and are outdated now
             datasets.delete_folder(folder)
         if made:
             self.reporter.say("  what was curated from them is made anew by the next command that needs it")
 
     def curate(self) -> None:
-        """Sort the annotations; say what was kept."""
+        """Curate the annotations and print how many were kept."""
         series, annotations = self.open("series"), self.open("annotations")
         kept, rejected = self._timed(
             "Curate", lambda: stages.curate(self.recipe, series, annotations, self.reporter)
@@ -149,9 +149,9 @@ class Study:
             self.reporter.say(f"  {escape(line)}")
 
     def train(self) -> None:
-        """Train every run that is not finished yet; those that fail are left behind.
+        """Train every unfinished run; failed runs are skipped.
 
-        Raises TrainingError where no run at all is finished then.
+        Raises TrainingError if no run at all is finished.
         """
         examples = self.open("examples")
         require_examples(self.recipe, examples)
@@ -168,7 +168,7 @@ class Study:
             self.require_all_trained(decoded=False)
 
     def require_all_trained(self, decoded: bool = True) -> None:
-        """Raise TrainingError where runs failed. decoded: or where their students could not reply."""
+        """Raise TrainingError if runs failed. decoded: also if their students could not be decoded."""
         runs = trials.plan_runs(self.recipe, self.open("examples").digest)
         if failed := (outcomes.failures if decoded else outcomes.untrained)(self.recipe, runs):
             first, reason = next(iter(failed.items()))
@@ -178,7 +178,7 @@ class Study:
             )
 
     def evaluate(self) -> pa.Table:
-        """Decode and score every finished run; write the runs table."""
+        """Decode and score every finished run, and write the runs table. Returns it."""
         series, examples = self.open("series"), self.open("examples")
         records = self._records(examples)
         lost = [
@@ -202,7 +202,7 @@ class Study:
             predictions = self._predictions_of(run_id)
             spent = record.get("decode_seconds") or made.seconds.get(
                 run_id
-            )  # of the first time, if parts were lost
+            )  # of the first decoding, if parts were lost
             scores = scoring.score(predictions)
             if record.get("decode_seconds") != spent:
                 datasets.write_json(
@@ -217,14 +217,14 @@ class Study:
         return table
 
     def _complete_card(self, run_id: str, scores: Mapping[str, Mapping[str, float]]) -> None:
-        """Write a student's model card anew, with its scores; one of an earlier version has none."""
+        """Rewrite a student's model card with its scores; an earlier version wrote no metadata for one."""
         folder = f"{self.recipe.folder}/students/{run_id}"
         said = datasets.read_fields(folder, card.CARD)
         if said is not None and "about" in said:
             datasets.write_bytes(folder, card.README, card.render(said, scores).encode())
 
     def report(self) -> reporting.Study:
-        """Fit the laws and write the report. Returns what it shows."""
+        """Fit the scaling laws and write the report. Returns its content."""
         runs = self.open("runs").read()
         self._require_own_runs(runs)
         with self.reporter.stage("Fit and report", 2, "parts") as step:
@@ -259,6 +259,7 @@ class Study:
             )
 
     def _train(self, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """Train the unfinished runs and show the progress. Returns why runs failed, by run id."""
         done = outcomes.finished(self.recipe, runs)
         planned = trials.plan_trials(self.recipe, runs)
         missing = [trial for trial in planned if any(run["run_id"] not in done for run in trial.runs)]
@@ -267,7 +268,7 @@ class Study:
             step.skip(sum(sizes[run_id] for run_id in done))
             step.note = f"{len(done)}/{len(runs)} finished"
             if missing:
-                from tsd.cluster import training  # torch and Ray's trainer: no other stage needs them here
+                from tsd.cluster import training  # torch and Ray's trainer: not needed by other stages
 
                 progress = _Training(self.tracker, step, sizes, len(done), len(runs))
                 failed = training.train_all(self.recipe, missing, progress, lambda note: step.advance(0, note))
@@ -279,13 +280,13 @@ class Study:
             return outcomes.untrained(self.recipe, runs)
 
     def _weight(self, run: Mapping[str, Any]) -> float:
-        """A run's share of the training, for the progress bar."""
+        """Weight of a run in the training's progress bar."""
         (student,) = (one for one in self.recipe.students.sizes if one.name == run["student"]["name"])
         return placement.cost(student, run["examples"])
 
     @cached_property
     def tracker(self) -> Any:
-        """The MLflow tracker; imported here, since not every stage pays for it."""
+        """The MLflow tracker; imported here, since not every stage needs it."""
         from tsd.tracking import Tracker
 
         recipe = self.recipe
@@ -298,7 +299,7 @@ class Study:
         )
 
     def leave_tracking(self) -> None:
-        """Give MLflow a last moment to take what was logged, where anything was: also after an error."""
+        """Wait briefly for MLflow to store what was logged, if anything was; also after an error."""
         if "tracker" in self.__dict__:
             self.tracker.leave()
 
@@ -307,7 +308,7 @@ class Study:
             self.tracker.finish(row, {name: row[name]["value"] for name in self.scores}, int(time.time() * 1000))
 
     def prepare_tokenizer(self, examples: datasets.Dataset) -> None:
-        """Build the small tokenizer for students from scratch, once a study."""
+        """Build the tokenizer of students trained from scratch, once per study."""
         folder = f"{self.recipe.folder}/tokenizer"
         there = datasets.exists(folder)
         wrong, before = (datasets.damage(folder), datasets.seals(folder)) if there else ({}, {})
@@ -333,7 +334,7 @@ class Study:
         return {run["run_id"]: records[run["run_id"]] for run in runs if run["run_id"] in records}
 
     def assemble(self, runs: pa.Table, fits: dict[str, Any]) -> reporting.Study:
-        """All that a report shows."""
+        """Collect the content of a report."""
         recipe = self.recipe
         series, annotations, examples = (self.open(name) for name in ("series", "annotations", "examples"))
         failed = outcomes.failures(recipe, trials.plan_runs(recipe, examples.digest))
@@ -370,7 +371,7 @@ class Study:
         return scoring.beside_teacher(said, pa.concat_tables(rows))
 
     def _predictions(self, runs: pa.Table) -> pa.Table:
-        """What the best student said of the scored series."""
+        """Return the predictions of the best student on the scored series."""
         return self._predictions_of(reporting.best(runs)["run_id"])
 
     def _predictions_of(self, run_id: str) -> pa.Table:
@@ -379,7 +380,7 @@ class Study:
     def _samples(
         self, predictions: pa.Table, test: pa.Table, annotations: datasets.Dataset
     ) -> list[reporting.Sample]:
-        """Test series with what the teacher and the best student said of them: half of them its mistakes."""
+        """Select test series with the texts of teacher and best student: up to half of them are mistakes."""
         said = predictions.to_pylist()
         wrong = [i for i, row in enumerate(said) if row["labels"] != row["truth"]][: SAMPLES // 2]
         right = [i for i, row in enumerate(said) if row["labels"] == row["truth"]][: SAMPLES - len(wrong)]
@@ -403,7 +404,7 @@ class Study:
         ]
 
     def _seen(self, series: pa.Table) -> dict[int, str]:
-        """The plots that the teacher looked at, by id, as PNGs in base 64; none where it looks at none."""
+        """Return the plots that the teacher was shown, as base64 PNGs by series id; empty if it uses no images."""
         teacher = self.recipe.teacher
         if not (isinstance(teacher, ModelTeacher) and teacher.sees_plots):
             return {}
@@ -411,6 +412,7 @@ class Study:
         return {plot["series_id"]: base64.b64encode(plot["png"]).decode() for plot in plots}
 
     def _facts(self, series: datasets.Dataset, test: pa.Table) -> dict[str, str]:
+        """Collect the facts of a report: folder, date, series, machine, versions and tracking address."""
         packages = ("ray", "torch", "transformers", "mlflow")
         return {
             "Study": self.recipe.folder,
@@ -428,14 +430,14 @@ class Study:
         }
 
     def open(self, name: str) -> datasets.Dataset:
-        """A table of the study. Raises StorageError where it is not finished."""
+        """Open a table of the study. Raises StorageError if it is not finished."""
         schemas = {"examples": EXAMPLES, "rejects": REJECTS}
         schema = schemas[name] if name in schemas else getattr(self.tables, name)
         folder = self.series if name == "series" else f"{self.recipe.folder}/{name}"
         return datasets.open_dataset(folder, schema)
 
     def _timed(self, stage: str, work: Callable[[], T]) -> T:
-        """Do a stage and add its wall seconds to the study's, over all starts."""
+        """Run a stage and add its wall-clock seconds to `timings.json`, summed over all starts."""
         started = time.monotonic()
         try:
             done = work()
@@ -444,7 +446,7 @@ class Study:
         return done
 
     def spent(self, stage: str, seconds: float) -> None:
-        """Add wall seconds to a stage of `timings.json`."""
+        """Add wall-clock seconds to a stage of `timings.json`."""
         try:
             timings = datasets.read_fields(self.recipe.folder, "timings.json") or {}
         except DataError:
@@ -455,7 +457,7 @@ class Study:
 
 
 class _Training:
-    """Follows the trials: moves the progress bar and logs to MLflow."""
+    """Follows the trials: updates the progress bar and logs to MLflow."""
 
     def __init__(self, tracker: Any, step: Step, sizes: dict[str, float], done: int, total: int) -> None:
         self.tracker = tracker
@@ -463,9 +465,10 @@ class _Training:
         self.seen: dict[str, float] = {}
 
     def __call__(self, run_id: str, metrics: dict[str, float]) -> None:
+        """Process the metrics of a run: advance the progress bar and log losses to MLflow."""
         if "share" not in metrics:
             return
-        if run_id not in self.seen:  # just started, or gone on from a checkpoint: no part of the rate
+        if run_id not in self.seen:  # started or resumed: excluded from the rate
             self.step.begin()
             self.step.skip(metrics["share"] * self.sizes[run_id])
         gained = metrics["share"] - self.seen.get(run_id, metrics["share"])
@@ -482,13 +485,13 @@ class _Training:
 
 
 def say_place(reporter: Reporter, recipe: Recipe, what: str = "Report", page: str = "report.html") -> None:
-    """Say where a study's report lies, or another page of it."""
+    """Print the location of a study's report or of another page."""
     place = f"{recipe.folder}/{page}"
     reporter.say(f"[bold]{what}:[/] {place if '://' in place else os.path.abspath(place)}")
 
 
 def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], reporter: Reporter) -> None:
-    """Write the runs table of a study anew, unless the same one is there."""
+    """Write the runs table of a study, unless the same table exists."""
     folder, schema = f"{recipe.folder}/runs", recipe.asks.tables.runs
     key = datasets.digest(["runs", runs.to_pylist(), dict(parents)])
     lost = None
@@ -505,7 +508,7 @@ def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], repor
 
 
 def class_lines(task: Task, shares: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The table of classes, a line a facet, and a warning for each class that is rare."""
+    """Format the class shares, one line per facet, with a warning for rare classes."""
     wide = max(map(len, task.names))
     lines = [
         f"{facet:<{wide}}  " + "  ".join(f"{name} {share:5.1%}" for name, share in shares[facet].items())
@@ -525,7 +528,7 @@ def class_lines(task: Task, shares: Mapping[str, Mapping[str, float]]) -> list[s
 
 
 def require_examples(recipe: Recipe, examples: datasets.Dataset) -> None:
-    """Raise InputError, before anything is trained, when fewer examples were kept than are asked for."""
+    """Raise InputError, before any training, if fewer examples were kept than required."""
     for split, count in (
         ("train", max(recipe.students.volumes)),
         ("validation", recipe.evaluation.validation_examples),
@@ -534,11 +537,11 @@ def require_examples(recipe: Recipe, examples: datasets.Dataset) -> None:
 
 
 def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[str, laws.FittedLaw | str]:
-    """Fit the loss and each error rate, all at once on Ray. Where there are too few runs, says so instead.
+    """Fit the loss and each error rate concurrently on Ray. The value is a message if there are too few runs.
 
-    Only to students that learn from words alone and to their end: of others, N and D do not say what they had. Of
-    those that look and those that read numbers, where both are there, to the latter: one law cannot hold for both.
-    An error rate of nothing in n is taken as half a series in n, since a law is fitted to its logarithm.
+    Uses only SFT runs that were trained to their end: for others, N and D do not determine the result. If there
+    are both vision-language and text students, only the text students are used, since one law cannot fit both.
+    An error rate of 0 in n series is replaced by 0.5 / n, since a law is fitted to its logarithm.
     """
     stopped = pc.fill_null(runs["stopped_early"], False)
     runs = runs.filter(pc.and_(pc.is_null(runs["distilled_from"]), pc.invert(stopped)))
@@ -565,14 +568,14 @@ def _fit(sizes: Any, volumes: Any, losses: Any) -> laws.FittedLaw | str:
 
 
 def useful_share(recipe: Recipe, runs: pa.Table, seconds: Mapping[str, float]) -> float:
-    """The share of the wall time in which students learned or replied: their seconds over as many at once."""
+    """Share of the wall time in which students trained or decoded, given the number of concurrent workers."""
     resource = "GPU" if recipe.training.gpu else "CPU"
     there = ray.cluster_resources().get(resource, 1)
     needs = {student.name: placement.need(student, recipe.training) for student in recipe.students.sizes}
     shares = {name: need.workers * (need.gpus or need.cpus) / there for name, need in needs.items()}
     least = 1 / min(
         recipe.training.concurrent_trials, len(runs)
-    )  # of the machines that a trial can be said to take
+    )  # minimum share of the machines attributed to a trial
     trained = sum(max(least, shares[row["student"]]) * row["train_seconds"] for row in runs.to_pylist())
     decoded = (pc.sum(runs["decode_seconds"]).as_py() or 0.0) / recipe.evaluation.workers
     return float((trained + decoded) / sum(seconds.values()))

@@ -1,8 +1,7 @@
-"""Many students at once: Ray Tune trials, and in each a Ray Train run over FSDP2 that trains one student or,
-where they are quickly trained, several one after the other.
+"""Train many students concurrently: Ray Tune trials that each run Ray Train with FSDP2.
 
-A finished run leaves a student folder and, written last, its record; a run that was stopped goes on from its
-last sharded checkpoint.
+A trial trains one student, or several small ones in sequence. A finished run leaves a student folder and, written
+last, its record. A stopped run resumes from its last sharded checkpoint.
 """
 
 import contextlib
@@ -37,13 +36,13 @@ from tsd.tasks import TASKS
 
 Report = Callable[[str, dict[str, float]], None]
 STEP = "-step-"
-FAILED = "trials/failed"  # in a study's folder: why runs cannot go on, a file each
+FAILED = "trials/failed"  # in a study's folder: one file per failed run with the reason
 SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of a trial's checkpoints
 log = logging.getLogger(__name__)
-LIBRARIES = ("ray.train.torch", "tsd.training.trainer")  # and torch and transformers with them
+LIBRARIES = ("ray.train.torch", "tsd.training.trainer")  # and with them torch and transformers
 REPORT_SECONDS = 1.0
-PATIENCE = 60.0  # seconds that a run lets a longer one go first
-BOARD_SECONDS = 10.0  # that the board may take to answer, its start included
+PATIENCE = 60.0  # seconds that a run waits for longer ones to start first
+BOARD_SECONDS = 10.0  # timeout for a response of the board, its start included
 
 T = TypeVar("T")
 
@@ -51,12 +50,12 @@ T = TypeVar("T")
 def train_all(
     recipe: Recipe, trials: Sequence[Trial], report: Report, waiting: Callable[[str], None] = lambda _: None
 ) -> dict[str, str]:
-    """Train the trials' runs, several trials at once. report(run_id, metrics) is called here as they go.
+    """Train the trials' runs, several trials concurrently. report(run_id, metrics) is called as they progress.
 
-    waiting: told what is waited for, and since when, where no trial has got its machines for a while.
+    waiting: called with a message if no trial has got its machines for a while.
 
-    Runs that are finished are passed over, and so are those whose teacher failed. Returns why runs failed, by run
-    id: the others do not wait for them, and they keep their last checkpoint.
+    Finished runs are skipped, as are runs whose teacher failed. Returns why runs failed, by run id. Failed runs do
+    not block the others, and keep their last checkpoint.
     """
     failed: dict[str, str] = {}
     for wave in sorted({trial.wave for trial in trials}):
@@ -79,8 +78,13 @@ def _train_together(
     waiting: Callable[[str], None],
     passed_over: Collection[str],
 ) -> dict[str, str]:
+    """Train the trials of one dependency level with Ray Tune.
+
+    passed_over: run ids to skip. Returns why runs failed, by run id.
+    """
     folder = _absolute(recipe.folder)
-    by_name = {trial.name: trial for trial in trials}  # in the place of an object Tune would hand on a reference
+    # Tune would replace an object in the search space by a reference.
+    by_name = {trial.name: trial for trial in trials}
     datasets.delete_folder(f"{folder}/{FAILED}")
     board = _Board.options(**on_driver()).remote()  # type: ignore[attr-defined]
     listener = _Listener(board, report, waiting, by_name)
@@ -102,7 +106,8 @@ def _train_together(
         "need": nodes.current.need,
         "unfit": dict(nodes.current.unfit),
     }
-    here = {nodes.NODE_ID: ray.get_runtime_context().get_node_id()}  # with the driver, as Train's controllers are
+    # On the driver's node, as Train's controllers are.
+    here = {nodes.NODE_ID: ray.get_runtime_context().get_node_id()}
     place = tune.PlacementGroupFactory([{"memory": 1}], bundle_label_selector=[here])
     trial = tune.with_resources(partial(_trial, settings=settings), place)
     tuner = tune.Tuner(
@@ -118,12 +123,12 @@ def _train_together(
             name="tune",
             storage_path=f"{folder}/trials",
             callbacks=[listener],
-            # Only a process that died: what Train's own attempts ended with is kept, and not raised.
+            # Only for a dead process: failures of Train's own attempts are recorded, not raised.
             failure_config=tune.FailureConfig(max_failures=recipe.training.max_failures),
             verbose=0,
         ),
     )
-    with contextlib.redirect_stdout(io.StringIO()):  # Tune prints a table of its settings whatever its verbosity
+    with contextlib.redirect_stdout(io.StringIO()):  # Tune prints its settings at any verbosity
         results = tuner.fit()
     listener.finish()
     died = {
@@ -139,21 +144,21 @@ def _train_together(
 
 
 def _fail(folder: str, run_id: str, reason: str) -> None:
-    """Keep why a run cannot go on, and would fail again, where the loss of a process does not lose it."""
+    """Record why a run cannot continue and would fail again, on disk so that it survives a dead process."""
     datasets.write_json(f"{folder}/{FAILED}", f"{run_id}.json", reason)
 
 
 def _failed(folder: str, runs: Sequence[Run]) -> dict[str, str]:
-    """Why runs could not go on, by run id."""
+    """Return why runs could not continue, by run id."""
     said = {run["run_id"]: datasets.read_json(f"{folder}/{FAILED}", f"{run['run_id']}.json") for run in runs}
     return {run_id: reason for run_id, reason in said.items() if reason is not None}
 
 
 @ray.remote
 class _Board:
-    """Where trials leave word of how far they are. Ray Train's own reports wait for its controller each time.
+    """Progress board of the trials. Ray Train's own reports would wait for its controller each time.
 
-    Nothing hangs on its state: when its process dies it starts again empty, and the next words fill it.
+    Its state is expendable: after a restart it is empty, and the next reports fill it.
     """
 
     def __init__(self) -> None:
@@ -162,53 +167,53 @@ class _Board:
         self.unfit: dict[str, str] = {}
 
     def begin(self, trial: str) -> None:
-        """A trial has its machines."""
+        """Record that a trial has its machines."""
         self.at_work.add(trial)
 
     def begun(self) -> set[str]:
-        """The trials that had their machines so far."""
+        """Return the trials that had their machines so far."""
         return self.at_work
 
     def post(self, trial: str, run_id: str, metrics: dict[str, float]) -> None:
-        """The last word of each run stands."""
+        """Record the metrics of a run. Only its latest metrics are kept."""
         self.at_work.add(trial)
         self.news[run_id] = metrics
 
     def exclude(self, node: str, fault: str) -> None:
-        """A node is not fit to work."""
+        """Record that a node is unfit."""
         self.unfit[node] = fault
 
     def collect(self) -> tuple[dict[str, dict[str, float]], set[str], dict[str, str]]:
-        """What was posted since the last call, the trials that had their machines, and the unfit nodes."""
+        """Return the metrics since the last call, the trials that had their machines, and the unfit nodes."""
         news, self.news = self.news, {}
         return news, self.at_work, self.unfit
 
 
 class _Listener(tune.Callback):  # type: ignore[misc]
-    """Hands what trials post to the driver's own function, now and then while Tune works."""
+    """Passes the trials' metrics to the driver's callback at intervals while Tune runs."""
 
     def __init__(
         self, board: Any, report: Report, waiting: Callable[[str], None], trials: Mapping[str, Trial]
     ) -> None:
         self.board, self.report, self.waiting, self.trials = board, report, waiting, trials
         self.asked = time.monotonic()
-        self.pending: Any = None  # a call under way: the board may be starting again
+        self.pending: Any = None  # a pending call: the board may be restarting
         self.begun: set[str] = set()
-        self.idle_since: float | None = None  # since when trials run and none of them has its machines
+        self.idle_since: float | None = None  # since when trials run without any of them having machines
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune saves its callbacks for a restore of its own, which is never asked for: nothing to save."""
+        """Return nothing to save: Tune saves its callbacks for a restore that tsd does not use."""
         return {}
 
     def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
-        """Called by Tune in the driver, many times a second."""
+        """Called by Tune in the driver, many times per second."""
         if time.monotonic() - self.asked > REPORT_SECONDS:
             self.asked = time.monotonic()
             self.collect(0)
             self._note_waits({_name(trial) for trial in trials if trial.status == "RUNNING"})
 
     def collect(self, patience: float) -> None:
-        """Ask the board for news, and report what has come after at most so many seconds."""
+        """Ask the board for metrics, and report what arrives within `patience` seconds."""
         if self.pending is None:
             self.pending = self.board.collect.remote()
         if ray.wait([self.pending], timeout=patience)[0]:
@@ -222,13 +227,13 @@ class _Listener(tune.Callback):  # type: ignore[misc]
                 nodes.current.exclude(node, fault)
 
     def finish(self) -> None:
-        """Report what has come last, once all trials have ended."""
-        if self.pending is not None:  # asked while trials still posted
+        """Report the last metrics, after all trials have ended."""
+        if self.pending is not None:  # requested while trials still reported
             self.collect(BOARD_SECONDS)
         self.collect(BOARD_SECONDS)
 
     def _note_waits(self, running: set[str]) -> None:
-        """Say what is waited for where no trial has got its machines for a while."""
+        """Show what is waited for if no trial has got its machines for a while."""
         if not running or running & self.begun:
             self.idle_since = None
             return
@@ -242,7 +247,7 @@ class _Listener(tune.Callback):  # type: ignore[misc]
 
 
 def _answer(call: Any, otherwise: T, patience: float) -> T:
-    """What an actor answers; `otherwise` where it is gone or does not answer in so many seconds."""
+    """Return an actor's response, or `otherwise` if it is dead or does not respond within `patience` seconds."""
     try:
         answer: T = ray.get(call, timeout=patience)
     except (RayError, GetTimeoutError) as error:
@@ -257,7 +262,7 @@ def _name(trial: Any) -> str:
 
 
 def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
-    """One trial: a Ray Train run whose name makes a restart go on from its last checkpoint."""
+    """Run one trial with Ray Train. The run's name lets a restart resume from its last checkpoint."""
     trial = settings["trials"][config["trial"]]
     before = list(settings["trials"]).index(trial.name)
     if before >= settings["at_once"]:
@@ -274,7 +279,7 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
                 for run in trial.runs:
                     _fail(settings["folder"], run["run_id"], _last_line(error))
                 return
-            unfit |= found  # a node that joined meanwhile: the trial goes on without it
+            unfit |= found  # a node that joined meanwhile: the trial continues without it
             for node, fault in found.items():
                 _answer(settings["board"].exclude.remote(node, fault), None, BOARD_SECONDS)
         else:
@@ -282,7 +287,7 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
 
 
 def _fit(settings: dict[str, Any], trial: Trial, unfit: Mapping[str, str]) -> None:
-    """Have Ray Train train a trial's runs, on other nodes than these."""
+    """Train a trial's runs with Ray Train, excluding the unfit nodes."""
     training = settings["training"]
     trainer = _trainer(settings["own_ray"] and not training["gpu"])(
         _worker,
@@ -304,7 +309,7 @@ def _fit(settings: dict[str, Any], trial: Trial, unfit: Mapping[str, str]) -> No
 
 
 def _unfit_nodes(error: TrainingFailedError) -> dict[str, str]:
-    """The nodes on which workers refused to begin, and why."""
+    """Return the nodes on which workers refused to start, and why."""
     failures = getattr(error, "worker_failures", {}).values()
     causes = [getattr(failure, "cause", None) or getattr(failure, "_base_exc", failure) for failure in failures]
     return {cause.node: cause.fault for cause in causes if isinstance(cause, nodes.UnfitNodeError)}
@@ -315,7 +320,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def _trainer(lean: bool) -> Any:
-    """Ray's trainer for torch, or ours that starts sooner, for CPUs of one's own."""
+    """Return Ray's trainer for torch, or the low-overhead one for CPUs of a local Ray."""
     if lean:
         return LeanTrainer
     from ray.train.torch import TorchTrainer
@@ -324,9 +329,9 @@ def _trainer(lean: bool) -> Any:
 
 
 def _let_go_first(board: Any, first: Sequence[str]) -> None:
-    """Wait until the trials that come first have their machines or take too long: the longest start first.
+    """Wait until the earlier trials have their machines, or the timeout passes: the longest trials start first.
 
-    Of several trials that wait for machines, Ray would rather give what is freed to the one that asks last.
+    Among trials that wait for machines, Ray tends to serve the one that asked last.
     """
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
@@ -336,7 +341,7 @@ def _let_go_first(board: Any, first: Sequence[str]) -> None:
 
 
 def _room(recipe: Recipe, trials: Sequence[Trial]) -> int:
-    """How many of the first trials can train at once on the machines that there are now."""
+    """Return how many of the first trials fit on the current machines at once."""
     resource = "GPU" if recipe.training.gpu else "CPU"
     there, count = ray.cluster_resources().get(resource, 0), 0
     for trial in trials[: recipe.training.concurrent_trials]:
@@ -348,9 +353,9 @@ def _room(recipe: Recipe, trials: Sequence[Trial]) -> int:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs: the trial's runs that are not finished, one after the other.
+    """Body of a Ray Train worker: trains the trial's unfinished runs in sequence.
 
-    What would fail again is told, and not raised: Ray would try it again.
+    Permanent failures are recorded and not raised: Ray would retry them.
     """
     nodes.require_fit(config["need"])
     config["board"].begin.remote(config["trial"].name)
@@ -368,6 +373,10 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 def _learn(config: dict[str, Any], run: Run) -> None:
+    """Train one student and store it: load tokenizer, examples and teacher, then train, export and record.
+
+    Only rank 0 writes the student folder and, last, its record.
+    """
     started = time.perf_counter()
     import torch
     from ray.train.torch import get_device
@@ -429,12 +438,12 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     if writes:
         datasets.write_json(f"{folder}/records", f"{run['run_id']}.json", record)
         last = {**trainer.metrics(end), "validation_loss": record["validation_loss"]}
-        # Waited for: this process may end before a call that nobody waits for has left it.
+        # Awaited: this process may end before a call that is not awaited was sent.
         _answer(config["board"].post.remote(config["trial"].name, run["run_id"], last), None, BOARD_SECONDS)
 
 
 def _tell(run: Run, progress: Any) -> None:
-    """Report a checkpoint that all workers have kept: from now on a restart begins there."""
+    """Report a checkpoint that all workers have stored: a restart resumes from it."""
     from tsd.training.trainer import metrics
 
     name, storage = _checkpoint_name(run, progress), ray.train.get_context().get_storage()
@@ -451,10 +460,10 @@ def _checkpoint_name(run: Run, progress: Any) -> str:
 
 
 def _restore(model: Any, optimiser: Any, *, run: Run, place: Any, trial: str) -> Any:
-    """Load the run's last checkpoint that is whole, if there is one, and return how far it is.
+    """Load the run's last complete checkpoint, if there is one. Returns its progress.
 
-    trial: the folder where they lie. Where Ray knows of none, since it was killed while it wrote down which there
-    are, they are looked for there.
+    trial: the folder of the checkpoints. It is listed if Ray reports none, because it was killed while writing its
+    list.
     """
     from tsd.training import checkpoints
     from tsd.training.loop import Progress
@@ -462,7 +471,7 @@ def _restore(model: Any, optimiser: Any, *, run: Run, place: Any, trial: str) ->
     reported = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()]
     for path in reversed(reported or _lying_in(trial)):
         owner, _, _ = Path(path).name.rpartition(STEP)
-        if owner != run["run_id"]:  # that of the trial's run before
+        if owner != run["run_id"]:  # of the trial's previous run
             continue
         with datasets.local_copy(f"{trial}/{Path(path).name}") as folder:
             if checkpoints.is_whole(Path(folder)):
@@ -472,14 +481,14 @@ def _restore(model: Any, optimiser: Any, *, run: Run, place: Any, trial: str) ->
 
 
 def _lying_in(trial: str) -> list[str]:
-    """The folders in a trial's, by name: of one run, by step."""
+    """Return the folders in a trial's folder, sorted by name: for one run, by step."""
     files, root = datasets.filesystem(trial)
     found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
     return sorted(each.path for each in found if each.type == fs.FileType.Directory)
 
 
 def _forget_what_is_cut_off(trial: str) -> None:
-    """Delete Ray's list of a trial's checkpoints where it was killed while it wrote it: it would not start."""
+    """Delete Ray's list of a trial's checkpoints if it is truncated: Ray would not start with it."""
     try:
         datasets.read_json(trial, SNAPSHOT)
     except DataError:

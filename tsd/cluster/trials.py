@@ -1,4 +1,4 @@
-"""The runs of a study, and the trials in which they are trained: what is known before the first one starts."""
+"""The runs of a study and their grouping into trials, planned before the first one starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,39 +8,48 @@ from tsd.recipe import Recipe, Student, TrainingConfig
 from tsd.storage import datasets
 from tsd.study import placement
 
-Run: TypeAlias = dict[str, Any]  # what `plan_runs` says of one
+Run: TypeAlias = dict[str, Any]  # one entry of `plan_runs`
 
-# What shapes weights; where a student is trained and how many at once does not.
+# Settings that affect weights. Where a student is trained, and how many at once, does not.
 SHAPING = TrainingConfig.shaping() - {"optimiser"}
 PLACING = set(Student.model_fields) - Student.shaping()
-# Left out where they say nothing, as a view of numbers and AdamW are: older runs keep their ids.
+# Omitted at their defaults (the text modality and AdamW), so that older runs keep their ids.
 LATE = {"size", "distil"}
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Runs that follow one another in the same workers, and the machines that they ask for."""
+    """Runs that are trained in sequence by the same workers, and the resources that they require."""
 
     runs: tuple[Run, ...]
     need: placement.Need
     wave: int
-    """A trial waits for those of earlier waves, in which the teachers of its students learn."""
+    """Dependency level.
+
+    A trial waits for all earlier levels, in which the teachers of its students are trained.
+    """
 
     @property
     def name(self) -> str:
-        """What its folder is called: the run's id, or the first one's and a digest of all."""
+        """Name of its folder: the run's id, or the first run's id and a digest of all."""
         first, *others = (run["run_id"] for run in self.runs)
         return f"{first}-and-{len(others)}-{datasets.digest([first, *others])[:8]}" if others else first
 
 
 def plan_runs(recipe: Recipe, examples_digest: str) -> list[Run]:
-    """Every run of a study; its id changes with anything that shapes its weights, its teacher's run included."""
+    """Return every run of a study.
+
+    A run's id is a hash of everything that affects its weights, teacher run included.
+    """
     return [_run(recipe, *cell, examples_digest) for cell in recipe.students.cells()]
 
 
 def plan_trials(recipe: Recipe, runs: Sequence[Run]) -> list[Trial]:
-    """The runs by trial, the longest first. A function of the recipe and of all its runs, finished or not: so a
-    trial that was stopped is found again by its name."""
+    """Group the runs into trials, longest first.
+
+    It is a function of the recipe and of all its runs, finished or not. So a stopped trial is found again by its
+    name.
+    """
     sizes = {student.name: student for student in recipe.students.sizes}
 
     def student(run: Run) -> Student:
@@ -59,7 +68,7 @@ def plan_trials(recipe: Recipe, runs: Sequence[Run]) -> list[Trial]:
 
 
 def _run(recipe: Recipe, student: Student, volume: int, seed: int, examples_digest: str) -> Run:
-    """One run. `teacher_run`: the run of this study that it is distilled from, where it is."""
+    """Return one run. `teacher_run`: the run of this study that it is distilled from, if any."""
     run = {
         "student": {
             **student.model_dump(exclude=PLACING | LATE | {"view"}),

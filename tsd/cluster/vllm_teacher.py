@@ -1,7 +1,7 @@
-"""The annotation stage for a model that vLLM runs on the cluster's own machines: series in, replies out.
+"""Annotation stage for a model that vLLM runs on the cluster's machines: series in, replies out.
 
-Rows stream through Ray Data: draw, prepare, engine, read. They come back in any order; the driver keeps each in
-the journal and writes a part once it has all of its replies. What an engine cannot answer is a row with a reason.
+Rows stream through Ray Data: render, prepare, generate, parse. They return in any order. The driver stores each in
+the journal, and writes a part once it has all of its replies. A failed row gets a reason.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from tsd.teachers.api.responses import SHOWN
 from tsd.teachers.prompts import Questions, reply_schema
 
 DRAWN_AT_ONCE = 64  # plots
-MOST_ERRORS = 20  # before the first reply of all: from then on it is not about the rows
+MOST_ERRORS = 20  # before the first reply: beyond it, the cause is not the rows
 PREPARING = ("PrepareMultimodalStage", "ChatTemplateStage")  # Ray's stages before the engine
 NAMED = re.compile(r"[\w.]+(Error|Exception): ")
 QUEUED = 1024  # replies that wait for the driver
@@ -48,9 +48,9 @@ Row = dict[str, Any]
 
 
 def ask(recipe: Recipe, series: datasets.Dataset, folder: str, key: str, step: Step) -> dict[int, datasets.Part]:
-    """Ask about every part that is not there yet. Returns all parts, old and new.
+    """Annotate every part that is not finished. Returns all parts, existing and new.
 
-    Raises InputError where there is nothing to run the engine on, TeacherError where it gives no more replies.
+    Raises InputError if the engine cannot run here, TeacherError if it stops producing replies.
     """
     teacher = _vllm(recipe)
     require_engine(teacher)
@@ -66,7 +66,7 @@ def ask(recipe: Recipe, series: datasets.Dataset, folder: str, key: str, step: S
     step.skip(sum(part.rows for part in made.values()) + sum(map(len, known.values())))
     for part in [part for part in missing if known[part]]:
         begun = _Part(recipe, series, folder, part)
-        if begun.whole:  # its start was killed between its last reply and its end
+        if begun.whole:  # an earlier start was killed between the last reply and the write
             made[part] = begun.write(key)
             del known[part]
         begun.close()
@@ -97,14 +97,14 @@ def ask(recipe: Recipe, series: datasets.Dataset, folder: str, key: str, step: S
 
 
 def require_engine(teacher: VllmTeacher) -> None:
-    """Raise InputError unless an engine can be started, as far as can be told before it is."""
+    """Raise InputError if the engine certainly cannot start."""
     if importlib.util.find_spec("vllm") is None:
         raise InputError(f"teacher.kind=vllm needs vLLM, which is not installed here: {how_to_install('vllm')}")
     looks_like_a_folder = teacher.model.startswith((".", "/", "~")) or sources.is_uri(teacher.model)
     if looks_like_a_folder and datasets.read_json(teacher.model, "config.json") is None:
         raise InputError(f"teacher.model: {teacher.model} is not the folder of a model: it holds no config.json")
     wanted, there = teacher.replicas * teacher.tensor_parallel, ray.cluster_resources().get("GPU", 0)
-    alone = not os.environ.get("RAY_ADDRESS")  # a cluster may start machines once they are asked for
+    alone = not os.environ.get("RAY_ADDRESS")  # a cluster may start machines on demand
     if teacher.gpu and there < wanted and alone:
         raise InputError(
             f"teacher.replicas × teacher.tensor_parallel asks for {wanted} GPUs and this machine has {there:g}: "
@@ -113,7 +113,7 @@ def require_engine(teacher: VllmTeacher) -> None:
 
 
 class _Part:
-    """A part whose replies come in: its series' keys and its journal."""
+    """A part in progress: its request keys and its journal."""
 
     def __init__(self, recipe: Recipe, series: datasets.Dataset, folder: str, part: int) -> None:
         self.recipe, self.folder, self.part = recipe, folder, part
@@ -129,7 +129,7 @@ class _Part:
         return not self.missing
 
     def add(self, key: str, reply: Reply) -> Reply:
-        """Keep a reply; what failed is asked again by another start. Returns it, judged."""
+        """Store a reply. Failed rows are requested again by the next start. Returns the validated reply."""
         reply = judge(self.recipe.asks, reply)
         if reply.status != "error":
             self.journal.add(key, reply)
@@ -138,7 +138,7 @@ class _Part:
         return reply
 
     def write(self, key: str) -> datasets.Part:
-        """Write the part, which is whole; its journal stays, so that the same bytes can be made again."""
+        """Write the complete part. Its journal's archive is kept, so that the same bytes can be restored."""
         task = self.recipe.asks
         replies = [self.replies[key] for key in self.keys]
         table = annotations(task, self.recipe.teacher.name, self.series, self.keys, replies)
@@ -149,28 +149,28 @@ class _Part:
         return done
 
     def close(self) -> None:
-        """Leave the journal to another start."""
+        """Close the journal so that another start can use it."""
         self.journal.__exit__()
 
 
 def _replies(recipe: Recipe, series: datasets.Dataset, known: Mapping[int, list[str]]) -> Iterator[Row]:
-    """The reply to every question that has none, in any order: part, key, and the reply as JSON.
+    """Yield the reply to every prompt without one, in any order: part, key, and the reply as JSON.
 
-    known: the parts, and the keys of the replies that there are.
+    known: by part, the keys of existing replies.
     """
     teacher = _vllm(recipe)
     work = [{"part": part, "known": keys} for part, keys in known.items()]
     questions = (
         ray.data.from_items(work, override_num_blocks=len(work))
         .map_batches(partial(draw, recipe, series), batch_size=1)
-        .repartition(target_num_rows_per_block=teacher.batch_size)  # so many replies come back together
+        .repartition(target_num_rows_per_block=teacher.batch_size)  # so many replies return together
     )
     asked = processor(teacher, json.dumps(reply_schema(recipe.asks, teacher.choices)))(questions)
     return iter(asked.map(partial(read, teacher), num_cpus=vllm_engine.STAGE_CPUS).iter_rows())
 
 
 def processor(teacher: VllmTeacher, schema: str) -> Any:
-    """What makes outputs of the questions of a dataset. schema: of a reply, as JSON."""
+    """Build the Ray Data processor from prompts to engine outputs. schema: JSON schema of a response."""
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     few = {"num_cpus": vllm_engine.STAGE_CPUS}
@@ -185,7 +185,7 @@ def processor(teacher: VllmTeacher, schema: str) -> Any:
         )
     for name in PREPARING:
         stage = made.get_stage_by_name(name)
-        # A copy, since Ray declares the field in a way that lets no other class be assigned.
+        # A copy, since Ray declares the field such that no other class can be assigned.
         made.stages[name] = stage.model_copy(update={"fn": row_by_row(stage.fn)})
     if outline != teacher.model:
         for name, stage in made.stages.items():
@@ -194,12 +194,12 @@ def processor(teacher: VllmTeacher, schema: str) -> Any:
 
 
 def with_copy_of(source: str, outline: str, stage: type) -> type:
-    """One of Ray's stages that fetches the model to its machine before it starts: vLLM loads from folders.
+    """Wrap a Ray stage so that it fetches the model to its machine first: vLLM loads from local folders.
 
-    source: the URI of the model's folder. outline: the driver's copy without weights, which stage arguments name.
+    source: URI of the model folder. outline: the driver's copy without weights, as named by the stage arguments.
     """
 
-    class WithCopy(stage):  # type: ignore[misc] # Ray's own, which has no types
+    class WithCopy(stage):  # type: ignore[misc] # Ray's class has no types
         def __init__(self, *arguments: Any, **named: Any) -> None:
             folder = sources.local(source)
 
@@ -214,7 +214,7 @@ def with_copy_of(source: str, outline: str, stage: type) -> type:
 
 
 def config_of(teacher: VllmTeacher) -> dict[str, Any]:
-    """The model's config.json, in its folder or on the hub; empty where it has none, which the engine may mind."""
+    """Return the model's config.json from its folder or hub; empty if it has none."""
     from transformers import PretrainedConfig
 
     try:
@@ -225,9 +225,11 @@ def config_of(teacher: VllmTeacher) -> dict[str, Any]:
 
 
 def row_by_row(stage: type) -> type:
-    """One of Ray's stages, where a row that it cannot take has an error as the engine's have, and ends nothing."""
+    """Wrap a Ray stage so that a row it cannot process gets an error, as the engine's rows do, and stops
+    nothing.
+    """
 
-    class RowByRow(stage):  # type: ignore[misc] # Ray's own, which has no types
+    class RowByRow(stage):  # type: ignore[misc] # Ray's class has no types
         async def udf(self, batch: list[Row]) -> AsyncIterator[Row]:
             for output in await asyncio.gather(*(self._take(row) for row in batch)):
                 yield output
@@ -244,7 +246,9 @@ def row_by_row(stage: type) -> type:
 
 
 def draw(recipe: Recipe, series: datasets.Dataset, batch: Row) -> Iterator[Row]:
-    """Parts, and the keys in them that have a reply -> the questions about the others, some at a time."""
+    """Yield the prompts of all series without a reply, DRAWN_AT_ONCE at a time. batch: parts and their
+    known keys.
+    """
     for part, known in zip(batch["part"].tolist(), batch["known"], strict=True):
         table, questions = series.read_part(part), _questions(recipe)
         keys, there = questions.keys(table), set(known)
@@ -261,7 +265,7 @@ def draw(recipe: Recipe, series: datasets.Dataset, batch: Row) -> Iterator[Row]:
 
 
 def _ask(questions: Questions, series: pa.Table, keys: Sequence[str]) -> list[tuple[str, str]]:
-    """The messages about each series as JSON; of one that cannot be drawn none, and why."""
+    """Build the messages of each series as JSON; for a series that cannot be rendered, the error instead."""
     try:
         return [(json.dumps(question.messages), "") for question in questions.ask(series, keys)]
     except Exception as error:
@@ -271,20 +275,21 @@ def _ask(questions: Questions, series: pa.Table, keys: Sequence[str]) -> list[tu
 
 
 def request(teacher: VllmTeacher, schema: str, row: Row) -> Row:
-    """A question -> what the engine is asked."""
+    """Convert a prompt to an engine request."""
     return vllm_engine.request(teacher, schema, json.loads(row["asked"]), row["failed"])
 
 
 def read(teacher: VllmTeacher, row: Row) -> Row:
-    """What came out of the engine -> part, key, and the reply as JSON."""
+    """Parse an engine output into part, key, and the reply as JSON."""
     reply = vllm_engine.read_output(row, teacher.max_tokens)
     return {"part": row["part"], "key": row["key"], "reply": json.dumps(asdict(reply))}
 
 
 def patiently(rows: Iterator[Row], seconds: float) -> Iterator[Row]:
-    """Rows as they come. Raises TeacherError where none comes for so long, or where the engine did not start.
+    """Yield rows as they arrive. Raises TeacherError if none arrives for `seconds`, or if the engine did not
+    start.
 
-    Ray starts an engine that died again without end, and waits without end for machines that it does not get.
+    Ray restarts a dead engine forever, and waits forever for machines that it does not get.
     """
     queue: Queue[Row | BaseException | None] = Queue(QUEUED)
 
@@ -316,9 +321,9 @@ def patiently(rows: Iterator[Row], seconds: float) -> Iterator[Row]:
 
 
 def unless_all_fail(rows: Iterator[Row], answered: bool) -> Iterator[Row]:
-    """Rows as they come. Raises TeacherError where the first ones are all errors: it is not about the rows then.
+    """Yield rows as they arrive. Raises TeacherError if the first ones all fail: the cause is then not the rows.
 
-    answered: whether an earlier start has had a reply that was none.
+    answered: whether an earlier start has received a reply that was not an error.
     """
     for count, row in enumerate(rows, 1):
         if not answered:
@@ -333,7 +338,7 @@ def unless_all_fail(rows: Iterator[Row], answered: bool) -> Iterator[Row]:
 
 
 def cause_of(trace: str) -> str:
-    """What a worker's traceback ends with: the error that began it all, in one line."""
+    """Return the original error at the end of a worker's traceback, in one line."""
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     first = max((i for i, line in enumerate(lines) if NAMED.match(line)), default=-1)
     return " ".join(lines[first:])[:SHOWN]
@@ -341,17 +346,17 @@ def cause_of(trace: str) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Building a processor sets up Ray's logging anew and tells what it does."""
+    """Silence logging: building a processor reconfigures Ray's loggers."""
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
         calm()
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs of an engine's end it raises, too
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # Ray logs an engine's failure and also raises it
 
 
-@lru_cache(maxsize=1)  # a worker keeps what is costly to build from part to part
+@lru_cache(maxsize=1)  # a worker reuses expensive objects for all parts
 def _questions(recipe: Recipe) -> Questions:
     return Questions(_vllm(recipe), recipe.asks, recipe.plots, recipe.seed)
 

@@ -1,12 +1,12 @@
-"""A dataset on disk: a folder of Parquet parts and a manifest that is written last. All dataset I/O is here.
+"""Datasets on disk: a folder of Parquet parts and a manifest that is written last. All dataset I/O is here.
 
-No manifest, no dataset. A part appears whole or not at all, and carries the key of what made it, so that a
-stage that was stopped finds its finished parts again and a stage of another recipe cannot mistake them.
-A folder is a path or any URI that pyarrow reaches (`s3://`, `gs://`).
+A folder without manifest is not a dataset. A part is written atomically. It carries the key of its inputs, so a
+stopped stage finds its finished parts, and a stage of another recipe cannot use them by mistake.
+A folder is a path or any URI that pyarrow supports (`s3://`, `gs://`).
 
-Parts that were deleted or cut are found whenever a dataset is opened, by name, size and footer; a flipped bit is
-found by whatever reads its page, whose checksum it breaks. A stage makes lost parts again, and `commit` holds them
-against the manifest that was there: the same bytes, or an error.
+Opening a dataset detects deleted or truncated parts by name, size and footer. A flipped bit is detected when its
+page is read, by the page checksum. A stage rebuilds lost parts, and `commit` compares them with the existing
+manifest: the bytes must be equal.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from tsd.storage import locks
 from tsd.storage.schemas import conform, fingerprint
 
 MANIFEST = "manifest.json"
-DIGEST = "digest"  # in a manifest: of its other fields
+DIGEST = "digest"  # in a manifest: hash of its other fields
 FIELDS = {
     "schema": str,
     "key": str,
@@ -45,37 +45,39 @@ FIELDS = {
 OF_A_PART = {"name", "rows", "sha256"}
 KEY, NOTE = b"tsd.key", b"tsd.note"
 PART_NAME = re.compile(r"part-(\d{8})\.parquet")
-ASIDE = "damaged-"  # before the name of a part that was found damaged, until it is made again
-FILES = "files.json"  # in a sealed folder of plain files: the size and digest of each
-INSIDE = (  # what a study's folder holds
+ASIDE = "damaged-"  # prefix of a damaged part's name until it is rebuilt
+FILES = "files.json"  # in a sealed folder of plain files: size and digest of each file
+INSIDE = (  # contents of a study's folder
     *("series", "plots", "annotations", "verdicts", "examples", "rejects", "runs"),
     *("predictions", "students", "records", "tokenizer", "teacher", "teachers", "trials"),
 )
-UNSEALED = ("README.md", FILES)  # a model card is written anew with each evaluation
-READERS = 16  # files that are read at once: an object store answers each after a while
+UNSEALED = ("README.md", FILES)  # a model card is rewritten by each evaluation
+READERS = 16  # concurrent reads, to hide the latency of object stores
 
 
 def digest(value: object) -> str:
-    """A short digest of anything that JSON can hold: recipes, parents, lists of them."""
+    """Return a 16-digit hash of any JSON value: recipes, parents, lists of them."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part that is there. What an earlier start wrote has no sha256 yet: it would have to be read for it."""
+    """An existing part. sha256 is None if an earlier start wrote it, since computing it requires reading
+    the part.
+    """
 
     rows: int
     sha256: str | None = None
     note: Any = None
-    """What its writer knows of it, in JSON's types: counts, so that nobody has to read all rows for them."""
+    """Metadata from its writer, as JSON types: counts that need no reading of all rows."""
     bytes: int | None = None
-    """Its size; None as for sha256."""
+    """File size; None as for sha256."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A finished dataset, opened: its folder, schema and manifest."""
+    """A finished, opened dataset: its folder, schema and manifest."""
 
     folder: str
     schema: pa.Schema
@@ -83,40 +85,42 @@ class Dataset:
 
     @property
     def rows(self) -> int:
-        """How many rows all parts hold together."""
+        """Number of rows of all parts."""
         return int(self.manifest["rows"])
 
     @property
     def parts(self) -> int:
-        """How many parts there are; they are numbered from 0."""
+        """Number of parts; they are numbered from 0."""
         return len(self.manifest["parts"])
 
     @property
     def about(self) -> Any:
-        """What the stage that made it wrote of it."""
+        """Metadata from the stage that made it."""
         return self.manifest["about"]
 
     @property
     def digest(self) -> str:
-        """What a dataset made from this one names as its parent."""
+        """Hash that datasets made from this one record as their parent."""
         return digest_of(self.manifest)
 
     def read_part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read one part; the whole of it is checked against the schema when no columns are named."""
+        """Read one part. Without `columns`, it is validated against the schema."""
         return read_part(self.folder, index, self.schema, columns)
 
     def each_part(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Read part by part, in order: no more is held, or read, than the caller takes."""
+        """Read part by part, in order and lazily: only one part is in memory."""
         return (self.read_part(index, columns) for index in range(self.parts))
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read every part, in order."""
+        """Read all parts in order, as one table."""
         return pa.concat_tables(self.each_part(columns))
 
 
 def open_dataset(folder: str, schema: pa.Schema) -> Dataset:
-    """Open a finished dataset. Raises StorageError where there is none, DataError where it is another table or
-    where parts of it are missing or cut."""
+    """Open a finished dataset.
+
+    Raises StorageError if there is none, DataError if it has another schema or if parts are missing or truncated.
+    """
     manifest = read_manifest(folder)
     if manifest is None:
         raise StorageError(f"{folder} holds no finished dataset: run the stage that makes it first")
@@ -129,19 +133,19 @@ def open_dataset(folder: str, schema: pa.Schema) -> Dataset:
 
 
 def made_by(folder: str) -> str | None:
-    """The key of what made a finished dataset; None where there is none, or no readable manifest."""
+    """Return the key of a finished dataset; None if there is none or its manifest cannot be read."""
     manifest = _manifest(folder)
     return None if manifest is None else str(manifest["key"])
 
 
 def peek(folder: str, schema: pa.Schema) -> Dataset | None:
-    """A finished dataset as its manifest tells of it, without a look at its parts; None where there is none."""
+    """Return a finished dataset without checking its parts; None if there is none."""
     manifest = _manifest(folder)
     return None if manifest is None else Dataset(folder, schema, manifest)
 
 
 def require_made_by(folder: str, key: str) -> None:
-    """Raise StorageError where a folder holds a dataset, or parts of one, that another key makes."""
+    """Raise StorageError if a folder holds a dataset, or parts of one, with another key."""
     manifest = _manifest(folder)
     if manifest is not None:
         _require_key(folder, manifest["key"], key)
@@ -153,9 +157,9 @@ def require_made_by(folder: str, key: str) -> None:
 
 
 def find_finished(folder: str, schema: pa.Schema, key: str) -> Dataset | None:
-    """The dataset that this key makes, if it is finished and whole; None where it, or a part, has to be made.
+    """Return the dataset with this key if it is finished and complete; None if any part must be computed.
 
-    Raises StorageError where the folder holds a dataset, or parts of one, that another key makes.
+    Raises StorageError if the folder holds a dataset, or parts of one, with another key.
     """
     manifest = _manifest(folder)
     if manifest is None:
@@ -165,13 +169,13 @@ def find_finished(folder: str, schema: pa.Schema, key: str) -> Dataset | None:
 
 
 def finished_parts(folder: str, key: str) -> dict[int, Part]:
-    """Parts that are already there and whole, by index; their footers are read, several at once."""
+    """Return the existing complete parts, by index. Their footers are read concurrently."""
     lost = wrong_size(folder, _manifest(folder))
     return {index: part for index, part in _look_at_all(folder, key).items() if part and index not in lost}
 
 
 def lost_parts(folder: str, key: str) -> dict[int, str]:
-    """What is wrong with each part that was there once: those that a manifest lists, and files that were cut."""
+    """Return the problem of each lost part: parts of the manifest that are missing, and truncated files."""
     manifest = _manifest(folder)
     found = _look_at_all(folder, key)
     lost = {index: "its footer cannot be read" for index, part in found.items() if part is None}
@@ -184,13 +188,15 @@ def lost_parts(folder: str, key: str) -> dict[int, str]:
 
 
 def has_damaged_manifest(folder: str) -> bool:
-    """Whether there is a manifest that cannot be read; the dataset is then committed anew from its parts."""
+    """Whether there is a manifest that cannot be read. The dataset is then committed again from its parts."""
     return read_bytes(folder, MANIFEST) is not None and _manifest(folder) is None
 
 
 def unreadable_parts(folder: str) -> dict[int, str]:
-    """What is wrong with each part of a folder by its own checksums: all of them are read, as is needed where the
-    manifest cannot tell."""
+    """Return the problem of each part according to its own checksums.
+
+    Reads all parts; needed if the manifest cannot tell.
+    """
     numbers = [int(found[1]) for name in names(folder) if (found := PART_NAME.fullmatch(name))]
     wrong = {}
     for index in numbers:
@@ -202,7 +208,7 @@ def unreadable_parts(folder: str) -> dict[int, str]:
 
 
 def set_aside(folder: str, index: int) -> None:
-    """Give a damaged part another name, so that it is made again; `commit` deletes it then."""
+    """Rename a damaged part so that it is rebuilt; `commit` deletes it afterwards."""
     locks.require(folder)
     files, root = filesystem(folder)
     path = f"{root}/{part_name(index)}"
@@ -211,7 +217,7 @@ def set_aside(folder: str, index: int) -> None:
 
 
 def find_part(folder: str, index: int, key: str) -> Part | None:
-    """A part that is already there; None where it still has to be made."""
+    """Return an existing part; None if it must still be computed. Raises StorageError if its key differs."""
     files, root = filesystem(folder)
     path = f"{root}/{part_name(index)}"
     if files.get_file_info(path).type == fs.FileType.NotFound:
@@ -220,7 +226,7 @@ def find_part(folder: str, index: int, key: str) -> Part | None:
 
 
 def _look_at_all(folder: str, key: str) -> dict[int, Part | None]:
-    """What the footers say of all parts that are there; None where one cannot be read."""
+    """Return the footer data of all existing parts; None for an unreadable one."""
     files, root = filesystem(folder)
     listed = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
     paths = {int(name[1]): info.path for info in listed if (name := PART_NAME.fullmatch(info.base_name))}
@@ -233,7 +239,7 @@ def _look_at_all(folder: str, key: str) -> dict[int, Part | None]:
 def _look(
     files: fs.FileSystem, folder: str, path: str, key: str, manifest: Mapping[str, Any] | None
 ) -> Part | None:
-    """What a part's footer says; None where it cannot be read."""
+    """Return the footer data of a part; None if it cannot be read."""
     try:
         with files.open_input_file(path) as source:
             footer = pq.read_metadata(source)
@@ -247,13 +253,13 @@ def _look(
             return None
         raise
     if found != key and manifest is not None and manifest["key"] == key:
-        return None  # the manifest says whose part it is: the footer was damaged
+        return None  # the footer is damaged: by the manifest, the part has this key
     _require_key(folder, found, key)
     return part
 
 
 def wrong_size(folder: str, manifest: Mapping[str, Any] | None) -> dict[int, str]:
-    """Parts of a manifest that are missing, or of another size than it says; by one look at the folder."""
+    """Return the problem of each part of a manifest that is missing or has another size. Lists the folder once."""
     if manifest is None:
         return {}
     files, root = filesystem(folder)
@@ -261,7 +267,7 @@ def wrong_size(folder: str, manifest: Mapping[str, Any] | None) -> dict[int, str
     sizes = {info.base_name: info.size for info in listed}
     lost = {}
     for index, part in enumerate(manifest["parts"]):
-        size, whole = sizes.get(part["name"]), part.get("bytes")  # older manifests say no bytes
+        size, whole = sizes.get(part["name"]), part.get("bytes")  # older manifests lack sizes
         if size is None:
             lost[index] = "it is missing"
         elif whole is not None and size != whole:
@@ -270,10 +276,10 @@ def wrong_size(folder: str, manifest: Mapping[str, Any] | None) -> dict[int, str
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:
-    """A dataset's manifest; None where there is none. Raises DataError where it was damaged.
+    """Return a dataset's manifest; None if there is none. Raises DataError if it is damaged.
 
-    One without a digest is of an earlier version: it may have its own fields and no others, so that a digest
-    whose name was damaged is not taken for none.
+    A manifest without digest is of an earlier version. It may contain only the known fields, so that a damaged
+    digest field is detected.
     """
     manifest = read_fields(folder, MANIFEST)
     if manifest is None:
@@ -290,23 +296,23 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
-    """The digest of a manifest, which it holds itself."""
+    """Return the digest of a manifest, which is also stored in it."""
     return digest({name: value for name, value in manifest.items() if name != DIGEST})
 
 
 def _manifest(folder: str) -> dict[str, Any] | None:
-    """The manifest; None where there is none, or where it was damaged: the parts then tell what is there."""
+    """Return the manifest; None if there is none or it is damaged. The parts then determine the state."""
     try:
         return read_manifest(folder)
     except DataError:
         return None
 
 
-UNREADABLE = (pa.ArrowException, OSError, ValueError, IndexError)  # what pyarrow and json raise over damaged bytes
+UNREADABLE = (pa.ArrowException, OSError, ValueError, IndexError)  # errors of pyarrow and json on damaged bytes
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error of a read is about the bytes, and not about reaching them."""
+    """Whether a read error concerns the content rather than access to it."""
     return not isinstance(error, OSError) or (error.errno is None and not _NETWORK.search(str(error)))
 
 
@@ -314,7 +320,7 @@ _NETWORK = re.compile(r"AWS Error|curlCode|HTTP status|timed? ?out|connection", 
 
 
 def damaged(path: str, what: str, folder: str, more: int = 0) -> str:
-    """A line on a file that was damaged, and the fix."""
+    """Format the message for a damaged file, with the fix."""
     others = f" (and {more} more)" if more else ""
     return (
         f"{path} is damaged: {what}{others}; `tsd study` on the same recipe makes what is missing again, "
@@ -323,7 +329,7 @@ def damaged(path: str, what: str, folder: str, more: int = 0) -> str:
 
 
 def study_of(folder: str) -> str:
-    """The folder of the study that a table's or a student's folder belongs to, as far as names tell."""
+    """Return the study's folder that contains a table or student folder, judged by names."""
     path = folder.rstrip("/")
     while True:
         above, _, name = path.rpartition("/")
@@ -334,7 +340,7 @@ def study_of(folder: str) -> str:
 
 
 def write_part(folder: str, index: int, table: pa.Table, schema: pa.Schema, key: str, note: Any = None) -> Part:
-    """Write one part, whole or not at all, with a note of its own in the footer."""
+    """Write one part atomically. note: metadata for the footer, as JSON types."""
     metadata = {KEY: key.encode(), NOTE: json.dumps(note).encode()}
     sink = pa.BufferOutputStream()
     table = conform(table, schema).replace_schema_metadata(metadata)
@@ -345,12 +351,13 @@ def write_part(folder: str, index: int, table: pa.Table, schema: pa.Schema, key:
 
 
 def read_part(folder: str, index: int, schema: pa.Schema, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read one part of a dataset, finished or not. Raises DataError where it is missing or damaged."""
+    """Read one part of a dataset, finished or not. Raises DataError if it is missing or damaged."""
     table = _read(folder, index, columns)
     return table if columns else conform(table, schema)
 
 
 def _read(folder: str, index: int, columns: Sequence[str] | None) -> pa.Table:
+    """Read one part with page checksums verified. Raises DataError if it is missing or damaged."""
     files, root = filesystem(folder)
     name = part_name(index)
     try:
@@ -358,7 +365,7 @@ def _read(folder: str, index: int, columns: Sequence[str] | None) -> pa.Table:
             table = pq.read_table(
                 source, columns=list(columns) if columns else None, page_checksum_verification=True
             )
-        _ = table.column_names  # a damaged name is no text, which pyarrow finds when it is asked for it
+        _ = table.column_names  # pyarrow detects a damaged name only on access
     except FileNotFoundError:
         raise DataError(damaged(f"{folder}/{name}", "it is missing", folder)) from None
     except UNREADABLE as error:
@@ -378,12 +385,12 @@ def commit(
     known: Mapping[int, Part] | None = None,
     about: Any = None,
 ) -> Dataset:
-    """Write the manifest over parts 0 to `parts` - 1, which makes them a dataset.
+    """Write the manifest over parts 0 to `parts` - 1, which completes the dataset.
 
-    parents: the digest of each dataset that this one was made from, by name. known: the parts, where the caller
-    has them; else they are looked up. about: what goes with the dataset, in JSON's types.
-    Where there was a manifest already, of which parts were lost, it stays: the parts must have its bytes.
-    Raises DataError where a part is missing, or was made again with other bytes.
+    parents: digest of each dataset that this one was made from, by name. known: the parts, if the caller has them;
+    else they are looked up. about: metadata of the dataset, as JSON types.
+    An existing manifest is kept if only parts were lost: rebuilt parts must have its bytes.
+    Raises DataError if a part is missing or was rebuilt with other bytes.
     """
     found = finished_parts(folder, key) if known is None else known
     missing = sorted(set(range(parts)) - set(found))
@@ -407,7 +414,7 @@ def commit(
         ],
         "versions": {"tsd": tsd.__version__, "pyarrow": pa.__version__},
     }
-    manifest = json.loads(json.dumps(fields))  # as who reads it will find it
+    manifest = json.loads(json.dumps(fields))  # as a reader will parse it
     manifest[DIGEST] = digest_of(manifest)
     _delete_unfinished(folder)
     write_json(folder, MANIFEST, manifest)
@@ -415,8 +422,10 @@ def commit(
 
 
 def _require_same_bytes(folder: str, manifest: Mapping[str, Any], made: Mapping[int, Part]) -> None:
-    """Raise DataError where a part is not the one of the manifest. made: with the digests of those made just now;
-    where it says nothing at all of a part, that is read."""
+    """Raise DataError if a part differs from the manifest.
+
+    made: parts with digests if they were just written. Parts that it lacks are read.
+    """
     asked = [
         index for index in range(len(manifest["parts"])) if index not in made or made[index].sha256 is not None
     ]
@@ -438,7 +447,7 @@ def _require_same_bytes(folder: str, manifest: Mapping[str, Any], made: Mapping[
 
 
 def _plain_digest(folder: str, index: int) -> str:
-    """Write a part as versions did whose pages had no checksums, and give the digest of its bytes."""
+    """Rewrite a part as earlier versions did, without page checksums. Returns the digest of its bytes."""
     files, root = filesystem(folder)
     with files.open_input_file(f"{root}/{part_name(index)}") as source:
         table = pq.read_table(source)
@@ -450,8 +459,7 @@ def _plain_digest(folder: str, index: int) -> str:
 
 
 def _delete_unfinished(folder: str) -> None:
-    """Delete what killed writers left behind under the names that a part has before it is whole, and parts that
-    were damaged and are there again."""
+    """Delete temporary files of killed writers, and damaged parts that have been rebuilt."""
     files, root = filesystem(folder)
     for info in files.get_file_info(fs.FileSelector(root, allow_not_found=True)):
         if info.base_name.startswith(ASIDE):
@@ -462,12 +470,12 @@ def _delete_unfinished(folder: str) -> None:
 
 
 def part_name(index: int) -> str:
-    """The file name of a part."""
+    """Return the file name of a part."""
     return f"part-{index:08d}.parquet"
 
 
 def read_json(folder: str, name: str) -> Any:
-    """Read a JSON file of a folder; None where there is none. Raises DataError where it was damaged."""
+    """Read a JSON file of a folder; None if there is none. Raises DataError if it is damaged."""
     content = read_bytes(folder, name)
     if content is None:
         return None
@@ -478,7 +486,7 @@ def read_json(folder: str, name: str) -> Any:
 
 
 def read_fields(folder: str, name: str) -> dict[str, Any] | None:
-    """A JSON file that holds fields by name; None where there is none. Raises DataError where it was damaged."""
+    """Read a JSON object from a file; None if there is none. Raises DataError if it is damaged."""
     found = read_json(folder, name)
     if found is None and read_bytes(folder, name) is None:
         return None
@@ -488,7 +496,7 @@ def read_fields(folder: str, name: str) -> dict[str, Any] | None:
 
 
 def read_bytes(folder: str, name: str) -> bytes | None:
-    """Read a small file of a folder; None where there is none."""
+    """Read a small file of a folder; None if there is none."""
     files, root = filesystem(folder)
     path = f"{root}/{name}"
     if files.get_file_info(path).type == fs.FileType.NotFound:
@@ -499,13 +507,16 @@ def read_bytes(folder: str, name: str) -> bytes | None:
 
 
 def write_json(folder: str, name: str, value: object) -> None:
-    """Write a JSON file, whole or not at all. The keys keep their order."""
+    """Write a JSON file atomically. Key order is preserved."""
     write_bytes(folder, name, json.dumps(value, indent=1).encode() + b"\n")
 
 
 def write_bytes(folder: str, name: str, content: bytes | pa.Buffer) -> None:
-    """Write one file, whole or not at all: a stream to an object store is invisible until it is closed, and
-    on a disk the file gets its name last."""
+    """Write one file atomically.
+
+    On an object store, a stream is invisible until it is closed; on a disk, the file is renamed last. Raises
+    StorageError if it cannot be written.
+    """
     locks.require(folder)
     files, root = filesystem(folder)
     with storage_errors(folder):
@@ -527,9 +538,9 @@ def write_bytes(folder: str, name: str, content: bytes | pa.Buffer) -> None:
 
 
 def copy_folder(local: str, folder: str, sealed: bool = False) -> None:
-    """Put a finished local folder where `folder` says, whole or, on a disk, not at all.
+    """Copy a finished local folder to `folder`; on a disk atomically.
 
-    sealed: with a file that holds the size and digest of each of its files, for `damage`.
+    sealed: also write the size and digest of each file, for `damage`. Raises StorageError if it cannot be written.
     """
     locks.require(folder)
     if sealed:
@@ -546,8 +557,10 @@ def copy_folder(local: str, folder: str, sealed: bool = False) -> None:
 
 
 def add_files(local: str, folder: str) -> None:
-    """Copy a local folder's files into one that several write to. Where it takes no more, all of it goes: room is
-    made for what else there is to say, and what several were to make together would lack a part.
+    """Copy a local folder's files into a folder that several processes write to.
+
+    If the storage is full, the whole folder is deleted: this frees space, and a joint result would be incomplete
+    anyway.
     """
     files, root = filesystem(folder)
     with storage_errors(folder):
@@ -570,7 +583,7 @@ def _write_seals(local: Path) -> None:
 
 
 def seals(folder: str) -> dict[str, dict[str, Any]]:
-    """Size and digest of each file of a sealed folder, by name; empty where they are not there."""
+    """Return size and digest of each file of a sealed folder, by name; empty if it is not sealed."""
     try:
         return _seals(folder)
     except DataError:
@@ -585,9 +598,9 @@ def _seals(folder: str) -> dict[str, dict[str, Any]]:
 
 
 def damage(folder: str, read: bool = False) -> dict[str, str]:
-    """What is wrong with each file of a sealed folder, by name; nothing where it was not sealed.
+    """Return the problem of each file of a sealed folder, by name; empty if it is not sealed.
 
-    read: read all of them, and not only their sizes.
+    read: compare the digests too, not only the sizes.
     """
     try:
         seals = _seals(folder)
@@ -610,7 +623,7 @@ def damage(folder: str, read: bool = False) -> dict[str, str]:
 
 @contextlib.contextmanager
 def local_copy(folder: str) -> Iterator[str]:
-    """A folder's path on this machine: itself, or a copy for as long as the context lasts."""
+    """Yield a folder's local path: the folder itself, or a temporary copy during the context."""
     files, root = filesystem(folder)
     if isinstance(files, fs.LocalFileSystem):
         yield root
@@ -621,7 +634,7 @@ def local_copy(folder: str) -> Iterator[str]:
 
 
 def delete_file(folder: str, name: str) -> None:
-    """Delete a file of a folder; nothing happens where there is none."""
+    """Delete a file of a folder, if it exists."""
     locks.require(folder)
     files, root = filesystem(folder)
     if files.get_file_info(f"{root}/{name}").type != fs.FileType.NotFound:
@@ -629,20 +642,20 @@ def delete_file(folder: str, name: str) -> None:
 
 
 def names(folder: str) -> list[str]:
-    """The names of what lies in a folder, in order; none where there is no such folder."""
+    """Return the sorted names in a folder; empty if the folder does not exist."""
     files, root = filesystem(folder)
     listed = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
     return sorted(info.base_name for info in listed)
 
 
 def exists(folder: str) -> bool:
-    """Whether there is anything under this name."""
+    """Whether a file or folder exists."""
     files, root = filesystem(folder)
     return bool(files.get_file_info(root).type != fs.FileType.NotFound)
 
 
 def delete_folder(folder: str) -> None:
-    """Delete a folder and all in it; nothing happens where there is none."""
+    """Delete a folder and its content, if it exists."""
     locks.require(folder)
     files, root = filesystem(folder)
     if files.get_file_info(root).type == fs.FileType.Directory:
@@ -650,13 +663,13 @@ def delete_folder(folder: str) -> None:
 
 
 def filesystem(folder: str) -> tuple[fs.FileSystem, str]:
-    """The file system of a folder, and the folder's path on it."""
+    """Return the file system of a folder, and the folder's path on it."""
     files, root = fs.FileSystem.from_uri(folder if "://" in folder else os.path.abspath(folder))
     return files, root.rstrip("/")
 
 
 def require_writable(folder: str, needed: int) -> None:
-    """Raise StorageError unless the folder can be written and, on a disk, `needed` bytes are free."""
+    """Raise StorageError unless the folder is writable and, on a disk, `needed` bytes are free."""
     probe = f".probe-{uuid.uuid4().hex}"
     write_bytes(folder, probe, b"")
     files, root = filesystem(folder)
@@ -672,7 +685,7 @@ def require_writable(folder: str, needed: int) -> None:
 
 @contextlib.contextmanager
 def storage_errors(folder: str) -> Iterator[None]:
-    """Turn what the operating system says of a folder into one line that names it and the fix."""
+    """Convert OSError to a StorageError of one line with the folder and the fix."""
     try:
         yield
     except OSError as error:
@@ -688,7 +701,7 @@ def _require_key(folder: str, found: str, key: str) -> None:
 
 
 def _seal(folder: str, index: int, part: Part) -> dict[str, Any]:
-    """A part's size and digest; it is read where its writer did not say them."""
+    """Return a part's size and digest; reads the file if they are unknown."""
     if part.sha256 is not None and part.bytes is not None:
         return {"bytes": part.bytes, "sha256": part.sha256}
     files, root = filesystem(folder)
@@ -697,7 +710,7 @@ def _seal(folder: str, index: int, part: Part) -> dict[str, Any]:
 
 
 def file_digest(folder: str, name: str) -> str:
-    """The sha256 of a file's bytes, read piece by piece."""
+    """Return the sha256 of a file, read in chunks."""
     files, root = filesystem(folder)
     digest = hashlib.sha256()
     with files.open_input_stream(f"{root}/{name}", compression=None) as source:

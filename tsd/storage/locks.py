@@ -1,9 +1,9 @@
 """One writer at a time in a study's folder: a lock on a disk or in an object store.
 
-The lock is the file `.lock` in the folder, which says who holds it and is renewed every `BEAT` seconds. On a disk
-the operating system holds it as well (flock), so that `kill -9` frees it at once. In an object store it is created
-and renewed by conditional writes; who finds it unrenewed for `STALE` seconds takes it over. Who lost it stops
-before it writes anything more: `require` stands before each write.
+The lock is the file `.lock` in the folder. It names its owner and is renewed every `BEAT` seconds. On a disk the
+operating system also holds it (flock), so `kill -9` frees it at once. In an object store it is created and renewed
+by conditional writes. A process that finds it not renewed for `STALE` seconds takes it over. A process that lost
+the lock stops before its next write: each write calls `require`.
 """
 
 import contextlib
@@ -27,21 +27,21 @@ from tsd.errors import StorageError
 
 try:
     import fcntl
-except ImportError:  # Windows, which has no flock: the record alone tells
+except ImportError:  # Windows has no flock: only the record counts
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".lock"
 BEAT = 10.0  # seconds between two renewals
-STALE = 60.0  # seconds without a renewal after which a lock may be taken over
-GRACE = 0.5  # seconds in which a command that lost its lock may find it by itself
-LEAVE = 60.0  # seconds that a command has to leave once it lost its lock; then the process ends
+STALE = 60.0  # seconds without renewal after which a lock may be taken over
+GRACE = 0.5  # seconds in which a command may notice by itself that it lost its lock
+LEAVE = 60.0  # seconds for a command to exit after it lost its lock; then the process is ended
 S3_SCHEMES = ("s3", "s3a")
 OBJECT_STORES = (*S3_SCHEMES, "gs", "gcs", "az", "abfs", "abfss")
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock. boot: the machine's start, which containers on it share."""
+    """Owner of a lock. boot: the machine's boot id, which its containers share."""
 
     command: str
     since: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
@@ -56,34 +56,34 @@ class Owner:
 
 
 class _Place(Protocol):
-    """Where a lock's record lies. A tag names one version of the record."""
+    """Storage of a lock's record. A tag identifies one version of the record."""
 
     def create(self, content: bytes) -> Any:
-        """Write the record where there is none. Returns its tag, None where there is one."""
+        """Write the record if there is none. Returns its tag, or None if there is one."""
 
     def replace(self, content: bytes, tag: Any) -> Any:
-        """Replace the version that has this tag. Returns the new tag, None where there is another version."""
+        """Replace the version with this tag. Returns the new tag, or None if the version differs."""
 
     def read(self) -> tuple[bytes, Any] | None:
-        """The record and its tag; None where there is none."""
+        """Return the record and its tag; None if there is none."""
 
     def age(self) -> float:
         """Seconds since the record was written, by the clock of the storage."""
 
     def release(self, tag: Any) -> None:
-        """Let go of what `create` took, and delete the record if it still has this tag; None is no record's."""
+        """Release what `create` acquired, and delete the record if it has this tag. None matches no record."""
 
     @property
     def held_by_system(self) -> bool | None:
-        """Whether the operating system gave the lock to this process; None where it does not say."""
+        """Whether this process holds the operating system's lock; None if there is no such lock."""
 
 
 class Held:
-    """A lock that this process holds, and the thread that renews it."""
+    """A lock held by this process, and the thread that renews it."""
 
     def __init__(self, folder: str, owner: Owner, place: _Place, tag: Any) -> None:
         self.folder, self.owner = folder, owner
-        self.lost: str | None = None  # who took it over
+        self.lost: str | None = None  # the owner that took it over
         self._place, self._tag = place, tag
         self._renewed = _now()
         self._over = threading.Event()
@@ -92,7 +92,7 @@ class Held:
         self._thread = threading.Thread(target=self._renew, name="lock", daemon=True)
 
     def require(self) -> None:
-        """Raise StorageError where the lock was lost. A lock that was not renewed for long is renewed first."""
+        """Raise StorageError if the lock was lost. Renews it first if the last renewal is old."""
         if self.lost is None and _now() - self._renewed > STALE / 2:
             with _one_line(self.folder):
                 self.beat()
@@ -103,13 +103,13 @@ class Held:
             )
 
     def beat(self) -> None:
-        """Renew the lock, or find that it was lost. Raises what the storage raises."""
+        """Renew the lock, or record that it was lost. Raises the storage's errors."""
         with self._one:
             if self.lost is not None or self._over.is_set():
                 return
             content = _record(self.owner)
             tag = self._place.replace(content, self._tag)
-            if tag is None:  # somebody else's, or our own whose confirmation was lost on the way
+            if tag is None:  # another owner's, or our own after a lost response
                 found = self._place.read()
                 if found is not None and _owner(found[0]).token == self.owner.token:
                     tag = self._place.replace(content, found[1])
@@ -120,33 +120,33 @@ class Held:
                 self._tag, self._renewed = tag, _now()
 
     def start(self) -> None:
-        """Begin to renew it."""
+        """Start the renewal thread."""
         self._thread.start()
 
     def leave(self) -> None:
-        """The command is ending: it needs no interrupt any more."""
+        """Record that the command is ending, so that it needs no interrupt."""
         with self._one:
             self._leaving = True
 
     def close(self) -> None:
-        """Give it back."""
+        """Stop the renewal and release the lock."""
         self._over.set()
         self._thread.join(BEAT)
         with self._one:
             if self.lost is None:
-                with contextlib.suppress(Exception):  # it is stale soon
+                with contextlib.suppress(Exception):  # on failure it expires soon
                     self._place.release(self._tag)
 
     def _renew(self) -> None:
         while not self._over.wait(BEAT):
-            with contextlib.suppress(Exception):  # a store that does not answer: the next beat tries again
+            with contextlib.suppress(Exception):  # storage unavailable: the next renewal retries
                 self.beat()
             if self.lost is not None:
                 self._stop_the_command()
                 return
 
     def _stop_the_command(self) -> None:
-        """Interrupt the main thread, which may wait for a cluster, unless it leaves by itself; at last end all."""
+        """Interrupt the main thread, which may block, unless it ends by itself; finally end the process."""
         if self._over.wait(GRACE):
             return
         with self._one:
@@ -163,10 +163,10 @@ _held: dict[str, Held] = {}  # by folder
 
 @contextlib.contextmanager
 def hold(folder: str, command: str) -> Iterator[Held]:
-    """Hold a study's folder inside this context; the folder must exist.
+    """Hold the lock of a study's folder inside this context. The folder must exist.
 
-    command: what the owner is called. Raises StorageError where another command holds it, and where it took it
-    over because this process stood still for too long.
+    command: name of the owner. Raises StorageError if another command holds the lock, or took it over because this
+    process was suspended for too long.
     """
     owner = Owner(command)
     with _one_line(folder):
@@ -182,7 +182,7 @@ def hold(folder: str, command: str) -> Iterator[Held]:
             held.leave()
     except BaseException:
         if held.lost is not None:
-            held.require()  # says so
+            held.require()  # raises the reason
         raise
     finally:
         del _held[folder]
@@ -190,25 +190,25 @@ def hold(folder: str, command: str) -> Iterator[Held]:
 
 
 def require(folder: str) -> None:
-    """Raise StorageError where this process held the lock of the folder, or of one above it, and lost it."""
+    """Raise StorageError if this process has lost the lock of the folder or of a parent folder."""
     for locked, held in list(_held.items()):
         if folder == locked or folder.startswith(f"{locked}/"):
             held.require()
 
 
 class TakenOverError(StorageError):
-    """Another command holds the lock by now."""
+    """Another command now holds the lock."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker is given of the lock that its driver holds, to check it from another process."""
+    """Token of a driver's lock, with which a worker in another process can check it."""
 
     folder: str
     token: str
 
     def require(self) -> None:
-        """Raise StorageError where another command holds the lock by now. Reads the record."""
+        """Raise TakenOverError if another command now holds the lock. Reads the record."""
         with _one_line(self.folder):
             found = _place(self.folder).read()
         if found is None or _owner(found[0]).token != self.token:
@@ -218,7 +218,7 @@ class Claim:
 
 
 def claim(folder: str) -> Claim | None:
-    """The claim of the lock that this process holds on the folder or one above it; None where it holds none."""
+    """Return the claim of this process's lock on the folder or a parent folder; None if there is none."""
     for locked, held in _held.items():
         if folder == locked or folder.startswith(f"{locked}/"):
             return Claim(locked, held.owner.token)
@@ -226,8 +226,8 @@ def claim(folder: str) -> Claim | None:
 
 
 def _take(place: _Place, folder: str, owner: Owner) -> Any:
-    """Take a free or a stale lock. Returns its tag."""
-    for _ in range(3):  # it may be given back, or taken, between two looks
+    """Acquire a free or expired lock. Returns its tag. Raises StorageError if another command holds it."""
+    for _ in range(3):  # it may be released or acquired between two checks
         tag = place.create(_record(owner))
         if tag is not None:
             return tag
@@ -235,7 +235,7 @@ def _take(place: _Place, folder: str, owner: Owner) -> Any:
         if found is None:
             continue
         other = _owner(found[0])
-        if other.token == owner.token:  # created, but the confirmation was lost on the way
+        if other.token == owner.token:  # created, but the response was lost
             return found[1]
         if not _is_free(place, other):
             break
@@ -248,7 +248,7 @@ def _take(place: _Place, folder: str, owner: Owner) -> Any:
 
 
 def _is_free(place: _Place, other: Owner) -> bool:
-    """Whether a record that lies there belongs to nobody any more."""
+    """Whether an existing record no longer has a live owner."""
     if place.held_by_system is False:
         return False
     if other.boot == _boot() and (place.held_by_system or not _is_alive(other)):
@@ -257,11 +257,12 @@ def _is_free(place: _Place, other: Owner) -> bool:
 
 
 def _refusal(place: _Place, folder: str) -> str:
+    """Format the message for a lock that another command holds."""
     found = place.read()
     for _ in range(20):
         if found is None or found[0]:
             break
-        time.sleep(0.05)  # the other command has locked the file and is about to write its name
+        time.sleep(0.05)  # the other command holds the file and is about to write its record
         found = place.read()
     if found is None:
         return f"{folder} is being taken by another command: start this one again"
@@ -279,7 +280,7 @@ def _record(owner: Owner) -> bytes:
 
 
 def _owner(content: bytes) -> Owner:
-    """Who a record says; a record that was cut says nobody, and is as old as its file."""
+    """Parse the owner of a record. A truncated record has an unknown owner, and the age of its file."""
     try:
         fields = json.loads(content)
         return Owner(**{name: fields[name] for name in Owner.__dataclass_fields__})
@@ -288,7 +289,7 @@ def _owner(content: bytes) -> Owner:
 
 
 def _is_alive(owner: Owner) -> bool:
-    """Whether the process of an owner on this machine is there; another container's cannot be seen from here."""
+    """Whether an owner's process is alive. Processes of other hosts or containers count as alive."""
     if owner.host != socket.gethostname():
         return True
     try:
@@ -312,13 +313,13 @@ def _boot() -> str:
 
 
 def _now() -> float:
-    """Seconds of a clock that goes on while the machine sleeps."""
+    """Monotonic seconds, including time in which the machine sleeps."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 @contextlib.contextmanager
 def _one_line(folder: str) -> Iterator[None]:
-    """Turn what the operating system or an object store says into one line that names the folder and the fix."""
+    """Convert errors of the operating system or object store to a StorageError with the folder and the fix."""
     try:
         yield
     except StorageError:
@@ -344,7 +345,7 @@ def _place(folder: str) -> _Place:
 
 
 class _Disk:
-    """A record in a file that the operating system locks while this process lives. Its content is its tag."""
+    """Record in a file that the operating system locks while this process lives. Its tag is its content."""
 
     def __init__(self, folder: str) -> None:
         self.path = Path(folder, NAME)
@@ -394,14 +395,14 @@ class _Disk:
             self._file = None
 
     def _write(self, content: bytes) -> Any:
-        """In place, since the system's lock is the file's and not its name's."""
+        """Write in place, since the system's lock belongs to the file, not to its name."""
         with open(self.path, "r+b") as file:
             file.write(content)
             file.truncate()
         return content
 
     def _lock(self) -> None:
-        """Take the system's lock of the file, where the file system has such."""
+        """Acquire the system's lock of the file, if the file system supports it."""
         while self._file is None and fcntl is not None:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -411,9 +412,9 @@ class _Disk:
                 os.close(file)
                 self.held_by_system = False
                 return
-            except FileNotFoundError:  # given back, with its file, between opening and locking
+            except FileNotFoundError:  # released and deleted between opening and locking
                 same = False
-            except OSError:  # a file system without such locks: the record and its age alone tell
+            except OSError:  # no lock support: only the record and its age count
                 os.close(file)
                 if self.path.stat().st_size == 0:
                     self.path.unlink(missing_ok=True)
@@ -425,7 +426,7 @@ class _Disk:
 
 
 class _Objects:
-    """A record in an object store, written on conditions. Its tag is the store's."""
+    """Record in an object store, written conditionally. Its tag is the store's version."""
 
     held_by_system = None
 
@@ -457,7 +458,7 @@ class _Objects:
 
         probe = f"{NAME}-{uuid.uuid4().hex}"
         try:
-            obstore.put(self._store, probe, b"now")  # the store's clock, which may differ from this machine's
+            obstore.put(self._store, probe, b"now")  # the store's clock may differ from this machine's
             now = obstore.head(self._store, probe)["last_modified"]
             return (now - obstore.head(self._store, NAME)["last_modified"]).total_seconds()
         except FileNotFoundError:
@@ -481,20 +482,22 @@ class _Objects:
             return _tag(obstore.put(self._store, NAME, content, mode=mode, use_multipart=False))
         except (AlreadyExistsError, PreconditionError):
             return None
-        except FileNotFoundError:  # deleted meanwhile; or there is no bucket
+        except FileNotFoundError:  # deleted meanwhile, or there is no bucket
             if mode == "create":
                 raise
             return None
 
 
 def _tag(written: Any) -> dict[str, str]:
-    """What names one version of an object: an ETag, and a version where the bucket keeps them."""
+    """Return the ETag of an object, and its version if the bucket is versioned."""
     return {name: written[name] for name in ("e_tag", "version") if written[name] is not None}
 
 
 def _access(folder: str) -> dict[str, Any]:
-    """What obstore has to be told so that it reaches what pyarrow reaches: obstore reads the variables AWS_…, but
-    neither an endpoint in the address nor the files of `aws configure`."""
+    """Return obstore options that make it access the same storage as pyarrow.
+
+    obstore reads the AWS_… variables, but neither an endpoint in the URI nor the files of `aws configure`.
+    """
     parts = urlsplit(folder)
     if parts.scheme not in S3_SCHEMES:
         return {}
@@ -514,7 +517,7 @@ def _access(folder: str) -> dict[str, Any]:
 
 
 def _keys_of_profile() -> dict[str, str]:
-    """The keys that `aws configure` wrote; none where there are none."""
+    """Return the keys that `aws configure` wrote; empty if there are none."""
     path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
     profiles = ConfigParser(interpolation=None)
     profiles.read(path)

@@ -1,6 +1,6 @@
-"""The Arrow schema of every table, and `conform`, which checks a table.
+"""The Arrow schema of every table, and `conform`, which validates a table.
 
-Tables that hold labels, measures or scores depend on the task; `make_tables` lays them out.
+Tables with labels, measures or scores depend on the task; `make_tables` defines them.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ INTERVAL = pa.struct([("value", pa.float64()), ("low", pa.float64()), ("high", p
 
 @dataclass(frozen=True)
 class Tables:
-    """The schemas of the tables that hold a task's labels, measures or scores."""
+    """Schemas of the tables that hold a task's labels, measures or scores."""
 
     labels: pa.DataType
     series: pa.Schema
@@ -56,22 +56,23 @@ class Tables:
 
 
 def labels_type(facets: Sequence[str]) -> pa.DataType:
-    """A struct with the class of each facet, null where it is not stated."""
+    """Return a struct type with the class of each facet, null if it is not stated."""
     return pa.struct([(facet, pa.string()) for facet in facets])
 
 
 def score_names(facets: Sequence[str]) -> tuple[str, ...]:
-    """What a run is scored by: one accuracy a facet, all of them at once, and how often a reply could be read."""
+    """Return the names of a run's scores: accuracy per facet, exact match of all facets, and the valid share."""
     return (*facets, ALL_RIGHT, VALID)
 
 
 def make_tables(
     facets: Sequence[str], measures: Mapping[str, pa.DataType], parameters: Sequence[str], curves: int
 ) -> Tables:
-    """The tables of a task.
+    """Return the table schemas of a task.
 
-    facets: their names. measures: name -> type of what is measured. parameters: what a series is drawn from, null
-    where its process has no such parameter. curves: series in an item; of several, each has its own parameters.
+    facets: their names. measures: type of each measured value, by name. parameters: parameters of the generating
+    processes, null if a series' process lacks one. curves: series per item; if there are several, each has its own
+    parameters.
     """
     labels = labels_type(facets)
     drawn = pa.struct([(name, pa.float32()) for name in parameters])
@@ -98,14 +99,14 @@ def make_tables(
                 pa.field("request_key", pa.string(), nullable=False),
                 pa.field("status", pa.string(), nullable=False),
                 pa.field("text", pa.string()),
-                pa.field("thought", pa.string()),  # what a model thought first; never trained on
+                pa.field("thought", pa.string()),  # reasoning text; never used for training
                 pa.field("labels", labels, nullable=False),
                 pa.field("reason", pa.string()),
-                pa.field("model", pa.string()),  # that answered, as its server names it
-                pa.field("fingerprint", pa.string()),  # of the server's configuration, where it gives one
+                pa.field("model", pa.string()),  # that responded, as its server names it
+                pa.field("fingerprint", pa.string()),  # of the server's configuration, if reported
                 pa.field("attempts", pa.int32(), nullable=False),
                 pa.field("input_tokens", pa.int64(), nullable=False),
-                pa.field("output_tokens", pa.int64(), nullable=False),  # thinking included
+                pa.field("output_tokens", pa.int64(), nullable=False),  # including reasoning
                 pa.field("thinking_tokens", pa.int64(), nullable=False),
                 pa.field("cost_usd", pa.float64(), nullable=False),
                 pa.field("latency_ms", pa.float64()),
@@ -134,23 +135,23 @@ def make_tables(
     )
 
 
-# The fields of a run that do not depend on what it was asked.
+# Fields of a run that do not depend on the task.
 RUN = (
     pa.field("run_id", pa.string(), nullable=False),
     pa.field("teacher", pa.string(), nullable=False),
     pa.field("student", pa.string(), nullable=False),
-    pa.field("view", pa.string()),  # numbers or plot; null in records of versions in which none could look
+    pa.field("view", pa.string()),  # modality: numbers (text) or plot (image); null in old records
     pa.field("parameters", pa.int64(), nullable=False),
     pa.field("parameters_without_embeddings", pa.int64(), nullable=False),
     pa.field("examples", pa.int64(), nullable=False),
     pa.field("tokens", pa.int64(), nullable=False),
     pa.field("supervised_tokens", pa.int64(), nullable=False),
-    pa.field("flops", pa.float64(), nullable=False),  # with attention and head, as `students.training_flops` says
-    pa.field("flops_6nd", pa.float64()),  # 6·N·D alone, N without embeddings
-    pa.field("distilled_from", pa.string()),  # null where it learned from words alone, as are
-    pa.field("teacher_flops", pa.float64()),  # the FLOPs of the teacher's own forward passes
+    pa.field("flops", pa.float64(), nullable=False),  # with attention and head, see `students.training_flops`
+    pa.field("flops_6nd", pa.float64()),  # 6·N·D, N without embeddings
+    pa.field("distilled_from", pa.string()),  # null for SFT only, as is the next field
+    pa.field("teacher_flops", pa.float64()),  # FLOPs of the teacher's forward passes
     pa.field("steps", pa.int64(), nullable=False),
-    pa.field("stopped_early", pa.bool_()),  # null in records of versions in which none could
+    pa.field("stopped_early", pa.bool_()),  # null in old records
     pa.field("seed", pa.int64(), nullable=False),
     pa.field("validation_loss", pa.float64(), nullable=False),
     pa.field("train_seconds", pa.float64(), nullable=False),
@@ -163,7 +164,7 @@ RUN = (
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return the table with exactly the schema's columns, types and order.
 
-    Raises DataError where a column is missing, extra or of another type, or null where it may not be.
+    Raises DataError if a column is missing, extra or of another type, or contains a forbidden null.
     """
     missing = [name for name in schema.names if name not in table.column_names]
     extra = [name for name in table.column_names if name not in schema.names]
@@ -180,5 +181,5 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def fingerprint(schema: pa.Schema) -> str:
-    """A short digest of names, types and nullability: it changes when, and only when, the schema does."""
+    """Return a 16-digit hash of names, types and nullability; metadata is ignored."""
     return hashlib.sha256(str(schema.remove_metadata()).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""Train a teacher of one's own, in this process and without Ray: a small model that learns to look at plots.
+"""Train a local teacher in this process without Ray: a small vision-language model that describes plots.
 
-In: a recipe whose teacher is to be trained. Out: the teacher's folder. It learns from series of its own, whose
-truth it is told in always the same words, by the code that students learn by; in MLflow it is a run of the study.
+Input: a recipe whose teacher must be trained. Output: the teacher's folder. It is trained on separate series with
+rule-based descriptions of their true labels, by the same code as the students. In MLflow it is a run of the study.
 """
 
 import json
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
     from tsd.training.corpus import Corpus
     from tsd.training.loop import Place, Progress
 
-OWN_SEED = 0x7EAC4E2  # added to a study's for the series that its own teacher learns from
-TEST = 1000  # series that such a teacher is scored on
-LATEST = "latest.json"  # in the folder of its checkpoints: which one is whole
-TOGETHER = 8192  # series drawn at once
+OWN_SEED = 0x7EAC4E2  # added to the study's seed for the series that its local teacher is trained on
+TEST = 1000  # number of series that the teacher is scored on
+LATEST = "latest.json"  # in the checkpoint folder: names the complete checkpoint
+TOGETHER = 8192  # series generated at once
 
 
 def prepare(recipe: Recipe, reporter: Reporter, open_tracker: Callable[[], "Tracker"]) -> None:
-    """Train the recipe's own teacher, where it has one that is not there yet, and say how well it reads plots.
+    """Train the recipe's local teacher, if it has one that is not trained yet, and print its scores.
 
-    open_tracker: the study's; asked for where there is something to track. Raises InputError where the folder
-    holds another teacher than the recipe asks for.
+    open_tracker: returns the study's tracker; called only if something is tracked. Raises InputError if the folder
+    holds another teacher than the recipe defines.
     """
     teacher = recipe.teacher
     if not isinstance(teacher, ModelTeacher) or teacher.train is None:
@@ -62,7 +62,7 @@ def prepare(recipe: Recipe, reporter: Reporter, open_tracker: Callable[[], "Trac
 
 
 def prepare_alone(recipe: Recipe, reporter: Reporter) -> None:
-    """Train the own teachers of a recipe outside of a study's run."""
+    """Train the local teachers of a recipe outside of a study's run."""
     for name, one in (recipe.by_teacher or {"": recipe}).items():
         if name:
             reporter.say(f"[bold]Teacher: {escape(name)}[/]")
@@ -71,7 +71,7 @@ def prepare_alone(recipe: Recipe, reporter: Reporter) -> None:
 
 
 def _open_tracker(recipe: Recipe, held: ExitStack) -> "Tracker":
-    """The study's tracker, closed with what holds it."""
+    """Open the study's tracker; `held` closes it."""
     from tsd.tracking import Tracker
 
     tracker = Tracker(recipe.tracking.uri, recipe.tracking.experiment, recipe.folder, to_yaml(recipe))
@@ -80,7 +80,7 @@ def _open_tracker(recipe: Recipe, held: ExitStack) -> "Tracker":
 
 
 def key(recipe: Recipe) -> str:
-    """What makes the recipe's own teacher: how it is trained, on which series, and how they look."""
+    """Hash of what determines the local teacher: training settings, series, and the rasterised plots."""
     train = _asked(recipe)
     series = recipe.series.model_dump(exclude={"count", "split", "blocks_per_part"})
     drawn = [generator.VERSION, rasterised.VERSION, recipe.seed, series]
@@ -88,14 +88,14 @@ def key(recipe: Recipe) -> str:
 
 
 def as_student(recipe: Recipe) -> Student:
-    """The recipe's own teacher as the student that it is at first."""
+    """Return the local teacher as the student that it is before training."""
     train = _asked(recipe)
     name = recipe.teacher.name
     return Student(name=name, size=train.size, view="plot", learning_rate=train.learning_rate)
 
 
 def settings(recipe: Recipe) -> TrainingConfig:
-    """How the recipe's own teacher is trained."""
+    """Return the training settings of the local teacher."""
     train = _asked(recipe)
     return TrainingConfig(
         batch_size=train.batch_size,
@@ -106,7 +106,10 @@ def settings(recipe: Recipe) -> TrainingConfig:
 
 
 def draw(recipe: Recipe, advance: Callable[[int], None] = lambda _: None) -> dict[str, pa.Table]:
-    """The series that the recipe's own teacher learns from and is scored on, by split."""
+    """Generate the series for training and scoring the local teacher, by split.
+
+    advance: called with the number of series generated since the last call.
+    """
     sizes = _sizes(recipe)
     total, seed = sum(sizes.values()), (recipe.seed + OWN_SEED) % 2**63
     parts = []
@@ -123,13 +126,13 @@ def draw(recipe: Recipe, advance: Callable[[int], None] = lambda _: None) -> dic
 
 
 def _sizes(recipe: Recipe) -> dict[str, int]:
-    """How many series are drawn for the recipe's own teacher, by split."""
+    """Return the number of series for the local teacher, by split."""
     validation = recipe.evaluation.validation_examples
     return {"train": _asked(recipe).pictures, "validation": validation, "test": TEST}
 
 
 def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple[Any, dict[str, "Corpus"]]:
-    """What the recipe's own teacher is told of such series, for training and validation, and its tokenizer."""
+    """Build the teacher's tokenizer, and its corpora for training and validation. series: by split."""
     from tsd.models.tokenizer import build_tokenizer
     from tsd.training.corpus import looking_corpus
 
@@ -148,13 +151,17 @@ def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple[Any, dict[str, "C
 
 
 def _asked(recipe: Recipe) -> Training:
-    """What the recipe says of training its teacher."""
+    """Return the recipe's settings for training its teacher."""
     assert isinstance(recipe.teacher, ModelTeacher)
     assert recipe.teacher.train
     return recipe.teacher.train
 
 
 def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") -> None:
+    """Train the local teacher, score it, write its sealed folder, and log it to MLflow.
+
+    folder: of the finished teacher. Checkpoints are deleted at the end.
+    """
     train, started = _asked(recipe), time.perf_counter()
     run: dict[str, Any] = {
         "student": as_student(recipe).model_dump(),
@@ -196,7 +203,7 @@ def _learn(
     step: Step,
     tracker: "Tracker",
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """The trained model, its tokenizer and its record."""
+    """Return the trained model, its tokenizer and its record."""
     import torch
 
     from tsd.training.loop import Place
@@ -230,26 +237,26 @@ def _learn(
 
 @dataclass
 class _Course:
-    """A teacher's training on its way: what is told of it, and the checkpoint that it goes on from."""
+    """State of a teacher's training: progress reports, and the checkpoint to resume from."""
 
     key: str
     run_id: str
-    folder: str  # of its checkpoints
+    folder: str  # folder of the checkpoints
     batch_size: int
     place: "Place"
     step: Step
     tracker: "Tracker"
-    shown: int = 0  # pictures that the progress bar has heard of
+    shown: int = 0  # plots reported to the progress bar
 
     def report(self, now: "Progress") -> None:
-        """Tell whoever watches, and MLflow."""
+        """Report progress to the progress bar and to MLflow."""
         shown = now.step * self.batch_size
         self.step.advance(shown - self.shown, f"loss {now.loss:.3f}")
         self.shown = shown
         self.tracker.log(self.run_id, now.step, {"loss": now.loss}, int(time.time() * 1000))
 
     def resume(self, model: Any, optimiser: Any) -> "Progress":
-        """Load the last checkpoint, where there is a whole one of this teacher, and say how far it is."""
+        """Load the last complete checkpoint of this teacher, if there is one. Returns its progress."""
         from tsd.training import checkpoints
         from tsd.training.loop import Progress
 
@@ -265,11 +272,11 @@ class _Course:
         return progress
 
     def keep(self, part: Path, now: "Progress") -> None:
-        """Put a checkpoint beside the one before."""
+        """Store a checkpoint beside the previous one."""
         datasets.copy_folder(str(part), f"{self.folder}/{now.step}")
 
     def tell(self, now: "Progress") -> None:
-        """From here on it is this one that counts."""
+        """Make the new checkpoint the one to resume from, and delete the previous one."""
         earlier = datasets.read_json(self.folder, LATEST)
         datasets.write_json(self.folder, LATEST, {"step": now.step, "key": self.key})
         if earlier and earlier["step"] != now.step:
@@ -282,7 +289,7 @@ def _checkpoints(folder: str) -> str:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """A process group of one, for checkpoints."""
+    """Open a process group of size 1, which checkpoints require."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
@@ -300,7 +307,10 @@ def look(
     at_once: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> pa.Table:
-    """What the model says of series: the columns of a predictions table that scores need. at_once: pictures."""
+    """Predict the descriptions of series. Returns the columns of a predictions table that scoring needs.
+
+    at_once: plots per batch. advance: called with the number of plots described since the last call.
+    """
     from tsd.inference.decoding import describe
 
     texts: list[str] = []
@@ -315,7 +325,7 @@ def look(
 def _say_scores(
     task: Task, predictions: pa.Table, scores: dict[str, dict[str, float]], reporter: Reporter
 ) -> None:
-    """Say how a teacher scores, facet by facet and class by class, in %."""
+    """Print a teacher's scores by facet and class, in %."""
     for facet, each in scoring.recalls(task, predictions).items():
         of_classes = ", ".join(f"{name} {at.value:.1%}" for name, at in each.items())
         reporter.say(escape(f"  {facet} {scores[facet]['value']:.1%} right: {of_classes}"))

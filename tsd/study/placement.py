@@ -1,7 +1,7 @@
-"""Which runs of a study share a trial, and which trials start first: decisions about runs that are only planned.
+"""Decide which runs of a study share a trial and which trials start first, before any run starts.
 
-A trial starts processes and loads libraries, which takes longer than a small student takes to learn. So short
-runs follow one another in the same processes, and long ones have their own.
+A trial starts processes and imports libraries, which takes longer than training a small student. So short runs
+share the processes of one trial, and long runs get their own.
 """
 
 import re
@@ -11,29 +11,29 @@ from typing import TypeVar
 
 from tsd.recipe import Student, TrainingConfig
 
-# A step of a tiny student takes as long as if it had so many more parameters: 28, 36 and 84 ms at 0.03M, 0.1M
-# and 0.3M (benchmarks/sharding.json).
+# Cost of a training step beyond its parameters, in parameters: a step of a tiny student takes 28, 36 and 84 ms at
+# 0.03M, 0.1M and 0.3M (benchmarks/sharding.json).
 OVERHEAD = 90_000
-UNSAID = 1e9  # parameters of a model whose name says nothing of its size
-LARGEST = 1 / 3  # of what each trial under way would get if all work were dealt out evenly: what a pack may hold
+UNSAID = 1e9  # parameters of a model whose name does not state its size
+LARGEST = 1 / 3  # of the mean work per concurrent trial: maximum work in one group
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Need:
-    """The machines that a run asks for."""
+    """Resources that a run requires."""
 
     workers: int
-    """Ray Train workers, over which FSDP2 shards."""
+    """Number of Ray Train workers over which FSDP2 shards."""
     cpus: float
-    """CPUs of each worker."""
+    """CPUs per worker."""
     gpus: float
-    """GPUs of each worker; below one, several runs share one."""
+    """GPUs per worker; below 1, several runs share one."""
 
 
 def need(student: Student, training: TrainingConfig) -> Need:
-    """What a student's runs ask for: its own word, or that of the training section."""
+    """Return the resources of a student's runs: its own settings, or those of the training section."""
     workers = student.workers or training.workers
     if training.gpu:
         return Need(workers, 0, student.gpus or 1)
@@ -41,12 +41,12 @@ def need(student: Student, training: TrainingConfig) -> Need:
 
 
 def cost(student: Student, examples: int) -> float:
-    """How long a run takes, in a unit that all runs of a study share."""
+    """Relative duration of a run. Comparable only between runs of one study."""
     return examples * (OVERHEAD + parameters(student))
 
 
 def parameters(student: Student) -> float:
-    """A student's parameters as its name, or that of its source, has them: 0.3M, Qwen2.5-1.5B-Instruct."""
+    """Parse a student's parameter count from its name or its source's name: 0.3M, Qwen2.5-1.5B-Instruct."""
     for said in (student.size or student.name, (student.source or "").rstrip("/").rsplit("/", 1)[-1]):
         if found := re.search(r"(?<![\d.])(\d+(?:\.\d+)?)([KMB])(?![A-Za-z])", said):
             return float(found[1]) * {"K": 1e3, "M": 1e6, "B": 1e9}[found[2]]
@@ -56,9 +56,10 @@ def parameters(student: Student) -> float:
 def packs(
     runs: Sequence[T], cost: Callable[[T], float], alike: Callable[[T], Hashable], at_once: int
 ) -> list[list[T]]:
-    """The runs by trial, the longest trial first; those of a trial ask for the same machines.
+    """Group runs into trials, longest trial first; the runs of a trial require the same resources.
 
-    at_once: trials under way at a time. A pack is small enough that the last trials end at about the same time.
+    cost: relative duration of a run. alike: runs with equal values may share a trial. at_once: concurrent trials.
+    Groups are small enough that the last trials end at about the same time.
     """
     room = LARGEST * sum(map(cost, runs)) / at_once
     found: list[list[T]] = []

@@ -1,7 +1,7 @@
-"""What a command will do before it does it: rows, tokens, FLOPs, dollars, and time at a rate measured here.
+"""Plan a command before it runs: rows, tokens, FLOPs, cost, and time at a rate measured on this machine.
 
-Nothing is written and no teacher is asked. Tokens are counted on a sample of the study's own series. What an
-earlier start has finished is looked up in the study's folder, and not counted again.
+Nothing is written and no teacher is called. Tokens are counted on a sample of the study's own series. Finished
+stages are looked up in the study's folder and not counted again.
 """
 
 import os
@@ -42,36 +42,36 @@ if TYPE_CHECKING:
     from tsd.training.corpus import Corpus
 
 STAGES = ("generate", "annotate", "curate", "train", "evaluate", "report")
-SAMPLE = 256  # series that are drawn and described to count tokens and measure rates
-BATCH_SECONDS = 86_400.0  # in which a provider promises a batch
-REPLY_SHARE = 0.75  # of the tokens that a task allows for a reply, which a teacher takes, roughly
-CURATED_PER_SECOND = 25_000  # measured on the laptop study
-TRIAL_SECONDS = 9.0  # that starting a trial keeps two cores busy, measured on the laptop study
-REPORT_SECONDS = 30.0  # measured on the laptop study
-OWN_SECONDS = 12.0  # that training a teacher takes beside its steps, measured on the laptop study
-STAGE_SECONDS = 2.0  # that Ray Data takes to start a stage, measured on the laptop study
-TOKENIZER_SECONDS = 4.5  # to build and save it before training, measured on the laptop study
+SAMPLE = 256  # series that are generated and described to count tokens and to measure rates
+BATCH_SECONDS = 86_400.0  # completion window of a provider's batch
+REPLY_SHARE = 0.75  # approximate fraction of a task's maximum response tokens that a teacher uses
+CURATED_PER_SECOND = 25_000  # rough default for the estimate
+TRIAL_SECONDS = 9.0  # CPU time of starting a trial; rough default for the estimate
+REPORT_SECONDS = 30.0  # rough default for the estimate
+OWN_SECONDS = 12.0  # of training a local teacher, besides its steps; rough default for the estimate
+STAGE_SECONDS = 2.0  # of starting a stage on Ray Data; rough default for the estimate
+TOKENIZER_SECONDS = 4.5  # of building and saving the tokenizer; rough default for the estimate
 PROBE_STEPS = 3
-CHAT_TOKENS = 12  # that a chat template puts around a prompt and a reply
-LETTERS_A_TOKEN = 4.5  # of English words in Qwen's vocabulary
+CHAT_TOKENS = 12  # that a chat template adds to a prompt and a response
+LETTERS_A_TOKEN = 4.5  # characters per token of English words in Qwen's vocabulary
 DONE = "nothing to do: it is finished"
-INDENT = 13  # of what follows a stage's name
+INDENT = 13  # width of a stage's name
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What one example costs one student. seconds: None where this machine cannot measure it."""
+    """Cost of one example for one student. seconds: None if it cannot be measured on this machine."""
 
     tokens: float
     answer_tokens: float
     flops: float
     seconds: float | None
     estimated: str | None = None
-    """Why tokens and FLOPs follow from the model's name alone, where they do."""
+    """Why tokens and FLOPs are estimated from the model's name alone, if they are."""
 
 
 def plan(recipe: Recipe, stage: str) -> str:
-    """The plan of a stage, or of all of them for "study", as lines to print. Nothing is written."""
+    """Return the plan of a stage, or of all stages for "study", as text to print. Writes nothing."""
     asked = STAGES if stage == "study" else (stage,)
     lines = [f"tsd {stage} {recipe.name} works in {recipe.folder}. It will"]
     left, unseen = remaining.of_study(recipe)
@@ -104,7 +104,7 @@ def plan(recipe: Recipe, stage: str) -> str:
 
 
 def _left_over(share: float, said: list[str], seconds: float | None) -> tuple[list[str], float | None]:
-    """The plan of a stage of which a share is left. said, seconds: of the whole."""
+    """Scale the plan of a whole stage to the unfinished share. said, seconds: plan of the whole stage."""
     if share == 1:
         return said, seconds
     if share == 0:
@@ -117,9 +117,7 @@ def _generate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
     if left.series == 0:
         return [DONE], 0.0
     count = recipe.series.count
-    generator.draw_table(
-        recipe.asks, recipe.series, recipe.seed, 0, 8
-    )  # the first call is slow: it is not the rate
+    generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, 8)  # warm-up: the first call is slower
     seconds = _time(lambda: generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, generator.BLOCK))
     size = count * recipe.series.points * recipe.asks.curves / 2**20
     lengths = " or ".join(map(str, recipe.series.lengths))
@@ -138,6 +136,11 @@ def _annotate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
 
 
 def _ask_all(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    """Plan the annotation of the remaining series: images, tokens, cost and time.
+
+    Returns the lines to print and the seconds, None if unknown. Includes training a local teacher that does not
+    exist yet.
+    """
     count, teacher = round(recipe.series.count * left.annotations), recipe.teacher
     if isinstance(teacher, RulesTeacher):
         sample = generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, SAMPLE)
@@ -183,7 +186,7 @@ def _ask_all(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
 
 
 def _own_teacher(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
-    """What training the study's own teacher takes, where it is not there yet."""
+    """Plan the training of the local teacher, if it does not exist yet."""
     if not left.teacher:
         return [DONE], 0.0
     train = recipe.teacher.train if isinstance(recipe.teacher, ModelTeacher) else None
@@ -198,17 +201,17 @@ def _own_teacher(recipe: Recipe, left: Remaining) -> tuple[list[str], float | No
 
 
 def _looking_seconds(recipe: Recipe, teacher: LocalTeacher, count: int) -> float | None:
-    """How long processes look at all series; a teacher whose size is not known takes the time of 0.3M."""
+    """Seconds to annotate all plots with a local teacher. One of unknown size is timed as 0.3M."""
     student = Student(name=teacher.name, size=teacher.train.size if teacher.train else "0.3M", view="plot")
     each = _rate(recipe.model_copy(update={"training": TrainingConfig()}), student).seconds
     if each is None:
         return None
-    # Looking and reading are a forward pass, a third of a training step; the reply takes about as long again.
+    # A forward pass is a third of a training step; decoding takes about as long again.
     return STAGE_SECONDS + count * each * 2 / 3 / min(teacher.workers, _cores())
 
 
 def _sum(*seconds: float | None) -> float | None:
-    """All of them together; None where one is not known."""
+    """Return the sum, or None if any value is unknown."""
     known = [each for each in seconds if each is not None]
     return sum(known) if len(known) == len(seconds) else None
 
@@ -222,7 +225,7 @@ def _where(teacher: ApiTeacher | VllmTeacher) -> str:
 
 
 def _engine_seconds(teacher: VllmTeacher, count: int) -> tuple[float | None, str]:
-    """How long engines take, and what that depends on."""
+    """Return the seconds of vLLM engines, and a description of their rate."""
     if teacher.replies_per_second is None:
         return None, "at no price but the machines'; their rate is not known (teacher.replies_per_second)"
     machines = teacher.replicas * (teacher.tensor_parallel if teacher.gpu else 1)
@@ -235,7 +238,7 @@ def _engine_seconds(teacher: VllmTeacher, count: int) -> tuple[float | None, str
 
 
 def _asking_seconds(recipe: Recipe, teacher: ApiTeacher, count: int, tokens: float) -> tuple[float, str]:
-    """How long an API takes, and what that depends on. tokens: of a request and its reply."""
+    """Return the seconds of an API, and a description of the limiting factor. tokens: per request and response."""
     if teacher.mode == "batch":
         requests = min(teacher.batch.most_requests, recipe.series.blocks_per_part * generator.BLOCK)
         turns = -(-count // (requests * teacher.batch.at_once))
@@ -265,11 +268,15 @@ def _curate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
 
 
 def _train(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    """Plan the training of unfinished runs: trials, tokens, FLOPs and time.
+
+    Returns the lines to print and the seconds, None if a rate cannot be measured on this machine.
+    """
     training, every = recipe.training, list(recipe.students.cells())
     cells = [cell for cell in every if not left.is_trained(_run(*cell))]
     if not cells:
         return [DONE], 0.0
-    seen = Counter[Student]()  # examples, over all runs and epochs
+    seen = Counter[Student]()  # over all runs and epochs
     for student, volume, _ in cells:
         seen[student] += volume * training.epochs
     rates = {student: _rate(recipe, student) for student in seen}
@@ -300,7 +307,9 @@ def _train(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
 
 
 def _taught(recipe: Recipe, student: Student, flops: float) -> str:
-    """Whom a distilled student learns from, when, and what that costs besides its own FLOPs."""
+    """Describe a distilled student's teacher, when it is trained, and its additional FLOPs. flops: the
+    teacher's.
+    """
     teacher = recipe.students.teacher_of(student)
     assert student.distil is not None
     first = f" on {max(recipe.students.volumes):,} examples, trained before it" if teacher else ""
@@ -308,14 +317,19 @@ def _taught(recipe: Recipe, student: Student, flops: float) -> str:
 
 
 def _teaching_rate(recipe: Recipe, student: Student) -> Rate:
-    """What one example costs the teacher of a distilled student: a forward pass, a third of a training step."""
+    """Cost of one example for the teacher of a distilled student: a forward pass, a third of a training step."""
     assert student.distil is not None
-    outside = Student(name="teacher", source=student.distil.teacher, learning_rate=1.0)  # at no rate is it trained
+    # Never trained: any rate will do.
+    outside = Student(name="teacher", source=student.distil.teacher, learning_rate=1.0)
     rate = _rate(recipe, recipe.students.teacher_of(student) or outside)
     return replace(rate, flops=rate.flops / 3, seconds=None if rate.seconds is None else rate.seconds / 3)
 
 
 def _evaluate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
+    """Plan the decoding of unfinished runs: responses, tokens and time.
+
+    Returns the lines to print and the seconds, None if a rate cannot be measured on this machine.
+    """
     every = list(recipe.students.cells())
     cells = [cell for cell in every if not left.is_decoded(_run(*cell))]
     if not cells:
@@ -326,7 +340,7 @@ def _evaluate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
     seconds = None
     known = [rate.seconds for rate in rates if rate.seconds is not None]
     if len(known) == len(rates):
-        # A prompt is a forward pass, a third of a training step; the reply takes about as long again.
+        # A forward pass over the prompt is a third of a training step; decoding takes about as long again.
         seconds = recipe.evaluation.series * sum(known) * 2 / 3 / min(recipe.evaluation.workers, _cores())
     return [
         f"have each of {_of(len(cells), len(every))} students describe {recipe.evaluation.series:,} test series",
@@ -336,13 +350,13 @@ def _evaluate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
 
 
 def _estimates(rates: Iterable[Rate]) -> list[str]:
-    """A line where tokens and FLOPs are only estimated."""
+    """Return a line if tokens and FLOPs are only estimated."""
     whys = dict.fromkeys(rate.estimated for rate in rates if rate.estimated)
     return [f"tokens and FLOPs are estimated from the models' names: {why}" for why in whys]
 
 
 def _run(student: Student, volume: int, seed: int) -> str:
-    """How a run's id begins."""
+    """Return the prefix of a run's id."""
     return f"{student.name}-{volume}-s{seed}"
 
 
@@ -356,9 +370,10 @@ def _report(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
 
 @lru_cache
 def _rate(recipe: Recipe, student: Student) -> Rate:
-    """What one example costs this student: tokens and FLOPs of a sample, seconds of a few steps on it.
+    """Measure the cost of one example for a student: tokens and FLOPs on a sample, seconds over a few steps.
 
-    A student for GPUs is only laid out, without its weights: its seconds cannot be measured here.
+    A GPU student is instantiated without weights, so its seconds cannot be measured here. Raises InputError if
+    transformers cannot load the source's config.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -393,17 +408,20 @@ def _rate(recipe: Recipe, student: Student) -> Rate:
     flops += students.training_flops(model, body, 0, 1, length) * answer
     if not measured:
         return Rate(length, answer, flops, None)
-    _seconds_per_example(recipe, model, corpus, steps=1)  # the first step is slow: it is not the rate
+    _seconds_per_example(recipe, model, corpus, steps=1)  # warm-up: the first step is slower
     return Rate(length, answer, flops, _seconds_per_example(recipe, model, corpus, PROBE_STEPS))
 
 
 def _from_name(student: Student, examples: pa.Table, why: str) -> Rate:
-    """What one example costs a model that cannot be looked at: its size stands in its name, and its tokenizer is
-    taken for Qwen's, which has a token for each digit and each space before a number."""
+    """Estimate the cost of one example for a model that cannot be loaded.
+
+    Its size is parsed from its name. Tokens are counted as in Qwen's vocabulary: one per digit, and one per space
+    before a number.
+    """
     prompts, replies = (examples[name].to_pylist() for name in ("prompt", "completion"))
     prompt, answer = (float(np.mean([_tokens_of(text) for text in texts])) for texts in (prompts, replies))
     tokens = prompt + answer + CHAT_TOKENS
-    # 6·N a token: 2 forward, 4 backward. Of adapters the frozen weights have no gradients of their own: 4·N.
+    # FLOPs per token: 6·N (2 forward, 4 backward); with LoRA 4·N, since frozen weights need no weight gradients.
     flops = (4 if student.lora else 6) * placement.parameters(student) * tokens
     return Rate(tokens, answer, flops, None, why)
 
@@ -414,7 +432,7 @@ def _tokens_of(text: str) -> float:
 
 
 def _sample(recipe: Recipe) -> pa.Table:
-    """Prompts and completions as the rules teacher gives them, for the first series of the study."""
+    """Generate prompts and completions of the rules teacher for the first series of the study."""
     series = generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, min(SAMPLE, recipe.series.count))
     described = Rules(RulesTeacher(), recipe.asks, recipe.seed).annotate(series)
     prompts = [recipe.asks.student_prompt(values) for values in series["values"].to_pylist()]
@@ -422,7 +440,9 @@ def _sample(recipe: Recipe) -> pa.Table:
 
 
 def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corpus", steps: int) -> float:
-    """Measured over a few steps that change nothing: the learning rate is 0."""
+    """Measure the seconds per example over a few steps with a learning rate of 0, so that the model is
+    unchanged.
+    """
     from tsd.training import loop
 
     settings = recipe.training.model_copy(update={"epochs": 1})
@@ -456,7 +476,7 @@ def _counted(recipe: Recipe) -> str:
 
 
 def _round(count: float) -> str:
-    """Three digits of an estimate: more would promise too much."""
+    """Format an estimate with three significant digits."""
     return f"{float(f'{count:.3g}'):,.0f}"
 
 

@@ -1,8 +1,8 @@
-"""What made the tables of a study's folder: its recipe, written once and held against every later one.
+"""Provenance of a study's folder: the recipe of its tables, stored once and compared with every later recipe.
 
-A folder keeps the recipe that made what lies there, as `recipe.yaml`. A recipe may differ from it in what is for
-the machines alone, in stages of which nothing lies there yet, and by students, volumes, seeds and teachers that
-come on top. Any other is refused before anything is written.
+The recipe is stored as `recipe.yaml`. A later recipe may differ in settings that only concern machines and in
+stages that have no results yet. It may add students, train sizes, seeds and teachers. Any other difference is
+refused before anything is written.
 """
 
 from collections.abc import Iterator
@@ -24,18 +24,18 @@ MADE = {
     "train": ("trials", "students", "records"),
     "evaluate": ("predictions", "runs"),
 }
-"""What lies in a folder once a stage began."""
+"""Folders that exist once a stage has started."""
 GROWS = ("study", "train")
-"""The commands that train students which are not there yet."""
+"""Commands that train missing students."""
 LATER = ("evaluate", "report")
-"""The commands that work on the students that are there."""
+"""Commands that use existing students."""
 BY_NAME = ("students", "teachers")
-"""Sections of which there may be more later, so they are compared one by one."""
+"""Sections that may grow later. Their entries are compared one by one."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A field in which a recipe is not the one that made a folder."""
+    """A field in which a recipe differs from the one that made a folder."""
 
     folder: str
     path: str
@@ -47,7 +47,7 @@ class Difference:
 
 
 def require(recipe: Recipe, command: str) -> None:
-    """Raise StorageError where the study's folder holds tables that this recipe does not make. Reads only."""
+    """Raise StorageError if the study's folder holds tables that this recipe does not produce. Writes nothing."""
     found = [*_differences(recipe, command)]
     for one in recipe.by_teacher.values():
         found += _differences(one, command)
@@ -63,7 +63,7 @@ def require(recipe: Recipe, command: str) -> None:
 
 
 def keep(recipe: Recipe, command: str) -> None:
-    """Write the recipe of each folder that has none, or of which this command makes more than it says.
+    """Store the recipe in each folder without one, or in which this command adds to the stored recipe.
 
     `require` must have passed.
     """
@@ -75,8 +75,11 @@ def keep(recipe: Recipe, command: str) -> None:
 
 
 def read(recipe: Recipe) -> Recipe | None:
-    """The recipe that a folder keeps, under this one's name and place; None where there is none that this version
-    can read, and only the tables' keys tell."""
+    """Return the recipe stored in a folder, with the name and location of `recipe`.
+
+    None if there is none, or if it cannot be parsed by this version; then only the tables' keys can be compared.
+    Raises StorageError if the file is damaged.
+    """
     content = datasets.read_bytes(recipe.folder, RECIPE)
     if content is None:
         return None
@@ -96,7 +99,7 @@ def read(recipe: Recipe) -> Recipe | None:
 
 
 def _differences(recipe: Recipe, command: str) -> Iterator[Difference]:
-    """Where a recipe is not the one that made what lies in its folder."""
+    """Yield the differences between a recipe and the one that made its folder."""
     old, folder = read(recipe), recipe.folder
     if old is None:
         return
@@ -115,7 +118,7 @@ def _differences(recipe: Recipe, command: str) -> Iterator[Difference]:
 
 
 def _made(folder: str) -> set[str]:
-    """The stages of which something lies in a folder."""
+    """Return the stages that have results in a folder."""
     there = set(datasets.names(folder))
     return {
         stage
@@ -125,7 +128,7 @@ def _made(folder: str) -> set[str]:
 
 
 def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, Any]]:
-    """What may not change any more, students apart: each value by its path."""
+    """Yield path and value of each field that may no longer change, except students."""
     looks = _shows_plots(recipe)
     for path, value, stage in recipe.shaped():
         section = path.partition(".")[0]
@@ -135,13 +138,15 @@ def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _shows_plots(recipe: Recipe) -> bool:
-    """Whether plots shape anything: a teacher looks at them, or they are kept."""
+    """Whether plots affect any result: a teacher uses them, or they are stored."""
     return bool(getattr(recipe.teacher, "sees_plots", False)) or "plots" in datasets.names(recipe.folder)
 
 
 def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Difference]:
-    """Students that are there and that this recipe does not train; and, for what comes after training, those that
-    it trains and that were not asked for."""
+    """Yield differences in students: trained ones that the recipe lacks.
+
+    For commands after training, also students of the recipe that the stored one lacks.
+    """
     records = datasets.names(f"{old.folder}/records")
     had, has = _cells(old), _cells(new)
     missing = [cell for cell in had if cell not in has and any(name.startswith(f"{cell[0]}-") for name in records)]
@@ -157,7 +162,7 @@ def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Differenc
 
 
 def _cells(recipe: Recipe) -> dict[tuple[str, str], None]:
-    """Every run by how its id begins and by what its student is."""
+    """Return every run by the prefix of its id and the hash of its student."""
     return {
         (f"{student.name}-{volume}-s{seed}", datasets.digest(_shape(student))): None
         for student, volume, seed in recipe.students.cells()
@@ -169,7 +174,7 @@ def _shape(student: Student) -> dict[str, Any]:
 
 
 def _identity(recipe: Recipe) -> str:
-    """A digest of all that shapes tables."""
+    """Hash of all fields that affect tables."""
     teachers = {name: teacher.identity for name, teacher in recipe.teachers.items()}
     apart = (*BY_NAME, *(() if _shows_plots(recipe) else ("plots",)))
     values = {path: repr(value) for path, value, _ in recipe.shaped() if path.partition(".")[0] not in apart}

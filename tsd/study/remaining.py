@@ -1,4 +1,4 @@
-"""What is left to do of a study, as far as its folder tells. Reads names, manifests and no tables."""
+"""Find the remaining work of a study from its folder. Reads file names and manifests, but no tables."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,31 +14,31 @@ from tsd.study import provenance
 
 @dataclass(frozen=True)
 class Remaining:
-    """What is left of each stage: a share from 0, finished, to 1, nothing is there."""
+    """Remaining share of each stage, from 0 (finished) to 1 (not started)."""
 
     series: float = 1.0
     annotations: float = 1.0
     curation: float = 1.0
     teacher: bool = True
-    """Whether the teacher is still to be trained, where it is the study's own."""
+    """Whether a local teacher must still be trained."""
     records: frozenset[str] = frozenset()
-    """The names of what belongs to runs that are trained."""
+    """File names of trained runs."""
     predictions: frozenset[str] = frozenset()
-    """The same of runs that are decoded."""
+    """Folder names of decoded runs."""
 
     def is_trained(self, run: str) -> bool:
-        """Whether a run is trained. run: how its id begins."""
+        """Whether a run is trained. run: prefix of its id."""
         return _has(self.records, run)
 
     def is_decoded(self, run: str) -> bool:
-        """Whether a run is decoded."""
+        """Whether a run is decoded. run: prefix of its id."""
         return _has(self.predictions, run)
 
 
 def of(recipe: Recipe, series: str | None = None) -> Remaining:
-    """What is left of a study. series: their folder, where they are not the study's own.
+    """Return the remaining work of a study. series: their folder, if the study does not generate its own.
 
-    Raises StorageError where the folder was made from another recipe, OSError where it cannot be reached.
+    Raises StorageError if the folder was made from another recipe, OSError if it cannot be accessed.
     """
     folder = recipe.folder
     there = set(datasets.names(folder))
@@ -64,7 +64,7 @@ def of(recipe: Recipe, series: str | None = None) -> Remaining:
 
 
 def of_study(recipe: Recipe) -> tuple[dict[str, Remaining], str | None]:
-    """What is left of each teacher's study, "" for the whole; and why it could not be seen, where it could not."""
+    """Return the remaining work by teacher, "" for the whole study, and an error message if it is unknown."""
     names = ("", *recipe.by_teacher)
     try:
         provenance.require(recipe, "study")
@@ -77,7 +77,7 @@ def of_study(recipe: Recipe) -> tuple[dict[str, Remaining], str | None]:
 
 
 def _share(folder: str, parts: int) -> float:
-    """The share of a table's parts that is not there."""
+    """Return the share of a table's parts that are missing."""
     there = sum(bool(datasets.PART_NAME.fullmatch(name)) for name in datasets.names(folder))
     return max(0.0, 1 - there / parts)
 

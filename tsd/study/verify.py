@@ -1,10 +1,11 @@
-"""Check a run's folder byte by byte: every table, student and record against what its maker wrote down.
+"""Verify a study's folder byte by byte: tables, students and records against their stored digests.
 
-In: a run's folder. Out: a line for each table and each finding. Nothing is written; `set_aside` makes room for
-what is damaged, so that the stages that made it make it again.
+Input: a study's folder. Output: one line per table and per finding. Nothing is written. `set_aside` moves damaged
+files away so that their stages rebuild them.
 
-What lies there says what else must: a stage begins once those before it are finished, and a row of the runs
-table has a record, a student and predictions. What nothing else speaks for is unfinished, not damaged.
+Existing files determine which others must exist. A stage starts only once earlier stages are finished, and a row
+of the runs table has a record, a student and predictions. Files that nothing else implies are unfinished, not
+damaged.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -22,12 +23,12 @@ from tsd.tasks import TASKS
 from tsd.teachers.api.journal import ADDRESSES, ARCHIVE, FOLDER, Journal, parts_with_journals
 
 RECIPE = "recipe.yaml"
-PAGES = {"report.html": b"</html>", "scaling.png": b"IEND\xaeB`\x82"}  # how each ends
+PAGES = {"report.html": b"</html>", "scaling.png": b"IEND\xaeB`\x82"}  # ending of each file
 TABLES = ("series", "plots", "annotations", "verdicts", "examples", "rejects", "runs")
-# Nothing of a row is begun before all rows above it are finished.
+# No entry of a row is started before all earlier rows are finished.
 ORDER: tuple[tuple[str, ...], ...] = (
     ("series",),
-    ("plots", "teachers"),  # of which a study has one, both or none
+    ("plots", "teachers"),  # a study has one, both or none
     ("annotations",),
     ("verdicts",),
     ("examples", "rejects"),
@@ -37,9 +38,9 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("runs",),
     tuple(PAGES),
 )
-# What a study with several teachers has in their folders alone.
+# Tables that a study with several teachers has only in the teachers' folders.
 ONE_TEACHERS = ("annotations", "verdicts", "examples", "rejects", "tokenizer")
-# What a stage leaves behind, by which it is known to have been run.
+# Results of a stage, which show that it was run.
 STAGES = {
     "generate": ("series",),
     "annotate": ("annotations",),
@@ -52,15 +53,15 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong. folder: the table's or the student's. part: of the table, where it is one."""
+    """A problem. folder: of the table or the student. part: index in the table, if it concerns a part."""
 
     folder: str
     what: str
     part: int | None = None
     name: str | None = None
-    """Of a file, where it is no part."""
+    """File name, if it is not a part."""
     remove: bool = False
-    """Whether the file goes when room is made for what is made again; a stage takes care of any other."""
+    """Whether `set_aside` deletes the file. Stages handle all others."""
 
     def __str__(self) -> str:
         file = datasets.part_name(self.part) if self.part is not None else self.name
@@ -69,24 +70,27 @@ class Finding:
 
 @dataclass(frozen=True)
 class Checked:
-    """A table, or a folder of plain files, and what was found in it."""
+    """Result of checking a table or a folder of plain files."""
 
     name: str
     said: str
     findings: tuple[Finding, ...] = ()
     finished: bool = True
-    """Whether nothing of it is still to be made, as far as is known."""
+    """Whether it is complete, as far as is known."""
 
     @property
     def lines(self) -> list[str]:
-        """To print: one for it, one more for each finding."""
+        """Format the result: one line, and one more per finding."""
         state = "damaged" if self.findings else "ok" if self.finished else "unfinished"
         said = f": {self.said}" if self.said else ""
         return [f"{state:<10} {self.name}{said}", *(f"           {finding}" for finding in self.findings)]
 
 
 def check(run: str) -> Iterator[Checked]:
-    """Check everything in a run's folder, one after the other. Raises StorageError where there is no run."""
+    """Check everything in a study's folder.
+
+    Yields one result at a time. Raises StorageError if there is no study.
+    """
     run = run.rstrip("/")
     if not any(_begun(run, name) for row in ORDER for name in row):
         raise StorageError(f"{run} holds no study: name a folder such as runs/laptop")
@@ -94,6 +98,7 @@ def check(run: str) -> Iterator[Checked]:
 
 
 def _check_study(run: str) -> Iterator[Checked]:
+    """Check the tables, folders, records and pages of a study, then those of its teachers."""
     recipe, unreadable = _recipe(run)
     yield Checked(RECIPE, "" if unreadable else "can be read", unreadable)
     children = sorted({*_children(f"{run}/teachers"), *(recipe.teachers if recipe else ())})
@@ -121,7 +126,7 @@ def _check_study(run: str) -> Iterator[Checked]:
 
 
 def _begun(run: str, name: str) -> bool:
-    """Whether anything lies there of a table, a folder or a file. Teachers have their recipes from the start."""
+    """Whether a table, folder or file has any content. Teachers' folders contain recipes from the start."""
     if name == "teachers":
         places = [f"{run}/teachers/{each}" for each in _children(f"{run}/teachers")]
         return any(_begun(place, one) for place in places for row in ORDER for one in row if one != name)
@@ -129,7 +134,7 @@ def _begun(run: str, name: str) -> bool:
 
 
 def _after(run: str, name: str, children: Collection[str]) -> str | None:
-    """Something that lies there and is not begun before this is finished; None where there is no such thing."""
+    """Return something that exists and requires this to be finished; None if there is nothing."""
     if (children and name in ONE_TEACHERS) or (name == "series" and "/teachers/" in run):
         return None
     row = next(number for number, names in enumerate(ORDER) if name in names)
@@ -137,7 +142,7 @@ def _after(run: str, name: str, children: Collection[str]) -> str | None:
 
 
 def set_aside(findings: list[Finding]) -> None:
-    """Make room for what is damaged: the stages that made it find it missing."""
+    """Move damaged files away, so that their stages find them missing."""
     for finding in findings:
         if finding.part is not None:
             datasets.set_aside(finding.folder, finding.part)
@@ -146,7 +151,7 @@ def set_aside(findings: list[Finding]) -> None:
 
 
 def stages(run: str) -> list[str]:
-    """The stages that a run has been through: up to the last that left anything."""
+    """Return the stages that a study has run, up to the last one with results."""
     run = run.rstrip("/")
     places = [run, *(f"{run}/teachers/{name}" for name in _children(f"{run}/teachers"))]
     left = [any(_begun(place, name) for place in places for name in names) for names in STAGES.values()]
@@ -154,7 +159,7 @@ def stages(run: str) -> list[str]:
 
 
 def recipe_of(run: str) -> Recipe:
-    """The recipe that made a run, with the folder in which it lies now. Raises DataError where there is none."""
+    """Return the recipe that made a study, with its current folder. Raises DataError if there is none."""
     run = run.rstrip("/")
     content = datasets.read_bytes(run, RECIPE)
     if content is None:
@@ -183,7 +188,7 @@ def _recipe(run: str) -> tuple[Recipe | None, tuple[Finding, ...]]:
 
 
 def _scored(run: str) -> list[str]:
-    """The runs of which the runs table has a row; none where it cannot be read."""
+    """Return the ids of the runs table's rows; empty if it cannot be read."""
     runs = datasets.peek(f"{run}/runs", _schemas("runs")[0])
     try:
         return [] if runs is None else list(map(str, runs.read(["run_id"])["run_id"].to_pylist()))
@@ -192,7 +197,7 @@ def _scored(run: str) -> list[str]:
 
 
 def _check_table(run: str, name: str, after: str | None) -> Checked:
-    """after: what lies there that was made from the finished table."""
+    """Check one table. after: something that exists and was made from the finished table, if any."""
     folder = f"{run}/{name}"
     try:
         manifest = datasets.read_manifest(folder)
@@ -214,7 +219,7 @@ def _check_table(run: str, name: str, after: str | None) -> Checked:
 
 
 def _check_parts(folder: str, manifest: Mapping[str, Any]) -> list[Finding]:
-    """Each part's presence, size and bytes. A part with the bytes of its manifest has its rows and its schema."""
+    """Check presence, size and digest of each part. A part with the right digest has the right rows and schema."""
     lost = datasets.wrong_size(folder, manifest)
     findings = [Finding(folder, what, part) for part, what in lost.items()]
     for index, part in enumerate(manifest["parts"]):
@@ -229,7 +234,7 @@ def _check_parts(folder: str, manifest: Mapping[str, Any]) -> list[Finding]:
 
 
 def _check_parents(run: str, name: str, manifest: Mapping[str, Any]) -> list[Finding]:
-    """Whether the tables from which one was made are still those that lie there, and as long."""
+    """Check that the parent tables are unchanged, and that the row counts match."""
     folder, findings = f"{run}/{name}", []
     for parent, digest in manifest["parents"].items():
         place = _place_of(run, parent)
@@ -252,12 +257,12 @@ def _check_parents(run: str, name: str, manifest: Mapping[str, Any]) -> list[Fin
 
 
 def _place_of(run: str, parent: str) -> str:
-    """Where a parent lies: the series of a study with several teachers are those of the whole."""
+    """Return the folder of a parent table. With several teachers, the series belong to the whole study."""
     if parent in TABLES:
         own = f"{run}/{parent}"
         above = f"{run.rpartition('/teachers/')[0]}/{parent}"
         return own if datasets.exists(own) or "/teachers/" not in run else above
-    return f"{run}/teachers/{parent}/runs"  # the runs of all teachers name each teacher's
+    return f"{run}/teachers/{parent}/runs"  # the runs table of all teachers has each teacher's as parent
 
 
 def _rows(run: str, table: str) -> int | None:
@@ -269,14 +274,14 @@ def _rows(run: str, table: str) -> int | None:
 
 
 def _schemas(name: str) -> list[pa.Schema]:
-    """The schemas that a table may have, one a task."""
+    """Return the schemas that a table may have, one per task."""
     own = {"plots": PLOTS, "examples": EXAMPLES, "rejects": REJECTS}
     first = name.partition("/")[0]
     return [own[first]] if first in own else [getattr(task.tables, first) for task in TASKS.values()]
 
 
 def _check_replies(run: str, table: Checked) -> Iterator[Checked]:
-    """Whether all that is kept of paid replies can be read. table: what was found in the annotations."""
+    """Check that all stored paid replies can be read. table: the result for the annotations."""
     annotations = f"{run}/annotations"
     parts, findings = parts_with_journals(annotations), []
     for part in parts:
@@ -285,7 +290,7 @@ def _check_replies(run: str, table: Checked) -> Iterator[Checked]:
         except StorageError as error:
             name = f"part-{part:08d}{ARCHIVE}"
             what = str(error).removeprefix(f"{annotations}/{FOLDER}/{name} ")
-            # All that it holds lies in the table as well, where that is whole.
+            # An intact table holds the same replies.
             spare = what != str(error) and table.finished and not table.findings
             findings.append(
                 Finding(f"{annotations}/{FOLDER}", what, name=name if what != str(error) else None, remove=spare)
@@ -295,7 +300,7 @@ def _check_replies(run: str, table: Checked) -> Iterator[Checked]:
 
 
 def _check_folders(run: str, recipe: Recipe | None, children: Collection[str]) -> Iterator[Checked]:
-    """The folders of plain files: students, the tokenizer, and a teacher that was trained for the study."""
+    """Check the folders of plain files: students, tokenizer and local teacher."""
     needed = {"tokenizer": _after(run, "tokenizer", children)}
     if recipe and not children and getattr(recipe.teacher, "train", None):
         needed["teacher"] = "annotations" if _begun(run, "annotations") else None
@@ -317,7 +322,7 @@ def _check_files(run: str, name: str) -> Checked:
 
 
 def _check_records(run: str, recipe: Recipe | None, scored: Collection[str]) -> Iterator[Checked]:
-    """The records and the students that they are of. scored: the runs that have a row in the runs table."""
+    """Check the records and their students. scored: ids of the runs table's rows."""
     folder, findings, names = f"{run}/records", [], _children(f"{run}/records")
     for name in names:
         run_id = name.removesuffix(".json")
@@ -347,7 +352,7 @@ def _check_records(run: str, recipe: Recipe | None, scored: Collection[str]) -> 
 
 
 def _check_pages(run: str, children: Collection[str]) -> Iterator[Checked]:
-    """The report and its picture. A report is written before its picture; one of several teachers has none."""
+    """Check the report and its figure. The report is written first; one of several teachers has no figure."""
     there = {name: datasets.read_bytes(run, name) for name in PAGES}
     for name, ending in PAGES.items():
         content = there[name]

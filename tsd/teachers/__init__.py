@@ -1,6 +1,6 @@
-"""Teachers: each takes a table of series and gives a table of annotations, one row for one row.
+"""Teachers: each maps a table of series to a table of annotations, row by row.
 
-A reply that cannot be used is a row with a status and a reason, never an exception.
+An unusable response becomes a row with a status and a reason. It never raises an exception.
 """
 
 import hashlib
@@ -16,7 +16,9 @@ from tsd.tasks import Parsed, Task
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back for one series. status: ok, invalid, refused, truncated or error; ok: text is whole."""
+    """The response for one series. status: ok, invalid, refused, truncated or error; ok means the text is
+    complete.
+    """
 
     text: str | None
     status: str = "ok"
@@ -27,23 +29,25 @@ class Reply:
     cost_usd: float = 0.0
     latency_ms: float | None = None
     repairs: int = 0
-    """How often the teacher was told what is wrong and asked again. Attempts, tokens and dollars are of all."""
+    """Number of repair requests sent after an unusable response. Attempts, tokens and cost include all of them."""
     thought: str | None = None
-    """What the model thought before it replied. It is no part of `text`, and nothing is trained on it."""
+    """Reasoning text of the model. It is not part of `text` and is never used for training."""
     thinking_tokens: int = 0
-    """The part of `output_tokens` that the server says went into thinking."""
+    """The part of `output_tokens` that the server reports as reasoning tokens."""
     model: str | None = None
-    """The model that answered, as the server names it."""
+    """Name of the model that responded, as reported by the server."""
     fingerprint: str | None = None
-    """The server's own mark of the configuration that answered, where it gives one."""
+    """The server's fingerprint of the serving configuration, if it reports one."""
 
 
 def annotations(
     task: Task, name: str, series: pa.Table, keys: Sequence[str], replies: Sequence[Reply]
 ) -> pa.Table:
-    """Lay replies out as a table, with the labels that can be read from them.
+    """Convert responses to the annotations table, with the labels parsed from each text.
 
-    A whole reply whose facets are not all stated becomes `invalid`, with what is missing as its reason.
+    keys: one request key per series.
+    A complete response that does not state every facet gets the status `invalid` and the missing facets as reason.
+    Raises ValueError if the numbers of series, keys and replies differ.
     """
     schema, rows = task.tables.annotations, []
     for series_id, key, reply in zip(series["series_id"].to_pylist(), keys, replies, strict=True):
@@ -55,7 +59,7 @@ def annotations(
 
 
 def judge(task: Task, reply: Reply) -> Reply:
-    """The reply, `invalid` with a reason where it is whole and does not state every facet."""
+    """Return the reply, with status `invalid` and a reason if it is complete but does not state every facet."""
     return _judged(reply, task.parse(reply.text or ""))
 
 
@@ -66,24 +70,25 @@ def _judged(reply: Reply, parsed: Parsed) -> Reply:
 
 
 def repairable(reply: Reply, repairs: int) -> bool:
-    """Whether the teacher is to be told what is wrong and asked again. repairs: how often it may be."""
+    """Whether to send a repair request for this reply. repairs: maximum number of repair requests per row."""
     return reply.status in ("invalid", "truncated") and reply.repairs < repairs
 
 
 def outcome(task: Task, before: Reply | None, tried: Sequence[Reply]) -> Reply:
-    """What one row has come to: the last of what was tried, judged; attempts, tokens and dollars are of all.
+    """Return the final reply of one row: the last of `tried`, validated. Attempts, tokens and cost are sums over
+    all.
 
-    before: the reply that was to be mended, None where there was none. It stays where nothing better came.
+    before: the reply to be repaired, None for the first request. It is kept if every repair request failed.
     """
     last = judge(task, tried[-1])
-    if last.status == "error" and before:  # what there was before is more than nothing
+    if last.status == "error" and before:  # an earlier reply is better than an error
         last = before
     whole = summed(last, [before, *tried] if before else tried)
     return replace(whole, repairs=before.repairs + 1 if before else 0)
 
 
 def summed(last: Reply, tried: Sequence[Reply]) -> Reply:
-    """The reply, with the attempts, tokens and dollars of all that was tried."""
+    """Return `last` with the attempts, tokens and cost summed over `tried`."""
     return replace(
         last,
         attempts=sum(reply.attempts for reply in tried),
@@ -95,10 +100,10 @@ def summed(last: Reply, tried: Sequence[Reply]) -> Reply:
 
 
 def request_keys(task: Task, shape: object, series: pa.Table, shown: Sequence[object] | None = None) -> list[str]:
-    """A key for each series that changes with anything that shapes its reply.
+    """Compute one request key per series: a hash of everything that can affect the response.
 
-    shape: what does so for all series, the teacher's settings; shown: what does for each, how its plot looks.
-    Anything JSON can hold.
+    shape: settings shared by all series. shown: settings per series, such as the plot style.
+    Both can be any JSON-serialisable value.
     """
     base = hashlib.sha256(digest([task.version, shape]).encode())
     keys = []

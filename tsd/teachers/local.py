@@ -1,4 +1,4 @@
-"""A teacher of one's own in this process: a small model that tsd trained looks at each plot and describes it."""
+"""Local teacher in this process: a small model trained by tsd describes the rasterised plot of each series."""
 
 from pathlib import Path
 
@@ -14,16 +14,19 @@ from tsd.training.corpus import looking_tokens
 
 
 class Local:
-    """Looks at series and says what the model says. Keeps the model loaded."""
+    """Generates descriptions of series with a locally trained model. Keeps the model loaded."""
 
     def __init__(self, config: LocalTeacher, task: Task, folder: Path) -> None:
-        """folder: where the model lies on this machine. Raises InputError where there is none."""
+        """folder: local folder of the model. Raises InputError if it holds no model."""
         self.config, self.task = config, task
         self.tokenizer, self.model = load_tokenizer(str(folder)), load_model(str(folder))
         self.asked = len(looking_tokens(task, self.tokenizer))
 
     def annotate(self, series: pa.Table) -> pa.Table:
-        """series: the task's series table. Returns its annotations table; a row depends on its series alone."""
+        """series: the task's series table.
+
+        Returns its annotations table; each row depends only on its own series.
+        """
         items = self.task.items(series)
         replies: list[Reply] = []
         for first in range(0, len(items), self.config.batch_size):
@@ -38,4 +41,4 @@ class Local:
         if words >= self.config.max_tokens:
             reason = "the reply reached teacher.max_tokens"
             return Reply(text, "truncated", reason, input_tokens=self.asked, output_tokens=words)
-        return Reply(text, input_tokens=self.asked, output_tokens=words + 1)  # and the one that ends it
+        return Reply(text, input_tokens=self.asked, output_tokens=words + 1)  # plus the end-of-sequence token

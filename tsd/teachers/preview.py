@@ -1,6 +1,6 @@
-"""The first rows of a study, asked before all others: what the teacher is shown, says, and costs.
+"""Annotate the first rows of a study before the full run, to show prompts, responses and cost.
 
-The replies go into a journal of their own. The whole stage takes it over, and does not pay for them again.
+The responses are stored in a separate journal. The full run reuses them and does not pay for them again.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ PAGE = "preview.html"
 
 
 def preview(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tuple[pa.Table, str]:
-    """Ask about series of the first part. Returns their annotations table, and the page that shows them.
+    """Annotate series of the first part. Returns their annotations table and the HTML page that shows them.
 
-    folder: of the annotations. earlier: what all requests of the run were billed so far.
-    Raises InputError where the server will not answer, or the budget is used up.
+    folder: folder of the annotations. earlier: billing of all previous requests of this run.
+    Raises InputError if the server refuses to respond or if the budget is used up.
     """
     annotations, pictures = _ask(recipe, series, folder, earlier)
     return annotations, _page(recipe, series, annotations, pictures)
 
 
 def _ask(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tuple[pa.Table, list[str]]:
-    """Annotations, and the plots in base 64 where the teacher sees them."""
+    """Return the annotations, and the plots as base64 PNG if the teacher uses images."""
     teacher = recipe.teacher
     if isinstance(teacher, RulesTeacher):
         from tsd.teachers.rules import Rules
@@ -62,6 +62,11 @@ def _ask(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tup
 
 
 async def _live(questions: Questions, series: pa.Table, folder: str, earlier: Earlier) -> pa.Table:
+    """Annotate series through a live API, with a separate journal.
+
+    Replies already in the journal of the full run are copied, so they are not paid for again.
+    Raises InputError if the stage stops before every row has a reply.
+    """
     teacher = questions.teacher
     assert isinstance(teacher, ApiTeacher)
     gate = Gate(teacher, earlier)
@@ -69,7 +74,7 @@ async def _live(questions: Questions, series: pa.Table, folder: str, earlier: Ea
         asker = OpenAIApi(questions, turnstile, teacher.in_flight)
         watching = asyncio.create_task(_watch(gate))
         try:
-            known = Journal(folder, 0).replies()  # where the stage has asked already, nothing is paid again
+            known = Journal(folder, 0).replies()  # do not pay again for rows that the full run has annotated
             with Journal(preview_folder(folder), 0) as journal:
                 for key, reply in known.items():
                     journal.add(key, reply)
@@ -84,14 +89,14 @@ async def _live(questions: Questions, series: pa.Table, folder: str, earlier: Ea
 
 
 async def _watch(gate: Gate) -> None:
-    """A gate that is looked at stops where its server is silent."""
+    """Poll the rate limiter: it detects an unresponsive server only when its progress is queried."""
     while True:
         await asyncio.sleep(0.5)
         await gate.progress()
 
 
 def _picture(messages: list[dict[str, Any]]) -> str | None:
-    """The plot that a question shows, in base 64."""
+    """Return the plot in a prompt as base64, or None if the prompt has no image."""
     for piece in messages[0]["content"]:
         if piece["type"] == "image_url":
             return str(piece["image_url"]["url"]).partition(",")[2]
@@ -99,6 +104,7 @@ def _picture(messages: list[dict[str, Any]]) -> str | None:
 
 
 def _page(recipe: Recipe, series: pa.Table, annotations: pa.Table, pictures: list[str]) -> str:
+    """Render the HTML page of a preview. pictures: base64 PNGs, one per row, or empty for text-only teachers."""
     truths = series["truth"].to_pylist()
     rows = annotations.to_pylist()
     shown: list[str] | list[None] = pictures or [None] * len(rows)
@@ -116,7 +122,7 @@ def _page(recipe: Recipe, series: pa.Table, annotations: pa.Table, pictures: lis
 
 
 def lines(annotations: pa.Table, rows: int) -> list[str]:
-    """What a terminal shows of a preview. rows: of the whole stage."""
+    """Format a preview for the terminal. rows: number of rows of the full run, for the cost estimate."""
     said = []
     for row in annotations.to_pylist():
         labels = ", ".join(f"{facet} {label or '–'}" for facet, label in row["labels"].items())

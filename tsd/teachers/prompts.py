@@ -1,4 +1,4 @@
-"""Series -> what a model is asked: messages with the plot, the numbers or both, and the form of the reply."""
+"""Build prompts from series: chat messages with the plot, the numbers or both, and the response's JSON schema."""
 
 import base64
 from collections.abc import Sequence
@@ -14,34 +14,34 @@ from tsd.recipe import ModelTeacher, PlotConfig
 from tsd.tasks import Task
 from tsd.teachers import Reply, request_keys
 
-VERSION = "asking-1"  # part of a request's key: change it with anything that changes a message or a schema
-LETTERS = 4  # of English text in a token, roughly
-LONGEST_REPAIRED = 4000  # letters of a reply that are sent back with what is wrong with it
-TOKENS_A_NUMBER = 2.5  # two digits and a comma, roughly
+VERSION = "asking-1"  # part of each request key: change it whenever a message or a schema changes
+LETTERS = 4  # characters per token of English text, approximately
+LONGEST_REPAIRED = 4000  # characters of an unusable response that a repair request quotes
+TOKENS_A_NUMBER = 2.5  # two digits and a comma, approximately
 
-Message = dict[str, Any]  # in the form of OpenAI's chat API
+Message = dict[str, Any]  # in the format of OpenAI's chat API
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about one series."""
+    """The prompt for one series."""
 
     series_id: int
     key: str
     messages: list[Message]
     tokens: int
-    """That the messages have, roughly."""
+    """Approximate number of tokens in the messages."""
 
 
 class Questions:
-    """Makes a teacher's questions. Keeps what plots share."""
+    """Builds the prompts of one teacher. Caches what all plots share."""
 
     def __init__(self, teacher: ModelTeacher, task: Task, plots: PlotConfig, seed: int) -> None:
         self.teacher, self.task, self.plots, self.seed = teacher, task, plots, seed
         self._plotter = Plotter()
 
     def keys(self, series: pa.Table) -> list[str]:
-        """The request key of each series."""
+        """Return the request key of each series."""
         shape = [VERSION, self.teacher.identity]
         if not self.teacher.sees_plots:
             return request_keys(self.task, shape, series)
@@ -49,11 +49,11 @@ class Questions:
         return request_keys(self.task, [*shape, PLOTS_VERSION], series, looks)
 
     def tokens(self, length: int) -> int:
-        """About how many tokens a question about series of `length` points has."""
+        """Approximate number of tokens in the prompt of a series of `length` points."""
         return round(text_tokens(self.teacher, self.task, length) + image_tokens(self.teacher, self.plots))
 
     def ask(self, series: pa.Table, keys: Sequence[str]) -> list[Question]:
-        """The question about each series; its plot is drawn here."""
+        """Build the prompt of each series. Renders the plots if the teacher uses images."""
         ids = series["series_id"].to_pylist()
         items = self.task.items(series)
         pictures: Sequence[bytes | None] = [None] * len(items)
@@ -83,19 +83,19 @@ class Questions:
 
 
 def text_tokens(teacher: ModelTeacher, task: Task, length: int) -> float:
-    """About how many tokens the words and numbers of a question about series of `length` points have."""
+    """Approximate number of text tokens in the prompt of a series of `length` points."""
     numbers = 0 if teacher.view == "plot" else length * task.curves
     asked = task.looking_prompt if teacher.own else task.teacher_prompt(length)
     return len(asked) / LETTERS + TOKENS_A_NUMBER * numbers
 
 
 def image_tokens(teacher: ModelTeacher, plots: PlotConfig) -> float:
-    """About how many tokens its plot has."""
+    """Approximate number of image tokens in a prompt; 0 if the teacher does not use images."""
     return plots.image_tokens if teacher.sees_plots else 0.0
 
 
 def repair(reply: Reply) -> list[Message]:
-    """What is said after a reply that cannot be used, for the teacher to mend it."""
+    """Build the messages of a repair request: the unusable response and a description of the problem."""
     wrong = (
         "it was cut off" if reply.status == "truncated" else f"it does not say all that was asked ({reply.reason})"
     )
@@ -109,11 +109,11 @@ def repair(reply: Reply) -> list[Message]:
 
 
 def repair_tokens(reply: Reply) -> int:
-    """About how many tokens that has."""
+    """Approximate number of tokens that a repair request adds."""
     return sum(len(message["content"]) for message in repair(reply)) // LETTERS
 
 
 def reply_schema(task: Task, choices: bool) -> dict[str, Any]:
-    """The JSON schema of a reply: one text a topic, free or one of the task's own sentences."""
+    """Return the JSON schema of a response: one string per topic, free text or one of the task's own sentences."""
     texts = {topic: {"enum": task.statements(topic)} if choices else {"type": "string"} for topic in task.topics}
     return {"type": "object", "properties": texts, "required": list(texts), "additionalProperties": False}

@@ -1,4 +1,4 @@
-"""A teacher that is not a model: it states the measured facets in varied sentences, some of them wrongly."""
+"""Rule-based teacher: states the measured facets in varied sentences, with a configurable error rate."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from tsd.teachers import Reply, annotations, request_keys
 
 
 class Rules:
-    """States the truth of each series, or with the recipe's error rate one of the other classes."""
+    """States the true labels of each series, or another class with the recipe's error rate."""
 
     def __init__(self, config: RulesTeacher, task: Task, seed: int) -> None:
         self.config = config
@@ -20,7 +20,10 @@ class Rules:
         self.seed = seed
 
     def annotate(self, series: pa.Table) -> pa.Table:
-        """series: the task's series table. Returns its annotations table; a row depends on its id alone."""
+        """series: the task's series table.
+
+        Returns its annotations table; each row depends only on its series id.
+        """
         ids = series["series_id"].to_numpy()
         facets, counts = self.task.facets, self.task.phrasing_counts
         draws = np.empty((len(ids), 2 * len(facets) + len(counts)))
@@ -30,7 +33,7 @@ class Rules:
             draws[mine] = rng.random((BLOCK, draws.shape[1]))[ids[mine] % BLOCK]
         rates = [self.config.error_rate.get(facet.name, self.config.error_rate[EVERY]) for facet in facets]
         wrong = draws[:, : len(facets)] < rates  # (batch, facets)
-        other = draws[:, len(facets) : 2 * len(facets)]  # (batch, facets), which wrong class
+        other = draws[:, len(facets) : 2 * len(facets)]  # (batch, facets), selects the wrong class
         varied = np.array(counts) if self.config.varied else 0
         phrasing = (draws[:, 2 * len(facets) :] * varied).astype(int)  # (batch, topics)
         replies = [
@@ -41,7 +44,7 @@ class Rules:
         return annotations(self.task, self.config.name, series, keys, replies)
 
     def _stated(self, truth: Labels, wrong: npt.NDArray[np.bool_], other: npt.NDArray[np.float64]) -> Labels:
-        """The truth, but for the facets that are to be wrong; wrong, other: (facets,), other in [0, 1)."""
+        """Return the labels with the wrong facets replaced. wrong, other: (facets,), other uniform in [0, 1)."""
         stated = truth.copy()
         for i in np.flatnonzero(wrong):
             facet = self.task.facets[i]

@@ -1,8 +1,7 @@
-"""What a model thinks is parted from what it replies, once, before anything reads either.
+"""Separate a model's reasoning from its reply, once, before any other code reads either.
 
-Servers send thoughts in tags, behind channel markers, as parts of the content, in fields of their own, or as a
-draft before the final object. Everything below turns one of these into a `Parted`; nothing else in tsd looks for
-thoughts.
+Servers send reasoning in tags, behind channel markers, as content parts, in separate fields, or as a draft before
+the final object. The functions below convert each form to `Parted`. No other module of tsd handles reasoning.
 """
 
 import json
@@ -13,11 +12,11 @@ from typing import Any
 
 from tsd.tasks.language import topics_in
 
-# Fields of a message that hold thoughts: vLLM and DeepSeek, OpenRouter and Ollama, others.
+# Message fields that hold reasoning: vLLM and DeepSeek, OpenRouter and Ollama, others.
 FIELDS = ("reasoning_content", "reasoning", "thinking", "thought", "thoughts")
 THINKING_PARTS = ("thinking", "reasoning", "thought", "redacted_thinking", "reasoning_content")
 NAMES = "think|thinking|thought|thoughts|reasoning|reason|reflection|scratchpad|analysis|seed:think"
-# Opening and closing, as models of several families write them.
+# Opening and closing tags of several model families.
 TAGS = (
     (rf"<(?:{NAMES})(?:\s[^<>]*)?>", rf"</(?:{NAMES})\s*>"),
     (r"\[THINK\]", r"\[/THINK\]"),
@@ -37,28 +36,28 @@ REPLY_MARKS = re.compile(
 WITHIN = re.compile(rf"<({NAMES})(?:\s[^<>]*)?>((?:[^\"\\]|\\.)*?)</\1\s*>", re.IGNORECASE)  # inside a JSON string
 OWNER = re.compile(r"\"([^\"]{1,40})\"\s*:\s*$")  # the key before an object
 THOUGHT_KEY = re.compile(rf"(?:{NAMES}|draft|chain.?of.?thought|notes?|initial|first)", re.IGNORECASE)
-CLOSING = " \t\r\n`]})\"'."  # what may follow an object that ends a text
-MOST = 1_000_000  # letters of a reply that are looked at
-LONGEST = 200_000  # letters that are searched for several objects
-MOST_BROKEN = 100  # beginnings of an object that turn out to be none
+CLOSING = " \t\r\n`]})\"'."  # characters allowed after an object that ends a text
+MOST = 1_000_000  # maximum characters of a reply that are parsed
+LONGEST = 200_000  # maximum characters that are searched for several objects
+MOST_BROKEN = 100  # maximum number of invalid object starts
 
 
 @dataclass(frozen=True)
 class Parted:
-    """A message's reply and its thoughts. text, thought: None where there is none."""
+    """Reply and reasoning of one message. Each is None if absent."""
 
     text: str | None
     thought: str | None = None
     closed: bool = True
-    """Whether the thought came to its end; if not, there is no reply yet."""
+    """Whether the reasoning is complete. If not, there is no reply yet."""
     where: str | None = None
-    """Where the thought stood, for a person: a field's name, or "the content"."""
+    """Where the reasoning was found, for error messages: a field name or "the content"."""
     unsure: bool = False
-    """Whether the text begins another reply that cannot be read, so nobody knows which one is meant."""
+    """Whether the text starts a second reply that cannot be parsed, so the intended reply is ambiguous."""
 
 
 def part(message: Mapping[str, Any], topics: Sequence[str] = ()) -> Parted:
-    """Part a chat message. topics: the keys of the object that the reply should be."""
+    """Separate reasoning and reply of a chat message. topics: keys of the expected JSON object."""
     text, thoughts, where = _content(message.get("content"))
     text = text[:MOST] if text else text
     for name in FIELDS:
@@ -66,7 +65,7 @@ def part(message: Mapping[str, Any], topics: Sequence[str] = ()) -> Parted:
         if found:
             thoughts.append(found)
             where = name
-            break  # servers repeat the same thought under several names
+            break  # servers repeat the same reasoning under several names
     if not thoughts and (details := _words(message.get("reasoning_details"))):
         thoughts.append(details)
         where = "reasoning_details"
@@ -78,7 +77,7 @@ def part(message: Mapping[str, Any], topics: Sequence[str] = ()) -> Parted:
 
 
 def part_text(text: str, topics: Sequence[str] = ()) -> Parted:
-    """The same of a text alone."""
+    """Separate reasoning and reply of a plain text. topics: keys of the expected JSON object."""
     parted = _channels(text) if CHANNEL.search(text) else _tags(text)
     if not parted.text:
         return parted
@@ -93,10 +92,11 @@ def part_text(text: str, topics: Sequence[str] = ()) -> Parted:
 
 
 def last_object(text: str, topics: Sequence[str]) -> tuple[str, str | None, bool]:
-    """The last whole JSON object of a text that corrects an earlier one, what stands before it, and a doubt.
+    """Find the last complete JSON object that corrects an earlier one.
 
-    The whole text where there is one object, none, or several that answer different topics. The doubt is whether
-    another reply begins after the last whole object, or two stand side by side in one.
+    Returns the object, the text before it, and whether the result is ambiguous. Returns the whole text if it holds
+    one object, none, or several that answer different topics. The result is ambiguous if another reply starts
+    after the last complete object, or if one object contains two replies.
     """
     if len(text) > LONGEST or "{" not in text:
         return text, None, False
@@ -112,7 +112,7 @@ def last_object(text: str, topics: Sequence[str]) -> tuple[str, str | None, bool
 
 
 def object_in(text: str, topics: Sequence[str]) -> str | None:
-    """The JSON object with all of the topics as keys that a text ends with; None where there is none."""
+    """Return the JSON object at the end of a text if it has all topics as keys, else None."""
     if len(text) > LONGEST:
         return None
     found = [one for one in _objects(text, topics) if one.topics >= set(topics)]
@@ -126,15 +126,15 @@ class _Object:
     start: int
     end: int
     topics: set[str]
-    """Those that its keys mean; any keys where no topics are known."""
+    """Topics that its keys match; all keys if no topics are given."""
     owner: str
-    """The key that it is the value of; empty for an object that is in no other."""
+    """The key whose value this object is; empty for a top-level object."""
     around: int
-    """Where the object ends that it is in."""
+    """End position of the enclosing object."""
 
 
 def _objects(text: str, topics: Sequence[str]) -> Iterator[_Object]:
-    """Each JSON object that is not inside another, and those inside of one that is about no topic itself."""
+    """Yield each top-level JSON object, and the objects nested in one whose own keys match no topic."""
     decoder, broken, around = json.JSONDecoder(strict=False), 0, 0
     start = text.find("{")
     while start >= 0 and broken < MOST_BROKEN:
@@ -152,14 +152,14 @@ def _objects(text: str, topics: Sequence[str]) -> Iterator[_Object]:
 
 
 def _begins_another(rest: str, topics: Sequence[str]) -> bool:
-    """Whether what follows an object begins one more, or names a topic like a heading."""
+    """Whether the text after an object starts another object or has a topic as a heading."""
     if not rest.strip(CLOSING):
         return False
     return "{" in rest or any(re.search(rf"\b{topic}\W{{0,4}}:", rest, re.IGNORECASE) for topic in topics)
 
 
 def _content(content: Any) -> tuple[str | None, list[str], str | None]:
-    """A message's content -> text, thoughts, and where these stood. Some servers send it in parts."""
+    """Split a message's content into text, reasoning and the location of the reasoning. Accepts content parts."""
     if isinstance(content, str):
         return content, [], None
     if not isinstance(content, list):
@@ -176,7 +176,7 @@ def _content(content: Any) -> tuple[str | None, list[str], str | None]:
 
 
 def _words(value: Any) -> str:
-    """The text in whatever a server wraps it in: a string, a list of parts, an object with a text."""
+    """Extract the text of a string, a list of parts, or an object with a text field."""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
@@ -188,7 +188,7 @@ def _words(value: Any) -> str:
 
 
 def _channels(text: str) -> Parted:
-    """A text in the harmony format: what its final channel says is the reply."""
+    """Parse a text in the harmony format: the final channel is the reply, all others are reasoning."""
     found = list(CHANNEL.finditer(text))
     thoughts, reply = [MARKER.sub("", text[: found[0].start()]).replace("assistant", "").strip()], None
     for one, following in zip(found, [*found[1:], None], strict=True):
@@ -202,10 +202,11 @@ def _channels(text: str) -> Parted:
 
 
 def _tags(text: str) -> Parted:
-    """A text with tags: what stands outside of them is the reply.
+    """Parse a text with reasoning tags: the text outside the tags is the reply.
 
-    A closing tag without an opening one closes what stands before it: some templates put the first tag into the
-    prompt. Tags that open after the reply has begun as a JSON object are part of it.
+    A closing tag without an opening tag ends reasoning that starts at the beginning of the text: some chat
+    templates put the opening tag into the prompt. Tags that open inside a started JSON object are part of the
+    reply.
     """
     if not TAG.search(text):
         return Parted(text)
@@ -236,7 +237,7 @@ def _tags(text: str) -> Parted:
 
 
 def _within_json(before: str) -> bool:
-    """Whether a text ends inside a string of a JSON object that it begins with."""
+    """Whether a text ends inside a string of the JSON object that it starts with."""
     start = before.lstrip()
     if not start.startswith(("{", "```")) or len(before) > LONGEST:
         return False

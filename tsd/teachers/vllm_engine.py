@@ -1,4 +1,4 @@
-"""What a vLLM engine inside the pipeline is told, and what comes out of it as a reply. Nothing is run here."""
+"""Build the arguments and requests of a vLLM engine in the pipeline, and parse its outputs. Runs no engine."""
 
 import json
 import os
@@ -9,20 +9,21 @@ from tsd.recipe import VllmTeacher
 from tsd.teachers import Reply
 from tsd.teachers.api.responses import SHOWN, clean
 
-# Logical CPUs of what works beside an engine, and of an engine without GPU: with a whole one that draws, two do.
+# Logical CPUs of each stage beside an engine, and of an engine without GPU. With one CPU that renders plots, two
+# CPUs suffice.
 STAGE_CPUS, ENGINE_CPUS = 0.25, 0.5
-# Arguments of the engine that the stages before it need as well, to read the model's folder as it does.
+# Engine arguments that earlier stages also need, so that they load the model folder in the same way.
 LOADING = ("trust_remote_code", "tokenizer", "tokenizer_mode", "config_format", "revision", "hf_overrides")
-# The architecture of a model's language part, by `model_type`, where vLLM 0.29 asks for it and no config has it.
+# Architecture of the language model by `model_type`. vLLM 0.29 requires it, and the model configs omit it.
 LANGUAGE = {"qwen3_vl": "Qwen3ForCausalLM"}
 
-ERROR = "__inference_error__"  # the column in which Ray's stages hand on why a row failed; they let it pass by
+ERROR = "__inference_error__"  # column in which Ray's stages pass on a row's error; they skip such rows
 
 Row = dict[str, Any]
 
 
 def settings(teacher: VllmTeacher, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `ray.data.llm.vLLMEngineProcessorConfig`. config: the model's own config.json."""
+    """Return the arguments of `ray.data.llm.vLLMEngineProcessorConfig`. config: the model's own config.json."""
     model = os.path.abspath(teacher.model) if os.path.isdir(teacher.model) else teacher.model
     told = completed(teacher.engine, config)
     loading = {name: told[name] for name in LOADING if name in told}
@@ -33,7 +34,7 @@ def settings(teacher: VllmTeacher, config: Mapping[str, Any]) -> dict[str, Any]:
             "max_model_len": teacher.max_model_len,
             "tensor_parallel_size": teacher.tensor_parallel,
             "limit_mm_per_prompt": {"image": int(teacher.sees_plots), "video": 0},
-            # JSON allows blanks between its signs, and a weak model would write them until max_tokens.
+            # JSON allows whitespace between tokens, and a weak model could emit it until max_tokens.
             "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
             **told,
         },
@@ -47,17 +48,17 @@ def settings(teacher: VllmTeacher, config: Mapping[str, Any]) -> dict[str, Any]:
         "prepare_multimodal_stage": {
             **stage,
             "model_config_kwargs": {"max_model_len": teacher.max_model_len, **loading},
-            # The templates of models that see take a message in pieces, those of others as one text.
+            # Chat templates of vision-language models take a list of content parts, those of text models a string.
             "chat_template_content_format": "openai" if teacher.sees_plots else "string",
         },
         "chat_template_stage": stage,
-        "tokenize_stage": False,  # the engine does, which knows how many tokens a picture takes
+        "tokenize_stage": False,  # the engine tokenizes: only it knows the number of image tokens
         "detokenize_stage": False,
     }
 
 
 def completed(told: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine's arguments, with what vLLM must be told about a model whose config leaves it out."""
+    """Return the engine arguments, completed with settings that vLLM requires but the model's config omits."""
     language = LANGUAGE.get(config.get("model_type", ""))
     overrides = told.get("hf_overrides") or {}
     own, asked = (one.get("text_config") or {} for one in (config, overrides))
@@ -67,7 +68,7 @@ def completed(told: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
 
 
 def request(teacher: VllmTeacher, schema: str, messages: list[Row], failed: str) -> Row:
-    """What an engine is asked. schema: of the reply, as JSON; failed: why there is nothing to ask, or nothing."""
+    """Build one engine request. schema: JSON schema of the response; failed: error message, empty if none."""
     sampling = {"temperature": teacher.temperature, "max_tokens": teacher.max_tokens}
     return {
         "messages": messages,
@@ -77,18 +78,18 @@ def request(teacher: VllmTeacher, schema: str, messages: list[Row], failed: str)
 
 
 def named(error: Exception) -> str:
-    """An error as a row tells of it."""
+    """Format an error as type and message, for a row's reason."""
     return f"{type(error).__name__}: {error}"
 
 
 def read_output(output: Mapping[str, Any], max_tokens: int) -> Reply:
-    """One row that came out of the engine, as a reply."""
+    """Convert one output row of the engine to a reply. max_tokens: the response limit that detects truncation."""
     error = output[ERROR]
     if error:
         return Reply(None, "error", clean(" ".join(error.split()))[:SHOWN])
     text, said = clean(output["generated_text"]), int(output["num_generated_tokens"])
     status, reason = "ok", None
-    if said >= max_tokens and not _is_json(text):  # Ray does not hand on why the engine stopped
+    if said >= max_tokens and not _is_json(text):  # Ray does not pass on the finish reason
         status, reason = "truncated", "the reply reached teacher.max_tokens"
     return Reply(
         text,

@@ -1,8 +1,8 @@
-"""The money of a run: what was billed, what is reserved for requests under way, and what was never confirmed.
+"""Cost accounting of a run: billed cost, reservations for requests in flight, and unconfirmed cost.
 
-Nothing is sent before a bound of its cost is reserved; the bill replaces the bound. A request that was sent and
-never answered stays at its bound, since the provider may have billed it. Everything here is arithmetic without a
-clock of its own, a server or a file.
+An upper bound of a request's cost is reserved before it is sent. The bill replaces the bound. A request that was
+sent but got no response keeps its bound, since the provider may have billed it. This module is pure arithmetic: it
+uses no clock, server or file.
 """
 
 from collections import Counter, deque
@@ -12,15 +12,15 @@ from typing import Any
 
 from tsd.recipe import ApiTeacher
 
-FEW_USAGES = 10  # replies whose usage must be known before more than a few requests may be in flight
+FEW_USAGES = 10  # replies with known usage that are required before more than FEW_IN_FLIGHT requests run
 FEW_IN_FLIGHT = 4
-WINDOW_SECONDS = 60.0  # of a provider's limit of tokens per minute
-BURST_SECONDS = 1.0  # of a limit that may be used at once
+WINDOW_SECONDS = 60.0  # window of a provider's limit of tokens per minute
+BURST_SECONDS = 1.0  # seconds' worth of a limit that may be used at once
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Tokens and dollars."""
+    """Tokens and US dollars."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -28,7 +28,7 @@ class Cost:
 
     @property
     def tokens(self) -> int:
-        """In and out together."""
+        """Input and output tokens together."""
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: "Cost") -> "Cost":
@@ -45,57 +45,59 @@ class Cost:
         return Cost(times * self.input_tokens, times * self.output_tokens, times * self.usd)
 
     def as_list(self) -> list[float]:
-        """For JSON; `Cost(*cost.as_list())` is the same cost."""
+        """Return a list for JSON; `Cost(*cost.as_list())` restores the cost."""
         return [self.input_tokens, self.output_tokens, self.usd]
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """What a request may cost at most, as far as earlier replies tell.
+    """Upper bounds of request costs, learned from earlier replies.
 
-    The prompt's estimate is scaled by the largest ratio of billed to estimated input tokens so far. The output is
-    `max_tokens`, or twice the longest reply where a server has exceeded that.
+    The prompt estimate is multiplied by the largest ratio of billed to estimated input tokens so far. The output
+    bound is `max_tokens`, or twice the longest reply if a server has exceeded that.
     """
 
     input_ratio: float = 1.0
     longest_output: int = 0
 
     def bound(self, teacher: ApiTeacher, estimate: int) -> Cost:
-        """The bound of one request. estimate: tokens of its prompt, roughly."""
+        """Return the cost bound of one request. estimate: approximate tokens of its prompt."""
         asked = -int(-estimate * self.input_ratio // 1)
         longest = self.longest_output
         said = teacher.max_tokens if longest <= teacher.max_tokens else 2 * longest
         return Cost(asked, said, teacher.usd(asked, said))
 
     def after(self, billed: Cost, estimate: int) -> "Estimator":
-        """The estimator that has seen one more bill."""
+        """Return the estimator updated with one more bill. estimate: approximate tokens of the request's
+        prompt.
+        """
         ratio = billed.input_tokens / estimate if estimate > 0 else 1.0
         return Estimator(max(self.input_ratio, ratio), max(self.longest_output, billed.output_tokens))
 
     def merged(self, other: "Estimator") -> "Estimator":
-        """The estimator that has seen the bills of both."""
+        """Return the estimator that covers the bills of both."""
         return Estimator(max(self.input_ratio, other.input_ratio), max(self.longest_output, other.longest_output))
 
 
 @dataclass
 class Earlier:
-    """What the journals of a run know of its requests. Journals of several parts are added up."""
+    """Requests of earlier starts as recorded in a run's journals. `add` sums the journals of several parts."""
 
     billed: Cost = Cost()
     open: dict[str, Cost] = field(default_factory=dict)
-    """Bounds of what was sent and has no answer, by request."""
+    """Bounds of requests that were sent and have no response, by request."""
     ended: set[str] = field(default_factory=set)
-    """Requests whose bill is part of `billed`."""
+    """Requests whose bill is included in `billed`."""
     replies: int = 0
-    """Answers whose usage is known."""
+    """Responses with known usage."""
     estimator: Estimator = Estimator()
     recent: list[tuple[float, int]] = field(default_factory=list)
-    """Of the last minute's requests: when (`time.time`), and their tokens, reserved or billed."""
+    """Requests of the last minute: time (`time.time`, seconds) and tokens, reserved or billed."""
     models: Counter[str] = field(default_factory=Counter)
-    """Answers by the model that gave them."""
+    """Number of responses by model."""
 
     def add(self, other: "Earlier") -> None:
-        """Add what another journal knows."""
+        """Add the records of another journal."""
         self.billed += other.billed
         self.open |= other.open
         self.ended |= other.ended
@@ -106,11 +108,11 @@ class Earlier:
 
     @property
     def unconfirmed(self) -> Cost:
-        """The bounds of what was sent and never answered."""
+        """Sum of the bounds of requests that were sent and got no response."""
         return total(self.open.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """The sums, for JSON."""
+        """Return the sums as a dict for JSON."""
         return {
             "billed": self.billed.as_list(),
             "unconfirmed": self.unconfirmed.as_list(),
@@ -122,7 +124,7 @@ class Earlier:
 
     @staticmethod
     def from_dict(kept: Mapping[str, Any], name: str) -> "Earlier":
-        """The same from JSON. name: under which the unconfirmed sum is kept."""
+        """Restore the sums from JSON. name: key under which the unconfirmed sum is stored in `open`."""
         lost = Cost(*kept["unconfirmed"])
         return Earlier(
             billed=Cost(*kept["billed"]),
@@ -134,7 +136,7 @@ class Earlier:
 
 
 def total(costs: Iterable[Cost]) -> Cost:
-    """The sum."""
+    """Return the sum of the costs."""
     together = Cost()
     for cost in costs:
         together += cost
@@ -142,45 +144,45 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 
 class Account:
-    """All money of a run, earlier starts included, against its budget."""
+    """Total cost of a run, earlier starts included, checked against its budget."""
 
     def __init__(self, teacher: ApiTeacher, earlier: Earlier) -> None:
-        """earlier: what the journals hold. What stands open there was sent by a start that is gone."""
+        """earlier: records of the journals. Requests open there were sent by a process that no longer exists."""
         self._teacher = teacher
         self.billed = earlier.billed
         self.estimator = earlier.estimator
         self.replies = earlier.replies
-        self._lost = dict(earlier.open)  # sent and never answered; a late answer still corrects it
+        self._lost = dict(earlier.open)  # sent without response; a late response still corrects it
         self._open: dict[str, Cost] = {}
         self._ended = set(earlier.ended)
-        self._asked = self._estimated = 0  # tokens of prompts, as billed and as estimated
+        self._asked = self._estimated = 0  # prompt tokens, as billed and as estimated
         self.unconfirmed = earlier.unconfirmed
         self.reserved = Cost()
 
     @property
     def in_flight(self) -> int:
-        """Reservations that are open."""
+        """Number of open reservations."""
         return len(self._open)
 
     def bound(self, estimate: int) -> Cost:
-        """What a request with a prompt of about so many tokens may cost."""
+        """Return the cost bound of a request. estimate: approximate tokens of its prompt."""
         return self.estimator.bound(self._teacher, estimate)
 
     def expected(self, estimate: int) -> int:
-        """Tokens that a request is expected to take at most, for limits of a minute.
+        """Expected maximum of tokens for a request, used for limits per minute.
 
-        The prompt as prompts usually are, and `max_tokens`. One dear reply does not make all others dear: what it
-        took beyond this delays what follows, and nothing more.
+        It is the prompt estimate times the average ratio of billed to estimated tokens, plus `max_tokens`. One
+        expensive reply does not raise later expectations: its excess only delays the next requests.
         """
         usual = self._asked / self._estimated if self._estimated else 1.0
         return round(estimate * usual) + self._teacher.max_tokens
 
     def few_only(self) -> bool:
-        """Whether too few usages are known for more than the requests that are in flight."""
+        """Whether too few usages are known to send more than the requests in flight."""
         return self.replies < FEW_USAGES and self.in_flight >= FEW_IN_FLIGHT
 
     def excess(self, bound: Cost, what: str = "request") -> str | None:
-        """Why the budget does not allow for a request, or a batch, with such a bound; None where it does."""
+        """Return why the budget does not cover a request or batch with this bound, or None if it does."""
         teacher, taken = self._teacher, self.billed + self.unconfirmed + self.reserved
         spent = self.billed + self.unconfirmed
         lost = ""
@@ -201,15 +203,15 @@ class Account:
         return None
 
     def reserve(self, request: str, bound: Cost) -> None:
-        """Reserve the bound of a request that is about to be sent, or was sent by an earlier start."""
+        """Reserve the bound of a request that is about to be sent or was sent by an earlier start."""
         self._release(request)
         self._open[request] = bound
         self.reserved += bound
 
     def settle(self, request: str, billed: Cost, estimate: int = 0, replies: int = 0) -> None:
-        """Put what was billed in the place of a request's bound. What an earlier start had settled counts once.
+        """Replace the bound of a request with its bill. A bill already recorded by an earlier start counts once.
 
-        estimate: of the prompt's tokens. replies: answers with a usage that this is the bill of.
+        estimate: approximate tokens of the prompt. replies: number of responses with usage that this bill covers.
         """
         if request in self._ended:
             self._ended.discard(request)
@@ -223,9 +225,9 @@ class Account:
             self._estimated += estimate
 
     def lose(self, request: str, bound: Cost = Cost()) -> None:
-        """A request got no answer, and may have been billed: it stays at its bound.
+        """Record a request without response as unconfirmed: it may have been billed and keeps its bound.
 
-        bound: that of a request for which nothing was reserved here.
+        bound: used for a request that has no reservation here.
         """
         if request in self._ended or request in self._lost:
             return
@@ -245,27 +247,27 @@ class Account:
 
 
 class TokenWindow:
-    """At most so many tokens in any minute, reserved plus billed, evenly sent.
+    """Token limit per minute over reserved and billed tokens, with pacing.
 
-    A request counts from when it is sent until a minute after it was settled, so the limit holds whether a
-    provider counts at a request's start or at its end. What a reply takes beyond its reservation delays what
-    follows. clock: seconds that only grow.
+    A request counts from when it is sent until one minute after it was settled. So the limit holds whether the
+    provider counts at a request's start or at its end. Tokens beyond the reservation delay the next requests.
+    clock: monotonic time in seconds.
     """
 
     def __init__(self, per_minute: int, clock: Callable[[], float]) -> None:
         self._limit, self._clock = per_minute, clock
         self._open: dict[str, int] = {}
-        self._settled: deque[tuple[float, int]] = deque()  # when, tokens; in order
+        self._settled: deque[tuple[float, int]] = deque()  # (time, tokens), in order
         self._sum = 0
-        self._level, self._drained = 0.0, clock()  # of a bucket that paces: tokens that are not yet due
+        self._level, self._drained = 0.0, clock()  # level of the pacing bucket: tokens that are not yet due
 
     def remember(self, age: float, tokens: int) -> None:
-        """Count what an earlier start sent so many seconds ago; the oldest first."""
+        """Count tokens that an earlier start sent `age` seconds ago. Call it for the oldest first."""
         self._settled.append((self._clock() - age, tokens))
         self._sum += tokens
 
     def wait(self, tokens: int) -> float:
-        """Seconds until so many tokens may be sent; 0 if now. Infinite while only answers can make room."""
+        """Seconds until this many tokens may be sent; 0 if now, infinite if only a response can free capacity."""
         now = self._clock()
         self._drain(now)
         while self._settled and self._settled[0][0] + WINDOW_SECONDS <= now:
@@ -273,7 +275,7 @@ class TokenWindow:
         rate = self._limit / WINDOW_SECONDS
         at_once = rate * BURST_SECONDS
         pace = max(0.0, (self._level - at_once) / rate)
-        room = self._limit - min(tokens, self._limit)  # a request above the limit waits for an empty minute
+        room = self._limit - min(tokens, self._limit)  # a request above the limit waits for an empty window
         excess = self._sum - room
         if excess <= 0:
             return pace
@@ -291,7 +293,7 @@ class TokenWindow:
         self._level += tokens
 
     def settle(self, request: str, tokens: int | None) -> None:
-        """Count what a request has taken; None where nobody knows, and its reservation stays."""
+        """Record the tokens of a finished request. None means unknown: the reservation is kept."""
         reserved = self._open.pop(request, None)
         if reserved is None:
             return

@@ -1,9 +1,9 @@
-"""The same teacher through its provider's offline Batch API: submit, poll, collect; cheaper, and within a day.
+"""Teacher that uses the provider's offline Batch API: submit, poll, collect. Cheaper, and completed within a day.
 
-Before the server hears of a batch, it stands in the part's ledger; what it gave is in the journal before the
-ledger forgets it. So any process, days later, goes on from there, and only rows without an answer are asked again.
-A batch is done with once its lines explain the provider's counts (`Results.lacking`). Until then its files are
-read again; nothing is asked again, nothing is deleted, and its bound stays reserved.
+A batch is written to the part's registry before it is submitted. Its responses are in the journal before the
+registry drops it. So any later process can resume, and only rows without a response are requested again.
+A batch is complete once its lines account for the provider's counts (`Results.lacking`). Until then its files are
+read again, no request is repeated, nothing is deleted, and its bound stays reserved.
 """
 
 import asyncio
@@ -31,35 +31,35 @@ from tsd.teachers.api.limits import StoppedError, Turnstile
 from tsd.teachers.api.request_format import Dialect
 from tsd.teachers.prompts import Questions
 
-FULL = "token_limit_exceeded"  # the provider holds as many tokens of this account as it will
-FULL_SECONDS = 24 * 3600.0  # after which all that it held has ended
-DRAWN_AT_ONCE = 16  # plots, between which other batches are looked after
-READ_AT_ONCE = 100  # lines, likewise
-LOOKS = 3  # that must agree where a batch which ended early has no counts that its lines could be held against
-WINDOW_SECONDS = 24 * 3600.0  # in which every batch is to end
-FEW = 20  # requests: of so many that are all refused, each may be at fault itself
+FULL = "token_limit_exceeded"  # the account's limit of enqueued tokens is reached
+FULL_SECONDS = 24 * 3600.0  # after which all enqueued batches have ended
+DRAWN_AT_ONCE = 16  # plots rendered between two switches to other tasks
+READ_AT_ONCE = 100  # lines read between two switches to other tasks
+LOOKS = 3  # consistent reads required if an early-ended batch has no counts to check its lines against
+WINDOW_SECONDS = 24 * 3600.0  # completion window of every batch
+FEW = 20  # requests: if so few are all refused, each refusal may concern its own row
 BATCH_SETTINGS = "teacher.model, teacher.batch and the account"
 
 
 class BatchApi:
-    """Asks about series, a part at a time; many parts may be under way at once in its event loop.
+    """Annotates series part by part. Several parts can be in progress at once in its event loop.
 
-    Nobody can negotiate about a request's form: `structured: auto` means schema, until every request of a batch
-    was refused for it.
+    A batch cannot negotiate the request format: `structured: auto` means schema until every request of a batch was
+    refused because of it.
     """
 
     def __init__(self, questions: Questions, turnstile: Turnstile, share: int) -> None:
-        """questions: of an `ApiTeacher`. share: the batches that may be under way."""
+        """questions: prompts of an `ApiTeacher`. share: maximum number of concurrent batches."""
         assert isinstance(questions.teacher, ApiTeacher)
         self._teacher: ApiTeacher = questions.teacher
         self._questions, self._turnstile, self._share = questions, turnstile, share
         self._server = Batches(self._teacher, turnstile)
         self._dialect = Dialect(self._teacher, questions.task)
         self._slots = asyncio.Semaphore(share)
-        self._packing = asyncio.Lock()  # a file may have 200 MB: one in memory at a time
-        self._reading = asyncio.Lock()  # likewise
+        self._packing = asyncio.Lock()  # a file may have 200 MB: keep one in memory at a time
+        self._reading = asyncio.Lock()  # same reason
         self._full_since: float | None = None
-        self._estimator = Estimator()  # what all parts have taught about bounds
+        self._estimator = Estimator()  # cost bounds learned from all parts
 
     async def close(self) -> None:
         """Close all connections."""
@@ -68,8 +68,8 @@ class BatchApi:
     async def annotate(self, part: int, series: pa.Table, journal: Journal) -> pa.Table | None:
         """series: the part's rows of the task's series table. Returns their annotations table.
 
-        None where the stage was stopped and replies are missing. What the journal holds is not asked again, and
-        a batch that was submitted is waited for. Raises StorageError where the folder cannot be written.
+        Returns None if the stage stopped and replies are missing. Rows in the journal are not requested again, and
+        submitted batches are awaited. Raises StorageError if the folder cannot be written.
         """
         rows = await asyncio.to_thread(Rows, self._questions, series, journal)
         await self._turnstile.begin(part, rows.settled())
@@ -90,7 +90,7 @@ class BatchApi:
         return annotations(self._questions.task, self._teacher.name, series, rows.keys, whole)
 
     async def _ask(self, rows: Rows, missing: deque[int]) -> None:
-        """Put missing rows into batches, one batch after another."""
+        """Submit the missing rows, one batch after another."""
         while missing and not self._turnstile.stopped.is_set():
             async with self._slots:
                 async with self._packing:
@@ -99,7 +99,7 @@ class BatchApi:
                     await self._follow(rows, batch)
 
     async def _resume(self, rows: Rows, batch: Batch) -> None:
-        """Go on with a batch of an earlier start; one that the server never accepted is forgotten."""
+        """Resume a batch of an earlier start. A batch that the server never accepted is dropped."""
         async with self._slots:
             await rows.sent(batch)
             rows.ledger.save()
@@ -115,13 +115,13 @@ class BatchApi:
     # ---- Submit
 
     async def _submit(self, rows: Rows, missing: deque[int]) -> Batch | None:
-        """Take rows for one batch and hand it to the server. None where no row is left."""
+        """Submit one batch of missing rows. Returns None if no row is left."""
         rows.estimator = self._estimator = self._estimator.merged(rows.estimator)
         batch, content = await self._pack(rows, missing)
         if not batch.requests:
             return None
         await self._server.require()
-        if not rows.ledger.found:  # by a start whose disk is lost, perhaps
+        if not rows.ledger.found:  # possibly submitted by a start whose disk is lost
             batch.id = await self._server.find(batch, kept=None)
         await self._turnstile.reserve(batch.name, rows.bound(batch), submitted=batch.id is not None)
         rows.ledger.batches.append(batch)
@@ -134,7 +134,7 @@ class BatchApi:
         return batch
 
     async def _pack(self, rows: Rows, missing: deque[int]) -> tuple[Batch, bytes]:
-        """One batch within the provider's limits, and its file."""
+        """Build one batch within the provider's limits. Returns it and its JSON-lines file."""
         limit, most = int(1e6 * self._teacher.batch.most_megabytes), self._teacher.batch.most_requests
         requests: dict[str, tuple[str, int]] = {}
         content = bytearray()
@@ -157,7 +157,7 @@ class BatchApi:
     # ---- Poll
 
     async def _follow(self, rows: Rows, batch: Batch) -> None:
-        """Wait until a batch has ended, and take what it gave."""
+        """Wait until a batch has ended, then collect its results."""
         with self._turnstile.batch(len(batch.requests)) as completed:
             ended = await self._end(rows, batch, completed)
             empty = stage(ended) == "failed" and not progress(ended)[0] and not named(ended, "output_file_id")
@@ -169,7 +169,7 @@ class BatchApi:
             await self._collect(rows, batch, *results)
 
     async def _end(self, rows: Rows, batch: Batch, completed: Callable[[int], None]) -> ServerBatch:
-        """Look at a batch until it has ended. The stage stops at a status that is unknown or lasts too long."""
+        """Poll a batch until it has ended. Stops the stage if a status is unknown or lasts too long."""
         waiting, began = self._server.waiting(), time.time()
         while True:
             seen = await self._server.look(batch, rows.ledger.path)
@@ -188,7 +188,7 @@ class BatchApi:
             await self._turnstile.sleep(self._teacher.batch.poll_seconds)
 
     async def _failed(self, rows: Rows, batch: Batch, ended: ServerBatch) -> None:
-        """The server would not begin with a batch: wait where it holds too much already, else stop the stage."""
+        """Handle a rejected batch: wait if the enqueued-token limit is reached, else stop the stage."""
         errors = complaints(ended)
         await self._forget(rows, batch, (), batch.file or named(ended, "input_file_id"))
         if any(code == FULL for code, _ in errors):
@@ -205,9 +205,9 @@ class BatchApi:
     async def _results(
         self, rows: Rows, batch: Batch, ended: ServerBatch, completed: Callable[[int], None]
     ) -> tuple[ServerBatch, Results]:
-        """Read what a batch gave, again and again until that can be all; else the stage stops.
+        """Read the results of a batch until they are complete. Stops the stage if they never are.
 
-        Returns the batch as it was seen last, too: ids of files may come later than its end.
+        Also returns the batch as last polled: file ids may appear after its end.
         """
         waiting, best, looks = self._server.waiting(), Results(batch.requests), 0
         while True:
@@ -245,6 +245,10 @@ class BatchApi:
     async def _add_lines(
         self, results: Results, expected: Mapping[str, int], kind: str, lines: AsyncIterator[bytes]
     ) -> None:
+        """Parse the lines of one file into `results`. kind: output_file_id or error_file_id.
+
+        expected: approximate prompt tokens by custom id. Yields to other tasks every READ_AT_ONCE lines.
+        """
         number = 0
         async for text in lines:
             try:
@@ -261,7 +265,7 @@ class BatchApi:
     async def _stuck(
         self, rows: Rows, batch: Batch, ended: ServerBatch, best: Results, lacking: str, waiting: Waiting
     ) -> None:
-        """Keep the answers that could be read, and stop the stage: what is missing may be paid for."""
+        """Store the responses that could be read, then stop the stage: missing ones may have been paid for."""
         for name in rows.open(batch):
             line = best.lines.get(name)
             if line and line.served and line.reply.status != "error" and not best.wrong:
@@ -279,7 +283,7 @@ class BatchApi:
     # ---- Collect
 
     async def _collect(self, rows: Rows, batch: Batch, ended: ServerBatch, results: Results) -> None:
-        """Take a batch's answers into the journal; what has none is missed, and asked again if that may help."""
+        """Store a batch's responses in the journal. Rows without one are requested again if that can help."""
         lines = self._judged(batch, results)
         files = batch.file or named(ended, "input_file_id"), *_given(ended)
         refused = [line.reply.reason or "" for line in lines.values() if line.fault == "row"]
@@ -288,7 +292,7 @@ class BatchApi:
         if len(refused) == len(batch.requests) and not self._dialect.agreed:
             if batch.form != self._dialect.form or self._dialect.adapt(refused[0], every=True):
                 await self._forget(rows, batch, results.lines.values(), *files)
-                return  # to be asked in other words
+                return  # so that it is sent in another request format
             if not any(rows.replies):
                 await self._forget(rows, batch, results.lines.values(), *files)
                 await self._server.stop(refused[0])
@@ -304,7 +308,7 @@ class BatchApi:
                 await self._server.stop(line.reply.reason or "")
 
     def _judged(self, batch: Batch, results: Results) -> dict[str, Line]:
-        """Lines whose refusals are about their rows or about the account: a row's, where others were answered."""
+        """Attribute ambiguous refusals to the row if other rows got a response, else to the account."""
         rows = results.served or (self._dialect.agreed and len(batch.requests) < FEW)
         return {
             name: replace(line, fault="row" if rows else "account") if line.fault == "either" else line
@@ -322,9 +326,9 @@ class BatchApi:
             self._turnstile.settled(reply)
 
     async def _forget(self, rows: Rows, batch: Batch, lines: Iterable[Line], *files: str | None) -> None:
-        """A batch is done with: its rows are as open as their replies say. The server may let go of its files.
+        """Drop a completed batch from the registry and let the server delete its files.
 
-        lines: all that it gave, by which it is billed. Its answers are safe before anything is deleted.
+        lines: all result lines, which determine the bill. Responses are stored durably before anything is deleted.
         """
         lines = list(lines)
         billed = rows.billed(batch, lines)
@@ -342,6 +346,6 @@ def _given(ended: ServerBatch) -> list[str | None]:
 
 
 def _created(seen: ServerBatch) -> float | None:
-    """When the server says that it accepted a batch, in seconds since 1970; None where that cannot be true."""
+    """The server's creation time of a batch, in seconds since 1970; None if implausible."""
     found = getattr(seen, "created_at", None)
     return float(found) if isinstance(found, int | float) and 1e9 < found < 1e11 else None

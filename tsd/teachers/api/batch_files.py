@@ -1,4 +1,4 @@
-"""A provider's files and batches: each call is made as often as may help, and stops the stage where none will."""
+"""Client for a provider's files and batches. Each call retries while that can help, else it stops the stage."""
 
 import asyncio
 import math
@@ -35,42 +35,42 @@ from tsd.teachers.api.responses import SHOWN, outlook
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 WINDOW: Literal["24h"] = "24h"
-MARK = "tsd"  # the name of a batch's digest in its metadata
-ABSENT = (404, 405, 501)  # codes of a path that a server does not serve
-SETTLE_SECONDS = 600.0  # until a server shows in all its answers what it has accepted; never above idle_timeout
-ATTEMPTS = 3  # to create a batch, before a server that gives no answer counts as silent
-TRIES = 5  # to find a file, before it counts as gone
+MARK = "tsd"  # metadata key of a batch's digest
+ABSENT = (404, 405, 501)  # status codes of an endpoint that a server does not implement
+SETTLE_SECONDS = 600.0  # until a server's responses reflect what it accepted; at most idle_timeout
+ATTEMPTS = 3  # to create a batch, before a server without response counts as silent
+TRIES = 5  # to find a file, before it counts as deleted
 EVERY_REFUSAL = range(400, 600)
-REFUSED_FILE = (400, 404, 409, 422)  # codes by which a server says that it is not done with an uploaded file
-NOT_NOW = (400, 404, 405, 409, 410, 422)  # codes of a file that may be there later
+REFUSED_FILE = (400, 404, 409, 422)  # codes of a server that has not yet processed an uploaded file
+NOT_NOW = (400, 404, 405, 409, 410, 422)  # codes of a file that may become available later
 PENDING = re.compile(
     r"pending|not (?:yet )?(?:been )?(?:process|ready|available|upload|found|exist)|(?:being|still) process|"
     r"no such file|does not exist|in progress",
     re.IGNORECASE,
 )
 UNREADY = ("pending", "running", "processing", "queued", "uploading", "notstarted", "not_started")
-CHUNK = 2**16  # bytes of a download at a time
-LONGEST_LINE = 2**25  # bytes; a longer line is none
+CHUNK = 2**16  # bytes per download chunk
+LONGEST_LINE = 2**25  # bytes; longer lines are discarded
 
 T = TypeVar("T")
 
 
 class DownloadError(Exception):
-    """A file that did not come; it may later."""
+    """A file could not be downloaded. It may become available later."""
 
 
 class Waiting:
-    """Waits between tries, longer each time, until nothing new was seen for so many seconds."""
+    """Exponential backoff between tries, until the state has not changed for a number of seconds."""
 
     def __init__(
         self, seconds: float, sleep: Callable[[float], Awaitable[None]], longest: float | None = None
     ) -> None:
-        """longest: seconds between two tries at most."""
+        """sleep: coroutine that sleeps for some seconds. longest: maximum seconds between two tries."""
         self._seconds, self._sleep, self._longest = seconds, sleep, longest
         self._since, self._tries, self._state = time.monotonic(), 0, object()
 
     def saw(self, state: object) -> None:
-        """Take note of what was seen; the time counts from the last change."""
+        """Record the observed state. The timeout restarts at each change."""
         if state != self._state:
             self._since, self._tries, self._state = time.monotonic(), 0, state
 
@@ -81,11 +81,11 @@ class Waiting:
 
     @property
     def over(self) -> bool:
-        """Whether there is no use in another try."""
+        """Whether the timeout has passed, so that another try is of no use."""
         return self.silent >= self._seconds
 
     async def wait(self) -> bool:
-        """Wait before the next try. False, at once, where there is none."""
+        """Wait before the next try. Returns False at once if the timeout has passed."""
         if self.over:
             return False
         self._tries += 1
@@ -96,16 +96,16 @@ class Waiting:
 
 
 class Batches:
-    """The server's side of batches. Every call may raise StoppedError."""
+    """The server's batch endpoints. Every call may raise StoppedError."""
 
     def __init__(self, teacher: ApiTeacher, turnstile: Turnstile) -> None:
         self._teacher, self._turnstile = teacher, turnstile
         self._client = connect(teacher)
-        self._listed: list[ServerBatch] | None = None  # the newest first
-        self._lists: bool | None = None  # whether the server lists batches; None until it was asked
+        self._listed: list[ServerBatch] | None = None  # newest first
+        self._lists: bool | None = None  # whether the server lists batches; None if not yet known
         self._required = False
-        self._heard = 0.0  # when the server last answered, by `time.monotonic`
-        self._told = 0.0  # the longest that it has asked to wait since then
+        self._heard = 0.0  # time of the server's last response, by `time.monotonic`
+        self._told = 0.0  # longest wait that the server has requested since then
         self._settle = min(SETTLE_SECONDS, teacher.batch.idle_timeout)
 
     async def close(self) -> None:
@@ -113,14 +113,14 @@ class Batches:
         await self._client.close()
 
     def waiting(self, seconds: float | None = None) -> Waiting:
-        """Back-off until nothing changes for so long, `idle_timeout` by default."""
+        """Return a backoff that ends if nothing changes for `seconds`, `idle_timeout` by default."""
         batch = self._teacher.batch
         return Waiting(
             batch.idle_timeout if seconds is None else seconds, self._turnstile.sleep, batch.poll_seconds
         )
 
     async def require(self) -> None:
-        """Have the stage stop, before anything is uploaded, where the server has no batches at all."""
+        """Stop the stage, before any upload, if the server has no Batch API."""
         if self._required:
             return
         if self._listed is None:
@@ -134,7 +134,7 @@ class Batches:
         self._required = True
 
     async def upload(self, name: str, content: bytes) -> str:
-        """Have the server keep a file of requests. Returns its id."""
+        """Upload a file of requests. Returns its id."""
 
         async def send() -> str:
             return _id(await self._client.files.create(file=(name, content), purpose="batch"))
@@ -142,10 +142,10 @@ class Batches:
         return await self._call(send)
 
     async def create(self, batch: Batch, ledger: Ledger) -> str:
-        """Have the server accept a batch, once; its id.
+        """Create a batch exactly once. Returns its id.
 
-        Where an answer was lost, the batch is looked for until the server's list has had time to show it. ledger:
-        holds the batch, so that a later start looks for it too.
+        If a response was lost, the batch is searched until the server's list has had time to show it. ledger:
+        registry that holds the batch, so that a later start searches for it too.
         """
         began, attempts = time.monotonic(), 0
         unready, backoff = self.waiting(self._settle), self.waiting(math.inf)
@@ -167,7 +167,7 @@ class Batches:
                 await self._refused(failure)
             if found := await self._appears(batch, self._settle if lost else 0.0, ledger.path):
                 return found
-            busy = isinstance(failure, openai.RateLimitError)  # its queue may be full for as long as a batch takes
+            busy = isinstance(failure, openai.RateLimitError)  # the queue may be full for as long as a batch runs
             longest = max(self._teacher.patience, self._teacher.batch.idle_timeout if busy else 0.0) + self._told
             silent = time.monotonic() - began
             if attempts >= ATTEMPTS and silent > longest:
@@ -175,10 +175,10 @@ class Batches:
             await backoff.wait()
 
     async def find(self, batch: Batch, kept: str | None) -> str | None:
-        """The id of a batch that the server has accepted; None where it has not.
+        """Return the id of a batch that the server has accepted, else None.
 
-        kept: the ledger in which an earlier start has noted it. None: no ledger knows it, and a batch whose files
-        the server has no more was collected by whoever noted it.
+        kept: path of the registry in which an earlier start recorded it. None: no registry knows it. In that case
+        a batch whose files no longer exist on the server was already collected by the process that recorded it.
         """
         if kept:
             left = min(self._settle, max(0.0, (batch.asked_at or 0.0) + self._settle - time.time()))
@@ -191,13 +191,13 @@ class Batches:
         return _id(found)
 
     async def look(self, batch: Batch, kept: str) -> ServerBatch:
-        """How far a batch is. kept: the ledger that says that there is one."""
+        """Retrieve the state of a batch. kept: path of the registry that records it."""
 
         async def send() -> ServerBatch | openai.NotFoundError:
             assert batch.id
             try:
                 seen = await self._client.batches.retrieve(batch.id)
-            except openai.NotFoundError as error:  # one that was just made may not be known everywhere yet
+            except openai.NotFoundError as error:  # a new batch may not be visible on all servers yet
                 return error
             status(seen)
             if _mark(seen) not in (None, batch.digest):
@@ -215,7 +215,7 @@ class Batches:
         return seen
 
     async def download(self, file: str, read: Callable[[AsyncIterator[bytes]], Awaitable[T]]) -> T:
-        """Read a file's lines, in one try. Raises DownloadError where it does not come, or not whole."""
+        """Read a file's lines in one try. Raises DownloadError if it is unavailable or incomplete."""
 
         async def send() -> T:
             async with self._client.files.with_streaming_response.content(file) as response:
@@ -230,21 +230,21 @@ class Batches:
             raise DownloadError(cause_of(error)) from None
 
     async def delete(self, file: str) -> None:
-        """Have the server let go of a file, where it lets us."""
+        """Delete a file on the server. Errors are ignored."""
         with suppress(openai.OpenAIError, ValueError):
             await self._client.files.delete(file)
 
     async def stop(self, said: str, check: str = SETTINGS) -> NoReturn:
-        """Stop the stage. said: the server's words; check: what to see to."""
+        """Stop the stage. said: the server's message; check: settings for the user to check."""
         await self._turnstile.stop(refusal(self._teacher, said, check))
         raise StoppedError
 
     async def halt(self, said: str) -> NoReturn:
-        """Stop the stage with a line about the server. said: what it does or lacks, and what to do about it."""
+        """Stop the stage with a message about the server. said: the problem and how to fix it."""
         await self._turnstile.stop(f"{self._teacher.base_url} {said}; the same command goes on from here")
         raise StoppedError
 
-    # ---- What was accepted
+    # ---- Accepted batches
 
     async def _create(self, batch: Batch) -> ServerBatch:
         assert batch.file
@@ -253,7 +253,7 @@ class Batches:
         )
 
     async def _unready(self, batch: Batch, error: openai.APIStatusError) -> bool:
-        """Whether a refusal says no more than that the server is not done yet with the uploaded file."""
+        """Whether a refusal only means that the server has not yet processed the uploaded file."""
         if error.status_code not in REFUSED_FILE:
             return False
         said = said_in(error)
@@ -269,9 +269,10 @@ class Batches:
         return False
 
     async def _appears(self, batch: Batch, seconds: float, kept: str) -> str | None:
-        """Look for a batch that may have been accepted, until so long from now; None where it is not there.
+        """Search for a batch that may have been accepted, for up to `seconds`. Returns None if it is not found.
 
-        kept: the ledger that says so. The stage stops where only a person can see whether there is such a batch.
+        kept: path of the registry that records it. Stops the stage if only a person can check whether the batch
+        exists.
         """
         until = time.monotonic() + seconds
         waiting = self.waiting(seconds)
@@ -288,7 +289,7 @@ class Batches:
                 return None
 
     def _known(self, batch: Batch) -> ServerBatch | None:
-        """The newest batch made of a batch's file; where no file is known, or none is listed, with its digest."""
+        """Return the newest listed batch with the same input file, or with the same digest if no file is known."""
         for seen in self._listed or ():
             file = named(seen, "input_file_id")
             if batch.file and file:
@@ -300,7 +301,10 @@ class Batches:
         return None
 
     async def _keeps(self, batch: ServerBatch) -> bool:
-        """Whether the server still has a file of a batch. Who has collected one lets go of all its files."""
+        """Whether the server still has a file of a batch.
+
+        A process that collects a batch deletes all its files.
+        """
 
         async def send(file: str) -> str | None:
             try:
@@ -320,14 +324,14 @@ class Batches:
     async def _refresh(self) -> None:
         listed = await self._call(self._list)
         for number in range(TRIES):
-            if listed is not None or self._lists is False:  # one 404 does not say that there is no list
+            if listed is not None or self._lists is False:  # a single 404 does not prove that there is no list
                 break
             await self._turnstile.sleep(FIRST_WAIT * 2**number)
             listed = await self._call(self._list)
         self._lists, self._listed = listed is not None, listed or []
 
     async def _list(self) -> list[ServerBatch] | None:
-        """All batches that did not fail, the newest first; None where the server does not list them."""
+        """Return all batches that did not fail, newest first; None if the server does not list batches."""
         found: dict[str, ServerBatch] = {}
         try:
             page = await self._client.batches.list(limit=100)
@@ -337,18 +341,18 @@ class Batches:
                 before = len(found)
                 for seen in page.data:
                     found.setdefault(_id(seen), seen)
-                if len(found) == before or not page.has_next_page():  # a server may give the first page for ever
+                if len(found) == before or not page.has_next_page():  # a server may return the first page forever
                     return [seen for seen in found.values() if stage(seen) != "failed"]
                 page = await page.get_next_page()
         except openai.APIStatusError as error:
             if error.status_code not in ABSENT:
                 raise
-        except AttributeError:  # the client's own, of a page that is none
+        except AttributeError:  # raised by the client for an invalid page
             raise ValueError("an answer without a list") from None
         return None
 
     async def _probe(self) -> int:
-        """The code of an attempt to create a batch out of nothing, which no server accepts."""
+        """Return the status code of creating an empty batch, which every server rejects."""
         try:
             await self._client.post("/batches", body={}, cast_to=object)
         except openai.APIStatusError as error:
@@ -359,11 +363,13 @@ class Batches:
     # ---- Calls
 
     async def _call(self, send: Callable[[], Awaitable[T]]) -> T:
-        """What the server answers, asked again while that may help, no longer than teacher.patience in silence."""
+        """Send a call and retry it until it succeeds, or until the server is silent for teacher.patience
+        seconds.
+        """
         began = time.monotonic()
 
         def silent(_: RetryCallState) -> bool:
-            # A wait that the server asked for is granted once: after it, being told to wait again is no answer.
+            # A wait requested by the server is granted once. A further request to wait counts as silence.
             return time.monotonic() - max(began, self._heard) > self._teacher.patience + self._told
 
         retrying = AsyncRetrying(
@@ -379,7 +385,7 @@ class Batches:
             raise StoppedError from None
 
     async def _try(self, send: Callable[[], Awaitable[T]], own: Collection[int] = ()) -> T:
-        """One try. own: codes of refusals that the caller sees to."""
+        """Send a call once. own: status codes that the caller handles."""
         await self._clear()
         try:
             answer = await send()
@@ -388,20 +394,20 @@ class Batches:
                 await self._refused(error)
             raise
         except (openai.OpenAIError, ValueError) as error:
-            unreached = not self._heard and never_sent(error)  # from the start: an address that is wrong, perhaps
+            unreached = not self._heard and never_sent(error)  # from the start: the address may be wrong
             self._turnstile.failed(f"{NOT_REACHED if unreached else ''}{cause_of(error)}")
             raise
         self._heard, self._told = time.monotonic(), 0.0
         return answer
 
     async def _clear(self) -> None:
-        """Wait until no pause holds calls back."""
+        """Wait until no pause delays requests. Raises StoppedError if the stage was stopped."""
         await self._turnstile.clear()
         if self._turnstile.stopped.is_set():
             raise StoppedError
 
     async def _refused(self, error: openai.APIStatusError) -> None:
-        """What a refusal means for the next try. Raises StoppedError where there is to be none."""
+        """Handle a refusal before the next try. Raises StoppedError if a retry cannot help."""
         said = said_in(error)
         meaning = outlook(error.status_code, said)
         if meaning in ("final", "filtered"):
@@ -413,21 +419,21 @@ class Batches:
             self._told = max(self._told, wait if seconds else 0.0)
 
     def _words(self, error: Exception) -> str:
-        """What a failure says, in one line."""
+        """Return the error message in one line."""
         if isinstance(error, openai.APIStatusError):
             return first_line(self._teacher, f"{error.status_code}: {said_in(error).message}")
         return first_line(self._teacher, cause_of(error))
 
 
 def _may_have_worked(error: BaseException) -> bool:
-    """Whether the server may have done what it was asked, although its answer was this."""
+    """Whether the server may have executed the request despite this error."""
     if isinstance(error, openai.APIStatusError):
         return error.status_code >= 500 or error.status_code in (408, 409)
     return not never_sent(error)
 
 
 def _id(answer: Any) -> str:
-    """The id of what a server made. Raises ValueError where its answer is something else."""
+    """Return the id of a created object. Raises ValueError if the response has none."""
     found = named(answer, "id")
     if found is None:
         raise ValueError("an answer without an id")
@@ -435,20 +441,20 @@ def _id(answer: Any) -> str:
 
 
 def _mark(batch: Any) -> Any:
-    """The digest of ours that a batch was created with; None where the server keeps none."""
+    """Return the tsd digest in a batch's metadata; None if the server does not store it."""
     metadata = getattr(batch, "metadata", None)
     return metadata.get(MARK) if isinstance(metadata, dict) else None
 
 
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Lines that are not empty, as they come. Raises ValueError where the connection breaks."""
+    """Yield the non-empty lines of a download. Raises ValueError if the connection breaks."""
     rest, skipping = bytearray(), False
     while True:
         try:
             chunk = await anext(chunks)
         except StopAsyncIteration:
             break
-        except Exception as error:  # of whatever transport: the client wraps these in its other calls alone
+        except Exception as error:  # transport errors: the client wraps them only in its other calls
             raise ValueError("the download was cut off") from error
         head, *lines = chunk.split(b"\n")
         rest += b"" if skipping else head

@@ -1,4 +1,4 @@
-"""One line of a batch's output or error file -> whose it is, and the reply."""
+"""Parse one line of a batch's output or error file into a custom id and a reply."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,38 +20,39 @@ from tsd.teachers.api.responses import (
     read_json,
 )
 
-OF_THE_ACCOUNT = (401, 402, 429)  # codes that are about the key or the money, whatever else was answered
+OF_THE_ACCOUNT = (401, 402, 429)  # codes that concern the key or the billing, whatever other requests returned
 
 
 class UnreadableError(ValueError):
-    """A line that is not a whole line of a batch's file."""
+    """A line that is not a complete line of a batch's file."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of what a batch gave: whose it is, and the reply."""
+    """One parsed result line of a batch."""
 
     name: str
     """The request's custom id."""
     reply: Reply
     fault: Literal["row", "account", "either"] | None = None
-    """What asking again does not mend: the server refuses this request, or to serve at all; either: it is about
-    the request where others of the batch were answered."""
+    """Cause of a permanent failure. row: the server refuses this request; account: it refuses all requests;
+    either: it concerns the request if others of the batch got a response.
+    """
     served: bool = False
-    """Whether the provider completed the request, and so bills it, whatever the reply is worth."""
+    """Whether the provider completed the request and so bills it, even if the reply is unusable."""
 
 
 def read_line(text: bytes, price: Price, expected: Mapping[str, int], topics: Sequence[str] = ()) -> Line:
-    """Read a line. Raises UnreadableError where it is not one: cut off, HTML, no JSON, without a custom id.
+    """Parse a line. Raises UnreadableError if it is cut off, HTML, not JSON, or has no custom id.
 
-    expected: tokens of each question, roughly, by its custom id. topics: as of `read_completion`.
+    expected: approximate tokens of each prompt, by custom id. topics: see `read_completion`.
     """
     try:
         entry = read_json(text)
     except ValueError:
         raise UnreadableError("a line that is not JSON") from None
     name = entry.get("custom_id") if isinstance(entry, dict) else None
-    if type(name) is int:  # written as a number by who reads our digits so
+    if type(name) is int:  # written as a number by servers that parse digits
         name = str(name)
     if not isinstance(name, str):
         raise UnreadableError("a line without a custom id")
@@ -66,12 +67,14 @@ def read_line(text: bytes, price: Price, expected: Mapping[str, int], topics: Se
         return _refused(name, error.code, error)
     asked = expected.get(name, 0)
     reply = read_completion(body, price, asked, topics)
-    if reply.status == "error" and not reply.input_tokens:  # it says nothing of its tokens: the question was taken
+    # No usage in the response: use the estimate of the prompt.
+    if reply.status == "error" and not reply.input_tokens:
         reply = replace(reply, input_tokens=asked, cost_usd=price(asked, 0))
     return Line(name, reply, served=True)
 
 
 def _refused(name: str, code: int | None, said: ServerError) -> Line:
+    """Convert a failed request to a line, with the cause of the failure. code: HTTP status, if known."""
     code = code if code is not None else said.code
     meaning = outlook(code, said)
     if meaning == "filtered":
@@ -89,7 +92,7 @@ def _refused(name: str, code: int | None, said: ServerError) -> Line:
 
 
 def _response(entry: Mapping[str, Any]) -> tuple[int | None, Any]:
-    """Status and body of a line; some servers write the completion itself in the response's place."""
+    """Return status code and body of a line. Some servers put the completion directly in the response field."""
     response = entry.get("response")
     if not isinstance(response, dict):
         return None, None
@@ -97,7 +100,7 @@ def _response(entry: Mapping[str, Any]) -> tuple[int | None, Any]:
         return 200, response
     code, body = _status(response.get("status_code")), response.get("body")
     if isinstance(body, str):
-        with suppress(ValueError):  # a completion that was written as text
+        with suppress(ValueError):  # a completion encoded as a string
             body = read_json(body)
     if code is None and isinstance(body, dict) and "choices" in body:
         code = 200

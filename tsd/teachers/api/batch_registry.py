@@ -1,6 +1,6 @@
-"""What is known of a part's rows: their replies, the batches they are in, and what batches left unanswered.
+"""Registry of a part's rows: their replies, the batches they are in, and requests that batches left unanswered.
 
-It is on disk before the server hears of it, so that any process can go on from there.
+It is written to disk before anything is submitted, so that any process can resume.
 """
 
 import json
@@ -20,57 +20,59 @@ from tsd.teachers.api.batch_lines import Line
 from tsd.teachers.api.journal import Journal
 from tsd.teachers.prompts import Message, Questions, repair, repair_tokens
 
-FILE = "batches.json"  # beside the part's replies
-VERSION = 2  # of the file; the first one named none
-STRICT = ConfigDict(extra="forbid")  # what a newer version has written besides must not be lost
+FILE = "batches.json"  # in the same folder as the part's replies
+VERSION = 2  # of the file format; the first version had no field for it
+STRICT = ConfigDict(extra="forbid")  # do not lose fields that a newer version has written
 
 
 @dataclass
 class Batch:
-    """One batch that was, or may have been, submitted."""
+    """A batch that was, or may have been, submitted."""
 
     digest: str
-    """Of what it asks, which the server keeps with it: by it the batch is found where its id was lost."""
+    """Hash of its requests. The server stores it as metadata, so the batch can be found if its id was lost."""
     requests: dict[str, tuple[str, int]]
-    """By custom id, the series' id: the request's key, and which repair it is, 0 for the question itself."""
+    """By custom id (the series id): the request key and the repair number, 0 for the first request."""
     form: list[object]
-    """The words in which it asks (`Dialect.form`)."""
+    """The request format (`Dialect.form`)."""
     file: str | None = None
-    """The server's id of what it was made from."""
+    """The server's id of the input file."""
     id: str | None = None
     """The server's id of the batch; None until the server is known to have accepted it."""
     asked_at: float | None = None
-    """When the server was last asked to accept it, in seconds since 1970. With it and without an id, the batch may
-    be under way, and paid for; None: it is not."""
+    """Time of the last creation request, in seconds since 1970.
+
+    If it is set and there is no id, the batch may be in progress and billed. None: no creation request is pending.
+    """
     bound_input_tokens: int = 0
-    """The most that its requests may take, by the estimate of their prompts."""
+    """Upper bound of its prompt tokens, from the estimates."""
     bound_output_tokens: int = 0
-    """The same of their replies, by `teacher.max_tokens`."""
+    """Upper bound of its response tokens, from `teacher.max_tokens`."""
     name: str = field(default_factory=lambda: f"batch {uuid.uuid4().hex[:16]}")
-    """By which the journal knows its money."""
+    """Name under which the journal records its cost."""
 
     __pydantic_config__ = STRICT
 
 
 @dataclass
 class Missed:
-    """A request that batches left without an answer."""
+    """A request that batches left without a response."""
 
     key: str
-    """The request's."""
+    """The request key."""
     reply: Reply
-    """An `error`, with the attempts and the costs so far."""
+    """A reply with status `error`, with the attempts and the cost so far."""
     repairs: int
-    """Which repair it is, 0 for the question itself."""
+    """The repair number, 0 for the first request."""
     final: bool
-    """Whether it is not asked again."""
+    """Whether it is never requested again."""
 
     __pydantic_config__ = STRICT
 
 
 @dataclass
 class _Kept:
-    """What the file holds."""
+    """Content of the registry file."""
 
     batches: list[Batch] = field(default_factory=list)
     missed: dict[str, Missed] = field(default_factory=dict)
@@ -83,32 +85,36 @@ _KEPT = TypeAdapter(_Kept)
 
 
 class Ledger:
-    """The batches of one part that are not collected yet, and what collected ones left unanswered."""
+    """The batches of one part that are not yet collected, and requests left without a response."""
 
     def __init__(self, folder: str) -> None:
-        """folder: that of the part's replies. Only who holds its journal writes here.
+        """folder: folder of the part's replies. Only the process that holds its journal writes here.
 
-        Raises StorageError where what is there cannot be read.
+        Raises StorageError if the existing file cannot be read.
         """
         self._folder = folder
         self.path = f"{folder}/{FILE}"
         kept = self._read()
         self.found = kept is not None
-        """Whether an earlier start kept one here."""
+        """Whether an earlier start has written a registry here."""
         self.batches = kept.batches if kept else []
         self.missed = kept.missed if kept else {}  # by custom id
 
     def under_way(self, keys: Collection[str]) -> list[Batch]:
-        """The batches that hold some of these requests."""
+        """Return the batches that contain some of these request keys."""
         return [batch for batch in self.batches if any(key in keys for key, _ in batch.requests.values())]
 
     def save(self) -> None:
-        """Write it, whole or not at all. Raises StorageError where it cannot be written."""
+        """Write the file atomically. Raises StorageError if it cannot be written."""
         missed = {name: asdict(one) for name, one in self.missed.items()}
         kept = {"version": VERSION, "batches": [asdict(batch) for batch in self.batches], "missed": missed}
         datasets.write_bytes(self._folder, FILE, json.dumps(kept).encode())
 
     def _read(self) -> _Kept | None:
+        """Read the registry file; None if there is none.
+
+        Raises StorageError if the file is damaged or was written by a newer version of tsd.
+        """
         try:
             content = datasets.read_bytes(self._folder, FILE)
             kept = None if content is None else json.loads(content)
@@ -130,9 +136,14 @@ class Ledger:
 
 
 class Rows:
-    """A part's rows: their keys and replies, and what was submitted."""
+    """The rows of a part: their keys, replies and submitted batches."""
 
     def __init__(self, questions: Questions, series: pa.Table, journal: Journal) -> None:
+        """Load the part's journal and registry.
+
+        questions: prompts of an `ApiTeacher`. series: the part's series table. Raises StorageError if a file
+        cannot be read.
+        """
         assert isinstance(questions.teacher, ApiTeacher)
         self._teacher, self._questions, self._series = questions.teacher, questions, series
         self.journal, self.ledger = journal, Ledger(journal.folder)
@@ -147,39 +158,39 @@ class Rows:
         self.keys = questions.keys(series)
         self.replies = [known.get(key) for key in self.keys]
         self.estimator = self._learned(history.account.estimator)
-        """What bounds are made from."""
+        """Estimator of cost bounds."""
         for name, one in list(self.ledger.missed.items()):
             row = self.row.get(name)
             if row is None or not self.awaits(name, one.key, one.repairs):
-                del self.ledger.missed[name]  # answered since then by a start that was killed, or another model's
+                del self.ledger.missed[name]  # since answered by a process that was killed, or of another model
             elif one.final:
                 self.replies[row] = one.reply
 
     def settled(self) -> list[Reply]:
-        """The replies of rows that are done."""
+        """Return the replies of finished rows."""
         return [reply for reply in self.replies if reply and not self.repairable(reply)]
 
     def repairable(self, reply: Reply) -> bool:
-        """Whether a reply is to be mended."""
+        """Whether to send a repair request for a reply."""
         return repairable(reply, self._teacher.repairs)
 
     def repairs(self, row: int) -> int:
-        """Which repair a row's next request is, 0 for the question itself."""
+        """Return the repair number of a row's next request, 0 for the first request."""
         before = self.replies[row]
         return before.repairs + 1 if before else 0
 
     def missing(self) -> list[int]:
-        """The rows that are to be put into a batch."""
+        """Return the indices of rows that need a batch."""
         waiting = {key for batch in self.under_way() for key, _ in batch.requests.values()}
         rows = enumerate(zip(self.keys, self.replies, strict=True))
         return [row for row, (key, reply) in rows if key not in waiting and (not reply or self.repairable(reply))]
 
     def under_way(self) -> list[Batch]:
-        """The batches whose answers are still to be collected. Those of another model are left as they are."""
+        """Return the batches that are not yet collected. Batches of another model are ignored."""
         return self.ledger.under_way(set(self.keys))
 
     def ask(self, rows: Sequence[int]) -> list[list[Message]]:
-        """What is asked about some rows."""
+        """Build the messages of some rows, with a repair request where a reply exists."""
         questions = self._questions.ask(self._series.take(rows), [self.keys[row] for row in rows])
         replies = [self.replies[row] for row in rows]
         return [
@@ -188,18 +199,18 @@ class Rows:
         ]
 
     def tokens(self, name: str) -> int:
-        """That a row's next question has, roughly, with what it says of the reply before."""
+        """Approximate tokens of a row's next prompt, including a repair request."""
         row = self.row[name]
         before = self.replies[row]
         return self._question_tokens(row) + (repair_tokens(before) if before else 0)
 
     def open(self, batch: Batch) -> list[str]:
-        """The custom ids of a batch whose answers are still to be taken."""
+        """Return the custom ids of a batch whose responses are not yet stored."""
         return [name for name, (key, repairs) in batch.requests.items() if self.awaits(name, key, repairs)]
 
     def bound(self, batch: Batch) -> Cost:
-        """What a batch may cost. It is kept with the batch, and there before the server hears of it."""
-        if not batch.bound_output_tokens:  # packed just now, or by a version that did not know it
+        """Return the cost bound of a batch. It is stored with the batch before submission."""
+        if not batch.bound_output_tokens:  # just built, or written by a version without bounds
             for name in batch.requests:
                 one = self.estimator.bound(self._teacher, self.tokens(name) if name in self.row else 0)
                 batch.bound_input_tokens += one.input_tokens
@@ -208,24 +219,24 @@ class Rows:
         return Cost(asked, said, self._teacher.usd(asked, said))
 
     async def sent(self, batch: Batch) -> None:
-        """Have the journal hold a batch's bound before the batch may cost anything."""
+        """Record a batch's bound in the journal before the batch can cost anything."""
         if batch.name not in self._open and batch.name not in self.ended:
             self.journal.sent(batch.name, self.bound(batch), 0)
             self._open.add(batch.name)
             await self.journal.stored()
 
     def billed(self, batch: Batch, lines: Iterable[Line]) -> Cost | None:
-        """Have the journal hold what a batch was billed. Returns it; None where it was there already."""
+        """Record a batch's bill in the journal. Returns the bill, or None if it was already recorded."""
         if batch.name in self.ended:
             return None
         costs = [Cost(one.reply.input_tokens, one.reply.output_tokens, one.reply.cost_usd) for one in lines]
         billed = total(costs)
-        self.journal.ended(batch.name, billed, known=False)  # it is no single reply to learn from
+        self.journal.ended(batch.name, billed, known=False)  # the bill covers many replies: no estimate
         self.ended.add(batch.name)
         return billed
 
     def learn(self, line: Line) -> None:
-        """Take what an answer has cost into later bounds."""
+        """Update the estimator of cost bounds with the usage of a response."""
         if line.served and line.name in self.row:
             cost = Cost(line.reply.input_tokens, line.reply.output_tokens, line.reply.cost_usd)
             self.estimator = self.estimator.after(cost, self.tokens(line.name))
@@ -241,12 +252,15 @@ class Rows:
         return self._questions.tokens(len(self._series["values"][row]) // self._questions.task.curves)
 
     def awaits(self, name: str, key: str, repairs: int) -> bool:
-        """Whether a request's answer is still to be taken; a start that was killed meanwhile may have done it."""
+        """Whether a request's response is not yet stored. A process that was killed may have stored it."""
         row = self.row.get(name)
         return row is not None and self.keys[row] == key and self.repairs(row) == repairs
 
     def take(self, line: Line, rounds: int) -> Reply | None:
-        """Keep an answer. Returns what the row has come to, None where it is to be asked again for want of one."""
+        """Store a response. Returns the row's reply, or None if the request failed and will be repeated.
+
+        rounds: how often a request without response may be repeated.
+        """
         row = self.row[line.name]
         before, missed = self.replies[row], self.ledger.missed.pop(line.name, None)
         tried = [missed.reply, line.reply] if missed else [line.reply]

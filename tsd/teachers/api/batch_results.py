@@ -1,7 +1,7 @@
-"""What a provider says of a batch and what its files hold, held against each other. Nothing here asks a server.
+"""Check the lines of a batch's files against the provider's counts. Makes no requests.
 
-Providers word the same things differently, files arrive cut or as a page of HTML, and counts lag behind. So a
-batch counts as collected only once its lines explain its counts.
+Providers use different words, files arrive truncated or as an HTML page, and counts lag behind. So a batch is
+complete only once its lines account for its counts.
 """
 
 import re
@@ -29,15 +29,15 @@ STAGES: dict[str, Stage] = {
     **dict.fromkeys(("cancelled", "canceled"), "cancelled"),
     **dict.fromkeys(("failed", "error"), "failed"),
 }
-"""What each provider's word means; Gemini's words have one of `PREFIXES` before them."""
+"""Meaning of each provider's status. Gemini's statuses start with one of `PREFIXES`."""
 PREFIXES = ("job_state_", "batch_state_")
 COMPLETED = ("completed", "succeeded", "completed_requests", "succeeded_requests")
 FAILED = ("failed", "errored", "failed_requests")
-SHOWN = 80  # letters of a line that cannot be read
+SHOWN = 80  # characters shown of a line that cannot be parsed
 
 
 def status(batch: Any) -> str:
-    """The provider's own word for how far a batch is. Raises ValueError where its answer is something else."""
+    """Return the provider's status of a batch. Raises ValueError if the response has none."""
     found = getattr(batch, "status", None)
     if not isinstance(found, str) or not found:
         raise ValueError("an answer without a status")
@@ -45,7 +45,7 @@ def status(batch: Any) -> str:
 
 
 def stage(batch: Any) -> Stage:
-    """What that word means. Raises ValueError as `status` does."""
+    """Return the stage that the status means. Raises ValueError as `status` does."""
     word = re.sub(r"[\s-]+", "_", status(batch).strip().lower())
     for prefix in PREFIXES:
         word = word.removeprefix(prefix)
@@ -53,25 +53,28 @@ def stage(batch: Any) -> Stage:
 
 
 def named(batch: Any, name: str) -> str | None:
-    """An id that a batch holds, such as `output_file_id`; None where there is none."""
+    """Return an id of a batch, such as `output_file_id`; None if absent."""
     found = getattr(batch, name, None)
     return found if isinstance(found, str) and found else None
 
 
 def progress(batch: Any) -> tuple[int, int]:
-    """How many requests the provider counts as completed and as failed; 0 where it does not say."""
+    """Return the provider's counts of completed and failed requests; 0 if not reported."""
     own = getattr(batch, "request_counts", None)
     return _count((own, batch), COMPLETED), _count((own, batch), FAILED)
 
 
 def counted(batch: Any, requests: int) -> tuple[int, int] | None:
-    """The same of a batch of so many requests that has ended; None where the counts cannot be true."""
+    """Return the counts (completed, failed) of an ended batch; None if they are implausible.
+
+    requests: number of requests in the batch.
+    """
     completed, failed = progress(batch)
     return (completed, failed) if 0 < completed + failed <= requests else None
 
 
 def complaints(batch: Any) -> list[tuple[str, str]]:
-    """Code and words of each error that a batch failed with."""
+    """Return code and message of each error that a batch failed with."""
     found = getattr(batch, "errors", None)
     listed = found if isinstance(found, list) else getattr(found, "data", None)
     said = []
@@ -87,23 +90,26 @@ class Results:
     """The lines of one reading of a batch's files."""
 
     requests: Mapping[str, Any]
-    """By custom id: what the batch asked."""
+    """The batch's requests, by custom id."""
     lines: dict[str, Line] = field(default_factory=dict)
-    """By custom id: what it gave."""
+    """The results, by custom id."""
     output: set[str] = field(default_factory=set)
-    """The custom ids with a line in the output file."""
+    """Custom ids that have a line in the output file."""
     wrong: list[str] = field(default_factory=list)
-    """What says that these are not, or not only, this batch's lines."""
+    """Evidence that lines belong to another batch."""
     unread: list[str] = field(default_factory=list)
-    """What could not be read."""
+    """Lines and files that could not be read."""
 
     @property
     def served(self) -> int:
-        """How many requests were completed, and so paid for."""
+        """Number of completed, and so billed, requests."""
         return sum(line.served for line in self.lines.values())
 
     def add(self, line: Line, output: bool) -> None:
-        """Take a line. Of several to one request, the one that was served counts; two different ones are wrong."""
+        """Add a line. Among several lines of a request, the completed one counts; two different ones are an error.
+
+        output: whether the line is from the output file.
+        """
         if line.name not in self.requests:
             self.wrong.append(f"custom id {line.name[:SHOWN]!r} is not of this batch")
             return
@@ -116,12 +122,12 @@ class Results:
             self.output.add(line.name)
 
     def fail(self, text: bytes, error: UnreadableError) -> None:
-        """Take note of a line that cannot be read."""
+        """Record a line that cannot be parsed."""
         start = text[:SHOWN].decode("utf-8", "replace")
         self.unread.append(f"{error}: {start!r}")
 
     def lacking(self, ended: Any) -> str | None:
-        """Why these lines cannot be all that a batch which has ended gave; None where they can."""
+        """Return why these lines cannot be the complete results of an ended batch; None if they can."""
         if self.wrong:
             return self.wrong[0]
         total, counts = len(self.requests), counted(ended, len(self.requests))
@@ -134,13 +140,13 @@ class Results:
             return self.unread[0]
         if few:
             return short
-        if stage(ended) != "completed":  # the provider says that it did not get to the others
+        if stage(ended) != "completed":  # the provider reports that it did not process the others
             return None
         if counts is None or sum(counts) < total:
             return f"{len(self.lines):,} lines of {total:,} requests, and counts that do not say why"
         if named(ended, "error_file_id") and len(self.lines) < total:
             return f"{len(self.lines):,} lines of {total:,} requests"
-        return None  # it counts the others as failed, and gives no lines of those
+        return None  # it counts the others as failed and returns no lines for them
 
 
 def _count(sources: tuple[Any, ...], names: tuple[str, ...]) -> int:

@@ -1,4 +1,4 @@
-"""What every way of asking a server behind an API has in common: the client, and what its refusals mean."""
+"""HTTP client and error interpretation shared by live and batch requests."""
 
 import os
 import socket
@@ -15,15 +15,15 @@ from tsd.errors import InputError
 from tsd.recipe import ApiTeacher
 from tsd.teachers.api.responses import SHOWN, ServerError, clean, error_of
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a failed request is tried again, drawn at random below
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a retry; the actual wait is random below this
 SETTINGS = "teacher.base_url, teacher.model and the key"
-NO_KEY = "none"  # the client insists on one
+NO_KEY = "none"  # the client requires a non-empty key
 
 
 def require_key(teacher: ApiTeacher) -> str | None:
-    """The API's key; None for a server that asks for none.
+    """Return the API key, or None for a server that needs none.
 
-    Raises InputError where the environment lacks it, or holds what no key can be.
+    Raises InputError if the environment variable is missing or its value cannot be a key.
     """
     name = teacher.key_variable
     if name is None:
@@ -50,12 +50,14 @@ def require_key(teacher: ApiTeacher) -> str | None:
 
 
 def connect(teacher: ApiTeacher) -> openai.AsyncOpenAI:
-    """A client of the teacher's server, which tries nothing again: it would count being told to wait as a try."""
+    """Return a client of the teacher's server without automatic retries: they would count a requested wait as a
+    try.
+    """
     parts = urlsplit(teacher.base_url)
     return openai.AsyncOpenAI(
         api_key=require_key(teacher) or NO_KEY,
         base_url=urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")),
-        default_query=dict(parse_qsl(parts.query)),  # Azure's version of the API
+        default_query=dict(parse_qsl(parts.query)),  # API version for Azure
         timeout=teacher.timeout,
         max_retries=0,
         http_client=openai.DefaultAioHttpClient(),
@@ -63,7 +65,7 @@ def connect(teacher: ApiTeacher) -> openai.AsyncOpenAI:
 
 
 async def serves(teacher: ApiTeacher) -> bool:
-    """Whether the server lists the teacher's model. Raises InputError where it cannot be asked."""
+    """Whether the server lists the teacher's model. Raises InputError if the list cannot be retrieved."""
     client = connect(teacher)
     try:
         async for model in client.models.list():
@@ -82,17 +84,17 @@ async def serves(teacher: ApiTeacher) -> bool:
 
 
 def said_in(error: openai.APIStatusError) -> ServerError:
-    """What the server says in its refusal, whatever form it has."""
+    """Parse the error message of a refusal, in any provider's format."""
     try:
         content: bytes = error.response.content
-    except Exception:  # a body that broke off
+    except Exception:  # the body was cut off
         content = b""
     found = error_of(error.status_code, content)
     return found if found.message else ServerError(error.status_code, found.kind, error.message)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what caused it, down to the innermost."""
+    """Yield an error and its causes, down to the innermost."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -100,7 +102,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def cause_of(error: BaseException) -> str:
-    """The innermost cause of a failure, in one line."""
+    """Return the innermost cause of a failure in one line."""
     *_, innermost = chain(error)
     if isinstance(innermost, socket.gaierror):
         said = f"unknown host ({innermost.strerror})"
@@ -118,7 +120,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def never_sent(error: BaseException) -> bool:
-    """Whether a request cannot have reached the server: no connection came about."""
+    """Whether a request cannot have reached the server because no connection was established."""
     for one in chain(error):
         if isinstance(one, ConnectionRefusedError | socket.gaierror | ssl.SSLError):
             return True
@@ -130,14 +132,14 @@ def never_sent(error: BaseException) -> bool:
 
 
 def first_line(teacher: ApiTeacher, said: str) -> str:
-    """The first line of a server's words, without the key."""
+    """Return the first line of a server's message, with the API key removed."""
     key = require_key(teacher)
     first = next(iter((said.replace(key, "…") if key else said).splitlines()), "no reason given")
     return clean(first)[:SHOWN]
 
 
 def refusal(teacher: ApiTeacher, said: str, check: str = SETTINGS) -> str:
-    """One line about what no retry will mend. said: the server's words; check: what to see to."""
+    """Format the message for a permanent refusal. said: the server's message; check: settings to check."""
     if teacher.key_variable is None:
         check += " (teacher.key_env names no variable that holds one)"
     return (
@@ -147,7 +149,7 @@ def refusal(teacher: ApiTeacher, said: str, check: str = SETTINGS) -> str:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait, by its headers; None where it does not say, or says none."""
+    """Return the seconds that a server's headers ask to wait; None if absent or not positive."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         with suppress(KeyError, ValueError):
             seconds = float(headers[name]) * unit
@@ -156,7 +158,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         until = parsedate_to_datetime(headers.get("retry-after") or "")
     except (TypeError, ValueError):
         return None
-    if until.tzinfo is None:  # HTTP's dates are in UTC
+    if until.tzinfo is None:  # HTTP dates are in UTC
         until = until.replace(tzinfo=UTC)
     seconds = (until - datetime.now(UTC)).total_seconds()
     return seconds if seconds > 0 else None

@@ -1,4 +1,4 @@
-"""What asking a teacher has taken and how it ended, as a gate counts it: of finished tables, and for a person."""
+"""Token, cost and status counts of annotations, from finished tables, and their text for progress messages."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ from tsd.teachers.api.limits import (
 
 
 def tally(annotations: pa.Table, account: Earlier | None = None) -> dict[str, float]:
-    """What annotations have cost and how they ended, by the gate's names.
+    """Count cost and status of annotations, under the rate limiter's names.
 
-    account: what their requests were billed, where a journal knows it; else what the rows say.
+    account: billing from the journal, if available. Otherwise the cost is taken from the rows.
     """
     columns = {INPUT: "input_tokens", OUTPUT: "output_tokens", DOLLARS: "cost_usd"}
     ended = Counter(STATUS + status for status in annotations["status"].to_pylist())
@@ -47,14 +47,14 @@ def tally(annotations: pa.Table, account: Earlier | None = None) -> dict[str, fl
 
 
 def tell(counts: Mapping[str, float], step: Step) -> str:
-    """What was counted so far, with the rate and what is still to be expected."""
+    """Format the counts so far, with the rate and the expected total."""
     return f"{step.rate:,.3g} a second, {describe(counts, step.share)}"
 
 
 def describe(counts: Mapping[str, float], share: float = 1.0) -> str:
-    """What was counted, for a person: tokens, dollars and those expected, what went wrong by kind.
+    """Format counts for a person: tokens, cost so far and expected, and failures by kind.
 
-    share: of the rows that are done, from which the dollars of all are expected.
+    share: fraction of rows that are finished, used to extrapolate the cost.
     """
     said = [f"{(counts[INPUT] + counts[OUTPUT]) / 1e6:,.2f} M tokens"]
     if dollars := counts[DOLLARS]:
@@ -71,7 +71,7 @@ def describe(counts: Mapping[str, float], share: float = 1.0) -> str:
         said.append(f"{thoughts:,} with a thought")
     said += [f"{count:,} {name.removeprefix(STATUS)}" for name, count in _named(counts, STATUS) if count]
     said += [f"{count:,} × {name.removeprefix(FAILED)}" for name, count in _named(counts, FAILED)]
-    for prefix in (MODEL, FORM):  # several only where something changed
+    for prefix in (MODEL, FORM):  # several values only if something changed
         several = _named(counts, prefix)
         if len(several) > 1:
             said += [f"{count:,} {prefix}{name.removeprefix(prefix)}" for name, count in several]

@@ -1,4 +1,4 @@
-"""What is known of the requests of earlier starts: their money, their addresses, and the rows to ask again."""
+"""Records of earlier starts: their cost, their server addresses, and rows to request again."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -13,7 +13,7 @@ from tsd.teachers.api.connection import serves
 from tsd.teachers.api.journal import ADDRESSES, FOLDER, Journal, parts_with_journals, read_all
 from tsd.teachers.api.limits import DOLLARS, INPUT, OUTPUT, STATUS, UNCONFIRMED, UNCONFIRMED_TOKENS
 
-PREVIEW = "preview"  # in a study's folder
+PREVIEW = "preview"  # subfolder of a study's folder
 
 Say = Callable[[str], None]
 
@@ -25,7 +25,10 @@ def require_journals(
     found: dict[int, datasets.Part],
     series: datasets.Dataset,
 ) -> None:
-    """Raise StorageError where parts are gone and nothing is kept of their replies: they cost again."""
+    """Raise StorageError if finished parts and their journals are both missing: they would be paid for again.
+
+    lost: indices of missing parts. found: the existing parts, used to estimate the cost.
+    """
     gone = sorted(set(lost) - set(parts_with_journals(folder)))
     if not gone:
         return
@@ -42,9 +45,10 @@ def require_journals(
 
 
 def keep_address(teacher: ApiTeacher, folder: str, say: Say) -> None:
-    """Keep where replies come from. A new address is accepted where it lists the model; what is reused is said.
+    """Record the server address of the replies. A new address is accepted if it lists the model.
 
-    Raises InputError where it does not list it, and replies of another address are there.
+    say: called with a message about replies that are reused from another address.
+    Raises InputError if the new address does not list the model and replies of another address exist.
     """
     place = f"{folder}/{FOLDER}"
     known: list[str] = datasets.read_json(place, ADDRESSES) or []
@@ -65,7 +69,7 @@ def keep_address(teacher: ApiTeacher, folder: str, say: Say) -> None:
 
 
 def earlier_requests(folder: str, key: str) -> Earlier:
-    """What all requests and batches of a run were billed so far, by finished parts and by journals."""
+    """Return the billing of all requests and batches of a run, from finished parts and journals."""
     account = Earlier()
     finished = datasets.finished_parts(folder, key)
     for note in (part.note for part in finished.values()):
@@ -84,12 +88,12 @@ def earlier_requests(folder: str, key: str) -> Earlier:
 
 
 def preview_folder(annotations: str) -> str:
-    """Where the journal of a preview lies: beside the annotations, which it does not begin."""
+    """Return the folder of a preview's journal: a sibling of the annotations folder."""
     return f"{annotations.rpartition('/')[0]}/{PREVIEW}"
 
 
 def adopt_preview(annotations: str) -> None:
-    """Take what a preview was answered, and billed, into the journal of the first part."""
+    """Copy the replies and bills of a preview into the journal of the first part."""
     found, wanted = Journal(preview_folder(annotations), 0).folder, Journal(annotations, 0).folder
     files, root = datasets.filesystem(found)
     if files.get_file_info(root).type != fs.FileType.Directory:
@@ -98,13 +102,13 @@ def adopt_preview(annotations: str) -> None:
     with datasets.storage_errors(wanted):
         there.create_dir(place, recursive=True)
         fs.copy_files(root, place, source_filesystem=files, destination_filesystem=there)
-    datasets.delete_folder(preview_folder(annotations))  # its lines may be there twice until now, and count once
+    datasets.delete_folder(preview_folder(annotations))  # lines that exist twice after a crash count once
 
 
 def reopen_errors(recipe: Recipe, folder: str, key: str) -> int:
-    """Have the rows that ended as `error` asked again by the next start. Returns how many there are.
+    """Mark the rows with status `error` for another request by the next start. Returns their number.
 
-    Their parts are unfinished from now on; all other rows stay as they are, in the parts' journals.
+    Their parts become unfinished. All other rows stay in the parts' journals.
     """
     with_errors = [
         index

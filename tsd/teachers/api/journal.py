@@ -1,14 +1,15 @@
-"""What was asked and what came back, on disk before it counts: no answer is paid for twice, no cent is forgotten.
+"""Write-ahead log of requests and responses: no response is paid for twice, and no cost is lost.
 
-A part's journal is a write-ahead log of JSON lines. A line is written before a request is sent, with the bound of
-its cost; another when it has ended, with what was billed and the reply. A request without the second line was
-sent by a start that is gone, or timed out: it may have been billed, and counts at its bound.
+A part's journal consists of JSON lines. One line is written before a request is sent, with its cost bound. Another
+is written when it has ended, with the bill and the reply. A request without the second line was sent by a process
+that no longer exists, or timed out. It may have been billed and counts at its bound.
 
-On a disk each line is written as it comes and outlasts a power cut some seconds later. An object store has no
-files that grow: there, the lines of a moment become an object, written in the background; `stored` waits for it.
+On a local disk, each line is written at once and synced to disk every few seconds. An object store has no
+appendable files. There, a background thread gathers the lines of a short interval into one object, and `stored`
+waits for it.
 
-When its part is written, a journal is compressed into one file beside the folder and kept: the part can be made
-again from it without asking anybody. The user may delete it.
+When its part is written, a journal is compressed into one archive file beside the folder. The part can be restored
+from it without any request. The user may delete it.
 """
 
 import asyncio
@@ -37,37 +38,37 @@ from tsd.storage import datasets
 from tsd.teachers import Reply
 from tsd.teachers.api.account import WINDOW_SECONDS, Cost, Earlier, total
 
-FOLDER, ENDING, ARCHIVE = "replies", ".jsonl", ".jsonl.zst"  # inside the folder of the annotations
-VERSION = 2  # of a line; lines without one are of the first
-ADDRESSES = "addresses.json"  # beside the journals: where replies came from
-SEALED = 3  # version of an archive's head; one of the second has no seal
-SECONDS = 2.0  # between two times that the disk is waited for
-GATHER_SECONDS = 0.1  # in which lines are gathered into an object
-PUT_TRIES, PUT_WAIT = 4, 1.0  # of an object; seconds before the second, twice as long before each later one
-LOCK_SECONDS = 60.0  # that a killed start's workers may take to be gone
+FOLDER, ENDING, ARCHIVE = "replies", ".jsonl", ".jsonl.zst"  # inside the annotations folder
+VERSION = 2  # of a line; lines without version are of the first
+ADDRESSES = "addresses.json"  # beside the journals: server addresses of the replies
+SEALED = 3  # archive version with a checksum; version 2 has none
+SECONDS = 2.0  # between two fsync calls
+GATHER_SECONDS = 0.1  # interval in which lines are gathered into an object
+PUT_TRIES, PUT_WAIT = 4, 1.0  # of an object; seconds before the second try, doubled before each later one
+LOCK_SECONDS = 60.0  # within which workers of a killed process must end
 NAMES = {each.name for each in fields(Reply)}
 
 
 @dataclass
 class History:
-    """What a part's journal holds."""
+    """Content of a part's journal."""
 
     replies: dict[str, Reply] = field(default_factory=dict)
-    """The reply to each request, by request key: the last repair, where there are several."""
+    """Reply to each request, by request key; the last repair if there are several."""
     failed: dict[str, Reply] = field(default_factory=dict)
-    """Rows of a finished part that ended as `error`, by request key."""
+    """Rows of a finished part with status `error`, by request key."""
     account: Earlier = field(default_factory=Earlier)
-    """What it all cost."""
+    """Total cost."""
 
 
 class Journal:
-    """The replies of one part: those of earlier starts, and those that come. One writer at a time."""
+    """Stores the replies of one part, of earlier starts and of this one. One writer at a time."""
 
     def __init__(self, annotations: str, part: int) -> None:
-        """annotations: the folder of the dataset that the part belongs to."""
+        """annotations: folder of the dataset that contains the part."""
         self.part = part
         self.folder = f"{annotations}/{FOLDER}/{_name(part)}"
-        """Where the replies are while the part is under way, and what else is to be forgotten with them."""
+        """Folder of the replies while the part is in progress, and of other files that are deleted with them."""
         self._parent = f"{annotations}/{FOLDER}"
         self._files, self._root = datasets.filesystem(self.folder)
         self._on_disk = isinstance(self._files, fs.LocalFileSystem)
@@ -75,7 +76,7 @@ class Journal:
         self._lock: IO[bytes] | None = None
         self._start, self._objects = 0, 0
         self._waiting: list[bytes] = []
-        self._added = self._stored = 0  # lines, by count
+        self._added = self._stored = 0  # number of lines
         self._error: StorageError | None = None
         self._wake = threading.Condition()
         self._closed = False
@@ -108,7 +109,10 @@ class Journal:
     # ---- Read
 
     def read(self) -> History:
-        """What is there, of earlier starts and of this one. Raises StorageError for a line of another version."""
+        """Read the journal, of earlier starts and of this one.
+
+        Raises StorageError for a line of another version.
+        """
         try:
             return self._read()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -118,6 +122,10 @@ class Journal:
             ) from None
 
     def _read(self) -> History:
+        """Merge the archive and the line files that it does not cover.
+
+        For several replies to one request, the one with the highest repair number is kept.
+        """
         history = History()
         entries: list[dict[str, Any]] = []
         archive = self._archive()
@@ -141,7 +149,7 @@ class Journal:
             reply, before = _reply(entry), found.get(entry["key"])
             if before is None or reply.repairs >= before.repairs:
                 found[entry["key"]] = reply
-        # Lines of the first version say what a row has cost so far, and not what each request did.
+        # Lines of the first version record a row's total cost so far, not each request.
         old = {entry["key"]: _reply(entry) for entry in entries if "v" not in entry and "at" in entry}
         for one in old.values():
             spent = Cost(one.input_tokens, one.output_tokens, one.cost_usd)
@@ -152,34 +160,37 @@ class Journal:
         return history
 
     def replies(self) -> dict[str, Reply]:
-        """What is there, by request key: of several replies to one request, the last."""
+        """Return the replies by request key; of several replies to one request, the last."""
         return self.read().replies
 
     # ---- Write
 
     def sent(self, request: str, bound: Cost, estimate: int) -> None:
-        """Keep that a request is about to be sent. estimate: of its prompt's tokens.
+        """Record that a request is about to be sent. estimate: approximate tokens of its prompt.
 
-        Raises StorageError where it cannot be kept.
+        Raises StorageError if it cannot be stored.
         """
         self._append([{"sent": request, "bound": bound.as_list(), "estimate": estimate}])
 
     def ended(
         self, request: str, billed: Cost, key: str | None = None, reply: Reply | None = None, known: bool = True
     ) -> None:
-        """Keep what a request was billed, and the reply that its row has come to, where it has one.
+        """Record the bill of a request, and its row's reply if there is one.
 
-        key: the row's request key. known: whether the server said what it took.
+        key: the row's request key. known: whether the server reported the usage.
         """
         entry: dict[str, Any] = {"ended": request, "billed": billed.as_list(), "known": known}
         self._append([entry | ({"key": key, **vars(reply)} if key and reply else {})])
 
     def add(self, key: str, reply: Reply) -> None:
-        """Keep a reply that no request stands for. Raises StorageError where it cannot be kept."""
+        """Store a reply without a request of its own. Raises StorageError if it cannot be stored."""
         self._append([{"key": key, **vars(reply)}])
 
     async def stored(self) -> None:
-        """Wait until all that was added outlasts this process. Raises StorageError where it cannot be kept."""
+        """Wait until all added lines survive the end of this process.
+
+        Raises StorageError if they cannot be stored.
+        """
         if self._on_disk:
             return
         wanted = self._added
@@ -189,7 +200,7 @@ class Journal:
             raise self._error
 
     def flush(self) -> None:
-        """Have what was added outlast a power cut. Raises StorageError where it cannot be kept."""
+        """Make all added lines durable against power loss. Raises StorageError if they cannot be stored."""
         if self._file:
             with datasets.storage_errors(self._root):
                 os.fsync(self._file.fileno())
@@ -203,10 +214,10 @@ class Journal:
             raise self._error
 
     def keep(self, annotations: pa.Table) -> Earlier:
-        """Compress the journal into one file that stays. annotations: the whole part, about to be written.
+        """Compress the journal into its archive. annotations: the complete part, about to be written.
 
-        Its rows that ended as `error` are kept as well, so that the same part can be made again. The folder is
-        deleted by `delete`, once the part is written. Returns what the part has been billed.
+        Rows with status `error` are included, so that the same part can be restored. `delete` removes the folder
+        once the part is written. Returns the part's billing.
         """
         self.flush()
         history = self.read()
@@ -220,7 +231,10 @@ class Journal:
         return history.account
 
     def reopen(self) -> int:
-        """Forget the rows that ended as `error`, so that they are asked again. Returns how many."""
+        """Remove the rows with status `error` from the archive, so that they are requested again.
+
+        Returns their number.
+        """
         archive = self._archive()
         if archive is None:
             return 0
@@ -230,7 +244,7 @@ class Journal:
         return len(entries) - len(kept)
 
     def restore(self, annotations: pa.Table) -> None:
-        """Write the kept file anew from the rows of the finished part, where the user has deleted it."""
+        """Rewrite the archive from the rows of the finished part, if the user has deleted it."""
         rows = annotations.to_pylist()
         found = {row["request_key"]: _reply(row) for row in rows}
         costs = (Cost(one.input_tokens, one.output_tokens, one.cost_usd) for one in found.values())
@@ -238,14 +252,14 @@ class Journal:
         self._write_archive({"account": account.as_dict(), "files": {}}, found)
 
     def delete(self) -> None:
-        """Forget the lines under way: their part is written, and what they say is kept in the archive."""
+        """Delete the line files: their part is written, and the archive holds their content."""
         if self._files.get_file_info(self._root).type == fs.FileType.Directory:
             self._files.delete_dir(self._root)
 
-    # ---- Inside
+    # ---- Internals
 
     def _archive(self) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-        """The archive's head and replies; None where there is none. Raises StorageError where it was damaged."""
+        """Return the archive's head and replies; None if there is none. Raises StorageError if it is damaged."""
         path, named = f"{self._root}{ARCHIVE}", f"{self._parent}/{_name(self.part)}{ARCHIVE}"
         if self._files.get_file_info(path).type == fs.FileType.NotFound:
             return None
@@ -275,7 +289,11 @@ class Journal:
         datasets.write_bytes(self._parent, f"{_name(self.part)}{ARCHIVE}", sink.getvalue())
 
     def _append(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        # A line that a killed writer left half written ends where the next one begins.
+        """Write lines to the file of this start, or queue them for the writer thread on an object store.
+
+        Raises StorageError if they cannot be written.
+        """
+        # The leading newline ends an incomplete line that a killed writer left.
         lines = b"".join(
             b"\n" + json.dumps({"v": VERSION, "at": time.time(), **entry}).encode() + b"\n" for entry in entries
         )
@@ -287,7 +305,7 @@ class Journal:
                     name = f"{self._start:06d}-{uuid.uuid4().hex[:8]}{ENDING}"
                     self._file = open(f"{self._root}/{name}", "ab", buffering=0)  # noqa: SIM115 # closed at the end
                 whole = len(lines)
-                while lines:  # a full disk may take the beginning, and then nothing
+                while lines:  # a full disk may accept only the beginning
                     taken = self._file.write(lines)
                     lines = lines[taken:]
                     if not taken:
@@ -299,12 +317,12 @@ class Journal:
             self._wake.notify_all()
 
     def _write(self) -> None:
-        """The writer's thread: what waits becomes an object; what a disk has is on it for good now and then."""
+        """Body of the writer thread: writes queued lines as objects and calls fsync on disk files at intervals."""
         while not self._closed or self._waiting:
             with self._wake:
                 self._wake.wait_for(lambda: self._closed or self._waiting, SECONDS)
             if self._file:
-                with contextlib.suppress(OSError, ValueError):  # closed meanwhile, or the next write says why
+                with contextlib.suppress(OSError, ValueError):  # closed, or the next write reports the cause
                     os.fsync(self._file.fileno())
             if self._waiting and not self._closed:
                 time.sleep(GATHER_SECONDS)
@@ -314,7 +332,7 @@ class Journal:
                 self._put(waiting)
             except StorageError as error:
                 self._error = error
-            except Exception as error:  # the thread's last words: who waits for it must not wait for ever
+            except Exception as error:  # report the error to waiting callers, which would otherwise wait forever
                 self._error = StorageError(f"{self._root} cannot be written: {error}")
             with self._wake:
                 if self._error is None:
@@ -324,7 +342,7 @@ class Journal:
                 return
 
     def _put(self, lines: Sequence[bytes]) -> None:
-        """Write an object of lines, in a few tries: what it holds may be paid for."""
+        """Write lines as one object, with retries: their content may have been paid for."""
         if not lines:
             return
         self._objects += 1
@@ -344,7 +362,7 @@ class Journal:
                 sink.write(b"".join(lines))
 
     def _paths(self) -> list[str]:
-        """The files of lines, in the order of their writing; one of the first version comes first."""
+        """Return the line files in the order they were written; files of the first version come first."""
         found = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
         paths = [info.path for info in found if info.path.endswith(ENDING)]
         return sorted(paths, key=lambda path: (_number(path), Path(path).name))
@@ -360,7 +378,7 @@ class Journal:
 
 
 def parts_with_journals(annotations: str) -> list[int]:
-    """The parts that have a journal, whole or under way."""
+    """Return the indices of parts that have a journal, complete or in progress."""
     files, root = datasets.filesystem(f"{annotations}/{FOLDER}")
     found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
     names = {Path(info.path).name.partition(".")[0] for info in found}
@@ -368,7 +386,7 @@ def parts_with_journals(annotations: str) -> list[int]:
 
 
 def read_all(annotations: str, parts: Iterable[int]) -> dict[int, History]:
-    """The journals of some parts, several at once."""
+    """Read the journals of some parts concurrently."""
     wanted = list(parts)
     with ThreadPoolExecutor(datasets.READERS) as pool:
         return dict(zip(wanted, pool.map(lambda part: Journal(annotations, part).read(), wanted), strict=True))
@@ -379,13 +397,13 @@ def _name(part: int) -> str:
 
 
 def _number(path: str) -> int:
-    """The start that wrote a file; 0 for a file of the first version."""
+    """Return the number of the start that wrote a file; 0 for a file of the first version."""
     first = Path(path).name.partition("-")[0]
     return int(first) if first.isdigit() else 0
 
 
 def _whole(lines: Sequence[bytes], path: str) -> list[dict[str, Any]]:
-    """The lines that are whole; empty ones and such as a kill cut off are left out."""
+    """Parse the complete lines. Empty lines and lines cut off by a kill are skipped."""
     entries = []
     for number, line in enumerate(lines, 1):
         try:
@@ -404,12 +422,12 @@ def _whole(lines: Sequence[bytes], path: str) -> list[dict[str, Any]]:
 
 
 def _seal(content: bytes) -> dict[str, Any]:
-    """An archive's last line, on those before it: zstd has no checksum as pyarrow writes it."""
+    """Return an archive's checksum line: zstd has no checksum as pyarrow writes it."""
     return {"lines": content.count(b"\n") + 1, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _unsealed(content: bytes) -> list[dict[str, Any]]:
-    """An archive's head and entries. Raises ValueError where they are not those that were written."""
+    """Parse an archive into its head and entries. Raises ValueError if the checksum or format does not match."""
     before, _, last = content.rpartition(b"\n")
     seal = json.loads(last)
     sealed = isinstance(seal, dict) and "sha256" in seal
@@ -424,16 +442,17 @@ def _unsealed(content: bytes) -> list[dict[str, Any]]:
 
 
 def _reply(entry: Mapping[str, Any]) -> Reply:
-    """A line's reply; what another version has written besides is left out."""
+    """Parse the reply of a line. Fields of other versions are ignored."""
     return Reply(**({"text": None} | {name: value for name, value in entry.items() if name in NAMES}))
 
 
 def _account(entries: Iterable[Mapping[str, Any]]) -> Earlier:
+    """Sum the bills of all ended requests, and collect the bounds of those that are still open."""
     account, sent = Earlier(), dict[str, tuple[Cost, int, float]]()
     for entry in entries:
         if "sent" in entry:
             sent[entry["sent"]] = Cost(*entry["bound"]), entry["estimate"], entry["at"]
-        if "ended" in entry and entry["ended"] not in account.ended:  # a batch may be collected a second time
+        if "ended" in entry and entry["ended"] not in account.ended:  # a batch may be collected twice
             billed = Cost(*entry["billed"])
             _, estimate, at = sent.pop(entry["ended"], (Cost(), 0, entry["at"]))
             account.ended.add(entry["ended"])

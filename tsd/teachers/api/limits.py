@@ -1,7 +1,7 @@
-"""What all workers that ask one server share: its limits, its pauses, the money, and what has come so far.
+"""Rate limits, budget, pauses and counts shared by all workers that send requests to one server.
 
-A `Gate` stands once for a whole stage, wherever it runs; a `Turnstile` is a worker's own side of it. A gate whose
-process died is started again: the money is read from the journals, and workers tell the rest anew.
+One `Gate` per stage enforces rate limits and budget, wherever it runs. A `Turnstile` is its client in a worker. A
+restarted gate reads the billing from the journals, and the workers report all other counts again.
 """
 
 import asyncio
@@ -22,82 +22,81 @@ from tsd.teachers import Reply
 from tsd.teachers.api.account import FEW_USAGES, Account, Cost, Earlier, Estimator, TokenWindow
 from tsd.teachers.api.journal import Journal
 
-HEADROOM = 0.97  # of a limit of requests that is used: what is sent evenly arrives less so
-BURST_SECONDS = 1.0  # of a limit that may be used at once
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, where the server does not say how long
-MOST_SECONDS = 3600.0  # that a server may ask to wait; for more, the stage stops
-REPORT_SECONDS, REPORTS_IN_ONE = 0.25, 5  # where others wait for what is settled, it is told so much sooner
-# Once the stage is to stop, the answers under way are waited for: they are paid for. They get twice as long as the
-# slowest answer so far took, within these bounds in seconds.
+HEADROOM = 0.97  # fraction of a request limit that is used: evenly sent requests arrive less evenly
+BURST_SECONDS = 1.0  # seconds' worth of a limit that may be used at once
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds, if the server does not specify a wait
+MOST_SECONDS = 3600.0  # maximum wait that a server may request; above it, the stage stops
+# While others wait for settled requests, reports are sent this many times as often.
+REPORT_SECONDS, REPORTS_IN_ONE = 0.25, 5
+# When the stage stops, responses in flight are awaited, since they are paid for. The timeout is twice the slowest
+# response so far, within these bounds in seconds.
 LEAST_GRACE, MOST_GRACE, TIMES_SLOWEST = 5.0, 60.0, 2.0
-SILENT_SECONDS = 30.0  # after which a worker that does not report is taken for dead
-UNREACHED_SECONDS = 10.0  # without a connection, before the first answer of all: then the stage stops
-LEAST_FAILURES = (
-    20  # in a row, after which it is the server; twice what a worker has in flight, where that is more
-)
-HEAR_SECONDS = 0.05  # between two looks at whether a request was answered
-EXAMPLE = 160  # letters of a reply that is shown as an example
+SILENT_SECONDS = 30.0  # after which a worker that does not report is considered dead
+UNREACHED_SECONDS = 10.0  # without a connection, before the first response: then the stage stops
+LEAST_FAILURES = 20  # failures in a row that mean an outage; at least twice a worker's requests in flight
+HEAR_SECONDS = 0.05  # between two polls for a response
+EXAMPLE = 160  # characters of a reply that is shown as an example
 
-# What is counted. Rows also by status, as "row ok"; requests without an answer by kind, as "failed 429".
+# Names of counters. Rows are also counted by status ("row ok"), failed requests by kind ("failed 429").
 ROWS, EARLIER, SENT, ENDED, ANSWERED = "rows", "earlier rows", "sent", "ended", "answered"
 INPUT, OUTPUT, DOLLARS = "input tokens", "output tokens", "dollars"
 UNCONFIRMED, UNCONFIRMED_TOKENS = "unconfirmed dollars", "unconfirmed tokens"
 THOUGHTS = "with a thought"
 STATUS, FAILED, MODEL, FORM = "row ", "failed ", "answered by ", "asked as "
-BUSY = "429"  # the kind of a request that was told to wait
-# What is under way now, of an offline Batch API: it goes up and down.
+BUSY = "429"  # kind of a request that was told to wait
+# Gauges of an offline Batch API: they rise and fall.
 BATCHES, BATCHED, COMPLETED = "batches", "requests in batches", "of them completed"
 
 Counts = Counter[str]
 
 
 class StoppedError(Exception):
-    """The stage is to end: no more is asked."""
+    """The stage is stopping: no more requests are sent."""
 
 
 @dataclass(frozen=True)
 class News:
-    """What every worker has to know at once."""
+    """State that every worker must know at once."""
 
     epoch: str
-    """Of the gate's process: one that was started again counts its versions anew."""
+    """Id of the gate's process. A restarted gate counts its versions from zero."""
     version: int
     pause: float
-    """Seconds from now on in which nothing is sent."""
+    """Seconds from now in which no request is sent."""
     stopped: str | None
-    """Why no more is asked, for a person."""
+    """Why the stage was stopped, for a person; None while it runs."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Leave to send one request."""
+    """Permission to send one request."""
 
     bound: Cost
-    """What is reserved for it."""
+    """The reserved cost."""
     estimator: Estimator
-    """What bounds are made from."""
+    """Estimator of cost bounds."""
     free: bool
-    """Whether no limit holds and enough usages are known: the worker needs no further leave."""
+    """Whether no limit applies and enough usages are known: the worker needs no further permission."""
 
 
 @dataclass(frozen=True)
 class Bill:
-    """What became of a request."""
+    """Result of a request, for accounting."""
 
     request: str
     billed: Cost | None
-    """None where it got no answer and may have been billed."""
+    """None if it got no response and may have been billed."""
     estimate: int = 0
-    """Of its prompt's tokens."""
+    """Approximate tokens of its prompt."""
     replies: int = 0
-    """Answers with a usage that it stands for."""
+    """Number of responses with usage that it covers."""
     bound: Cost = field(default_factory=Cost)
-    """What it may have cost, where it got no answer."""
+    """Its cost bound, if it got no response."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """How a row ended, for the stop on quality."""
+    """Result of a row, for the quality check."""
 
     status: str
     reason: str | None
@@ -106,38 +105,38 @@ class Row:
 
 @dataclass
 class Report:
-    """What a worker tells its gate. Its counts are of all that it has done, so that nothing counts twice."""
+    """Report of a worker to its gate. The counts are cumulative, so that a repeated report counts once."""
 
     counts: Counts
     bills: list[Bill] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     failures: Counts = field(default_factory=Counter)
-    """Requests without an answer since the last report, by kind."""
+    """Requests without response since the last report, by kind."""
     answers: int = 0
-    """Answers since the last report."""
+    """Responses since the last report."""
     stopped: str | None = None
-    """Why the worker stopped, where it did."""
+    """Why the worker stopped, if it did."""
 
 
 class Gate:
-    """Lets requests pass, keeps the limits and the budget, stops the stage."""
+    """Grants requests within rate limits and budget, and stops the stage."""
 
     def __init__(self, teacher: ApiTeacher, earlier: Earlier) -> None:
-        """earlier: what the journals of all parts know of the requests of earlier starts."""
+        """earlier: records of earlier starts in the journals of all parts."""
         self._teacher = teacher
         self._epoch = uuid.uuid4().hex
         self._account = Account(teacher, earlier)
         self._counts: dict[str, Counts] = {}  # by worker
         self._open: dict[str, set[str]] = {}  # requests, by worker
-        self._heard: dict[str, float] = {}  # when, by worker
+        self._heard: dict[str, float] = {}  # time of the last report, by worker
         self._begun: set[int] = set()  # parts
         self._requests = request_limiter(teacher.requests_per_minute)
         self._tokens = _window(teacher, earlier)
         self._paused_until = self._started = self._last_answer = time.monotonic()
         self._answers = 0  # of this start
         self._pause = 0.0
-        self._told = 0.0  # the longest that the server has asked to wait, until it answers again
-        self._failures: Counts = Counter()  # since then, by kind
+        self._told = 0.0  # longest wait that the server has requested since its last response
+        self._failures: Counts = Counter()  # since the last response, by kind
         self._quality: deque[Row] = deque(maxlen=teacher.quality.last)
         self._version = 0
         self._stopped: str | None = None
@@ -145,15 +144,15 @@ class Gate:
         self._turn = asyncio.Lock()
 
     async def begin(self, part: int) -> bool:
-        """Whether a part is begun for the first time: its rows of earlier starts are counted then."""
+        """Whether a part starts for the first time. Its rows of earlier starts are counted then."""
         first = part not in self._begun
         self._begun.add(part)
         return first
 
     async def enter(self, worker: str, request: str, estimate: int) -> Pass | None:
-        """Wait until a request may be sent, and reserve its bound; None if none may be sent any more.
+        """Wait until a request may be sent, and reserve its bound. Returns None if the stage was stopped.
 
-        request: its name. estimate: of its prompt's tokens.
+        request: its name. estimate: approximate tokens of its prompt.
         """
         self._heard.setdefault(worker, time.monotonic())
         async with self._turn:
@@ -164,10 +163,10 @@ class Gate:
                 await self._requests.acquire()
             tokens = self._account.expected(estimate)
             while (wait := self._wait(tokens)) > 0 and not self._stopped:
-                with suppress(TimeoutError):  # what is under way may turn out cheaper
+                with suppress(TimeoutError):  # requests in flight may cost less than their bounds
                     async with asyncio.timeout(min(wait, 1.0)), self._changed:
                         await self._changed.wait()
-            if self._stopped or worker not in self._heard:  # the worker died while it waited
+            if self._stopped or worker not in self._heard:  # the worker died while waiting
                 self._account.settle(request, Cost())
                 return None
             if self._tokens:
@@ -176,10 +175,10 @@ class Gate:
             return Pass(bound, self._account.estimator, free)
 
     async def reserve(self, worker: str, request: str, bound: Cost, submitted: bool) -> bool:
-        """Wait until a batch may be submitted, and reserve its bound; False if none may be.
+        """Wait until a batch may be submitted, and reserve its bound. Returns False if none may be.
 
-        request: the batch's name, the same at every start. submitted: an earlier start has submitted it; it is
-        under way whatever it costs.
+        request: the batch's name, the same at every start. submitted: an earlier start has submitted the batch; it
+        is in progress whatever it costs.
         """
         self._heard.setdefault(worker, time.monotonic())
         if submitted:
@@ -190,14 +189,14 @@ class Gate:
             return await self._afford(worker, request, lambda: bound, batch=True) is not None
 
     async def pause(self, seconds: float | None) -> float:
-        """The server is too busy: nobody sends anything for so long, None where it did not say.
+        """Pause all requests because the server is busy. seconds: requested wait, None if unspecified.
 
-        Returns the seconds that are left of it.
+        Returns the seconds left of the pause.
         """
         now = time.monotonic()
         if seconds is None:
             if now < self._paused_until:
-                return self._paused_until - now  # the same burst: it is being waited for
+                return self._paused_until - now  # same burst: a pause is already in effect
             self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
             seconds = self._pause
         elif seconds > MOST_SECONDS:
@@ -212,12 +211,12 @@ class Gate:
         return self._paused_until - now
 
     async def stop(self, reason: str) -> None:
-        """No more is asked; the first reason counts."""
+        """Stop the stage. The first reason is kept."""
         self._stopped = self._stopped or reason
         await self._tell()
 
     async def silence(self, seconds: float) -> None:
-        """The server has not answered for so long: no more is asked."""
+        """Stop the stage because the server has not responded for this many seconds."""
         kinds = self._failures.most_common(1)
         if set(self._failures) == {FAILED + BUSY}:
             said = (
@@ -232,7 +231,7 @@ class Gate:
         )
 
     async def report(self, worker: str, report: Report) -> None:
-        """Take what a worker tells."""
+        """Process a worker's report."""
         now = time.monotonic()
         self._heard[worker] = now
         self._counts[worker] = report.counts
@@ -252,24 +251,24 @@ class Gate:
             self._changed.notify_all()
 
     async def news(self, epoch: str, seen: int) -> News:
-        """Wait until there is news later than what was seen."""
+        """Wait until there is a version later than `seen`, and return it."""
         async with self._changed:
             await self._changed.wait_for(lambda: epoch != self._epoch or self._version > seen)
         wait = max(0.0, self._paused_until - time.monotonic())
         return News(self._epoch, self._version, wait, self._stopped)
 
     async def progress(self) -> tuple[Counts, str | None]:
-        """What was counted since the start, and why the stage was stopped. Stops it where the server is silent.
+        """Return the counts since the start and why the stage was stopped. Stops it if the server is silent.
 
-        Tokens and dollars are those of earlier starts as well.
+        Tokens and cost include earlier starts.
         """
         now = time.monotonic()
         counted = self._whole()
-        if counted[SENT] <= counted[ENDED] and not self._failures:  # nobody waits for the server
+        if counted[SENT] <= counted[ENDED] and not self._failures:  # no worker waits for the server
             self._last_answer = now
         silent = now - self._last_answer
-        live = self._teacher.mode == "live"  # a batch is waited for: who looks after it knows what is silence
-        # A wait that the server asked for is granted once: after it, being told to wait again is no answer.
+        live = self._teacher.mode == "live"  # in batch mode, the polling code detects silence
+        # A wait requested by the server is granted once. A further request to wait counts as silence.
         if live and silent > self._teacher.patience + self._told and not self._stopped:
             await self.silence(silent)
         unreached = bool(self._failures) and all(NOT_REACHED in kind for kind in self._failures)
@@ -284,10 +283,10 @@ class Gate:
         return self._whole(), self._stopped
 
     def paused(self) -> float:
-        """Seconds that are left of a pause."""
+        """Seconds left of a pause."""
         return max(0.0, self._paused_until - time.monotonic())
 
-    # ---- Inside
+    # ---- Internals
 
     def _whole(self) -> Counts:
         together: Counts = Counter()
@@ -310,7 +309,10 @@ class Gate:
     async def _afford(
         self, worker: str, request: str, bound_of: Callable[[], Cost], batch: bool = False
     ) -> Cost | None:
-        """Reserve a bound once it fits into the budget, whatever is under way; None where the stage is stopped."""
+        """Reserve a bound once it fits into the budget. Returns None if the stage was stopped.
+
+        bound_of: called before each check, since requests in flight may change the estimator.
+        """
         while not self._stopped:
             self._write_off()
             bound = bound_of()
@@ -323,7 +325,7 @@ class Gate:
                 smaller = ", or lower teacher.batch.most_requests" if batch else ""
                 await self.stop(f"{excess}; raise it{smaller}, and the same command goes on from here")
                 return None
-            with suppress(TimeoutError):  # those under way may turn out cheaper
+            with suppress(TimeoutError):  # requests in flight may cost less than their bounds
                 async with asyncio.timeout(1.0), self._changed:
                     await self._changed.wait()
         return None
@@ -333,7 +335,10 @@ class Gate:
         return max(paused, self._tokens.wait(tokens) if self._tokens else 0.0)
 
     def _write_off(self) -> None:
-        """What a dead worker had under way may have been paid for; its batches are found again, and stay open."""
+        """Settle the requests of dead workers as unconfirmed.
+
+        Their batches stay open, since they can be found again.
+        """
         now = time.monotonic()
         for worker in [one for one, heard in self._heard.items() if now - heard > SILENT_SECONDS]:
             del self._heard[worker]
@@ -342,7 +347,7 @@ class Gate:
                     self._settle(worker, Bill(request, None))
 
     async def _judge(self, rows: Iterable[Row]) -> None:
-        """Stop the stage where too few of the last rows can be used."""
+        """Stop the stage if too few of the last rows are usable."""
         for row in rows:
             self._quality.append(row)
         quality = self._teacher.quality
@@ -367,7 +372,7 @@ class Gate:
             self._changed.notify_all()
 
 
-NOT_REACHED = "not reached: "  # the beginning of a failure's kind, where no connection came about
+NOT_REACHED = "not reached: "  # prefix of a failure's kind if no connection was established
 
 
 def _limited(teacher: ApiTeacher) -> bool:
@@ -375,7 +380,9 @@ def _limited(teacher: ApiTeacher) -> bool:
 
 
 def _window(teacher: ApiTeacher, earlier: Earlier) -> TokenWindow | None:
-    """The limit of tokens a minute, with what an earlier start has sent within the last one."""
+    """Return the limiter of tokens per minute, preloaded with what an earlier start sent within the last
+    minute.
+    """
     if teacher.tokens_per_minute is None:
         return None
     window, now = TokenWindow(teacher.tokens_per_minute, time.monotonic), time.time()
@@ -385,17 +392,17 @@ def _window(teacher: ApiTeacher, earlier: Earlier) -> TokenWindow | None:
 
 
 def request_limiter(per_minute: int | None) -> AsyncLimiter | None:
-    """At most so many requests in any minute; None without a limit."""
+    """Return a limiter of requests per minute; None without a limit."""
     if per_minute is None:
         return None
     limit = HEADROOM * per_minute
     at_once = max(1.0, limit * BURST_SECONDS / 60)
-    # What is full at once is part of that minute; a part of a request is none.
+    # Burst capacity counts towards the minute, and a fraction of a request cannot be sent.
     return AsyncLimiter(at_once, 60 * at_once / (limit + 1 - at_once))
 
 
 class GateLike(Protocol):
-    """A gate, or the way to one in another process."""
+    """A gate, or a proxy to one in another process."""
 
     async def begin(self, part: int) -> bool: ...
     async def enter(self, worker: str, request: str, estimate: int) -> Pass | None: ...
@@ -408,7 +415,7 @@ class GateLike(Protocol):
 
 
 class Ticket:
-    """A request under way. What became of it is said once; if nothing is, it may have been billed."""
+    """A request in flight. Its result is reported once; without a result it may have been billed."""
 
     def __init__(
         self,
@@ -419,34 +426,35 @@ class Ticket:
         journal: Journal,
         tell: Callable[[Bill], None],
     ) -> None:
-        """worked: whether the newest request before it, of those that have ended, was answered."""
+        """worked: whether the latest request before it that has ended got a response."""
         self.name, self.bound, self.worked, self.sent = name, bound, worked, time.monotonic()
         self._estimate, self._journal, self._tell = estimate, journal, tell
         self.settled = False
 
     def billed(self, cost: Cost, key: str | None = None, reply: Reply | None = None, known: bool = True) -> None:
-        """The request was answered. key, reply: what its row has come to. Raises StorageError.
+        """Record that the request got a response. key, reply: its row's request key and reply. Raises
+        StorageError.
 
-        known: whether the server said what it took.
+        known: whether the server reported the usage.
         """
         self._journal.ended(self.name, cost, key, reply, known)
         self.settled = True
         self._tell(Bill(self.name, cost, self._estimate, int(known)))
 
     def free(self) -> None:
-        """The request was refused, or never reached the server: it costs nothing."""
+        """Record that the request was refused or never reached the server: it costs nothing."""
         self.billed(Cost(), known=False)
 
 
 class Turnstile:
-    """A worker's side of the gate: its share of what may be under way, its counts, the news."""
+    """A worker's client of the gate: its concurrency limit, its counts, and the shared state."""
 
     def __init__(self, gate: GateLike, teacher: ApiTeacher, share: int) -> None:
-        """share: the requests that this worker may have under way."""
+        """share: maximum number of requests in flight of this worker."""
         self._gate, self._teacher = gate, teacher
         self._name = uuid.uuid4().hex[:16]
         self._numbers = itertools.count()
-        self._pass: Pass | None = None  # that needs no other
+        self._pass: Pass | None = None  # that covers all further requests
         self._slots = asyncio.Semaphore(share)
         self._counts: Counts = Counter()
         self._news = Report(Counter())
@@ -454,12 +462,12 @@ class Turnstile:
         self._in_flight, self._last_failed = 0, 0.0
         self._failed_in_row, self._many = 0, max(LEAST_FAILURES, 2 * share)
         self.last_answer = 0.0
-        """When this worker was last given an answer, by `time.monotonic`."""
+        """When this worker last received a response, by `time.monotonic`."""
         self.last_heard = 0.0
-        """When the newest of its requests that were answered had been sent."""
-        self._slowest = 0.0  # seconds that an answer has taken
+        """When the latest of its requests with a response was sent."""
+        self._slowest = 0.0  # longest response time in seconds
         self.stopped = asyncio.Event()
-        """Set when nothing may be sent any more."""
+        """Set when no more requests may be sent."""
         self._reason: str | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -475,10 +483,10 @@ class Turnstile:
 
     @asynccontextmanager
     async def slot(self, estimate: int, journal: Journal) -> AsyncIterator[Ticket]:
-        """Send one request inside this context. estimate: of its prompt's tokens.
+        """Send one request inside this context. estimate: approximate tokens of its prompt.
 
-        Its bound is in the journal before it is sent; if the ticket has no bill at the end, it stays there.
-        Raises StoppedError where nothing may be sent any more, StorageError where nothing can be kept.
+        Its bound is in the journal before it is sent, and stays there if the ticket has no bill at the end.
+        Raises StoppedError if the stage was stopped, StorageError if the journal cannot be written.
         """
         name = f"{self._name}-{next(self._numbers)}"
         async with self._slots:
@@ -513,25 +521,28 @@ class Turnstile:
                     self._news.bills.append(Bill(name, None, bound=bound))
 
     async def clear(self) -> None:
-        """Wait until no pause holds requests back, or the stage was stopped."""
+        """Wait until no pause delays requests or the stage was stopped."""
         while (wait := self._paused_until - time.monotonic()) > 0 and not self.stopped.is_set():
             await asyncio.sleep(min(wait, 0.5))
 
     async def reserve(self, batch: str, bound: Cost, submitted: bool) -> None:
-        """Reserve a batch's bound, until `settle`. batch: its name, the same at every start.
+        """Reserve a batch's bound until `settle`. batch: its name, the same at every start.
 
-        Raises StoppedError where none may be submitted any more; submitted: it was, by an earlier start.
+        submitted: whether an earlier start has submitted it. Raises StoppedError if no batch may be submitted.
         """
         if not await self._gate.reserve(self._name, batch, bound, submitted):
             raise StoppedError
 
     def settle(self, batch: str, billed: Cost, replies: int) -> None:
-        """Put what a batch was billed in the place of its bound. replies: answers with a usage."""
+        """Replace the bound of a batch with its bill. replies: number of responses with usage."""
         self._news.bills.append(Bill(batch, billed, 0, replies))
 
     @contextmanager
     def batch(self, requests: int) -> Iterator[Callable[[int], None]]:
-        """Show a batch as under way inside this context. Gives what is told how many of its requests are done."""
+        """Count a batch as in progress inside this context.
+
+        Yields a callback for the number of completed requests.
+        """
         shown = 0
 
         def completed(count: int) -> None:
@@ -547,7 +558,7 @@ class Turnstile:
             self._counts.update({BATCHES: -1, BATCHED: -requests})
 
     def answered(self, reply: Reply, form: str | None = None, sent: float = 0.0) -> None:
-        """Count an answer of the server. form: in which the reply was asked for; sent: when, as a ticket says."""
+        """Count a response. form: request format of the reply; sent: when the request was sent (`Ticket.sent`)."""
         if reply.status != "error":
             self.last_heard, self._failed_in_row = max(self.last_heard, sent), 0
             self._counts[ANSWERED] += 1
@@ -564,44 +575,44 @@ class Turnstile:
             self._counts[f"{MODEL}{reply.model}{mark}"] += 1
 
     def failed(self, kind: str) -> None:
-        """Count a request that got no answer."""
+        """Count a request without response."""
         self._counts[FAILED + kind] += 1
         self._news.failures[FAILED + kind] += 1
 
     def settled(self, reply: Reply, earlier: bool = False) -> None:
-        """Count a row that is done. earlier: an earlier start has done it."""
+        """Count a finished row. earlier: whether an earlier start has finished it."""
         self._counts.update({ROWS: 1, STATUS + reply.status: 1, EARLIER: int(earlier)})
         if not earlier:
             text = " ".join((reply.text or reply.thought or "")[: 4 * EXAMPLE].split())[:EXAMPLE]
             self._news.rows.append(Row(reply.status, reply.reason, text))
 
     async def begin(self, part: int, settled: Iterable[Reply]) -> None:
-        """Count what earlier starts have done of a part: the rows that are settled."""
+        """Count the finished rows of a part from earlier starts."""
         if await self._gate.begin(part):
             for reply in settled:
                 self.settled(reply, earlier=True)
             await self.hand_in()
 
     async def pause(self, seconds: float | None) -> float:
-        """Tell everybody that the server is too busy. Returns for how many seconds."""
+        """Pause all workers because the server is busy. Returns the seconds of the pause."""
         wait = await self._gate.pause(seconds)
         self._paused_until = max(self._paused_until, time.monotonic() + wait)
         return wait
 
     async def stop(self, reason: str) -> None:
-        """Tell everybody to end, and why."""
+        """Stop all workers, with a reason."""
         self._reason = self._reason or reason
         self.stopped.set()
         await self._gate.stop(reason)
 
     async def silence(self, seconds: float) -> None:
-        """Tell everybody to end: the server has not answered for so long."""
-        await self.hand_in()  # what failed is said too
+        """Stop all workers because the server has not responded for this many seconds."""
+        await self.hand_in()  # include the failures so far
         self.stopped.set()
         await self._gate.silence(seconds)
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep so long. Raises StoppedError where the stage is stopped meanwhile."""
+        """Sleep for some seconds. Raises StoppedError if the stage is stopped meanwhile."""
         try:
             await asyncio.wait_for(self.stopped.wait(), seconds)
         except TimeoutError:
@@ -610,18 +621,21 @@ class Turnstile:
 
     @property
     def down(self) -> bool:
-        """Whether so many requests have failed since the last answer that it is the server."""
+        """Whether enough requests in a row have failed to mean an outage of the server."""
         return self._failed_in_row >= self._many
 
     async def hear(self, since: float, most: float) -> bool:
-        """Whether the server answers what was sent after a moment; waits while others ask, so long at most."""
+        """Whether the server responds to a request sent after `since`.
+
+        Waits at most `most` seconds for requests in flight.
+        """
         until = time.monotonic() + most
         while self.last_heard <= since and self._in_flight and time.monotonic() < until:
             await self.sleep(HEAR_SECONDS)
         return self.last_heard > since
 
     async def unless_stopped(self, work: Coroutine[Any, Any, object]) -> bool:
-        """Wait for something, no longer than until the stage is stopped. Returns whether it came to its end."""
+        """Await `work` until it is done or the stage is stopped. Returns whether it was not stopped."""
         working, stopped = asyncio.create_task(work), asyncio.create_task(self.stopped.wait())
         await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
         for task in (working, stopped):
@@ -629,7 +643,7 @@ class Turnstile:
         return not self.stopped.is_set()
 
     async def wait_for(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
-        """Until all are done; once the stage is stopped or one fails, no longer than answers may be on the way."""
+        """Wait for all tasks. After a stop or a failure, wait only for a grace period and cancel the rest."""
         if not tasks:
             return
         await self.unless_stopped(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
@@ -652,7 +666,7 @@ class Turnstile:
 
     async def _report(self) -> None:
         while True:
-            # Others wait for what is settled: the sooner it is told, the sooner they are let through.
+            # While others wait for settled requests, report sooner so that they can proceed.
             for _ in range(REPORTS_IN_ONE):
                 await asyncio.sleep(REPORT_SECONDS / REPORTS_IN_ONE)
                 if self._pass is None and self._news.bills:
@@ -660,7 +674,7 @@ class Turnstile:
             await self.hand_in()
 
     async def hand_in(self) -> None:
-        """Report what was counted so far, and what has happened since the last time."""
+        """Send the counts and all events since the last report to the gate."""
         report, self._news = self._news, Report(Counter())
         report.counts, report.stopped = self._counts.copy(), self._reason
         await self._gate.report(self._name, report)

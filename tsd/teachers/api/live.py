@@ -1,7 +1,7 @@
-"""A model behind an OpenAI-compatible API, asked live: many requests at once, whatever the server does.
+"""Live client of an OpenAI-compatible API: many concurrent requests, robust against server failures.
 
-What may pass is tried again; being told to wait is no failure; what no retry will mend stops the whole stage
-with one line. Every reply is in the journal before it counts.
+Transient failures are retried. A requested wait does not count as a failure. A permanent failure stops the whole
+stage with one message. Every reply is in the journal before it counts.
 """
 
 import asyncio
@@ -46,15 +46,16 @@ from tsd.teachers.api.responses import (
 )
 from tsd.teachers.prompts import Message, Question, Questions, repair, repair_tokens
 
-PING_SECONDS = 20.0  # without an answer to anybody, after which a question that shows nothing is asked
-DRAWN_AT_ONCE = 16  # plots, between which replies are looked after
-MOST_REFUSALS = 20  # of a worker's rows without an answer between them: from then on it is not about the rows
+PING_SECONDS = 20.0  # without any response, after which a test request is sent
+DRAWN_AT_ONCE = 16  # plots rendered between two switches to other tasks
+MOST_REFUSALS = 20  # refused rows of a worker without a response between them: above it, the cause is not the rows
 
-Keep = Callable[[Ticket, Reply, bool], None]  # put an answer into the journal: whether its bill is known
+# Store a response in the journal; the flag says whether its usage is known.
+Keep = Callable[[Ticket, Reply, bool], None]
 
 
 class FinalError(Exception):
-    """What came of a row's request, and asking again would not mend it."""
+    """A row's final reply after a failure that a retry cannot fix."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.reason)
@@ -62,23 +63,25 @@ class FinalError(Exception):
 
 
 class OpenAIApi:
-    """Asks about series, a part at a time; several parts may be under way at once in its event loop."""
+    """Annotates series part by part. Several parts can be in progress at once in its event loop."""
 
     def __init__(self, questions: Questions, turnstile: Turnstile, share: int) -> None:
-        """questions: of an `ApiTeacher`. share: the requests that may be under way."""
+        """questions: prompts of an `ApiTeacher`. share: maximum number of concurrent requests."""
         assert isinstance(questions.teacher, ApiTeacher)
         self._teacher: ApiTeacher = questions.teacher
         self._questions, self._turnstile = questions, turnstile
         self._client = connect(self._teacher)
         self._dialect = Dialect(self._teacher, questions.task)
         self._negotiation = asyncio.Lock()
-        self._refusals = 0  # since the last answer
+        self._refusals = 0  # since the last response
         self._pinging = asyncio.Lock()
-        self._pinged = self._probed = time.monotonic()  # when it was last tried; when a row was, in an outage
-        self._ping_worked = 0.0  # when the last one was answered; 0 where it was not
-        # A row that waits to be tried again leaves its slot to others; so many rows are drawn and kept at once.
+        # Time of the last test request, and of the last row's request in an outage.
+        self._pinged = self._probed = time.monotonic()
+        self._ping_worked = 0.0  # when the last test request got a response; 0 if it got none
+        # A row that waits for a retry frees its slot for others. This bounds the rows with rendered plots in
+        # memory.
         self._rows = asyncio.Semaphore(2 * share + DRAWN_AT_ONCE)
-        # Parts one after the other: taken in turns all would end late, and at once, with nothing left to begin.
+        # Take parts one after the other: interleaved parts would all end late and at the same time.
         self._taking = asyncio.Lock()
 
     async def close(self) -> None:
@@ -88,7 +91,7 @@ class OpenAIApi:
     async def annotate(self, part: int, series: pa.Table, journal: Journal) -> pa.Table | None:
         """series: the part's rows of the task's series table. Returns their annotations table.
 
-        None where the stage was stopped and replies are missing. What the journal holds is not asked again.
+        Returns None if the stage stopped and replies are missing. Rows in the journal are not requested again.
         """
         keys, history = self._questions.keys(series), await asyncio.to_thread(journal.read)
         ledger = Ledger(journal.folder)
@@ -115,7 +118,7 @@ class OpenAIApi:
     async def _take(
         self, series: pa.Table, keys: Sequence[str], replies: Sequence[Reply | None], journal: Journal
     ) -> dict[int, asyncio.Task[Reply | None]]:
-        """Begin to ask about every row without a reply that will do; fewer where the stage is stopped."""
+        """Start a task for every row without a usable reply; for fewer if the stage is stopped."""
         asking: dict[int, asyncio.Task[Reply | None]] = {}
         for first in range(0, len(series), DRAWN_AT_ONCE):
             rows = range(first, min(first + DRAWN_AT_ONCE, len(series)))
@@ -141,11 +144,13 @@ class OpenAIApi:
         return repairable(reply, self._teacher.repairs)
 
     async def _describe(self, question: Question, reply: Reply | None, journal: Journal) -> Reply | None:
-        """One row's reply, mended if need be; None where the stage was stopped before there was one."""
+        """Return one row's reply, after repair requests if needed; None if the stage stopped before there
+        was one.
+        """
         try:
             while reply is None or self._repairable(reply):
                 reply = await self._answer(question, reply, journal)
-        except StorageError as error:  # what cannot be kept must not be paid for
+        except StorageError as error:  # do not pay for responses that cannot be stored
             await self._turnstile.stop(str(error))
             return None
         except StoppedError:
@@ -154,9 +159,10 @@ class OpenAIApi:
         return reply
 
     async def _answer(self, question: Question, before: Reply | None, journal: Journal) -> Reply:
-        """The reply to a question, or to being told what is wrong with the one before.
+        """Request the reply to a prompt, or to a repair request for the reply `before`.
 
-        A failed try counts only where the server answers others before and after it: else the trouble is its own.
+        A failed try counts only if the server responds to other requests before and after it. Otherwise the server
+        itself is at fault.
         """
         messages = [*question.messages, *(repair(before) if before else [])]
         estimate = question.tokens + (repair_tokens(before) if before else 0)
@@ -171,7 +177,7 @@ class OpenAIApi:
             ticket.billed(cost, question.key, whole, known)
 
         async def attempt() -> Reply | None:
-            """One try; None where there were enough."""
+            """Make one try; return None if the number of retries is used up."""
             nonlocal counted, worked, ended
             if tried and not tried[-1].input_tokens:
                 counted += await self._works(ended, worked, journal) and worked
@@ -196,10 +202,10 @@ class OpenAIApi:
         return whole or outcome(self._questions.task, before, tried)
 
     async def _outage(self, journal: Journal) -> None:
-        """Wait for the end of an outage, where there is one.
+        """Wait for the end of an outage, if there is one.
 
-        Questions that show nothing look for it, since each row's request may be billed; and one row's request now
-        and then, since a server may answer nothing else.
+        Test requests without plot or numbers detect it, since each row's request may be billed. From time to time
+        one row's request is sent too, since a server may respond to nothing else.
         """
         while self._turnstile.down and not await self._works(time.monotonic(), False, journal):
             if time.monotonic() - self._probed >= PING_SECONDS:
@@ -208,49 +214,50 @@ class OpenAIApi:
             await self._turnstile.sleep(FIRST_WAIT)
 
     async def _works(self, since: float, worked: bool, journal: Journal) -> bool:
-        """Whether the server answers what was sent after a failure. worked: whether it did so before that.
+        """Whether the server responds to requests sent after a failure. worked: whether it did before the failure.
 
-        Where nobody was answered for a while, a question that shows nothing is asked: it tells rows that the
-        server fails at from a server that fails, and costs a handful of tokens.
+        If no request got a response for a while, a short test request is sent. It distinguishes rows that the
+        server fails on from an outage of the server, and costs only a few tokens.
         """
         if await self._turnstile.hear(since, PING_SECONDS):
             return True
         async with self._pinging:
             now, last = time.monotonic(), self._turnstile.last_answer
             quiet = now - max(last, self._pinged) >= PING_SECONDS
-            only_pings = 0 < self._ping_worked >= last  # are answered: other rows will not tell
+            only_pings = 0 < self._ping_worked >= last  # responses to rows give no information
             if self._turnstile.last_heard > since or not (quiet or (worked and only_pings)):
                 return self._turnstile.last_heard > since
             self._pinged = now
             messages: list[Message] = [{"role": "user", "content": "Reply with the word yes."}]
 
-            def keep(ticket: Ticket, reply: Reply, _: bool) -> None:  # what it takes tells nothing of others
+            def keep(ticket: Ticket, reply: Reply, _: bool) -> None:  # its usage says nothing about rows
                 ticket.billed(Cost(reply.input_tokens, reply.output_tokens, reply.cost_usd), known=False)
 
             try:
                 works = (await self._send(messages, 10, journal, keep))[0].status != "error"
             except FinalError:
-                works = True  # it refuses, and so it answers
+                works = True  # a refusal is a response
             self._ping_worked = time.monotonic() if works else 0.0
             return works
 
     async def _send(
         self, messages: list[Message], estimate: int, journal: Journal, keep: Keep
     ) -> tuple[Reply, bool]:
-        """One request, however often the server says to wait. estimate: of the prompt's tokens.
+        """Send one request, repeated as often as the server asks to wait. estimate: approximate tokens of the
+        prompt.
 
-        Returns what came, an `error` where the request failed, and whether the request before was answered.
-        Raises FinalError where nothing is to be sent again, StoppedError where the stage was stopped, StorageError
-        where an answer cannot be kept.
+        Returns the reply, an `error` if the request failed, and whether the request before got a response.
+        Raises FinalError if a retry cannot help, StoppedError if the stage was stopped, StorageError if a response
+        cannot be stored.
         """
         while True:
             async with self._alone_at_first(), self._turnstile.slot(estimate, journal) as ticket:
                 started = time.perf_counter()
                 try:
                     body = self._dialect.body(messages)
-                    async with asyncio.timeout(self._teacher.timeout):  # the client's is between two reads
-                        # `chat.completions.create` would look through the body for names to change, of which a
-                        # chat request has none, and check the answer's form, which `_read` does.
+                    async with asyncio.timeout(self._teacher.timeout):  # the client's is per read
+                        # `chat.completions.create` would search the body for names to transform, which a chat
+                        # request does not have, and validate the response, which `_read` does.
                         answer = await self._client.post(
                             "/chat/completions", cast_to=openai.HttpxBinaryResponseContent, body=body
                         )
@@ -285,12 +292,12 @@ class OpenAIApi:
     async def _read(
         self, content: bytes, ticket: Ticket, estimate: int, started: float, journal: Journal, keep: Keep
     ) -> Reply | None:
-        """An answer of status 200 -> the reply; None where it says to wait. Raises as `_send` does."""
+        """Parse a response of status 200; None if it asks to wait. Raises as `_send` does."""
         try:
             answer = read_json(content)
         except ValueError as error:
             why = "the answer is not JSON" if "nested" not in str(error) else f"the answer is {error}"
-            return Reply(None, "error", why)  # it may have been billed, and stays at its bound
+            return Reply(None, "error", why)  # it may have been billed and keeps its bound
         if found := error_within(answer):
             ticket.free()
             return await self._refused(found, None)
@@ -307,15 +314,15 @@ class OpenAIApi:
         return reply
 
     async def _agree(self) -> None:
-        """The server has taken a request: what one takes is known before others are sent."""
+        """Record that the server accepts the request format, and report the first usage before others are sent."""
         if not self._dialect.agreed:
             await self._turnstile.hand_in()
             self._dialect.agreed = True
 
     async def _refused(self, said: ServerError, wait: float | None) -> Reply | None:
-        """What a server's refusal means for the row; None: send the request again. Raises as `_send` does.
+        """Interpret a refusal. Returns the row's reply, or None to send the request again. Raises as `_send` does.
 
-        wait: seconds that the server asks everybody to wait, None where it does not say.
+        wait: seconds that the server asks to wait, None if unspecified.
         """
         code, words = said.code, first_line(self._teacher, said.message)
         meaning = outlook(code, said)
@@ -341,7 +348,7 @@ class OpenAIApi:
 
     @asynccontextmanager
     async def _alone_at_first(self) -> AsyncIterator[None]:
-        """Until the server has taken a request, one at a time: a wrong key is not tried by all at once."""
+        """Send one request at a time until one is accepted, so that a wrong key fails only once."""
         if not self._dialect.agreed:
             async with self._negotiation:
                 if not self._dialect.agreed:

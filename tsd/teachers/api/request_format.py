@@ -1,4 +1,4 @@
-"""The form in which a server takes a request: not every one knows JSON schemas, and some renamed a parameter."""
+"""Request format of a server: not all servers support JSON schemas, and some renamed a parameter."""
 
 import re
 from typing import Any
@@ -9,25 +9,25 @@ from tsd.teachers.prompts import Message, reply_schema
 
 FORMS = {"auto": ("schema", "json", "none"), "schema": ("schema",), "json": ("json",), "none": ("none",)}
 NAMED = {"schema": "json_schema", "json": "json_object", "none": "plain text"}
-OF_THE_FORM = re.compile(  # words that are about the reply's form
+OF_THE_FORM = re.compile(  # words that refer to the response format
     r"response.?format|json.?schema|json.?object|json.?mode|structured|guided|grammar|schema|strict", re.IGNORECASE
 )
 
 
 class Dialect:
-    """Builds requests. Until a server has taken one, what it refuses is put in another form."""
+    """Builds requests. A refused request is changed to another format until the server has accepted one."""
 
     def __init__(self, teacher: ApiTeacher, task: Task) -> None:
         self._teacher, self._task = teacher, task
         self._forms = list(FORMS[teacher.structured])
         self._limit = "max_tokens"
         self._temperature = True
-        self._unexplained = 0  # refusals that name nothing of the form
+        self._unexplained = 0  # refusals that do not name the format
         self.agreed = False
-        """Whether the server has taken a request: from then on nothing is changed."""
+        """Whether the server has accepted a request. From then on the format is fixed."""
 
     def body(self, messages: list[Message]) -> dict[str, Any]:
-        """A request in the form of OpenAI's chat API."""
+        """Build a request in the format of OpenAI's chat API."""
         teacher = self._teacher
         body = {"model": teacher.model, "messages": messages, self._limit: teacher.max_tokens}
         if self._temperature:
@@ -42,19 +42,20 @@ class Dialect:
 
     @property
     def name(self) -> str:
-        """What a reply is asked for as: json_schema, json_object or plain text."""
+        """Name of the response format: json_schema, json_object or plain text."""
         return NAMED[self._forms[0]]
 
     @property
     def form(self) -> list[Any]:
-        """What tells this form from those before and after an `adapt`, in JSON's types."""
+        """Identifies the current format among those that `adapt` chooses, as JSON types."""
         return [self._limit, self._temperature, self._forms[0]]
 
     def adapt(self, refusal: str, every: bool = False) -> bool:
-        """Change what the server's words name. False where nothing that they may mean is left to change.
+        """Change the parameter that a refusal names. Returns False if nothing that it may mean is left to change.
 
-        Words that name nothing of the form may be about what one request shows: the same form is tried once more,
-        then plain text. every: every request of many was refused so, and it is about the form.
+        A refusal that does not name the format may concern the content of one request. The same format is tried
+        once more, then plain text. every: whether all requests of a batch were refused, which means the format is
+        at fault.
         """
         if self.agreed:
             return False

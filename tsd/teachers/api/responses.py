@@ -1,4 +1,4 @@
-"""A server's answer -> a reply, whatever the answer holds. Live and in batches it has the same form."""
+"""Parse a server's response into a reply, whatever it contains. Live and batch responses share one format."""
 
 import json
 import math
@@ -10,55 +10,56 @@ from typing import Any, Literal
 from tsd.teachers import Reply
 from tsd.teachers.thinking import object_in, part
 
-MOST_TOKENS = 10_000_000  # of one request: a count above it is not one
-# Letters that are kept and read: a reply of megabytes would hold up a worker's other requests until they time out.
+MOST_TOKENS = 10_000_000  # of one request: a larger count is invalid
+# Maximum characters that are kept and parsed: a reply of megabytes would delay a worker's other requests until
+# they time out.
 LONGEST_REPLY, LONGEST_THOUGHT = 20_000, 200_000
-SHOWN = 200  # letters of what a server says, in a reason
-MAY_PASS = (408, 409, 425)  # of the codes below 500, besides 429
-OF_THE_ROW = (400, 403, 413, 415, 422, 451)  # codes that are about what one request holds
-UNSURE = (504, 524)  # a gateway gave up waiting: the model behind it may have worked, and be paid for
+SHOWN = 200  # characters of a server's message in a reason
+MAY_PASS = (408, 409, 425)  # retryable codes below 500, besides 429
+OF_THE_ROW = (400, 403, 413, 415, 422, 451)  # codes that concern the content of one request
+UNSURE = (504, 524)  # gateway timeouts: the model may have run and be billed
 
-# How providers say why a reply ended, in lower case: OpenAI, Mistral, Gemini, Anthropic, Cohere, Ollama.
+# Finish reasons of providers, in lower case: OpenAI, Mistral, Gemini, Anthropic, Cohere, Ollama.
 TOO_LONG = ("length", "max_tokens", "model_length", "max_output_tokens", "model_context_window_exceeded")
 FILTERED = (
     *("content_filter", "content-filter", "safety", "recitation", "blocklist", "prohibited_content", "spii"),
     *("image_safety", "image_prohibited_content", "refusal", "guardrail_intervened", "error_toxic", "language"),
 )
 BROKEN = ("error", "load", "unload", "malformed_function_call", "other", "abort")
-# Words by which servers say that it is what a request shows or asks that they will not take.
+# Words by which servers report that they refuse the content of a request.
 MODERATED = re.compile(
     r"moderat|content.{0,20}(?:polic|filter|management)|polic(?:y|ies).{0,20}violat|violat.{0,30}polic|"
     r"responsible.?ai|(?:was|been|is) flagged|flagged (?:as|by|for)|safety (?:system|filter|setting|reason)|"
     r"inappropriate|harmful|data_inspection_failed|prohibited",
     re.IGNORECASE,
 )
-# How a 429 says that the request would never fit, and that it does not fit now: "Limit 30000, Requested 41000".
+# How a 429 says that the request exceeds the limit by itself: "Limit 30000, Requested 41000".
 TOO_LARGE = re.compile(r"(?:request|prompt|input)\b.{0,20}\btoo (?:large|long|big)", re.IGNORECASE)
 LIMIT = re.compile(r"limit:? ([\d,]+).{0,40}requested:? ([\d,]+)", re.IGNORECASE)
 SPENT = ("insufficient_quota", "billing_hard_limit_reached", "insufficient_credits", "billing_not_active")
 
-Price = Callable[[int, int], float]  # tokens in, tokens out -> dollars
+Price = Callable[[int, int], float]  # (input tokens, output tokens) -> US dollars
 
 
 @dataclass(frozen=True)
 class ServerError:
-    """What a server says in a refusal, whatever form it has."""
+    """A server's error, independent of its format."""
 
     code: int | None
-    """An HTTP status: that of the response, or the one named in its body."""
+    """HTTP status of the response, or the one named in its body."""
     kind: str
-    """The server's own names for it: code, type, status; empty where it gives none."""
+    """The server's own identifiers of the error: code, type, status; empty if it gives none."""
     message: str
-    """Its words."""
+    """The error message."""
 
     @property
     def moderated(self) -> bool:
-        """Whether the provider's filter took what the request holds."""
+        """Whether the provider's content filter rejected the request."""
         return bool(MODERATED.search(self.message) or MODERATED.search(self.kind))
 
     @property
     def too_large(self) -> bool:
-        """Whether one request alone exceeds a limit of a minute: waiting does not help it."""
+        """Whether one request alone exceeds a limit per minute, so that waiting does not help."""
         if self.code != 429:
             return False
         counts = LIMIT.search(self.message)
@@ -69,14 +70,14 @@ class ServerError:
 
     @property
     def spent(self) -> bool:
-        """Whether the account has no money left: waiting does not help."""
+        """Whether the account has no credit left, so that waiting does not help."""
         return any(name in self.kind for name in SPENT) or self.code == 402
 
 
 def read_json(content: bytes | str) -> Any:
-    """The JSON of an answer. Raises ValueError where it is none, or nested too deeply to be read.
+    """Parse the JSON of a response. Raises ValueError if it is invalid or nested too deeply.
 
-    Some servers keep a connection alive with comment lines or blanks before it.
+    Comment lines and whitespace before it are skipped: some servers send them to keep a connection alive.
     """
     text = content.decode("utf-8", "replace") if isinstance(content, bytes) else content
     lines = text.lstrip("\ufeff \t\r\n")
@@ -89,7 +90,7 @@ def read_json(content: bytes | str) -> Any:
 
 
 def error_of(code: int | None, content: bytes | str) -> ServerError:
-    """What a server says in the body of a refusal. code: the response's status."""
+    """Parse the error in the body of a refusal. code: HTTP status of the response."""
     try:
         body = read_json(content)
     except ValueError:
@@ -102,7 +103,7 @@ def error_of(code: int | None, content: bytes | str) -> ServerError:
 
 
 def error_within(answer: Any) -> ServerError | None:
-    """The error in an answer whose status was 200; None where it holds none."""
+    """Return the error in a response of status 200; None if it holds none."""
     if isinstance(answer, list) and answer:
         answer = answer[0]
     if not isinstance(answer, dict):
@@ -117,7 +118,7 @@ def error_within(answer: Any) -> ServerError | None:
 
 
 def find_error(body: Any) -> ServerError | None:
-    """The error in a body: an object, a string, a list of either, `detail`, or the body itself."""
+    """Find the error in a body: an object, a string, a list of either, `detail`, or the body itself."""
     if isinstance(body, list):
         return next(filter(None, map(find_error, body)), None)
     if isinstance(body, str):
@@ -139,7 +140,7 @@ def find_error(body: Any) -> ServerError | None:
     deeper = named.get("innererror")
     if isinstance(deeper, dict) and deeper.get("code"):
         kinds.append(str(deeper["code"]))
-    metadata = named.get("metadata")  # OpenRouter hands on what the model's own provider says
+    metadata = named.get("metadata")  # OpenRouter passes on the message of the model's provider
     if isinstance(metadata, dict) and metadata.get("raw"):
         words = f"{words or ''} ({_words(metadata['raw'])})"
     return ServerError(_code(named), " ".join(kinds), _one_line(words or " ".join(kinds)))
@@ -158,7 +159,7 @@ def _code(named: Mapping[str, Any]) -> int | None:
 def _words(value: Any) -> str | None:
     if isinstance(value, str):
         return value or None
-    if isinstance(value, list):  # FastAPI: what is wrong with each field
+    if isinstance(value, list):  # FastAPI: one error per field
         said = [_words(one) for one in value]
         return "; ".join(filter(None, said)) or None
     if isinstance(value, dict):
@@ -171,16 +172,16 @@ def _words(value: Any) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    """The first line that says something."""
+    """Return the first non-empty line."""
     lines = (" ".join(line.split()) for line in text[: 20 * SHOWN].splitlines())
     return clean(next(filter(None, lines), ""))
 
 
 def read_completion(answer: Any, price: Price, expected: int, topics: Sequence[str] = ()) -> Reply:
-    """Read a chat completion; what is not one becomes an `error` with a reason.
+    """Parse a chat completion. Anything else becomes an `error` with a reason.
 
-    expected: tokens of the question, roughly, for servers whose counts cannot be true. topics: the keys of the
-    object that the reply should be. Thought and reply are parted here, and nowhere later.
+    expected: approximate tokens of the prompt, used if the server's counts are missing or implausible. topics:
+    keys of the expected JSON object. Reasoning and reply are separated here and nowhere later.
     """
     if not isinstance(answer, dict):
         return Reply(None, "error", "the answer is not an object")
@@ -240,7 +241,10 @@ def read_completion(answer: Any, price: Price, expected: int, topics: Sequence[s
 
 
 def _priced(reply: Reply, answer: Mapping[str, Any], price: Price, asked: int, said: int) -> Reply:
-    """The reply with the tokens that the answer states, and what they cost. asked, said: where it states none."""
+    """Return the reply with the token counts of the response and their cost.
+
+    asked, said: prompt and response tokens to use if the response states none.
+    """
     usage = answer.get("usage")
     counts: Mapping[str, Any] = usage if isinstance(usage, dict) else {}
     prompt = _count(counts, "prompt_tokens", "input_tokens")
@@ -252,11 +256,11 @@ def _priced(reply: Reply, answer: Mapping[str, Any], price: Price, asked: int, s
         thinking = _count(counts, "reasoning_tokens", "thoughts_token_count")
     into = asked if prompt is None else prompt
     out = said if completion is None else completion
-    if thinking and thinking > out:  # more than what it should be part of: it is counted beside it
+    if thinking and thinking > out:  # more than the total that should include it: it is counted separately
         out += thinking
-    if prompt == 0:  # no prompt takes nothing: a server or a proxy that does not count
+    if prompt == 0:  # implausible: the server or a proxy does not count
         into, out = asked, max(out, said)
-    if whole is not None and whole - into > out:  # thoughts that stand in the total alone
+    if whole is not None and whole - into > out:  # reasoning tokens that only the total includes
         if prompt is not None:
             thinking = max(thinking or 0, whole - into - (completion or 0))
         out = whole - into
@@ -270,7 +274,7 @@ def _priced(reply: Reply, answer: Mapping[str, Any], price: Price, asked: int, s
 
 
 def states_usage(answer: Any) -> bool:
-    """Whether an answer says what it took."""
+    """Whether a response reports its usage."""
     usage = answer.get("usage") if isinstance(answer, dict) else None
     return isinstance(usage, dict) and _count(usage, "prompt_tokens", "input_tokens", "total_tokens") is not None
 
@@ -278,10 +282,10 @@ def states_usage(answer: Any) -> bool:
 def outlook(
     code: int | None, said: Mapping[str, Any] | ServerError
 ) -> Literal["filtered", "busy", "passing", "final"]:
-    """What a status other than 200 means for the next try. said: the server's error.
+    """Classify an error status for the next try. said: the server's error.
 
-    filtered: the provider's filter took the row; busy: wait as long as the server says; passing: try again;
-    final: no retry will mend it.
+    filtered: the provider's content filter rejected the row; busy: wait as long as the server says; passing: try
+    again; final: a retry cannot help.
     """
     error = said if isinstance(said, ServerError) else find_error(dict(said)) or ServerError(code, "", "")
     if "content_filter" in error.kind or "ResponsibleAIPolicyViolation" in error.kind:  # Azure
@@ -294,7 +298,7 @@ def outlook(
 
 
 def clean(text: str) -> str:
-    """Text that every file can hold: halves of surrogate pairs and NULs are replaced."""
+    """Replace lone surrogates and NUL characters, which not every file format can hold."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
@@ -304,7 +308,7 @@ def _first(choices: Any) -> dict[str, Any]:
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int | None:
-    """The first of some counts that can be true, also as a float or in digits; None where none can."""
+    """Return the first plausible count, also from a float or a string of digits; None if there is none."""
     for name in names:
         count = usage.get(name)
         if isinstance(count, str):
