@@ -52,11 +52,11 @@ from tsd.cluster.session import session
 from tsd.errors import TsdError
 from tsd.progress import Reporter
 from tsd.recipe import load
-from tsd.storage import datasets
+from tsd.storage import datasets, folders, manifests
 from tsd.tasks import SINGLE
 from tsd.teachers.api.account import Earlier
 from tsd.teachers.api.journal import parts_with_journals, read_all
-from tsd.teachers.api.limits import DOLLARS, UNCONFIRMED
+from tsd.teachers.api.messages import DOLLARS, UNCONFIRMED
 
 ROWS, IN_FLIGHT, KILLED_IN_FLIGHT = 500, 32, 8
 KEY_ENV = "TSD_FAULTS_KEY"
@@ -497,7 +497,7 @@ def activity(url: str, kind: Kind) -> int:
 
 def money(annotations: str) -> tuple[float, float]:
     """Dollars that the stage has counted, and that it holds for unconfirmed, by its manifest or its journals."""
-    manifest = datasets.read_json(annotations, datasets.MANIFEST)
+    manifest = folders.read_json(annotations, manifests.MANIFEST)
     if manifest:
         about = manifest["about"]
         return about.get(DOLLARS, 0.0), about.get(UNCONFIRMED, 0.0)

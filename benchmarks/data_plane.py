@@ -26,7 +26,7 @@ from tsd.cluster.session import session
 from tsd.generation.generator import BLOCK
 from tsd.progress import Reporter
 from tsd.recipe import load
-from tsd.storage import datasets
+from tsd.storage import datasets, folders, manifests
 
 MILLION, BILLION, CORES = 1_000_000, 1_000_000_000, 1_000
 COUNTS = (MILLION, 5 * MILLION)
@@ -86,7 +86,7 @@ def draw(count: int, folder: str) -> dict[str, Any]:
         seconds = time.perf_counter() - started
     place = f"{recipe.folder}/series"
     files = list(Path(place).glob("*.parquet"))
-    manifest = datasets.read_json(place, datasets.MANIFEST)
+    manifest = folders.read_json(place, manifests.MANIFEST)
     looking = time.perf_counter()
     notes = datasets.finished_parts(place, manifest["key"])
     looking = time.perf_counter() - looking
@@ -97,7 +97,7 @@ def draw(count: int, folder: str) -> dict[str, Any]:
         "peak_gib": memory.peak,
         "files": len(files),
         "bytes_per_series": sum(file.stat().st_size for file in files) / count,
-        "manifest_bytes_per_file": Path(place, datasets.MANIFEST).stat().st_size / len(files),
+        "manifest_bytes_per_file": Path(place, manifests.MANIFEST).stat().st_size / len(files),
         "note_bytes_per_file": len(json.dumps([part.note for part in notes.values()])) / len(files),
         "ms_to_look_at_a_file": 1000 * looking / len(files),
         "memory": memory.samples,

@@ -38,7 +38,7 @@ from tsd.cluster.session import session
 from tsd.generation import generator
 from tsd.progress import Reporter
 from tsd.recipe import Recipe, RulesTeacher, load
-from tsd.storage import datasets
+from tsd.storage import folders
 from tsd.storage.datasets import Dataset
 from tsd.study import local_teacher
 from tsd.tasks import SINGLE
@@ -159,11 +159,11 @@ def rate_between(recipe: Recipe, teacher: Sequence[str]) -> float:
                 timeout=600,
                 stdout=subprocess.DEVNULL,
             )
-        spent = datasets.read_json(recipe.folder, "timings.json")
+        spent = folders.read_json(recipe.folder, "timings.json")
         seconds.append(spent["Ask the teacher"])
         for name in ("series", "annotations"):
-            datasets.delete_folder(f"{recipe.folder}/{name}")
-        datasets.write_json(recipe.folder, "timings.json", {})
+            folders.delete_folder(f"{recipe.folder}/{name}")
+        folders.write_json(recipe.folder, "timings.json", {})
     few, many = FEW_AND_MANY
     return (many - few) / (seconds[1] - seconds[0])
 

@@ -21,8 +21,8 @@ from tsd.cluster.study import Study
 from tsd.errors import InputError
 from tsd.progress import Reporter
 from tsd.recipe import load
-from tsd.storage import datasets
-from tsd.tracking import Tracker
+from tsd.storage import folders
+from tsd.tracking.tracker import Tracker
 
 RECORD = {
     "run_id": "0.1M-500-s0-abc",
@@ -249,7 +249,7 @@ def _locked(uri):
 
 def _stored(folder):
     """What the files of a write-ahead log hold, wherever it lies."""
-    files, root = datasets.filesystem(folder)
+    files, root = folders.filesystem(folder)
     found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
     return [files.open_input_file(one.path).read().decode() for one in found if one.base_name.endswith("jsonl")]
 
@@ -313,7 +313,7 @@ def test_a_locked_database_delays_nothing_and_gets_everything_when_it_is_free(ur
 
 KILLED = """
 import os, sys, time
-from tsd.tracking import Tracker
+from tsd.tracking.tracker import Tracker
 tracker = Tracker(sys.argv[1], "tsd", "runs/laptop", "", lambda line: None)
 assert tracker.flush(60) == 0
 print("open", flush=True)
@@ -378,7 +378,7 @@ def test_a_file_with_damaged_lines_is_delivered_but_for_these_and_kept(uri):
         b'{"run": "a", "kind": "txt", "value": "x"}',
     ]
     content = b"\n".join([*lines, *unfit, lines[0][:20]])
-    datasets.write_bytes("runs/laptop/tracking", "0-torn.jsonl", content)
+    folders.write_bytes("runs/laptop/tracking", "0-torn.jsonl", content)
     said = []
     tracker = Tracker(uri, "tsd", "runs/laptop", "name: laptop\n", said.append)
     assert tracker.flush(60) == 0
@@ -415,7 +415,7 @@ def test_what_is_delivered_twice_is_there_once(uri):
 
 @pytest.mark.timeout(120)
 def test_what_is_undelivered_at_the_end_is_said_in_one_line_after_a_bounded_time(uri, monkeypatch):
-    monkeypatch.setattr("tsd.tracking.CLOSE_SECONDS", 2.0)
+    monkeypatch.setattr("tsd.tracking.outbox.CLOSE_SECONDS", 2.0)
     said = []
     tracker = Tracker(uri, "tsd", "runs/laptop", "", said.append)
     with _locked(uri):

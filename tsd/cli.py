@@ -312,7 +312,7 @@ def _stage(
 
 def _run(recipe: "Recipe", stage: str, preview: int | None = None, retry_errors: bool = False) -> None:
     from tsd.storage import locks
-    from tsd.storage.datasets import require_writable
+    from tsd.storage.folders import require_writable
 
     require_writable(recipe.folder, recipe.bytes_needed)  # said before Ray is even imported
     with locks.hold(recipe.folder, f"tsd {'teacher train' if stage == 'teacher' else stage} {recipe.name}"):

@@ -18,7 +18,7 @@ from tsd.models.forward import lean
 from tsd.models.students import build, export, load_model
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Student, TrainingConfig
-from tsd.storage import datasets
+from tsd.storage import datasets, folders
 from tsd.tasks import SINGLE
 from tsd.training.checkpoints import Checkpoints, restore
 from tsd.training.corpus import Corpus, chat_prompts, pack, tokenise
@@ -96,7 +96,7 @@ def test_a_run_that_is_stopped_on_a_gpu_goes_on_from_its_checkpoint(
             raise StoppedError
 
     def keep(part: Path, now: Progress) -> None:
-        datasets.add_files(str(part), str(tmp_path / f"step-{now.step}"))
+        folders.add_files(str(part), str(tmp_path / f"step-{now.step}"))
 
     model, optimiser = student(tokenizer)
     with (

@@ -14,13 +14,13 @@ from support.commands import ROOT, TSD, environment
 from support.s3_server import S3
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, PreTrainedTokenizerFast
 
-from tsd.cluster import nodes, preflight
-from tsd.cluster.preflight import Demand, Machines
+from tsd.cluster import demands, nodes, preflight
+from tsd.cluster.demands import Demand, Machines
 from tsd.models import students
 from tsd.models.tokenizer import build_tokenizer
 from tsd.progress import Step
 from tsd.recipe import Recipe, Student, load
-from tsd.storage import datasets
+from tsd.storage import datasets, folders
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def source(whole: Path, tmp_path: Path) -> Path:
     """A copy of it, to be damaged."""
-    datasets.copy_folder(str(whole), str(tmp_path / "source"))
+    folders.copy_folder(str(whole), str(tmp_path / "source"))
     return tmp_path / "source"
 
 
@@ -151,14 +151,14 @@ def test_a_source_that_no_student_can_start_from_is_one_line(
     assert "\n" not in found.said
 
 
-def findings_of_students(*sources: str) -> list[preflight.Finding]:
+def findings_of_students(*sources: str) -> list[demands.Finding]:
     named = ", ".join(f"{{name: s{i}, source: '{one}', learning_rate: 1.0e-4}}" for i, one in enumerate(sources))
     recipe = load("laptop", ["teacher={kind: rules}", "out=/nowhere", f"students.sizes=[{named}]"])
     return list(preflight._students(recipe))
 
 
 def test_a_source_that_is_whole_passes_on_a_disk_and_in_an_object_store(whole: Path, s3: S3) -> None:
-    datasets.copy_folder(str(whole), s3.uri("models/whole"))
+    folders.copy_folder(str(whole), s3.uri("models/whole"))
     assert [found.ok for found in findings_of_students(str(whole), s3.uri("models/whole"))] == [True, True]
     (absent,) = findings_of_students(s3.uri("models/absent"))
     assert not absent.ok
@@ -167,13 +167,13 @@ def test_a_source_that_is_whole_passes_on_a_disk_and_in_an_object_store(whole: P
 
 def test_weights_in_an_object_store_are_looked_at_and_not_fetched(source: Path, s3: S3) -> None:
     cut_weights(source)
-    datasets.copy_folder(str(source), s3.uri("models/cut"))
+    folders.copy_folder(str(source), s3.uri("models/cut"))
     (found,) = findings_of_students(s3.uri("models/cut"))
     assert not found.ok
     assert "model.safetensors has" in found.said
 
 
-def of(kind: str, recipe: Recipe, stage: str = "study") -> list[preflight.Finding]:
+def of(kind: str, recipe: Recipe, stage: str = "study") -> list[demands.Finding]:
     return [found for found in preflight.before_ray(recipe, stage) if found.what == kind]
 
 
@@ -290,7 +290,7 @@ GPUS = Demand("training", 16, (("GPU", 1.0),), "fix")
 def test_node_types_that_start_from_nothing_are_counted_by_what_they_may_become(
     machines: list[Machines], said: str
 ) -> None:
-    lack = preflight._lack(GPUS, machines)
+    lack = demands.shortage(GPUS, machines)
     assert (said in lack) if said else lack == ""
 
 

@@ -13,7 +13,7 @@ import pytest
 from support.commands import BRIEF, ROOT, TSD, alone, command, ended, environment, kill_once, run, run_each
 from support.s3_server import S3
 
-from tsd.storage import datasets, locks
+from tsd.storage import datasets, folders, lock_files, locks, manifests
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
@@ -115,7 +115,7 @@ def test_what_is_made_from_a_table_that_was_made_again_is_left_alone(study: Path
 
 
 def test_a_manifest_that_was_cut_is_one_line_for_who_only_reads_it(study: Path) -> None:
-    manifest = study / "examples" / datasets.MANIFEST
+    manifest = study / "examples" / manifests.MANIFEST
     whole = manifest.read_bytes()
     manifest.write_bytes(whole[:40])
     try:
@@ -170,9 +170,9 @@ def test_of_two_drivers_on_one_folder_one_works_and_the_other_leaves_in_one_line
             assert f"pid {first.pid}" in said
     assert first.wait(400) == 0
     for table in ("series", "annotations"):
-        for name in datasets.names(str(study / table)):
-            assert datasets.read_bytes(f"{out}/tiny/{table}", name) == (study / table / name).read_bytes()
-    assert locks.NAME not in datasets.names(f"{out}/tiny")
+        for name in folders.names(str(study / table)):
+            assert folders.read_bytes(f"{out}/tiny/{table}", name) == (study / table / name).read_bytes()
+    assert lock_files.NAME not in folders.names(f"{out}/tiny")
 
 
 def wait_for_the_lock(folder: str, process: "subprocess.Popen[bytes]", seconds: float = 120) -> None:
@@ -181,13 +181,13 @@ def wait_for_the_lock(folder: str, process: "subprocess.Popen[bytes]", seconds: 
     while True:
         assert process.poll() is None, "the command ended before"
         assert time.monotonic() < until, "nobody took the folder"
-        if datasets.read_bytes(folder, locks.NAME):
+        if folders.read_bytes(folder, lock_files.NAME):
             return
         time.sleep(0.1)
 
 
 def test_a_driver_that_was_killed_leaves_the_folder_free(tmp_path: Path) -> None:
     arguments = command(tmp_path, *BRIEF, stage="generate")
-    kill_once(lambda: (tmp_path / "tiny" / locks.NAME).exists(), arguments, cpus=1)
+    kill_once(lambda: (tmp_path / "tiny" / lock_files.NAME).exists(), arguments, cpus=1)
     with locks.hold(str(tmp_path / "tiny"), "tsd generate"):
         assert "tsd generate" in refused(arguments)

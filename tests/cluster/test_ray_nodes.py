@@ -18,7 +18,7 @@ from support.s3_server import S3
 from tsd.models.students import build, export
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Student
-from tsd.storage import datasets
+from tsd.storage import datasets, folders
 from tsd.tasks import SINGLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
@@ -140,7 +140,7 @@ def test_a_study_in_an_object_store_goes_on_without_its_progress_actor(
     source, out = s3.uri("models/small"), s3.uri("two-nodes")
     tokenizer = build_tokenizer(["Describe the series: 1 2 3"] * 2, 2048)
     export(build(Student(name="0.03M"), tokenizer, 0, 2048), tokenizer, tmp_path / "small", {})
-    datasets.copy_folder(str(tmp_path / "small"), source)
+    folders.copy_folder(str(tmp_path / "small"), source)
     students = f"students.sizes=[0.03M, {{name: from-source, source: '{source}', learning_rate: 1.0e-3}}]"
     process = start(cluster, out, tmp_path, students, "training.epochs=4")
     killed = 0
@@ -158,10 +158,10 @@ def test_a_study_in_an_object_store_goes_on_without_its_progress_actor(
     assert sorted(run["student"] for run in runs) == ["0.03M", "from-source"]
     for run in runs:
         folder = f"{out}/tiny/students/{run['run_id']}"
-        assert datasets.read_json(folder, "config.json")["model_type"] == "qwen3"
+        assert folders.read_json(folder, "config.json")["model_type"] == "qwen3"
         said = datasets.open_dataset(f"{out}/tiny/predictions/{run['run_id']}", SINGLE.tables.predictions)
         assert said.rows == 40
-    assert not datasets.read_json(f"{out}/tiny", "failures.json")
+    assert not folders.read_json(f"{out}/tiny", "failures.json")
 
 
 # A node joins with a disk of its own where the study lies; work begins when it is up.

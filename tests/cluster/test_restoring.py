@@ -12,7 +12,7 @@ from tsd.cluster.vllm_teacher import _Part
 from tsd.generation import generator
 from tsd.progress import Reporter
 from tsd.recipe import Recipe, load
-from tsd.storage import datasets
+from tsd.storage import datasets, folders
 from tsd.teachers import Reply
 
 RUN = {"run_id": "0.03M-40-s0-01234567"}
@@ -27,8 +27,8 @@ def recipe(tmp_path: Path) -> Recipe:
     local.mkdir()
     (local / "tsd.json").write_text(json.dumps({"run": record}))
     (local / "model.safetensors").write_bytes(b"weights")
-    datasets.copy_folder(str(local), f"{made.folder}/students/{RUN['run_id']}", sealed=True)
-    datasets.write_json(f"{made.folder}/records", f"{RUN['run_id']}.json", record)
+    folders.copy_folder(str(local), f"{made.folder}/students/{RUN['run_id']}", sealed=True)
+    folders.write_json(f"{made.folder}/records", f"{RUN['run_id']}.json", record)
     return made
 
 
@@ -57,23 +57,23 @@ def test_a_student_that_is_not_whole_is_trained_again_and_held_against_what_it_w
 ) -> None:
     folder = f"{recipe.folder}/students/{RUN['run_id']}"
     if kind == "folder":
-        datasets.delete_folder(folder)
+        folders.delete_folder(folder)
     elif kind == "file":
-        datasets.delete_file(folder, "model.safetensors")
+        folders.delete_file(folder, "model.safetensors")
     else:
-        datasets.write_bytes(folder, "model.safetensors", b"wei")
+        folders.write_bytes(folder, "model.safetensors", b"wei")
     lost, line = said(recipe, capsys)
     assert "it is trained again" in line
-    assert datasets.names(f"{recipe.folder}/records") == []
-    datasets.write_bytes(f"{recipe.folder}/predictions/{RUN['run_id']}", "part-00000000.parquet", b"")
+    assert folders.names(f"{recipe.folder}/records") == []
+    folders.write_bytes(f"{recipe.folder}/predictions/{RUN['run_id']}", "part-00000000.parquet", b"")
     for weights, kept in ((b"weights", True), (b"others!", kind == "folder")):
         local = tmp_path / "again"
         local.mkdir(exist_ok=True)
         (local / "model.safetensors").write_bytes(weights)
         (local / "tsd.json").write_text('{"run": {"seconds": 2}}')
-        datasets.copy_folder(str(local), folder, sealed=True)
+        folders.copy_folder(str(local), folder, sealed=True)
         restoring.hold_against(recipe, lost, Reporter(Console(soft_wrap=True)))
-        assert datasets.exists(f"{recipe.folder}/predictions/{RUN['run_id']}") is kept
+        assert folders.exists(f"{recipe.folder}/predictions/{RUN['run_id']}") is kept
 
 
 def test_a_part_of_an_engine_that_was_lost_comes_from_its_journal_with_the_same_bytes(tmp_path: Path) -> None:

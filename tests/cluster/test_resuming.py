@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from tsd.cluster.training import SNAPSHOT, _forget_what_is_cut_off
+from tsd.cluster.training_worker import SNAPSHOT, forget_cut_off_snapshot
 
 
 @pytest.mark.parametrize("content", [b"", b'{"checkpoint_results": [', b"\xff\xfe"])
 def test_a_list_of_checkpoints_that_was_cut_off_is_deleted(tmp_path: Path, content: bytes) -> None:
     (tmp_path / SNAPSHOT).write_bytes(content)
-    _forget_what_is_cut_off(str(tmp_path))
+    forget_cut_off_snapshot(str(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_whole_list_of_checkpoints_is_kept_and_a_missing_one_is_no_error(tmp_path: Path) -> None:
-    _forget_what_is_cut_off(str(tmp_path))
+    forget_cut_off_snapshot(str(tmp_path))
     (tmp_path / SNAPSHOT).write_bytes(b"{}")
-    _forget_what_is_cut_off(str(tmp_path))
+    forget_cut_off_snapshot(str(tmp_path))
     assert (tmp_path / SNAPSHOT).read_bytes() == b"{}"

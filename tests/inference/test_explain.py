@@ -18,7 +18,7 @@ from tsd.inference.explain import _averaged, fit_to_student, fitting_length, rea
 from tsd.measurements import MOST_ROWS
 from tsd.models.tokenizer import build_tokenizer
 from tsd.series.truth import TOP
-from tsd.storage import datasets
+from tsd.storage import folders
 from tsd.tasks import SINGLE
 
 LENGTH = 32
@@ -339,8 +339,8 @@ def test_a_student_behind_a_uri_is_fetched_and_only_a_missing_one_is_called_miss
     model = students_folder.as_uri() + "/trained"
     main(["explain", str(ramp), "--model", model])
     assert "column 'level', 32 rows" in capsys.readouterr().out
-    datasets.copy_folder(str(students_folder / "trained"), s3.uri("explain/students/trained"))
-    datasets.write_bytes(s3.uri("explain"), "ramp.csv", ramp.read_bytes())
+    folders.copy_folder(str(students_folder / "trained"), s3.uri("explain/students/trained"))
+    folders.write_bytes(s3.uri("explain"), "ramp.csv", ramp.read_bytes())
     main(["explain", s3.uri("explain/ramp.csv"), "--model", s3.uri("explain/students/trained")])
     assert "column 'level', 32 rows" in capsys.readouterr().out
     assert "is not there" in refused(file=ramp, model=students_folder.as_uri() + "/nobody")

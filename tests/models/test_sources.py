@@ -15,14 +15,14 @@ from support.commands import ROOT
 from support.s3_server import S3
 from transformers import PreTrainedTokenizerFast
 
-from tsd.cluster.stages import Decoder
+from tsd.cluster.decoding import Decoder
 from tsd.errors import InputError
 from tsd.inference.decoding import decode
 from tsd.models import sources, weights
 from tsd.models.students import build, export, load_model, load_tokenizer
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Lora, Recipe, Student, load
-from tsd.storage import datasets
+from tsd.storage import datasets, folders
 from tsd.tasks import SINGLE
 from tsd.training.corpus import collate, tokenise
 
@@ -50,7 +50,7 @@ def test_processes_of_one_machine_share_one_copy_and_another_state_is_another_co
     folder: Path, s3: S3, copies: Path
 ) -> None:
     source = s3.uri("sources/shared")
-    datasets.copy_folder(str(folder), source)
+    folders.copy_folder(str(folder), source)
     fetch = [sys.executable, "-c", f"from tsd import sources; print(sources.local({source!r}))"]
     both = [subprocess.Popen(fetch, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
     places = {process.communicate(timeout=120)[0].strip() for process in both}
@@ -59,7 +59,7 @@ def test_processes_of_one_machine_share_one_copy_and_another_state_is_another_co
         p.name: p.read_bytes() for p in folder.iterdir()
     }
     assert len([path for path in copies.glob("tsd-models-*/*") if path.is_dir()]) == 1
-    datasets.write_bytes(source, "README.md", b"another state")
+    folders.write_bytes(source, "README.md", b"another state")
     assert Path(sources.local(source), "README.md").read_bytes() == b"another state"
     small = Path(sources.local(source, weights=False))
     whole = {path.name for path in Path(sources.local(source)).iterdir()}
@@ -68,7 +68,7 @@ def test_processes_of_one_machine_share_one_copy_and_another_state_is_another_co
 
 def test_a_copy_that_was_stopped_half_way_is_made_again(folder: Path, s3: S3, copies: Path) -> None:
     source = s3.uri("sources/half")
-    datasets.copy_folder(str(folder), source)
+    folders.copy_folder(str(folder), source)
     place = Path(sources.local(source))
     place.rename(place.with_suffix(".unfinished"))
     (place.with_suffix(".unfinished") / "model.safetensors").write_bytes(b"half")
@@ -82,7 +82,7 @@ def test_a_model_is_loaded_filled_and_asked_from_an_object_store_as_from_a_folde
     folder: Path, s3: S3, copies: Path
 ) -> None:
     source = s3.uri("sources/asked")
-    datasets.copy_folder(str(folder), source)
+    folders.copy_folder(str(folder), source)
     prompts = [SINGLE.student_prompt([1, 2, 3])]
     here, there = (
         decode(load_model(place), load_tokenizer(place), prompts, max_new_tokens=8)
@@ -98,7 +98,7 @@ def test_adapters_alone_of_a_model_in_an_object_store_are_loaded_with_it(
     folder: Path, s3: S3, copies: Path, tmp_path: Path
 ) -> None:
     source = s3.uri("sources/adapted")
-    datasets.copy_folder(str(folder), source)
+    folders.copy_folder(str(folder), source)
     student = Student(name="s", source=source, learning_rate=1e-3, lora=Lora(export="adapter"))
     tokenizer = load_tokenizer(source)
     model = build(student, tokenizer, 0, 2048)

@@ -12,7 +12,7 @@ import pytest
 from support.small_disk import mounted
 
 from tsd.errors import DataError, StorageError
-from tsd.storage import datasets
+from tsd.storage import datasets, folders, keys, manifests
 from tsd.storage.schemas import REJECTS, conform, fingerprint
 from tsd.tasks import SINGLE
 
@@ -185,7 +185,7 @@ def test_a_copied_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
     (tmp_path / "new" / "weights").write_text("new")
     (tmp_path / "students" / "a").mkdir(parents=True)
     (tmp_path / "students" / "a" / "stale").write_text("old")
-    datasets.copy_folder(str(tmp_path / "new"), str(tmp_path / "students" / "a"))
+    folders.copy_folder(str(tmp_path / "new"), str(tmp_path / "students" / "a"))
     assert [p.name for p in (tmp_path / "students").rglob("*")] == ["a", "weights"]
 
 
@@ -194,18 +194,18 @@ def test_a_copied_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
 
 def test_too_little_room_is_said_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(StorageError) as caught:
-        datasets.require_writable(str(tmp_path), 2**60)
+        folders.require_writable(str(tmp_path), 2**60)
     message = str(caught.value)
     assert str(tmp_path) in message
     assert "needed" in message
     assert "--out" in message
-    datasets.require_writable(str(tmp_path), 1)
+    folders.require_writable(str(tmp_path), 1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_the_fix() -> None:
     for write in (
-        lambda: datasets.require_writable("/proc/tsd-study", 1),
+        lambda: folders.require_writable("/proc/tsd-study", 1),
         lambda: datasets.write_part("/proc/tsd-study/series", 0, rejects(1), REJECTS, KEY),
     ):
         with pytest.raises(StorageError) as caught:
@@ -311,7 +311,7 @@ def test_a_part_that_was_lost_is_found_at_the_next_start_and_made_again_under_it
 ) -> None:
     folder = str(tmp_path / "rejects")
     before = fill(tmp_path / "rejects", rejects(1, 2), rejects(3)).manifest
-    manifest = (tmp_path / "rejects" / datasets.MANIFEST).read_bytes()
+    manifest = (tmp_path / "rejects" / manifests.MANIFEST).read_bytes()
     path = tmp_path / "rejects" / datasets.part_name(1)
     whole = path.read_bytes()
     if kind == "deleted":
@@ -330,9 +330,9 @@ def test_a_part_that_was_lost_is_found_at_the_next_start_and_made_again_under_it
     made = {**datasets.finished_parts(folder, KEY), 1: datasets.write_part(folder, 1, rejects(3), REJECTS, KEY)}
     again = datasets.commit(folder, REJECTS, KEY, 2, {"series": "ab"}, made)
     assert path.read_bytes() == whole
-    assert (tmp_path / "rejects" / datasets.MANIFEST).read_bytes() == manifest
+    assert (tmp_path / "rejects" / manifests.MANIFEST).read_bytes() == manifest
     assert again.manifest == before
-    assert datasets.names(folder) == [datasets.MANIFEST, datasets.part_name(0), datasets.part_name(1)]
+    assert folders.names(folder) == [manifests.MANIFEST, datasets.part_name(0), datasets.part_name(1)]
 
 
 def test_a_part_that_is_made_again_with_other_bytes_is_refused(tmp_path: Path) -> None:
@@ -352,10 +352,10 @@ def test_a_part_of_a_version_without_checksums_is_made_again_as_that_version_did
         rejects(1, 2).replace_schema_metadata(metadata), tmp_path / datasets.part_name(0), compression="zstd"
     )
     datasets.commit(folder, REJECTS, KEY, 1, {})
-    manifest = json.loads((tmp_path / datasets.MANIFEST).read_text())
+    manifest = json.loads((tmp_path / manifests.MANIFEST).read_text())
     del manifest["parts"][0]["bytes"]
-    del manifest[datasets.DIGEST]
-    datasets.write_json(folder, datasets.MANIFEST, manifest)
+    del manifest[manifests.DIGEST]
+    folders.write_json(folder, manifests.MANIFEST, manifest)
     whole = (tmp_path / datasets.part_name(0)).read_bytes()
     assert datasets.open_dataset(folder, REJECTS).read().equals(rejects(1, 2))
     (tmp_path / datasets.part_name(0)).unlink()
@@ -366,15 +366,15 @@ def test_a_part_of_a_version_without_checksums_is_made_again_as_that_version_did
 
 def test_a_manifest_that_was_cut_is_written_anew_from_the_parts(tmp_path: Path) -> None:
     fill(tmp_path, rejects(1, 2), rejects(3))
-    manifest = (tmp_path / datasets.MANIFEST).read_bytes()
+    manifest = (tmp_path / manifests.MANIFEST).read_bytes()
     for content in (manifest[:50], b"", b"\xff\xfe"):
-        (tmp_path / datasets.MANIFEST).write_bytes(content)
+        (tmp_path / manifests.MANIFEST).write_bytes(content)
         with pytest.raises(DataError, match=r"manifest\.json is damaged") as caught:
             datasets.open_dataset(str(tmp_path), REJECTS)
         assert len(str(caught.value).splitlines()) == 1
         assert datasets.find_finished(str(tmp_path), REJECTS, KEY) is None
         datasets.commit(str(tmp_path), REJECTS, KEY, 2, {"series": "ab"})
-        assert (tmp_path / datasets.MANIFEST).read_bytes() == manifest
+        assert (tmp_path / manifests.MANIFEST).read_bytes() == manifest
 
 
 def test_a_footer_whose_key_was_damaged_is_no_other_recipes(tmp_path: Path) -> None:
@@ -390,29 +390,29 @@ def test_what_is_wrong_with_a_sealed_folder_is_named_file_by_file(tmp_path: Path
     local.mkdir()
     for name in ("config.json", "model.safetensors", "README.md", "tokenizer.json"):
         (local / name).write_text(name)
-    datasets.copy_folder(str(local), folder, sealed=True)
-    assert datasets.damage(folder, read=True) == {}
+    folders.copy_folder(str(local), folder, sealed=True)
+    assert folders.damage(folder, read=True) == {}
     (tmp_path / "student/README.md").write_text("a card is written anew with its scores")
-    assert datasets.damage(folder, read=True) == {}
+    assert folders.damage(folder, read=True) == {}
     (tmp_path / "student/config.json").unlink()
     (tmp_path / "student/tokenizer.json").write_text("cut")
     (tmp_path / "student/model.safetensors").write_text("Model.safetensors")
-    assert list(datasets.damage(folder)) == ["config.json", "tokenizer.json"]
-    assert list(datasets.damage(folder, read=True)) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert list(folders.damage(folder)) == ["config.json", "tokenizer.json"]
+    assert list(folders.damage(folder, read=True)) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
 def test_a_store_that_does_not_answer_is_not_taken_for_a_damaged_file() -> None:
-    assert datasets.is_damage(pa.ArrowInvalid("Parquet magic bytes not found in footer"))
-    assert datasets.is_damage(OSError("could not verify page integrity, CRC checksum verification failed"))
-    assert not datasets.is_damage(PermissionError(13, "Permission denied"))
-    assert not datasets.is_damage(OSError("When reading information for key: AWS Error NETWORK_CONNECTION"))
+    assert folders.is_damage(pa.ArrowInvalid("Parquet magic bytes not found in footer"))
+    assert folders.is_damage(OSError("could not verify page integrity, CRC checksum verification failed"))
+    assert not folders.is_damage(PermissionError(13, "Permission denied"))
+    assert not folders.is_damage(OSError("When reading information for key: AWS Error NETWORK_CONNECTION"))
 
 
 def test_the_study_of_a_tables_folder_is_named_in_the_fix() -> None:
     inside = ("series", "predictions/0.03M-1", "teachers/a/examples", "records", "teachers/a/students/b", "")
     for folder in inside:
-        assert datasets.study_of(f"runs/x/{folder}") == "runs/x"
-        assert datasets.study_of(f"s3://bucket/runs/x/{folder}") == "s3://bucket/runs/x"
+        assert folders.study_of(f"runs/x/{folder}") == "runs/x"
+        assert folders.study_of(f"s3://bucket/runs/x/{folder}") == "s3://bucket/runs/x"
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_a_manifest_of_which_a_byte_was_changed_is_damaged_and_not_of_another_re
     tmp_path: Path, content: bytes, said: str
 ) -> None:
     fill(tmp_path, rejects(1))
-    path = tmp_path / datasets.MANIFEST
+    path = tmp_path / manifests.MANIFEST
     before = path.read_bytes()
     was, _, now = content.partition(b"|")
     path.write_bytes(before.replace(was, now) if now else content)
@@ -442,7 +442,7 @@ def test_a_manifest_of_which_a_byte_was_changed_is_damaged_and_not_of_another_re
         datasets.open_dataset(str(tmp_path), REJECTS)
     assert str(caught.value).startswith(f"{path} is damaged: {said}")
     assert len(str(caught.value).splitlines()) == 1
-    assert datasets.has_damaged_manifest(str(tmp_path))
+    assert manifests.has_damaged_manifest(str(tmp_path))
     datasets.require_made_by(str(tmp_path), KEY)
     assert datasets.find_finished(str(tmp_path), REJECTS, KEY) is None
     datasets.commit(str(tmp_path), REJECTS, KEY, 1, {"series": "ab"})
@@ -451,9 +451,9 @@ def test_a_manifest_of_which_a_byte_was_changed_is_damaged_and_not_of_another_re
 
 def test_the_manifest_of_an_earlier_version_has_no_digest_and_its_dataset_keeps_its_name(tmp_path: Path) -> None:
     made = fill(tmp_path, rejects(1))
-    fields = {name: value for name, value in made.manifest.items() if name != datasets.DIGEST}
-    assert made.digest == made.manifest[datasets.DIGEST] == datasets.digest(fields)
-    datasets.write_json(str(tmp_path), datasets.MANIFEST, fields)
+    fields = {name: value for name, value in made.manifest.items() if name != manifests.DIGEST}
+    assert made.digest == made.manifest[manifests.DIGEST] == keys.digest(fields)
+    folders.write_json(str(tmp_path), manifests.MANIFEST, fields)
     assert datasets.open_dataset(str(tmp_path), REJECTS).digest == made.digest
 
 
@@ -477,8 +477,8 @@ def test_digests_of_a_sealed_folder_that_are_no_digests_are_damage(tmp_path: Pat
     local, folder = tmp_path / "local", str(tmp_path / "student")
     local.mkdir()
     (local / "config.json").write_text("{}")
-    datasets.copy_folder(str(local), folder, sealed=True)
+    folders.copy_folder(str(local), folder, sealed=True)
     for content in (b"[]", b"null", b'{"config.json": 3}', b'{"config.json": {"bytes": 2}}'):
-        datasets.write_bytes(folder, datasets.FILES, content)
-        assert list(datasets.damage(folder)) == [datasets.FILES]
-        assert datasets.seals(folder) == {}
+        folders.write_bytes(folder, folders.FILES, content)
+        assert list(folders.damage(folder)) == [folders.FILES]
+        assert folders.seals(folder) == {}

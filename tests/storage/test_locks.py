@@ -15,7 +15,7 @@ import pytest
 from support.s3_server import S3
 
 from tsd.errors import StorageError
-from tsd.storage import datasets, locks
+from tsd.storage import folders, lock_files, locks
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
@@ -75,7 +75,7 @@ def files(folder: str) -> list[str]:
     """The names of what lies in a folder."""
     from pyarrow import fs
 
-    found, root = datasets.filesystem(folder)
+    found, root = folders.filesystem(folder)
     return sorted(info.base_name for info in found.get_file_info(fs.FileSelector(root, allow_not_found=True)))
 
 
@@ -96,7 +96,7 @@ def test_a_second_command_is_told_in_one_line_who_holds_the_folder_and_since_whe
 def test_a_lock_that_was_given_back_leaves_nothing_and_is_free(folder: str) -> None:
     for _ in range(2):
         with locks.hold(folder, "tsd study mine"):
-            assert files(folder) == [locks.NAME]
+            assert files(folder) == [lock_files.NAME]
         assert files(folder) == []
 
 
@@ -121,7 +121,7 @@ def test_kill_9_frees_a_folder_on_a_disk_at_once(tmp_path: Path, holders: ExitSt
     process = hold_elsewhere(holders, str(tmp_path))
     process.kill()
     process.wait(30)
-    assert files(str(tmp_path)) == [locks.NAME]
+    assert files(str(tmp_path)) == [lock_files.NAME]
     with locks.hold(str(tmp_path), "tsd study mine"):
         pass
     assert files(str(tmp_path)) == []
@@ -130,9 +130,9 @@ def test_kill_9_frees_a_folder_on_a_disk_at_once(tmp_path: Path, holders: ExitSt
 def test_another_machines_lock_on_a_shared_disk_is_free_once_it_is_stale(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / locks.NAME
-    owner = locks.Owner("tsd study far", host="far", boot="another", pid=1)
-    path.write_bytes(locks._record(owner))
+    path = tmp_path / lock_files.NAME
+    owner = lock_files.Owner("tsd study far", host="far", boot="another", pid=1)
+    path.write_bytes(lock_files.encode(owner))
     with pytest.raises(StorageError, match="on far"), locks.hold(str(tmp_path), "tsd study mine"):
         pass
     assert json.loads(path.read_bytes())["host"] == "far"
@@ -185,11 +185,11 @@ def test_who_was_frozen_and_lost_the_lock_writes_nothing_more(
 
 def test_a_lock_that_is_lost_interrupts_whoever_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "BEAT", 0.1)
-    other = locks._record(locks.Owner("tsd study far", host="far", boot="another"))
-    threading.Timer(0.3, lambda: (tmp_path / locks.NAME).write_bytes(other)).start()
+    other = lock_files.encode(lock_files.Owner("tsd study far", host="far", boot="another"))
+    threading.Timer(0.3, lambda: (tmp_path / lock_files.NAME).write_bytes(other)).start()
     with pytest.raises(StorageError, match="taken over by `tsd study far`"), locks.hold(str(tmp_path), "mine"):
         time.sleep(20)
-    assert (tmp_path / locks.NAME).read_bytes() == other  # it is not ours to delete
+    assert (tmp_path / lock_files.NAME).read_bytes() == other  # it is not ours to delete
 
 
 def test_a_worker_can_tell_whether_its_drivers_lock_still_holds(folder: str) -> None:
@@ -216,6 +216,6 @@ def test_the_keys_that_aws_configure_wrote_are_used(tmp_path: Path, monkeypatch:
     path.write_text("[default]\naws_access_key_id = a\n[work]\naws_access_key_id=b\naws_secret_access_key=c%d\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
     monkeypatch.setenv("AWS_PROFILE", "work")
-    assert locks._keys_of_profile() == {"access_key_id": "b", "secret_access_key": "c%d"}
+    assert lock_files._keys_of_profile() == {"access_key_id": "b", "secret_access_key": "c%d"}
     monkeypatch.setenv("AWS_PROFILE", "none")
-    assert locks._keys_of_profile() == {}
+    assert lock_files._keys_of_profile() == {}

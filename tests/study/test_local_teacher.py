@@ -12,7 +12,7 @@ from tsd.errors import InputError
 from tsd.generation import generator
 from tsd.progress import Reporter
 from tsd.recipe import Recipe, load
-from tsd.storage import datasets
+from tsd.storage import folders
 from tsd.study import local_teacher
 from tsd.tasks import SINGLE
 from tsd.training import checkpoints
@@ -121,4 +121,4 @@ def test_one_that_was_stopped_goes_on_from_its_checkpoint_to_the_same_weights(
     assert "1,280 of them from before" in trained(asked)
     assert restored
     assert weights(asked) == weights(once[0])
-    assert datasets.read_json(str(kept), local_teacher.LATEST) is None
+    assert folders.read_json(str(kept), local_teacher.LATEST) is None

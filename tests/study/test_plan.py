@@ -282,14 +282,14 @@ def no_hub(monkeypatch):
     from huggingface_hub import constants
 
     from tsd.models import hub
-    from tsd.study.plan import _rate
+    from tsd.study.rates import training_rate
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     hub._unreachable.cache_clear()
-    _rate.cache_clear()
+    training_rate.cache_clear()
     yield
     hub._unreachable.cache_clear()
-    _rate.cache_clear()
+    training_rate.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_a_dry_run_needs_no_hub_and_says_that_it_estimates(name, flops, tmp_path
     assert _number(said, " FLOPs") == pytest.approx(flops * tokens, rel=0.05)
     examples = _number(said, " examples, about")
     recipe = load(name, ["series.count=200"])
-    from tsd.study.plan import _sample
+    from tsd.study.rates import _sample
 
     rows, encode = _sample(recipe).to_pylist(), get_tokenizer("qwen2.5-7b-instruct").encode
     real = sum(len(encode(row["prompt"])) + len(encode(row["completion"])) for row in rows) / len(rows)
@@ -340,14 +340,14 @@ def _part_of(folder, table, parts, finished=True):
 
 
 def test_a_dry_run_of_a_finished_study_has_nothing_to_do(small, tmp_path):
-    from tsd.storage import datasets
+    from tsd.storage import folders
     from tsd.study import provenance
 
     mine = load("laptop", [*SMALL, f"out={tmp_path}"])
     for table in ("series", "annotations", "examples"):
         _part_of(mine.folder, table, 1)
     for student, volume, seed in mine.students.cells():
-        datasets.write_json(f"{mine.folder}/records", f"{student.name}-{volume}-s{seed}-01234567.json", {})
+        folders.write_json(f"{mine.folder}/records", f"{student.name}-{volume}-s{seed}-01234567.json", {})
         _part_of(mine.folder, f"predictions/{student.name}-{volume}-s{seed}-01234567", 1)
     provenance.keep(mine, "study")
     said = plan(mine, "study")
@@ -362,7 +362,7 @@ def test_a_dry_run_of_a_finished_study_has_nothing_to_do(small, tmp_path):
 
 
 def test_a_dry_run_of_a_study_that_was_stopped_counts_what_is_left(tmp_path):
-    from tsd.storage import datasets
+    from tsd.storage import folders
     from tsd.study import provenance
 
     mine = load("laptop", [*SMALL, "series.count=8192", "series.blocks_per_part=1", f"out={tmp_path}"])
@@ -376,7 +376,7 @@ def test_a_dry_run_of_a_study_that_was_stopped_counts_what_is_left(tmp_path):
     for table in ("examples",):
         _part_of(mine.folder, table, 8)
     for seed in (0, 1):
-        datasets.write_json(f"{mine.folder}/records", f"0.1M-48-s{seed}-01234567.json", {})
+        folders.write_json(f"{mine.folder}/records", f"0.1M-48-s{seed}-01234567.json", {})
     said = plan(mine, "train")
     assert "train 6 of 8 students" in said
     assert _number(said, " examples, about") == 2 * (2 * (16 + 48) + 2 * 16)

@@ -9,7 +9,7 @@ import pytest
 from tsd.cli import main
 from tsd.errors import StorageError
 from tsd.recipe import Recipe, load, to_yaml
-from tsd.storage import datasets
+from tsd.storage import folders
 from tsd.study import provenance
 
 COMMANDS = ("study", "generate", "annotate", "curate", "train", "evaluate", "report")
@@ -26,11 +26,11 @@ def finished(out: Path, *changes: str, tables: tuple[str, ...] = MADE) -> Path:
     """A folder as a study leaves it: its recipe, and something in each of its tables."""
     made = recipe(out, *changes)
     for table in tables:
-        datasets.write_bytes(f"{made.folder}/{table}", "part-00000000.parquet", b"a part")
+        folders.write_bytes(f"{made.folder}/{table}", "part-00000000.parquet", b"a part")
     for student, volume, seed in made.students.cells() if "records" in tables else ():
-        datasets.write_json(f"{made.folder}/records", f"{student.name}-{volume}-s{seed}-01234567.json", {})
-    datasets.write_bytes(made.folder, provenance.RECIPE, to_yaml(made).encode())
-    datasets.write_bytes(made.folder, "report.html", b"the report")
+        folders.write_json(f"{made.folder}/records", f"{student.name}-{volume}-s{seed}-01234567.json", {})
+    folders.write_bytes(made.folder, provenance.RECIPE, to_yaml(made).encode())
+    folders.write_bytes(made.folder, "report.html", b"the report")
     return Path(made.folder)
 
 
@@ -155,8 +155,8 @@ def test_of_several_teachers_each_is_held_against_its_own_folder(tmp_path: Path)
     two = "teachers={a: {kind: rules, error_rate: 0}, b: {kind: rules, error_rate: 0.5}}"
     whole = recipe(tmp_path, two)
     for name, one in whole.by_teacher.items():
-        datasets.write_bytes(f"{one.folder}/annotations", "part-00000000.parquet", name.encode())
-    datasets.write_bytes(f"{whole.folder}/series", "part-00000000.parquet", b"a part")
+        folders.write_bytes(f"{one.folder}/annotations", "part-00000000.parquet", name.encode())
+    folders.write_bytes(f"{whole.folder}/series", "part-00000000.parquet", b"a part")
     provenance.keep(whole, "study")
     provenance.require(whole, "report")
     provenance.require(recipe(tmp_path, two[:-1] + ", c: {kind: rules}}"), "study")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tsd.recipe import Recipe, load, to_yaml
-from tsd.storage import datasets
+from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, REJECTS
 from tsd.study import verify
 from tsd.tasks import SINGLE
@@ -46,8 +46,8 @@ def fill(folder: Path, schema: pa.Schema, count: int, *parents: Path, **fixed: A
     rows = [{field.name: some(field.type, i) for field in schema} | fixed for i in range(count)]
     datasets.write_part(str(folder), 0, pa.Table.from_pylist(rows, schema), schema, "key")
     digests = {
-        path.parent.name if path.name == "runs" else path.name: datasets.digest_of(
-            json.loads((path / datasets.MANIFEST).read_text())
+        path.parent.name if path.name == "runs" else path.name: manifests.digest_of(
+            json.loads((path / manifests.MANIFEST).read_text())
         )
         for path in parents
     }
@@ -60,7 +60,7 @@ def seal(folder: Path, **files: str) -> None:
     local.mkdir(parents=True)
     for name, content in files.items():
         (local / name).write_text(content)
-    datasets.copy_folder(str(local), str(folder), sealed=True)
+    folders.copy_folder(str(local), str(folder), sealed=True)
     shutil.rmtree(local)
 
 
@@ -80,7 +80,7 @@ def finish(place: Path, series: Path) -> None:
     fill(place / "rejects", REJECTS, 2, series, said)
     seal(place / "tokenizer", tokenizer="{}")
     seal(place / f"students/{RUN}", weights="weights")
-    datasets.write_json(str(place / "records"), f"{RUN}.json", {"run_id": RUN})
+    folders.write_json(str(place / "records"), f"{RUN}.json", {"run_id": RUN})
     fill(place / f"predictions/{RUN}", TABLES.predictions, 3, series, run_id=RUN)
     fill(place / "runs", TABLES.runs, 1, series, place / "examples", run_id=RUN)
     (place / "report.html").write_text("<html></html>\n")
@@ -132,7 +132,7 @@ def test_a_table_that_later_ones_were_made_from_is_damaged_without_its_manifest_
     run: Path, table: str, lost: str
 ) -> None:
     if lost == "manifest":
-        (run / table / datasets.MANIFEST).unlink()
+        (run / table / manifests.MANIFEST).unlink()
     else:
         shutil.rmtree(run / table)
     assert states(run)[table].startswith("manifest.json is missing, and ")
@@ -240,7 +240,7 @@ def test_a_study_that_was_stopped_is_unfinished_and_not_damaged(
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if under_way:
         folder = PREDICTED if there[-1] == "predictions/" else there[-1].rstrip("/")
-        (run / folder / datasets.MANIFEST).unlink()
+        (run / folder / manifests.MANIFEST).unlink()
     assert states(run) == dict.fromkeys(unfinished, "unfinished")
 
 

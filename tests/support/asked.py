@@ -11,8 +11,10 @@ from tsd.tasks import SINGLE, Task
 from tsd.teachers.api.account import Earlier
 from tsd.teachers.api.batch import BatchApi
 from tsd.teachers.api.journal import Journal, parts_with_journals, read_all
-from tsd.teachers.api.limits import Counts, Gate, Turnstile
+from tsd.teachers.api.limits import Gate
 from tsd.teachers.api.live import OpenAIApi
+from tsd.teachers.api.messages import Counts
+from tsd.teachers.api.worker import Turnstile
 from tsd.teachers.prompts import Questions
 
 PLOTS = PlotConfig(width=196, height=140)

@@ -16,7 +16,7 @@ from tsd.errors import TrainingError
 from tsd.models.students import build
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Student, TrainingConfig
-from tsd.storage import datasets
+from tsd.storage import folders
 from tsd.training.checkpoints import Checkpoints, is_whole, restore
 from tsd.training.loop import Place, Progress, make_optimiser, shard
 
@@ -50,7 +50,7 @@ def into(folder: Path) -> Callable[[Path, Progress], None]:
     """Keeps checkpoints in a folder, each by its step."""
 
     def keep(part: Path, now: Progress) -> None:
-        datasets.add_files(str(part), str(folder / f"step-{now.step}"))
+        folders.add_files(str(part), str(folder / f"step-{now.step}"))
 
     return keep
 

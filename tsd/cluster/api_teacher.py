@@ -15,15 +15,17 @@ from tsd.cluster.session import on_driver
 from tsd.errors import InputError, StorageError
 from tsd.progress import Step, clock
 from tsd.recipe import ApiTeacher, Recipe
-from tsd.storage import datasets, locks
+from tsd.storage import datasets, lock_files, locks
 from tsd.teachers.api.account import Earlier
 from tsd.teachers.api.batch import BatchApi
 from tsd.teachers.api.connection import require_key
 from tsd.teachers.api.counts import tally, tell
 from tsd.teachers.api.history import Say, adopt_preview, earlier_requests, keep_address, require_journals
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.limits import EARLIER, MODEL, ROWS, Counts, Gate, Turnstile
+from tsd.teachers.api.limits import Gate
 from tsd.teachers.api.live import OpenAIApi
+from tsd.teachers.api.messages import EARLIER, MODEL, ROWS, Counts
+from tsd.teachers.api.worker import Turnstile
 from tsd.teachers.prompts import Questions
 
 PARTS_AT_ONCE = 2  # per worker: while one part waits for its last replies, the next one is processed
@@ -164,7 +166,7 @@ class Asker:
         while claim and not self.turnstile.stopped.is_set():
             try:
                 await asyncio.to_thread(claim.require)
-            except locks.TakenOverError as error:
+            except lock_files.TakenOverError as error:
                 await self.turnstile.stop(str(error))
             except StorageError:  # storage is temporarily unavailable: the writers report that
                 pass

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from tsd.recipe import Recipe, Student
-from tsd.storage import datasets
+from tsd.storage import folders
 
 if TYPE_CHECKING:
     from tsd.training.distillation import Distillation
@@ -28,7 +28,7 @@ def require_fitting_teachers(recipe: Recipe) -> None:
         source = teacher.source if teacher else distil.teacher
         if source is None or source == student.source:
             continue
-        with datasets.local_copy(f"{recipe.folder}/tokenizer") as own:
+        with folders.local_copy(f"{recipe.folder}/tokenizer") as own:
             tokenizer = load_tokenizer(student.source or own)
         require_same_tokens(student.name, tokenizer, distil.teacher, load_tokenizer(source))
 
@@ -45,6 +45,6 @@ def load_teacher(run: Mapping[str, Any], student: Student, folder: str, place: "
     if student.distil is None:
         return None
     own = f"{folder}/students/{run['teacher_run']}" if "teacher_run" in run else None
-    with datasets.local_copy(own) if own else nullcontext(student.distil.teacher) as source:
+    with folders.local_copy(own) if own else nullcontext(student.distil.teacher) as source:
         divided = loop.shard(weights.outline(source), place)
         return Distillation(weights.fill(divided, source, place.device, seed=0), student.distil)

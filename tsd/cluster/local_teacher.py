@@ -13,9 +13,9 @@ from tsd.cluster import nodes
 from tsd.errors import InputError
 from tsd.progress import Step
 from tsd.recipe import LocalTeacher, Recipe
-from tsd.storage import datasets
+from tsd.storage import datasets, folders
 from tsd.teachers.api.counts import tally, tell
-from tsd.teachers.api.limits import ROWS, Counts
+from tsd.teachers.api.messages import ROWS, Counts
 
 
 def ask(recipe: Recipe, series: datasets.Dataset, folder: str, key: str, step: Step) -> dict[int, datasets.Part]:
@@ -24,7 +24,7 @@ def ask(recipe: Recipe, series: datasets.Dataset, folder: str, key: str, step: S
     Raises InputError if the model folder holds no model.
     """
     teacher = _local(recipe)
-    if datasets.read_json(teacher.model, "config.json") is None:
+    if folders.read_json(teacher.model, "config.json") is None:
         raise InputError(f"teacher.model: {teacher.model} is not the folder of a model: it holds no config.json")
     made = datasets.finished_parts(folder, key)
     step.skip(sum(part.rows for part in made.values()))
@@ -59,7 +59,7 @@ class Looker:
         torch.set_num_threads(1)
         self.schema, self.series, self.folder, self.key = recipe.asks.tables.annotations, series, folder, key
         teacher = _local(recipe)
-        with datasets.local_copy(teacher.model) as model:
+        with folders.local_copy(teacher.model) as model:
             self.teacher = Local(teacher, recipe.asks, Path(model))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -6,18 +6,14 @@ joined. Items of an unfit node are given to other nodes, the node is excluded, a
 line.
 """
 
-import importlib.metadata
-import importlib.util
 import json
 import os
-import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -26,39 +22,30 @@ import numpy as np
 import numpy.typing as npt
 import ray
 import yaml
-from pyarrow import fs
 from ray.exceptions import GetTimeoutError, RayError
 
+from tsd.cluster.node_checks import (
+    PROBES,
+    Need,
+    answered,
+    fault_here,
+    fault_there,
+    package_versions,
+    plain,
+    unseen,
+)
 from tsd.cluster.session import own_ray
-from tsd.errors import InputError, UserError
+from tsd.errors import InputError
 from tsd.progress import Step
-from tsd.storage import datasets
+from tsd.storage import folders
 
 NODE_ID = "ray.io/node-id"  # the label that Ray gives every node
-PROBES = ".nodes"  # in a study's folder, while a command runs
-SAME = ("ray", "torch", "transformers", "pyarrow")  # packages whose versions must equal the driver's on every node
 ANSWER_SECONDS = 120.0  # timeout for a node to start a process and respond
 SILENT_SECONDS = 10.0  # without a result, after which the driver reports what it waits for
 MOST_TASKS = 4096  # per stage; with more items, a task processes several
 
 
 Items = Sequence[Mapping[str, Any]] | npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Need:
-    """Requirements for every node that works for a study."""
-
-    folder: str
-    """The study's folder, which all nodes must see."""
-    token: str
-    """Name and content of the driver's probe file."""
-    models: tuple[str, ...] = ()
-    """Model folders that the recipe names by path."""
-    packages: tuple[str, ...] = ()
-    """Required modules, besides tsd's dependencies."""
-    versions: tuple[tuple[str, str], ...] = ()
-    """Versions by package, and of Python, that must equal the driver's."""
 
 
 class UnfitNodeError(Exception):
@@ -126,10 +113,10 @@ def watched(
         return
     before, token = current, os.urandom(8).hex()
     place = f"{folder.rstrip('/')}/{PROBES}"
-    need = Need(folder, token, tuple(models), tuple(packages), _versions())
+    need = Need(folder, token, tuple(models), tuple(packages), package_versions())
     current = Nodes(need, say)
     try:
-        datasets.write_bytes(place, token, token.encode())
+        folders.write_bytes(place, token, token.encode())
         faults = ask_all(need)
         if faults:
             raise InputError("\n".join(f"node {_name(node)} {fault}" for node, fault in faults.items()))
@@ -137,17 +124,17 @@ def watched(
     finally:
         current = before
         ray.data.DataContext.get_current().execution_options.label_selector = None
-        datasets.delete_folder(place)
+        folders.delete_folder(place)
 
 
 def ask_all(need: Need) -> dict[str, str]:
     """Check all running nodes concurrently. Returns the problem of each unfit node, by node id."""
     asked = {
-        node["NodeID"]: _fault_there.options(label_selector={NODE_ID: node["NodeID"]}).remote(need)
+        node["NodeID"]: fault_there.options(label_selector={NODE_ID: node["NodeID"]}).remote(need)
         for node in _alive()
     }
     ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_SECONDS)
-    seen = set(_answered(need))
+    seen = set(answered(need))
     faults = {}
     for node, call in asked.items():
         try:
@@ -157,7 +144,7 @@ def ask_all(need: Need) -> dict[str, str]:
         except RayError as error:
             found = f"cannot run tsd: {str(error).strip().splitlines()[-1]}"
         if found is None and node not in seen:
-            found = _unseen(need.folder)  # it wrote to a folder that no other node sees
+            found = unseen(need.folder)  # it wrote to a folder that no other node sees
         if found is not None:
             faults[node] = found
     return faults
@@ -263,85 +250,6 @@ def require_fit(need: Need | None) -> None:
         raise UnfitNodeError(ray.get_runtime_context().get_node_id(), fault)
 
 
-@cache  # once per process
-def fault_here(need: Need) -> str | None:
-    """Return why the node of this process cannot work for a study; None if it can."""
-    try:
-        return _packages_fault(need) or _storage_fault(need) or _models_fault(need)
-    except UserError as error:
-        return str(error)
-    except Exception as error:  # any error of a file system or object store
-        return f"cannot use {need.folder}: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
-
-
-def _packages_fault(need: Need) -> str | None:
-    missing = [name for name in need.packages if importlib.util.find_spec(name) is None]
-    if missing:
-        return f"lacks the package {' and '.join(missing)}, which the driver has: install the same there"
-    mine = dict(_versions())
-    for name, version in need.versions:
-        if mine.get(name) != version:
-            there = f"{name} {mine[name]}" if name in mine else f"no {name}"
-            return f"has {there} and the driver has {version}: install the same there"
-    return None
-
-
-def _storage_fault(need: Need) -> str | None:
-    place, node = f"{need.folder.rstrip('/')}/{PROBES}", ray.get_runtime_context().get_node_id()
-    files, root = datasets.filesystem(place)
-    try:
-        with files.open_input_file(f"{root}/{need.token}") as probe:
-            found = probe.read().decode()
-    except FileNotFoundError:
-        found = ""
-    if found != need.token:
-        return _unseen(need.folder)
-    datasets.write_bytes(place, f"{need.token}-{node}", b"seen")
-    return None
-
-
-def _models_fault(need: Need) -> str | None:
-    absent = [folder for folder in need.models if not os.path.isdir(folder)]
-    if absent:
-        return f"has no folder {absent[0]}, which the recipe names: put it there, or name an s3:// or gs:// URI"
-    return None
-
-
-def _unseen(folder: str) -> str:
-    relative = (
-        "" if os.path.isabs(folder) or "://" in folder else ", which is relative to where each process works"
-    )
-    return (
-        f"does not see the driver's {folder}{relative}: set out to a URI such as s3://bucket/tsd, or to a "
-        "path that every node shares"
-    )
-
-
-def _versions() -> tuple[tuple[str, str], ...]:
-    """Return the versions that affect results, and Python's. tsd's version is that of the shipped code."""
-    import tsd
-
-    found = [("Python", ".".join(platform.python_version_tuple()[:2])), ("tsd", tsd.__version__)]
-    for name in SAME:
-        if importlib.util.find_spec(name):  # torch 2.13.0+cpu counts as the same version as a GPU build
-            found.append((name, importlib.metadata.version(name).partition("+")[0]))
-    return tuple(found)
-
-
-def _answered(need: Need) -> list[str]:
-    """Return the ids of nodes whose probe files the driver sees."""
-    place = f"{need.folder.rstrip('/')}/{PROBES}"
-    files, root = datasets.filesystem(place)
-    names = [info.base_name for info in files.get_file_info(fs.FileSelector(root, allow_not_found=True))]
-    return [name.partition("-")[2] for name in names if name.startswith(f"{need.token}-")]
-
-
-@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
-def _fault_there(need: Need) -> str | None:
-    fault: str | None = fault_here.__wrapped__(need)  # uncached: check the current state
-    return fault
-
-
 def machines() -> list[tuple[str, dict[str, float]]]:
     """Return name and resources of each running node."""
     return [(_name(node["NodeID"]), dict(node["Resources"])) for node in _alive()]
@@ -423,10 +331,6 @@ def _row(number: int, need: Need | None, work: Any, items: Items) -> dict[str, A
         item = items[number]
         columns = item if isinstance(item, Mapping) else {"part": int(item)}
         given = {name: [value] for name, value in columns.items()}
-        made = json.dumps({name: _plain(values[0]) for name, values in work(given).items()})
+        made = json.dumps({name: plain(values[0]) for name, values in work(given).items()})
     node = ray.get_runtime_context().get_node_id()
     return {"item": [number], "node": [node], "fault": [fault or ""], "made": [made]}
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value

@@ -8,7 +8,7 @@ from typing import Any
 
 from tsd.cluster.trials import Run
 from tsd.recipe import Recipe
-from tsd.storage import datasets
+from tsd.storage import folders
 
 FAILURES = "failures.json"  # of training
 SILENT = "undecoded.json"  # why students could not be decoded
@@ -17,36 +17,36 @@ SILENT = "undecoded.json"  # why students could not be decoded
 def finished(recipe: Recipe, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Return the records of finished runs, by run id."""
     folder = f"{recipe.folder}/records"
-    records = {run["run_id"]: datasets.read_fields(folder, f"{run['run_id']}.json") for run in runs}
+    records = {run["run_id"]: folders.read_fields(folder, f"{run['run_id']}.json") for run in runs}
     return {run_id: record for run_id, record in records.items() if record is not None}
 
 
 def forget_checkpoints(recipe: Recipe) -> None:
     """Delete the checkpoints of a study whose runs are all finished."""
-    datasets.delete_folder(f"{recipe.folder}/trials")
+    folders.delete_folder(f"{recipe.folder}/trials")
 
 
 def note_failures(recipe: Recipe, failures: Mapping[str, str]) -> None:
     """Store why runs failed in the last training, for evaluation and report. failures: by run id, may be empty."""
-    datasets.write_json(recipe.folder, FAILURES, dict(failures))
+    folders.write_json(recipe.folder, FAILURES, dict(failures))
 
 
 def untrained(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
     """Return why runs failed in the last training, by run id."""
-    failed, done = datasets.read_fields(recipe.folder, FAILURES) or {}, finished(recipe, runs)
+    failed, done = folders.read_fields(recipe.folder, FAILURES) or {}, finished(recipe, runs)
     ids = [run["run_id"] for run in runs]
     return {run_id: failed[run_id] for run_id in ids if run_id in failed and run_id not in done}
 
 
 def note_undecoded(recipe: Recipe, failures: Mapping[str, str]) -> None:
     """Store why students could not be decoded in the last decoding. failures: by run id, may be empty."""
-    if failures or datasets.read_fields(recipe.folder, SILENT):
-        datasets.write_json(recipe.folder, SILENT, dict(failures))
+    if failures or folders.read_fields(recipe.folder, SILENT):
+        folders.write_json(recipe.folder, SILENT, dict(failures))
 
 
 def undecoded(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
     """Return why students could not be decoded in the last decoding, by run id."""
-    failed = datasets.read_fields(recipe.folder, SILENT) or {}
+    failed = folders.read_fields(recipe.folder, SILENT) or {}
     return {run["run_id"]: failed[run["run_id"]] for run in runs if run["run_id"] in failed}
 
 

@@ -13,56 +13,21 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tsd.cluster import outcomes, trials
+from tsd.cluster.demands import Finding, Machines, demands, room, shortage, this_machine, unfinished
 from tsd.errors import InputError, TsdError, UserError
 from tsd.models import sources
 from tsd.recipe import ApiTeacher, LocalTeacher, ModelTeacher, Recipe, Student, VllmTeacher
-from tsd.storage import datasets
-from tsd.storage.schemas import EXAMPLES
-from tsd.study import placement
+from tsd.storage import folders, manifests
 
 WHOLE = ("generate", "annotate", "curate", "train", "evaluate", "report")  # stages of `study`
 TRACKED = {"train", "evaluate", "report", "teacher"}
 ANSWER_SECONDS = 5.0  # timeout of a connection
 SQLITE, HEADER = "sqlite:///", b"SQLite format 3\0"
 PORTS = {"http": 80, "https": 443}
-GPU_FIX = "set training.gpu=false, or join a cluster that has GPUs (RAY_ADDRESS)"
-
-Resources = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Result of one check."""
-
-    what: str
-    said: str
-    ok: bool = True
-
-
-@dataclass(frozen=True)
-class Demand:
-    """Resources that a stage requires: a number of concurrent workers with these resources on one node each."""
-
-    what: str
-    workers: int
-    each: tuple[tuple[str, float], ...]
-    fix: str
-
-
-@dataclass(frozen=True)
-class Machines:
-    """Nodes of one kind: the resources of one, and how many exist or can be started."""
-
-    name: str
-    resources: Resources
-    most: float = inf
 
 
 def before_ray(recipe: Recipe, stage: str, asks: bool = False) -> Iterator[Finding]:
@@ -86,7 +51,7 @@ def before_ray(recipe: Recipe, stage: str, asks: bool = False) -> Iterator[Findi
     from tsd.cluster.session import own_ray
 
     if own_ray():
-        yield from _room(demands(recipe, asked), [_this_machine(recipe, asked)])
+        yield from room(demands(recipe, asked), [this_machine(recipe, asked)])
 
 
 def on_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
@@ -97,14 +62,14 @@ def on_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
     there = [Machines(f"node {address}", resources, 1) for address, resources in nodes.machines()]
     to_come = nodes.node_types()
     if to_come is None:  # an autoscaler that does not expose its node types
-        unknown = [demand for demand in demands(recipe, asked) if _lack(demand, there)]
+        unknown = [demand for demand in demands(recipe, asked) if shortage(demand, there)]
         for demand in unknown:
             yield Finding(
                 "machines", f"{demand.what}: no node that is up has them, and the autoscaler may start some"
             )
         return
     kinds = [Machines(f"node type {name}", resources, most) for name, (resources, most) in to_come.items()]
-    yield from _room(demands(recipe, asked), [*there, *kinds])
+    yield from room(demands(recipe, asked), [*there, *kinds])
 
 
 def of_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
@@ -155,80 +120,8 @@ def packages(recipe: Recipe, stage: str) -> list[str]:
     return ["vllm"] if engine or ("evaluate" in asked and recipe.evaluation.vllm) else []
 
 
-def demands(recipe: Recipe, asked: set[str]) -> list[Demand]:
-    """Return the resources that the stages require. Covers GPUs and groups of workers that start together."""
-    found = []
-    if asked & {"generate", "annotate", "curate", "evaluate"}:
-        found.append(_demand("every stage", 1, {"CPU": 1.0}, "stage"))
-    if "train" in asked:
-        groups: dict[placement.Need, list[str]] = {}
-        for student in _unfinished(recipe):
-            groups.setdefault(placement.need(student, recipe.training), []).append(student.name)
-        for need, names in groups.items():
-            each = {"GPU": float(need.gpus)} if recipe.training.gpu else {"CPU": float(need.cpus)}
-            found.append(_demand(f"training {', '.join(names)}", need.workers, each, "training"))
-    if "evaluate" in asked and recipe.training.gpu:
-        found.append(_demand("decoding", 1, {"CPU": 1.0, "GPU": 1.0}, "training"))
-    for teacher in recipe.teachers.values() or [recipe.teacher]:
-        if "annotate" in asked and isinstance(teacher, VllmTeacher) and teacher.gpu:
-            group = {"GPU": float(teacher.tensor_parallel)}
-            found.append(_demand(f"the teacher {teacher.model}", teacher.replicas, group, "teacher"))
-    return list(dict.fromkeys(found))
-
-
-def _demand(what: str, workers: int, each: Resources, section: str) -> Demand:
-    amount = " and ".join(f"{count:g} {name}{'s' if count > 1 else ''}" for name, count in each.items())
-    group = f"{workers} workers of {amount} each" if workers > 1 else amount
-    fix = {
-        "training": GPU_FIX
-        if "GPU" in each
-        else "lower training.workers, training.threads or the student's workers",
-        "stage": "start a node that has one",
-        "teacher": "lower teacher.replicas or teacher.tensor_parallel, or set teacher.gpu=false for a tiny model",
-    }[section]
-    return Demand(f"{what} asks for {group}", workers, tuple(each.items()), fix)
-
-
-def _room(asked: Iterable[Demand], machines: list[Machines]) -> Iterator[Finding]:
-    """Yield one finding per demand: whether the machines can satisfy it."""
-    for demand in asked:
-        lack = _lack(demand, machines)
-        if lack:
-            yield Finding("machines", f"{demand.what}, and {lack}: {demand.fix}", ok=False)
-        else:
-            yield Finding("machines", demand.what)
-
-
-def _lack(demand: Demand, machines: list[Machines]) -> str:
-    """Describe which resources of a demand the machines lack; empty if none."""
-    there = 0.0
-    for machine in machines:
-        fit = min((machine.resources.get(name, 0.0) + 1e-9) // count for name, count in demand.each if count)
-        there += machine.most * fit if fit > 0 else 0
-    if there >= demand.workers:
-        return ""
-    names = "s or ".join(name for name, _ in demand.each)
-    if len(machines) == 1:
-        (only,) = machines
-        has = " and ".join(f"{only.resources.get(name, 0):g} {name}s" for name, _ in demand.each)
-        return f"{only.name} has {has}"
-    if there <= 0:
-        return f"no node or node type of the cluster has enough {names}s"
-    return f"all nodes and node types of the cluster together hold {there:g} of them"
-
-
-def _this_machine(recipe: Recipe, asked: set[str]) -> Machines:
-    """Return the resources of a local Ray. Imports torch to count GPUs only if some are required."""
-    resources = {"CPU": float(os.environ.get("TSD_CPUS") or os.cpu_count() or 1)}
-    if any(name == "GPU" for demand in demands(recipe, asked) for name, _ in demand.each):
-        import torch
-
-        resources["GPU"] = float(torch.cuda.device_count())
-    return Machines("this machine", resources, 1)
-
-
 def _storage(recipe: Recipe) -> str:
-    datasets.require_writable(recipe.folder, recipe.bytes_needed)
+    folders.require_writable(recipe.folder, recipe.bytes_needed)
     return f"{recipe.folder} is writable"
 
 
@@ -258,7 +151,7 @@ def _key(teacher: ApiTeacher) -> str:
 def _folder(model: str) -> str:
     """Check that a model folder contains a model. Names of a model hub are not checked."""
     if sources.is_uri(model) or model.startswith((".", "/", "~")):
-        if datasets.read_json(model, "config.json") is None:
+        if folders.read_json(model, "config.json") is None:
             raise InputError(f"teacher.model: {model} is not the folder of a model: it holds no config.json")
         return f"{model} is a model's folder"
     return f"{model} is looked up when the engine starts"
@@ -284,7 +177,7 @@ def _nli(recipe: Recipe) -> str:
 
 def _students(recipe: Recipe) -> Iterator[Finding]:
     """Check that unfinished students can load their sources and learn from their teachers."""
-    left = _unfinished(recipe)
+    left = unfinished(recipe)
     for source in sorted({student.source for student in left if student.source}):
         yield _found("student", lambda source=source: _usable(source))
     for student in left:
@@ -309,21 +202,6 @@ def _can_teach(student: Student) -> str:
     if student.source:
         require_same_tokens(student.name, load_tokenizer(student.source), student.distil.teacher, given)
     return f"{student.distil.teacher} can teach {student.name}"
-
-
-def _unfinished(recipe: Recipe) -> list[Student]:
-    """Return the students with an unfinished run, over all teachers."""
-    found: dict[str, Student] = {}
-    for one in recipe.by_teacher.values() or [recipe]:
-        missing = {student.name for student in one.students.sizes}
-        try:
-            runs = trials.plan_runs(one, datasets.open_dataset(f"{one.folder}/examples", EXAMPLES).digest)
-            done = outcomes.finished(one, runs)
-            missing = {run["student"]["name"] for run in runs if run["run_id"] not in done}
-        except (TsdError, OSError, ValueError):
-            pass  # no examples yet, or damaged ones, which the stage reports
-        found |= {student.name: student for student in one.students.sizes if student.name in missing}
-    return list(found.values())
 
 
 def _vllm(field: str) -> str:
@@ -387,7 +265,7 @@ def reach(url: str, field: str) -> str:
 def _is_finished(folder: str) -> bool:
     """Whether a table is finished, according to its manifest."""
     try:
-        return datasets.read_manifest(folder) is not None
+        return manifests.read_manifest(folder) is not None
     except (TsdError, OSError, ValueError):
         return False
 

@@ -15,7 +15,7 @@ from tsd.errors import DataError
 from tsd.models import card
 from tsd.progress import Reporter
 from tsd.recipe import Recipe
-from tsd.storage import datasets
+from tsd.storage import datasets, folders
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ def restore_records(recipe: Recipe, runs: Sequence[Run], reporter: Reporter) -> 
     records = f"{recipe.folder}/records"
     for run_id in (run["run_id"] for run in runs):
         folder, name = f"{recipe.folder}/students/{run_id}", f"{run_id}.json"
-        if datasets.read_bytes(records, name) is None:
+        if folders.read_bytes(records, name) is None:
             continue
-        wrong = datasets.damage(folder) if datasets.exists(folder) else {"its folder": "it is missing"}
+        wrong = folders.damage(folder) if folders.exists(folder) else {"its folder": "it is missing"}
         if wrong:
-            lost[run_id] = LostStudent(wrong, datasets.seals(folder))
-            datasets.delete_file(records, name)
+            lost[run_id] = LostStudent(wrong, folders.seals(folder))
+            folders.delete_file(records, name)
             reporter.say(escape(f"  students/{run_id} is damaged ({_first(wrong)}): it is trained again"))
             continue
         try:
-            whole = datasets.read_fields(records, name) or {}
+            whole = folders.read_fields(records, name) or {}
         except DataError:
             whole = {}
         if whole.get("run_id") != run_id:
-            record = {**datasets.read_json(folder, card.CARD)["run"], **_decode_seconds(recipe, run_id)}
-            datasets.write_json(records, name, record)
+            record = {**folders.read_json(folder, card.CARD)["run"], **_decode_seconds(recipe, run_id)}
+            folders.write_json(records, name, record)
             reporter.say(escape(f"  records/{name} was damaged: written anew from students/{run_id}/{card.CARD}"))
     return lost
 
@@ -58,10 +58,10 @@ def hold_against(recipe: Recipe, lost: Mapping[str, LostStudent], reporter: Repo
     """
     for run_id, one in lost.items():
         folder = f"{recipe.folder}/students/{run_id}"
-        if not datasets.exists(folder):
+        if not folders.exists(folder):
             continue  # its training failed, which is reported elsewhere
-        if one.before and _weights(datasets.seals(folder)) != _weights(one.before):
-            datasets.delete_folder(f"{recipe.folder}/predictions/{run_id}")
+        if one.before and _weights(folders.seals(folder)) != _weights(one.before):
+            folders.delete_folder(f"{recipe.folder}/predictions/{run_id}")
             reporter.say(escape(f"  students/{run_id} was trained again, with other weights: it is decoded again"))
         else:
             same = " with the same bytes" if one.before else ""
@@ -72,7 +72,7 @@ def require_same(
     folder: str, wrong: Mapping[str, str], before: Mapping[str, Mapping[str, Any]], reporter: Reporter
 ) -> None:
     """Report that a sealed folder was rebuilt. Raises DataError if its files differ from the previous ones."""
-    name, now = folder.rpartition("/")[2], datasets.seals(folder)
+    name, now = folder.rpartition("/")[2], folders.seals(folder)
     if before and before != now:
         changed = sorted(file for file in {*before, *now} if before.get(file) != now.get(file))
         raise DataError(

@@ -4,35 +4,27 @@ Each finished part is on disk before Ray receives its result. So a stopped stage
 and the files do not depend on the number of workers.
 """
 
-import importlib.util
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.markup import escape
 
 from tsd import curation
 from tsd.cluster import nodes
-from tsd.errors import InputError, TsdError, how_to_install
 from tsd.evaluation import scoring
 from tsd.generation import generator
-from tsd.plots.rasterised import draw
 from tsd.progress import Reporter, Step
 from tsd.recipe import LocalTeacher, ModelTeacher, Recipe, RulesTeacher, VllmTeacher
-from tsd.storage import datasets, locks
+from tsd.storage import datasets, folders, keys, locks, manifests
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, fingerprint
 from tsd.teachers.api.counts import tally
 from tsd.teachers.rules import Rules
-from tsd.training.corpus import chat_tokens
 
 Parts = dict[int, datasets.Part]
 Work = Callable[[int], Sequence[datasets.Part]]  # compute one part of every output
@@ -67,7 +59,7 @@ def generate(recipe: Recipe, reporter: Reporter) -> datasets.Dataset:
 
 def draw_plots(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> datasets.Dataset:
     """Render the plots to disk. Optional: a teacher renders its own."""
-    folder, key = f"{recipe.folder}/plots", datasets.digest(["plots", *plots_identity(recipe), series.digest])
+    folder, key = f"{recipe.folder}/plots", keys.digest(["plots", *plots_identity(recipe), series.digest])
     done = datasets.find_finished(folder, PLOTS, key)
 
     def work(part: int) -> list[datasets.Part]:
@@ -146,7 +138,7 @@ def curate(
     """Split the annotations into examples and rejects. The counts of both are stored with the examples."""
     kept, rejected = f"{recipe.folder}/examples", f"{recipe.folder}/rejects"
     parents = {"series": series.digest, "annotations": annotations.digest}
-    key = datasets.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
+    key = keys.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
     done = datasets.find_finished(kept, EXAMPLES, key), datasets.find_finished(rejected, REJECTS, key)
     whole = all(done) and datasets.find_finished(f"{recipe.folder}/verdicts", recipe.asks.tables.verdicts, key)
     verdicts = None if whole else _judge(recipe, series, annotations, key, parents, reporter)
@@ -222,7 +214,7 @@ class Lost:
     def say(self, reporter: Reporter) -> None:
         """Report which parts were rebuilt and why."""
         if self.parts:
-            table, count = self.folder.removeprefix(datasets.study_of(self.folder)).lstrip("/"), len(self.parts)
+            table, count = self.folder.removeprefix(folders.study_of(self.folder)).lstrip("/"), len(self.parts)
             whys = ", ".join(
                 f"{datasets.part_name(part)}: {why}" for part, why in list(self.parts.items())[:SHOWN]
             )
@@ -237,179 +229,13 @@ def find_lost(folder: str, key: str, parts: int) -> Lost:
     If the manifest is damaged, all missing parts count as lost, since they may have existed.
     """
     lost = datasets.lost_parts(folder, key)
-    if datasets.has_damaged_manifest(folder):
+    if manifests.has_damaged_manifest(folder):
         lost |= datasets.unreadable_parts(folder)
         there = datasets.finished_parts(folder, key)
         lost |= {part: "it is missing, as is a whole manifest" for part in range(parts) if part not in there}
     for part in lost:
         datasets.set_aside(folder, part)
     return Lost(folder, lost)
-
-
-@dataclass
-class Decoded:
-    """Result of decoding: seconds per run that was not finished, and reasons of failures, by run id."""
-
-    seconds: dict[str, float]
-    failed: dict[str, str]
-
-
-def decode(recipe: Recipe, run_ids: Sequence[str], series: datasets.Dataset, reporter: Reporter) -> Decoded:
-    """Decode every student on the first test series, with one predictions dataset per run.
-
-    A student that fails is skipped with its reason, and retried by the next start. Raises InputError if the recipe
-    requires vLLM and it is not installed.
-    """
-    if recipe.evaluation.vllm and not _vllm_is_installed():
-        raise InputError(f"evaluation.vllm=true needs vLLM, which is not installed here: {how_to_install('vllm')}")
-    chunks = -(-len(test_series(recipe, series)) // recipe.evaluation.batch_size)
-    schema = recipe.asks.tables.predictions
-    keys = {run: predictions_key(recipe, run, series) for run in run_ids}
-    folders = {run: f"{recipe.folder}/predictions/{run}" for run in run_ids}
-    open_runs = [run for run in run_ids if not datasets.find_finished(folders[run], schema, keys[run])]
-    work = [
-        {"run": run, "chunk": chunk}
-        for run in open_runs
-        for chunk in sorted(set(range(chunks)) - set(datasets.finished_parts(folders[run], keys[run])))
-    ]
-    made = Decoded(dict.fromkeys(open_runs, 0.0), {})
-    with reporter.stage("Decode", len(run_ids) * chunks, "batches") as step:
-        step.skip(len(run_ids) * chunks - len(work))
-        rows = nodes.done(
-            Decoder,
-            work,
-            step,
-            arguments=(recipe, series, keys),
-            concurrency=(1, max(1, min(recipe.evaluation.workers, len(work)))),
-            num_cpus=1,
-            num_gpus=1 if recipe.training.gpu else 0,
-        )
-        for row in rows:
-            if row["failed"]:
-                made.failed[row["run"]] = row["failed"]
-                continue
-            made.seconds[row["run"]] += row["seconds"]
-            step.advance(1, row["run"])
-        for run in open_runs:
-            if run not in made.failed:
-                datasets.commit(folders[run], schema, keys[run], chunks, {"series": series.digest})
-    return made
-
-
-class Decoder:
-    """Decodes chunks of the test series. Keeps the last student loaded."""
-
-    def __init__(self, recipe: Recipe, series: datasets.Dataset, keys: dict[str, str]) -> None:
-        import torch
-
-        self.recipe, self.keys = recipe, keys
-        self.test = test_series(recipe, series)
-        self.loaded: tuple[str, Callable[[pa.Table], list[str]]] | None = None
-        self.held = ExitStack()  # the vLLM engine of the loaded student, if any
-        self.failed: dict[str, str] = {}  # reasons of failed students, which are not retried
-        if not recipe.training.gpu:
-            torch.set_num_threads(recipe.training.threads)
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Map one row with run and chunk to run, seconds and error message, which is empty on success."""
-        run, chunk = str(batch["run"][0]), int(batch["chunk"][0])
-        size = self.recipe.evaluation.batch_size
-        rows = self.test.slice(chunk * size, size)
-        seconds = 0.0
-        if run not in self.failed:
-            try:
-                reply = self._student(run)
-                started = time.perf_counter()
-                texts = reply(rows)
-                seconds = time.perf_counter() - started
-            except Exception as error:  # the model is at fault: other students are still decoded
-                self.failed[run] = _one_line(error)
-                self._forget()
-        if run not in self.failed:
-            self._write(run, chunk, rows, texts)
-        return {"run": [run], "seconds": [seconds], "failed": [self.failed.get(run, "")]}
-
-    def _write(self, run: str, chunk: int, rows: pa.Table, texts: Sequence[str]) -> None:
-        task = self.recipe.asks
-        table = pa.table(
-            {
-                "run_id": [run] * len(rows),
-                "series_id": rows["series_id"],
-                "text": texts,
-                "labels": pa.array([task.parse(text).labels for text in texts], task.tables.labels),
-                "truth": rows["truth"],
-            }
-        )
-        datasets.write_part(
-            f"{self.recipe.folder}/predictions/{run}", chunk, table, task.tables.predictions, self.keys[run]
-        )
-
-    def _forget(self) -> None:
-        """Free the loaded student before another one needs its memory."""
-        self.loaded = None
-        self.held.close()
-
-    def _student(self, run: str) -> Callable[[pa.Table], list[str]]:
-        """Return the function that generates a student's responses to series."""
-        if self.loaded is None or self.loaded[0] != run:
-            self._forget()
-            with datasets.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
-                self.loaded = run, self._load(Path(folder))
-        return self.loaded[1]
-
-    def _load(self, folder: Path) -> Callable[[pa.Table], list[str]]:
-        """Load a student and return the function that generates its responses.
-
-        Uses vLLM if the recipe asks for it, or by default on a GPU if it is installed and supports the model.
-        """
-        from tsd.inference.decoding import decode as reply
-        from tsd.inference.decoding import describe
-        from tsd.models.students import load_model, load_tokenizer
-        from tsd.models.vision import looks
-
-        tokenizer, gpu, most = load_tokenizer(str(folder)), self.recipe.training.gpu, self.recipe.max_new_tokens
-        task, wanted = self.recipe.asks, self.recipe.evaluation.vllm
-        if wanted or (wanted is None and gpu and _vllm_is_installed()):
-            from tsd.inference import vllm
-
-            if vllm.fits(folder):
-                longest = max(map(len, chat_tokens(self._prompts(self.test), tokenizer)))
-                engine = self.held.enter_context(vllm.Engine(folder, tokenizer, longest, most, gpu))
-                return lambda rows: engine.decode(self._prompts(rows))
-        model = load_model(str(folder)).to("cuda" if gpu else "cpu")
-        if looks(model):
-            return lambda rows: describe(model, tokenizer, task, draw(task.items(rows)), most)
-        return lambda rows: reply(model, tokenizer, self._prompts(rows), max_new_tokens=most)
-
-    def _prompts(self, series: pa.Table) -> list[str]:
-        return [self.recipe.asks.student_prompt(values) for values in series["values"].to_pylist()]
-
-
-def _one_line(error: Exception) -> str:
-    """Format an error as one line."""
-    said = next(iter(str(error).strip().splitlines()), "")
-    return said if isinstance(error, TsdError) else f"{type(error).__name__}: {said}"
-
-
-def _vllm_is_installed() -> bool:
-    return importlib.util.find_spec("vllm") is not None
-
-
-def test_series(recipe: Recipe, series: datasets.Dataset) -> pa.Table:
-    """Return the first test series by id, as many as the recipe evaluates.
-
-    Raises InputError if there are fewer.
-    """
-    wanted = recipe.evaluation.series
-    found: list[pa.Table] = []
-    for rows in series.each_part(["series_id", "split", "values", "truth", "margins"]):
-        found.append(rows.filter(pc.equal(rows["split"], "test")))
-        if sum(map(len, found)) >= wanted:
-            return pa.concat_tables(found).slice(0, wanted).combine_chunks()
-    raise InputError(
-        f"evaluation.series asks for {wanted:,} test series and there are {sum(map(len, found)):,}: "
-        "raise series.count"
-    )
 
 
 def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
@@ -442,16 +268,10 @@ def _plotter() -> Any:
     return Plotter()
 
 
-def predictions_key(recipe: Recipe, run: str, series: datasets.Dataset) -> str:
-    """Hash of what determines a run's predictions: student, series and maximum response length."""
-    asked = recipe.evaluation.model_dump(include={"series", "batch_size"})
-    return datasets.digest(["predictions", recipe.asks.version, run, asked, recipe.max_new_tokens, series.digest])
-
-
 def series_key(recipe: Recipe) -> str:
     """Hash of what determines the series: generator, seed and the recipe's section."""
     asked = [recipe.task, recipe.asks.version, fingerprint(recipe.asks.tables.series)]
-    return datasets.digest(["series", generator.VERSION, *asked, recipe.seed, recipe.series.model_dump()])
+    return keys.digest(["series", generator.VERSION, *asked, recipe.seed, recipe.series.model_dump()])
 
 
 def annotations_key(recipe: Recipe, series: datasets.Dataset) -> str:
@@ -459,7 +279,7 @@ def annotations_key(recipe: Recipe, series: datasets.Dataset) -> str:
     looks = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_plots
     plots = plots_identity(recipe) if looks else []
     shown = [recipe.asks.version, recipe.teacher.identity, *plots, recipe.seed]
-    return datasets.digest(["annotations", *shown, series.digest])
+    return keys.digest(["annotations", *shown, series.digest])
 
 
 def plots_identity(recipe: Recipe) -> list[Any]:

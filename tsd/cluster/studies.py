@@ -15,7 +15,7 @@ from tsd.cluster.study import Study, say_place, write_runs
 from tsd.progress import Reporter, clock
 from tsd.recipe import Recipe, to_yaml
 from tsd.reporting import comparison
-from tsd.storage import datasets
+from tsd.storage import folders
 from tsd.study import provenance
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Studies:
         """Write each teacher's report and the one that compares them."""
         shown = self._all(lambda study: study.report())
         page = comparison.write(self.recipe.name, shown, to_yaml(self.recipe))
-        datasets.write_bytes(self.recipe.folder, "report.html", page.encode())
+        folders.write_bytes(self.recipe.folder, "report.html", page.encode())
         for line in comparison.headlines(shown):
             self.reporter.say(f"  {escape(line)}")
         say_place(self.reporter, self.recipe)

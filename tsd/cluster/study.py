@@ -19,7 +19,7 @@ import ray
 from rich.markup import escape
 
 import tsd
-from tsd.cluster import comparisons, distillation, outcomes, restoring, stages, trials
+from tsd.cluster import comparisons, decoding, distillation, outcomes, restoring, stages, trials
 from tsd.curation import review
 from tsd.errors import DataError, InputError, StorageError, TrainingError
 from tsd.evaluation import laws, scoring
@@ -28,7 +28,7 @@ from tsd.plots.figures import style
 from tsd.progress import Reporter, Step
 from tsd.recipe import ApiTeacher, ModelTeacher, Recipe, RulesTeacher, to_yaml
 from tsd.reporting import report as reporting
-from tsd.storage import datasets
+from tsd.storage import datasets, folders, keys, manifests
 from tsd.storage.schemas import EXAMPLES, REJECTS, VALID, score_names
 from tsd.study import local_teacher, placement, provenance
 from tsd.tasks import Task
@@ -116,7 +116,7 @@ class Study:
         datasets.find_finished(folder, self.tables.annotations, key)  # refuses the folder of another recipe
         earlier = earlier_requests(folder, key) if isinstance(teacher, ApiTeacher) else Earlier()
         table, page = preview(self.recipe, series.read_part(0).slice(0, count), folder, earlier)
-        datasets.write_bytes(self.recipe.folder, PAGE, page.encode())
+        folders.write_bytes(self.recipe.folder, PAGE, page.encode())
         for line in lines(table, series.rows):
             self.reporter.say(escape(line))
         say_place(self.reporter, self.recipe, "Preview", PAGE)
@@ -132,9 +132,9 @@ class Study:
             return
         self.reporter.say(f"  {rows:,} rows ended as error and are asked again")
         made = [f"{self.recipe.folder}/{name}" for name in provenance.MADE["curate"]]
-        made = [folder for folder in made if datasets.names(folder)]
+        made = [folder for folder in made if folders.names(folder)]
         for folder in made:  # they cost nothing, and are outdated now
-            datasets.delete_folder(folder)
+            folders.delete_folder(folder)
         if made:
             self.reporter.say("  what was curated from them is made anew by the next command that needs it")
 
@@ -183,11 +183,11 @@ class Study:
         records = self._records(examples)
         lost = [
             stages.find_lost(
-                f"{self.recipe.folder}/predictions/{run}", stages.predictions_key(self.recipe, run, series), 0
+                f"{self.recipe.folder}/predictions/{run}", decoding.predictions_key(self.recipe, run, series), 0
             )
             for run in records
         ]
-        made = self._timed(DECODING, lambda: stages.decode(self.recipe, list(records), series, self.reporter))
+        made = self._timed(DECODING, lambda: decoding.decode(self.recipe, list(records), series, self.reporter))
         for one in lost:
             one.say(self.reporter)
         outcomes.note_undecoded(self.recipe, made.failed)
@@ -205,7 +205,7 @@ class Study:
             )  # of the first decoding, if parts were lost
             scores = scoring.score(predictions)
             if record.get("decode_seconds") != spent:
-                datasets.write_json(
+                folders.write_json(
                     f"{self.recipe.folder}/records", f"{run_id}.json", {**record, "decode_seconds": spent}
                 )
             scored = {name: scores[name].as_dict() for name in self.scores}
@@ -219,9 +219,9 @@ class Study:
     def _complete_card(self, run_id: str, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Rewrite a student's model card with its scores; an earlier version wrote no metadata for one."""
         folder = f"{self.recipe.folder}/students/{run_id}"
-        said = datasets.read_fields(folder, card.CARD)
+        said = folders.read_fields(folder, card.CARD)
         if said is not None and "about" in said:
-            datasets.write_bytes(folder, card.README, card.render(said, scores).encode())
+            folders.write_bytes(folder, card.README, card.render(said, scores).encode())
 
     def report(self) -> reporting.Study:
         """Fit the scaling laws and write the report. Returns its content."""
@@ -237,13 +237,13 @@ class Study:
             step.advance(1)
             study = self._timed("Write the report", lambda: self.assemble(runs, fits))
             page = reporting.write(study)
-            datasets.write_bytes(self.recipe.folder, "report.html", page.encode())
+            folders.write_bytes(self.recipe.folder, "report.html", page.encode())
             self.tracker.close(page)
             picture = io.BytesIO()
             figure = reporting.scaling_figure(self.recipe.asks, runs, study.baselines, fits)
             with style():
                 figure.savefig(picture, format="png", dpi=144)
-            datasets.write_bytes(self.recipe.folder, "scaling.png", picture.getvalue())
+            folders.write_bytes(self.recipe.folder, "scaling.png", picture.getvalue())
             step.advance(1)
         for line in reporting.headlines(study):
             self.reporter.say(f"  {line}")
@@ -287,7 +287,7 @@ class Study:
     @cached_property
     def tracker(self) -> Any:
         """The MLflow tracker; imported here, since not every stage needs it."""
-        from tsd.tracking import Tracker
+        from tsd.tracking.tracker import Tracker
 
         recipe = self.recipe
         return Tracker(
@@ -310,9 +310,9 @@ class Study:
     def prepare_tokenizer(self, examples: datasets.Dataset) -> None:
         """Build the tokenizer of students trained from scratch, once per study."""
         folder = f"{self.recipe.folder}/tokenizer"
-        there = datasets.exists(folder)
-        wrong, before = (datasets.damage(folder), datasets.seals(folder)) if there else ({}, {})
-        if wrong or not there or datasets.read_bytes(folder, "tokenizer_config.json") is None:
+        there = folders.exists(folder)
+        wrong, before = (folders.damage(folder), folders.seals(folder)) if there else ({}, {})
+        if wrong or not there or folders.read_bytes(folder, "tokenizer_config.json") is None:
             from tsd.models.tokenizer import build_tokenizer
 
             columns = examples.each_part(["split", "prompt", "completion"])
@@ -322,7 +322,7 @@ class Study:
             with tempfile.TemporaryDirectory() as local:
                 looking = any(student.looks for student in self.recipe.students.sizes)
                 build_tokenizer(texts, self.recipe.training.max_length, looking).save_pretrained(local)
-                datasets.copy_folder(local, folder, sealed=True)
+                folders.copy_folder(local, folder, sealed=True)
             if there:
                 restoring.require_same(folder, wrong, before, self.reporter)
 
@@ -338,8 +338,8 @@ class Study:
         recipe = self.recipe
         series, annotations, examples = (self.open(name) for name in ("series", "annotations", "examples"))
         failed = outcomes.failures(recipe, trials.plan_runs(recipe, examples.digest))
-        test, said = stages.test_series(recipe, series), self._predictions(runs)
-        seconds: dict[str, float] = datasets.read_fields(recipe.folder, "timings.json") or {}
+        test, said = decoding.test_series(recipe, series), self._predictions(runs)
+        seconds: dict[str, float] = folders.read_fields(recipe.folder, "timings.json") or {}
         known = comparisons.lookup(recipe, runs)
         return reporting.Study(
             title=recipe.name,
@@ -448,12 +448,12 @@ class Study:
     def spent(self, stage: str, seconds: float) -> None:
         """Add wall-clock seconds to a stage of `timings.json`."""
         try:
-            timings = datasets.read_fields(self.recipe.folder, "timings.json") or {}
+            timings = folders.read_fields(self.recipe.folder, "timings.json") or {}
         except DataError:
             self.reporter.say("  [yellow]timings.json was damaged:[/] the seconds of earlier starts are lost")
             timings = {}
         timings[stage] = timings.get(stage, 0.0) + seconds
-        datasets.write_json(self.recipe.folder, "timings.json", timings)
+        folders.write_json(self.recipe.folder, "timings.json", timings)
 
 
 class _Training:
@@ -493,14 +493,14 @@ def say_place(reporter: Reporter, recipe: Recipe, what: str = "Report", page: st
 def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], reporter: Reporter) -> None:
     """Write the runs table of a study, unless the same table exists."""
     folder, schema = f"{recipe.folder}/runs", recipe.asks.tables.runs
-    key = datasets.digest(["runs", runs.to_pylist(), dict(parents)])
+    key = keys.digest(["runs", runs.to_pylist(), dict(parents)])
     lost = None
-    if datasets.made_by(folder) == key:
+    if manifests.made_by(folder) == key:
         if datasets.find_finished(folder, schema, key):
             return
         lost = stages.find_lost(folder, key, 1)
     else:
-        datasets.delete_folder(folder)
+        folders.delete_folder(folder)
     made = {0: datasets.write_part(folder, 0, runs, schema, key)}
     datasets.commit(folder, schema, key, 1, parents, made)
     if lost:

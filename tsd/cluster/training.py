@@ -5,46 +5,38 @@ last, its record. A stopped run resumes from its last sharded checkpoint.
 """
 
 import contextlib
-import importlib
 import io
-import logging
-import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 import ray.train
-from pyarrow import fs
 from ray import tune
-from ray.exceptions import GetTimeoutError, RayError
 from ray.train import TrainingFailedError
 
-from tsd.cluster import distillation, nodes
-from tsd.cluster.low_overhead import LeanTrainer, quick_imports
+from tsd.cluster import nodes
+from tsd.cluster.low_overhead import LeanTrainer
 from tsd.cluster.outcomes import finished
 from tsd.cluster.session import on_driver, own_ray
+from tsd.cluster.training_worker import (
+    BOARD_SECONDS,
+    FAILED,
+    answer_within,
+    forget_cut_off_snapshot,
+    keep_failure,
+    train_in_worker,
+)
 from tsd.cluster.trials import Run, Trial
-from tsd.errors import DataError, TrainingError, UserError
-from tsd.recipe import Recipe, Student
-from tsd.storage import datasets
-from tsd.storage.schemas import EXAMPLES
-from tsd.tasks import TASKS
+from tsd.recipe import Recipe
+from tsd.storage import folders, keys
 
 Report = Callable[[str, dict[str, float]], None]
-STEP = "-step-"
-FAILED = "trials/failed"  # in a study's folder: one file per failed run with the reason
-SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of a trial's checkpoints
-log = logging.getLogger(__name__)
-LIBRARIES = ("ray.train.torch", "tsd.training.trainer")  # and with them torch and transformers
 REPORT_SECONDS = 1.0
 PATIENCE = 60.0  # seconds that a run waits for longer ones to start first
-BOARD_SECONDS = 10.0  # timeout for a response of the board, its start included
-
-T = TypeVar("T")
 
 
 def train_all(
@@ -85,7 +77,7 @@ def _train_together(
     folder = _absolute(recipe.folder)
     # Tune would replace an object in the search space by a reference.
     by_name = {trial.name: trial for trial in trials}
-    datasets.delete_folder(f"{folder}/{FAILED}")
+    folders.delete_folder(f"{folder}/{FAILED}")
     board = _Board.options(**on_driver()).remote()  # type: ignore[attr-defined]
     listener = _Listener(board, report, waiting, by_name)
     settings = {
@@ -96,7 +88,7 @@ def _train_together(
         "board": board,
         "about": {
             "study": recipe.name,
-            "recipe": datasets.digest(recipe.model_dump(mode="json")),
+            "recipe": keys.digest(recipe.model_dump(mode="json")),
             "teacher": recipe.teacher.name,
         },
         "trials": by_name,
@@ -143,14 +135,9 @@ def _train_together(
     return {run_id: reason for run_id, reason in failed.items() if run_id not in done}
 
 
-def _fail(folder: str, run_id: str, reason: str) -> None:
-    """Record why a run cannot continue and would fail again, on disk so that it survives a dead process."""
-    datasets.write_json(f"{folder}/{FAILED}", f"{run_id}.json", reason)
-
-
 def _failed(folder: str, runs: Sequence[Run]) -> dict[str, str]:
     """Return why runs could not continue, by run id."""
-    said = {run["run_id"]: datasets.read_json(f"{folder}/{FAILED}", f"{run['run_id']}.json") for run in runs}
+    said = {run["run_id"]: folders.read_json(f"{folder}/{FAILED}", f"{run['run_id']}.json") for run in runs}
     return {run_id: reason for run_id, reason in said.items() if reason is not None}
 
 
@@ -219,7 +206,7 @@ class _Listener(tune.Callback):  # type: ignore[misc]
         if ray.wait([self.pending], timeout=patience)[0]:
             answered, self.pending = self.pending, None
             nothing: tuple[dict[str, dict[str, float]], set[str], dict[str, str]] = ({}, set(), {})
-            news, begun, unfit = _answer(answered, nothing, BOARD_SECONDS)
+            news, begun, unfit = answer_within(answered, nothing, BOARD_SECONDS)
             self.begun |= begun
             for run_id, metrics in news.items():
                 self.report(run_id, metrics)
@@ -246,16 +233,6 @@ class _Listener(tune.Callback):  # type: ignore[misc]
             self.waiting(f"waiting for {machines} since {since:%H:%M:%S}")
 
 
-def _answer(call: Any, otherwise: T, patience: float) -> T:
-    """Return an actor's response, or `otherwise` if it is dead or does not respond within `patience` seconds."""
-    try:
-        answer: T = ray.get(call, timeout=patience)
-    except (RayError, GetTimeoutError) as error:
-        log.debug("the board of this stage did not answer: %s", error)
-        return otherwise
-    return answer
-
-
 def _name(trial: Any) -> str:
     name: str = trial.config["trial"]
     return name
@@ -267,7 +244,7 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
     before = list(settings["trials"]).index(trial.name)
     if before >= settings["at_once"]:
         _let_go_first(settings["board"], list(settings["trials"])[:before])
-    _forget_what_is_cut_off(f"{settings['folder']}/trials/{trial.name}")
+    forget_cut_off_snapshot(f"{settings['folder']}/trials/{trial.name}")
     unfit = dict(settings["unfit"])
     while True:
         try:
@@ -277,11 +254,11 @@ def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
             found = _unfit_nodes(error) or (nodes.ask_all(need) if need else {})
             if not found.keys() - unfit.keys():
                 for run in trial.runs:
-                    _fail(settings["folder"], run["run_id"], _last_line(error))
+                    keep_failure(settings["folder"], run["run_id"], _last_line(error))
                 return
             unfit |= found  # a node that joined meanwhile: the trial continues without it
             for node, fault in found.items():
-                _answer(settings["board"].exclude.remote(node, fault), None, BOARD_SECONDS)
+                answer_within(settings["board"].exclude.remote(node, fault), None, BOARD_SECONDS)
         else:
             return
 
@@ -290,7 +267,7 @@ def _fit(settings: dict[str, Any], trial: Trial, unfit: Mapping[str, str]) -> No
     """Train a trial's runs with Ray Train, excluding the unfit nodes."""
     training = settings["training"]
     trainer = _trainer(settings["own_ray"] and not training["gpu"])(
-        _worker,
+        train_in_worker,
         train_loop_config={**settings, "trial": trial},
         scaling_config=ray.train.ScalingConfig(
             num_workers=trial.need.workers,
@@ -335,7 +312,7 @@ def _let_go_first(board: Any, first: Sequence[str]) -> None:
     """
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
-        if set(first) <= _answer(board.begun.remote(), set[str](), BOARD_SECONDS):
+        if set(first) <= answer_within(board.begun.remote(), set[str](), BOARD_SECONDS):
             return
         time.sleep(0.2)
 
@@ -350,151 +327,6 @@ def _room(recipe: Recipe, trials: Sequence[Trial]) -> int:
             break
         count += 1
     return count
-
-
-def _worker(config: dict[str, Any]) -> None:
-    """Body of a Ray Train worker: trains the trial's unfinished runs in sequence.
-
-    Permanent failures are recorded and not raised: Ray would retry them.
-    """
-    nodes.require_fit(config["need"])
-    config["board"].begin.remote(config["trial"].name)
-    with quick_imports():
-        for name in LIBRARIES:
-            importlib.import_module(name)
-    for run in config["trial"].runs:
-        done = datasets.read_json(f"{config['folder']}/records", f"{run['run_id']}.json") is not None
-        if done or run["run_id"] in config["passed_over"]:
-            continue
-        try:
-            _learn(config, run)
-        except (UserError, TrainingError) as error:
-            _fail(config["folder"], run["run_id"], str(error))
-
-
-def _learn(config: dict[str, Any], run: Run) -> None:
-    """Train one student and store it: load tokenizer, examples and teacher, then train, export and record.
-
-    Only rank 0 writes the student folder and, last, its record.
-    """
-    started = time.perf_counter()
-    import torch
-    from ray.train.torch import get_device
-
-    from tsd.models import students
-    from tsd.recipe import TrainingConfig
-    from tsd.training import corpus, loop, trainer
-
-    context = ray.train.get_context()
-    settings = TrainingConfig(**config["training"])
-    folder = config["folder"]
-    student = Student.model_validate(run["student"])
-    device = str(get_device()) if settings.gpu else "cpu"
-    place = loop.Place(context.get_world_rank(), context.get_world_size(), device)
-    if not settings.gpu:
-        torch.set_num_threads(settings.threads)
-    with (
-        datasets.local_copy(f"{folder}/tokenizer")
-        if not student.source
-        else contextlib.nullcontext(student.source) as source
-    ):
-        tokenizer = students.load_tokenizer(source)
-    examples = datasets.open_dataset(f"{folder}/examples", EXAMPLES)
-    task = TASKS[config["task"]] if student.looks else None
-    corpora = {
-        split: corpus.tokenise(
-            corpus.select(examples.each_part(), split, count), tokenizer, settings.max_length, task
-        )
-        for split, count in (("train", run["examples"]), ("validation", run["validation_examples"]))
-    }
-    teacher = distillation.load_teacher(run, student, folder, place)
-
-    def post(now: loop.Progress) -> None:
-        if place.rank == 0:
-            config["board"].post.remote(config["trial"].name, run["run_id"], trainer.metrics(now))
-
-    def keep(part: Path, now: loop.Progress) -> None:
-        datasets.add_files(str(part), f"{folder}/trials/{config['trial'].name}/{_checkpoint_name(run, now)}")
-
-    model, record, end = trainer.learn(
-        run,
-        tokenizer,
-        corpora,
-        settings,
-        place,
-        started=started,
-        resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{config['trial'].name}"),
-        keep=keep,
-        tell=partial(_tell, run),
-        report=post,
-        teacher=teacher,
-    )
-    writes = place.rank == 0
-    asked = {"task": config["task"], "length": config["length"], "about": config["about"]}
-    with tempfile.TemporaryDirectory() as local:
-        trainer.export(model, tokenizer, Path(local) if writes else None, run, record, **asked)
-        if writes:
-            datasets.copy_folder(local, f"{folder}/students/{run['run_id']}", sealed=True)
-    if writes:
-        datasets.write_json(f"{folder}/records", f"{run['run_id']}.json", record)
-        last = {**trainer.metrics(end), "validation_loss": record["validation_loss"]}
-        # Awaited: this process may end before a call that is not awaited was sent.
-        _answer(config["board"].post.remote(config["trial"].name, run["run_id"], last), None, BOARD_SECONDS)
-
-
-def _tell(run: Run, progress: Any) -> None:
-    """Report a checkpoint that all workers have stored: a restart resumes from it."""
-    from tsd.training.trainer import metrics
-
-    name, storage = _checkpoint_name(run, progress), ray.train.get_context().get_storage()
-    ray.train.report(
-        metrics(progress),
-        checkpoint=ray.train.Checkpoint(f"{storage.experiment_fs_path}/{name}", storage.storage_filesystem),
-        checkpoint_dir_name=name,
-        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
-    )
-
-
-def _checkpoint_name(run: Run, progress: Any) -> str:
-    return f"{run['run_id']}{STEP}{progress.step:08d}"
-
-
-def _restore(model: Any, optimiser: Any, *, run: Run, place: Any, trial: str) -> Any:
-    """Load the run's last complete checkpoint, if there is one. Returns its progress.
-
-    trial: the folder of the checkpoints. It is listed if Ray reports none, because it was killed while writing its
-    list.
-    """
-    from tsd.training import checkpoints
-    from tsd.training.loop import Progress
-
-    reported = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()]
-    for path in reversed(reported or _lying_in(trial)):
-        owner, _, _ = Path(path).name.rpartition(STEP)
-        if owner != run["run_id"]:  # of the trial's previous run
-            continue
-        with datasets.local_copy(f"{trial}/{Path(path).name}") as folder:
-            if checkpoints.is_whole(Path(folder)):
-                return checkpoints.restore(Path(folder), model, optimiser, place)
-        log.warning("%s is damaged: the run goes on from the checkpoint before, if any", path)
-    return Progress()
-
-
-def _lying_in(trial: str) -> list[str]:
-    """Return the folders in a trial's folder, sorted by name: for one run, by step."""
-    files, root = datasets.filesystem(trial)
-    found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
-    return sorted(each.path for each in found if each.type == fs.FileType.Directory)
-
-
-def _forget_what_is_cut_off(trial: str) -> None:
-    """Delete Ray's list of a trial's checkpoints if it is truncated: Ray would not start with it."""
-    try:
-        datasets.read_json(trial, SNAPSHOT)
-    except DataError:
-        log.warning("%s/%s is cut off: it is made anew", trial, SNAPSHOT)
-        files, root = datasets.filesystem(trial)
-        files.delete_file(f"{root}/{SNAPSHOT}")
 
 
 def _absolute(folder: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from tsd.recipe import Recipe, Student, TrainingConfig
-from tsd.storage import datasets
+from tsd.storage import keys
 from tsd.study import placement
 
 Run: TypeAlias = dict[str, Any]  # one entry of `plan_runs`
@@ -33,7 +33,7 @@ class Trial:
     def name(self) -> str:
         """Name of its folder: the run's id, or the first run's id and a digest of all."""
         first, *others = (run["run_id"] for run in self.runs)
-        return f"{first}-and-{len(others)}-{datasets.digest([first, *others])[:8]}" if others else first
+        return f"{first}-and-{len(others)}-{keys.digest([first, *others])[:8]}" if others else first
 
 
 def plan_runs(recipe: Recipe, examples_digest: str) -> list[Run]:
@@ -89,5 +89,5 @@ def _run(recipe: Recipe, student: Student, volume: int, seed: int, examples_dige
         seeds = recipe.students.seeds_for(most)
         taught_by = _run(recipe, teacher, most, seed if seed in seeds else seeds[0], examples_digest)
         run["teacher_run"] = taught_by["run_id"]
-    key = datasets.digest([run, examples_digest])
+    key = keys.digest([run, examples_digest])
     return {**run, "run_id": f"{student.name}-{volume}-s{seed}-{key[:8]}"}

@@ -30,11 +30,11 @@ from tsd.errors import InputError, TeacherError, how_to_install
 from tsd.models import sources
 from tsd.progress import Step, clock
 from tsd.recipe import Recipe, VllmTeacher
-from tsd.storage import datasets
+from tsd.storage import datasets, folders
 from tsd.teachers import Reply, annotations, judge, vllm_engine
 from tsd.teachers.api.counts import tally, tell
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.limits import INPUT, OUTPUT, ROWS, STATUS, Counts
+from tsd.teachers.api.messages import INPUT, OUTPUT, ROWS, STATUS, Counts
 from tsd.teachers.api.responses import SHOWN
 from tsd.teachers.prompts import Questions, reply_schema
 
@@ -59,7 +59,7 @@ def ask(recipe: Recipe, series: datasets.Dataset, folder: str, key: str, step: S
     if not missing:
         step.skip(series.rows)
         return made
-    with ThreadPoolExecutor(datasets.READERS) as pool:
+    with ThreadPoolExecutor(folders.READERS) as pool:
         known = dict(
             zip(missing, pool.map(lambda part: list(Journal(folder, part).replies()), missing), strict=True)
         )
@@ -101,7 +101,7 @@ def require_engine(teacher: VllmTeacher) -> None:
     if importlib.util.find_spec("vllm") is None:
         raise InputError(f"teacher.kind=vllm needs vLLM, which is not installed here: {how_to_install('vllm')}")
     looks_like_a_folder = teacher.model.startswith((".", "/", "~")) or sources.is_uri(teacher.model)
-    if looks_like_a_folder and datasets.read_json(teacher.model, "config.json") is None:
+    if looks_like_a_folder and folders.read_json(teacher.model, "config.json") is None:
         raise InputError(f"teacher.model: {teacher.model} is not the folder of a model: it holds no config.json")
     wanted, there = teacher.replicas * teacher.tensor_parallel, ray.cluster_resources().get("GPU", 0)
     alone = not os.environ.get("RAY_ADDRESS")  # a cluster may start machines on demand

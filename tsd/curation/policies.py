@@ -13,7 +13,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from tsd.recipe import CurationConfig
-from tsd.storage.datasets import digest
+from tsd.storage.keys import digest
 from tsd.storage.schemas import conform
 from tsd.tasks import Labels, Task
 

@@ -16,7 +16,7 @@ from tsd import measurements
 from tsd.errors import InputError
 from tsd.plots.rasterised import draw
 from tsd.series.truth import TOP
-from tsd.storage import datasets
+from tsd.storage import folders
 from tsd.tasks import TASKS, Task
 
 MAX_NEW_TOKENS = 128
@@ -72,7 +72,7 @@ def _at_hand(model: str) -> Iterator[str]:
         return
     with contextlib.ExitStack() as held:
         try:
-            folder = held.enter_context(datasets.local_copy(model.rstrip("/")))
+            folder = held.enter_context(folders.local_copy(model.rstrip("/")))
         except FileNotFoundError:
             raise InputError(f"{model} is not there: {GIVE}") from None
         except (OSError, ValueError) as error:  # a wrong key, no network, an unknown kind of storage

@@ -114,7 +114,7 @@ def _at_hand(file: str) -> Iterator[Path]:
             raise InputError(f"{file} {what}: give the path of a CSV file")
         yield path
         return
-    from tsd.storage.datasets import filesystem
+    from tsd.storage.folders import filesystem
 
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / "file"

@@ -15,7 +15,7 @@ from pathlib import Path
 from pyarrow import ArrowException, fs
 
 from tsd.errors import InputError
-from tsd.storage import datasets
+from tsd.storage import folders, keys
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")  # of files that hold weights
 
@@ -35,7 +35,7 @@ def local(source: str, weights: bool = True) -> str:
     if not is_uri(source):
         return source
     with _readable(source):
-        files, root = datasets.filesystem(source)
+        files, root = folders.filesystem(source)
         if isinstance(files, fs.LocalFileSystem):
             return root
         listed = files.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
@@ -47,7 +47,7 @@ def local(source: str, weights: bool = True) -> str:
         if not found:
             raise InputError(f"there is no model folder {source}")
         state = sorted((name, info.size, info.mtime_ns) for name, info in found.items())
-        place = _copies() / datasets.digest([source, state])
+        place = _copies() / keys.digest([source, state])
         with _alone(place):
             if not place.is_dir():
                 unfinished = place.with_suffix(".unfinished")

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tsd.errors import InputError
 from tsd.models import sources
-from tsd.storage import datasets
+from tsd.storage import folders
 
 INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = ["model*.safetensors", INDEX]
@@ -201,7 +201,7 @@ def _shapes(source: str) -> dict[str, tuple[int, ...]]:
             return {name: tuple(info.shape) for file in there for name, info in file.tensors.items()}
     else:
         folder = source
-    index = datasets.read_json(folder, INDEX)
+    index = folders.read_json(folder, INDEX)
     if index is None:
         return _header(source, folder, "model.safetensors")
     placed: dict[str, str] = index["weight_map"]
@@ -214,7 +214,7 @@ def _shapes(source: str) -> dict[str, tuple[int, ...]]:
 
 def _header(source: str, folder: str, file: str) -> dict[str, tuple[int, ...]]:
     """The shapes in one safetensors file. Raises InputError where it is missing, cut off or too long."""
-    files, root = datasets.filesystem(folder)
+    files, root = folders.filesystem(folder)
     info = files.get_file_info(f"{root}/{file}")
     if info.type != fs.FileType.File:
         raise InputError(f"{source} has no {file}: its weights must be in safetensors files")

@@ -15,7 +15,7 @@ from tsd.errors import InputError
 from tsd.plots.plotter import Plotter, Style, choose_look
 from tsd.recipe import PlotConfig, load, nearest
 from tsd.reporting.pages import template
-from tsd.storage import datasets
+from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import fingerprint
 from tsd.tasks import TASKS, Task
 
@@ -39,7 +39,7 @@ def show_plots(run: str, out: str | None = None, per_class: int = 6, style: str 
     page = _write(task, run, series.rows, chosen, counts, config, seed)
     place = out or f"{run}/{PAGE}"
     folder, _, name = place.rpartition("/")
-    datasets.write_bytes(folder or ".", name, page.encode())
+    folders.write_bytes(folder or ".", name, page.encode())
     return place
 
 
@@ -47,7 +47,7 @@ def _open(run: str) -> tuple[Task, datasets.Dataset]:
     """The dataset of series that a run folder holds, or that the folder itself is, and the task it is for."""
     for folder in (f"{run}/series", run):
         try:
-            manifest = datasets.read_manifest(folder)
+            manifest = manifests.read_manifest(folder)
             if manifest is None:
                 continue
             for task in TASKS.values():

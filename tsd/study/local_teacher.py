@@ -24,12 +24,12 @@ from tsd.models import card
 from tsd.plots import rasterised
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, Student, Training, TrainingConfig, to_yaml
-from tsd.storage import datasets
+from tsd.storage import folders, keys
 from tsd.storage.schemas import ALL_RIGHT, VALID, score_names
 from tsd.tasks import Task
 
 if TYPE_CHECKING:
-    from tsd.tracking import Tracker
+    from tsd.tracking.tracker import Tracker
     from tsd.training.corpus import Corpus
     from tsd.training.loop import Place, Progress
 
@@ -48,8 +48,8 @@ def prepare(recipe: Recipe, reporter: Reporter, open_tracker: Callable[[], "Trac
     teacher = recipe.teacher
     if not isinstance(teacher, ModelTeacher) or teacher.train is None:
         return
-    there = datasets.read_fields(teacher.model, card.CARD)
-    mine, wrong = there is not None and there.get("key") == key(recipe), datasets.damage(teacher.model)
+    there = folders.read_fields(teacher.model, card.CARD)
+    mine, wrong = there is not None and there.get("key") == key(recipe), folders.damage(teacher.model)
     if mine and not wrong:
         reporter.say(f"  the teacher is there: {teacher.model}")
         return
@@ -72,7 +72,7 @@ def prepare_alone(recipe: Recipe, reporter: Reporter) -> None:
 
 def _open_tracker(recipe: Recipe, held: ExitStack) -> "Tracker":
     """Open the study's tracker; `held` closes it."""
-    from tsd.tracking import Tracker
+    from tsd.tracking.tracker import Tracker
 
     tracker = Tracker(recipe.tracking.uri, recipe.tracking.experiment, recipe.folder, to_yaml(recipe))
     held.callback(tracker.close)
@@ -84,7 +84,7 @@ def key(recipe: Recipe) -> str:
     train = _asked(recipe)
     series = recipe.series.model_dump(exclude={"count", "split", "blocks_per_part"})
     drawn = [generator.VERSION, rasterised.VERSION, recipe.seed, series]
-    return datasets.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, train.model_dump()])
+    return keys.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, train.model_dump()])
 
 
 def as_student(recipe: Recipe) -> Student:
@@ -178,7 +178,7 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
         predictions = look(recipe.asks, model, tokenizer, series["test"], at_once, step.advance)
     found = scoring.score(predictions)
     scores = {name: found[name].as_dict() for name in score_names(recipe.asks.names)}
-    about = {"study": recipe.name, "recipe": datasets.digest(recipe.model_dump(mode="json")), "teacher": "rules"}
+    about = {"study": recipe.name, "recipe": keys.digest(recipe.model_dump(mode="json")), "teacher": "rules"}
     with tempfile.TemporaryDirectory() as local:
         from tsd.training.trainer import export
 
@@ -187,8 +187,8 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
         said = {**json.loads(Path(local, card.CARD).read_text()), "key": key(recipe)}
         Path(local, card.CARD).write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
         Path(local, card.README).write_text(card.render(said, scores), encoding="utf-8")
-        datasets.copy_folder(local, folder, sealed=True)
-    datasets.delete_folder(_checkpoints(folder))
+        folders.copy_folder(local, folder, sealed=True)
+    folders.delete_folder(_checkpoints(folder))
     tracker.finish(record, {name: at["value"] for name, at in scores.items()}, int(time.time() * 1000))
     _say_scores(recipe.asks, predictions, scores, reporter)
     reporter.say(f"  the teacher lies in {folder}")
@@ -260,10 +260,10 @@ class _Course:
         from tsd.training import checkpoints
         from tsd.training.loop import Progress
 
-        latest = datasets.read_json(self.folder, LATEST)
+        latest = folders.read_json(self.folder, LATEST)
         if latest is None or latest["key"] != self.key:
             return Progress()
-        with datasets.local_copy(f"{self.folder}/{latest['step']}") as last:
+        with folders.local_copy(f"{self.folder}/{latest['step']}") as last:
             if not checkpoints.is_whole(Path(last)):
                 return Progress()
             progress = checkpoints.restore(Path(last), model, optimiser, self.place)
@@ -273,14 +273,14 @@ class _Course:
 
     def keep(self, part: Path, now: "Progress") -> None:
         """Store a checkpoint beside the previous one."""
-        datasets.copy_folder(str(part), f"{self.folder}/{now.step}")
+        folders.copy_folder(str(part), f"{self.folder}/{now.step}")
 
     def tell(self, now: "Progress") -> None:
         """Make the new checkpoint the one to resume from, and delete the previous one."""
-        earlier = datasets.read_json(self.folder, LATEST)
-        datasets.write_json(self.folder, LATEST, {"step": now.step, "key": self.key})
+        earlier = folders.read_json(self.folder, LATEST)
+        folders.write_json(self.folder, LATEST, {"step": now.step, "key": self.key})
         if earlier and earlier["step"] != now.step:
-            datasets.delete_folder(f"{self.folder}/{earlier['step']}")
+            folders.delete_folder(f"{self.folder}/{earlier['step']}")
 
 
 def _checkpoints(folder: str) -> str:

@@ -4,22 +4,15 @@ Nothing is written and no teacher is called. Tokens are counted on a sample of t
 stages are looked up in the study's folder and not counted again.
 """
 
-import os
-import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
-import pyarrow as pa
 
-from tsd.errors import InputError
 from tsd.generation import generator
-from tsd.models import hub, sources
 from tsd.progress import clock
 from tsd.recipe import (
     ApiTeacher,
@@ -32,17 +25,15 @@ from tsd.recipe import (
     VllmTeacher,
 )
 from tsd.study import local_teacher, placement, remaining
+from tsd.study.rates import SAMPLE, Rate, counted_model, cpus, rounded, seconds_of, training_rate
 from tsd.study.remaining import Remaining
 from tsd.teachers.prompts import image_tokens, text_tokens
 from tsd.teachers.rules import Rules
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from tsd.training.corpus import Corpus
+    pass
 
 STAGES = ("generate", "annotate", "curate", "train", "evaluate", "report")
-SAMPLE = 256  # series that are generated and described to count tokens and to measure rates
 BATCH_SECONDS = 86_400.0  # completion window of a provider's batch
 REPLY_SHARE = 0.75  # approximate fraction of a task's maximum response tokens that a teacher uses
 CURATED_PER_SECOND = 25_000  # rough default for the estimate
@@ -51,23 +42,8 @@ REPORT_SECONDS = 30.0  # rough default for the estimate
 OWN_SECONDS = 12.0  # of training a local teacher, besides its steps; rough default for the estimate
 STAGE_SECONDS = 2.0  # of starting a stage on Ray Data; rough default for the estimate
 TOKENIZER_SECONDS = 4.5  # of building and saving the tokenizer; rough default for the estimate
-PROBE_STEPS = 3
-CHAT_TOKENS = 12  # that a chat template adds to a prompt and a response
-LETTERS_A_TOKEN = 4.5  # characters per token of English words in Qwen's vocabulary
 DONE = "nothing to do: it is finished"
 INDENT = 13  # width of a stage's name
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Cost of one example for one student. seconds: None if it cannot be measured on this machine."""
-
-    tokens: float
-    answer_tokens: float
-    flops: float
-    seconds: float | None
-    estimated: str | None = None
-    """Why tokens and FLOPs are estimated from the model's name alone, if they are."""
 
 
 def plan(recipe: Recipe, stage: str) -> str:
@@ -97,7 +73,7 @@ def plan(recipe: Recipe, stage: str) -> str:
         lines.append(f"What lies in {recipe.folder} could not be seen, so this is the whole: {unseen}")
     state = "This start has done nothing yet" if begun else "Nothing was done yet"
     lines.append(
-        f"{state}. Times are for this machine ({_cores()} CPUs) at the rate of a short trial just "
+        f"{state}. Times are for this machine ({cpus()} CPUs) at the rate of a short trial just "
         "now; what an earlier start has finished is not done again."
     )
     return "\n".join(lines)
@@ -118,11 +94,11 @@ def _generate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
         return [DONE], 0.0
     count = recipe.series.count
     generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, 8)  # warm-up: the first call is slower
-    seconds = _time(lambda: generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, generator.BLOCK))
+    seconds = seconds_of(lambda: generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, generator.BLOCK))
     size = count * recipe.series.points * recipe.asks.curves / 2**20
     lengths = " or ".join(map(str, recipe.series.lengths))
     said = f"draw {count:,} {recipe.asks.unit} of {lengths} points, {size:,.1f} MiB of values"
-    return _left_over(left.series, [said], STAGE_SECONDS + seconds * count / generator.BLOCK / _cores())
+    return _left_over(left.series, [said], STAGE_SECONDS + seconds * count / generator.BLOCK / cpus())
 
 
 def _annotate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
@@ -145,13 +121,13 @@ def _ask_all(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
     if isinstance(teacher, RulesTeacher):
         sample = generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, SAMPLE)
         rules = Rules(teacher, recipe.asks, recipe.seed)
-        each = _time(lambda: rules.annotate(sample)) / len(sample)
-        seconds = STAGE_SECONDS + each * count / _cores()
+        each = seconds_of(lambda: rules.annotate(sample)) / len(sample)
+        seconds = STAGE_SECONDS + each * count / cpus()
         return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds
     task, plots = recipe.asks, recipe.plots
     text = float(np.mean([text_tokens(teacher, task, length) for length in recipe.series.lengths]))
     picture, reply = image_tokens(teacher, plots), task.reply_tokens * REPLY_SHARE
-    asked = f"about {_round(count * text)} text tokens in and {_round(count * reply)} out"
+    asked = f"about {rounded(count * text)} text tokens in and {rounded(count * reply)} out"
     before: list[str] = []
     first: float | None = 0.0
     if teacher.train and left.teacher:
@@ -159,15 +135,15 @@ def _ask_all(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
     if isinstance(teacher, LocalTeacher):
         looking = _looking_seconds(recipe, teacher, count)
         looked = f"have {teacher.name} look at {count:,} plots in {teacher.workers} processes"
-        return [*before, f"{looked}, {_round(count * picture)} image tokens, $0"], _sum(first, looking)
+        return [*before, f"{looked}, {rounded(count * picture)} image tokens, $0"], _sum(first, looking)
     lines = [*before, f"ask {teacher.name} {_where(teacher)} about {count:,} {task.unit}"]
     if teacher.sees_plots:
         drawn = " to ".join(
             f"{width} × {height}" for width, height in sorted({min(plots.sizes), max(plots.sizes)})
         )
         mean = "each" if len(plots.sizes) == 1 else "each on average"
-        images = f"{count:,} images of {drawn} pixels, {_round(picture)} image tokens {mean}"
-        lines.append(f"{images}, {_round(count * picture)} in all")
+        images = f"{count:,} images of {drawn} pixels, {rounded(picture)} image tokens {mean}"
+        lines.append(f"{images}, {rounded(count * picture)} in all")
     if isinstance(teacher, VllmTeacher):
         took, machines = _engine_seconds(teacher, count)
         return [*lines, asked, machines], _sum(first, took)
@@ -191,7 +167,7 @@ def _own_teacher(recipe: Recipe, left: Remaining) -> tuple[list[str], float | No
         return [DONE], 0.0
     train = recipe.teacher.train if isinstance(recipe.teacher, ModelTeacher) else None
     assert train
-    rate = _rate(
+    rate = training_rate(
         recipe.model_copy(update={"training": local_teacher.settings(recipe)}), local_teacher.as_student(recipe)
     ).seconds
     seconds = None if rate is None else OWN_SECONDS + rate * (train.pictures + local_teacher.TEST)
@@ -203,11 +179,11 @@ def _own_teacher(recipe: Recipe, left: Remaining) -> tuple[list[str], float | No
 def _looking_seconds(recipe: Recipe, teacher: LocalTeacher, count: int) -> float | None:
     """Seconds to annotate all plots with a local teacher. One of unknown size is timed as 0.3M."""
     student = Student(name=teacher.name, size=teacher.train.size if teacher.train else "0.3M", view="plot")
-    each = _rate(recipe.model_copy(update={"training": TrainingConfig()}), student).seconds
+    each = training_rate(recipe.model_copy(update={"training": TrainingConfig()}), student).seconds
     if each is None:
         return None
     # A forward pass is a third of a training step; decoding takes about as long again.
-    return STAGE_SECONDS + count * each * 2 / 3 / min(teacher.workers, _cores())
+    return STAGE_SECONDS + count * each * 2 / 3 / min(teacher.workers, cpus())
 
 
 def _sum(*seconds: float | None) -> float | None:
@@ -279,7 +255,7 @@ def _train(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
     seen = Counter[Student]()  # over all runs and epochs
     for student, volume, _ in cells:
         seen[student] += volume * training.epochs
-    rates = {student: _rate(recipe, student) for student in seen}
+    rates = {student: training_rate(recipe, student) for student in seen}
     taught = {student: _teaching_rate(recipe, student) for student in seen if student.distil}
     tokens = sum(seen[student] * rate.tokens for student, rate in rates.items())
     flops = sum(seen[student] * rate.flops for student, rate in rates.items())
@@ -291,16 +267,16 @@ def _train(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
     )
     needs = [placement.need(student, training) for student in seen]
     most = max(int(need.workers * (need.gpus or need.cpus)) for need in needs) or 1
-    at_once = max(1, min(training.concurrent_trials, _cores() // most, len(packs)))
+    at_once = max(1, min(training.concurrent_trials, cpus() // most, len(packs)))
     both = [*rates.items(), *taught.items()]
     known = [seen[student] * rate.seconds for student, rate in both if rate.seconds is not None]
     seconds = None
     if len(known) == len(both):
         seconds = TOKENIZER_SECONDS + (sum(known) + len(packs) * TRIAL_SECONDS) / at_once
     return [
-        f"train {_of(len(cells), len(every))} students ({_counted(recipe)}) in {len(packs)} trials, "
+        f"train {_of(len(cells), len(every))} students ({counted_model(recipe)}) in {len(packs)} trials, "
         f"{at_once} at once",
-        f"{seen.total():,} examples, about {_round(tokens)} tokens, {flops:.2g} FLOPs",
+        f"{seen.total():,} examples, about {rounded(tokens)} tokens, {flops:.2g} FLOPs",
         *(_taught(recipe, student, seen[student] * rate.flops) for student, rate in taught.items()),
         *_estimates(rates.values()),
     ], seconds
@@ -321,7 +297,7 @@ def _teaching_rate(recipe: Recipe, student: Student) -> Rate:
     assert student.distil is not None
     # Never trained: any rate will do.
     outside = Student(name="teacher", source=student.distil.teacher, learning_rate=1.0)
-    rate = _rate(recipe, recipe.students.teacher_of(student) or outside)
+    rate = training_rate(recipe, recipe.students.teacher_of(student) or outside)
     return replace(rate, flops=rate.flops / 3, seconds=None if rate.seconds is None else rate.seconds / 3)
 
 
@@ -335,16 +311,16 @@ def _evaluate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
     if not cells:
         return [DONE], 0.0
     replies = len(cells) * recipe.evaluation.series
-    rates = [_rate(recipe, student) for student, _, _ in cells]
+    rates = [training_rate(recipe, student) for student, _, _ in cells]
     tokens = sum(recipe.evaluation.series * rate.tokens for rate in rates)
     seconds = None
     known = [rate.seconds for rate in rates if rate.seconds is not None]
     if len(known) == len(rates):
         # A forward pass over the prompt is a third of a training step; decoding takes about as long again.
-        seconds = recipe.evaluation.series * sum(known) * 2 / 3 / min(recipe.evaluation.workers, _cores())
+        seconds = recipe.evaluation.series * sum(known) * 2 / 3 / min(recipe.evaluation.workers, cpus())
     return [
         f"have each of {_of(len(cells), len(every))} students describe {recipe.evaluation.series:,} test series",
-        f"{replies:,} replies, about {_round(tokens)} tokens read and written",
+        f"{replies:,} replies, about {rounded(tokens)} tokens read and written",
         *_estimates(rates),
     ], seconds
 
@@ -366,128 +342,6 @@ def _of(count: int, every: int) -> str:
 
 def _report(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
     return ["fit how loss and errors fall with size and data, and write report.html"], REPORT_SECONDS
-
-
-@lru_cache
-def _rate(recipe: Recipe, student: Student) -> Rate:
-    """Measure the cost of one example for a student: tokens and FLOPs on a sample, seconds over a few steps.
-
-    A GPU student is instantiated without weights, so its seconds cannot be measured here. Raises InputError if
-    transformers cannot load the source's config.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from tsd.models import students
-    from tsd.models.tokenizer import build_tokenizer
-    from tsd.training.corpus import tokenise
-
-    examples = _sample(recipe)
-    folder, unreachable = hub.folder(student.source) if student.source else (None, None)
-    if student.source and folder is None:
-        return _from_name(student, examples, str(unreachable))
-    texts = [recipe.asks.looking_prompt, *examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
-    longest = recipe.training.max_length
-    tokenizer = students.load_tokenizer(folder) if folder else build_tokenizer(texts, longest, student.looks)
-    corpus = tokenise(examples, tokenizer, longest, recipe.asks if student.looks else None)
-    measured = not recipe.training.gpu
-    if measured or student.source is None:
-        torch.set_num_threads(recipe.training.threads)
-        model = students.build(student, tokenizer, 0, longest)
-    else:
-        try:
-            config = AutoConfig.from_pretrained(sources.local(str(folder)))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{student.source} is not a model that transformers can load: {reason}") from None
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    length, answer = float(corpus.lengths.mean()), float((corpus.lengths - corpus.answers).mean())
-    _, body = students.parameter_counts(model)
-    flops = students.training_flops(model, body, 1, 0, length) * length
-    flops += students.training_flops(model, body, 0, 1, length) * answer
-    if not measured:
-        return Rate(length, answer, flops, None)
-    _seconds_per_example(recipe, model, corpus, steps=1)  # warm-up: the first step is slower
-    return Rate(length, answer, flops, _seconds_per_example(recipe, model, corpus, PROBE_STEPS))
-
-
-def _from_name(student: Student, examples: pa.Table, why: str) -> Rate:
-    """Estimate the cost of one example for a model that cannot be loaded.
-
-    Its size is parsed from its name. Tokens are counted as in Qwen's vocabulary: one per digit, and one per space
-    before a number.
-    """
-    prompts, replies = (examples[name].to_pylist() for name in ("prompt", "completion"))
-    prompt, answer = (float(np.mean([_tokens_of(text) for text in texts])) for texts in (prompts, replies))
-    tokens = prompt + answer + CHAT_TOKENS
-    # FLOPs per token: 6·N (2 forward, 4 backward); with LoRA 4·N, since frozen weights need no weight gradients.
-    flops = (4 if student.lora else 6) * placement.parameters(student) * tokens
-    return Rate(tokens, answer, flops, None, why)
-
-
-def _tokens_of(text: str) -> float:
-    digits, numbers = len(re.findall(r"\d", text)), len(re.findall(r" \d+", text))
-    return digits + numbers + len(re.sub(r" ?\d+", "", text)) / LETTERS_A_TOKEN
-
-
-def _sample(recipe: Recipe) -> pa.Table:
-    """Generate prompts and completions of the rules teacher for the first series of the study."""
-    series = generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, min(SAMPLE, recipe.series.count))
-    described = Rules(RulesTeacher(), recipe.asks, recipe.seed).annotate(series)
-    prompts = [recipe.asks.student_prompt(values) for values in series["values"].to_pylist()]
-    return pa.table({"prompt": prompts, "completion": described["text"]})
-
-
-def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corpus", steps: int) -> float:
-    """Measure the seconds per example over a few steps with a learning rate of 0, so that the model is
-    unchanged.
-    """
-    from tsd.training import loop
-
-    settings = recipe.training.model_copy(update={"epochs": 1})
-    budget = settings.tokens_per_batch
-    each = settings.batch_size if budget is None else max(1, int(budget / corpus.lengths.mean()))
-    rows = np.resize(np.arange(len(corpus)), each * steps)
-    few = corpus.take(rows)
-    progress = loop.Progress()
-    loop.train(
-        model,
-        few,
-        settings,
-        learning_rate=0.0,
-        seed=0,
-        place=loop.Place(),
-        optimiser=loop.make_optimiser(model, settings),
-        progress=progress,
-    )
-    return progress.seconds / len(few)
-
-
-def _counted(recipe: Recipe) -> str:
-    students = recipe.students
-    seeds = sorted({len(students.seeds_for(volume)) for volume in students.volumes})
-    parts = (
-        (str(len(students.sizes)), "size"),
-        (str(len(students.volumes)), "data volume"),
-        (" to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))), "seed"),
-    )
-    return " × ".join(f"{count} {noun}{'' if count == '1' else 's'}" for count, noun in parts)
-
-
-def _round(count: float) -> str:
-    """Format an estimate with three significant digits."""
-    return f"{float(f'{count:.3g}'):,.0f}"
-
-
-def _time(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 _PLANS: dict[str, Callable[[Recipe, Remaining], tuple[list[str], float | None]]] = {

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tsd.errors import StorageError
 from tsd.recipe import Recipe, Student, to_yaml
-from tsd.storage import datasets
+from tsd.storage import folders, keys
 
 RECIPE = "recipe.yaml"
 MADE = {
@@ -71,7 +71,7 @@ def keep(recipe: Recipe, command: str) -> None:
         there = read(one)
         trained = "train" in _made(one.folder)
         if there is None or (_identity(there) != _identity(one) and (not trained or command in (*GROWS, *LATER))):
-            datasets.write_bytes(one.folder, RECIPE, to_yaml(one).encode())
+            folders.write_bytes(one.folder, RECIPE, to_yaml(one).encode())
 
 
 def read(recipe: Recipe) -> Recipe | None:
@@ -80,7 +80,7 @@ def read(recipe: Recipe) -> Recipe | None:
     None if there is none, or if it cannot be parsed by this version; then only the tables' keys can be compared.
     Raises StorageError if the file is damaged.
     """
-    content = datasets.read_bytes(recipe.folder, RECIPE)
+    content = folders.read_bytes(recipe.folder, RECIPE)
     if content is None:
         return None
     try:
@@ -119,11 +119,11 @@ def _differences(recipe: Recipe, command: str) -> Iterator[Difference]:
 
 def _made(folder: str) -> set[str]:
     """Return the stages that have results in a folder."""
-    there = set(datasets.names(folder))
+    there = set(folders.names(folder))
     return {
         stage
         for stage, tables in MADE.items()
-        if any(table in there and datasets.names(f"{folder}/{table}") for table in tables)
+        if any(table in there and folders.names(f"{folder}/{table}") for table in tables)
     }
 
 
@@ -139,7 +139,7 @@ def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, Any]]:
 
 def _shows_plots(recipe: Recipe) -> bool:
     """Whether plots affect any result: a teacher uses them, or they are stored."""
-    return bool(getattr(recipe.teacher, "sees_plots", False)) or "plots" in datasets.names(recipe.folder)
+    return bool(getattr(recipe.teacher, "sees_plots", False)) or "plots" in folders.names(recipe.folder)
 
 
 def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Difference]:
@@ -147,7 +147,7 @@ def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Differenc
 
     For commands after training, also students of the recipe that the stored one lacks.
     """
-    records = datasets.names(f"{old.folder}/records")
+    records = folders.names(f"{old.folder}/records")
     had, has = _cells(old), _cells(new)
     missing = [cell for cell in had if cell not in has and any(name.startswith(f"{cell[0]}-") for name in records)]
     extra = [cell for cell in has if cell not in had] if command in LATER else []
@@ -164,7 +164,7 @@ def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Differenc
 def _cells(recipe: Recipe) -> dict[tuple[str, str], None]:
     """Return every run by the prefix of its id and the hash of its student."""
     return {
-        (f"{student.name}-{volume}-s{seed}", datasets.digest(_shape(student))): None
+        (f"{student.name}-{volume}-s{seed}", keys.digest(_shape(student))): None
         for student, volume, seed in recipe.students.cells()
     }
 
@@ -178,7 +178,7 @@ def _identity(recipe: Recipe) -> str:
     teachers = {name: teacher.identity for name, teacher in recipe.teachers.items()}
     apart = (*BY_NAME, *(() if _shows_plots(recipe) else ("plots",)))
     values = {path: repr(value) for path, value, _ in recipe.shaped() if path.partition(".")[0] not in apart}
-    return datasets.digest([values, teachers, list(_cells(recipe))])
+    return keys.digest([values, teachers, list(_cells(recipe))])
 
 
 def _short(value: Any) -> str:

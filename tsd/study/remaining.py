@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from tsd.generation.generator import BLOCK
 from tsd.recipe import ModelTeacher, Recipe
-from tsd.storage import datasets
+from tsd.storage import datasets, folders, manifests
 from tsd.study import provenance
 
 
@@ -41,7 +41,7 @@ def of(recipe: Recipe, series: str | None = None) -> Remaining:
     Raises StorageError if the folder was made from another recipe, OSError if it cannot be accessed.
     """
     folder = recipe.folder
-    there = set(datasets.names(folder))
+    there = set(folders.names(folder))
     if not there and series is None:
         return Remaining()
     parts = -(-recipe.series.count // (recipe.series.blocks_per_part * BLOCK))
@@ -50,15 +50,15 @@ def of(recipe: Recipe, series: str | None = None) -> Remaining:
     own = isinstance(teacher, ModelTeacher) and teacher.train is not None
     decoded = [
         run
-        for run in datasets.names(f"{folder}/predictions")
-        if datasets.made_by(f"{folder}/predictions/{run}") is not None
+        for run in folders.names(f"{folder}/predictions")
+        if manifests.made_by(f"{folder}/predictions/{run}") is not None
     ]
     return Remaining(
         series=share(series or f"{folder}/series"),
         annotations=share(f"{folder}/annotations"),
         curation=share(f"{folder}/examples"),
-        teacher=own and "tsd.json" not in datasets.names(str(getattr(teacher, "model", ""))),
-        records=frozenset(datasets.names(f"{folder}/records")),
+        teacher=own and "tsd.json" not in folders.names(str(getattr(teacher, "model", ""))),
+        records=frozenset(folders.names(f"{folder}/records")),
         predictions=frozenset(decoded),
     )
 
@@ -78,7 +78,7 @@ def of_study(recipe: Recipe) -> tuple[dict[str, Remaining], str | None]:
 
 def _share(folder: str, parts: int) -> float:
     """Return the share of a table's parts that are missing."""
-    there = sum(bool(datasets.PART_NAME.fullmatch(name)) for name in datasets.names(folder))
+    there = sum(bool(datasets.PART_NAME.fullmatch(name)) for name in folders.names(folder))
     return max(0.0, 1 - there / parts)
 
 

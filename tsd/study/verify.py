@@ -17,7 +17,7 @@ import yaml
 
 from tsd.errors import DataError, StorageError, TsdError
 from tsd.recipe import Recipe
-from tsd.storage import datasets
+from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, fingerprint
 from tsd.tasks import TASKS
 from tsd.teachers.api.journal import ADDRESSES, ARCHIVE, FOLDER, Journal, parts_with_journals
@@ -118,7 +118,7 @@ def _check_study(run: str) -> Iterator[Checked]:
     yield from _check_json(run)
     yield from _check_pages(run, children)
     for name in children:
-        if not datasets.exists(f"{run}/teachers/{name}"):
+        if not folders.exists(f"{run}/teachers/{name}"):
             yield Checked(f"teachers/{name}", "not begun", finished=False)
             continue
         for checked in _check_study(f"{run}/teachers/{name}"):
@@ -130,7 +130,7 @@ def _begun(run: str, name: str) -> bool:
     if name == "teachers":
         places = [f"{run}/teachers/{each}" for each in _children(f"{run}/teachers")]
         return any(_begun(place, one) for place in places for row in ORDER for one in row if one != name)
-    return datasets.exists(f"{run}/{name}") if name in PAGES else bool(_children(f"{run}/{name}"))
+    return folders.exists(f"{run}/{name}") if name in PAGES else bool(_children(f"{run}/{name}"))
 
 
 def _after(run: str, name: str, children: Collection[str]) -> str | None:
@@ -147,7 +147,7 @@ def set_aside(findings: list[Finding]) -> None:
         if finding.part is not None:
             datasets.set_aside(finding.folder, finding.part)
         elif finding.name is not None and finding.remove:
-            datasets.delete_file(finding.folder, finding.name)
+            folders.delete_file(finding.folder, finding.name)
 
 
 def stages(run: str) -> list[str]:
@@ -161,7 +161,7 @@ def stages(run: str) -> list[str]:
 def recipe_of(run: str) -> Recipe:
     """Return the recipe that made a study, with its current folder. Raises DataError if there is none."""
     run = run.rstrip("/")
-    content = datasets.read_bytes(run, RECIPE)
+    content = folders.read_bytes(run, RECIPE)
     if content is None:
         raise DataError(f"{run} has no {RECIPE}: run the command that made it, which makes what is missing again")
     try:
@@ -177,7 +177,7 @@ def recipe_of(run: str) -> Recipe:
 
 
 def _children(folder: str) -> list[str]:
-    return sorted(name for name in datasets.names(folder) if not name.startswith("."))
+    return sorted(name for name in folders.names(folder) if not name.startswith("."))
 
 
 def _recipe(run: str) -> tuple[Recipe | None, tuple[Finding, ...]]:
@@ -200,15 +200,15 @@ def _check_table(run: str, name: str, after: str | None) -> Checked:
     """Check one table. after: something that exists and was made from the finished table, if any."""
     folder = f"{run}/{name}"
     try:
-        manifest = datasets.read_manifest(folder)
+        manifest = manifests.read_manifest(folder)
     except DataError as error:
         wrong = [Finding(folder, what, part) for part, what in datasets.unreadable_parts(folder).items()]
         what = str(error).partition(": ")[2].partition(";")[0]
-        return Checked(name, "", (Finding(folder, f"is damaged: {what}", name=datasets.MANIFEST), *wrong))
+        return Checked(name, "", (Finding(folder, f"is damaged: {what}", name=manifests.MANIFEST), *wrong))
     if manifest is None and after is None:
         return Checked(name, "not finished", finished=False)
     if manifest is None:
-        return Checked(name, "", (Finding(folder, f"is missing, and {after} is there", name=datasets.MANIFEST),))
+        return Checked(name, "", (Finding(folder, f"is missing, and {after} is there", name=manifests.MANIFEST),))
     findings = [*_check_parts(folder, manifest), *_check_parents(run, name, manifest)]
     if manifest["schema"] not in {fingerprint(schema) for schema in _schemas(name)}:
         findings.append(Finding(folder, f"has a schema that this version does not know ({manifest['schema']})"))
@@ -223,10 +223,10 @@ def _check_parts(folder: str, manifest: Mapping[str, Any]) -> list[Finding]:
     lost = datasets.wrong_size(folder, manifest)
     findings = [Finding(folder, what, part) for part, what in lost.items()]
     for index, part in enumerate(manifest["parts"]):
-        if index not in lost and datasets.file_digest(folder, part["name"]) != part["sha256"]:
+        if index not in lost and folders.file_digest(folder, part["name"]) != part["sha256"]:
             findings.append(Finding(folder, "does not have the bytes that were written", index))
     known = {part["name"] for part in manifest["parts"]}
-    extra = [name for name in datasets.names(folder) if datasets.PART_NAME.fullmatch(name) and name not in known]
+    extra = [name for name in folders.names(folder) if datasets.PART_NAME.fullmatch(name) and name not in known]
     return [
         *findings,
         *(Finding(folder, "is no part of this table", name=name, remove=True) for name in sorted(extra)),
@@ -238,12 +238,12 @@ def _check_parents(run: str, name: str, manifest: Mapping[str, Any]) -> list[Fin
     folder, findings = f"{run}/{name}", []
     for parent, digest in manifest["parents"].items():
         place = _place_of(run, parent)
-        if datasets.has_damaged_manifest(place):
+        if manifests.has_damaged_manifest(place):
             continue
-        theirs = datasets.read_manifest(place)
+        theirs = manifests.read_manifest(place)
         if theirs is None:
             findings.append(Finding(folder, f"was made from {parent}, which is not there"))
-        elif datasets.digest_of(theirs) != digest:
+        elif manifests.digest_of(theirs) != digest:
             findings.append(Finding(folder, f"was made from another {parent} than lies there"))
     if findings:
         return findings
@@ -261,15 +261,15 @@ def _place_of(run: str, parent: str) -> str:
     if parent in TABLES:
         own = f"{run}/{parent}"
         above = f"{run.rpartition('/teachers/')[0]}/{parent}"
-        return own if datasets.exists(own) or "/teachers/" not in run else above
+        return own if folders.exists(own) or "/teachers/" not in run else above
     return f"{run}/teachers/{parent}/runs"  # the runs table of all teachers has each teacher's as parent
 
 
 def _rows(run: str, table: str) -> int | None:
     place = _place_of(run, table)
-    if datasets.has_damaged_manifest(place):
+    if manifests.has_damaged_manifest(place):
         return None
-    manifest = datasets.read_manifest(place)
+    manifest = manifests.read_manifest(place)
     return None if manifest is None else int(manifest["rows"])
 
 
@@ -305,7 +305,7 @@ def _check_folders(run: str, recipe: Recipe | None, children: Collection[str]) -
     if recipe and not children and getattr(recipe.teacher, "train", None):
         needed["teacher"] = "annotations" if _begun(run, "annotations") else None
     for name in (*(f"students/{name}" for name in _children(f"{run}/students")), "tokenizer", "teacher"):
-        if datasets.exists(f"{run}/{name}"):
+        if folders.exists(f"{run}/{name}"):
             yield _check_files(run, name)
         elif after := needed.get(name):
             yield Checked(name, "", (Finding(f"{run}/{name}", f"is missing, and {after} is there"),))
@@ -313,9 +313,9 @@ def _check_folders(run: str, recipe: Recipe | None, children: Collection[str]) -
 
 def _check_files(run: str, name: str) -> Checked:
     folder = f"{run}/{name}"
-    wrong = datasets.damage(folder, read=True)
+    wrong = folders.damage(folder, read=True)
     findings = tuple(Finding(folder, what, name=file, remove=True) for file, what in wrong.items())
-    count = len(datasets.seals(folder))
+    count = len(folders.seals(folder))
     return Checked(
         name, f"{count} files" if count else "not checked: an earlier version wrote no digests", findings
     )
@@ -327,13 +327,13 @@ def _check_records(run: str, recipe: Recipe | None, scored: Collection[str]) -> 
     for name in names:
         run_id = name.removesuffix(".json")
         try:
-            record = datasets.read_fields(folder, name) or {}
+            record = folders.read_fields(folder, name) or {}
         except DataError:
             findings.append(Finding(folder, "is damaged: it holds no record", name=name))
             continue
         if record.get("run_id") != run_id:
             findings.append(Finding(folder, f"is the record of {record.get('run_id')}", name=name, remove=True))
-        if not datasets.exists(f"{run}/students/{run_id}"):
+        if not folders.exists(f"{run}/students/{run_id}"):
             findings.append(Finding(folder, "has no student", name=name))
     decoded = _children(f"{run}/predictions")
     for run_id in sorted({*scored, *decoded} - {name.removesuffix(".json") for name in names}):
@@ -353,7 +353,7 @@ def _check_records(run: str, recipe: Recipe | None, scored: Collection[str]) -> 
 
 def _check_pages(run: str, children: Collection[str]) -> Iterator[Checked]:
     """Check the report and its figure. The report is written first; one of several teachers has no figure."""
-    there = {name: datasets.read_bytes(run, name) for name in PAGES}
+    there = {name: folders.read_bytes(run, name) for name in PAGES}
     for name, ending in PAGES.items():
         content = there[name]
         if content is not None and not content.rstrip().endswith(ending):
@@ -372,8 +372,8 @@ def _check_json(run: str) -> Iterator[Checked]:
     for name, kind in (*files, (f"{replies}/{ADDRESSES}", list)):
         folder, _, file = f"{run}/{name}".rpartition("/")
         try:
-            found = datasets.read_json(folder, file)
+            found = folders.read_json(folder, file)
         except DataError:
             found = ""
-        if not isinstance(found, kind) and datasets.exists(f"{run}/{name}"):
+        if not isinstance(found, kind) and folders.exists(f"{run}/{name}"):
             yield Checked(name, "", (Finding(folder, "is damaged", name=file, remove=True),))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from tsd.storage.datasets import digest
+from tsd.storage.keys import digest
 from tsd.storage.schemas import conform
 from tsd.tasks import Parsed, Task
 

@@ -13,12 +13,13 @@ import pyarrow as pa
 from tsd.errors import InputError
 from tsd.recipe import ApiTeacher, LocalTeacher, Recipe, RulesTeacher
 from tsd.reporting.pages import template
-from tsd.storage import datasets
+from tsd.storage import folders
 from tsd.teachers.api.account import Earlier
 from tsd.teachers.api.history import preview_folder
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.limits import Gate, Turnstile
+from tsd.teachers.api.limits import Gate
 from tsd.teachers.api.live import OpenAIApi
+from tsd.teachers.api.worker import Turnstile
 from tsd.teachers.prompts import Questions
 
 PAGE = "preview.html"
@@ -47,7 +48,7 @@ def _ask(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tup
 
         looks = [choose_look(recipe.plots, recipe.seed, one) for one in series["series_id"].to_pylist()]
         drawn = [base64.b64encode(one).decode() for one in Plotter()(recipe.asks.items(series), looks)]
-        with datasets.local_copy(teacher.model) as model:
+        with folders.local_copy(teacher.model) as model:
             return Local(teacher, recipe.asks, Path(model)).annotate(series), drawn
     if not isinstance(teacher, ApiTeacher):
         raise InputError(

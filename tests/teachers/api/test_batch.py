@@ -11,7 +11,7 @@ from support.asked import LIVE_USD, PLOTS, PRICES, SECRET, api
 from support.batch_server import BatchServer, Ending
 
 from tsd.tasks import SINGLE
-from tsd.teachers.api.limits import BATCHED, BATCHES, COMPLETED, DOLLARS, INPUT, OUTPUT, ROWS
+from tsd.teachers.api.messages import BATCHED, BATCHES, COMPLETED, DOLLARS, INPUT, OUTPUT, ROWS
 from tsd.teachers.prompts import Questions
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -17,7 +17,7 @@ from support.batch_server import BatchServer, Ending
 from tsd.errors import StorageError
 from tsd.teachers.api.batch_registry import Ledger
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.limits import DOLLARS
+from tsd.teachers.api.messages import DOLLARS
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -18,7 +18,7 @@ from support.commands import kill_once
 from tsd.generation.generator import draw_table
 from tsd.recipe import load
 from tsd.tasks import SINGLE
-from tsd.teachers.api.limits import DOLLARS
+from tsd.teachers.api.messages import DOLLARS
 
 pytestmark = pytest.mark.usefixtures("quick")
 

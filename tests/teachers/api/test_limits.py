@@ -12,7 +12,8 @@ from support.api_server import Server
 from support.asked import api
 
 from tsd.teachers.api.account import Earlier
-from tsd.teachers.api.limits import BUSY, FAILED, Gate, Report, request_limiter
+from tsd.teachers.api.limits import Gate, request_limiter
+from tsd.teachers.api.messages import BUSY, FAILED, Report
 
 pytestmark = pytest.mark.usefixtures("quick")
 

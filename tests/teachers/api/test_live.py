@@ -23,7 +23,7 @@ from tsd.generation.generator import draw_table
 from tsd.recipe import PlotConfig, Recipe
 from tsd.tasks import SINGLE, TASKS
 from tsd.teachers.api.connection import retry_after
-from tsd.teachers.api.limits import DOLLARS, INPUT, OUTPUT, ROWS
+from tsd.teachers.api.messages import DOLLARS, INPUT, OUTPUT, ROWS
 from tsd.teachers.prompts import Questions
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -27,7 +27,8 @@ from tsd.teachers import Reply
 from tsd.teachers.api.account import Cost, Earlier
 from tsd.teachers.api.connection import require_key
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.limits import DOLLARS, FORM, MODEL, SILENT_SECONDS, UNCONFIRMED, Gate
+from tsd.teachers.api.limits import SILENT_SECONDS, Gate
+from tsd.teachers.api.messages import DOLLARS, FORM, MODEL, UNCONFIRMED
 
 pytestmark = pytest.mark.usefixtures("quick")
 

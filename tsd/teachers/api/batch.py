@@ -19,16 +19,18 @@ from openai.types import Batch as ServerBatch
 
 from tsd.progress import clock
 from tsd.recipe import ApiTeacher
-from tsd.storage import datasets
+from tsd.storage import keys
 from tsd.teachers import Reply, annotations
 from tsd.teachers.api.account import Estimator
-from tsd.teachers.api.batch_files import ENDPOINT, Batches, DownloadError, Waiting
+from tsd.teachers.api.batch_files import ENDPOINT, Batches
 from tsd.teachers.api.batch_lines import Line, UnreadableError, read_line
+from tsd.teachers.api.batch_lists import DownloadError, Waiting
 from tsd.teachers.api.batch_registry import Batch, Rows
 from tsd.teachers.api.batch_results import Results, complaints, counted, named, progress, stage, status
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.limits import StoppedError, Turnstile
+from tsd.teachers.api.messages import StoppedError
 from tsd.teachers.api.request_format import Dialect
+from tsd.teachers.api.worker import Turnstile
 from tsd.teachers.prompts import Questions
 
 FULL = "token_limit_exceeded"  # the account's limit of enqueued tokens is reached
@@ -151,7 +153,7 @@ class BatchApi:
                 requests[rows.names[row]] = rows.keys[row], rows.repairs(row)
             await asyncio.sleep(0)
         tried = [rows.ledger.missed[name].reply.attempts if name in rows.ledger.missed else 0 for name in requests]
-        digest = datasets.digest([list(requests.items()), tried, self._dialect.form])
+        digest = keys.digest([list(requests.items()), tried, self._dialect.form])
         return Batch(digest, requests, self._dialect.form), bytes(content)
 
     # ---- Poll

@@ -2,13 +2,12 @@
 
 import asyncio
 import math
-import random
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Literal, NoReturn, TypeVar
 
 import openai
 from openai.types import Batch as ServerBatch
@@ -16,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, RetryError, retry_if_excepti
 
 from tsd.progress import clock
 from tsd.recipe import ApiTeacher
+from tsd.teachers.api.batch_lists import MARK, DownloadError, Waiting, id_of, lines_of, mark_of, may_have_worked
 from tsd.teachers.api.batch_registry import Batch, Ledger
 from tsd.teachers.api.batch_results import named, stage, status
 from tsd.teachers.api.connection import (
@@ -30,12 +30,13 @@ from tsd.teachers.api.connection import (
     retry_after,
     said_in,
 )
-from tsd.teachers.api.limits import BUSY, NOT_REACHED, StoppedError, Turnstile
-from tsd.teachers.api.responses import SHOWN, outlook
+from tsd.teachers.api.limits import NOT_REACHED
+from tsd.teachers.api.messages import BUSY, StoppedError
+from tsd.teachers.api.responses import outlook
+from tsd.teachers.api.worker import Turnstile
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 WINDOW: Literal["24h"] = "24h"
-MARK = "tsd"  # metadata key of a batch's digest
 ABSENT = (404, 405, 501)  # status codes of an endpoint that a server does not implement
 SETTLE_SECONDS = 600.0  # until a server's responses reflect what it accepted; at most idle_timeout
 ATTEMPTS = 3  # to create a batch, before a server without response counts as silent
@@ -50,49 +51,8 @@ PENDING = re.compile(
 )
 UNREADY = ("pending", "running", "processing", "queued", "uploading", "notstarted", "not_started")
 CHUNK = 2**16  # bytes per download chunk
-LONGEST_LINE = 2**25  # bytes; longer lines are discarded
 
 T = TypeVar("T")
-
-
-class DownloadError(Exception):
-    """A file could not be downloaded. It may become available later."""
-
-
-class Waiting:
-    """Exponential backoff between tries, until the state has not changed for a number of seconds."""
-
-    def __init__(
-        self, seconds: float, sleep: Callable[[float], Awaitable[None]], longest: float | None = None
-    ) -> None:
-        """sleep: coroutine that sleeps for some seconds. longest: maximum seconds between two tries."""
-        self._seconds, self._sleep, self._longest = seconds, sleep, longest
-        self._since, self._tries, self._state = time.monotonic(), 0, object()
-
-    def saw(self, state: object) -> None:
-        """Record the observed state. The timeout restarts at each change."""
-        if state != self._state:
-            self._since, self._tries, self._state = time.monotonic(), 0, state
-
-    @property
-    def silent(self) -> float:
-        """Seconds since the last change."""
-        return time.monotonic() - self._since
-
-    @property
-    def over(self) -> bool:
-        """Whether the timeout has passed, so that another try is of no use."""
-        return self.silent >= self._seconds
-
-    async def wait(self) -> bool:
-        """Wait before the next try. Returns False at once if the timeout has passed."""
-        if self.over:
-            return False
-        self._tries += 1
-        longest = LONGEST_WAIT if self._longest is None else self._longest
-        most = min(longest, FIRST_WAIT * 2 ** min(self._tries, 20))
-        await self._sleep(min(random.uniform(most / 2, most), self._seconds - self.silent + 0.01))
-        return True
 
 
 class Batches:
@@ -137,7 +97,7 @@ class Batches:
         """Upload a file of requests. Returns its id."""
 
         async def send() -> str:
-            return _id(await self._client.files.create(file=(name, content), purpose="batch"))
+            return id_of(await self._client.files.create(file=(name, content), purpose="batch"))
 
         return await self._call(send)
 
@@ -155,9 +115,9 @@ class Batches:
             ledger.save()
             attempts += 1
             try:
-                return _id(await self._try(partial(self._create, batch), EVERY_REFUSAL))
+                return id_of(await self._try(partial(self._create, batch), EVERY_REFUSAL))
             except (openai.OpenAIError, ValueError) as error:
-                lost, failure = _may_have_worked(error), error
+                lost, failure = may_have_worked(error), error
             if not lost:
                 batch.asked_at = None
                 ledger.save()
@@ -188,7 +148,7 @@ class Batches:
         found = self._known(batch)
         if found is None or (stage(found) not in ("under way", "unknown") and not await self._keeps(found)):
             return None
-        return _id(found)
+        return id_of(found)
 
     async def look(self, batch: Batch, kept: str) -> ServerBatch:
         """Retrieve the state of a batch. kept: path of the registry that records it."""
@@ -200,7 +160,7 @@ class Batches:
             except openai.NotFoundError as error:  # a new batch may not be visible on all servers yet
                 return error
             status(seen)
-            if _mark(seen) not in (None, batch.digest):
+            if mark_of(seen) not in (None, batch.digest):
                 raise ValueError("an answer about another batch")
             return seen
 
@@ -219,7 +179,7 @@ class Batches:
 
         async def send() -> T:
             async with self._client.files.with_streaming_response.content(file) as response:
-                return await read(_lines(response.iter_bytes(CHUNK)))
+                return await read(lines_of(response.iter_bytes(CHUNK)))
 
         try:
             async with asyncio.timeout(self._teacher.batch.idle_timeout):
@@ -279,7 +239,7 @@ class Batches:
         while True:
             await self._refresh()
             if found := self._known(batch):
-                return _id(found)
+                return id_of(found)
             if not self._lists and batch.file and batch.asked_at:
                 await self.halt(
                     f"lists no batches, and its answer to the creation of one from file {batch.file} was lost: "
@@ -296,7 +256,7 @@ class Batches:
                 if file == batch.file:
                     return seen
                 continue
-            if _mark(seen) == batch.digest:
+            if mark_of(seen) == batch.digest:
                 return seen
         return None
 
@@ -308,7 +268,7 @@ class Batches:
 
         async def send(file: str) -> str | None:
             try:
-                return _id(await self._client.files.retrieve(file))
+                return id_of(await self._client.files.retrieve(file))
             except openai.NotFoundError:
                 return None
 
@@ -340,7 +300,7 @@ class Batches:
                     raise ValueError("an answer without a list")
                 before = len(found)
                 for seen in page.data:
-                    found.setdefault(_id(seen), seen)
+                    found.setdefault(id_of(seen), seen)
                 if len(found) == before or not page.has_next_page():  # a server may return the first page forever
                     return [seen for seen in found.values() if stage(seen) != "failed"]
                 page = await page.get_next_page()
@@ -423,47 +383,3 @@ class Batches:
         if isinstance(error, openai.APIStatusError):
             return first_line(self._teacher, f"{error.status_code}: {said_in(error).message}")
         return first_line(self._teacher, cause_of(error))
-
-
-def _may_have_worked(error: BaseException) -> bool:
-    """Whether the server may have executed the request despite this error."""
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code >= 500 or error.status_code in (408, 409)
-    return not never_sent(error)
-
-
-def _id(answer: Any) -> str:
-    """Return the id of a created object. Raises ValueError if the response has none."""
-    found = named(answer, "id")
-    if found is None:
-        raise ValueError("an answer without an id")
-    return found
-
-
-def _mark(batch: Any) -> Any:
-    """Return the tsd digest in a batch's metadata; None if the server does not store it."""
-    metadata = getattr(batch, "metadata", None)
-    return metadata.get(MARK) if isinstance(metadata, dict) else None
-
-
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the non-empty lines of a download. Raises ValueError if the connection breaks."""
-    rest, skipping = bytearray(), False
-    while True:
-        try:
-            chunk = await anext(chunks)
-        except StopAsyncIteration:
-            break
-        except Exception as error:  # transport errors: the client wraps them only in its other calls
-            raise ValueError("the download was cut off") from error
-        head, *lines = chunk.split(b"\n")
-        rest += b"" if skipping else head
-        for line in lines:
-            if rest.strip():
-                yield bytes(rest)
-            rest, skipping = bytearray(line), False
-        if len(rest) > LONGEST_LINE:
-            del rest[SHOWN:]
-            skipping = True
-    if rest.strip():
-        yield bytes(rest)

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from tsd.errors import StorageError
 from tsd.recipe import ApiTeacher
-from tsd.storage import datasets
+from tsd.storage import folders
 from tsd.teachers import Reply, outcome, repairable, summed
 from tsd.teachers.api.account import Cost, Estimator, total
 from tsd.teachers.api.batch_lines import Line
@@ -108,7 +108,7 @@ class Ledger:
         """Write the file atomically. Raises StorageError if it cannot be written."""
         missed = {name: asdict(one) for name, one in self.missed.items()}
         kept = {"version": VERSION, "batches": [asdict(batch) for batch in self.batches], "missed": missed}
-        datasets.write_bytes(self._folder, FILE, json.dumps(kept).encode())
+        folders.write_bytes(self._folder, FILE, json.dumps(kept).encode())
 
     def _read(self) -> _Kept | None:
         """Read the registry file; None if there is none.
@@ -116,7 +116,7 @@ class Ledger:
         Raises StorageError if the file is damaged or was written by a newer version of tsd.
         """
         try:
-            content = datasets.read_bytes(self._folder, FILE)
+            content = folders.read_bytes(self._folder, FILE)
             kept = None if content is None else json.loads(content)
             if isinstance(kept, dict) and type(kept.get("version")) is int and kept["version"] > VERSION:
                 raise StorageError(

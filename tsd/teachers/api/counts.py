@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from tsd.progress import Step
 from tsd.teachers.api.account import Earlier
-from tsd.teachers.api.limits import (
+from tsd.teachers.api.messages import (
     BATCHED,
     BATCHES,
     COMPLETED,

@@ -7,11 +7,11 @@ from pyarrow import fs
 
 from tsd.errors import InputError, StorageError
 from tsd.recipe import ApiTeacher, Recipe
-from tsd.storage import datasets
+from tsd.storage import datasets, folders, manifests
 from tsd.teachers.api.account import Cost, Earlier
 from tsd.teachers.api.connection import serves
 from tsd.teachers.api.journal import ADDRESSES, FOLDER, Journal, parts_with_journals, read_all
-from tsd.teachers.api.limits import DOLLARS, INPUT, OUTPUT, STATUS, UNCONFIRMED, UNCONFIRMED_TOKENS
+from tsd.teachers.api.messages import DOLLARS, INPUT, OUTPUT, STATUS, UNCONFIRMED, UNCONFIRMED_TOKENS
 
 PREVIEW = "preview"  # subfolder of a study's folder
 
@@ -40,7 +40,7 @@ def require_journals(
     first = datasets.part_name(gone[0])
     raise StorageError(
         f"{folder} lacks {len(gone)} finished parts (the first is {first}), and their journal is gone: restore "
-        f"them, or delete {folder}/{datasets.MANIFEST} to ask {teacher.model} again for {price}"
+        f"them, or delete {folder}/{manifests.MANIFEST} to ask {teacher.model} again for {price}"
     )
 
 
@@ -51,7 +51,7 @@ def keep_address(teacher: ApiTeacher, folder: str, say: Say) -> None:
     Raises InputError if the new address does not list the model and replies of another address exist.
     """
     place = f"{folder}/{FOLDER}"
-    known: list[str] = datasets.read_json(place, ADDRESSES) or []
+    known: list[str] = folders.read_json(place, ADDRESSES) or []
     if teacher.base_url in known[-1:]:
         return
     there = sum(len(one.replies) for one in read_all(folder, parts_with_journals(folder)).values())
@@ -65,7 +65,7 @@ def keep_address(teacher: ApiTeacher, folder: str, say: Say) -> None:
             f"  {there:,} replies of {teacher.model} from {known[-1]} are kept, "
             f"{teacher.base_url} is asked the rest"
         )
-    datasets.write_json(place, ADDRESSES, [*(one for one in known if one != teacher.base_url), teacher.base_url])
+    folders.write_json(place, ADDRESSES, [*(one for one in known if one != teacher.base_url), teacher.base_url])
 
 
 def earlier_requests(folder: str, key: str) -> Earlier:
@@ -95,14 +95,14 @@ def preview_folder(annotations: str) -> str:
 def adopt_preview(annotations: str) -> None:
     """Copy the replies and bills of a preview into the journal of the first part."""
     found, wanted = Journal(preview_folder(annotations), 0).folder, Journal(annotations, 0).folder
-    files, root = datasets.filesystem(found)
+    files, root = folders.filesystem(found)
     if files.get_file_info(root).type != fs.FileType.Directory:
         return
-    there, place = datasets.filesystem(wanted)
-    with datasets.storage_errors(wanted):
+    there, place = folders.filesystem(wanted)
+    with folders.storage_errors(wanted):
         there.create_dir(place, recursive=True)
         fs.copy_files(root, place, source_filesystem=files, destination_filesystem=there)
-    datasets.delete_folder(preview_folder(annotations))  # lines that exist twice after a crash count once
+    folders.delete_folder(preview_folder(annotations))  # lines that exist twice after a crash count once
 
 
 def reopen_errors(recipe: Recipe, folder: str, key: str) -> int:
@@ -123,7 +123,7 @@ def reopen_errors(recipe: Recipe, folder: str, key: str) -> int:
         if not journal.read().replies and not journal.read().failed:
             journal.restore(datasets.read_part(folder, index, schema))
         rows += journal.reopen()
-    datasets.delete_file(folder, datasets.MANIFEST)
+    folders.delete_file(folder, manifests.MANIFEST)
     for index in with_errors:
-        datasets.delete_file(folder, datasets.part_name(index))
+        folders.delete_file(folder, datasets.part_name(index))
     return rows

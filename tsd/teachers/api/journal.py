@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import threading
@@ -24,7 +23,6 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -34,31 +32,27 @@ from pyarrow import fs
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from tsd.errors import StorageError
-from tsd.storage import datasets
+from tsd.storage import folders
 from tsd.teachers import Reply
-from tsd.teachers.api.account import WINDOW_SECONDS, Cost, Earlier, total
+from tsd.teachers.api.account import Cost, Earlier, total
+from tsd.teachers.api.journal_lines import (
+    SEALED,
+    VERSION,
+    History,
+    account_of,
+    reply_of,
+    seal_of,
+    start_of,
+    whole_lines,
+    without_seal,
+)
 
 FOLDER, ENDING, ARCHIVE = "replies", ".jsonl", ".jsonl.zst"  # inside the annotations folder
-VERSION = 2  # of a line; lines without version are of the first
 ADDRESSES = "addresses.json"  # beside the journals: server addresses of the replies
-SEALED = 3  # archive version with a checksum; version 2 has none
 SECONDS = 2.0  # between two fsync calls
 GATHER_SECONDS = 0.1  # interval in which lines are gathered into an object
 PUT_TRIES, PUT_WAIT = 4, 1.0  # of an object; seconds before the second try, doubled before each later one
 LOCK_SECONDS = 60.0  # within which workers of a killed process must end
-NAMES = {each.name for each in fields(Reply)}
-
-
-@dataclass
-class History:
-    """Content of a part's journal."""
-
-    replies: dict[str, Reply] = field(default_factory=dict)
-    """Reply to each request, by request key; the last repair if there are several."""
-    failed: dict[str, Reply] = field(default_factory=dict)
-    """Rows of a finished part with status `error`, by request key."""
-    account: Earlier = field(default_factory=Earlier)
-    """Total cost."""
 
 
 class Journal:
@@ -70,7 +64,7 @@ class Journal:
         self.folder = f"{annotations}/{FOLDER}/{_name(part)}"
         """Folder of the replies while the part is in progress, and of other files that are deleted with them."""
         self._parent = f"{annotations}/{FOLDER}"
-        self._files, self._root = datasets.filesystem(self.folder)
+        self._files, self._root = folders.filesystem(self.folder)
         self._on_disk = isinstance(self._files, fs.LocalFileSystem)
         self._file: IO[bytes] | None = None
         self._lock: IO[bytes] | None = None
@@ -84,11 +78,11 @@ class Journal:
 
     def __enter__(self) -> Self:
         if self._on_disk:
-            with datasets.storage_errors(self._root):
+            with folders.storage_errors(self._root):
                 Path(self._root).mkdir(parents=True, exist_ok=True)
                 self._lock = open(f"{self._root}/lock", "ab")
                 self._take_lock()
-        self._start = 1 + max((_number(path) for path in self._paths()), default=0)
+        self._start = 1 + max((start_of(path) for path in self._paths()), default=0)
         self._writer = threading.Thread(target=self._write, daemon=True)
         self._writer.start()
         return self
@@ -134,23 +128,23 @@ class Journal:
             head, entries = archive
             covered = head["files"]
             history.account = Earlier.from_dict(head["account"], f"{_name(self.part)} of earlier starts")
-            history.failed = {one["key"]: _reply(one) for one in entries if one["status"] == "error"}
+            history.failed = {one["key"]: reply_of(one) for one in entries if one["status"] == "error"}
             entries = [one for one in entries if one["status"] != "error"]
         for path in self._paths():
             with self._files.open_input_stream(path) as source:
                 content = source.read()
             rest = content[covered.get(Path(path).name, 0) :]
-            entries += _whole(rest.split(b"\n"), path)
-        history.account.add(_account(entries))
+            entries += whole_lines(rest.split(b"\n"), path)
+        history.account.add(account_of(entries))
         found: dict[str, Reply] = {}
         for entry in entries:
             if "key" not in entry:
                 continue
-            reply, before = _reply(entry), found.get(entry["key"])
+            reply, before = reply_of(entry), found.get(entry["key"])
             if before is None or reply.repairs >= before.repairs:
                 found[entry["key"]] = reply
         # Lines of the first version record a row's total cost so far, not each request.
-        old = {entry["key"]: _reply(entry) for entry in entries if "v" not in entry and "at" in entry}
+        old = {entry["key"]: reply_of(entry) for entry in entries if "v" not in entry and "at" in entry}
         for one in old.values():
             spent = Cost(one.input_tokens, one.output_tokens, one.cost_usd)
             history.account.add(Earlier(billed=spent, replies=1))
@@ -202,7 +196,7 @@ class Journal:
     def flush(self) -> None:
         """Make all added lines durable against power loss. Raises StorageError if they cannot be stored."""
         if self._file:
-            with datasets.storage_errors(self._root):
+            with folders.storage_errors(self._root):
                 os.fsync(self._file.fileno())
             return
         wanted = self._added
@@ -222,7 +216,7 @@ class Journal:
         self.flush()
         history = self.read()
         errors = annotations.filter(pc.field("status") == "error").to_pylist()
-        failed = {row["request_key"]: _reply(row) for row in errors}
+        failed = {row["request_key"]: reply_of(row) for row in errors}
         head = {
             "account": history.account.as_dict(),
             "files": {Path(path).name: self._files.get_file_info(path).size for path in self._paths()},
@@ -239,14 +233,14 @@ class Journal:
         if archive is None:
             return 0
         head, entries = archive
-        kept = {one["key"]: _reply(one) for one in entries if one["status"] != "error"}
+        kept = {one["key"]: reply_of(one) for one in entries if one["status"] != "error"}
         self._write_archive(head, kept)
         return len(entries) - len(kept)
 
     def restore(self, annotations: pa.Table) -> None:
         """Rewrite the archive from the rows of the finished part, if the user has deleted it."""
         rows = annotations.to_pylist()
-        found = {row["request_key"]: _reply(row) for row in rows}
+        found = {row["request_key"]: reply_of(row) for row in rows}
         costs = (Cost(one.input_tokens, one.output_tokens, one.cost_usd) for one in found.values())
         account = Earlier(billed=total(costs), replies=len(found))
         self._write_archive({"account": account.as_dict(), "files": {}}, found)
@@ -265,9 +259,9 @@ class Journal:
             return None
         try:
             with self._files.open_input_stream(path, compression="zstd") as source:
-                head, *entries = _unsealed(source.read())
-        except datasets.UNREADABLE as error:
-            if not datasets.is_damage(error):
+                head, *entries = without_seal(source.read())
+        except folders.UNREADABLE as error:
+            if not folders.is_damage(error):
                 raise
             raise StorageError(
                 f"{named} is damaged ({str(error).splitlines()[0]}): restore it from a copy; without it, a "
@@ -285,8 +279,8 @@ class Journal:
         content = "\n".join(map(json.dumps, entries)).encode()
         sink = pa.BufferOutputStream()
         with pa.CompressedOutputStream(sink, "zstd") as packed:
-            packed.write(content + b"\n" + json.dumps(_seal(content)).encode())
-        datasets.write_bytes(self._parent, f"{_name(self.part)}{ARCHIVE}", sink.getvalue())
+            packed.write(content + b"\n" + json.dumps(seal_of(content)).encode())
+        folders.write_bytes(self._parent, f"{_name(self.part)}{ARCHIVE}", sink.getvalue())
 
     def _append(self, entries: Sequence[Mapping[str, Any]]) -> None:
         """Write lines to the file of this start, or queue them for the writer thread on an object store.
@@ -300,7 +294,7 @@ class Journal:
         if self._error:
             raise self._error
         if self._on_disk:
-            with datasets.storage_errors(self._root):
+            with folders.storage_errors(self._root):
                 if self._file is None:
                     name = f"{self._start:06d}-{uuid.uuid4().hex[:8]}{ENDING}"
                     self._file = open(f"{self._root}/{name}", "ab", buffering=0)  # noqa: SIM115 # closed at the end
@@ -356,7 +350,7 @@ class Journal:
         for attempt in retrying:
             with (
                 attempt,
-                datasets.storage_errors(self._root),
+                folders.storage_errors(self._root),
                 self._files.open_output_stream(f"{self._root}/{name}") as sink,
             ):
                 sink.write(b"".join(lines))
@@ -365,7 +359,7 @@ class Journal:
         """Return the line files in the order they were written; files of the first version come first."""
         found = self._files.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
         paths = [info.path for info in found if info.path.endswith(ENDING)]
-        return sorted(paths, key=lambda path: (_number(path), Path(path).name))
+        return sorted(paths, key=lambda path: (start_of(path), Path(path).name))
 
     def _take_lock(self) -> None:
         assert self._lock
@@ -379,7 +373,7 @@ class Journal:
 
 def parts_with_journals(annotations: str) -> list[int]:
     """Return the indices of parts that have a journal, complete or in progress."""
-    files, root = datasets.filesystem(f"{annotations}/{FOLDER}")
+    files, root = folders.filesystem(f"{annotations}/{FOLDER}")
     found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
     names = {Path(info.path).name.partition(".")[0] for info in found}
     return sorted(int(name.removeprefix("part-")) for name in names if name.startswith("part-"))
@@ -388,84 +382,9 @@ def parts_with_journals(annotations: str) -> list[int]:
 def read_all(annotations: str, parts: Iterable[int]) -> dict[int, History]:
     """Read the journals of some parts concurrently."""
     wanted = list(parts)
-    with ThreadPoolExecutor(datasets.READERS) as pool:
+    with ThreadPoolExecutor(folders.READERS) as pool:
         return dict(zip(wanted, pool.map(lambda part: Journal(annotations, part).read(), wanted), strict=True))
 
 
 def _name(part: int) -> str:
     return f"part-{part:08d}"
-
-
-def _number(path: str) -> int:
-    """Return the number of the start that wrote a file; 0 for a file of the first version."""
-    first = Path(path).name.partition("-")[0]
-    return int(first) if first.isdigit() else 0
-
-
-def _whole(lines: Sequence[bytes], path: str) -> list[dict[str, Any]]:
-    """Parse the complete lines. Empty lines and lines cut off by a kill are skipped."""
-    entries = []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if not isinstance(entry, dict):
-            continue
-        if entry.get("v", 1) > VERSION:
-            raise StorageError(
-                f"{path} line {number} was written by a newer version of tsd: use that version, or name another "
-                "folder with --out"
-            )
-        entries.append(entry)
-    return entries
-
-
-def _seal(content: bytes) -> dict[str, Any]:
-    """Return an archive's checksum line: zstd has no checksum as pyarrow writes it."""
-    return {"lines": content.count(b"\n") + 1, "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _unsealed(content: bytes) -> list[dict[str, Any]]:
-    """Parse an archive into its head and entries. Raises ValueError if the checksum or format does not match."""
-    before, _, last = content.rpartition(b"\n")
-    seal = json.loads(last)
-    sealed = isinstance(seal, dict) and "sha256" in seal
-    if sealed and seal != _seal(before):
-        raise ValueError("it does not hold what was written")
-    entries = [json.loads(line) for line in (before if sealed else content).split(b"\n")]
-    if not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError("it has lines that are none of its own")
-    if not sealed and entries[0].get("v", 1) >= SEALED:
-        raise ValueError("its end is missing")
-    return entries
-
-
-def _reply(entry: Mapping[str, Any]) -> Reply:
-    """Parse the reply of a line. Fields of other versions are ignored."""
-    return Reply(**({"text": None} | {name: value for name, value in entry.items() if name in NAMES}))
-
-
-def _account(entries: Iterable[Mapping[str, Any]]) -> Earlier:
-    """Sum the bills of all ended requests, and collect the bounds of those that are still open."""
-    account, sent = Earlier(), dict[str, tuple[Cost, int, float]]()
-    for entry in entries:
-        if "sent" in entry:
-            sent[entry["sent"]] = Cost(*entry["bound"]), entry["estimate"], entry["at"]
-        if "ended" in entry and entry["ended"] not in account.ended:  # a batch may be collected twice
-            billed = Cost(*entry["billed"])
-            _, estimate, at = sent.pop(entry["ended"], (Cost(), 0, entry["at"]))
-            account.ended.add(entry["ended"])
-            account.billed += billed
-            if entry["known"]:
-                account.replies += 1
-                account.estimator = account.estimator.after(billed, estimate)
-            account.recent.append((max(at, entry["at"]), billed.tokens))
-            if entry.get("model"):
-                account.models[entry["model"]] += 1
-    for request, (bound, _, at) in sent.items():
-        account.open[request] = bound
-        account.recent.append((at, bound.tokens))
-    now = time.time()
-    account.recent = [(at, tokens) for at, tokens in account.recent if 0 <= now - at < WINDOW_SECONDS]
-    return account

@@ -31,7 +31,8 @@ from tsd.teachers.api.connection import (
     said_in,
 )
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.limits import BUSY, NOT_REACHED, StoppedError, Ticket, Turnstile
+from tsd.teachers.api.limits import NOT_REACHED
+from tsd.teachers.api.messages import BUSY, StoppedError
 from tsd.teachers.api.request_format import Dialect
 from tsd.teachers.api.responses import (
     OF_THE_ROW,
@@ -44,6 +45,7 @@ from tsd.teachers.api.responses import (
     read_json,
     states_usage,
 )
+from tsd.teachers.api.worker import Ticket, Turnstile
 from tsd.teachers.prompts import Message, Question, Questions, repair, repair_tokens
 
 PING_SECONDS = 20.0  # without any response, after which a test request is sent

@@ -1,0 +1,192 @@
+"""What a Ray Train worker does: load or resume a run, train it, report, export."""
+
+import contextlib
+import importlib
+import logging
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import ray.train
+from pyarrow import fs
+from ray.exceptions import GetTimeoutError, RayError
+
+from tsd.cluster import distillation, nodes
+from tsd.cluster.low_overhead import quick_imports
+from tsd.cluster.trials import Run
+from tsd.errors import DataError, TrainingError, UserError
+from tsd.recipe import Student
+from tsd.storage import datasets, folders
+from tsd.storage.schemas import EXAMPLES
+from tsd.tasks import TASKS
+
+STEP = "-step-"
+FAILED = "trials/failed"  # in a study's folder: one file per failed run with the reason
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of a trial's checkpoints
+log = logging.getLogger(__name__)
+LIBRARIES = ("ray.train.torch", "tsd.training.trainer")  # and with them torch and transformers
+BOARD_SECONDS = 10.0  # timeout for a response of the board, its start included
+T = TypeVar("T")
+
+
+def keep_failure(folder: str, run_id: str, reason: str) -> None:
+    """Record why a run cannot continue and would fail again, on disk so that it survives a dead process."""
+    folders.write_json(f"{folder}/{FAILED}", f"{run_id}.json", reason)
+
+
+def answer_within(call: Any, otherwise: T, patience: float) -> T:
+    """Return an actor's response, or `otherwise` if it is dead or does not respond within `patience` seconds."""
+    try:
+        answer: T = ray.get(call, timeout=patience)
+    except (RayError, GetTimeoutError) as error:
+        log.debug("the board of this stage did not answer: %s", error)
+        return otherwise
+    return answer
+
+
+def train_in_worker(config: dict[str, Any]) -> None:
+    """Body of a Ray Train worker: trains the trial's unfinished runs in sequence.
+
+    Permanent failures are recorded and not raised: Ray would retry them.
+    """
+    nodes.require_fit(config["need"])
+    config["board"].begin.remote(config["trial"].name)
+    with quick_imports():
+        for name in LIBRARIES:
+            importlib.import_module(name)
+    for run in config["trial"].runs:
+        done = folders.read_json(f"{config['folder']}/records", f"{run['run_id']}.json") is not None
+        if done or run["run_id"] in config["passed_over"]:
+            continue
+        try:
+            _learn(config, run)
+        except (UserError, TrainingError) as error:
+            keep_failure(config["folder"], run["run_id"], str(error))
+
+
+def _learn(config: dict[str, Any], run: Run) -> None:
+    """Train one student and store it: load tokenizer, examples and teacher, then train, export and record.
+
+    Only rank 0 writes the student folder and, last, its record.
+    """
+    started = time.perf_counter()
+    import torch
+    from ray.train.torch import get_device
+
+    from tsd.models import students
+    from tsd.recipe import TrainingConfig
+    from tsd.training import corpus, loop, trainer
+
+    context = ray.train.get_context()
+    settings = TrainingConfig(**config["training"])
+    folder = config["folder"]
+    student = Student.model_validate(run["student"])
+    device = str(get_device()) if settings.gpu else "cpu"
+    place = loop.Place(context.get_world_rank(), context.get_world_size(), device)
+    if not settings.gpu:
+        torch.set_num_threads(settings.threads)
+    with (
+        folders.local_copy(f"{folder}/tokenizer")
+        if not student.source
+        else contextlib.nullcontext(student.source) as source
+    ):
+        tokenizer = students.load_tokenizer(source)
+    examples = datasets.open_dataset(f"{folder}/examples", EXAMPLES)
+    task = TASKS[config["task"]] if student.looks else None
+    corpora = {
+        split: corpus.tokenise(
+            corpus.select(examples.each_part(), split, count), tokenizer, settings.max_length, task
+        )
+        for split, count in (("train", run["examples"]), ("validation", run["validation_examples"]))
+    }
+    teacher = distillation.load_teacher(run, student, folder, place)
+
+    def post(now: loop.Progress) -> None:
+        if place.rank == 0:
+            config["board"].post.remote(config["trial"].name, run["run_id"], trainer.metrics(now))
+
+    def keep(part: Path, now: loop.Progress) -> None:
+        folders.add_files(str(part), f"{folder}/trials/{config['trial'].name}/{_checkpoint_name(run, now)}")
+
+    model, record, end = trainer.learn(
+        run,
+        tokenizer,
+        corpora,
+        settings,
+        place,
+        started=started,
+        resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{config['trial'].name}"),
+        keep=keep,
+        tell=partial(_tell, run),
+        report=post,
+        teacher=teacher,
+    )
+    writes = place.rank == 0
+    asked = {"task": config["task"], "length": config["length"], "about": config["about"]}
+    with tempfile.TemporaryDirectory() as local:
+        trainer.export(model, tokenizer, Path(local) if writes else None, run, record, **asked)
+        if writes:
+            folders.copy_folder(local, f"{folder}/students/{run['run_id']}", sealed=True)
+    if writes:
+        folders.write_json(f"{folder}/records", f"{run['run_id']}.json", record)
+        last = {**trainer.metrics(end), "validation_loss": record["validation_loss"]}
+        # Awaited: this process may end before a call that is not awaited was sent.
+        answer_within(config["board"].post.remote(config["trial"].name, run["run_id"], last), None, BOARD_SECONDS)
+
+
+def _tell(run: Run, progress: Any) -> None:
+    """Report a checkpoint that all workers have stored: a restart resumes from it."""
+    from tsd.training.trainer import metrics
+
+    name, storage = _checkpoint_name(run, progress), ray.train.get_context().get_storage()
+    ray.train.report(
+        metrics(progress),
+        checkpoint=ray.train.Checkpoint(f"{storage.experiment_fs_path}/{name}", storage.storage_filesystem),
+        checkpoint_dir_name=name,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+    )
+
+
+def _checkpoint_name(run: Run, progress: Any) -> str:
+    return f"{run['run_id']}{STEP}{progress.step:08d}"
+
+
+def _restore(model: Any, optimiser: Any, *, run: Run, place: Any, trial: str) -> Any:
+    """Load the run's last complete checkpoint, if there is one. Returns its progress.
+
+    trial: the folder of the checkpoints. It is listed if Ray reports none, because it was killed while writing its
+    list.
+    """
+    from tsd.training import checkpoints
+    from tsd.training.loop import Progress
+
+    reported = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()]
+    for path in reversed(reported or _lying_in(trial)):
+        owner, _, _ = Path(path).name.rpartition(STEP)
+        if owner != run["run_id"]:  # of the trial's previous run
+            continue
+        with folders.local_copy(f"{trial}/{Path(path).name}") as folder:
+            if checkpoints.is_whole(Path(folder)):
+                return checkpoints.restore(Path(folder), model, optimiser, place)
+        log.warning("%s is damaged: the run goes on from the checkpoint before, if any", path)
+    return Progress()
+
+
+def _lying_in(trial: str) -> list[str]:
+    """Return the folders in a trial's folder, sorted by name: for one run, by step."""
+    files, root = folders.filesystem(trial)
+    found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
+    return sorted(each.path for each in found if each.type == fs.FileType.Directory)
+
+
+def forget_cut_off_snapshot(trial: str) -> None:
+    """Delete Ray's list of a trial's checkpoints if it is truncated: Ray would not start with it."""
+    try:
+        folders.read_json(trial, SNAPSHOT)
+    except DataError:
+        log.warning("%s/%s is cut off: it is made anew", trial, SNAPSHOT)
+        files, root = folders.filesystem(trial)
+        files.delete_file(f"{root}/{SNAPSHOT}")

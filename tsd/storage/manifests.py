@@ -1,0 +1,68 @@
+"""A dataset's manifest: which parts it has, what made them, and a digest of itself."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tsd.errors import DataError
+from tsd.storage.folders import (
+    damaged,
+    read_bytes,
+    read_fields,
+)
+from tsd.storage.keys import digest
+
+MANIFEST = "manifest.json"
+DIGEST = "digest"  # in a manifest: hash of its other fields
+FIELDS = {
+    "schema": str,
+    "key": str,
+    "parents": dict,
+    "rows": int,
+    "parts": list,
+    "versions": dict,
+}  # of a manifest
+OF_A_PART = {"name", "rows", "sha256"}
+
+
+def has_damaged_manifest(folder: str) -> bool:
+    """Whether there is a manifest that cannot be read. The dataset is then committed again from its parts."""
+    return read_bytes(folder, MANIFEST) is not None and whole_manifest(folder) is None
+
+
+def read_manifest(folder: str) -> dict[str, Any] | None:
+    """Return a dataset's manifest; None if there is none. Raises DataError if it is damaged.
+
+    A manifest without digest is of an earlier version. It may contain only the known fields, so that a damaged
+    digest field is detected.
+    """
+    manifest = read_fields(folder, MANIFEST)
+    if manifest is None:
+        return None
+    lacks = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
+    if not lacks and not all(isinstance(part, dict) and part.keys() >= OF_A_PART for part in manifest["parts"]):
+        lacks = ["name, rows or digest of a part"]
+    if lacks:
+        raise DataError(damaged(f"{folder}/{MANIFEST}", f"it has no {lacks[0]}", folder))
+    known = {*FIELDS, "about", DIGEST}
+    if set(manifest) - known or manifest.get(DIGEST, digest_of(manifest)) != digest_of(manifest):
+        raise DataError(damaged(f"{folder}/{MANIFEST}", "it does not hold what was written", folder))
+    return manifest
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """Return the digest of a manifest, which is also stored in it."""
+    return digest({name: value for name, value in manifest.items() if name != DIGEST})
+
+
+def whole_manifest(folder: str) -> dict[str, Any] | None:
+    """Return the manifest; None if there is none or it is damaged. The parts then determine the state."""
+    try:
+        return read_manifest(folder)
+    except DataError:
+        return None
+
+
+def made_by(folder: str) -> str | None:
+    """Return the key of a finished dataset; None if there is none or its manifest cannot be read."""
+    manifest = whole_manifest(folder)
+    return None if manifest is None else str(manifest["key"])

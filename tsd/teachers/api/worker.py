@@ -1,0 +1,312 @@
+"""A worker's side of the rate limiter: its share of the requests under way, its counts, the news."""
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Self
+
+from tsd.recipe import ApiTeacher
+from tsd.teachers import Reply
+from tsd.teachers.api.account import Cost
+from tsd.teachers.api.journal import Journal
+from tsd.teachers.api.messages import (
+    ANSWERED,
+    BATCHED,
+    BATCHES,
+    COMPLETED,
+    EARLIER,
+    ENDED,
+    EXAMPLE,
+    FAILED,
+    FORM,
+    MODEL,
+    ROWS,
+    SENT,
+    STATUS,
+    THOUGHTS,
+    Bill,
+    Counts,
+    GateLike,
+    Pass,
+    Report,
+    Row,
+    StoppedError,
+)
+
+# While others wait for settled requests, reports are sent this many times as often.
+REPORT_SECONDS, REPORTS_IN_ONE = 0.25, 5
+# When the stage stops, responses in flight are awaited, since they are paid for. The timeout is twice the slowest
+# response so far, within these bounds in seconds.
+LEAST_GRACE, MOST_GRACE, TIMES_SLOWEST = 5.0, 60.0, 2.0
+LEAST_FAILURES = 20  # failures in a row that mean an outage; at least twice a worker's requests in flight
+HEAR_SECONDS = 0.05  # between two polls for a response
+
+
+class Ticket:
+    """A request in flight. Its result is reported once; without a result it may have been billed."""
+
+    def __init__(
+        self,
+        name: str,
+        estimate: int,
+        bound: Cost,
+        worked: bool,
+        journal: Journal,
+        tell: Callable[[Bill], None],
+    ) -> None:
+        """worked: whether the latest request before it that has ended got a response."""
+        self.name, self.bound, self.worked, self.sent = name, bound, worked, time.monotonic()
+        self._estimate, self._journal, self._tell = estimate, journal, tell
+        self.settled = False
+
+    def billed(self, cost: Cost, key: str | None = None, reply: Reply | None = None, known: bool = True) -> None:
+        """Record that the request got a response. key, reply: its row's request key and reply. Raises
+        StorageError.
+
+        known: whether the server reported the usage.
+        """
+        self._journal.ended(self.name, cost, key, reply, known)
+        self.settled = True
+        self._tell(Bill(self.name, cost, self._estimate, int(known)))
+
+    def free(self) -> None:
+        """Record that the request was refused or never reached the server: it costs nothing."""
+        self.billed(Cost(), known=False)
+
+
+class Turnstile:
+    """A worker's client of the gate: its concurrency limit, its counts, and the shared state."""
+
+    def __init__(self, gate: GateLike, teacher: ApiTeacher, share: int) -> None:
+        """share: maximum number of requests in flight of this worker."""
+        self._gate, self._teacher = gate, teacher
+        self._name = uuid.uuid4().hex[:16]
+        self._numbers = itertools.count()
+        self._pass: Pass | None = None  # that covers all further requests
+        self._slots = asyncio.Semaphore(share)
+        self._counts: Counts = Counter()
+        self._news = Report(Counter())
+        self._paused_until = 0.0
+        self._in_flight, self._last_failed = 0, 0.0
+        self._failed_in_row, self._many = 0, max(LEAST_FAILURES, 2 * share)
+        self.last_answer = 0.0
+        """When this worker last received a response, by `time.monotonic`."""
+        self.last_heard = 0.0
+        """When the latest of its requests with a response was sent."""
+        self._slowest = 0.0  # longest response time in seconds
+        self.stopped = asyncio.Event()
+        """Set when no more requests may be sent."""
+        self._reason: str | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._report())]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.hand_in()
+
+    @asynccontextmanager
+    async def slot(self, estimate: int, journal: Journal) -> AsyncIterator[Ticket]:
+        """Send one request inside this context. estimate: approximate tokens of its prompt.
+
+        Its bound is in the journal before it is sent, and stays there if the ticket has no bill at the end.
+        Raises StoppedError if the stage was stopped, StorageError if the journal cannot be written.
+        """
+        name = f"{self._name}-{next(self._numbers)}"
+        async with self._slots:
+            await self.clear()
+            if self.stopped.is_set():
+                raise StoppedError
+            leave = self._pass or await self._gate.enter(self._name, name, estimate)
+            if leave is None:
+                raise StoppedError
+            bound = leave.bound
+            if leave.free:
+                self._pass, bound = leave, leave.estimator.bound(self._teacher, estimate)
+            worked = self.last_heard > self._last_failed
+            ticket = Ticket(name, estimate, bound, worked, journal, lambda bill: self._news.bills.append(bill))
+            try:
+                journal.sent(name, bound, estimate)
+                await journal.stored()
+            except BaseException:
+                self._news.bills.append(Bill(name, Cost()))
+                raise
+            self._counts[SENT] += 1
+            self._in_flight += 1
+            try:
+                yield ticket
+            finally:
+                self._in_flight -= 1
+                if self.last_heard < ticket.sent:
+                    self._last_failed = max(self._last_failed, ticket.sent)
+                    self._failed_in_row += 1
+                self._counts[ENDED] += 1
+                if not ticket.settled:
+                    self._news.bills.append(Bill(name, None, bound=bound))
+
+    async def clear(self) -> None:
+        """Wait until no pause delays requests or the stage was stopped."""
+        while (wait := self._paused_until - time.monotonic()) > 0 and not self.stopped.is_set():
+            await asyncio.sleep(min(wait, 0.5))
+
+    async def reserve(self, batch: str, bound: Cost, submitted: bool) -> None:
+        """Reserve a batch's bound until `settle`. batch: its name, the same at every start.
+
+        submitted: whether an earlier start has submitted it. Raises StoppedError if no batch may be submitted.
+        """
+        if not await self._gate.reserve(self._name, batch, bound, submitted):
+            raise StoppedError
+
+    def settle(self, batch: str, billed: Cost, replies: int) -> None:
+        """Replace the bound of a batch with its bill. replies: number of responses with usage."""
+        self._news.bills.append(Bill(batch, billed, 0, replies))
+
+    @contextmanager
+    def batch(self, requests: int) -> Iterator[Callable[[int], None]]:
+        """Count a batch as in progress inside this context.
+
+        Yields a callback for the number of completed requests.
+        """
+        shown = 0
+
+        def completed(count: int) -> None:
+            nonlocal shown
+            self._counts[COMPLETED] += count - shown
+            shown = count
+
+        self._counts.update({BATCHES: 1, BATCHED: requests})
+        try:
+            yield completed
+        finally:
+            completed(0)
+            self._counts.update({BATCHES: -1, BATCHED: -requests})
+
+    def answered(self, reply: Reply, form: str | None = None, sent: float = 0.0) -> None:
+        """Count a response. form: request format of the reply; sent: when the request was sent (`Ticket.sent`)."""
+        if reply.status != "error":
+            self.last_heard, self._failed_in_row = max(self.last_heard, sent), 0
+            self._counts[ANSWERED] += 1
+            self._news.answers += 1
+            self.last_answer = time.monotonic()
+            if sent:
+                self._slowest = max(self._slowest, self.last_answer - sent)
+            if form:
+                self._counts[FORM + form] += 1
+        if reply.thought:
+            self._counts[THOUGHTS] += 1
+        if reply.model:
+            mark = f" ({reply.fingerprint})" if reply.fingerprint else ""
+            self._counts[f"{MODEL}{reply.model}{mark}"] += 1
+
+    def failed(self, kind: str) -> None:
+        """Count a request without response."""
+        self._counts[FAILED + kind] += 1
+        self._news.failures[FAILED + kind] += 1
+
+    def settled(self, reply: Reply, earlier: bool = False) -> None:
+        """Count a finished row. earlier: whether an earlier start has finished it."""
+        self._counts.update({ROWS: 1, STATUS + reply.status: 1, EARLIER: int(earlier)})
+        if not earlier:
+            text = " ".join((reply.text or reply.thought or "")[: 4 * EXAMPLE].split())[:EXAMPLE]
+            self._news.rows.append(Row(reply.status, reply.reason, text))
+
+    async def begin(self, part: int, settled: Iterable[Reply]) -> None:
+        """Count the finished rows of a part from earlier starts."""
+        if await self._gate.begin(part):
+            for reply in settled:
+                self.settled(reply, earlier=True)
+            await self.hand_in()
+
+    async def pause(self, seconds: float | None) -> float:
+        """Pause all workers because the server is busy. Returns the seconds of the pause."""
+        wait = await self._gate.pause(seconds)
+        self._paused_until = max(self._paused_until, time.monotonic() + wait)
+        return wait
+
+    async def stop(self, reason: str) -> None:
+        """Stop all workers, with a reason."""
+        self._reason = self._reason or reason
+        self.stopped.set()
+        await self._gate.stop(reason)
+
+    async def silence(self, seconds: float) -> None:
+        """Stop all workers because the server has not responded for this many seconds."""
+        await self.hand_in()  # include the failures so far
+        self.stopped.set()
+        await self._gate.silence(seconds)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep for some seconds. Raises StoppedError if the stage is stopped meanwhile."""
+        try:
+            await asyncio.wait_for(self.stopped.wait(), seconds)
+        except TimeoutError:
+            return
+        raise StoppedError
+
+    @property
+    def down(self) -> bool:
+        """Whether enough requests in a row have failed to mean an outage of the server."""
+        return self._failed_in_row >= self._many
+
+    async def hear(self, since: float, most: float) -> bool:
+        """Whether the server responds to a request sent after `since`.
+
+        Waits at most `most` seconds for requests in flight.
+        """
+        until = time.monotonic() + most
+        while self.last_heard <= since and self._in_flight and time.monotonic() < until:
+            await self.sleep(HEAR_SECONDS)
+        return self.last_heard > since
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, object]) -> bool:
+        """Await `work` until it is done or the stage is stopped. Returns whether it was not stopped."""
+        working, stopped = asyncio.create_task(work), asyncio.create_task(self.stopped.wait())
+        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+        for task in (working, stopped):
+            task.cancel()
+        return not self.stopped.is_set()
+
+    async def wait_for(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        """Wait for all tasks. After a stop or a failure, wait only for a grace period and cancel the rest."""
+        if not tasks:
+            return
+        await self.unless_stopped(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
+        if running := [task for task in tasks if not task.done()]:
+            grace = min(max(TIMES_SLOWEST * self._slowest, LEAST_GRACE), MOST_GRACE)
+            await asyncio.wait(running, timeout=grace)
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running)
+
+    async def _listen(self) -> None:
+        epoch, seen = "", 0
+        while True:
+            news = await self._gate.news(epoch, seen)
+            epoch, seen = news.epoch, news.version
+            self._paused_until = max(self._paused_until, time.monotonic() + news.pause)
+            if news.stopped:
+                self._reason = self._reason or news.stopped
+                self.stopped.set()
+
+    async def _report(self) -> None:
+        while True:
+            # While others wait for settled requests, report sooner so that they can proceed.
+            for _ in range(REPORTS_IN_ONE):
+                await asyncio.sleep(REPORT_SECONDS / REPORTS_IN_ONE)
+                if self._pass is None and self._news.bills:
+                    break
+            await self.hand_in()
+
+    async def hand_in(self) -> None:
+        """Send the counts and all events since the last report to the gate."""
+        report, self._news = self._news, Report(Counter())
+        report.counts, report.stopped = self._counts.copy(), self._reason
+        await self._gate.report(self._name, report)
