@@ -15,12 +15,14 @@ from typing import Any
 
 from measured import Bound, finish, show
 
-from tsd.cluster import outcomes, training, trials
+from tsd.cluster import training
 from tsd.cluster.session import session
 from tsd.cluster.study import Study
+from tsd.cluster.train_stage import prepare_tokenizers
 from tsd.progress import Reporter
 from tsd.recipe import Recipe, load
-from tsd.study import placement
+from tsd.study import outcomes, placement, trials
+from tsd.study.identity import plan_runs
 
 EXAMPLES, RUNS, TURNS = 800, 4, 3
 OWN, SHARED = "a trial each", "one trial for all"
@@ -62,8 +64,8 @@ def measure(recipe: Recipe) -> dict[str, list[float]]:
     study.annotate()
     study.curate()
     examples = study.open("examples")
-    study.prepare_tokenizer(examples)
-    runs_left = iter(trials.plan_runs(recipe, examples.digest))
+    prepare_tokenizers(study, examples)
+    runs_left = iter(plan_runs(recipe, examples.digest))
     need = placement.need(recipe.students.sizes[0], recipe.training)
     beyond: dict[str, list[float]] = {OWN: [], SHARED: []}
     for _ in range(TURNS):
@@ -81,7 +83,7 @@ def seconds_beyond(recipe: Recipe, planned: Sequence[trials.Trial]) -> float:
     took = time.perf_counter() - started
     assert not failed, failed
     records = outcomes.finished(recipe, [run for trial in planned for run in trial.runs]).values()
-    return (took - sum(record["train_seconds"] for record in records)) / len(records)
+    return (took - sum(record.train_seconds for record in records)) / len(records)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Have the teacher describe the series as a Ray job.
+"""Annotate the series with the teacher, as a Ray job.
 
 ray job submit --working-dir . -- python jobs/annotate.py RECIPE [--set A.B=VALUE]
 """
@@ -6,7 +6,7 @@ ray job submit --working-dir . -- python jobs/annotate.py RECIPE [--set A.B=VALU
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the job's working directory, where tsd is not installed
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the job's working directory; tsd is not installed there
 
 from tsd.cli import main
 

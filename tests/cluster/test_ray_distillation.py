@@ -8,12 +8,14 @@ import pytest
 from support.commands import BRIEF, command, ended
 
 from tsd.cluster.distillation import require_fitting_teachers
-from tsd.cluster.trials import Run, plan_runs, plan_trials
 from tsd.errors import InputError
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Recipe, load
 from tsd.storage import datasets
+from tsd.study.identity import plan_runs, tokenizer_key
+from tsd.study.trials import plan_trials
 from tsd.tasks import SINGLE
+from tsd.training.runs import RunSpec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
@@ -28,7 +30,7 @@ CHAIN = (
 )
 
 
-def planned(*overrides: str) -> tuple[Recipe, list[Run]]:
+def planned(*overrides: str) -> tuple[Recipe, list[RunSpec]]:
     """A study of four students on two volumes with two seeds, and its runs."""
     recipe = load(
         "laptop",
@@ -37,53 +39,48 @@ def planned(*overrides: str) -> tuple[Recipe, list[Run]]:
     return recipe, plan_runs(recipe, "digest")
 
 
-def by_cell(runs: list[Run]) -> dict[tuple[str, int, int], Run]:
+def by_cell(runs: list[RunSpec]) -> dict[tuple[str, int, int], RunSpec]:
     """The runs by student, volume and seed."""
-    return {(run["student"]["name"], run["examples"], run["seed"]): run for run in runs}
+    return {(run.student.name, run.examples, run.seed): run for run in runs}
 
 
 def test_every_run_waits_for_the_one_that_it_learns_from_which_saw_most_and_has_its_seed() -> None:
     recipe, runs = planned()
-    waves = {run["run_id"]: (run, trial.wave) for trial in plan_trials(recipe, runs) for run in trial.runs}
+    waves = {run.run_id: (run, trial.wave) for trial in plan_trials(recipe, runs) for run in trial.runs}
     assert len(waves) == 16
-    distilled = [(run, wave) for run, wave in waves.values() if "teacher_run" in run]
+    distilled = [(run, wave) for run, wave in waves.values() if run.teacher_run]
     assert len(distilled) == 8
     for run, wave in distilled:
-        teacher, before = waves[run["teacher_run"]]
-        assert teacher["student"]["name"] == run["student"]["distil"]["teacher"]
-        assert (teacher["examples"], teacher["seed"]) == (2000, run["seed"])
+        teacher, before = waves[run.teacher_run]
+        assert teacher.student.name == run.student.distil.teacher
+        assert (teacher.examples, teacher.seed) == (2000, run.seed)
         assert before == wave - 1
-    names = {(wave, run["student"]["name"]) for run, wave in waves.values()}
+    names = {(wave, run.student.name) for run, wave in waves.values()}
     assert names == {(0, "0.3M"), (0, "0.03M"), (1, "next"), (2, "last")}
 
 
 def test_a_changed_teacher_makes_other_runs_of_its_students_and_of_nobody_else() -> None:
     slower = CHAIN.replace("0.3M, 0.03M]", "{name: 0.3M, learning_rate: 0.001}, 0.03M]")
     before, after = (by_cell(runs) for _, runs in (planned(), planned(slower)))
-    changed = {cell[0] for cell in before if before[cell]["run_id"] != after[cell]["run_id"]}
+    changed = {cell[0] for cell in before if before[cell].run_id != after[cell].run_id}
     assert changed == {"last", "next", "0.3M"}
 
 
-def test_a_run_of_words_keeps_the_id_that_it_had_before_students_could_be_distilled() -> None:
-    run = by_cell(planned()[1])["0.03M", 500, 0]
-    assert run["student"] == {"name": "0.03M", "source": None, "lora": None, "learning_rate": None}
-    assert "teacher_run" not in run
-
-
 def test_a_teacher_with_other_tokens_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    build_tokenizer(["a hill a hill"], 99).save_pretrained(tmp_path / "tiny" / "tokenizer")
     for name, words in (("same", "a hill a hill"), ("other", "a vale a vale of tears of tears")):
         build_tokenizer([words], 99).save_pretrained(tmp_path / name)
     for name in ("same", "other"):
         size = f"students.sizes=[{{name: 0.03M, distil: {{teacher: {tmp_path / name}}}}}]"
         recipe = load("laptop", ["teacher={kind: rules}", f"out={tmp_path}", "name=tiny", size])
+        own = tokenizer_key(recipe, recipe.students.sizes[0], "examples")
+        build_tokenizer(["a hill a hill"], 99).save_pretrained(tmp_path / "tiny" / "tokenizers" / own)
         if name == "same":
-            require_fitting_teachers(recipe)
+            require_fitting_teachers(recipe, "examples")
         else:
             with pytest.raises(
                 InputError, match=r"0.03M cannot be distilled from .*other: .* 2\d\d and 2\d\d tokens"
             ):
-                require_fitting_teachers(recipe)
+                require_fitting_teachers(recipe, "examples")
 
 
 @pytest.fixture(scope="module")

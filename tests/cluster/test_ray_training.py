@@ -40,7 +40,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 @pytest.fixture
 def examples(done: tuple[Path, object], tmp_path: Path) -> Path:
     """A folder with what training needs and no student."""
-    for name in ("series", "annotations", "examples", "tokenizer"):
+    for name in ("series", "annotations", "examples", "tokenizers"):
         shutil.copytree(done[0] / "tiny" / name, tmp_path / "tiny" / name)
     return tmp_path
 

@@ -7,15 +7,26 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from tsd.cluster import restoring
 from tsd.cluster.vllm_teacher import _Part
 from tsd.generation import generator
 from tsd.progress import Reporter
-from tsd.recipe import Recipe, load
+from tsd.recipe import Recipe, Student, TrainingConfig, load
 from tsd.storage import datasets, folders
+from tsd.study import restoring
 from tsd.teachers import Reply
+from tsd.training.runs import RunSpec
 
-RUN = {"run_id": "0.03M-40-s0-01234567"}
+SPEC = RunSpec(
+    student=Student(name="0.03M"),
+    examples=40,
+    seed=0,
+    training=TrainingConfig(),
+    validation_examples=10,
+    corpus="corpus",
+    tokenizer="tokenizer",
+    precision="float32",
+)
+RUN = {"run_id": SPEC.run_id}
 
 
 @pytest.fixture
@@ -34,7 +45,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def said(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, restoring.LostStudent], str]:
     """What is lost, and what is said of it."""
-    lost = restoring.restore_records(recipe, [RUN], Reporter(Console(soft_wrap=True)))
+    lost = restoring.restore_records(recipe, [SPEC], Reporter(Console(soft_wrap=True)))
     return lost, capsys.readouterr().out
 
 

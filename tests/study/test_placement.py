@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsd.cluster.trials import Trial, plan_runs, plan_trials
 from tsd.models.students import SCRATCH, build, parameter_counts
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Student, TrainingConfig, load
+from tsd.study.identity import plan_runs
 from tsd.study.placement import LARGEST, Need, cost, need, packs, parameters
+from tsd.study.trials import Trial, plan_trials
 
 ON_GPUS = TrainingConfig(gpu=True, workers=8, batch_size=64)
 
@@ -94,19 +95,19 @@ def test_a_student_waits_for_the_run_that_it_learns_from_and_that_one_has_its_se
         "students.volumes=[100, 4000]",
         "students.seeds={100: [0, 1], every: [1, 2]}",
     )
-    runs = {run["run_id"]: (run, trial.wave) for trial in trials for run in trial.runs}
+    runs = {run.run_id: (run, trial.wave) for trial in trials for run in trial.runs}
     assert len(runs) == 8
     for run, wave in runs.values():
-        assert wave == ("teacher_run" in run) == (run["student"]["name"] == "taught")
+        assert wave == (run.teacher_run is not None) == (run.student.name == "taught")
         if wave:
-            teacher, before = runs[run["teacher_run"]]
-            assert (teacher["student"]["name"], teacher["examples"], before) == ("0.3M", 4000, 0)
-            assert teacher["seed"] == (run["seed"] or 1)
+            teacher, before = runs[run.teacher_run]
+            assert (teacher.student.name, teacher.examples, before) == ("0.3M", 4000, 0)
+            assert teacher.seed == (run.seed or 1)
 
 
 def test_a_runs_id_knows_nothing_of_the_machines_and_all_of_what_shapes_weights() -> None:
     def ids(*overrides: str) -> set[str]:
-        return {run["run_id"] for trial in planned(*overrides) for run in trial.runs}
+        return {run.run_id for trial in planned(*overrides) for run in trial.runs}
 
     usual = ids()
     for override in (

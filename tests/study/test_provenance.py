@@ -29,7 +29,7 @@ def finished(out: Path, *changes: str, tables: tuple[str, ...] = MADE) -> Path:
         folders.write_bytes(f"{made.folder}/{table}", "part-00000000.parquet", b"a part")
     for student, volume, seed in made.students.cells() if "records" in tables else ():
         folders.write_json(f"{made.folder}/records", f"{student.name}-{volume}-s{seed}-01234567.json", {})
-    folders.write_bytes(made.folder, provenance.RECIPE, to_yaml(made).encode())
+    folders.write_bytes(made.folder, provenance.RECIPE, provenance.LAYOUT + to_yaml(made).encode())
     folders.write_bytes(made.folder, "report.html", b"the report")
     return Path(made.folder)
 
@@ -167,6 +167,18 @@ def test_of_several_teachers_each_is_held_against_its_own_folder(tmp_path: Path)
     ):
         with pytest.raises(StorageError, match=named):
             provenance.require(recipe(tmp_path, other), "study")
+
+
+def test_a_folder_of_an_earlier_version_is_refused_in_one_line_and_not_changed(tmp_path: Path) -> None:
+    folder = finished(tmp_path)
+    kept = folder / provenance.RECIPE
+    kept.write_bytes(kept.read_bytes().removeprefix(provenance.LAYOUT))
+    before = bytes_of(folder)
+    for command in ("study", "train", "report"):
+        with pytest.raises(StorageError, match="made by an earlier version of tsd") as caught:
+            provenance.require(recipe(tmp_path), command)
+        assert len(str(caught.value).splitlines()) == 1
+    assert bytes_of(folder) == before
 
 
 def test_a_kept_recipe_that_was_cut_is_one_line(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tsd.errors import DataError
 from tsd.recipe import Recipe, load, to_yaml
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, REJECTS
-from tsd.study import verify
+from tsd.study import identity, provenance, verify
 from tsd.tasks import SINGLE
 from tsd.teachers import Reply
 from tsd.teachers.api.journal import Journal
@@ -72,13 +73,15 @@ def annotate(place: Path, series: Path) -> None:
         journal.delete()
 
 
-def finish(place: Path, series: Path) -> None:
+def finish(place: Path, series: Path, recipe: Recipe) -> None:
     """All that comes after the annotations."""
     said = place / "annotations"
     fill(place / "verdicts", TABLES.verdicts, 10, series, said)
     fill(place / "examples", EXAMPLES, 8, series, said)
     fill(place / "rejects", REJECTS, 2, series, said)
-    seal(place / "tokenizer", tokenizer="{}")
+    examples = datasets.open_dataset(str(place / "examples"), EXAMPLES).digest
+    for student in recipe.students.sizes:
+        seal(place / "tokenizers" / identity.tokenizer_key(recipe, student, examples), tokenizer="{}")
     seal(place / f"students/{RUN}", weights="weights")
     folders.write_json(str(place / "records"), f"{RUN}.json", {"run_id": RUN})
     fill(place / f"predictions/{RUN}", TABLES.predictions, 3, series, run_id=RUN)
@@ -93,14 +96,19 @@ def recipe(tmp_path: Path) -> Recipe:
     return load("laptop", [*BRIEF, f"out={tmp_path}"])
 
 
+def stored(recipe: Recipe) -> str:
+    """A recipe as a study's folder keeps it."""
+    return provenance.LAYOUT.decode() + to_yaml(recipe)
+
+
 @pytest.fixture
 def run(recipe: Recipe) -> Path:
     """A finished study."""
     place = Path(recipe.folder)
     fill(place / "series", TABLES.series, 10)
-    (place / "recipe.yaml").write_text(to_yaml(recipe))
+    (place / "recipe.yaml").write_text(stored(recipe))
     annotate(place, place / "series")
-    finish(place, place / "series")
+    finish(place, place / "series", recipe)
     return place
 
 
@@ -174,7 +182,6 @@ RECORD, ARCHIVED = f"records/{RUN}.json", "annotations/replies/part-00000000.jso
             f"students/{RUN}",
             "its files they are",
         ),
-        (deleted("tokenizer"), "tokenizer", "is missing, and students is there"),
         (deleted("report.html"), "report.html", "report.html is missing, and scaling.png is there"),
         (written("report.html", b""), "report.html", "report.html is cut or empty"),
         (written("report.html", b"<html>"), "report.html", "report.html is cut or empty"),
@@ -204,6 +211,19 @@ def test_what_is_lost_or_damaged_of_a_finished_study_is_said(
     assert verify.stages(str(run)) == list(verify.STAGES)
 
 
+def test_a_tokenizer_that_a_trained_student_needs_is_missed(run: Path) -> None:
+    (tokenizer,) = (run / "tokenizers").iterdir()
+    deleted(f"tokenizers/{tokenizer.name}")(run)
+    assert states(run) == {f"tokenizers/{tokenizer.name}": "is missing, and students is there"}
+
+
+def test_a_folder_of_an_earlier_version_is_refused_in_one_line(run: Path, recipe: Recipe) -> None:
+    (run / "recipe.yaml").write_text(to_yaml(recipe))
+    with pytest.raises(DataError, match="made by an earlier version") as caught:
+        verify.recipe_of(str(run))
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_an_archive_that_is_damaged_goes_only_where_its_part_is_whole(run: Path) -> None:
     (run / ARCHIVED).write_bytes(b"garbage")
     (run / "annotations/part-00000000.parquet").rename(run / "aside")
@@ -221,8 +241,8 @@ def test_an_archive_that_is_damaged_goes_only_where_its_part_is_whole(run: Path)
         (("series",), {"report.html"}),
         (("series", "annotations"), {"report.html"}),
         (("series", "annotations", "verdicts", "examples"), {"report.html"}),
-        (("series", "annotations", "verdicts", "examples", "rejects", "tokenizer"), {"report.html"}),
-        (("series", "annotations", "verdicts", "examples", "rejects", "tokenizer", "students"), {"report.html"}),
+        (("series", "annotations", "verdicts", "examples", "rejects", "tokenizers"), {"report.html"}),
+        (("series", "annotations", "verdicts", "examples", "rejects", "tokenizers", "students"), {"report.html"}),
         (("predictions/",), {PREDICTED, "report.html"}),
         (("runs/",), {"runs", "report.html"}),
         (("rejects/",), {"rejects", "report.html"}),
@@ -246,7 +266,7 @@ def test_a_study_that_was_stopped_is_unfinished_and_not_damaged(
 
 def test_the_recipe_says_which_runs_are_still_to_be_trained(run: Path, recipe: Recipe) -> None:
     more = load("laptop", [*BRIEF, f"out={recipe.out}", "students.volumes=[10, 20]"])
-    (run / "recipe.yaml").write_text(to_yaml(more))
+    (run / "recipe.yaml").write_text(stored(more))
     assert states(run) == {"records": "unfinished"}
 
 
@@ -254,12 +274,12 @@ def test_a_study_with_several_teachers_misses_the_runs_and_the_folder_of_each(tm
     recipe = load("laptop", [*BRIEF[1:], f"out={tmp_path}", "teachers={one: {kind: rules}, two: {kind: rules}}"])
     run = Path(recipe.folder)
     fill(run / "series", TABLES.series, 10)
-    (run / "recipe.yaml").write_text(to_yaml(recipe))
+    (run / "recipe.yaml").write_text(stored(recipe))
     assert states(run) == dict.fromkeys(["report.html", "teachers/one", "teachers/two"], "unfinished")
     for name, one in recipe.by_teacher.items():
         place = run / f"teachers/{name}"
         place.mkdir(parents=True)
-        (place / "recipe.yaml").write_text(to_yaml(one))
+        (place / "recipe.yaml").write_text(stored(one))
     assert states(run) == dict.fromkeys(
         ["report.html", "teachers/one/report.html", "teachers/two/report.html"], "unfinished"
     )
@@ -268,7 +288,7 @@ def test_a_study_with_several_teachers_misses_the_runs_and_the_folder_of_each(tm
     (run / "aside").rename(run / "series/manifest.json")
     for name in recipe.by_teacher:
         annotate(run / f"teachers/{name}", run / "series")
-        finish(run / f"teachers/{name}", run / "series")
+        finish(run / f"teachers/{name}", run / "series", recipe.by_teacher[name])
     fill(run / "runs", TABLES.runs, 2, *(run / f"teachers/{name}/runs" for name in recipe.by_teacher))
     (run / "report.html").write_text("<html></html>")
     assert states(run) == {}

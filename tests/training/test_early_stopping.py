@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
 
-from tsd.cluster.study import fit_laws
+from tsd.cluster.laws import fit_laws
 from tsd.models.students import build
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Student, TrainingConfig

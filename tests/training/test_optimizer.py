@@ -8,11 +8,10 @@ import torch
 from support.workers import joined, together
 from transformers import PreTrainedModel
 
-from tsd.cluster.trials import plan_runs
 from tsd.models import vision_students
 from tsd.models.students import build
 from tsd.models.tokenizer import build_tokenizer
-from tsd.recipe import Student, TrainingConfig, load
+from tsd.recipe import Student, TrainingConfig
 from tsd.training import optimizer
 from tsd.training.loop import make_optimiser, shard
 
@@ -119,15 +118,6 @@ def test_of_a_model_that_looks_neither_pixels_nor_places_are_taken_for_matrices(
     chosen = {names[id(matrix)] for matrix in matrices(make_optimiser(model, SETTINGS))}
     assert not [name for name in chosen if "embed" in name]
     assert {"model.visual.merger.linear_fc1.weight", "model.visual.blocks.0.attn.qkv.weight"} <= chosen
-
-
-def test_a_run_with_adamw_keeps_its_id_and_one_with_muon_has_another() -> None:
-    plain, other = (
-        plan_runs(load("laptop", [f"training.optimiser={name}"]), "examples")[0] for name in ("adamw", "muon")
-    )
-    assert plain["run_id"] == "0.03M-2000-s0-1f334f0f"  # as before there was a choice
-    assert other["training"]["optimiser"] == "muon"
-    assert plain["run_id"] != other["run_id"]
 
 
 def work(rank: int, out: Path) -> None:

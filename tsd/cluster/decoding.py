@@ -1,23 +1,24 @@
 """Students' replies to the test series, part by part."""
 
-import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tsd.cluster import nodes
 from tsd.errors import InputError, TsdError, how_to_install
 from tsd.plots.rasterised import draw
 from tsd.progress import Reporter
-from tsd.recipe import Recipe
-from tsd.storage import datasets, folders, keys
+from tsd.recipe import Recipe, Student
+from tsd.storage import datasets, folders
+from tsd.study import identity
+from tsd.study.scored_series import test_series
 from tsd.training.corpus import chat_tokens
+from tsd.training.runs import RunSpec
 
 
 @dataclass
@@ -28,32 +29,33 @@ class Decoded:
     failed: dict[str, str]
 
 
-def decode(recipe: Recipe, run_ids: Sequence[str], series: datasets.Dataset, reporter: Reporter) -> Decoded:
+def decode(recipe: Recipe, runs: Sequence[RunSpec], series: datasets.Dataset, reporter: Reporter) -> Decoded:
     """Decode every student on the first test series, with one predictions dataset per run.
 
     A student that fails is skipped with its reason, and retried by the next start. Raises InputError if the recipe
     requires vLLM and it is not installed.
     """
-    if recipe.evaluation.vllm and not _vllm_is_installed():
+    if recipe.evaluation.vllm and not identity.vllm_is_installed():
         raise InputError(f"evaluation.vllm=true needs vLLM, which is not installed here: {how_to_install('vllm')}")
     chunks = -(-len(test_series(recipe, series)) // recipe.evaluation.batch_size)
     schema = recipe.asks.tables.predictions
-    keys = {run: predictions_key(recipe, run, series) for run in run_ids}
-    folders = {run: f"{recipe.folder}/predictions/{run}" for run in run_ids}
-    open_runs = [run for run in run_ids if not datasets.find_finished(folders[run], schema, keys[run])]
+    specs = {run.run_id: run for run in runs}
+    keys = {run_id: identity.predictions_key(recipe, run, series) for run_id, run in specs.items()}
+    places = {run_id: f"{recipe.folder}/predictions/{run_id}" for run_id in specs}
+    open_runs = [run for run in specs if not datasets.find_finished(places[run], schema, keys[run])]
     work = [
         {"run": run, "chunk": chunk}
         for run in open_runs
-        for chunk in sorted(set(range(chunks)) - set(datasets.finished_parts(folders[run], keys[run])))
+        for chunk in sorted(set(range(chunks)) - set(datasets.finished_parts(places[run], keys[run])))
     ]
     made = Decoded(dict.fromkeys(open_runs, 0.0), {})
-    with reporter.stage("Decode", len(run_ids) * chunks, "batches") as step:
-        step.skip(len(run_ids) * chunks - len(work))
+    with reporter.stage("Decode", len(specs) * chunks, "batches") as step:
+        step.skip(len(specs) * chunks - len(work))
         rows = nodes.done(
             Decoder,
             work,
             step,
-            arguments=(recipe, series, keys),
+            arguments=(recipe, series, specs, keys),
             concurrency=(1, max(1, min(recipe.evaluation.workers, len(work)))),
             num_cpus=1,
             num_gpus=1 if recipe.training.gpu else 0,
@@ -66,17 +68,20 @@ def decode(recipe: Recipe, run_ids: Sequence[str], series: datasets.Dataset, rep
             step.advance(1, row["run"])
         for run in open_runs:
             if run not in made.failed:
-                datasets.commit(folders[run], schema, keys[run], chunks, {"series": series.digest})
+                datasets.commit(places[run], schema, keys[run], chunks, {"series": series.digest})
     return made
 
 
 class Decoder:
     """Decodes chunks of the test series. Keeps the last student loaded."""
 
-    def __init__(self, recipe: Recipe, series: datasets.Dataset, keys: dict[str, str]) -> None:
+    def __init__(
+        self, recipe: Recipe, series: datasets.Dataset, specs: Mapping[str, RunSpec], keys: Mapping[str, str]
+    ) -> None:
+        """specs, keys: of the runs and of their predictions, by run id."""
         import torch
 
-        self.recipe, self.keys = recipe, keys
+        self.recipe, self.specs, self.keys = recipe, specs, keys
         self.test = test_series(recipe, series)
         self.loaded: tuple[str, Callable[[pa.Table], list[str]]] | None = None
         self.held = ExitStack()  # the vLLM engine of the loaded student, if any
@@ -128,28 +133,24 @@ class Decoder:
         if self.loaded is None or self.loaded[0] != run:
             self._forget()
             with folders.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
-                self.loaded = run, self._load(Path(folder))
+                self.loaded = run, self._load(Path(folder), self.specs[run].student)
         return self.loaded[1]
 
-    def _load(self, folder: Path) -> Callable[[pa.Table], list[str]]:
-        """Load a student and return the function that generates its responses.
-
-        Uses vLLM if the recipe asks for it, or by default on a GPU if it is installed and supports the model.
-        """
+    def _load(self, folder: Path, student: Student) -> Callable[[pa.Table], list[str]]:
+        """Load a student into its engine and return the function that generates its responses."""
         from tsd.inference.decoding import decode as reply
         from tsd.inference.decoding import describe
         from tsd.models.students import load_model, load_tokenizer
         from tsd.models.vision import looks
 
         tokenizer, gpu, most = load_tokenizer(str(folder)), self.recipe.training.gpu, self.recipe.max_new_tokens
-        task, wanted = self.recipe.asks, self.recipe.evaluation.vllm
-        if wanted or (wanted is None and gpu and _vllm_is_installed()):
+        task = self.recipe.asks
+        if identity.engine_of(self.recipe, student) == "vllm":
             from tsd.inference import vllm
 
-            if vllm.fits(folder):
-                longest = max(map(len, chat_tokens(self._prompts(self.test), tokenizer)))
-                engine = self.held.enter_context(vllm.Engine(folder, tokenizer, longest, most, gpu))
-                return lambda rows: engine.decode(self._prompts(rows))
+            longest = max(map(len, chat_tokens(self._prompts(self.test), tokenizer)))
+            engine = self.held.enter_context(vllm.Engine(folder, tokenizer, longest, most, gpu))
+            return lambda rows: engine.decode(self._prompts(rows))
         model = load_model(str(folder)).to("cuda" if gpu else "cpu")
         if looks(model):
             return lambda rows: describe(model, tokenizer, task, draw(task.items(rows)), most)
@@ -163,30 +164,3 @@ def _one_line(error: Exception) -> str:
     """Format an error as one line."""
     said = next(iter(str(error).strip().splitlines()), "")
     return said if isinstance(error, TsdError) else f"{type(error).__name__}: {said}"
-
-
-def _vllm_is_installed() -> bool:
-    return importlib.util.find_spec("vllm") is not None
-
-
-def test_series(recipe: Recipe, series: datasets.Dataset) -> pa.Table:
-    """Return the first test series by id, as many as the recipe evaluates.
-
-    Raises InputError if there are fewer.
-    """
-    wanted = recipe.evaluation.series
-    found: list[pa.Table] = []
-    for rows in series.each_part(["series_id", "split", "values", "truth", "margins"]):
-        found.append(rows.filter(pc.equal(rows["split"], "test")))
-        if sum(map(len, found)) >= wanted:
-            return pa.concat_tables(found).slice(0, wanted).combine_chunks()
-    raise InputError(
-        f"evaluation.series asks for {wanted:,} test series and there are {sum(map(len, found)):,}: "
-        "raise series.count"
-    )
-
-
-def predictions_key(recipe: Recipe, run: str, series: datasets.Dataset) -> str:
-    """Hash of what determines a run's predictions: student, series and maximum response length."""
-    asked = recipe.evaluation.model_dump(include={"series", "batch_size"})
-    return keys.digest(["predictions", recipe.asks.version, run, asked, recipe.max_new_tokens, series.digest])

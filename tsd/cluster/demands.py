@@ -5,12 +5,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 
-from tsd.cluster import outcomes, trials
 from tsd.errors import TsdError
 from tsd.recipe import Recipe, Student, VllmTeacher
 from tsd.storage import datasets
 from tsd.storage.schemas import EXAMPLES
-from tsd.study import placement
+from tsd.study import identity, outcomes, placement
 
 GPU_FIX = "set training.gpu=false, or join a cluster that has GPUs (RAY_ADDRESS)"
 Resources = dict[str, float]
@@ -122,9 +121,9 @@ def unfinished(recipe: Recipe) -> list[Student]:
     for one in recipe.by_teacher.values() or [recipe]:
         missing = {student.name for student in one.students.sizes}
         try:
-            runs = trials.plan_runs(one, datasets.open_dataset(f"{one.folder}/examples", EXAMPLES).digest)
+            runs = identity.plan_runs(one, datasets.open_dataset(f"{one.folder}/examples", EXAMPLES).digest)
             done = outcomes.finished(one, runs)
-            missing = {run["student"]["name"] for run in runs if run["run_id"] not in done}
+            missing = {run.student.name for run in runs if run.run_id not in done}
         except (TsdError, OSError, ValueError):
             pass  # no examples yet, or damaged ones, which the stage reports
         found |= {student.name: student for student in one.students.sizes if student.name in missing}

@@ -6,35 +6,35 @@ and the files do not depend on the number of workers.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from rich.markup import escape
 
 from tsd import curation
 from tsd.cluster import nodes
 from tsd.evaluation import scoring
 from tsd.generation import generator
 from tsd.progress import Reporter, Step
-from tsd.recipe import LocalTeacher, ModelTeacher, Recipe, RulesTeacher, VllmTeacher
-from tsd.storage import datasets, folders, keys, locks, manifests
-from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, fingerprint
+from tsd.recipe import LocalTeacher, Recipe, RulesTeacher, VllmTeacher
+from tsd.storage import datasets, locks
+from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS
+from tsd.study import identity
+from tsd.study.lost_parts import find_lost
+from tsd.study.plot_tables import plot_table
 from tsd.teachers.api.counts import tally
 from tsd.teachers.rules import Rules
 
 Parts = dict[int, datasets.Part]
 Work = Callable[[int], Sequence[datasets.Part]]  # compute one part of every output
 SEEN = ("series_id", "split", "values", "truth")  # columns of a series that curation uses
-SHOWN = 3  # lost parts that a message lists
 
 
 def generate(recipe: Recipe, reporter: Reporter) -> datasets.Dataset:
     """Generate the series and measure their true labels. Class shares and baselines are stored as metadata."""
-    folder, key, schema = f"{recipe.folder}/series", series_key(recipe), recipe.asks.tables.series
+    folder, key, schema = f"{recipe.folder}/series", identity.series_key(recipe), recipe.asks.tables.series
     done = datasets.find_finished(folder, schema, key)
     per_part = recipe.series.blocks_per_part * generator.BLOCK
     count = recipe.series.count
@@ -59,7 +59,7 @@ def generate(recipe: Recipe, reporter: Reporter) -> datasets.Dataset:
 
 def draw_plots(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> datasets.Dataset:
     """Render the plots to disk. Optional: a teacher renders its own."""
-    folder, key = f"{recipe.folder}/plots", keys.digest(["plots", *plots_identity(recipe), series.digest])
+    folder, key = f"{recipe.folder}/plots", identity.plots_key(recipe, series)
     done = datasets.find_finished(folder, PLOTS, key)
 
     def work(part: int) -> list[datasets.Part]:
@@ -78,7 +78,7 @@ def draw_plots(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> 
 
 def annotate(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> datasets.Dataset:
     """Annotate every series with the teacher. Cost and status counts are stored as metadata."""
-    folder, key = f"{recipe.folder}/annotations", annotations_key(recipe, series)
+    folder, key = f"{recipe.folder}/annotations", identity.annotations_key(recipe, series)
     schema, parents = recipe.asks.tables.annotations, {"series": series.digest}
     done = datasets.find_finished(folder, schema, key)
     rules = _rules(recipe) if isinstance(recipe.teacher, RulesTeacher) else None
@@ -138,7 +138,7 @@ def curate(
     """Split the annotations into examples and rejects. The counts of both are stored with the examples."""
     kept, rejected = f"{recipe.folder}/examples", f"{recipe.folder}/rejects"
     parents = {"series": series.digest, "annotations": annotations.digest}
-    key = keys.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
+    key = identity.curation_key(recipe, series, annotations)
     done = datasets.find_finished(kept, EXAMPLES, key), datasets.find_finished(rejected, REJECTS, key)
     whole = all(done) and datasets.find_finished(f"{recipe.folder}/verdicts", recipe.asks.tables.verdicts, key)
     verdicts = None if whole else _judge(recipe, series, annotations, key, parents, reporter)
@@ -204,49 +204,6 @@ def _judge(
     return judged
 
 
-@dataclass(frozen=True)
-class Lost:
-    """Parts of a table that existed before, and the problem of each; their files are set aside."""
-
-    folder: str
-    parts: Mapping[int, str]
-
-    def say(self, reporter: Reporter) -> None:
-        """Report which parts were rebuilt and why."""
-        if self.parts:
-            table, count = self.folder.removeprefix(folders.study_of(self.folder)).lstrip("/"), len(self.parts)
-            whys = ", ".join(
-                f"{datasets.part_name(part)}: {why}" for part, why in list(self.parts.items())[:SHOWN]
-            )
-            more = f", and {count - SHOWN} more" if count > SHOWN else ""
-            noun = "part" if count == 1 else "parts"
-            reporter.say(escape(f"  remade {count:,} {noun} of {table} with the same bytes ({whys}{more})"))
-
-
-def find_lost(folder: str, key: str, parts: int) -> Lost:
-    """Find the lost parts and set their files aside.
-
-    If the manifest is damaged, all missing parts count as lost, since they may have existed.
-    """
-    lost = datasets.lost_parts(folder, key)
-    if manifests.has_damaged_manifest(folder):
-        lost |= datasets.unreadable_parts(folder)
-        there = datasets.finished_parts(folder, key)
-        lost |= {part: "it is missing, as is a whole manifest" for part in range(parts) if part not in there}
-    for part in lost:
-        datasets.set_aside(folder, part)
-    return Lost(folder, lost)
-
-
-def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
-    """Render the plot of each series as a teacher sees it. Returns columns series_id and png."""
-    from tsd.plots.plotter import choose_look
-
-    items = recipe.asks.items(series)
-    looks = [choose_look(recipe.plots, recipe.seed, series_id) for series_id in series["series_id"].to_pylist()]
-    return pa.table({"series_id": series["series_id"], "png": pa.array(_plotter()(items, looks), pa.binary())})
-
-
 def _rules(recipe: Recipe) -> Rules:
     assert isinstance(recipe.teacher, RulesTeacher)
     return Rules(recipe.teacher, recipe.asks, recipe.seed)
@@ -259,34 +216,6 @@ def _contradictions(recipe: Recipe) -> curation.Contradictions | None:
     from tsd.curation.nli import Inference
 
     return Inference(recipe.curation.nli)
-
-
-@lru_cache(maxsize=1)
-def _plotter() -> Any:
-    from tsd.plots.plotter import Plotter
-
-    return Plotter()
-
-
-def series_key(recipe: Recipe) -> str:
-    """Hash of what determines the series: generator, seed and the recipe's section."""
-    asked = [recipe.task, recipe.asks.version, fingerprint(recipe.asks.tables.series)]
-    return keys.digest(["series", generator.VERSION, *asked, recipe.seed, recipe.series.model_dump()])
-
-
-def annotations_key(recipe: Recipe, series: datasets.Dataset) -> str:
-    """Hash of what determines the annotations: prompt, teacher, plots and series."""
-    looks = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_plots
-    plots = plots_identity(recipe) if looks else []
-    shown = [recipe.asks.version, recipe.teacher.identity, *plots, recipe.seed]
-    return keys.digest(["annotations", *shown, series.digest])
-
-
-def plots_identity(recipe: Recipe) -> list[Any]:
-    """Return what determines a plot besides its series."""
-    from tsd.plots.plotter import VERSION  # matplotlib is slow to import
-
-    return [recipe.plots.identity, VERSION]
 
 
 def _run(work: Work, parts: int, outputs: Sequence[tuple[str, str]], step: Step) -> list[Parts]:

@@ -11,12 +11,12 @@ from rich.markup import escape
 
 from tsd.cluster import nodes, preflight
 from tsd.cluster.session import own_ray, session
-from tsd.cluster.study import Study, say_place, write_runs
+from tsd.cluster.study import Study
 from tsd.progress import Reporter, clock
 from tsd.recipe import Recipe, to_yaml
 from tsd.reporting import comparison
 from tsd.storage import folders
-from tsd.study import provenance
+from tsd.study import provenance, results
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Studies:
     def evaluate(self) -> None:
         """Score all runs, and write the runs table of all teachers."""
         runs = pa.concat_tables(self._all(Study.evaluate))
-        write_runs(
+        results.write_runs(
             self.recipe,
             runs,
             {name: study.open("runs").digest for name, study in self.each.items()},
@@ -102,7 +102,7 @@ class Studies:
         folders.write_bytes(self.recipe.folder, "report.html", page.encode())
         for line in comparison.headlines(shown):
             self.reporter.say(f"  {escape(line)}")
-        say_place(self.reporter, self.recipe)
+        self.whole.say_place()
 
     def _all(self, work: Callable[[Study], T]) -> list[T]:
         """Apply `work` to the study of each teacher, in order."""

@@ -20,19 +20,21 @@ from ray.train import TrainingFailedError
 
 from tsd.cluster import nodes
 from tsd.cluster.low_overhead import LeanTrainer
-from tsd.cluster.outcomes import finished
 from tsd.cluster.session import on_driver, own_ray
 from tsd.cluster.training_worker import (
     BOARD_SECONDS,
     FAILED,
+    TrialSettings,
     answer_within,
     forget_cut_off_snapshot,
     keep_failure,
     train_in_worker,
 )
-from tsd.cluster.trials import Run, Trial
 from tsd.recipe import Recipe
 from tsd.storage import folders, keys
+from tsd.study.outcomes import finished
+from tsd.study.trials import Trial
+from tsd.training.runs import RunSpec
 
 Report = Callable[[str, dict[str, float]], None]
 REPORT_SECONDS = 1.0
@@ -53,12 +55,12 @@ def train_all(
     for wave in sorted({trial.wave for trial in trials}):
         together = [trial for trial in trials if trial.wave == wave]
         untaught = {
-            run["run_id"]: f"its teacher {run['teacher_run']} failed"
+            run.run_id: f"its teacher {run.teacher_run} failed"
             for trial in together
             for run in trial.runs
-            if run.get("teacher_run") in failed
+            if run.teacher_run in failed
         }
-        taught = [trial for trial in together if any(run["run_id"] not in untaught for run in trial.runs)]
+        taught = [trial for trial in together if any(run.run_id not in untaught for run in trial.runs)]
         failed |= untaught | (_train_together(recipe, taught, report, waiting, set(untaught)) if taught else {})
     return failed
 
@@ -80,25 +82,24 @@ def _train_together(
     folders.delete_folder(f"{folder}/{FAILED}")
     board = _Board.options(**on_driver()).remote()  # type: ignore[attr-defined]
     listener = _Listener(board, report, waiting, by_name)
-    settings = {
-        "folder": folder,
-        "training": recipe.training.model_dump(),
-        "length": recipe.series.length,
-        "task": recipe.task,
-        "board": board,
-        "about": {
+    settings = TrialSettings(
+        folder=folder,
+        training=recipe.training,
+        task=recipe.task,
+        length=recipe.series.length,
+        about={
             "study": recipe.name,
             "recipe": keys.digest(recipe.model_dump(mode="json")),
             "teacher": recipe.teacher.name,
         },
-        "trials": by_name,
-        "passed_over": passed_over,
-        "at_once": _room(recipe, trials),
-        "own_ray": own_ray(),
-        "need": nodes.current.need,
-        "unfit": dict(nodes.current.unfit),
-    }
-    # On the driver's node, as Train's controllers are.
+        board=board,
+        trials=by_name,
+        at_once=_room(recipe, trials),
+        passed_over=frozenset(passed_over),
+        own_ray=own_ray(),
+        need=nodes.current.need,
+        unfit=dict(nodes.current.unfit),
+    )
     here = {nodes.NODE_ID: ray.get_runtime_context().get_node_id()}
     place = tune.PlacementGroupFactory([{"memory": 1}], bundle_label_selector=[here])
     trial = tune.with_resources(partial(_trial, settings=settings), place)
@@ -124,7 +125,7 @@ def _train_together(
         results = tuner.fit()
     listener.finish()
     died = {
-        run["run_id"]: _last_line(result.error)
+        run.run_id: _last_line(result.error)
         for result in results
         if result.error
         for run in by_name[result.config["trial"]].runs
@@ -135,9 +136,9 @@ def _train_together(
     return {run_id: reason for run_id, reason in failed.items() if run_id not in done}
 
 
-def _failed(folder: str, runs: Sequence[Run]) -> dict[str, str]:
+def _failed(folder: str, runs: Sequence[RunSpec]) -> dict[str, str]:
     """Return why runs could not continue, by run id."""
-    said = {run["run_id"]: folders.read_json(f"{folder}/{FAILED}", f"{run['run_id']}.json") for run in runs}
+    said = {run.run_id: folders.read_json(f"{folder}/{FAILED}", f"{run.run_id}.json") for run in runs}
     return {run_id: reason for run_id, reason in said.items() if reason is not None}
 
 
@@ -238,48 +239,48 @@ def _name(trial: Any) -> str:
     return name
 
 
-def _trial(config: dict[str, Any], settings: dict[str, Any]) -> None:
+def _trial(config: dict[str, Any], settings: TrialSettings) -> None:
     """Run one trial with Ray Train. The run's name lets a restart resume from its last checkpoint."""
-    trial = settings["trials"][config["trial"]]
-    before = list(settings["trials"]).index(trial.name)
-    if before >= settings["at_once"]:
-        _let_go_first(settings["board"], list(settings["trials"])[:before])
-    forget_cut_off_snapshot(f"{settings['folder']}/trials/{trial.name}")
-    unfit = dict(settings["unfit"])
+    trial = settings.trials[config["trial"]]
+    before = list(settings.trials).index(trial.name)
+    if before >= settings.at_once:
+        _let_go_first(settings.board, list(settings.trials)[:before])
+    forget_cut_off_snapshot(f"{settings.folder}/trials/{trial.name}")
+    unfit = dict(settings.unfit)
     while True:
         try:
             _fit(settings, trial, unfit)
         except TrainingFailedError as error:
-            need = settings["need"]
+            need = settings.need
             found = _unfit_nodes(error) or (nodes.ask_all(need) if need else {})
             if not found.keys() - unfit.keys():
                 for run in trial.runs:
-                    keep_failure(settings["folder"], run["run_id"], _last_line(error))
+                    keep_failure(settings.folder, run.run_id, _last_line(error))
                 return
             unfit |= found  # a node that joined meanwhile: the trial continues without it
             for node, fault in found.items():
-                answer_within(settings["board"].exclude.remote(node, fault), None, BOARD_SECONDS)
+                answer_within(settings.board.exclude.remote(node, fault), None, BOARD_SECONDS)
         else:
             return
 
 
-def _fit(settings: dict[str, Any], trial: Trial, unfit: Mapping[str, str]) -> None:
+def _fit(settings: TrialSettings, trial: Trial, unfit: Mapping[str, str]) -> None:
     """Train a trial's runs with Ray Train, excluding the unfit nodes."""
-    training = settings["training"]
-    trainer = _trainer(settings["own_ray"] and not training["gpu"])(
+    training = settings.training
+    trainer = _trainer(settings.own_ray and not training.gpu)(
         train_in_worker,
-        train_loop_config={**settings, "trial": trial},
+        train_loop_config={"settings": settings, "trial": trial},
         scaling_config=ray.train.ScalingConfig(
             num_workers=trial.need.workers,
-            use_gpu=training["gpu"],
-            resources_per_worker={"GPU": trial.need.gpus} if training["gpu"] else {"CPU": trial.need.cpus},
+            use_gpu=training.gpu,
+            resources_per_worker={"GPU": trial.need.gpus} if training.gpu else {"CPU": trial.need.cpus},
             label_selector=nodes.selector(unfit) or None,
         ),
         run_config=ray.train.RunConfig(
             name=trial.name,
-            storage_path=f"{settings['folder']}/trials",
-            failure_config=ray.train.FailureConfig(max_failures=training["max_failures"]),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=training["keep_checkpoints"]),
+            storage_path=f"{settings.folder}/trials",
+            failure_config=ray.train.FailureConfig(max_failures=training.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=training.keep_checkpoints),
         ),
     )
     trainer.fit()

@@ -5,6 +5,7 @@ import importlib
 import logging
 import tempfile
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,12 +17,13 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from tsd.cluster import distillation, nodes
 from tsd.cluster.low_overhead import quick_imports
-from tsd.cluster.trials import Run
 from tsd.errors import DataError, TrainingError, UserError
-from tsd.recipe import Student
+from tsd.recipe import TrainingConfig
 from tsd.storage import datasets, folders
 from tsd.storage.schemas import EXAMPLES
+from tsd.study.trials import Trial
 from tsd.tasks import TASKS
+from tsd.training.runs import RunSpec
 
 STEP = "-step-"
 FAILED = "trials/failed"  # in a study's folder: one file per failed run with the reason
@@ -30,6 +32,34 @@ log = logging.getLogger(__name__)
 LIBRARIES = ("ray.train.torch", "tsd.training.trainer")  # and with them torch and transformers
 BOARD_SECONDS = 10.0  # timeout for a response of the board, its start included
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """What all trials of a study share."""
+
+    folder: str
+    """Of the study; absolute, or a URI."""
+    training: TrainingConfig
+    task: str
+    length: Any
+    """Points of a series, as the recipe states them."""
+    about: dict[str, str]
+    """Study, digest of its recipe, and teacher, for the model cards."""
+    board: Any
+    """Actor that collects progress."""
+    trials: dict[str, Trial]
+    """By name, in the order in which they start."""
+    at_once: int
+    """Trials that fit on the machines at the same time."""
+    passed_over: frozenset[str]
+    """Ids of runs whose teacher failed."""
+    own_ray: bool
+    """Whether this command started Ray on one machine."""
+    need: nodes.Need | None
+    """What each node is checked for before it works."""
+    unfit: dict[str, str]
+    """Nodes that failed the check, and why."""
 
 
 def keep_failure(folder: str, run_id: str, reason: str) -> None:
@@ -52,22 +82,24 @@ def train_in_worker(config: dict[str, Any]) -> None:
 
     Permanent failures are recorded and not raised: Ray would retry them.
     """
-    nodes.require_fit(config["need"])
-    config["board"].begin.remote(config["trial"].name)
+    settings: TrialSettings = config["settings"]
+    trial: Trial = config["trial"]
+    nodes.require_fit(settings.need)
+    settings.board.begin.remote(trial.name)
     with quick_imports():
         for name in LIBRARIES:
             importlib.import_module(name)
-    for run in config["trial"].runs:
-        done = folders.read_json(f"{config['folder']}/records", f"{run['run_id']}.json") is not None
-        if done or run["run_id"] in config["passed_over"]:
+    for run in trial.runs:
+        done = folders.read_json(f"{settings.folder}/records", f"{run.run_id}.json") is not None
+        if done or run.run_id in settings.passed_over:
             continue
         try:
-            _learn(config, run)
+            _learn(settings, trial.name, run)
         except (UserError, TrainingError) as error:
-            keep_failure(config["folder"], run["run_id"], str(error))
+            keep_failure(settings.folder, run.run_id, str(error))
 
 
-def _learn(config: dict[str, Any], run: Run) -> None:
+def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
     """Train one student and store it: load tokenizer, examples and teacher, then train, export and record.
 
     Only rank 0 writes the student folder and, last, its record.
@@ -77,67 +109,62 @@ def _learn(config: dict[str, Any], run: Run) -> None:
     from ray.train.torch import get_device
 
     from tsd.models import students
-    from tsd.recipe import TrainingConfig
     from tsd.training import corpus, loop, trainer
 
     context = ray.train.get_context()
-    settings = TrainingConfig(**config["training"])
-    folder = config["folder"]
-    student = Student.model_validate(run["student"])
-    device = str(get_device()) if settings.gpu else "cpu"
+    how, folder, student = settings.training, settings.folder, run.student
+    device = str(get_device()) if how.gpu else "cpu"
     place = loop.Place(context.get_world_rank(), context.get_world_size(), device)
-    if not settings.gpu:
-        torch.set_num_threads(settings.threads)
+    if not how.gpu:
+        torch.set_num_threads(how.threads)
     with (
-        folders.local_copy(f"{folder}/tokenizer")
+        folders.local_copy(f"{folder}/tokenizers/{run.tokenizer}")
         if not student.source
         else contextlib.nullcontext(student.source) as source
     ):
         tokenizer = students.load_tokenizer(source)
     examples = datasets.open_dataset(f"{folder}/examples", EXAMPLES)
-    task = TASKS[config["task"]] if student.looks else None
+    task = TASKS[settings.task] if student.looks else None
     corpora = {
-        split: corpus.tokenise(
-            corpus.select(examples.each_part(), split, count), tokenizer, settings.max_length, task
-        )
-        for split, count in (("train", run["examples"]), ("validation", run["validation_examples"]))
+        split: corpus.tokenise(corpus.select(examples.each_part(), split, count), tokenizer, how.max_length, task)
+        for split, count in (("train", run.examples), ("validation", run.validation_examples))
     }
-    teacher = distillation.load_teacher(run, student, folder, place)
+    teacher = distillation.load_teacher(run, folder, place)
 
     def post(now: loop.Progress) -> None:
         if place.rank == 0:
-            config["board"].post.remote(config["trial"].name, run["run_id"], trainer.metrics(now))
+            settings.board.post.remote(trial, run.run_id, trainer.metrics(now))
 
     def keep(part: Path, now: loop.Progress) -> None:
-        folders.add_files(str(part), f"{folder}/trials/{config['trial'].name}/{_checkpoint_name(run, now)}")
+        folders.add_files(str(part), f"{folder}/trials/{trial}/{_checkpoint_name(run, now)}")
 
     model, record, end = trainer.learn(
         run,
         tokenizer,
         corpora,
-        settings,
+        how,
         place,
         started=started,
-        resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{config['trial'].name}"),
+        resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{trial}"),
         keep=keep,
         tell=partial(_tell, run),
         report=post,
         teacher=teacher,
     )
     writes = place.rank == 0
-    asked = {"task": config["task"], "length": config["length"], "about": config["about"]}
+    asked = {"task": settings.task, "length": settings.length, "about": settings.about}
     with tempfile.TemporaryDirectory() as local:
-        trainer.export(model, tokenizer, Path(local) if writes else None, run, record, **asked)
+        trainer.export(model, tokenizer, Path(local) if writes else None, student, record, **asked)
         if writes:
-            folders.copy_folder(local, f"{folder}/students/{run['run_id']}", sealed=True)
+            folders.copy_folder(local, f"{folder}/students/{run.run_id}", sealed=True)
     if writes:
-        folders.write_json(f"{folder}/records", f"{run['run_id']}.json", record)
-        last = {**trainer.metrics(end), "validation_loss": record["validation_loss"]}
+        folders.write_json(f"{folder}/records", f"{run.run_id}.json", record.as_dict())
+        last = {**trainer.metrics(end), "validation_loss": record.validation_loss}
         # Awaited: this process may end before a call that is not awaited was sent.
-        answer_within(config["board"].post.remote(config["trial"].name, run["run_id"], last), None, BOARD_SECONDS)
+        answer_within(settings.board.post.remote(trial, run.run_id, last), None, BOARD_SECONDS)
 
 
-def _tell(run: Run, progress: Any) -> None:
+def _tell(run: RunSpec, progress: Any) -> None:
     """Report a checkpoint that all workers have stored: a restart resumes from it."""
     from tsd.training.trainer import metrics
 
@@ -150,11 +177,11 @@ def _tell(run: Run, progress: Any) -> None:
     )
 
 
-def _checkpoint_name(run: Run, progress: Any) -> str:
-    return f"{run['run_id']}{STEP}{progress.step:08d}"
+def _checkpoint_name(run: RunSpec, progress: Any) -> str:
+    return f"{run.run_id}{STEP}{progress.step:08d}"
 
 
-def _restore(model: Any, optimiser: Any, *, run: Run, place: Any, trial: str) -> Any:
+def _restore(model: Any, optimiser: Any, *, run: RunSpec, place: Any, trial: str) -> Any:
     """Load the run's last complete checkpoint, if there is one. Returns its progress.
 
     trial: the folder of the checkpoints. It is listed if Ray reports none, because it was killed while writing its
@@ -166,7 +193,7 @@ def _restore(model: Any, optimiser: Any, *, run: Run, place: Any, trial: str) ->
     reported = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()]
     for path in reversed(reported or _lying_in(trial)):
         owner, _, _ = Path(path).name.rpartition(STEP)
-        if owner != run["run_id"]:  # of the trial's previous run
+        if owner != run.run_id:  # of the trial's previous run
             continue
         with folders.local_copy(f"{trial}/{Path(path).name}") as folder:
             if checkpoints.is_whole(Path(folder)):

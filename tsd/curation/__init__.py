@@ -1,8 +1,8 @@
-"""Annotations -> training pairs that are kept, and the rest with the reason why not.
+"""Curation: annotations -> training examples, and rejects with the reason for each.
 
-judge     one annotation at a time: the policies that need no other row
-settle    the whole corpus: duplicates and caps, from a few numbers a row
-sort_out  the tables that come of it, and the counts that a report is made of
+judge     per-annotation policies
+settle    corpus-level filter: duplicates and caps
+sort_out  split into tables of examples and rejects, with counts for reports
 curate    all three, for a corpus that fits into one table
 """
 
@@ -39,10 +39,11 @@ def curate(
     config: CurationConfig,
     contradictions: Contradictions | None = None,
 ) -> tuple[pa.Table, pa.Table, Counts]:
-    """Sort the annotations of a whole corpus into examples and rejects; every row ends in exactly one of the two.
+    """Split the annotations of a whole corpus into examples and rejects. Every row ends in exactly one of them.
 
-    annotations, series: the same series in the same order. Returns tables of the `EXAMPLES` and the `REJECTS`
-    schema, and their counts.
+    annotations, series: the same series in the same order. contradictions: an NLI model, if the recipe asks for
+    one. Returns tables of the `EXAMPLES` and `REJECTS` schemas, and their counts. Raises InputError if caps leave
+    nothing to train on.
     """
     verdicts = judge(task, annotations, series, config, contradictions)
     return sort_out(task, annotations, series, verdicts, settle(task, verdicts, config))

@@ -1,4 +1,4 @@
-"""What is decided of the corpus as a whole, from a few numbers an annotation: duplicates and caps."""
+"""The corpus-level filter: duplicates and caps, from a few columns per annotation."""
 
 from dataclasses import dataclass
 from math import ceil
@@ -13,21 +13,21 @@ from tsd.recipe import CurationConfig
 from tsd.tasks import Task
 
 DUPLICATE = "the same series as another example"
-_RANK = ("test", "validation", "train")  # whose series stays where two splits hold the same
+_RANK = ("test", "validation", "train")  # by priority: a duplicate is kept in the first of its splits
 
 Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Settled:
-    """Who is rejected for the sake of the corpus."""
+    """The annotations that the corpus-level filter rejects."""
 
     ids: npt.NDArray[np.int64]  # (rejected,), ascending
     codes: npt.NDArray[np.int8]  # (rejected,), indices into reasons
     reasons: tuple[str, ...]
 
     def reasons_for(self, series_ids: npt.NDArray[np.int64]) -> list[str | None]:
-        """The reason of each of these series, None where the corpus has no objection."""
+        """The reason for each of these series, None if it is kept. series_ids: (rows,)."""
         if len(self.ids) == 0:
             return [None] * len(series_ids)
         places = np.minimum(np.searchsorted(self.ids, series_ids), len(self.ids) - 1)
@@ -36,16 +36,16 @@ class Settled:
 
 
 def needed(config: CurationConfig) -> tuple[str, ...]:
-    """The columns of the verdicts that `settle` asks for."""
+    """The columns of the verdicts that `settle` needs."""
     capped = ("labels",) if min(config.caps.values()) < 1 else ()
     return ("series_id", "split", "series_key", "reason", *capped)
 
 
 def settle(task: Task, verdicts: pa.Table, config: CurationConfig) -> Settled:
-    """Decide on what was kept so far, for the sake of the corpus.
+    """Apply the corpus-level filter to the annotations kept so far.
 
-    verdicts: the columns `needed` of all of them, in any order. What is decided depends on the rows alone, not on
-    their order. Raises InputError where caps leave nothing to train on.
+    verdicts: the columns `needed` of all annotations, in any order; the result does not depend on it. Raises
+    InputError if caps leave nothing to train on.
     """
     ids, keys = verdicts["series_id"].to_numpy(), verdicts["series_key"].to_numpy()
     split = pc.index_in(verdicts["split"], pa.array(_RANK)).to_numpy()
@@ -74,10 +74,10 @@ def settle(task: Task, verdicts: pa.Table, config: CurationConfig) -> Settled:
 def duplicates(
     ids: npt.NDArray[np.int64], keys: npt.NDArray[np.uint64], split: npt.NDArray[np.intp], kept: Mask
 ) -> Mask:
-    """Which of the kept rows have a series that is already there.
+    """Which of the kept rows duplicate the series of another row.
 
-    split: 0 test, 1 validation, 2 train; a series that is measured on is there whether it was kept or not.
-    All (rows,). Returns (rows,) bool.
+    All arrays (rows,). split: 0 test, 1 validation, 2 train. A validation or test series blocks duplicates even if
+    its annotation was rejected. Returns (rows,) bool.
     """
     there = np.flatnonzero(kept | (split < _RANK.index("train")))
     order = there[np.lexsort((ids[there], ~kept[there], split[there], keys[there]))]
@@ -92,12 +92,12 @@ def above_caps(
     keys: npt.NDArray[np.uint64],
     ids: npt.NDArray[np.int64],
 ) -> dict[str, npt.NDArray[np.intp]]:
-    """The rows that have to go, by the facet whose cap they are above, so that every cap holds for the rest.
+    """The rows to reject so that no class exceeds its cap, by the facet of the cap.
 
-    stated: the class of each row as an index, −1 where it is not stated, by facet. The class furthest above
-    its cap is cut first, until none is above; of a class each combination with the other facets' classes gives its
-    share, so that cutting one facet disturbs the others little. Which rows go is a choice by their keys, that any
-    number of workers makes alike. All arrays (rows,). Raises InputError where no row would be left.
+    All arrays (rows,). stated: by facet, the class index of each row, −1 if not stated. The class furthest above
+    its cap is reduced first, until none exceeds its cap. Rows are taken in proportion from all combinations with
+    the other facets' classes, which changes their balance least. The choice depends on the keys only, not on the
+    number of workers. Raises InputError if no row would be left.
     """
     cells = np.zeros(len(ids), np.int64)
     for labels in stated.values():
@@ -110,7 +110,7 @@ def above_caps(
         if excess == 0:
             return {name: np.concatenate(rows) for name, rows in gone.items()}
         members = order[left[order] & (stated[facet][order] == label)]
-        cut = members[(2 * np.arange(excess) + 1) * len(members) // (2 * excess)]  # at equal distances
+        cut = members[(2 * np.arange(excess) + 1) * len(members) // (2 * excess)]  # evenly spaced
         left[cut] = False
         gone.setdefault(facet, []).append(cut)
         if not left.any():
@@ -120,7 +120,7 @@ def above_caps(
 def _furthest_above(
     stated: dict[str, npt.NDArray[np.intp]], caps: dict[str, float], left: Mask
 ) -> tuple[str, int, int]:
-    """Facet, class and excess of the class with the most rows too many, as if the others stayed as they are."""
+    """Facet, class and excess rows of the class furthest above its cap, if only that class were reduced."""
     rows = int(left.sum())
     found = ("", 0, 0)
     for facet, labels in stated.items():
@@ -129,7 +129,7 @@ def _furthest_above(
             continue
         counts = np.bincount(labels[left] + 1)[1:]
         for label, count in enumerate(counts.tolist()):
-            # count − x ≤ cap · (rows − x); the last term forgives what division adds to a whole number
+            # count − x ≤ cap · (rows − x), solved for x; the last term absorbs rounding errors of the division
             excess = ceil((count - cap * rows) / (1 - cap) - 1e-9)
             if excess > found[2]:
                 found = facet, label, excess

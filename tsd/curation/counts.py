@@ -1,4 +1,4 @@
-"""Counts of what a teacher said and what became of it, which add up over the parts of a dataset."""
+"""Counts of a teacher's responses and their curation, additive over the parts of a dataset."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 from tsd.tasks import Task
 
 NOT_STATED = "not stated"
-MOST_SHOWN = 3  # rejected replies that are shown for each reason
-MOST_REASONS = 40  # a real teacher fails in hundreds of ways, most of them once
-MOST_LETTERS = 500  # of a reply that is shown
+MOST_SHOWN = 3  # rejected responses shown per reason
+MOST_REASONS = 40  # teachers fail in many ways, most of them rare
+MOST_LETTERS = 500  # shown of a response, in characters
 
-Counts: TypeAlias = dict[str, Any]  # see `tally`; in JSON's types
+Counts: TypeAlias = dict[str, Any]  # see `tally`; JSON types only
 Row: TypeAlias = Mapping[str, Any]
 
 
@@ -20,8 +20,8 @@ def tally(
 ) -> Counts:
     """Count the annotations of one table.
 
-    replies: rows of annotations; truth: of their series; reasons: why each was rejected, None if it was not;
-    kept: the truth and the labels of each training example.
+    replies: rows of annotations. truth: labels of their series. reasons: of rejection, None if kept. kept: truth,
+    labels and `corrected` of each training example.
     """
     rejects: dict[str, Counts] = {}
     for reply, known, reason in zip(replies, truth, reasons, strict=True):
@@ -46,7 +46,7 @@ def tally(
 
 
 def _confusion(task: Task, pairs: Iterable[tuple[Row, Row]]) -> dict[str, dict[str, dict[str, int]]]:
-    """How often each true class was stated as each class, or not stated, by facet."""
+    """Confusion matrix per facet: counts by true class and stated class, or NOT_STATED."""
     counted = Counter(
         (facet, known[facet], said[facet] or NOT_STATED) for known, said in pairs for facet in task.names
     )
@@ -57,7 +57,7 @@ def _confusion(task: Task, pairs: Iterable[tuple[Row, Row]]) -> dict[str, dict[s
 
 
 def add(counts: Iterable[Counts]) -> Counts:
-    """The counts of all tables together; of the rejected replies, the first are shown."""
+    """Add up the counts of several tables. Only the first rejected responses are kept as samples."""
     total: Counts = {}
     for one in counts:
         total = _sum(total, one) if total else one
@@ -65,6 +65,7 @@ def add(counts: Iterable[Counts]) -> Counts:
 
 
 def _sum(one: Any, other: Any) -> Any:
+    """Add numbers, dicts by key, and lists up to MOST_SHOWN entries."""
     if isinstance(one, dict):
         return {
             key: _sum(one[key], other[key]) if key in one and key in other else one.get(key, other.get(key))
@@ -74,7 +75,7 @@ def _sum(one: Any, other: Any) -> Any:
 
 
 def about(counts: Counts) -> Counts:
-    """What goes with a dataset of examples: the counts, frequent reasons first and the rare ones summed."""
+    """Metadata for a dataset of examples: the counts, with frequent reasons first and rare ones summed up."""
     ranked = sorted(counts["rejects"].items(), key=lambda item: (-item[1]["rows"], item[0]))
     rare = [found["rows"] for _, found in ranked[MOST_REASONS:]]
     return {

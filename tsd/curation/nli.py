@@ -1,4 +1,4 @@
-"""Contradictions by natural-language inference: a cross-encoder compares each sentence with one that is true."""
+"""Detect contradictions by natural-language inference: a cross-encoder compares each text with a true sentence."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ from tsd.recipe import NliConfig
 
 
 class Inference:
-    """Holds a cross-encoder of any architecture that transformers knows."""
+    """A cross-encoder of any architecture that transformers supports, on a GPU if there is one."""
 
     def __init__(self, config: NliConfig) -> None:
         self.config = config
@@ -22,7 +22,7 @@ class Inference:
         self.model = AutoModelForSequenceClassification.from_pretrained(folder).to(self.device).eval()
 
     def find(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """pairs: premise and hypothesis. Returns which hypotheses contradict their premise."""
+        """Which hypotheses contradict their premise. pairs: (premise, hypothesis)."""
         found: list[bool] = []
         for first in range(0, len(pairs), self.config.batch_size):
             shares = self._probabilities(pairs[first : first + self.config.batch_size])
@@ -33,7 +33,7 @@ class Inference:
 
     @torch.inference_mode()
     def _probabilities(self, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
-        """Of each label, (pairs, labels) float32."""
+        """Label probabilities, (pairs, labels) float32."""
         premises, hypotheses = zip(*pairs, strict=True)
         tokens = self.tokenizer(
             list(premises), list(hypotheses), padding=True, truncation=True, return_tensors="pt"
@@ -43,9 +43,9 @@ class Inference:
 
 
 def require_contradiction(model: str) -> int:
-    """The index of a model's label for a contradiction, read from its config alone.
+    """The index of the model's contradiction label, from its config only.
 
-    Raises InputError where there is no such model, or no such label.
+    Raises InputError if there is no such model, or not exactly one such label.
     """
     try:
         labels: Mapping[int, str] = AutoConfig.from_pretrained(sources.local(model)).id2label

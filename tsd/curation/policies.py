@@ -1,7 +1,7 @@
-"""What is decided of an annotation by itself: each policy is a function from a case to a reason, or to None.
+"""Per-annotation policies: functions from a case to the reason for its rejection, or None.
 
-A reply that is not whole is looked at no further; what the recipe wants corrected is corrected before it is asked
-whether every label is stated and true.
+An incomplete response is rejected first. Then labels are corrected as the recipe asks. Then missing and wrong
+labels are rejected.
 """
 
 import hashlib
@@ -19,25 +19,25 @@ from tsd.tasks import Labels, Task
 
 
 class Contradictions(Protocol):
-    """What finds contradictions by the words; see `tsd.curation.nli`."""
+    """A detector of contradictions in text, see `tsd.curation.nli`."""
 
     def find(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """pairs: premise and hypothesis. Returns which hypotheses contradict their premise."""
+        """Which hypotheses contradict their premise. pairs: (premise, hypothesis)."""
         ...
 
 
 @dataclass(frozen=True)
 class Case:
-    """A reply, what it states, and what is true of its series."""
+    """A response, the labels that it states, and the true labels."""
 
     status: str
     reason: str | None
-    """Why the status is not ok."""
+    """Why the status is not `ok`."""
     text: str
     labels: Labels
     truth: Labels
     key: str
-    """The request's, by which a correction's phrasing is chosen."""
+    """Key of the request, from which the phrasings of corrections are chosen."""
     corrected: bool = False
 
 
@@ -51,11 +51,11 @@ def judge(
     config: CurationConfig,
     contradictions: Contradictions | None = None,
 ) -> pa.Table:
-    """Decide on each annotation by itself.
+    """Apply the per-annotation policies.
 
-    annotations, series: the same series in the same order; of series `split`, `values` and `truth` are needed.
-    Returns the task's table of verdicts, a row for each: `reason` is null for what is kept so far, `corrected` is
-    the reply that takes the place of the teacher's, and `labels` are those of what would be learned.
+    annotations, series: the same series in the same order. Of `series`, the columns `split`, `values` and `truth`
+    are needed. Returns the task's table of verdicts, one row each: `reason` is null if the row is kept so far,
+    `corrected` is the text that replaces the response, `labels` are those of the final text.
     """
     rows = []
     known = zip(series["split"].to_pylist(), series["truth"].to_pylist(), series_keys(series), strict=True)
@@ -92,14 +92,16 @@ def judge(
 
 
 def whole(task: Task, case: Case, config: CurationConfig) -> str | None:
-    """The teacher answered, and to the end."""
+    """Reject responses that are missing or truncated."""
     if case.status in ("ok", "invalid"):
         return None
     return f"{case.status}: {case.reason}" if case.reason else case.status
 
 
 def formed(task: Task, case: Case, config: CurationConfig) -> str | None:
-    """The reply is the object that was asked for: every key, no other, a sentence behind each."""
+    """Reject responses in another form than the prompt asks for: an object with exactly its keys and text for
+    each.
+    """
     if config.form == "any":
         return None
     try:
@@ -114,7 +116,7 @@ def formed(task: Task, case: Case, config: CurationConfig) -> str | None:
 
 
 def correct(task: Task, case: Case, config: CurationConfig) -> Case:
-    """The case with the truth stated where the recipe wants a wrong or an open facet corrected."""
+    """The case with wrong or missing labels replaced by true ones, for the facets that the recipe corrects."""
     mended = [
         facet
         for facet, label in case.truth.items()
@@ -135,14 +137,14 @@ def correct(task: Task, case: Case, config: CurationConfig) -> Case:
 
 
 def stated(task: Task, case: Case, config: CurationConfig) -> str | None:
-    """Every label can be read."""
+    """Reject responses with missing labels."""
     if config.unstated == "keep" or case.status == "ok":
         return None
     return f"{case.status}: {case.reason}"
 
 
 def true(task: Task, case: Case, config: CurationConfig) -> str | None:
-    """No label is another than the measured one. A facet that is left open contradicts nothing."""
+    """Reject labels that contradict the ground truth. Missing labels contradict nothing."""
     wrong = [
         facet
         for facet, label in case.truth.items()
@@ -152,7 +154,7 @@ def true(task: Task, case: Case, config: CurationConfig) -> str | None:
 
 
 def of_length(task: Task, case: Case, config: CurationConfig) -> str | None:
-    """What is learned is neither shorter nor longer than the recipe allows."""
+    """Reject texts shorter or longer than the recipe allows."""
     least, most = config.length
     if len(case.text) < least:
         return f"shorter than {least:,} characters"
@@ -164,13 +166,13 @@ AFTER_CORRECTION: tuple[Policy, ...] = (stated, true, of_length)
 
 
 def series_keys(series: pa.Table) -> list[int]:
-    """64 bits of each series; two of a million others share theirs with a chance of 3 in 100 million."""
+    """A 64-bit hash of each series. By the birthday bound, a million series collide with probability 3e−8."""
     rows = (row.values.to_numpy().tobytes() for row in series["values"])
     return [int.from_bytes(hashlib.blake2b(row, digest_size=8).digest(), "big") for row in rows]
 
 
 def _first(task: Task, case: Case, config: CurationConfig, policies: Sequence[Policy]) -> str | None:
-    """The reason of the first policy that has one."""
+    """The reason of the first policy that rejects."""
     reasons = (policy(task, case, config) for policy in policies)
     return next((reason for reason in reasons if reason is not None), None)
 
@@ -178,7 +180,7 @@ def _first(task: Task, case: Case, config: CurationConfig, policies: Sequence[Po
 def _contradicted(
     task: Task, cases: Sequence[Case], reasons: Sequence[str | None], contradictions: Contradictions
 ) -> list[str | None]:
-    """The reasons, with those that a model finds where there was none. A topic is compared as a whole."""
+    """Fill in the reasons of the cases that the detector rejects. Texts are compared topic by topic."""
     asked = [
         (i, topic, task.sentence(topic, case.truth), said)
         for i, (case, reason) in enumerate(zip(cases, reasons, strict=True))

@@ -1,47 +1,47 @@
-"""Counts of curation -> what is known of a teacher: accuracies with intervals, what a kept example took."""
+"""Statistics of a teacher from the counts of curation: accuracies with intervals, cost per kept example."""
 
 from collections.abc import Mapping
 
 from tsd.curation.counts import NOT_STATED, Counts
 from tsd.evaluation.intervals import Interval, proportion
 
-Confusion = Mapping[str, Mapping[str, int]]  # true class -> stated class, or NOT_STATED -> rows
+Confusion = Mapping[str, Mapping[str, int]]  # true class -> stated class or NOT_STATED -> rows
 
-MOST_TOLD = 5  # reasons in the terminal
+MOST_TOLD = 5  # reasons shown in the terminal
 
 
 def rows(confusion: Confusion) -> int:
-    """How many replies were counted."""
+    """The number of responses counted."""
     return sum(sum(said.values()) for said in confusion.values())
 
 
 def accuracy(confusion: Confusion) -> Interval | None:
-    """The share that states the true class; what is not stated counts as wrong. None where nothing was counted."""
+    """The accuracy of labels. A label that is not stated is wrong. None without any rows."""
     counted = rows(confusion)
     return proportion(sum(said[true] for true, said in confusion.items()), counted) if counted else None
 
 
 def stated(confusion: Confusion) -> float | None:
-    """The share that states a class, right or wrong. None where nothing was counted."""
+    """The fraction of responses with a label, right or wrong. None without any rows."""
     counted = rows(confusion)
     silent = sum(said[NOT_STATED] for said in confusion.values())
     return 1 - silent / counted if counted else None
 
 
 def per_kept(counts: Counts) -> dict[str, float]:
-    """Tokens and dollars of all replies, the rejected ones too, over the examples that were kept."""
+    """Tokens and dollars per kept example. The cost of rejected responses is included."""
     kept = max(1, counts["kept"])
     return {name: counts[name] / kept for name in ("input_tokens", "output_tokens", "cost_usd")}
 
 
 def statuses(counts: Counts) -> str:
-    """How the replies ended: "96 ok, 4 invalid"."""
+    """Counts of response statuses: "96 ok, 4 invalid"."""
     ranked = sorted(counts["statuses"].items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{number:,} {status}" for status, number in ranked)
 
 
 def lines(counts: Counts) -> list[str]:
-    """The table of a teacher for a terminal: how often each facet was stated and right, what was rejected why."""
+    """A table of the teacher for the terminal: stated labels and accuracy per facet, and reasons for rejection."""
     said, taught = counts["said"], counts["taught"]
     wide = max(map(len, said))
     table = [f"{'':<{wide}}  stated    right, of all replies   right, of what is trained on"]

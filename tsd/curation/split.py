@@ -1,4 +1,4 @@
-"""Verdicts -> examples and rejects, with the counts of what is in them."""
+"""Verdicts -> tables of examples and rejects, and their counts."""
 
 import pyarrow as pa
 
@@ -11,10 +11,10 @@ from tsd.tasks import Task
 def sort_out(
     task: Task, annotations: pa.Table, series: pa.Table, verdicts: pa.Table, settled: Settled
 ) -> tuple[pa.Table, pa.Table, Counts]:
-    """Sort annotations into examples and rejects; every row ends in exactly one of the two.
+    """Split annotations into examples and rejects. Every row ends in exactly one of them.
 
-    annotations, series, verdicts: the same series in the same order. Returns tables of the `EXAMPLES` and the
-    `REJECTS` schema, and their counts.
+    annotations, series, verdicts: the same series in the same order. Returns tables of the `EXAMPLES` and
+    `REJECTS` schemas, and their counts.
     """
     said, known, judged = annotations.to_pylist(), series.to_pylist(), verdicts.to_pylist()
     objections = settled.reasons_for(verdicts["series_id"].to_numpy())

@@ -1,8 +1,9 @@
-"""Draw blocks of series: a study seed and a block's number in, parameters, integers 0–99 and their truth out.
+"""Generate blocks of series: parameters, values 0–99 and ground truth, from a study seed and a block index.
 
-A series depends on (seed, series_id) alone: ids are drawn in blocks of `BLOCK`, each block from its own
-counter-based generator (which seeds a faster one for the shocks), so any number of workers and any restart give
-the same bytes. Of a block's candidates those are kept that make the classes even.
+A series depends only on (seed, series_id). Series are generated in blocks of `BLOCK` ids, each with its own
+counter-based generator (which seeds a faster one for the shocks). Any number of workers and any restart therefore
+give the same bytes. Each block generates more candidates than needed and keeps a stratified subsample with
+balanced classes.
 """
 
 from dataclasses import dataclass
@@ -19,21 +20,24 @@ from tsd.series.processes import PROCESSES, SCALED, Array, ornstein_uhlenbeck, o
 from tsd.series.truth import TOP
 from tsd.tasks import Task
 
-VERSION = "mix-1"  # part of the dataset's key: change it with anything that changes a byte
-BLOCK = 1024  # ids drawn from one generator; part of what a series is, never a tuning knob
-STRIP = 64  # points
-STRIDE = 797  # a prime, by which candidates are gone through in an order that has nothing to do with theirs
+VERSION = "mix-1"  # part of the dataset's key; change it with anything that changes a byte
+BLOCK = 1024  # series per generator; part of the definition of a series, not a tuning parameter
+STRIP = 64  # points transposed at once
+STRIDE = 797  # a prime; visits candidates in an order unrelated to theirs
 
 Columns = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Series drawn together, in the order of their ids.
+    """The series of a block, in the order of their ids.
 
-    values: the points of all series, one series after the other, uint8; lengths: (batch,) int32;
-    process: (batch,) index into the names of `PROCESSES`; parameters: (batch,) float32 each, NaN where a
-    process has none; measures and classes: (batch,) each, by name, as the task returns them.
+    values      uint8, the points of all series concatenated
+    lengths     (batch,) int32
+    process     (batch,) index into the names of `PROCESSES`
+    parameters  by name, (batch,) float32, NaN if a process does not have the parameter
+    measures    by name, (batch,), as the task measures them
+    classes     by facet, (batch,), indices of classes
     """
 
     values: npt.NDArray[np.uint8]
@@ -45,7 +49,10 @@ class Block:
 
 
 def draw_block(task: Task, config: SeriesConfig, seed: int, block: int, stream: int = SERIES) -> Block:
-    """Draw candidates, measure them, and keep the `BLOCK` of them that make the task's classes even."""
+    """Generate the series of one block: generate candidates, measure them, keep `BLOCK` with balanced classes.
+
+    stream: of the random numbers, one of `tsd.rng`.
+    """
     rng = generator(seed, stream, block)
     candidates = _plan(config, rng, ceil(BLOCK * config.oversampling))
     groups = [_realise(task, config, rng, plan) for plan in candidates]
@@ -54,19 +61,19 @@ def draw_block(task: Task, config: SeriesConfig, seed: int, block: int, stream: 
 
 @dataclass(frozen=True)
 class Plan:
-    """Candidates of one length, in the order of `PROCESSES`, (batch,) each."""
+    """Targets of the candidates of one length, in the order of `PROCESSES`, (batch,) each."""
 
     length: int
-    place: npt.NDArray[np.intp]  # in the block's order of candidates
+    place: npt.NDArray[np.intp]  # index among all candidates of the block
     process: npt.NDArray[np.intp]  # index into PROCESSES, ascending
     wishes: Wishes
 
 
 def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Plan]:
-    """What each candidate is meant to be, in even shares: strata in place of coin tosses."""
+    """Stratified targets for all candidates of a block: process, length, scaling, trend and noise class."""
     weights = np.array([config.mix.get(name, 0.0) for name in PROCESSES])
     process = stratum(weights, (np.arange(count) + rng.random()) / count)
-    lengths, owns, trend, noise = _lattice(rng, count, 4)
+    lengths, owns, trend, noise = _lattice(rng, count, 4)  # (candidates,) uniform in 0–1, low discrepancy
     own = owns < config.own_range
     length = stratum(np.ones(len(config.lengths)), lengths)
     trends = (stratum(np.array(shares), trend) for shares in (config.own_trend_shares, config.trend_shares))
@@ -85,25 +92,25 @@ def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Pl
 
 
 def _lattice(rng: np.random.Generator, count: int, dimensions: int) -> npt.NDArray[np.float64]:
-    """Points that fill the unit cube evenly, and any run of them too: (dimensions, count).
+    """Low-discrepancy points in the unit cube, (dimensions, count): any contiguous part fills it evenly, too.
 
-    A Kronecker sequence with the steps of Roberts (2018), R_d, shifted at random.
+    A Kronecker sequence with the generalised golden ratio of Roberts (2018), R_d, with a random shift.
     """
     root = 1.5
     for _ in range(30):
-        root = (1 + root) ** (1 / (dimensions + 1))  # of x**(d + 1) = x + 1
+        root = (1 + root) ** (1 / (dimensions + 1))  # fixed-point iteration for x**(d + 1) = x + 1
     steps = root ** -np.arange(1.0, dimensions + 1)
     return np.modf(np.outer(steps, np.arange(count)) + rng.random((dimensions, 1)))[0]
 
 
 def stratum(shares: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
-    """The class that each uniform number falls into where classes lie side by side, as wide as their shares."""
+    """The class of each uniform number, for adjacent classes as wide as their shares: inverse-CDF sampling."""
     return np.searchsorted(np.cumsum(shares)[:-1] / shares.sum(), uniform, side="right")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Candidates of one length, drawn and measured; values (batch, length) uint8, the rest (batch,) each."""
+    """Generated and measured candidates of one length. values: (batch, length) uint8; the rest (batch,) each."""
 
     plan: Plan
     values: npt.NDArray[np.uint8]
@@ -113,12 +120,12 @@ class Group:
 
 
 def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: Plan) -> Group:
-    """Draw the candidates' parameters and points, and measure them."""
+    """Generate the parameters and points of the candidates, and measure them."""
     length, batch = plan.length, len(plan.place)
     own, swings = plan.wishes.own_range, plan.wishes.swings
-    time = np.linspace(0, 1, length, dtype=np.float32)[:, None]
+    time = np.linspace(0, 1, length, dtype=np.float32)[:, None]  # (length, 1)
     fast = fast_generator(rng)
-    shocks = fast.standard_normal((length, batch), np.float32)
+    shocks = fast.standard_normal((length, batch), np.float32)  # (length, batch) of unit variance
     curve, special = _curves(config, fast, plan.process, time, shocks)
     sizes = design(config, rng, plan.wishes, curve)
     sizes = {name: size.astype(np.float32) for name, size in sizes.items()}
@@ -127,11 +134,11 @@ def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: P
     points += curve
     if swings.any():
         points += np.multiply(time - np.float32(0.5), np.where(swings, sizes["drift"], np.float32(0)), out=curve)
-    low, scale = -sizes["level"], np.ones(batch, np.float32)  # what is mapped onto 0, and how far a unit reaches
+    low, scale = -sizes["level"], np.ones(batch, np.float32)  # value mapped to 0, scale factor
     if own.any():
         low = np.where(own, points.min(axis=0), low)
         scale = np.where(own, TOP / (points.max(axis=0) - low), scale)
-    # Half a unit more rounds, as what follows the point is cut off.
+    # Adding half a unit before truncation rounds to the nearest integer.
     points -= low - np.float32(0.5) / scale
     points *= scale
     np.clip(points, np.float32(0), np.float32(TOP + 0.5), out=points)
@@ -145,7 +152,7 @@ def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: P
 
 
 def _by_series(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """(length, batch) -> (batch, length), a strip of points at a time: what is read stays in a core's cache."""
+    """Transpose (length, batch) to (batch, length) in strips of points, which stay in a core's cache."""
     turned = np.empty(values.shape[::-1], np.uint8)
     for first in range(0, len(values), STRIP):
         turned[:, first : first + STRIP] = values[first : first + STRIP].T
@@ -155,7 +162,7 @@ def _by_series(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def _curves(
     config: SeriesConfig, rng: np.random.Generator, process: npt.NDArray[np.intp], time: Array, shocks: Array
 ) -> tuple[Array, Columns]:
-    """The curve of each series' mean, (length, batch), and its process's own parameters; may change the shocks."""
+    """The mean curve of each series, (length, batch), and the parameters of its process. May change the shocks."""
     curve = np.empty_like(shocks)
     special = {name: np.full(len(process), np.nan, np.float32) for name in own_ranges()}
     for i, kind in enumerate(PROCESSES.values()):
@@ -170,14 +177,15 @@ def _curves(
 
 
 def _keep(task: Task, groups: list[Group]) -> Block:
-    """The `BLOCK` candidates that make the classes even and are no near ties, in the candidates' order."""
+    """Stratified subsampling: keep `BLOCK` candidates with balanced classes and few near ties, in order."""
     order = np.argsort(np.concatenate([group.plan.place for group in groups]))
     kept = order
     if len(order) > BLOCK:
         classes = [np.concatenate([group.classes[facet] for group in groups])[order] for facet in task.names]
         cells = np.ravel_multi_index(classes, [len(names) for names in task.classes.values()])
         ties = np.concatenate([task.near_ties(group.measures) for group in groups])[order]
-        # Near ties go first. What goes besides must not depend on the place, or a block's end were less even.
+        # Near ties are dropped first. The order of the others is unrelated to their index; otherwise the end of a
+        # block would be less balanced.
         preferred = np.lexsort((np.arange(len(order)) * STRIDE % len(order), ties))
         kept = order[np.sort(preferred[even_out(cells[preferred], BLOCK)])]
 
@@ -198,15 +206,16 @@ def _keep(task: Task, groups: list[Group]) -> Block:
 
 
 def _padded(values: npt.NDArray[np.uint8], length: int) -> npt.NDArray[np.uint8]:
+    """Pad (batch, points) with zeros to (batch, length)."""
     missing = length - values.shape[1]
     return np.pad(values, ((0, 0), (0, missing))) if missing else values
 
 
 def even_out(cells: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
-    """Which candidates are kept: every cell is filled to the same level, with the first of its candidates.
+    """Stratified subsampling: fill every stratum to the same level, with its first candidates.
 
-    cells: (candidates,) what each candidate is, the preferred ones first. Returns `count` indices, ascending. What
-    the level leaves over goes to the first candidates of the cells that have more.
+    cells: (candidates,) stratum of each candidate, preferred candidates first. Returns `count` indices, ascending.
+    Places that remain go to the first candidates of the larger strata.
     """
     by_cell = np.argsort(cells, kind="stable")
     sizes = np.bincount(cells)

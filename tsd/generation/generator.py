@@ -1,7 +1,7 @@
-"""Draw series or pairs of them: a task, a study seed and a range of ids in, a table with their truth out.
+"""Generate series, or pairs of series, with their ground truth, for a range of ids.
 
-A series depends on (seed, series_id) alone: ids are drawn in blocks of `BLOCK`, each block from its own
-counter-based generator, so any number of workers and any restart give the same bytes.
+A series depends only on (seed, series_id); see `tsd.generation.blocks`. Any number of workers and any restart give
+the same bytes.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ __all__ = ["BLOCK", "VERSION", "draw_table", "split_of"]
 
 
 def draw_table(task: Task, config: SeriesConfig, seed: int, first: int, count: int) -> pa.Table:
-    """Draw the rows with ids `first` to `first + count - 1` as the task's table of series."""
+    """Generate the rows with ids `first` to `first + count - 1`, in the schema of the task's series table."""
     schema = task.tables.series
     ids = np.arange(first, first + count, dtype=np.int64)
     rows = _single_rows if task.curves == 1 else _pair_rows
@@ -32,9 +32,9 @@ def draw_table(task: Task, config: SeriesConfig, seed: int, first: int, count: i
 
 
 def split_of(ids: npt.NDArray[np.int64], shares: tuple[float, float, float]) -> npt.NDArray[np.intp]:
-    """The split of each id as an index into `SPLITS`: a hash of the id, the same in every study.
+    """The split of each id, as an index into `SPLITS`: a hash of the id, the same in every study.
 
-    The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014).
+    The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014). ids: (batch,). Returns (batch,).
     """
     with np.errstate(over="ignore"):
         z = ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
@@ -46,7 +46,7 @@ def split_of(ids: npt.NDArray[np.int64], shares: tuple[float, float, float]) -> 
 
 
 def _single_rows(task: Task, config: SeriesConfig, seed: int, number: int) -> pa.Table:
-    """A block in Arrow: every column that does not depend on the ids."""
+    """One block as an Arrow table, without the columns that depend on ids."""
     block = draw_block(task, config, seed, number)
     return _laid_out(
         task, block.lengths, block.values, block.measures, block.lengths, _process(block), _parameters(block)
@@ -54,7 +54,7 @@ def _single_rows(task: Task, config: SeriesConfig, seed: int, number: int) -> pa
 
 
 def _pair_rows(task: Task, config: SeriesConfig, seed: int, number: int) -> pa.Table:
-    """A block of pairs in Arrow; process and parameters hold those of the first and of the second."""
+    """One block of pairs as an Arrow table. `process` and `parameters` hold both series' entries."""
     drawn = draw_pairs(config, seed, number)
     first, second = (_process(block) for block in drawn.series)
     both = pa.concat_arrays([_parameters(block) for block in drawn.series])
@@ -75,7 +75,10 @@ def _laid_out(
     process: pa.Array,
     parameters: pa.Array,
 ) -> pa.Table:
-    """counts: values a row; lengths: points a series."""
+    """The columns of a block as an Arrow table.
+
+    counts: (batch,) values per row. values: concatenated. lengths: (batch,) points per series.
+    """
     schema = task.tables.series
     measured = [pa.array(measures[field.name], field.type) for field in schema.field("measures").type]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
@@ -92,10 +95,11 @@ def _laid_out(
 
 
 def _process(block: Block) -> pa.Array:
+    """The name of each series' process."""
     return pa.array(list(PROCESSES)).take(pa.array(block.process))
 
 
 def _parameters(block: Block) -> pa.StructArray:
-    """Null where a process has no such parameter."""
+    """The parameters of each series, null if its process does not have the parameter."""
     columns = [pa.array(block.parameters[name], pa.float32(), from_pandas=True) for name in PARAMETERS]
     return pa.StructArray.from_arrays(columns, names=list(PARAMETERS))

@@ -1,4 +1,4 @@
-"""Two series of a block each -> pairs that cross never, once or often, in even shares."""
+"""Pairs of series that intersect never, once or several times, in equal shares."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -14,16 +14,16 @@ from tsd.series.truth import TOP
 from tsd.tasks import SINGLE
 from tsd.tasks.pair import SHARES
 
-OFFSETS = 24  # ways to lay one above the other that are tried
+OFFSETS = 24  # vertical offsets tried per pair
 
 
 class Wish(NamedTuple):
-    """What a pair is meant to be: how often it crosses (2 for several times), and where the first lies."""
+    """Target of a pair: number of intersections (2 for several), and position of the first series."""
 
     crossings: int
-    position: int | None  # 0 above, 1 below, 2 alternating; None where it may be any
+    position: int | None  # 0 above, 1 below, 2 alternating; None for any
     share: float
-    heights: tuple[float, float]  # shares of 0–99 that each series is squeezed into
+    heights: tuple[float, float]  # range of each series' height as a fraction of 0–99
 
 
 WISHES = (
@@ -40,25 +40,28 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class PairBlock:
-    """values: (BLOCK, 2 × length) uint8; series: the two blocks, with their parameters as they lie in the pair."""
+    """Pairs of a block.
+
+    values: (BLOCK, 2 × length) uint8. series: both blocks, with the parameters that their series have in the pair.
+    """
 
     values: npt.NDArray[np.uint8]
     series: tuple[Block, Block]
 
 
 def draw_pairs(config: SeriesConfig, seed: int, block: int) -> PairBlock:
-    """Draw one block of pairs. Both series have the recipe's one length."""
+    """Generate one block of pairs. Both series have the recipe's single length."""
     rng = generator(seed, PAIRS, block)
     series = draw_block(SINGLE, config, seed, block), draw_block(SINGLE, config, seed, block, PARTNERS)
     wishes = stratum(np.array([wish.share for wish in WISHES]), rng.permutation(BLOCK) / BLOCK)
     low, high = np.array([wish.heights for wish in WISHES])[wishes].T
-    heights = rng.uniform(low, high, (2, BLOCK)).astype(np.float32)
+    heights = rng.uniform(low, high, (2, BLOCK)).astype(np.float32)  # (2, BLOCK)
     squeezed = [
         one.values.reshape(BLOCK, -1) * height[:, None] for one, height in zip(series, heights, strict=True)
     ]
     room = TOP * (1 - heights)
     offset = _offset(rng, wishes, squeezed[0] - squeezed[1], room)
-    # The first is lifted by `offset` more than the second, and both stay within 0–99.
+    # The first series is shifted up by `offset` relative to the second; both stay within 0–99.
     lowest, highest = np.maximum(offset, 0), np.minimum(room[0], room[1] + offset)
     first = lowest + (highest - lowest) * rng.random(BLOCK, np.float32)
     floors = np.stack([first, first - offset])
@@ -68,19 +71,20 @@ def draw_pairs(config: SeriesConfig, seed: int, block: int) -> PairBlock:
 
 
 def _laid(block: Block, height: Floats, floor: Floats) -> Block:
-    """The block with the parameters that its series have once they are squeezed and lifted."""
+    """The block with the parameters of its series after scaling and shifting."""
     squeezed = {name: block.parameters[name] * height for name in SCALED}
     return replace(block, parameters={**block.parameters, **squeezed, "level": squeezed["level"] + floor})
 
 
 def _offset(rng: np.random.Generator, wishes: npt.NDArray[np.intp], apart: Floats, room: Floats) -> Floats:
-    """How much higher the first series is laid, (BLOCK,): of the ways tried, one that does what was wished for.
+    """Vertical offset of the first series over the second, (BLOCK,), that meets the target if any tried does.
 
-    wishes: (BLOCK,) index into WISHES; apart: first minus second before either is lifted, (BLOCK, length);
-    room: how far each can be lifted, (2, BLOCK).
+    wishes: (BLOCK,) index into WISHES. apart: (BLOCK, length) first minus second before shifting. room: (2, BLOCK)
+    how far each series can be shifted.
     """
     crossings = np.array([wish.crossings for wish in WISHES])[wishes]
     position = np.array([-1 if wish.position is None else wish.position for wish in WISHES])[wishes]
+    # tried: (OFFSETS, BLOCK)
     tried = -room[1] + (room[0] + room[1]) * (np.arange(OFFSETS)[:, None] + rng.random(BLOCK)) / OFFSETS
     fits = np.empty(tried.shape, np.bool_)
     for fit, lifted in zip(fits, tried, strict=True):

@@ -1,6 +1,6 @@
-"""From what a series is meant to be to the sizes that make it likely: wishes and curves in, parameters out.
+"""Parameter solving: choose process parameters that make a series' target classes likely.
 
-All sizes are in value units of a series on 0–99. What a series then is, is measured on its integers.
+Sizes are in value units of a series on 0–99. The actual classes are measured on the integers afterwards.
 """
 
 from dataclasses import dataclass
@@ -15,35 +15,35 @@ from tsd.series.truth import TOP, end_window, polynomials
 
 Floats = npt.NDArray[np.float64]
 SIGNS = np.array([1.0, -1.0, 0.0])  # of an increasing, a decreasing and a flat series
-HIGH = 2  # the index of high noise
-COARSE = 16  # points by which a curve is sized up
-FLAT_TAU = (-0.4, 0.5)  # part of the logarithmic range of tau that flat series are drawn from
-LOG_TAU, GRID = (-7.0, 1.5), 100  # where the stationary factors are tabulated
-OWN_FILL = (0.7, 1.0)  # share of what noise leaves of its own range that a drift fills
-LEAST_SHOCKS = 0.3  # share of the wanted residual that shocks make at the least
+HIGH = 2  # index of high noise
+COARSE = 16  # points at which a curve is evaluated for its size
+FLAT_TAU = (-0.4, 0.5)  # part of the range of log tau used for flat series
+LOG_TAU, GRID = (-7.0, 1.5), 100  # range of log(tau / length) and number of the tabulated stationary factors
+OWN_FILL = (0.7, 1.0)  # fraction of the range left by noise that a drift fills, with min-max scaling
+LEAST_SHOCKS = 0.3  # least fraction of the target residual that shocks contribute
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What each series is meant to be, (batch,) each."""
+    """Targets of each series, (batch,) each."""
 
     trend: npt.NDArray[np.intp]  # index into increasing, decreasing, flat
     noise: npt.NDArray[np.intp]  # index into low, medium, high
-    own_range: npt.NDArray[np.bool_]  # mapped onto 0–99 by its own minimum and maximum
-    swings: npt.NDArray[np.bool_]  # its curve comes on top of a linear drift
+    own_range: npt.NDArray[np.bool_]  # min-max scaled to 0–99, rather than on the common scale
+    swings: npt.NDArray[np.bool_]  # the curve is added to a linear drift
 
 
 def design(config: SeriesConfig, rng: np.random.Generator, wishes: Wishes, curve: Array) -> dict[str, Floats]:
-    """Choose the sizes of each series: level, drift, swing, sigma and tau, (batch,) each.
+    """Solve for the parameters of each series: level, drift, swing, sigma and tau, (batch,) each.
 
-    curve: (length, batch). The mean is level + drift · (t − ½) + swing · curve, t from 0 to 1, where the
-    process swings; level + drift · curve where it does not. tau is in points.
+    curve: (length, batch). With t from 0 to 1, the mean is level + drift · (t − ½) + swing · curve if the process
+    swings, else level + drift · curve. tau is in points, the others in value units.
     """
     shape = _size_up(curve)
     noise = _noise(config, rng, wishes, shape.constant, len(curve))
-    span = noise.path_range * noise.wanted / noise.per_sigma  # of what wanders around the mean
+    span = noise.path_range * noise.wanted / noise.per_sigma  # range of the path around the mean
     drift, swing = _mean(config, rng, wishes, shape, noise, np.maximum(TOP - span, 0.0))
-    # The curve's own residual counts as noise: the shocks make the rest of what was wanted.
+    # The curve's own residual counts as noise, so the shocks contribute only the rest of the target.
     size = np.where(wishes.swings, swing, drift)
     rest = np.maximum(noise.wanted**2 - (shape.residual * size) ** 2, (LEAST_SHOCKS * noise.wanted) ** 2)
     mean = shape.curve * size + shape.line * np.where(wishes.swings, drift, 0.0)
@@ -60,14 +60,14 @@ def design(config: SeriesConfig, rng: np.random.Generator, wishes: Wishes, curve
 
 @dataclass(frozen=True)
 class Noise:
-    """The residual that is wanted of each series and what wanders to make it, (batch,) each."""
+    """Target residual of each series and properties of its Ornstein-Uhlenbeck path, (batch,) each."""
 
-    wanted: Floats  # root mean square of the residual of a cubic fit, in value units
-    most: Floats  # the most of it that the class allows
-    tau: Floats  # points
-    per_sigma: Floats  # residual of a path of unit variance
+    wanted: Floats  # target RMS of the residual of a cubic fit, in value units
+    most: Floats  # largest RMS that the class allows
+    tau: Floats  # mean-reversion time in points
+    per_sigma: Floats  # RMS residual of a unit-variance path
     per_spread: Floats  # standard deviation of the difference between the means of its two ends
-    path_range: Floats  # its maximum minus its minimum
+    path_range: Floats  # maximum minus minimum of a unit-variance path
 
 
 def _noise(
@@ -77,13 +77,17 @@ def _noise(
     constant: npt.NDArray[np.bool_],
     length: int,
 ) -> Noise:
+    """Choose the target residual and the mean-reversion time of each series.
+
+    constant: (batch,) whether the mean curve is constant. length: points.
+    """
     batch, flat = len(wishes.trend), SIGNS[wishes.trend] == 0
-    # Where nothing but shocks can fill a series' own range, they are what high noise is made of.
+    # With min-max scaling, a series without drift or swing has nothing but shocks, which makes its noise high.
     still = wishes.own_range & ~wishes.swings & (flat | constant)
     noise = np.where(still, HIGH, wishes.noise)
     wanted = np.exp(_between(np.log(config.noise_rms), noise, rng.random(batch)))
-    # The faster the reversion, the less the ends of a flat series drift apart. What swings may be as fast as
-    # any: its extrema lie where the swing has them, not where the path wanders.
+    # Fast reversion keeps the ends of a flat series together. Processes that swing may revert as fast as any,
+    # since the swing determines their extrema.
     speed = rng.random(batch)
     speed = np.where(flat, FLAT_TAU[0] + speed * (FLAT_TAU[1] - FLAT_TAU[0]), speed)
     fastest = np.min(config.tau)
@@ -91,9 +95,10 @@ def _noise(
     log_share = _between(spans, noise + len(config.tau) * wishes.swings, speed)
     tau = np.exp(log_share) * length
     per_sigma, per_spread = _expected(log_share, length)
-    # As far as normals of so many independent points reach (2 √(2 ln n)): within a tenth of what paths do.
+    # Approximate range of a normal path: 2 √(2 ln n) for n independent points.
     path_range = 2 * np.sqrt(2 * np.log1p(length / (2 * tau + 1)))
-    # Only a swing can fill the range of a flat series, and where more noise was wished for it may as well.
+    # With min-max scaling, only a swing can fill the range of a flat series, and it may where the noise target is
+    # above low.
     fills = wishes.own_range & (flat | (noise > 0))
     most = np.where(fills, config.noise_rms[HIGH][1], wanted)
     return Noise(wanted, most, tau, per_sigma, per_spread, path_range)
@@ -102,13 +107,13 @@ def _noise(
 def _mean(
     config: SeriesConfig, rng: np.random.Generator, wishes: Wishes, shape: "Shape", noise: Noise, room: Floats
 ) -> tuple[Floats, Floats]:
-    """The sizes of drift and swing, (batch,) each; room: what the noise leaves of 0–99."""
+    """Sizes of drift and swing, (batch,) each, in value units. room: (batch,) range left by the noise."""
     batch, own, sign = len(room), wishes.own_range, SIGNS[wishes.trend]
-    # Drift is measured against how far the noise alone moves the two ends apart.
+    # The drift grows with how far the noise alone moves the two ends apart.
     spread = noise.wanted / noise.per_sigma * noise.per_spread
     drawn = rng.uniform(*config.drift, batch) + config.drift_per_spread * spread
     rise = sign * np.where(own, room * rng.uniform(*config.own_drift, batch), drawn)
-    # A curve that no cubic fits is part of the noise, and no larger than the noise may be.
+    # The part of a curve that a cubic fit does not explain counts as noise, so the noise class limits it.
     energy = rng.uniform(*config.swing_share, batch)
     most = noise.most * np.sqrt(energy) / np.maximum(shape.residual, 1e-6)
     height = np.where(own, room - np.abs(rise) / 2, np.minimum(room, rng.uniform(*config.swing, batch)))
@@ -116,18 +121,18 @@ def _mean(
     rise = np.where(own, sign * np.maximum(np.abs(rise), room - swing * shape.height), rise)
     carried = np.where(own, room * rng.uniform(*OWN_FILL, batch), drawn) / shape.height
     carried = np.where(shape.constant, 0.0, sign * np.minimum(carried, most))
-    # Where there is a swing, the drift makes up for what its two ends differ by.
+    # With a swing, the drift compensates for the difference between the swing's two ends.
     drift = np.where(wishes.swings, (rise - swing * shape.rise) / shape.line_rise, carried)
     return drift, np.where(wishes.swings, swing, 0.0)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What matters of curves for their size; (batch,) each but for the curves."""
+    """Properties of mean curves that determine their scale, (batch,) each except for the curves."""
 
     curve: Array  # (COARSE, batch)
     line: Array  # (COARSE, 1)
-    residual: Array  # root mean square of the residual of a cubic fit
+    residual: Array  # RMS residual of a cubic fit
     rise: Array  # difference of the means of the two ends
     height: Array  # maximum minus minimum, 1 for a constant
     constant: npt.NDArray[np.bool_]
@@ -135,7 +140,8 @@ class Shape:
 
 
 def _size_up(curve: Array) -> Shape:
-    # Plain sums, not matrix products: those may add in another order on more threads.
+    """Measure mean curves, (length, batch), on COARSE of their points."""
+    # Sums rather than matrix products, whose order of summation depends on the number of threads.
     at = np.linspace(0, len(curve) - 1, COARSE).astype(int)
     coarse = curve[at]
     weights, norms = polynomials(COARSE)
@@ -156,7 +162,7 @@ def _size_up(curve: Array) -> Shape:
 
 
 def _expected(log_tau: Floats, length: int) -> tuple[Floats, Floats]:
-    """The stationary factors at the logarithm of tau as a share of the length, (batch,) each."""
+    """The stationary factors, interpolated at log(tau / length), (batch,) each."""
     place = (np.clip(log_tau, *LOG_TAU) - LOG_TAU[0]) * ((GRID - 1) / (LOG_TAU[1] - LOG_TAU[0]))
     below = np.minimum(place.astype(np.intp), GRID - 2)
     residual, difference = (
@@ -166,35 +172,36 @@ def _expected(log_tau: Floats, length: int) -> tuple[Floats, Floats]:
     return residual, difference
 
 
-@cache  # there are under a thousand lengths
+@cache  # fewer than a thousand lengths
 def stationary_factors(length: int) -> tuple[Floats, Floats]:
-    """How a unit-variance OU path measures, in expectation, as a function of tau.
+    """Expected measures of a unit-variance OU path as a function of tau.
 
-    Returns, for GRID values of tau whose logarithms lie evenly within LOG_TAU, the root mean square of the
-    residual of a cubic fit and the standard deviation of the difference between the means of the two ends.
-    With covariance S_ij = exp(−|i−j|/tau) and the cubic projector P: tr((I − P) S) / length, and wᵀ S w; both
-    are sums over lags of exp(−lag/tau) times how much of P, or of w wᵀ, lies at that lag.
+    Returns (GRID,) RMS residuals of a cubic fit and (GRID,) standard deviations of the difference between the
+    means of the two ends, for values of log(tau / length) evenly spaced over LOG_TAU.
+
+    With covariance S_ij = exp(−|i−j|/tau) and the cubic projector P these are √(tr((I − P) S) / length) and √(wᵀ S
+    w). Both are sums over lags of exp(−lag/tau) times the sum of P, or of w wᵀ, at that lag.
     """
     tau = np.exp(np.linspace(*LOG_TAU, GRID)) * length
     weights, norms = polynomials(length)
     ends, window = np.zeros(length), end_window(length)
     ends[:window] = -1 / window
     ends[-window:] = 1 / window
-    covariance = np.exp(-np.arange(length) / tau[:, None])  # (GRID, lag)
+    covariance = np.exp(-np.arange(length) / tau[:, None])  # (GRID, lags)
     explained = sum((covariance * _lags(column)).sum(axis=1) for column in (weights / np.sqrt(norms)).T)
     difference = (covariance * _lags(ends)).sum(axis=1)
     return np.sqrt(1 - explained / length), np.sqrt(difference)
 
 
 def _lags(weights: Floats) -> Floats:
-    """The sums of w_i w_j over |i − j| = lag, for every lag, (length,)."""
+    """Autocorrelation sums: Σ w_i w_j over |i − j| = lag for every lag, (length,)."""
     lags = np.correlate(weights, weights, "full")[len(weights) - 1 :]
     lags[1:] *= 2
     return lags
 
 
 def _between(spans: Floats, which: npt.NDArray[np.intp], share: Floats) -> Floats:
-    """The point that lies a share of the way through the span of each row; spans: (spans, 2)."""
+    """Interpolate within one span per row. spans: (spans, 2); which: (batch,) index; share: (batch,) 0–1."""
     lows, widths = spans[:, 0], spans[:, 1] - spans[:, 0]
     between: Floats = lows[which] + widths[which] * share
     return between

@@ -1,7 +1,7 @@
-"""A student and prompts in, greedy replies out: sorted by length, with a static key-value cache, stopping early.
+"""Greedy decoding of a student: prompts sorted by length, static KV cache, finished sequences removed.
 
-Each reply is the one that `transformers.generate` gives. A small student's time goes into moving memory and into
-the many small operations of a forward pass, so both are kept few.
+The responses equal those of `transformers.generate`. Small students are limited by memory traffic and by the
+number of operations, so both are kept low.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,9 +29,9 @@ from tsd.plots.rasterised import Ink
 from tsd.tasks import Task
 from tsd.training.corpus import chat_tokens, looking_tokens, picture_place
 
-READ_AT_ONCE = 2048  # tokens of prompts: what a small student's layer makes of them fits a CPU's caches
-ROOM = 16  # tokens of replies: the more empty room lies between two rows, the slower attention reads them
-TWICE = 2**26  # parameters that may stand in memory twice, 4 bytes each
+READ_AT_ONCE = 2048  # prompt tokens per prefill batch; the activations of a small student then fit a CPU's caches
+ROOM = 16  # response tokens by which the KV cache grows; spare columns between rows slow attention down
+TWICE = 2**26  # parameters up to which a second copy of the weights is acceptable, 4 bytes each
 
 
 @torch.inference_mode()
@@ -41,9 +41,9 @@ def decode(
     prompts: Sequence[str],
     max_new_tokens: int,
 ) -> list[str]:
-    """Reply greedily to each prompt, in their order; all of them are decoded at once.
+    """Respond greedily to each prompt, in their order. All prompts are decoded in one batch.
 
-    Prompts are read in slabs of like length. Replies grow together, and who has ended leaves.
+    Prompts of similar length are prefilled together. Finished sequences are removed from the batch.
     """
     model.eval()
     asked = chat_tokens(prompts, tokenizer)
@@ -56,7 +56,10 @@ def decode(
 def describe(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, ink: Ink, max_new_tokens: int
 ) -> list[str]:
-    """Reply greedily to each picture, in their order, as `decode` does to prompts. The model is one that looks."""
+    """Respond greedily to each image, in order. For vision students; see `decode`.
+
+    ink: (batch, SIDE, SIDE) uint8 rasterised plots.
+    """
     model.eval()
     prompt = looking_tokens(task, tokenizer)
     shown = Shown(patches_of(ink).to(model.device), picture_place(prompt, tokenizer))
@@ -65,10 +68,10 @@ def describe(
 
 
 def _grown(batch: "Batch", rows: list[int], tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> list[str]:
-    """Replies to a batch. rows: where each row of the batch belongs in the result."""
+    """Decode a prefilled batch until every sequence has ended. rows: the index in the result of each row."""
     replies: list[list[int]] = [[] for _ in rows]
     while True:
-        chosen = batch.logits.argmax(-1)
+        chosen = batch.logits.argmax(-1)  # (rows,) int64
         tokens = chosen.tolist()
         if tokenizer.eos_token_id in tokens:
             keep = closed_ranks([token != tokenizer.eos_token_id for token in tokens])
@@ -84,38 +87,38 @@ def _grown(batch: "Batch", rows: list[int], tokenizer: PreTrainedTokenizerBase, 
 
 @dataclass(frozen=True)
 class Shown:
-    """The pictures of rows that all have theirs in the same place."""
+    """The images of a batch whose prompts have the image tokens at the same position."""
 
     patches: Tensor  # (rows, PATCHES, PATCH²) float32
     first: int
-    """Where a picture's tokens begin."""
+    """Position of the first image token."""
 
 
 class Batch:
-    """Rows that are replied to: what the model has read of them, and what it would say next."""
+    """Sequences that are decoded together: their KV cache and the logits of their next tokens."""
 
     def __init__(
         self, model: PreTrainedModel, prompts: Sequence[list[int]], most: int, shown: Shown | None = None
     ) -> None:
-        """Read the prompts, at least one, sorted by length; `most` tokens will follow each.
+        """Prefill the prompts: at least one, sorted by length. Up to `most` tokens follow each.
 
-        shown: the prompts' pictures, for a model that looks, which must be a plain one.
+        shown: the prompts' images, for a vision student that `Lean` supports.
         """
         lengths = [len(prompt) for prompt in prompts]
         first = shown.first if shown else None
         self.forward = Lean(model, lengths[-1] + most, first) if _is_plain(model) else partial(_whole, model)
         self.padded = lengths[0] < lengths[-1]
-        self.lengths = torch.tensor(lengths, device=model.device)[:, None]  # (rows, 1), grows with the replies
+        self.lengths = torch.tensor(lengths, device=model.device)[:, None]  # (rows, 1), incremented per token
         depth = model.config.get_text_config().num_hidden_layers
         layers = [Slots(len(prompts), lengths[-1]) for _ in range(depth)]
         self.cache = Cache(layers=layers)
         logits = []
         for slab in slabs(lengths):
             width = lengths[slab.stop - 1]
-            tokens = [[0] * (width - len(prompt)) + prompt for prompt in prompts[slab]]  # any token, it is masked
-            positions, seen = torch.arange(width, device=model.device)[None], None
+            tokens = [[0] * (width - len(prompt)) + prompt for prompt in prompts[slab]]  # masked left padding
+            positions, seen = torch.arange(width, device=model.device)[None], None  # (1, width)
             if lengths[slab.start] < width:
-                positions = positions - width + self.lengths[slab]
+                positions = positions - width + self.lengths[slab]  # (rows, width)
                 seen, positions = positions >= 0, positions.clamp(min=0)
             looked_at = [shown.patches[slab]] if shown else []
             logits.append(
@@ -124,7 +127,7 @@ class Batch:
         self.logits = torch.cat(logits)  # (rows, vocabulary)
 
     def append(self, tokens: Tensor) -> None:
-        """Read one more token of each row, (rows,) int64."""
+        """Extend each sequence by one token, (rows,) int64, and compute the next logits."""
         positions, seen = self.lengths[:1], None
         if self.padded:
             width = self.cache.get_seq_length() + 1
@@ -133,7 +136,7 @@ class Batch:
         self.lengths = self.lengths + 1
 
     def select(self, tokens: Tensor, keep: Sequence[int]) -> Tensor:
-        """Go on with these rows, in this order; what is theirs of the tokens, (rows,), comes back."""
+        """Keep these rows, in this order (batch compaction). tokens: (rows,). Returns those of the kept rows."""
         kept = torch.tensor(keep, dtype=torch.int64, device=tokens.device)
         self.lengths = self.lengths[kept]
         self.cache.batch_select_indices(kept)
@@ -141,20 +144,21 @@ class Batch:
 
 
 class Slots(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values, written in place; every row ends in the same column, padding on its left.
+    """Static KV cache of one layer, written in place. Sequences are padded on the left and end in the same column.
 
-    Prompts are read from the first row to the last, some rows at a time; then all rows grow by a token at a time.
+    Prefill fills the rows in order, some at a time. Afterwards all rows grow by one token at a time.
     """
 
-    keys: Any  # (rows, heads, room, head size), None before the first prompt
+    keys: Any  # (rows, key-value heads, columns, head_dim); None before the first prompt
     values: Any
 
     def __init__(self, rows: int, longest: int) -> None:
+        """rows: sequences. longest: tokens of the longest prompt."""
         super().__init__()
         self.unread, self.filled = rows, longest
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Write the new tokens' states, (rows, heads, tokens, head size); returns those that attention reads."""
+        """Write the states of new tokens, (rows, heads, tokens, head_dim). Returns all keys and values."""
         if self.unread:
             return self._read(key_states, value_states)
         self.filled += 1
@@ -165,31 +169,32 @@ class Slots(DynamicLayer):  # type: ignore[misc]
         return self.keys.narrow(2, 0, self.filled), self.values.narrow(2, 0, self.filled)
 
     def get_seq_length(self) -> int:
-        """Tokens in every row, padding included; none while prompts are being read."""
+        """Tokens in every row, padding included; 0 during prefill."""
         return 0 if self.unread else self.filled
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows; only what changes its place is copied."""
+        """Keep these rows. Only rows that move are copied."""
         moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(1)
         for states in (self.keys, self.values):
             states[moved, :, : self.filled] = states[indices[moved], :, : self.filled]
         self.keys, self.values = self.keys[: len(indices)], self.values[: len(indices)]
 
     def _read(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Prefill: write the states of the next rows, aligned on the right. Returns them unchanged."""
         rows, heads, width, size = keys.shape
         if self.keys is None:
             shape = (self.unread, heads, self.filled + ROOM, size)
             self.keys, self.values = keys.new_empty(shape), values.new_empty(shape)
         first, start = len(self.keys) - self.unread, self.filled - width
         for room, states in ((self.keys, keys), (self.values, values)):
-            room[first : first + rows, :, :start] = 0  # masked, but what memory holds may be no number
+            room[first : first + rows, :, :start] = 0  # masked, but uninitialised memory may hold NaN
             room[first : first + rows, :, start : self.filled] = states
         self.unread -= rows
         return keys, values
 
 
 def slabs(lengths: Sequence[int]) -> Iterator[slice]:
-    """Rows that are read at once, for lengths that never fall."""
+    """Prefill batches, as slices of rows: at most READ_AT_ONCE tokens with padding each. lengths: ascending."""
     first = 0
     for last in range(1, len(lengths) + 1):
         if last == len(lengths) or (last + 1 - first) * lengths[last] > READ_AT_ONCE:
@@ -198,17 +203,18 @@ def slabs(lengths: Sequence[int]) -> Iterator[slice]:
 
 
 def closed_ranks(running: Sequence[bool]) -> list[int]:
-    """The rows that go on, the last of them in the places of those that ended, so that few move."""
+    """The rows that continue. Rows from the end take the places of finished ones, so that few rows move."""
     left = sum(running)
     last = iter([row for row in range(left, len(running)) if running[row]])
     return [row if running[row] else next(last) for row in range(left)]
 
 
 def _whole(model: PreTrainedModel, tokens: Tensor, seen: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
-    """The next token's logits, (rows, vocabulary), by the model's own forward pass.
+    """Logits of the next token by the model's own forward pass: (rows, vocabulary).
 
-    tokens: (rows, length) int64. seen: (rows, tokens so far) bool, None where nothing is padding. positions: as
-    tokens, or one row of them where all rows are alike.
+    tokens: (rows, length) int64.
+    seen: attention mask, (rows, tokens so far) bool; None without padding.
+    positions: position ids, (rows, length), or (1, length) if all rows share them.
     """
     out = model(
         input_ids=tokens,
@@ -223,7 +229,7 @@ def _whole(model: PreTrainedModel, tokens: Tensor, seen: Tensor | None, position
 
 
 def _is_plain(model: PreTrainedModel) -> bool:
-    """Whether `Lean` does what the model's own forward pass does; in bfloat16 the two would round differently."""
+    """Whether `Lean` gives the same results as the model's own forward pass. In bfloat16 rounding would differ."""
     config = model.config.get_text_config()
     return (
         type(model) in (Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3VLForConditionalGeneration)
@@ -237,16 +243,16 @@ def _is_plain(model: PreTrainedModel) -> bool:
 
 
 class Lean:
-    """As `_whole`, for a plain Qwen: its weights in fewer, larger matrices, all else in fewer operations.
+    """A fast decoder for plain Qwen models: the results of `_whole` with fewer and larger operations.
 
-    The weight of a norm stands in the matrix that reads what was normed. The last layer answers for the last token
-    only: nobody reads what it makes of the others.
+    Projections that share an input are concatenated, and norm weights are folded into them. The last layer is
+    computed for the last token only.
     """
 
     def __init__(self, model: PreTrainedModel, longest: int, first: int | None = None) -> None:
-        """Lay out the weights, and the rotary positions of up to `longest` tokens.
+        """Copy the weights, and compute rotary embeddings for up to `longest` tokens.
 
-        first: where each row's picture begins, for a model that looks.
+        first: position of the first image token, for a vision student.
         """
         self.visual: Any = None if first is None else model.model.visual
         self.first = first or 0
@@ -259,7 +265,7 @@ class Lean:
         if first is not None:
             places = vision.positions(first, longest, model.device)
         cos, sin = decoder.rotary_emb(self.embeddings, places)
-        sin[..., : sin.shape[-1] // 2].neg_()  # what is rolled into the first half of a head counts negative
+        sin[..., : sin.shape[-1] // 2].neg_()  # sign of the half that `roll` moves to the front (rotate_half)
         self.cos, self.sin = cos[0, :, None], sin[0, :, None]  # (longest, 1, head size)
 
     def __call__(
@@ -270,19 +276,22 @@ class Lean:
         cache: Cache,
         patches: Tensor | None = None,
     ) -> Tensor:
-        """As `_whole`. patches: of the rows' pictures, where there is one among the tokens."""
+        """Logits of the next token, (rows, vocabulary). Arguments as in `_whole`.
+
+        patches: (rows, PATCHES, PATCH²), for prompts with an image.
+        """
         rows, length = tokens.shape
-        states = embedding(tokens, self.embeddings)
+        states = embedding(tokens, self.embeddings)  # (rows, length, width)
         deep: list[Tensor] = []
         if patches is not None:
             looked_at, deep = vision.see(self.visual, patches)
             states = vision.put(states, looked_at, self.first)
         states = states.view(rows * length, -1)
-        cos, sin = self.cos[positions], self.sin[positions]  # (rows or 1, length, 1, head size)
+        cos, sin = self.cos[positions], self.sin[positions]  # (rows or 1, length, 1, head_dim)
         mask = None if seen is None else _mask(seen, length)
         for layer, slots, added in zip_longest(self.layers, cache.layers, deep):
-            queries, keys, values = layer.ask(states, cos, sin)
-            keys, values = slots.update(keys, values)
+            queries, keys, values = layer.ask(states, cos, sin)  # (rows, heads, length, head_dim)
+            keys, values = slots.update(keys, values)  # (rows, key-value heads, tokens so far, head_dim)
             causal = mask is None and length > 1
             if layer is self.layers[-1]:
                 states, queries, causal = states.view(rows, length, -1)[:, -1], queries[:, :, -1:], False
@@ -294,9 +303,10 @@ class Lean:
 
 
 class LeanLayer:
-    """One layer of `Lean`."""
+    """One layer of `Lean`: the weights of a decoder layer, concatenated and transposed."""
 
     def __init__(self, layer: Any) -> None:
+        """layer: a decoder layer of transformers. Its weights are copied."""
         attention, mlp = layer.self_attn, layer.mlp
         asking = attention.q_proj, attention.k_proj, attention.v_proj
         self.norm, self.second_norm = LeanNorm(layer.input_layernorm), LeanNorm(layer.post_attention_layernorm)
@@ -306,15 +316,16 @@ class LeanLayer:
         self.gating = self.second_norm.before(mlp.gate_proj.weight, mlp.up_proj.weight)
         self.act, self.down = mlp.act_fn, mlp.down_proj.weight.t().contiguous()
         self.size = attention.head_dim
-        self.sizes = [one.out_features // self.size for one in asking]  # heads of queries, keys and values
+        self.sizes = [one.out_features // self.size for one in asking]  # numbers of query, key and value heads
         self.head_norm = None
-        if hasattr(attention, "q_norm"):  # Qwen3 norms queries and keys, Qwen2 does not
+        if hasattr(attention, "q_norm"):  # Qwen3 normalises queries and keys, Qwen2 does not
             self.head_norm = LeanNorm(attention.q_norm)
             norms = [attention.q_norm.weight] * self.sizes[0] + [attention.k_norm.weight] * self.sizes[1]
-            self.head_weights = torch.stack(norms) * self.size**0.5  # (heads, head size)
+            self.head_weights = torch.stack(norms) * self.size**0.5  # (query and key heads, head_dim)
 
     def ask(self, states: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, (rows, heads, length, head size), of (rows × length, width)."""
+        """Queries, keys and values, (rows, heads, length, head_dim) each. states: (rows × length, width)."""
+        # (rows, length, query, key and value heads, head_dim)
         heads = linear(self.norm(states), self.asking, self.bias).view(
             -1, cos.shape[1], sum(self.sizes), self.size
         )
@@ -328,7 +339,11 @@ class LeanLayer:
     def answer(
         self, states: Tensor, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, causal: bool
     ) -> Tensor:
-        """The next layer's states, as many as queries."""
+        """Attention, residual connections and MLP: the next layer's states, (rows × queries, width).
+
+        states: (rows × queries, width). queries: (rows, heads, queries, head_dim). keys, values: (rows, key-value
+        heads, tokens so far, head_dim). mask: as `_mask` returns it.
+        """
         grouped = self.sizes[0] != self.sizes[1]
         mixed = scaled_dot_product_attention(queries, keys, values, mask, is_causal=causal, enable_gqa=grouped)
         states = torch.addmm(states, mixed.transpose(1, 2).reshape(len(states), -1), self.mixing)
@@ -337,24 +352,28 @@ class LeanLayer:
 
 
 class LeanNorm:
-    """An RMSNorm whose weight, times the root of the width, stands elsewhere."""
+    """An RMSNorm whose weight, times the root of the width, is folded into the next projection."""
 
     def __init__(self, norm: Any) -> None:
+        """norm: an RMSNorm of transformers."""
         self.weight: Tensor = norm.weight * norm.weight.numel() ** 0.5
         self.floor = self.weight.new_tensor((norm.weight.numel() * norm.variance_epsilon) ** 0.5)
 
     def __call__(self, states: Tensor) -> Tensor:
-        """Divide by the root of the sum of squares, with epsilon among them: in three operations."""
+        """Divide by the root of the sum of squares over the last dimension. epsilon is part of the sum."""
         root: Tensor = torch.linalg.vector_norm(states, dim=-1, keepdim=True).hypot_(self.floor)
         return states / root
 
     def before(self, *weights: Tensor) -> Tensor:
-        """These weights, which read what is normed, as one matrix."""
+        """The concatenated projection weights with the norm's weight folded in: (outputs, width)."""
         return torch.cat(weights) * self.weight
 
 
 def _mask(seen: Tensor, length: int) -> Tensor:
-    """What each of the last `length` tokens attends to, as attention adds it: (rows, 1, length, tokens so far)."""
+    """Additive attention mask of the last `length` tokens: (rows, 1, length, tokens so far), 0 or −inf.
+
+    seen: (rows, tokens so far) bool, False for padding. The mask is causal.
+    """
     sees = seen[:, None, None]
     if length > 1:
         sees = sees & torch.ones(length, length, dtype=torch.bool, device=seen.device).tril()

@@ -1,6 +1,6 @@
-"""What a trained student says of a series of your own: a file and a model folder in, sentences out.
+"""Describe a user's own series with a trained student: a data file and a model folder in, sentences out.
 
-measurements/ reads the file.
+`tsd.measurements` reads the file.
 """
 
 import contextlib
@@ -27,11 +27,12 @@ GIVE = "give a student's folder, such as runs/laptop/students/NAME"
 def explain(
     file: str, model: str, column: str | None, as_json: bool, hints: measurements.Hints | None = None
 ) -> tuple[str, bool]:
-    """Describe one column of a file as the student was taught to; model is a folder, or a URI of one.
+    """Describe one column of a data file. model: a student's folder, or the URI of one.
 
-    The series is put in the order of time, resampled to the student's length and mapped linearly onto 0–99, its
-    minimum to 0 and its maximum to 99; the answer says what was done. Returns the answer, and whether the student
-    said anything that can be read. Raises InputError for what cannot be read, or can be read in two ways.
+    The series is sorted by time, resampled to the student's length and min-max scaled to 0–99. The text lists
+    these changes. as_json: return a JSON object rather than text.
+    Returns the answer, and whether the response contained any label. Raises InputError for a file or folder that
+    cannot be read, or a file that is ambiguous.
     """
     with _at_hand(model) as folder:
         card = read_card(folder, model)
@@ -43,7 +44,7 @@ def explain(
         measured = measurements.read(file, column, hints)
         length = fitting_length(card["length"], min(measured.rows, len(measured.values)))
         values, resized = fit_to_student(measured.values, length)
-        # The model is loaded last: whatever is wrong with the file is said at once.
+        # The model is loaded last, so that errors in the file are reported at once.
         text = _ask(folder, model, task, values)
     parsed = task.parse(text)
     said = task.sentences(text) if any(parsed.labels.values()) else []
@@ -66,7 +67,7 @@ def explain(
 
 @contextlib.contextmanager
 def _at_hand(model: str) -> Iterator[str]:
-    """A model folder's path on this machine; one behind a URI is copied for as long as the context lasts."""
+    """The path of a model folder. One behind a URI is downloaded for the duration of the context."""
     if "://" not in model:
         yield model
         return
@@ -75,15 +76,15 @@ def _at_hand(model: str) -> Iterator[str]:
             folder = held.enter_context(folders.local_copy(model.rstrip("/")))
         except FileNotFoundError:
             raise InputError(f"{model} is not there: {GIVE}") from None
-        except (OSError, ValueError) as error:  # a wrong key, no network, an unknown kind of storage
+        except (OSError, ValueError) as error:  # wrong credentials, no network, unknown storage scheme
             raise InputError(f"{model} cannot be fetched: {str(error).splitlines()[0]}") from None
         yield folder
 
 
 def read_card(path: str, model: str | None = None) -> dict[str, Any]:
-    """What a student's folder says of how it was trained. Raises InputError where there is no student.
+    """The model metadata of a student's folder (`tsd.json`). Raises InputError if the folder holds no student.
 
-    model: what the user calls the folder, where it is a copy.
+    model: the user's name for the folder, if `path` is a copy.
     """
     model = model or path
     folder = Path(path)
@@ -110,15 +111,15 @@ def read_card(path: str, model: str | None = None) -> dict[str, Any]:
 
 
 def fitting_length(lengths: Sequence[int], points: int) -> int:
-    """Of the lengths that a student reads, the longest that needs no point made up, else the shortest."""
+    """The longest of the student's lengths that needs no interpolation for this many points, else the shortest."""
     return max((length for length in lengths if length <= points), default=min(lengths))
 
 
 def fit_to_student(raw: npt.NDArray[np.float64], length: int) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Resample and rescale a series to what the student was trained on: (length,) integers 0–99.
+    """Resample and rescale a series to the student's input: (length,) integers 0–99.
 
-    Returns the integers and a sentence for each thing that was done. A longer series is averaged over equal
-    stretches of time, a shorter one interpolated linearly.
+    A longer series is averaged over equal intervals, a shorter one is interpolated linearly. Values are then
+    min-max scaled to 0–99. Returns the integers and one sentence for each change.
     """
     changes = []
     values = raw
@@ -136,19 +137,19 @@ def fit_to_student(raw: npt.NDArray[np.float64], length: int) -> tuple[npt.NDArr
 
 
 def _averaged(raw: npt.NDArray[np.float64], length: int) -> npt.NDArray[np.float64]:
-    """Means over `length` stretches of equal width, whose ends may cut a point in parts."""
+    """Means over `length` intervals of equal width. A point on a boundary counts in part on either side."""
     sums = np.concatenate([[0.0], np.cumsum(raw - raw.mean())])
     edges = np.linspace(0, len(raw), length + 1)
     means = np.diff(np.interp(edges, np.arange(len(raw) + 1), sums)) * length / len(raw) + raw.mean()
-    # A rounding error must not leave the series' range: it would be taken for a value outside 0–99.
+    # Rounding errors must not exceed the range: values outside 0–99 would result.
     inside: npt.NDArray[np.float64] = np.clip(means, raw.min(), raw.max())
     return inside
 
 
 def _ask(folder: str, model: str, task: Task, values: npt.NDArray[np.int64]) -> str:
-    """The student's reply to a series, or to its plot where it looks.
+    """The student's response to a series, given as text or, for a vision student, as a plot.
 
-    Raises InputError where the folder's files do not make a whole model.
+    Raises InputError if the folder's files do not form a complete model.
     """
     from transformers.utils import logging
 
@@ -157,7 +158,7 @@ def _ask(folder: str, model: str, task: Task, values: npt.NDArray[np.int64]) -> 
     from tsd.models.vision import looks
 
     logging.disable_progress_bar()
-    logging.set_verbosity(logging.CRITICAL)  # its reports of what does not fit run over pages
+    logging.set_verbosity(logging.CRITICAL)  # its loading reports span pages
     try:
         tokenizer = load_tokenizer(folder)
         student, info = load_model(folder, output_loading_info=True)
@@ -168,6 +169,6 @@ def _ask(folder: str, model: str, task: Task, values: npt.NDArray[np.int64]) -> 
             ink = draw([[values.astype(np.uint8)]])
             return describe(student, tokenizer, task, ink, MAX_NEW_TOKENS)[0]
         return decode(student, tokenizer, [task.student_prompt(values.tolist())], MAX_NEW_TOKENS)[0]
-    except Exception as error:  # whatever its file formats, layers and tokenizer make of a damaged file
+    except Exception as error:  # file formats, layers and tokenizers raise any exception for a damaged file
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise InputError(f"the model folder {model} is damaged, copy or train it again: {reason}") from error

@@ -1,4 +1,4 @@
-"""A student's model card: the README.md of its folder, from what `tsd.json` there says and what it scored."""
+"""The model card (`README.md`) of a student, rendered from its metadata file (`tsd.json`) and its test scores."""
 
 import json
 from collections.abc import Mapping
@@ -35,9 +35,10 @@ print(processor.decode(reply, skip_special_tokens=True))
 
 
 def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None = None) -> str:
-    """The card in Markdown, with the front matter that a model hub reads.
+    """Render the model card as Markdown, with the YAML front matter that a model hub reads.
 
-    card: as in `tsd.json`. scores: value, low and high of each, once the student was evaluated.
+    card: the content of `tsd.json`. scores: by name, the `value`, `low` and `high` of each score; None before
+    evaluation. Raises KeyError for a missing entry or an unknown task.
     """
     run, about, task = card["run"], card["about"], TASKS[card["task"]]
     source, adapters = about["source"], about["adapters"]
@@ -81,6 +82,10 @@ def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | 
 
 
 def _front(source: str | None, alone: bool, looks: bool) -> str:
+    """The YAML front matter.
+
+    alone: the folder holds adapters only. looks: the model is a vision-language model.
+    """
     lines = [
         "---",
         f"library_name: {'peft' if alone else 'transformers'}",
@@ -93,6 +98,7 @@ def _front(source: str | None, alone: bool, looks: bool) -> str:
 
 
 def _measured(run: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None) -> list[str]:
+    """The held-out loss and, after evaluation, a table of the scores with their intervals."""
     loss = f"Loss on held-out examples: {run['validation_loss']:.4f} nats a token."
     if scores is None:
         return [loss]
@@ -102,8 +108,10 @@ def _measured(run: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] 
 
 
 def _named(source: str) -> str:
+    """How the card names the base model: a hub name as it is, a path by its last folder only."""
     return source if _from_hub(source) else f"the model folder {source.rstrip('/').rsplit('/', 1)[-1]}"
 
 
 def _from_hub(source: str) -> bool:
+    """Whether a source has the form OWNER/NAME of a hub."""
     return source.count("/") == 1 and not source.startswith((".", "/"))

@@ -1,7 +1,7 @@
-"""How a model of transformers runs forward in training: the same numbers for less work.
+"""A patched forward pass for training. It gives the same logits as transformers with fewer operations.
 
-Examples may be packed into one row, each attending to its own tokens alone; the last layer is computed only where
-a token is supervised; and norms and rotary embeddings, which are many small operations each way, take few of them.
+Several examples can be packed into one row; attention then stays within each example. The last layer is computed
+only at supervised tokens. RMSNorm and rotary embeddings use the fused operations of `tsd.models.operations`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,21 +31,25 @@ LAYERS |= {"Qwen3VLTextDecoderLayer"}
 
 
 def packable(model: PreTrainedModel) -> bool:
-    """Whether the model's layers are of a kind that is known here; any other runs as it is, in padded rows."""
+    """Whether the decoder layers are of a supported class. Other models run unpatched, in padded rows."""
     return any(kind.__name__ in LAYERS for kind in type(decoder_layers(model)[-1]).__mro__)
 
 
 @contextmanager
 def lean(model: PreTrainedModel) -> Iterator[Callable[..., Tensor]]:
-    """A function that gives logits, for as long as the context lasts: for training, as it knows no cache or mask.
+    """Patch the model's forward pass within the context. Yields a function that returns logits.
 
-    It takes what the model takes, `wanted`, the columns of the logits, and `segments`, as `attend_apart` does.
-    The model must be `packable`. Looking through all its modules takes time that a tiny model's step would notice:
-    a run holds one context open, and those within it find their work done.
+    The function takes the model's inputs, `wanted` (the columns for which logits are computed, logits_to_keep) and
+    `segments` (see `attend_apart`). It is for training: it supports neither a KV cache nor an attention mask. The
+    model must be `packable`.
+
+    Patching walks over all modules, which is noticeable beside a step of a tiny model. So a run keeps one context
+    open; a nested context finds the model patched and does nothing.
     """
     logits = partial(_logits, model)
     if model.config._attn_implementation == NAME:
         yield logits
+        # An outer context has patched the model already.
         return
     layers = decoder_layers(model)
     functions: dict[torch.nn.Module, Callable[..., Any]] = {
@@ -70,10 +74,11 @@ def lean(model: PreTrainedModel) -> Iterator[Callable[..., Tensor]]:
 
 @contextmanager
 def recomputed(model: PreTrainedModel) -> Iterator[None]:
-    """Each layer keeps its input alone and runs forward once more in the backward pass, for as long as this lasts.
+    """Activation checkpointing of every decoder layer within the context.
 
-    Within `lean`, where that is used. Any layers will do. It stands inside of FSDP's hooks, so that a layer is
-    gathered for its second forward pass as for its backward pass, once.
+    Each layer stores its input only and runs its forward pass again in the backward pass. Works for any layer
+    class. Enter it inside `lean` where both are used. The checkpoint is inside FSDP's hooks, so a layer is
+    all-gathered once for the recomputation and the backward pass together.
     """
     layers = decoder_layers(model)
     with _forward_by({layer: partial(checkpoint, layer.forward, use_reentrant=False) for layer in layers}):
@@ -81,7 +86,7 @@ def recomputed(model: PreTrainedModel) -> Iterator[None]:
 
 
 def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The model's repeated blocks, adapters around it or not."""
+    """The model's decoder layers, with or without adapters around it. Raises TrainingError if there are none."""
     for module in model.modules():
         layers = getattr(module, "layers", None)
         if isinstance(layers, torch.nn.ModuleList):
@@ -100,12 +105,14 @@ def attend_apart(
     answers_only: bool = False,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each example.
+    """Causal attention within each example. Registered with transformers as an attention implementation.
 
-    query, key, value: (rows, heads, length, width). segments: how many examples follow one another in the only
-    row, of what length, with how many supervised tokens at the end; a single one where each row is an example,
-    padded on the right: there, queries may be those of the last tokens alone. answers_only: the results of tokens
-    that are not supervised are not needed. Returns (rows, queries, heads, width).
+    query, key, value: (rows, heads, length, head_dim).
+    segments: sequence boundaries, as runs of equal length: (examples, tokens per example, supervised tokens at the
+    end of each). Either the only row packs all of them one after the other, or a single entry describes padded
+    rows of one example each. In the second case `query` may hold the last tokens of each row only.
+    answers_only: results at unsupervised tokens are not needed and may be zero.
+    Returns (rows, queries, heads, head_dim), and None for the attention weights.
     """
     projected = (query, key, value)
     if _row_by_row(segments, len(query)):
@@ -116,20 +123,27 @@ def attend_apart(
     parts = []
     pieces = zip(*(torch.split(x, sizes, 2) for x in projected), strict=True)
     for (count, length, answered), piece in zip(segments, pieces, strict=True):
-        # (1, heads, count · length, width) -> (count, heads, length, width), without a copy
+        # (1, heads, count · length, head_dim) -> (count, heads, length, head_dim), a view
         asking, *read = (x[0].unflatten(1, (count, length)).transpose(0, 1) for x in piece)
         asked = answered if answers_only else length
         attended = _causal(module, asking[:, :, length - asked :], *read, **settings)
+        # (count, asked, heads, head_dim), zero-padded on the left to (count, length, heads, head_dim), then
+        # flattened
         parts.append(pad(attended, (0, 0, 0, 0, length - asked, 0)).flatten(0, 1))
     return torch.cat(parts)[None], None
 
 
 def _row_by_row(segments: Sequence[tuple[int, int, int]], rows: int) -> bool:
+    """Whether each row holds one example, so that there is nothing to keep apart."""
     return len(segments) == 1 and segments[0][0] == rows
 
 
 def _causal(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, **settings: Any) -> Tensor:
-    """Of the last tokens of each row, as many as there are queries. Returns (rows, queries, heads, width)."""
+    """Causal attention for the last tokens of each row, as many as there are queries.
+
+    query: (rows, heads, asked, head_dim), asked ≤ length; key, value: (rows, heads, length, head_dim). Returns
+    (rows, asked, heads, head_dim).
+    """
     asked, length = query.shape[2], key.shape[2]
     window = settings.get("sliding_window") or length
     mask = None
@@ -148,11 +162,14 @@ def _all_at_once(
     scaling: float,
     window: int | None,
 ) -> Tensor:
-    """As `attend_apart` for one packed row, in a single kernel: a GPU waits for every one that it is given."""
+    """`attend_apart` for one packed row in a single variable-length kernel, to save kernel launches on a GPU.
+
+    query, key, value: (1, heads, tokens, head_dim), bfloat16 or float16. Returns (1, tokens, heads, head_dim).
+    """
     starts = _starts(tuple(segments), query.device)
     longest = max(length for _, length, _ in segments)
     width = query.shape[-1]
-    # (1, heads, tokens, width) -> (tokens, heads, width), widened to what the kernel takes
+    # (1, heads, tokens, head_dim) -> (tokens, heads, head_dim), padded to a multiple of 8 as the kernel requires
     asking, read, said = (pad(x[0].transpose(0, 1), (0, -width % 8)) for x in (query, key, value))
     attended = varlen_attn(
         asking,
@@ -163,15 +180,15 @@ def _all_at_once(
         longest,
         longest,
         scale=scaling,
-        window_size=((window or 0) - 1, 0),  # −1: as far back as there are tokens
+        window_size=((window or 0) - 1, 0),  # −1: no limit to the left
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return cast(Tensor, attended)[None, ..., :width]
 
 
-@lru_cache(maxsize=2)  # all layers of a step, and of its teacher's, ask for the same
+@lru_cache(maxsize=2)  # shared by all layers of a step, student and teacher
 def _starts(segments: tuple[tuple[int, int, int], ...], device: torch.device) -> Tensor:
-    """Where each example begins in its row, and where the last one ends: (examples + 1,) int32."""
+    """Cumulative sequence lengths (cu_seqlens) of a packed row: (examples + 1,) int32, beginning with 0."""
     lengths = [length for count, length, _ in segments for _ in range(count)]
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
@@ -180,6 +197,7 @@ AttentionInterface.register(NAME, attend_apart)
 
 
 def _logits(model: PreTrainedModel, **inputs: Any) -> Tensor:
+    """Logits of the model, without a KV cache. Returns (rows, positions, vocabulary)."""
     out = model(**inputs, use_cache=False)
     return cast(Tensor, out if isinstance(out, Tensor) else out.logits)
 
@@ -187,11 +205,15 @@ def _logits(model: PreTrainedModel, **inputs: Any) -> Tensor:
 def _looking(
     model: Any, *, input_ids: Tensor, patches: Tensor, first: int, wanted: Tensor, use_cache: bool, **settings: Any
 ) -> Tensor:
-    """The logits of rows that all show a picture in the same place. first: the column of its first token."""
+    """Forward pass of a Qwen3-VL whose rows all have the image tokens in the same columns.
+
+    input_ids: (rows, length). patches: (rows, PATCHES, PATCH²). first: column of the first image token. wanted:
+    (positions,) columns for which logits are computed. Returns (rows, positions, vocabulary).
+    """
     decoder = model.get_decoder()
-    tokens, deep = vision.see(model.model.visual, patches)
-    states = vision.put(decoder.embed_tokens(input_ids), tokens, first)
-    places = vision.positions(first, input_ids.shape[1], input_ids.device)
+    tokens, deep = vision.see(model.model.visual, patches)  # (rows, TOKENS, width)
+    states = vision.put(decoder.embed_tokens(input_ids), tokens, first)  # (rows, length, width)
+    places = vision.positions(first, input_ids.shape[1], input_ids.device)  # (3, 1, length)
     turns = decoder.rotary_emb(states, position_ids=places)
     for layer, added in zip_longest(decoder.layers, deep):
         states = layer(states, position_embeddings=turns, wanted=wanted, **settings)
@@ -202,7 +224,7 @@ def _looking(
 
 @contextmanager
 def _forward_by(functions: Mapping[torch.nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """Each module runs forward by the function given, for as long as the context lasts."""
+    """Replace the `forward` of each module within the context, and restore it afterwards."""
     before = {module: vars(module).get("forward") for module in functions}
     for module, function in functions.items():
         module.forward = function
@@ -216,7 +238,10 @@ def _forward_by(functions: Mapping[torch.nn.Module, Callable[..., Any]]) -> Iter
 
 
 def _layer(layer: Any, hidden_states: Tensor, *, last: bool, wanted: Tensor, **settings: Any) -> Tensor:
-    """In the last layer every token is attended to, but only the wanted ones are asked for a next token."""
+    """A decoder layer. The last one returns the columns `wanted` only; all tokens still serve as keys and values.
+
+    hidden_states: (rows, length, width). Returns (rows, length, width), or (rows, positions, width) if `last`.
+    """
     asked = wanted if last else None
     attended = _attention(layer.self_attn, layer.input_layernorm(hidden_states), wanted=asked, **settings)
     hidden = (hidden_states if asked is None else hidden_states.index_select(1, asked)) + attended
@@ -232,11 +257,16 @@ def _attention(
     wanted: Tensor | None,
     **_: Any,
 ) -> Tensor:
-    """What attention adds to each token, or to the wanted ones: (rows, tokens, width)."""
+    """Self-attention of one layer, before the residual connection.
+
+    normed: (rows, length, width). wanted: (positions,) columns to compute, None for all. Returns (rows, positions,
+    width).
+    """
     rows, length = normed.shape[:2]
-    skipped = 0  # tokens at the beginning of each row that nobody asks
+    skipped = 0  # unsupervised tokens at the beginning of each row, for which no query is needed
     if wanted is not None and _row_by_row(segments, rows):
         skipped = length - segments[0][2]
+    # query: (rows, length − skipped, heads, head_dim); key, value: (rows, length, key-value heads, head_dim)
     query = _asking(module, "q", normed[:, skipped:], position_embeddings.after(skipped))
     key = _asking(module, "k", normed, position_embeddings)
     value = torch.unflatten(module.v_proj(normed), -1, (-1, module.head_dim))
@@ -253,20 +283,20 @@ def _attention(
         sliding_window=getattr(module, "sliding_window", getattr(module.config, "sliding_window", None)),
     )[0]
     if wanted is not None:
-        attended = attended.index_select(1, wanted - skipped)
+        attended = attended.index_select(1, wanted - skipped)  # (rows, positions, heads, head_dim)
     return cast(Tensor, module.o_proj(attended.flatten(2)))
 
 
 @dataclass(frozen=True)
 class _Positions:
-    """The rotary embeddings of a row's tokens."""
+    """Rotary embeddings of the tokens of a row."""
 
-    cos: Tensor  # (rows, length, width), one row where all are alike
+    cos: Tensor  # (rows, length, head_dim); one row if all rows share their positions
     sin: Tensor
-    turns: Mapping[int, Turn]  # by the number of heads; none in other than float32
+    turns: Mapping[int, Turn]  # complex form by number of heads; empty unless the dtype is float32
 
     def after(self, skipped: int) -> "_Positions":
-        """Those of the later tokens."""
+        """The embeddings without those of the first `skipped` tokens."""
         if not skipped:
             return self
         turns = {heads: Turn(*(x[:, skipped:] for x in turn)) for heads, turn in self.turns.items()}
@@ -274,15 +304,20 @@ class _Positions:
 
 
 def _positions(rotary: Any, config: Any, hidden_states: Tensor, position_ids: Tensor) -> _Positions:
+    """Rotary embeddings for these positions, with the complex form for query and key heads in float32."""
     cos, sin = type(rotary).forward(rotary, hidden_states, position_ids)
     heads = {config.num_attention_heads, config.num_key_value_heads}
-    if cos.dtype != torch.float32:  # there are no complex numbers of that size
+    if cos.dtype != torch.float32:  # torch has no complex counterpart of bfloat16
         heads = set()
     return _Positions(cos, sin, {count: make_turn(cos, sin, count) for count in heads})
 
 
 def _asking(module: Any, which: str, normed: Tensor, positions: _Positions) -> Tensor:
-    """Queries or keys, each in the same order of a head's elements: (rows, tokens, heads, width)."""
+    """Rotated queries ("q") or keys ("k"): (rows, tokens, heads, head_dim).
+
+    In float32 the elements of a head are in `paired` order. Queries and keys share that order, so that their dot
+    products do not change.
+    """
     projection, norm = getattr(module, f"{which}_proj"), getattr(module, f"{which}_norm", None)
     if not positions.turns:
         asking = torch.unflatten(projection(normed), -1, (-1, module.head_dim))
@@ -296,15 +331,19 @@ def _asking(module: Any, which: str, normed: Tensor, positions: _Positions) -> T
 
 
 def _in_pairs(projection: Any, normed: Tensor, heads: int) -> Tensor:
-    """A projection's result in `paired` order."""
+    """The projection's output in `paired` order: (rows, tokens, heads · head_dim).
+
+    For a plain linear layer the weight's rows are permuted; with adapters around it, the output is.
+    """
     if type(projection) is torch.nn.Linear:
         bias = None if projection.bias is None else paired(projection.bias, heads)
         return torch.nn.functional.linear(normed, paired(projection.weight, heads), bias)
-    projected = projection(normed)  # with adapters
+    projected = projection(normed)  # wrapped by an adapter
     return torch.unflatten(projected, -1, (heads, 2, -1)).transpose(-1, -2).flatten(-3)
 
 
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
+    """RMSNorm: the fused float32 operation, or torch's for other dtypes. hidden_states: (..., width)."""
     if hidden_states.dtype != torch.float32:
         return torch.nn.functional.rms_norm(
             hidden_states, module.weight.shape, module.weight, module.variance_epsilon

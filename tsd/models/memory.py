@@ -1,19 +1,19 @@
-"""What a model takes to be trained over several GPUs or processes: memory of each, and seconds of moving it.
+"""Estimate of the memory and communication time of a training step sharded with FSDP2.
 
-All of it is calculated from the model's dimensions; the rates of a machine are given. FSDP2 divides parameters,
-gradients and AdamW's moments, all in float32, and gathers one layer after the other in the width that is computed
-in. Nothing is loaded, and torch is not asked.
+Everything is calculated from the model's dimensions and given bandwidths; no model is loaded and torch is not
+imported. FSDP2 shards parameters, gradients and AdamW's moments in float32, and all-gathers one layer at a time in
+the compute dtype.
 """
 
 from dataclasses import dataclass
 
-MOMENTS = 2  # of AdamW, for each parameter
-FULL = 4  # bytes of a float32: what is kept is kept in it
+MOMENTS = 2  # AdamW's moments per parameter
+FULL = 4  # bytes of a float32, the dtype of the stored state
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The dimensions of a Qwen2.5."""
+    """The dimensions of a Qwen2.5 model."""
 
     layers: int
     hidden: int
@@ -26,24 +26,24 @@ class Shape:
 
     @property
     def layer(self) -> int:
-        """Parameters of one layer: attention with biases for q, k and v, the feed-forward part, two norms."""
+        """Parameters of one layer: attention with biases for q, k and v, the MLP, two norms."""
         width, keys = self.heads * self.head, self.key_heads * self.head
         attention = self.hidden * (2 * width + 2 * keys) + width + 2 * keys
         return attention + 3 * self.hidden * self.mlp + 2 * self.hidden
 
     @property
     def root(self) -> int:
-        """Parameters outside the layers: embeddings, a head where it is not tied to them, the last norm."""
+        """Parameters outside the layers: embeddings, output head unless it is tied to them, final norm."""
         return self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
 
     @property
     def parameters(self) -> int:
-        """All parameters; tied ones count once."""
+        """All parameters. Tied weights count once."""
         return self.layers * self.layer + self.root
 
     @property
     def body(self) -> int:
-        """Parameters without embeddings and head."""
+        """Parameters without embeddings and output head."""
         return self.layers * self.layer + self.hidden
 
 
@@ -57,7 +57,7 @@ QWEN = {
 
 @dataclass(frozen=True)
 class Load:
-    """What one worker has of a step: its tokens, how many of them bear a loss, and how long a row is."""
+    """One worker's part of a step: tokens, supervised tokens, and tokens per row."""
 
     tokens: int
     supervised: int
@@ -66,43 +66,42 @@ class Load:
 
 @dataclass(frozen=True)
 class Machine:
-    """How many bytes a second a GPU sends within a node and between nodes."""
+    """GPU bandwidth in bytes per second, within a node and between nodes, one direction."""
 
     within: float
     between: float
-    node: int  # GPUs in one
+    node: int  # GPUs per node
 
 
-# NVIDIA's datasheets of the H100 SXM and the H200: NVLink 900 GB/s both ways together. 400 Gb/s of InfiniBand for
-# each GPU are an assumption.
+# NVIDIA data sheets of the H100 SXM and H200: NVLink 900 GB/s, both directions together. 400 Gb/s InfiniBand per
+# GPU is an assumption.
 HOPPER = Machine(within=450e9, between=50e9, node=8)
 
 
 def states(parameters: int, workers: int) -> float:
-    """Bytes that each worker keeps for as long as it trains: parameters, gradients, moments."""
+    """Bytes per worker of the persistent state: parameters, gradients, moments."""
     return (2 + MOMENTS) * FULL * parameters / workers
 
 
 def memory(
     shape: Shape, workers: int, load: Load, *, width: int = 2, checkpointing: bool = False
 ) -> dict[str, float]:
-    """Bytes at the peak of a step in each worker, by what takes them.
+    """Peak memory of a step in bytes per worker, by component.
 
-    width: bytes of a number that is computed with, 2 in bfloat16. checkpointing: whether a layer's activations are
-    computed again in the backward pass rather than kept.
+    width: bytes per number of the compute dtype, 2 for bfloat16. checkpointing: activation checkpointing, which
+    recomputes a layer's activations in the backward pass instead of storing them.
     """
-    # Whole for a while: the root's parameters and gradient, the layer at work and the next one, and the copy in
-    # float32 in which the largest gradient is summed over the workers.
+    # All-gathered at the same time: the root's parameters and gradient, the current layer, the prefetched one and
+    # a layer's gradient, and the float32 copy in which the largest gradient is reduced.
     gathered = 0.0
     if workers > 1:
         gathered = 2 * width * shape.root + 3 * width * shape.layer + FULL * max(shape.root, shape.layer)
-    # Kept for the backward pass, numbers a token and layer: inputs of both norms and what leaves them (which
-    # transformers computes in float32), q, k, v and what attention gives, gate, up, the activated gate, the
-    # product.
+    # Stored for the backward pass, per token and layer: inputs and outputs of both norms and their float32
+    # intermediates, q, k, v and the attention output, gate, up, activated gate and their product.
     q, k = shape.heads * shape.head, shape.key_heads * shape.head
     each = width * (4 * shape.hidden + 2 * (2 * q + 2 * k) + 4 * shape.mlp) + 2 * FULL * 2 * shape.hidden
     kept = width * shape.hidden * shape.layers + each if checkpointing else each * shape.layers
-    # Logits, their float32 copy where that is another, log-probabilities and the gradients of both.
+    # Logits, their float32 copy, log-probabilities and the gradients of both.
     logits = shape.vocabulary * load.supervised * (2 * width + 2 * FULL)
     return {
         "states": states(shape.parameters, workers),
@@ -113,10 +112,10 @@ def memory(
 
 
 def moving(shape: Shape, workers: int, machine: Machine) -> float:
-    """Seconds of a step that each worker sends and receives.
+    """Seconds of communication per step for each worker.
 
-    Every parameter in bfloat16 for the forward pass and again for the backward pass, and every gradient in
-    float32, each but for a worker's own share.
+    All-gather of every parameter in bfloat16 for the forward and again for the backward pass, and reduce-scatter
+    of every gradient in float32, except for the worker's own shard.
     """
     moved = (2 * 2 + FULL) * shape.parameters * (workers - 1) / workers
     return moved / (machine.within if workers <= machine.node else machine.between)

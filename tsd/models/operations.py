@@ -1,5 +1,7 @@
-"""Operations of a decoder layer in float32, with backward passes of their own: the same numbers in fewer passes
-over memory, which is where a small student's time goes beside matrix products.
+"""Fused float32 operations of a decoder layer, with their own backward passes.
+
+They give the same numbers with fewer passes over memory, which limit a small model on a CPU besides its matrix
+products.
 """
 
 from typing import Any, NamedTuple, cast
@@ -9,14 +11,18 @@ from torch import Tensor
 
 
 def rms_norm(x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
-    """Zhang & Sennrich 2019, eq. 4, over the last dimension. gain: (width,)."""
+    """RMSNorm over the last dimension (Zhang & Sennrich 2019, eq. 4).
+
+    x: (..., width); gain: (width,). Returns the shape of x.
+    """
     return cast(Tensor, _RMSNorm.apply(x, gain, epsilon))  # type: ignore[no-untyped-call]
 
 
 class Turn(NamedTuple):
-    """A rotary embedding: what is multiplied by on the way there and on the way back.
+    """A rotary embedding as complex factors: `there` for the forward pass, `back` for the backward pass.
 
-    Both complex, (rows, length, heads, width / 2), each head alike; rows is 1 where all are.
+    `back` is the conjugate. Both are (rows, length, heads, head_dim / 2), equal for all heads; rows is 1 if all
+    rows share their positions.
     """
 
     there: Tensor
@@ -24,35 +30,40 @@ class Turn(NamedTuple):
 
 
 def make_turn(cos: Tensor, sin: Tensor, heads: int) -> Turn:
-    """cos, sin: (rows, length, width), of which both halves are the same."""
+    """The complex form of a rotary embedding. cos, sin: (rows, length, head_dim), with two equal halves."""
     half = cos.shape[-1] // 2
     there = torch.complex(cos[..., :half], sin[..., :half])[:, :, None].expand(-1, -1, heads, -1).contiguous()
     return Turn(there, there.conj_physical())
 
 
 def paired(x: Tensor, heads: int) -> Tensor:
-    """The first dimension, (heads × width, …), so that what a rotary embedding turns together is adjacent."""
+    """Permute the first dimension, (heads × head_dim, …), so that the elements of each rotation are adjacent."""
     return torch.unflatten(x, 0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
 def turned(x: Tensor, turn: Turn) -> Tensor:
-    """The rotary embedding of (rows, length, heads, width) in `paired` order, which the result keeps.
+    """Apply a rotary embedding. x: (rows, length, heads, head_dim) in `paired` order; so is the result.
 
-    A dot product of two such results is that of the usual order.
+    Dot products between two such results equal those in the usual order.
     """
     return cast(Tensor, _Turned.apply(x, *turn))  # type: ignore[no-untyped-call]
 
 
 def turned_norm(x: Tensor, gain: Tensor, epsilon: float, turn: Turn) -> Tensor:
-    """`rms_norm` of each head, then `turned`; x and gain in `paired` order."""
+    """`rms_norm` of each head, then `turned`.
+
+    x: (rows, length, heads, head_dim), gain: (head_dim,), both in `paired` order.
+    """
     return cast(Tensor, _TurnedNorm.apply(x, gain, epsilon, *turn))  # type: ignore[no-untyped-call]
 
 
 class _RMSNorm(torch.autograd.Function):
+    """See `rms_norm`."""
+
     @staticmethod
     def forward(context: Any, x: Tensor, gain: Tensor, epsilon: float) -> Tensor:
-        scale = _scale(x, epsilon)
-        unit = x * scale
+        scale = _scale(x, epsilon)  # (..., 1)
+        unit = x * scale  # (..., width), mean square 1
         context.save_for_backward(unit, gain, scale)
         return unit * gain
 
@@ -65,6 +76,8 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class _Turned(torch.autograd.Function):
+    """See `turned`."""
+
     @staticmethod
     def forward(context: Any, x: Tensor, there: Tensor, back: Tensor) -> Tensor:
         context.save_for_backward(back)
@@ -76,6 +89,8 @@ class _Turned(torch.autograd.Function):
 
 
 class _TurnedNorm(torch.autograd.Function):
+    """See `turned_norm`. Saves the normalised input; the rotation is applied in place."""
+
     @staticmethod
     def forward(context: Any, x: Tensor, gain: Tensor, epsilon: float, there: Tensor, back: Tensor) -> Tensor:
         scale = _scale(x, epsilon)
@@ -94,7 +109,7 @@ class _TurnedNorm(torch.autograd.Function):
 
 
 def _scale(x: Tensor, epsilon: float) -> Tensor:
-    """One over the root of the mean square of the last dimension, which becomes 1."""
+    """The reciprocal root mean square over the last dimension, with epsilon: (..., 1)."""
     width: int = x.shape[-1]
     root: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return root.hypot_(root.new_tensor((width * epsilon) ** 0.5)).reciprocal_().mul_(width**0.5)
@@ -103,19 +118,22 @@ def _scale(x: Tensor, epsilon: float) -> Tensor:
 def _norm_backward(
     inner: Tensor, g: Tensor, unit: Tensor, gain: Tensor, scale: Tensor, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """With y = x · scale: dx = scale · (inner − y · mean(inner · y)), dgain = sum(g · y), inner = g · gain.
+    """Gradients of an RMSNorm for its input and, if `wanted`, its gain.
 
-    inner is overwritten.
+    With unit = x · scale: dx = scale · (inner − unit · mean(inner · unit)), dgain = Σ g · unit.
+    inner: g · gain, (..., width), overwritten by dx. g, unit: (..., width). scale: (..., 1). gain: (width,).
     """
     product = g * unit
-    shared = (product @ gain).div_(-unit.shape[-1]).unsqueeze(-1)
+    shared = (product @ gain).div_(-unit.shape[-1]).unsqueeze(-1)  # (..., 1)
     for_gain = product.flatten(0, -2).sum(0) if wanted else None
     return inner.addcmul_(unit, shared).mul_(scale), for_gain
 
 
 def _multiply(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotate adjacent pairs of x, (rows, length, heads, head_dim), by a complex factor."""
     return torch.view_as_real(_complex(x.contiguous()) * turn).flatten(-2)
 
 
 def _complex(x: Tensor) -> Tensor:
+    """View adjacent pairs as complex numbers: (..., n) -> (..., n / 2)."""
     return torch.view_as_complex(torch.unflatten(x, -1, (-1, 2)))

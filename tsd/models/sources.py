@@ -1,7 +1,7 @@
-"""Where a model comes from: the name of one on a hub, a folder, or a folder on an object store.
+"""Model sources: a hub name, a local folder, or a folder on an object store.
 
-Libraries load from a hub or from a folder of this machine only. `local` fetches what lies elsewhere, once for each
-machine, so that eight workers of a node do not each hold a copy.
+Libraries load from a hub or a local folder only. `local` downloads the rest once per machine, so that the workers
+of a node share one copy.
 """
 
 import fcntl
@@ -17,20 +17,21 @@ from pyarrow import ArrowException, fs
 from tsd.errors import InputError
 from tsd.storage import folders, keys
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")  # of files that hold weights
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")  # suffixes of weight files
 
 
 def is_uri(source: str) -> bool:
-    """Whether a source is a folder on an object store, such as s3://bucket/model, or another URI."""
+    """Whether a source is a URI, such as s3://bucket/model."""
     return "://" in source
 
 
 def local(source: str, weights: bool = True) -> str:
-    """What a library can load: a hub name or a folder as it is; of a URI, the path of a copy on this machine.
+    """A source that libraries can load: a hub name or a folder unchanged, for a URI the path of a local copy.
 
-    The copy stays in the machine's temporary folder, one for each state of the source, and is found again by every
-    process of this user. weights: whether it is to hold them; config and tokenizer are a few megabytes.
-    Raises InputError where there is no such folder or it cannot be read.
+    The copy is kept in the temporary directory, one for each state of the source, and shared by all processes of
+    this user.
+    weights: whether to download weight files as well; config and tokenizer are much smaller.
+    Raises InputError if the folder does not exist or cannot be read.
     """
     if not is_uri(source):
         return source
@@ -60,17 +61,17 @@ def local(source: str, weights: bool = True) -> str:
 
 
 def _copies() -> Path:
-    """The folder of this user's copies."""
+    """The folder of this user's copies. Raises InputError if another user owns it."""
     folder = Path(tempfile.gettempdir(), f"tsd-models-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():  # somebody else could put another model there
+    if folder.stat().st_uid != os.getuid():  # another user could put a different model there
         raise InputError(f"{folder} belongs to another user: set TMPDIR to a folder of your own")
     return folder
 
 
 @contextmanager
 def _alone(place: Path) -> Iterator[None]:
-    """Be the only process of this machine that makes this copy. The lock ends with its process."""
+    """An exclusive lock on one copy, for the processes of this machine. It is released when its process ends."""
     with open(place.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -78,7 +79,7 @@ def _alone(place: Path) -> Iterator[None]:
 
 @contextmanager
 def _readable(source: str) -> Iterator[None]:
-    """Turn what pyarrow or the operating system says of a folder into one line that names it."""
+    """Turn an error of pyarrow or the operating system into an InputError of one line that names the folder."""
     try:
         yield
     except (OSError, ArrowException) as error:

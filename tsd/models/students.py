@@ -1,5 +1,7 @@
-"""Students: Qwen architectures of several sizes, from scratch, from a hub or from a folder; their exact size in
-parameters and FLOPs, and their export as a plain Hugging Face folder.
+"""Text students: Qwen3 models from scratch, or any causal language model from a hub or a folder.
+
+Also their parameter and FLOP counts, and their export as a plain Hugging Face folder. `vision_students` holds the
+vision-language models.
 """
 
 import inspect
@@ -27,25 +29,26 @@ from tsd.models.card import CARD
 from tsd.recipe import Lora, Student
 from tsd.series.truth import TOP
 
-PROCESSOR = "preprocessor_config.json"  # a folder that has it holds a model that looks
-SAMPLE = "Describe: 1 2 3"  # a prompt
+PROCESSOR = "preprocessor_config.json"  # present in the folder of a vision-language model
+SAMPLE = "Describe: 1 2 3"  # a prompt to test a chat template with
+# Inputs that decoding needs.
 FORWARD = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep")
-ADAPTER = "adapter_config.json"  # a folder that has it holds adapters alone
+ADAPTER = "adapter_config.json"  # present in a folder that holds adapters only
 
 
 @dataclass(frozen=True)
 class Size:
-    """An architecture to train from scratch."""
+    """An architecture to train from scratch: dimensions and peak learning rate."""
 
     hidden: int
     mlp: int
-    layers: int
+    layers: int  # layers
     head: int
     learning_rate: float
 
 
 # Parameters without embeddings: 31,040 · 102,000 · 302,960 · 1,005,248 · 10,041,664. Learning rates fall with
-# size. Deep rather than wide: finding where an extremum lies takes layers, one to know places and one to compare
+# size. The models are deep rather than wide: locating an extremum takes one layer for positions and one to compare
 # values.
 SCRATCH = {
     "0.03M": Size(hidden=32, mlp=64, layers=3, head=16, learning_rate=4e-3),
@@ -58,7 +61,7 @@ SCRATCH = {
 
 
 def learning_rate(student: Student) -> float:
-    """The peak learning rate of a student: its own, or that of its size."""
+    """Peak learning rate of a student: its own if set, else that of its size."""
     sizes = vision_students.SCRATCH if student.looks else SCRATCH
     return student.learning_rate or sizes[student.architecture].learning_rate
 
@@ -71,10 +74,10 @@ def build(
     divide: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model,
     device: str = "cpu",
 ) -> PreTrainedModel:
-    """A student ready to be trained, in float32: from scratch with this seed, or loaded from its source.
+    """A student ready for training, in float32: from scratch with this seed, or loaded from its source.
 
-    divide: shares a model among workers. One with a source is shared before it has any weights, so that nobody
-    ever holds all of it.
+    divide: shards a model over the workers. A model with a source is sharded on the meta device, before its
+    weights are loaded, so that no worker ever holds all of them. Raises InputError if the source cannot be loaded.
     """
     if student.source is None:
         torch.manual_seed(seed)
@@ -84,9 +87,9 @@ def build(
 
 
 def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub name, a folder or a folder's URI. One without a pad token pads with its end token.
+    """The tokenizer of a hub name, folder or URI. Without a pad token, the end-of-sequence token is used.
 
-    Raises InputError where there is none, or one without a chat template or an end token.
+    Raises InputError if there is none, or if it has no chat template or no end-of-sequence token.
     """
     with weights.readable(source):
         tokenizer = AutoTokenizer.from_pretrained(sources.local(source, weights=False))
@@ -97,21 +100,22 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
             f"the tokenizer of {source} has no eos_token, so no reply would end: name one in its "
             "tokenizer_config.json, or use an Instruct model"
         )
-    if tokenizer.pad_token_id is None:  # padding is never attended to nor learned: any token does
+    if tokenizer.pad_token_id is None:  # any token will do: padding is masked and never supervised
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def require_usable(source: str) -> PreTrainedTokenizerBase:
-    """Raise InputError unless a student can start from a source and reply: tokenizer, template, weights, model.
+    """Raise InputError unless a student can start from a source and be decoded. Returns the tokenizer.
 
-    No weights are read. Returns the tokenizer.
+    Checks tokenizer, chat template, weight names and shapes, and the inputs of the model's forward pass. No
+    weights are read.
     """
     tokenizer = load_tokenizer(source)
     turn = [{"role": "user", "content": SAMPLE}]
     try:
         prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template raises what it likes
+    except Exception as error:  # templates can raise any exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the chat template of {source} does not take a user's turn: {reason}") from None
     if SAMPLE not in prompt:
@@ -134,15 +138,15 @@ def require_usable(source: str) -> PreTrainedTokenizerBase:
 
 
 def load_model(source: str, **options: Any) -> PreTrainedModel:
-    """The causal language model of a hub name, a folder or a folder's URI, or the one that looks, in float32.
+    """The causal or vision-language model of a hub name, folder or URI, in float32.
 
-    Of a folder that holds adapters alone, the model with them.
+    A folder of adapters gives the base model with the adapters loaded. Raises InputError if it cannot be loaded.
     """
     folder = Path(sources.local(source))
     looks = (folder / PROCESSOR).is_file()
     kind = AutoModelForImageTextToText if looks else AutoModelForCausalLM
     base = _adapted(folder)
-    if base is not None and sources.is_uri(base):  # transformers would take the URI for a hub's name
+    if base is not None and sources.is_uri(base):  # transformers would take the URI for a hub name
         model = _load(kind, base, dtype=torch.float32, **options)
         with weights.readable(source):
             (model[0] if isinstance(model, tuple) else model).load_adapter(str(folder))
@@ -151,7 +155,7 @@ def load_model(source: str, **options: Any) -> PreTrainedModel:
 
 
 def _adapted(folder: Path) -> str | None:
-    """The source of the model that a folder of adapters adapts; None where it holds a whole model."""
+    """The base model of a folder of adapters; None if the folder holds a full model."""
     config = folder / ADAPTER
     return json.loads(config.read_text()).get("base_model_name_or_path") if config.is_file() else None
 
@@ -165,8 +169,9 @@ def export(
 ) -> None:
     """Write a student as a plain Hugging Face folder: weights, config, tokenizer, chat template.
 
-    All workers that share the model call it together; folder: None on all but one. card: what `tsd explain` reads,
-    kept in a file of its own. adapters: leave them as they are, for peft, rather than merged into the model.
+    Collective: all workers that share the model must call it. folder: None on all but one of them.
+    card: model metadata, written to `tsd.json` and read by `tsd explain`.
+    adapters: write the adapters only, in peft's format, instead of merging them into the model.
     """
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +198,7 @@ def export(
 
 
 def parameter_counts(model: PreTrainedModel) -> tuple[int, int]:
-    """Parameters with and without embeddings; tied weights count once, an untied head as an embedding."""
+    """Parameters with and without embeddings. Tied weights count once; an untied head is an embedding."""
     embeddings = {
         id(p)
         for module in (model.get_input_embeddings(), model.get_output_embeddings())
@@ -206,9 +211,10 @@ def parameter_counts(model: PreTrainedModel) -> tuple[int, int]:
 def training_flops(model: PreTrainedModel, body: int, tokens: int, supervised: int, length: float) -> float:
     """FLOPs of a forward and a backward pass over `tokens` tokens in rows of `length`.
 
-    6·N·D without embeddings, plus attention's 12·layers·width·length/2 a token (causal; Chowdhery et al. 2022,
-    appendix B), plus the head, which only sees the supervised positions. Where each row shows a picture, N of its
-    tokens is that of the language part alone, and the pictures are counted by their patches.
+    6·N·D without embeddings, plus 12·layers·width·length/2 per token for causal attention (Chowdhery et al. 2022,
+    appendix B), plus the output head at supervised positions only. For a vision-language model, N is that of the
+    language model, and the vision encoder is counted per image.
+    body: N, parameters without embeddings.
     """
     config = model.config.get_text_config()
     width = config.num_attention_heads * getattr(
@@ -224,12 +230,12 @@ def training_flops(model: PreTrainedModel, body: int, tokens: int, supervised: i
 
 
 def forward_flops(model: PreTrainedModel, tokens: int, supervised: int, length: float) -> float:
-    """FLOPs of a forward pass alone, which is a third of `training_flops`: what a teacher's distributions cost."""
+    """FLOPs of a forward pass, one third of `training_flops`: the cost of a teacher's distributions."""
     return training_flops(model, parameter_counts(model)[1], tokens, supervised, length) / 3
 
 
 def _scratch(student: Student, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedModel:
-    """A model of a built-in size, with torch's current seed."""
+    """A model of a built-in size, initialised from torch's current random state."""
     if student.looks:
         return vision_students.build(vision_students.SCRATCH[student.architecture], tokenizer)
     model = Qwen3ForCausalLM(_scratch_config(SCRATCH[student.architecture], tokenizer, max_length))
@@ -238,6 +244,7 @@ def _scratch(student: Student, tokenizer: PreTrainedTokenizerBase, max_length: i
 
 
 def _scratch_config(size: Size, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Qwen3Config:
+    """A Qwen3 config with full multi-head attention and tied embeddings."""
     heads = size.hidden // size.head
     return Qwen3Config(
         vocab_size=len(tokenizer),
@@ -258,18 +265,18 @@ def _scratch_config(size: Size, tokenizer: PreTrainedTokenizerBase, max_length: 
 
 @torch.no_grad()
 def _initialise(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Start matrices at unit gain, and the values 0–99 in order: neighbours look alike from the first step.
+    """Initialise matrices with unit gain and the embeddings of 0–99 as a smooth code of their value.
 
-    Transformers' own start (0.02 everywhere, every value a stranger to the next) needs several times the
-    examples at these sizes; see docs/experiments.md.
+    Neighbouring values start with similar embeddings. The initialisation of transformers (std 0.02, unrelated
+    values) needs more examples at these sizes; see docs/experiments.md.
     """
     for parameter in model.parameters():
         if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)  # (vocabulary, width)
     table = model.get_input_embeddings().weight
     width = table.shape[1]
-    frequency = torch.arange(1, width // 2 + 1) / 2  # half turns over the range of values, low ones loudest
-    phase = torch.linspace(0, 1, TOP + 1)[:, None] * frequency * torch.pi / 2
+    frequency = torch.arange(1, width // 2 + 1) / 2  # low frequencies get the largest amplitude
+    phase = torch.linspace(0, 1, TOP + 1)[:, None] * frequency * torch.pi / 2  # (TOP + 1, width // 2)
     code = torch.cat([phase.sin() / frequency.sqrt(), phase.cos() / frequency.sqrt()], dim=1)
     code = code - code.mean(0)
     values = tokenizer.convert_tokens_to_ids([f" {value}" for value in range(TOP + 1)])
@@ -277,7 +284,7 @@ def _initialise(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _adapter(lora: Lora, source: str) -> Callable[[PreTrainedModel], PreTrainedModel]:
-    """What puts adapters around a model."""
+    """A function that adds LoRA adapters to a model."""
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(
@@ -291,5 +298,6 @@ def _adapter(lora: Lora, source: str) -> Callable[[PreTrainedModel], PreTrainedM
 
 
 def _load(auto: Any, source: str, **options: Any) -> Any:
+    """`from_pretrained` of an auto class, with loading errors turned into InputError."""
     with weights.readable(source):
         return auto.from_pretrained(sources.local(source), **options)

@@ -1,4 +1,4 @@
-"""The small tokenizer of students from scratch. A study's driver needs it, and not torch with it."""
+"""The small tokenizer of students from scratch. It needs no torch, so that a study's driver can build it."""
 
 import re
 from collections import Counter
@@ -22,18 +22,19 @@ CHAT_TEMPLATE = (
     + "' }}{% endif %}{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-# A word or a number with the space before it, or a run of anything else: pieces put side by side give the text.
+# A word or a number with the space before it, or a run of other characters. Concatenated, the pieces give the
+# text.
 PIECES = r" ?[A-Za-z]+| ?[0-9]+|[^A-Za-z0-9]+?(?= ?[A-Za-z0-9])|[^A-Za-z0-9]+"
 MAX_WORDS = 512
+EXAMPLES = 20_000  # the first training examples, whose frequent words become tokens
 
 
 def build_tokenizer(texts: Iterable[str], max_length: int, pictures: bool = False) -> PreTrainedTokenizerFast:
-    """A small tokenizer: one token for each value 0–99 and for each of the texts' frequent words.
+    """A small tokenizer with one token for each value 0–99 and each frequent word of the texts.
 
-    pictures: with the tokens that stand round a picture and in its place.
-
-    Whatever else is printable ASCII is spelt character by character, so that every such text comes back as
-    it was. The same texts, in any order, give the same tokenizer.
+    Other printable ASCII characters are spelt one by one, so that any such text round-trips. The result does not
+    depend on the order of the texts.
+    pictures: add the special tokens of image inputs.
     """
     counts: Counter[str] = Counter()
     for text in texts:
@@ -45,7 +46,7 @@ def build_tokenizer(texts: Iterable[str], max_length: int, pictures: bool = Fals
     words = [word for word in by_count if not word.strip().isdigit()][:MAX_WORDS]
     specials = [PAD, START, END, "<unk>"]
     pieces = list(dict.fromkeys([*specials, *roles, *numbers, *characters, *words]))
-    # One piece always beats two: each costs the same, and the best segmentation is the cheapest.
+    # All pieces have the same score, so the most probable segmentation has the fewest pieces.
     tokenizer = Tokenizer(Unigram([(piece, -1.0) for piece in pieces], unk_id=3, byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()

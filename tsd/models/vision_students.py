@@ -1,5 +1,6 @@
-"""Students that look: Qwen3-VL architectures of several sizes from scratch, and what else their folders hold so
-that transformers and vLLM load them: the processor that cuts a picture into patches.
+"""Vision students: small Qwen3-VL models trained from scratch, and the processor files of their folders.
+
+With the processor, transformers and vLLM load the folder as any vision-language model.
 """
 
 import json
@@ -12,14 +13,14 @@ from transformers import PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLForCondi
 from tsd.models.vision import RANGE, WHITE
 from tsd.plots.rasterised import GRID, MERGE, PATCH, PICTURE, PICTURE_END, PICTURE_START, SIDE, VIDEO
 
-HEAD = 32  # the narrowest head that vLLM's attention on CPUs knows
-SOFT_LOOKING, SOFT_READING = 0.3, 0.7  # of unit gain, for queries: who looks everywhere at first learns sooner
-LONGEST = 8192  # tokens; more than is ever asked, but what asks with vLLM need not be told of a limit
+HEAD = 32  # the smallest head size that vLLM's CPU attention supports
+SOFT_LOOKING, SOFT_READING = 0.3, 0.7  # query gain relative to unit gain: soft initial attention learns sooner
+LONGEST = 8192  # tokens; above any input, so that vLLM needs no explicit limit
 
 
 @dataclass(frozen=True)
 class Size:
-    """An architecture to train from scratch: what reads and says, and what looks."""
+    """An architecture to train from scratch: the language model, and the vision encoder (`looking_*`)."""
 
     hidden: int
     mlp: int
@@ -32,8 +33,8 @@ class Size:
     learning_rate: float
 
 
-# Parameters without the embeddings of tokens, as many as the students of the same name that read numbers have to
-# within a hundredth: 31,108 · 102,040 · 301,744 · 1,005,088.
+# Parameters without token embeddings: 31,108 · 102,040 · 301,744 · 1,005,088. Within 1 % of the text students of
+# the same name.
 SCRATCH = {
     "0.03M": Size(24, 40, 2, 1, 12, 44, 1, 1, learning_rate=4e-3),
     "0.1M": Size(48, 112, 2, 1, 24, 40, 2, 2, learning_rate=4e-3),
@@ -43,16 +44,16 @@ SCRATCH = {
 
 
 def build(size: Size, tokenizer: PreTrainedTokenizerBase) -> Qwen3VLForConditionalGeneration:
-    """A model with torch's current seed, in float32."""
+    """A model initialised from torch's current random state, in float32."""
     model = Qwen3VLForConditionalGeneration(_config(size, tokenizer))
     _initialise(model)
     return model
 
 
 def save_processor(folder: Path) -> None:
-    """Write what turns a picture into patches, as transformers' `AutoProcessor` and vLLM read it.
+    """Write the image processor's config files, as transformers' `AutoProcessor` and vLLM read them.
 
-    A picture of `SIDE` × `SIDE` pixels is taken as it is; any other is scaled to as many.
+    An image of `SIDE` × `SIDE` pixels is used as it is; any other is resized to that.
     """
     pixels = {
         "do_convert_rgb": True,
@@ -76,16 +77,17 @@ def save_processor(folder: Path) -> None:
 
 
 def _config(size: Size, tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
+    """The config of a size. Text and vision widths agree with the tokenizer's special image tokens."""
     sign, third = tokenizer.convert_tokens_to_ids, HEAD // 6
     rope = {
         "rope_type": "default",
         "rope_theta": 10_000.0,
-        "mrope_section": [HEAD // 2 - 2 * third, third, third],  # of time, row and column
+        "mrope_section": [HEAD // 2 - 2 * third, third, third],  # time, row, column
         "mrope_interleaved": True,
     }
     return Qwen3VLConfig(
         text_config={
-            "architectures": ["Qwen3ForCausalLM"],  # vLLM 0.29 asks for it
+            "architectures": ["Qwen3ForCausalLM"],  # required by vLLM 0.29
             "vocab_size": len(tokenizer),
             "hidden_size": size.hidden,
             "intermediate_size": size.mlp,
@@ -102,13 +104,13 @@ def _config(size: Size, tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
         },
         vision_config={
             "depth": size.looking_layers,
-            "hidden_act": "relu",  # a threshold: a peak reaches a line or does not
+            "hidden_act": "relu",  # a hard threshold: a peak reaches a level or does not
             "hidden_size": size.looking_hidden,
             "intermediate_size": size.looking_mlp,
             "num_heads": size.looking_heads,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
-            "temporal_patch_size": 1,  # a picture is no film
+            "temporal_patch_size": 1,  # still images only
             "out_hidden_size": size.hidden,
             "num_position_embeddings": GRID**2,
             "deepstack_visual_indexes": [0],
@@ -123,17 +125,17 @@ def _config(size: Size, tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
 
 @torch.no_grad()
 def _initialise(model: Qwen3VLForConditionalGeneration) -> None:
-    """Start matrices at unit gain, attention softly, and rows and columns of patches in order, as loud as what is
-    on them.
+    """Initialise matrices with unit gain, queries with less, and position embeddings as a smooth code.
 
-    With transformers' own start of 0.02 everywhere a patch knows what it shows and not where it lies, and a model
-    of this size learns that from several times the pictures; see docs/decisions.md.
+    The code's scale is comparable to that of the patch embeddings. With the initialisation of transformers (std
+    0.02 everywhere) the content of a patch outweighs its position, and a model of this size needs more images to
+    learn positions; see docs/decisions.md.
     """
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     for block in model.model.visual.blocks:
-        block.attn.qkv.weight[: block.attn.qkv.in_features].mul_(SOFT_LOOKING)  # the queries
+        block.attn.qkv.weight[: block.attn.qkv.in_features].mul_(SOFT_LOOKING)  # query rows
     for layer in model.model.language_model.layers:
         layer.self_attn.q_norm.weight.fill_(SOFT_READING)
     places = model.model.visual.pos_embed.weight  # (GRID², width)
@@ -144,8 +146,8 @@ def _initialise(model: Qwen3VLForConditionalGeneration) -> None:
 
 
 def _in_order(width: int) -> torch.Tensor:
-    """A smooth code of the rows or columns, (GRID, width), neighbours alike."""
-    frequency = torch.arange(1, -(-width // 2) + 1) / 2  # turns over the side, low ones loudest
+    """A smooth code of row or column indices, (GRID, width) with unit variance: neighbours have similar codes."""
+    frequency = torch.arange(1, -(-width // 2) + 1) / 2  # low frequencies get the largest amplitude
     phase = torch.linspace(0, 1, GRID)[:, None] * frequency * torch.pi
     code = torch.cat([phase.sin() / frequency.sqrt(), phase.cos() / frequency.sqrt()], 1)[:, :width]
     code = code - code.mean(0)

@@ -1,7 +1,7 @@
-"""A model's weights between disk and memory, one tensor after the other, so that no process holds a model whole.
+"""Load and save model weights one tensor at a time, so that no process holds a full model.
 
-`outline` makes the model without weights; divided among workers or not, `fill` reads into it from safetensors
-files, and `write` takes it to such files again, adapters merged into what they adapt or alone.
+`outline` creates a model on the meta device. `fill` loads safetensors files into it, sharded or not. `write` saves
+a model as safetensors files, with adapters merged or alone.
 """
 
 import json
@@ -28,26 +28,26 @@ from tsd.storage import folders
 
 INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = ["model*.safetensors", INDEX]
-PART_BYTES = 4 * 10**9  # of a file of weights; rank 0 holds one of them at a time
+PART_BYTES = 4 * 10**9  # of one file of weights; rank 0 holds one such file in memory
 A, B = "lora_A.default.weight", "lora_B.default.weight"
-NAMED = 3  # weights that an error names
+NAMED = 3  # weights listed in an error message
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor of an exported model, not yet gathered: what it is made of."""
+    """One tensor of an exported model, before it is gathered."""
 
     name: str
     base: Tensor
-    low_rank: tuple[Tensor, Tensor, float] | None = None  # A (r, in), B (out, r), and B·A's factor
+    low_rank: tuple[Tensor, Tensor, float] | None = None  # A (r, in), B (out, r), scale of B·A
 
     @property
     def bytes(self) -> int:
-        """Its size, whole."""
+        """Size of the full tensor in bytes."""
         return self.base.numel() * self.base.element_size()
 
     def whole(self) -> Tensor:
-        """The tensor, gathered from all workers, which must call this together, with its adapter added."""
+        """The full tensor with its adapter merged. Collective: all workers must call it."""
         if self.low_rank is None:
             return _gather(self.base)
         a, b, factor = self.low_rank
@@ -55,15 +55,16 @@ class Weight:
 
 
 def outline(source: str, adapt: Callable[[PreTrainedModel], PreTrainedModel] | None = None) -> PreTrainedModel:
-    """The causal language model of a hub name or a folder, in float32, with parameters that take no memory yet.
+    """The causal language model of a hub name or folder in float32, with parameters on the meta device.
 
-    adapt: puts adapters around it. Buffers, which are computed and not stored, have their values.
+    adapt: adds adapters. Buffers are computed rather than stored, and hold their values. Raises InputError if the
+    source cannot be loaded.
     """
-    from accelerate import init_empty_weights  # slow to import, and no student from scratch needs it
+    from accelerate import init_empty_weights  # slow import, not needed for students from scratch
 
     with readable(source):
         config = AutoConfig.from_pretrained(sources.local(source, weights=False))
-        config.name_or_path = source  # and not the copy: adapters name it as the model that they adapt
+        config.name_or_path = source  # not the local copy: adapters record it as their base model
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             model = adapt(model) if adapt else model
@@ -73,14 +74,14 @@ def outline(source: str, adapt: Callable[[PreTrainedModel], PreTrainedModel] | N
 
 @torch.no_grad()
 def fill(model: PreTrainedModel, source: str, device: str, seed: int) -> PreTrainedModel:
-    """Give an outline its weights on a device: of a divided model, only this worker's part is read.
+    """Load the weights of a model on the meta device. Of a sharded model, each worker reads its own shard.
 
-    Adapters start as peft starts them, A from this seed and B at 0, the same on any number of workers.
-    Raises InputError where the source's weights are not those of the model.
+    Adapters are initialised as in peft: A random from this seed, B zero, the same for any number of workers.
+    Raises InputError if the weights of the source do not match the model.
     """
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.to_empty(device=device)
-    model.tie_weights()  # what was one parameter is one again
+    model.tie_weights()  # restores the ties that to_empty broke
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     with readable(source):
@@ -104,7 +105,7 @@ def fill(model: PreTrainedModel, source: str, device: str, seed: int) -> PreTrai
 
 
 def merged(model: PreTrainedModel) -> list[Weight]:
-    """What a plain model of transformers consists of: tied weights once, adapters merged."""
+    """The tensors of the plain model: tied weights once, adapters to be merged."""
     state = model.state_dict(keep_vars=True)
     found = []
     for name, tensor in _once(state).items():
@@ -119,7 +120,7 @@ def merged(model: PreTrainedModel) -> list[Weight]:
 
 
 def adapters(model: PreTrainedModel) -> list[Weight]:
-    """The adapters alone, by the names that peft's files have."""
+    """The adapter tensors only, under the names of peft's files."""
     state = model.state_dict(keep_vars=True)
     return [Weight(n.replace(".default.", "."), tensor) for n, tensor in state.items() if n.endswith((A, B))]
 
@@ -127,9 +128,9 @@ def adapters(model: PreTrainedModel) -> list[Weight]:
 def write(
     gathered: Sequence[Weight], folder: Path | None, stem: str = "model", part_bytes: int = PART_BYTES
 ) -> None:
-    """Write weights as safetensors files of at most `part_bytes` each, with an index where there are several.
+    """Write weights as safetensors files of at most `part_bytes` each, with an index if there are several.
 
-    All workers that share the model call it together; folder: None where nothing is to be written.
+    Collective: all workers that share the model must call it. folder: None on workers that write nothing.
     """
     parts: list[list[Weight]] = [[]]
     for weight in gathered:
@@ -156,7 +157,7 @@ def write(
 
 @contextmanager
 def readable(source: str) -> Iterator[None]:
-    """Turn what a library says of a model that it cannot load into one line that names it."""
+    """Turn a library's loading error into an InputError of one line that names the source."""
     a_folder = ("/" in source or source.startswith(".")) and source.count("/") != 1 and not sources.is_uri(source)
     if a_folder and not Path(source).is_dir():
         raise InputError(f"there is no model folder {source}")
@@ -168,9 +169,9 @@ def readable(source: str) -> Iterator[None]:
 
 
 def require_loadable(source: str) -> PreTrainedModel:
-    """Raise InputError unless a source has exactly its model's weights, whole, as config and file headers say.
+    """Raise InputError unless a source has exactly the weights of its model, by names, shapes and file sizes.
 
-    Reads no weights, and of a hub no more than names and shapes. Returns the outline.
+    Reads config and file headers but no weights. Returns the model on the meta device.
     """
     with readable(source):
         stored = _shapes(source)
@@ -181,7 +182,7 @@ def require_loadable(source: str) -> PreTrainedModel:
 
 
 def require_whole(source: str) -> None:
-    """Raise InputError where files of weights of a source are missing or cut off, whatever they hold."""
+    """Raise InputError if a weight file of the source is missing, truncated or too long."""
     with readable(source):
         _shapes(source)
 
@@ -196,7 +197,7 @@ def _shapes(source: str) -> dict[str, tuple[int, ...]]:
         except LocalEntryNotFoundError:
             there = get_safetensors_metadata(source).files_metadata.values()
             return {name: tuple(info.shape) for file in there for name, info in file.tensors.items()}
-        if not any(Path(folder).glob("*.safetensors")):  # only config and tokenizer were ever fetched
+        if not any(Path(folder).glob("*.safetensors")):  # only config and tokenizer are in the cache
             there = get_safetensors_metadata(source).files_metadata.values()
             return {name: tuple(info.shape) for file in there for name, info in file.tensors.items()}
     else:
@@ -213,7 +214,7 @@ def _shapes(source: str) -> dict[str, tuple[int, ...]]:
 
 
 def _header(source: str, folder: str, file: str) -> dict[str, tuple[int, ...]]:
-    """The shapes in one safetensors file. Raises InputError where it is missing, cut off or too long."""
+    """The shapes in one safetensors file. Raises InputError if it is missing, truncated or too long."""
     files, root = folders.filesystem(folder)
     info = files.get_file_info(f"{root}/{file}")
     if info.type != fs.FileType.File:
@@ -231,7 +232,7 @@ def _header(source: str, folder: str, file: str) -> dict[str, tuple[int, ...]]:
 
 
 def _places(source: str) -> dict[str, Path]:
-    """In which file each tensor of a source lies."""
+    """The file of each tensor of a source."""
     folder = Path(sources.local(source))
     if not folder.is_dir():
         folder = Path(snapshot_download(source, allow_patterns=WEIGHT_FILES))
@@ -247,8 +248,8 @@ def _places(source: str) -> dict[str, Path]:
 
 
 def _match(model: PreTrainedModel, places: dict[str, Path], source: str) -> dict[str, Tensor]:
-    """The model's tensors by the names under which the source has them: each exactly once, and all of them."""
-    names: dict[int, list[str]] = {}  # tied weights have several
+    """The model's tensors by their names in the source. Raises InputError unless the two sets match exactly."""
+    names: dict[int, list[str]] = {}  # tied weights have several names
     tensors = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not name.endswith((A, B)):
@@ -257,7 +258,7 @@ def _match(model: PreTrainedModel, places: dict[str, Path], source: str) -> dict
     matched = {key: next((name for name in same if name in places), None) for key, same in names.items()}
     known = {name for same in names.values() for name in same}
     missing = [names[key][0] for key, name in matched.items() if name is None]
-    # Old checkpoints keep the angles of rotary embeddings, which are computed.
+    # Old checkpoints store the frequencies of rotary embeddings, which are computed.
     left = [name for name in places if name not in known and not name.endswith("rotary_emb.inv_freq")]
     for these, fault in ((missing, "lacks"), (left, "has, and the model does not,")):
         if these:
@@ -267,6 +268,7 @@ def _match(model: PreTrainedModel, places: dict[str, Path], source: str) -> dict
 
 
 def _read(stored: Any, name: str, tensor: Tensor, source: str) -> None:
+    """Copy one stored tensor, or this worker's rows of it, into the model."""
     piece = stored.get_slice(name)
     _require_shape(source, name, tuple(piece.get_shape()), tensor)
     rows = _rows(tensor)
@@ -275,6 +277,7 @@ def _read(stored: Any, name: str, tensor: Tensor, source: str) -> None:
 
 
 def _require_shape(source: str, name: str, shape: tuple[int, ...], tensor: Tensor) -> None:
+    """Raise InputError if a stored tensor and the model's have different shapes."""
     if shape != tuple(tensor.shape):
         raise InputError(
             f"{source} has weights {name} of shape {shape}, and the model's are {tuple(tensor.shape)}"
@@ -282,7 +285,7 @@ def _require_shape(source: str, name: str, shape: tuple[int, ...], tensor: Tenso
 
 
 def _rows(tensor: Tensor) -> range:
-    """Which rows of a tensor this worker has: FSDP2 deals them out as `torch.chunk` does."""
+    """The rows of a tensor that this worker holds. FSDP2 shards as `torch.chunk` does."""
     count = tensor.shape[0] if tensor.ndim else 0
     if not isinstance(tensor, DTensor):
         return range(count)
@@ -292,19 +295,21 @@ def _rows(tensor: Tensor) -> range:
 
 
 def _local(tensor: Tensor) -> Tensor:
+    """This worker's shard of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _gather(tensor: Tensor) -> Tensor:
+    """The full tensor. Collective if it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _once(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tied weights under their first name only."""
+    """Each tied weight under its first name only."""
     seen: dict[int, str] = {}
     return {name: tensor for name, tensor in state.items() if seen.setdefault(id(tensor), name) == name}
 
 
 def _plain(name: str) -> str:
-    """What transformers calls a weight that peft has wrapped."""
+    """The name that a weight wrapped by peft has in the plain model."""
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")

@@ -1,7 +1,7 @@
-"""matplotlib with its own settings, whatever the environment says: all of tsd takes it from here.
+"""matplotlib with fixed settings, whatever the environment says. All of tsd imports it from here.
 
-A notebook names a backend that the command cannot load (MPLBACKEND), and a person's matplotlibrc changes fonts and
-sizes. Nothing here shows a window: figures are drawn by the canvas of the format in which they are saved.
+A notebook may set a backend (MPLBACKEND) that the command line cannot load, and a user's matplotlibrc may change
+fonts and sizes. No windows are opened: figures are rendered by the canvas of their output format.
 """
 
 import logging
@@ -15,7 +15,7 @@ SETTINGS = ("MPLBACKEND", "MATPLOTLIBRC")
 
 @contextmanager
 def _without_settings() -> Iterator[None]:
-    """Hide the variables that say how matplotlib starts, and what it logs of a folder that it cannot write to."""
+    """Hide matplotlib's environment variables, and its log messages about an unwritable config folder."""
     hidden = {name: os.environ.pop(name) for name in SETTINGS if name in os.environ}
     log = logging.getLogger("matplotlib")
     before = log.level
@@ -41,7 +41,7 @@ with _without_settings():
 
 @contextmanager
 def style(changes: Any = None) -> Iterator[None]:
-    """matplotlib's defaults and these changes, whatever this machine's own settings, inside the context."""
+    """matplotlib's default settings with these changes, within the context, whatever the user's own settings."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(changes or {})

@@ -1,7 +1,7 @@
-"""Rows of pixels -> PNG bytes, put together from pieces so that what many pictures share is compressed once.
+"""Pixel rows -> PNG bytes, assembled from pieces, so that rows shared by many images are compressed once.
 
-Deflate by ISA-L: Pillow takes 2 ms to write a palette picture of 1000 × 500, this takes 0.2.
-Only what `tsd.plots.plotter` needs: 8 bits a channel. https://www.w3.org/TR/png-3/
+ISA-L does the compression; `benchmarks/plots.py` times it as part of a plot. Only the features that
+`tsd.plots.plotter` needs: 8 bits per channel. https://www.w3.org/TR/png-3/
 """
 
 import struct
@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-GREY, PALETTE, RGBA = 0, 3, 6  # what a pixel holds: a grey, an entry of the palette, or red, green, blue and alpha
-LEVEL = 0  # ISA-L's fastest: the next one takes a fifth longer and gains a seventh
+GREY, PALETTE, RGBA = 0, 3, 6  # PNG colour types
+LEVEL = 0  # ISA-L's fastest
 
 
 class Piece(NamedTuple):
-    """Some rows, compressed so that other pieces may stand before and behind."""
+    """Compressed rows that can be concatenated with other pieces."""
 
     deflated: bytes
     adler: int
@@ -25,9 +25,9 @@ class Piece(NamedTuple):
 
 
 def deflate(rows: npt.NDArray[np.uint8], last: bool = False) -> Piece:
-    """Compress rows, each with its filter's number in front; `last` ends the picture.
+    """Compress rows, each with its filter type in front. `last` ends the stream.
 
-    rows: (rows, 1 + bytes a row) uint8, contiguous.
+    rows: (rows, 1 + bytes per row) uint8, contiguous.
     """
     packer = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
     packed = packer.compress(rows) + packer.flush(isal_zlib.Z_FINISH if last else isal_zlib.Z_FULL_FLUSH)
@@ -35,22 +35,22 @@ def deflate(rows: npt.NDArray[np.uint8], last: bool = False) -> Piece:
 
 
 def filter_up(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Each row less the one above, behind the 2 that says so: what stays the same becomes 0.
+    """Apply PNG's Up filter: each row minus the one above, with the filter type in front. Repeated rows become 0.
 
-    pixels: (height, bytes a row) uint8. Returns (height, 1 + bytes a row) uint8.
+    pixels: (height, bytes per row) uint8. Returns (height, 1 + bytes per row) uint8.
     """
     return np.insert(np.diff(pixels, axis=0, prepend=np.uint8(0)), 0, 2, axis=1)
 
 
 def head(width: int, height: int, kind: int, palette: npt.NDArray[np.uint8] | None = None) -> bytes:
-    """What stands before the pixels. palette: (256, 3) uint8, for `PALETTE`."""
+    """Everything before the pixel data: signature, header, palette. palette: (256, 3) uint8, for `PALETTE`."""
     size = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + size + (b"" if palette is None else _chunk(b"PLTE", palette.tobytes()))
 
 
 def body(pieces: Sequence[Piece]) -> bytes:
-    """The pixels, and the end of the file."""
-    low, high = 1, 0  # the two halves of Adler-32; pieces are joined as by zlib's adler32_combine
+    """The pixel data and the end of the file. The last piece must have been compressed with `last`."""
+    low, high = 1, 0  # the two halves of Adler-32, combined as in zlib's adler32_combine
     for piece in pieces:
         high += (piece.adler >> 16) + piece.length * (low - 1)
         low += (piece.adler & 0xFFFF) - 1
@@ -60,4 +60,5 @@ def body(pieces: Sequence[Piece]) -> bytes:
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
+    """A PNG chunk: length, name, content, CRC-32."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", isal_zlib.crc32(name + content))

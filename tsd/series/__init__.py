@@ -1,1 +1,1 @@
-"""What a series is: the `processes` it may follow, and the `truth` that is measured on it."""
+"""Series: the stochastic `processes` that generate them and the ground `truth` measured on them."""

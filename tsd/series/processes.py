@@ -1,7 +1,7 @@
-"""Mean-reverting processes: their own parameters in, the curve of the mean and its shocks out; plain numpy.
+"""Mean-reverting stochastic processes in numpy: the mean curve and the shocks of each series.
 
-Arrays of points are time-major, (length, batch) float32: each step in time is one contiguous operation over
-the batch. How large a curve is drawn, and how many value units one shock is worth, is decided in `design`.
+Arrays of points are time-major, (length, batch) float32, so that each time step is one contiguous operation over
+the batch. `tsd.generation.parameters.design` chooses the scale of curves and shocks.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[np.float32]
-Own: TypeAlias = Mapping[str, Array]  # a process's own parameters by name, (batch,) each
-# (own, time (length, 1) from 0 to 1, shocks (length, batch) of unit variance, generator) -> curve of the mean,
-# (length, batch) or (length, 1), of size about 1. It may change the shocks in place and keeps their variance.
+Own: TypeAlias = Mapping[str, Array]  # parameters of one process by name, (batch,) each
+# Arguments: parameters, time (length, 1) from 0 to 1, shocks (length, batch) of unit variance, generator. Returns
+# the mean curve, (length, batch) or (length, 1), of size about 1. May change the shocks in place but keeps their
+# variance.
 Curve: TypeAlias = Callable[[Own, Array, Array, np.random.Generator], Array]
 
 
 class Span(NamedTuple):
-    """A parameter is drawn uniformly between low and high; a recipe may set those between least and most."""
+    """Range of a uniformly distributed parameter. A recipe may set low and high within least and most."""
 
     low: float
     high: float
@@ -29,28 +30,28 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Process:
-    """One kind of series: its curve, and the ranges of the parameters that the curve reads."""
+    """A kind of series: its mean curve and the ranges of the curve's parameters."""
 
     curve: Curve
     ranges: Mapping[str, Span] = field(default_factory=dict)
     weight: float = 1.0
-    """How often it is drawn where a recipe names no mix."""
+    """Relative frequency, unless a recipe sets `mix`."""
     swings: bool = False
-    """Whether the curve comes on top of a linear drift with a size of its own; else it carries the drift."""
+    """Whether the curve is added to a linear drift with its own scale. Otherwise the curve is the drift."""
 
 
 def linear(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
-    """A straight line: the paper's process."""
+    """A straight line, as in the paper (arXiv 2507.07439)."""
     return time - np.float32(0.5)
 
 
 def fixed(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
-    """No drift at all: the trend is where the path wandered to."""
+    """No drift: the trend results from the path alone."""
     return np.zeros_like(time)
 
 
 def saturating(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
-    """Fast at first, then levelling off: 1 − exp(−t / saturation_time)."""
+    """Exponential saturation: 1 − exp(−t / saturation_time)."""
     rate = -1 / own["saturation_time"]
     curve = np.exp(rate * time)
     curve -= 1
@@ -60,7 +61,7 @@ def saturating(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -
 
 
 def piecewise(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
-    """Straight lines from 0 over two knots and back to 0."""
+    """Piecewise linear with two knots, from 0 to 0."""
     first, second = own["knot_first"], own["knot_second"]
     up, down = own["bend_first"], own["bend_second"]
     slopes = (up / first, (down - up) / (second - first), -down / (1 - second))
@@ -71,34 +72,34 @@ def piecewise(own: Own, time: Array, shocks: Array, rng: np.random.Generator) ->
 
 
 def switching(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
-    """Two levels, switched between at random with a constant rate (a telegraph process)."""
+    """Two levels with random switches at a constant rate (a telegraph process)."""
     switched = rng.random(shocks.shape, np.float32) < own["switches"] / np.float32(len(time))
-    switched[0] = rng.random(shocks.shape[1], np.float32) < 0.5  # where it begins
+    switched[0] = rng.random(shocks.shape[1], np.float32) < 0.5  # initial level
     odd = np.bitwise_xor.accumulate(switched, axis=0)
     return odd.astype(np.float32) - np.float32(0.5)
 
 
 def shift(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
-    """One level before `shift_at`, another after it."""
+    """A level shift at `shift_at`."""
     return (time >= own["shift_at"]).astype(np.float32) - np.float32(0.5)
 
 
 def season(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
-    """A cosine; its period is a share of the length, its phase a share of the period."""
+    """A cosine. The period is a fraction of the length, the phase a fraction of the period."""
     turn = np.float32(2 * np.pi)
     curve: Array = np.cos(turn * (time / own["season_period"] - own["season_phase"])) / np.float32(2)
     return curve
 
 
 def student_t(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
-    """A straight line with heavy-tailed shocks: Student's t by the polar method of Bailey (1994, eq. 3)."""
+    """A straight line with Student's t shocks, by the polar method of Bailey (1994, eq. 3)."""
     freedom = own["tail_freedom"]
-    radius = 1 - rng.random(shocks.shape, np.float32)  # within (0, 1]: its logarithm is finite
+    radius = 1 - rng.random(shocks.shape, np.float32)  # in (0, 1], so that the logarithm is finite
     np.log(radius, out=radius)
     radius *= -2 / freedom
     np.exp(radius, out=radius)
     radius -= 1
-    radius *= freedom - 2  # ν, divided by the variance ν / (ν − 2)
+    radius *= freedom - 2  # ν divided by the variance ν / (ν − 2)
     np.sqrt(radius, out=radius)
     angle = rng.random(shocks.shape, np.float32)
     angle *= np.float32(2 * np.pi)
@@ -107,11 +108,11 @@ def student_t(own: Own, time: Array, shocks: Array, rng: np.random.Generator) ->
 
 
 def volatile(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
-    """A straight line with shocks whose variance clusters: GARCH(1, 1) of unit variance (Bollerslev 1986)."""
+    """A straight line with GARCH(1, 1) shocks of unit variance (Bollerslev 1986)."""
     reaction = own["volatility_reaction"]
     floor = 1 - own["volatility_memory"]
-    # A shock is √variance times a normal z, so the next variance is floor + variance · (reaction · z² + the rest
-    # of the memory).
+    # A shock is √variance · z with z standard normal, so the next variance is floor + variance · (reaction · z² +
+    # memory − reaction).
     variance = np.square(shocks)
     variance *= reaction
     variance += own["volatility_memory"] - reaction
@@ -124,7 +125,7 @@ def volatile(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> 
     return linear(own, time, shocks, rng)
 
 
-SCALED = ("level", "drift", "swing", "sigma")  # what every process is drawn from, in value units
+SCALED = ("level", "drift", "swing", "sigma")  # parameters that all processes have, in value units
 PROCESSES: dict[str, Process] = {
     "linear": Process(linear),
     "fixed": Process(fixed, weight=0.5),
@@ -158,7 +159,7 @@ PROCESSES: dict[str, Process] = {
 
 
 def own_ranges(names: Iterable[str] | None = None) -> dict[str, Span]:
-    """The parameters that only some processes have, with their default ranges."""
+    """The parameters that only some processes have, with default ranges. names: of processes, None for all."""
     processes = PROCESSES.values() if names is None else (PROCESSES[name] for name in names)
     return {name: span for process in processes for name, span in process.ranges.items()}
 
@@ -166,11 +167,11 @@ def own_ranges(names: Iterable[str] | None = None) -> dict[str, Span]:
 def ornstein_uhlenbeck(
     shocks: Array, tau: npt.NDArray[np.floating], sigma: npt.NDArray[np.floating] | float = 1.0
 ) -> Array:
-    """Filter shocks of unit variance into stationary paths, in place, by the exact transition.
+    """Filter unit-variance shocks into stationary Ornstein-Uhlenbeck paths, in place, by the exact transition.
 
-    shocks: (length, batch); tau: (batch,) mean-reversion time in points; sigma: the paths' standard deviation.
-    Over one point the path keeps exp(−1 / tau) of its distance from the mean, and its variance gains
-    1 − exp(−2 / tau) of sigma² (Gillespie 1996, eq. 1.9).
+    shocks: (length, batch) float32. tau: (batch,) mean-reversion time in points. sigma: standard deviation of the
+    paths. Per point, the distance to the mean decays by exp(−1 / tau) and the variance gains (1 − exp(−2 / tau)) ·
+    sigma² (Gillespie 1996, eq. 1.9).
     """
     decay = np.exp(-1 / tau.astype(np.float64))
     shocks[0] *= sigma

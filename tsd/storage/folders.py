@@ -21,7 +21,7 @@ from tsd.storage import locks
 FILES = "files.json"  # in a sealed folder of plain files: size and digest of each file
 INSIDE = (  # contents of a study's folder
     *("series", "plots", "annotations", "verdicts", "examples", "rejects", "runs"),
-    *("predictions", "students", "records", "tokenizer", "teacher", "teachers", "trials"),
+    *("predictions", "students", "records", "tokenizers", "teacher", "teachers", "trials"),
 )
 UNSEALED = ("README.md", FILES)  # a model card is rewritten by each evaluation
 READERS = 16  # concurrent reads, to hide the latency of object stores

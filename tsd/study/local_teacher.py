@@ -27,6 +27,8 @@ from tsd.recipe import ModelTeacher, Recipe, Student, Training, TrainingConfig, 
 from tsd.storage import folders, keys
 from tsd.storage.schemas import ALL_RIGHT, VALID, score_names
 from tsd.tasks import Task
+from tsd.training import runs
+from tsd.training.runs import RunRecord, RunSpec
 
 if TYPE_CHECKING:
     from tsd.tracking.tracker import Tracker
@@ -83,7 +85,7 @@ def key(recipe: Recipe) -> str:
     """Hash of what determines the local teacher: training settings, series, and the rasterised plots."""
     train = _asked(recipe)
     series = recipe.series.model_dump(exclude={"count", "split", "blocks_per_part"})
-    drawn = [generator.VERSION, rasterised.VERSION, recipe.seed, series]
+    drawn = [generator.VERSION, rasterised.VERSION, runs.VERSION, recipe.seed, series]
     return keys.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, train.model_dump()])
 
 
@@ -163,12 +165,16 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
     folder: of the finished teacher. Checkpoints are deleted at the end.
     """
     train, started = _asked(recipe), time.perf_counter()
-    run: dict[str, Any] = {
-        "student": as_student(recipe).model_dump(),
-        "examples": train.pictures,
-        "seed": train.seed,
-        "run_id": f"{recipe.teacher.name}-{train.pictures}-s{train.seed}-{key(recipe)[:8]}",
-    }
+    run = RunSpec(
+        student=as_student(recipe),
+        examples=train.pictures,
+        seed=train.seed,
+        training=settings(recipe),
+        validation_examples=recipe.evaluation.validation_examples,
+        corpus=key(recipe),
+        tokenizer=key(recipe),  # made of the same series
+        precision="float32",
+    )
     with reporter.stage("Draw the teacher's series", sum(_sizes(recipe).values()), recipe.asks.unit) as step:
         series = draw(recipe, step.advance)
     with reporter.stage("Train the teacher", train.pictures, "plots") as step:
@@ -183,26 +189,26 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
         from tsd.training.trainer import export
 
         length = recipe.series.length
-        export(model, tokenizer, Path(local), run, record, task=recipe.task, length=length, about=about)
+        export(model, tokenizer, Path(local), run.student, record, task=recipe.task, length=length, about=about)
         said = {**json.loads(Path(local, card.CARD).read_text()), "key": key(recipe)}
         Path(local, card.CARD).write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
         Path(local, card.README).write_text(card.render(said, scores), encoding="utf-8")
         folders.copy_folder(local, folder, sealed=True)
     folders.delete_folder(_checkpoints(folder))
-    tracker.finish(record, {name: at["value"] for name, at in scores.items()}, int(time.time() * 1000))
+    tracker.finish(record.as_dict(), {name: at["value"] for name, at in scores.items()}, int(time.time() * 1000))
     _say_scores(recipe.asks, predictions, scores, reporter)
     reporter.say(f"  the teacher lies in {folder}")
 
 
 def _learn(
     recipe: Recipe,
-    run: dict[str, Any],
+    run: RunSpec,
     series: dict[str, pa.Table],
     folder: str,
     started: float,
     step: Step,
     tracker: "Tracker",
-) -> tuple[Any, Any, dict[str, Any]]:
+) -> tuple[Any, Any, RunRecord]:
     """Return the trained model, its tokenizer and its record."""
     import torch
 
@@ -212,7 +218,7 @@ def _learn(
     how, place = settings(recipe), Place()
     tokenizer, corpora = told(recipe, series)
     step.begin()
-    course = _Course(key(recipe), run["run_id"], _checkpoints(folder), how.batch_size, place, step, tracker)
+    course = _Course(key(recipe), run.run_id, _checkpoints(folder), how.batch_size, place, step, tracker)
     threads = torch.get_num_threads()
     torch.set_num_threads(how.threads)
     try:
@@ -231,7 +237,7 @@ def _learn(
             )
     finally:
         torch.set_num_threads(threads)
-    step.advance(run["examples"] - course.shown)
+    step.advance(run.examples - course.shown)
     return model, tokenizer, record
 
 

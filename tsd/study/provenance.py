@@ -17,6 +17,8 @@ from tsd.recipe import Recipe, Student, to_yaml
 from tsd.storage import folders, keys
 
 RECIPE = "recipe.yaml"
+LAYOUT = b"# layout 2 of a study's folder\n"
+"""First line of the stored recipe. Change it whenever older folders cannot be continued: they are refused."""
 MADE = {
     "generate": ("series",),
     "annotate": ("annotations",),
@@ -71,14 +73,14 @@ def keep(recipe: Recipe, command: str) -> None:
         there = read(one)
         trained = "train" in _made(one.folder)
         if there is None or (_identity(there) != _identity(one) and (not trained or command in (*GROWS, *LATER))):
-            folders.write_bytes(one.folder, RECIPE, to_yaml(one).encode())
+            folders.write_bytes(one.folder, RECIPE, LAYOUT + to_yaml(one).encode())
 
 
 def read(recipe: Recipe) -> Recipe | None:
     """Return the recipe stored in a folder, with the name and location of `recipe`.
 
-    None if there is none, or if it cannot be parsed by this version; then only the tables' keys can be compared.
-    Raises StorageError if the file is damaged.
+    None if there is none; then only the tables' keys can be compared. Raises StorageError if the file is damaged,
+    or of an earlier version.
     """
     content = folders.read_bytes(recipe.folder, RECIPE)
     if content is None:
@@ -91,6 +93,11 @@ def read(recipe: Recipe) -> Recipe | None:
     if not whole:
         raise StorageError(
             f"{recipe.folder}/{RECIPE} is damaged: delete it, and the tables' keys tell whether a recipe made them"
+        )
+    if not content.startswith(LAYOUT):
+        raise StorageError(
+            f"{recipe.folder} was made by an earlier version of tsd: finish it with that version, or name another "
+            "folder with --out"
         )
     try:
         return Recipe.model_validate({**fields, "name": recipe.name, "out": recipe.out})

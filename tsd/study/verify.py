@@ -19,10 +19,10 @@ from tsd.errors import DataError, StorageError, TsdError
 from tsd.recipe import Recipe
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, fingerprint
+from tsd.study import identity, provenance
 from tsd.tasks import TASKS
 from tsd.teachers.api.journal import ADDRESSES, ARCHIVE, FOLDER, Journal, parts_with_journals
 
-RECIPE = "recipe.yaml"
 PAGES = {"report.html": b"</html>", "scaling.png": b"IEND\xaeB`\x82"}  # ending of each file
 TABLES = ("series", "plots", "annotations", "verdicts", "examples", "rejects", "runs")
 # No entry of a row is started before all earlier rows are finished.
@@ -32,14 +32,14 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("annotations",),
     ("verdicts",),
     ("examples", "rejects"),
-    ("tokenizer",),
+    ("tokenizers",),
     ("trials", "students", "records"),
     ("predictions",),
     ("runs",),
     tuple(PAGES),
 )
 # Tables that a study with several teachers has only in the teachers' folders.
-ONE_TEACHERS = ("annotations", "verdicts", "examples", "rejects", "tokenizer")
+ONE_TEACHERS = ("annotations", "verdicts", "examples", "rejects", "tokenizers")
 # Results of a stage, which show that it was run.
 STAGES = {
     "generate": ("series",),
@@ -100,7 +100,7 @@ def check(run: str) -> Iterator[Checked]:
 def _check_study(run: str) -> Iterator[Checked]:
     """Check the tables, folders, records and pages of a study, then those of its teachers."""
     recipe, unreadable = _recipe(run)
-    yield Checked(RECIPE, "" if unreadable else "can be read", unreadable)
+    yield Checked(provenance.RECIPE, "" if unreadable else "can be read", unreadable)
     children = sorted({*_children(f"{run}/teachers"), *(recipe.teachers if recipe else ())})
     scored = [] if children else _scored(run)
     for name in TABLES:
@@ -161,17 +161,21 @@ def stages(run: str) -> list[str]:
 def recipe_of(run: str) -> Recipe:
     """Return the recipe that made a study, with its current folder. Raises DataError if there is none."""
     run = run.rstrip("/")
-    content = folders.read_bytes(run, RECIPE)
+    content = folders.read_bytes(run, provenance.RECIPE)
     if content is None:
-        raise DataError(f"{run} has no {RECIPE}: run the command that made it, which makes what is missing again")
+        raise DataError(
+            f"{run} has no {provenance.RECIPE}: run the command that made it, which makes what is missing again"
+        )
     try:
         fields = yaml.safe_load(content)
+        if isinstance(fields, dict) and not content.startswith(provenance.LAYOUT):
+            raise DataError(f"{run} was made by an earlier version of tsd: verify it with that version")
         place, _, name = run.rpartition("/")
         return Recipe.model_validate({**fields, "name": name, "out": place or "."})
     except (yaml.YAMLError, ValueError, TypeError) as error:
         what = str(error).strip().splitlines()[0]
         raise DataError(
-            f"{run}/{RECIPE} is damaged ({what}): delete it and run the command that made the study, which makes "
+            f"{run}/{provenance.RECIPE} is damaged ({what}): delete it and run the command that made the study, which makes "
             "what is missing again"
         ) from None
 
@@ -300,15 +304,33 @@ def _check_replies(run: str, table: Checked) -> Iterator[Checked]:
 
 
 def _check_folders(run: str, recipe: Recipe | None, children: Collection[str]) -> Iterator[Checked]:
-    """Check the folders of plain files: students, tokenizer and local teacher."""
-    needed = {"tokenizer": _after(run, "tokenizer", children)}
+    """Check the folders of plain files: students, tokenizers and local teacher."""
+    needed: dict[str, str | None] = {}
+    if recipe and not children and (after := _after(run, "tokenizers", children)):
+        needed = dict.fromkeys(_tokenizers(run, recipe), after)
     if recipe and not children and getattr(recipe.teacher, "train", None):
         needed["teacher"] = "annotations" if _begun(run, "annotations") else None
-    for name in (*(f"students/{name}" for name in _children(f"{run}/students")), "tokenizer", "teacher"):
+    there = [f"{kind}/{name}" for kind in ("students", "tokenizers") for name in _children(f"{run}/{kind}")]
+    for name in (*there, *(name for name in needed if name not in there and name != "teacher"), "teacher"):
         if folders.exists(f"{run}/{name}"):
             yield _check_files(run, name)
         elif after := needed.get(name):
             yield Checked(name, "", (Finding(f"{run}/{name}", f"is missing, and {after} is there"),))
+
+
+def _tokenizers(run: str, recipe: Recipe) -> list[str]:
+    """Names of the tokenizers of trained students, as far as the examples can be read."""
+    examples = datasets.peek(f"{run}/examples", EXAMPLES)
+    if examples is None:
+        return []
+    records = _children(f"{run}/records")
+    trained = [
+        student
+        for student in recipe.students.sizes
+        if not student.source and any(name.startswith(f"{student.name}-") for name in records)
+    ]
+    keys = (identity.tokenizer_key(recipe, student, examples.digest) for student in trained)
+    return [f"tokenizers/{key}" for key in dict.fromkeys(keys)]
 
 
 def _check_files(run: str, name: str) -> Checked:

@@ -1,4 +1,4 @@
-"""Tasks: what is asked of teacher and student, facet by facet."""
+"""Tasks: the facets about which teachers and students are prompted."""
 
 from tsd.tasks.pair import PAIR
 from tsd.tasks.single import SINGLE

@@ -1,4 +1,4 @@
-"""The paper's two-series task: trend per third, noise and extrema of each series, crossings, relative position."""
+"""The two-series task of arXiv 2507.07439: trend per third, noise, extrema, intersections, relative position."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,24 +12,24 @@ from tsd.tasks.task import Facet, Measures, Task
 WHOSE = ("first", "second")
 THIRDS = ("beginning", "middle", "end")
 ORDINALS = {"beginning": "first", "middle": "middle", "end": "last"}
-SHARES = (1 / 3, 2 / 3)  # of the points at which the first series is the higher one
+SHARES = (1 / 3, 2 / 3)  # limits of the fraction of points at which the first series is above
 
 THIRD_PHRASINGS = (
     "The {third} third is {{}}.",
     "In the {third} third it is {{}}.",
     "The trend of the {third} third is {{}}.",
 )
-# "several times", "one time", "none": the classes part in the word of the count.
+# "several times", "one time", "none": the label's word is where the classes diverge.
 CROSSING_PHRASINGS = ("Number of crossings: {}.", "The count of crossings is {}.")
 
 
 def measure(values: npt.NDArray[np.uint8]) -> Measures:
     """Measure each pair.
 
-    values: (batch, 2 × length) uint8. Returns what `truth.measure` gives of each series, prefixed; the delta of
-    each third as `truth.ends` measures it; intersections, the number of times the sign of first − second changes
-    (points where they are equal are passed over), int32; above_share, the share of the other points at which the
-    first is higher, .5 where all are equal.
+    values: (batch, 2 × length) uint8. Returns by name, (batch,) each: the measures of `truth.measure` for either
+    series, prefixed; the delta of each third, as `truth.ends` measures it; `intersections`, int32, sign changes of
+    first − second, ignoring points where they are equal; `above_share`, float32, the fraction of the unequal
+    points at which the first is above, 0.5 if there are none.
     """
     length = values.shape[1] // 2
     found: Measures = {}
@@ -48,11 +48,9 @@ def measure(values: npt.NDArray[np.uint8]) -> Measures:
 
 
 def _sign_changes(sign: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:
-    """How often each row of (batch, length) −1, 0, 1 changes between −1 and 1, zeros passed over."""
+    """Sign changes per row of (batch, length) −1, 0, 1, ignoring zeros: (batch,)."""
     last = np.where(sign != 0, np.arange(sign.shape[1]), -1)
-    np.maximum.accumulate(
-        last, axis=1, out=last
-    )  # where the last sign that is not zero stands; −1 before the first
+    np.maximum.accumulate(last, axis=1, out=last)  # index of the last nonzero sign, −1 before the first
     held = np.where(last >= 0, np.take_along_axis(sign, np.maximum(last, 0), axis=1), 0)
     changes: npt.NDArray[np.int32] = np.count_nonzero(held[:, 1:] * held[:, :-1] < 0, axis=1).astype(np.int32)
     return changes

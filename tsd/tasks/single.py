@@ -1,4 +1,4 @@
-"""The paper's one-series task: trend, noise, and where the two extrema lie."""
+"""The one-series task of arXiv 2507.07439: trend, noise, and positions of the two extrema."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +11,8 @@ DIRECTIONS = ("increasing", "decreasing", "flat")
 LEVELS = ("low", "medium", "high")
 PLACES = ("beginning", "middle", "end")
 
-# In all phrasings the label's own word is where the classes part: no "an" before "increasing" and no "in" before
-# "middle" gives it away or splits the decision in two, which makes tiny students learn it from several times fewer
-# examples.
+# In all phrasings the classes diverge at the label's own word. No "an" before "increasing" and no "in" before
+# "middle" reveals the label or splits the decision in two; small students then learn from fewer examples.
 TREND_PHRASINGS = (
     "The series shows a clear {} trend.",
     "The overall trend is {}.",
@@ -41,7 +40,7 @@ MINIMUM_PHRASINGS = (
 
 
 def noise_facet(whose: str = "") -> Facet:
-    """Noise of the one series, or of the "first" or "second"."""
+    """Noise level of the series, or of the "first" or "second" one."""
     name, measured = _named(whose, "noise"), f"{whose}_noise_rms" if whose else "noise_rms"
     return Facet(
         name,
@@ -57,7 +56,10 @@ def noise_facet(whose: str = "") -> Facet:
 
 
 def extremum_facet(which: str, whose: str = "", given: str | None = None) -> Facet:
-    """Where the "maximum" or the "minimum" of the one series, or of the "first" or "second", lies."""
+    """Position of the "maximum" or "minimum" of the series, or of the "first" or "second" one.
+
+    given: the facet of the conditional majority baseline, see `Facet.given`.
+    """
     prefix = f"{whose}_" if whose else ""
     return Facet(
         _named(whose, which),

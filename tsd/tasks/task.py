@@ -1,7 +1,7 @@
-"""A facet is one question about what is shown; a task is the facets that are asked together, and how.
+"""A facet is one question about a series. A task is a set of facets with prompts, phrasings and ground truth.
 
-Everything that depends on which facets there are asks the task: truth and margins, prompts and sentences, what a
-reply states, the schema of the tables. Adding a facet is adding it to the tuple of its task.
+Everything that depends on the set of facets is derived from the task: truth and margins, prompts and phrasings,
+parsing, table schemas. To add a facet, add it to the tuple of its task.
 """
 
 import json
@@ -22,39 +22,39 @@ from tsd.series.truth import Lengths
 from tsd.storage.schemas import Tables, labels_type, make_tables
 from tsd.tasks.language import Reading, normal, sentences, topics_of
 
-PARAMETERS = (*SCALED, "tau", *own_ranges())  # what a series is drawn from; not every process has all of them
+PARAMETERS = (*SCALED, "tau", *own_ranges())  # parameters of series; no process has all of them
 
-Labels: TypeAlias = dict[str, str | None]  # facet -> class, None where it is not stated
-Measures: TypeAlias = dict[str, npt.NDArray[Any]]  # name -> (batch,)
+Labels: TypeAlias = dict[str, str | None]  # by facet, None if not stated
+Measures: TypeAlias = dict[str, npt.NDArray[Any]]  # by name, (batch,)
 
 
 @dataclass(frozen=True)
 class Facet:
-    """One question: its classes, how it is measured, asked, said and read."""
+    """One question: its classes, and how it is measured, prompted, phrased and parsed."""
 
     name: str
     classes: tuple[str, ...]
     topic: str
-    """The key of a JSON reply that answers it; several facets may share one."""
+    """The key of its text in a JSON response. Facets may share a topic."""
     question: str
-    """What a teacher is asked, with every class in it."""
+    """The question in the teacher's prompt. It names every class."""
     phrasings: tuple[str, ...]
-    """Sentences that state it, with {} for the class. Every sentence reads back as its class."""
+    """Sentences that state a label, with {} for the class. Each must parse back to its class."""
     read: Callable[[str], Reading]
-    """The class that a text on its topic states; the text is `tsd.tasks.language.normal`."""
+    """Parses the label from the normalised text on its topic, see `tsd.tasks.language.normal`."""
     classify: Callable[[Measures, Lengths], npt.NDArray[np.intp]]
-    """Measures and points a series -> indices into classes, (batch,)."""
+    """Measures and points per series -> indices into classes, (batch,)."""
     margin: Callable[[Measures], npt.NDArray[np.float32]] | None = None
-    """How far the measure is from where the class would change, (batch,); None where that has no sense."""
+    """Distance of the measure to the nearest class boundary, (batch,). None if the facet has no such distance."""
     tie: float = 0.0
-    """A margin below this is a near tie, where a class says little."""
+    """A smaller margin is a near tie."""
     given: str | None = None
-    """A facet of the same task that gives this one away, for the baseline that knows it."""
+    """A facet of the same task that predicts this one, for the conditional majority baseline."""
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """A reply as labels; `reason` says which facets are not stated and why, None when all are."""
+    """The labels of a response. `reason` lists the facets that are not stated, and why; None if all are."""
 
     labels: Labels
     reason: str | None
@@ -62,26 +62,26 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of teacher and student about one item: one series, or several at once."""
+    """The questions to teacher and student about one item: one series, or several together."""
 
     name: str
     version: str
-    """Changes with anything that changes a prompt or a sentence; part of every key."""
+    """Changes with anything that changes a prompt or a phrasing. Part of every key."""
     curves: int
-    """Series in an item. Its values are theirs, one after the other."""
+    """Series per item. An item's values are those of its series, concatenated."""
     facets: tuple[Facet, ...]
     measure: Callable[[npt.NDArray[np.uint8]], Measures]
-    """Values of the items, (batch, curves × length) uint8 -> measures."""
+    """Values of items, (batch, curves × length) uint8 -> measures."""
     measures: Mapping[str, pa.DataType]
-    """The names and types of what is measured."""
+    """Names and Arrow types of the measures."""
     shown: str
     """The first sentence of the teacher's prompt, with {length}."""
     asked: str
-    """The student's prompt, with {} for each of the curves."""
+    """The prompt of a text student, with {} for each series."""
     reply_tokens: int
-    """More than the longest of its replies has in a vocabulary of whole words."""
+    """An upper bound on the tokens of its responses, in a vocabulary of whole words."""
     sheet: tuple[str, str]
-    """The two facets by which plots are laid out for people to look at, down and across."""
+    """Two facets for the layout of the gallery: rows and columns."""
 
     def __post_init__(self) -> None:
         for topic in self.topics:
@@ -89,12 +89,12 @@ class Task:
 
     @property
     def unit(self) -> str:
-        """What an item is, in the plural."""
+        """The plural noun for items."""
         return "series" if self.curves == 1 else "pairs"
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The facets' names, in order."""
+        """The names of the facets, in order."""
         return tuple(facet.name for facet in self.facets)
 
     @cached_property
@@ -104,12 +104,12 @@ class Task:
 
     @cached_property
     def topics(self) -> tuple[str, ...]:
-        """The keys of a reply, in order."""
+        """The keys of a JSON response, in order."""
         return tuple(dict.fromkeys(facet.topic for facet in self.facets))
 
     @cached_property
     def phrasing_counts(self) -> tuple[int, ...]:
-        """How many phrasings each topic has to choose from."""
+        """The number of phrasings per topic."""
         return tuple(len(self._of(topic)[0].phrasings) for topic in self.topics)
 
     @cached_property
@@ -118,17 +118,17 @@ class Task:
         return make_tables(self.names, self.measures, PARAMETERS, self.curves)
 
     def classify(self, measures: Measures, length: Lengths) -> dict[str, npt.NDArray[np.intp]]:
-        """The class of every facet, as indices into its classes, (batch,) each. length: points a series."""
+        """The class of every facet, as indices into its classes, (batch,) each. length: points per series."""
         return {facet.name: facet.classify(measures, length) for facet in self.facets}
 
     def truth(self, measures: Measures, length: Lengths) -> pa.StructArray:
-        """The class of every facet, a struct array of labels. length: points a series."""
+        """The label of every facet, as an Arrow struct array. length: points per series."""
         classes = self.classify(measures, length)
         named = [pa.array(names).take(pa.array(classes[facet])) for facet, names in self.classes.items()]
         return pa.StructArray.from_arrays(named, fields=list(labels_type(self.names)))
 
     def margins(self, measures: Measures) -> pa.StructArray:
-        """How near each facet is to a tie, a struct array of float32; null where a facet has no margin."""
+        """The margin of every facet, as an Arrow struct array of float32; null if a facet has none."""
         rows = len(next(iter(measures.values())))
         columns = [
             pa.array(facet.margin(measures), pa.float32()) if facet.margin else pa.nulls(rows, pa.float32())
@@ -137,7 +137,7 @@ class Task:
         return pa.StructArray.from_arrays(columns, names=list(self.names))
 
     def near_ties(self, measures: Measures) -> npt.NDArray[np.int64]:
-        """How much of each item is a near tie, (batch,): 0 for nothing; a facet weighs more than all after it."""
+        """How ambiguous each item is, (batch,): a bit per near tie, the first facet's the highest; 0 for none."""
         found = np.zeros(len(next(iter(measures.values()))), np.int64)
         for facet in self.facets:
             found *= 2
@@ -146,7 +146,7 @@ class Task:
         return found
 
     def teacher_prompt(self, length: int) -> str:
-        """What a teacher is asked about an item whose series have `length` points each."""
+        """The teacher's prompt for an item whose series have `length` points each."""
         lines = [
             self.shown.format(length=length),
             "Describe what you see with a JSON object that has exactly these keys:",
@@ -160,28 +160,28 @@ class Task:
         return "\n".join(lines)
 
     def student_prompt(self, values: Sequence[int]) -> str:
-        """What a student is asked: the values in words' place."""
+        """The prompt of a text student, with the values inserted."""
         length = len(values) // self.curves
         curves = (values[i * length : (i + 1) * length] for i in range(self.curves))
         return self.asked.format(*(" ".join(map(str, curve)) for curve in curves))
 
     @property
     def looking_prompt(self) -> str:
-        """What a student that looks is asked, in front of the picture."""
+        """The prompt of a vision student: the text before the image."""
         return re.sub(r" *\{\} *", " ", self.asked).strip()
 
     def items(self, series: pa.Table) -> list[list[npt.NDArray[np.uint8]]]:
-        """The one or two series of each row of a table of series."""
+        """The series of each row of a series table: one or two arrays, (length,) uint8."""
         return [np.split(row.values.to_numpy(), self.curves) for row in series["values"]]
 
     def curves_in(self, prompt: str) -> list[npt.NDArray[np.uint8]]:
-        """The series that a student's prompt holds, as `student_prompt` put them there."""
+        """The series in a prompt made by `student_prompt`."""
         return [np.fromstring(values, np.uint8, sep=" ") for values in re.findall(r"\d[\d ]*", prompt)]
 
     def reply(self, labels: Mapping[str, object], choice: Sequence[int]) -> str:
-        """The reply that states the labels. choice: the phrasing of each topic, below `phrasing_counts`.
+        """A JSON response that states the labels. choice: phrasing index per topic, below `phrasing_counts`.
 
-        Raises DataError for a label that is missing or unknown.
+        Raises DataError for a missing or unknown label.
         """
         said = {
             topic: " ".join(facet.phrasings[number].format(_known(facet, labels)) for facet in self._of(topic))
@@ -190,10 +190,10 @@ class Task:
         return json.dumps(said)
 
     def restate(self, text: str, labels: Labels, topics: Collection[str], choice: Sequence[int]) -> str:
-        """The reply with its sentences on these topics replaced by such as state the labels.
+        """A response with its text on some topics replaced by phrasings of these labels.
 
-        What the reply says on the other topics stays as it is; a label that is None is not stated. choice: the
-        phrasing of each of the task's topics, below `phrasing_counts`.
+        Text on other topics is unchanged. A label of None is left out. choice: phrasing index for each of the
+        task's topics, below `phrasing_counts`.
         """
         said, _ = topics_of(text, self.topics)
         for topic, number in zip(self.topics, choice, strict=True):
@@ -203,15 +203,15 @@ class Task:
         return json.dumps({topic: said[topic] for topic in self.topics if topic in said})
 
     def sentence(self, topic: str, labels: Labels) -> str:
-        """The labels of a topic's facets, stated plainly."""
+        """The labels of a topic's facets in their first phrasing."""
         return " ".join(facet.phrasings[0].format(_known(facet, labels)) for facet in self._of(topic))
 
     def texts(self, text: str) -> dict[str, str]:
-        """What a reply says on each topic that it touches, in its own words."""
+        """The original text of a response by topic, for the topics that it has."""
         return topics_of(text, self.topics)[0]
 
     def statements(self, topic: str) -> list[str]:
-        """Every text on a topic that `reply` may hold."""
+        """Every text on a topic that `reply` can produce."""
         facets = self._of(topic)
         said = product(*(facet.classes for facet in facets))
         wordings = range(len(facets[0].phrasings))
@@ -222,7 +222,7 @@ class Task:
         ]
 
     def parse(self, text: str) -> Parsed:
-        """Read the labels that a reply states, whatever its form; see `tsd.tasks.language`. Never raises."""
+        """Parse the labels of a response in any form. See `tsd.tasks.language` for the rules. Never raises."""
         topics, problem = topics_of(text, self.topics)
         texts = {topic: normal(topics.get(topic, "")) for topic in self.topics}
         readings = {facet.name: facet.read(texts[facet.topic]) for facet in self.facets}
@@ -233,14 +233,16 @@ class Task:
         return Parsed(labels, "; ".join([problem, *whys] if problem else whys))
 
     def sentences(self, text: str) -> list[str]:
-        """A reply as plain sentences."""
+        """A response as plain sentences."""
         return sentences(text, self.topics)
 
     def _of(self, topic: str) -> list[Facet]:
+        """The facets of a topic, in order."""
         return [facet for facet in self.facets if facet.topic == topic]
 
 
 def _known(facet: Facet, labels: Mapping[str, object]) -> str:
+    """The label of a facet. Raises DataError if it is missing or not one of its classes."""
     label = labels[facet.name]
     if not isinstance(label, str) or label not in facet.classes:
         raise DataError(f"{facet.name} is {label!r}, expected one of {', '.join(facet.classes)}")

@@ -1,7 +1,8 @@
-"""Checkpoints of a run, written while it goes on, by all workers together, and read again.
+"""Distributed checkpoints of a run: written in the background while training continues, and restored.
 
-One is a folder as torch.distributed.checkpoint writes it, weights and moments in each worker's part, with how far
-the run is and every worker's random generators. Where it is kept, and who is told, is the caller's to say.
+A checkpoint is a folder in the format of torch.distributed.checkpoint: each worker's shards of weights and
+optimizer state, the run's progress and every worker's random state. The caller decides where it is stored and who
+is notified.
 """
 
 import copy
@@ -33,10 +34,12 @@ PROGRESS = "progress.json"
 
 
 class Checkpoints:
-    """The checkpoints of one run, one under way at a time. A context, at whose end none is. Needs a process group.
+    """Writes the checkpoints of one run, one at a time. A context manager that waits for the last on exit.
 
-    keep: puts a finished folder, this worker's part, where it is safe. tell: says so to whoever counts on it, once
-    all workers have kept theirs. Both are called in a thread of their own while the run goes on.
+    Needs a process group.
+    keep: stores this worker's part of a finished folder in a safe place.
+    tell: announces the checkpoint once all workers have stored their parts.
+    Both are called in a separate thread while training continues.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class Checkpoints:
     ) -> None:
         self.model, self.optimiser, self.place = model, optimiser, place
         self.keep, self.tell = keep, tell
-        # Not the group that the model's layers are gathered in: what two threads send over one would mix.
+        # A separate group: messages of two threads in the model's own group would interleave.
         self.group = dist.new_group(backend="gloo")
         self.thread = ThreadPoolExecutor(1)
         self.pending: Future[None] | None = None
@@ -60,28 +63,36 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
-        with suppress(*(TrainingError,) if kind else ()):  # what went wrong first is what is said
+        with suppress(*(TrainingError,) if kind else ()):  # the first error is the one to raise
             self.finish()
         self.thread.shutdown()
 
     def save(self, progress: Progress) -> None:
-        """Copy the run's state, and write the copy in the background. Waits for the one before."""
+        """Copy the run's state and write the copy in the background. Waits for the previous checkpoint first.
+
+        Raises TrainingError as `finish` does, for the previous one.
+        """
         self.finish()
         weights, moments = get_state_dict(self.model, self.optimiser)
         folder = Path(tempfile.mkdtemp())
-        # Copies to the CPU's memory before it returns: another 12 bytes a parameter, shared by the workers.
+        # Copies to CPU memory before it returns: 12 bytes per parameter (weight and two moments in float32),
+        # sharded.
         written = async_save(
             {"model": weights, "optimiser": moments}, checkpoint_id=folder, process_group=self.group
         )
         self.pending = self.thread.submit(self._publish, written, folder, copy.copy(progress), _generators())
 
     def finish(self) -> None:
-        """Wait for the one under way. Raises TrainingError, in all workers, where one could not keep its part."""
+        """Wait for the pending checkpoint. Raises TrainingError in all workers if one could not store its part."""
         pending, self.pending = self.pending, None
         if pending is not None:
             pending.result()
 
     def _publish(self, written: Any, folder: Path, progress: Progress, generators: dict[str, Any]) -> None:
+        """Finish the files of a checkpoint, store them, and announce it once all workers have succeeded.
+
+        Raises TrainingError in all workers if one of them failed.
+        """
         fault = None
         try:
             written.result()
@@ -89,7 +100,7 @@ class Checkpoints:
             if self.place.rank == 0:
                 (folder / PROGRESS).write_text(json.dumps(asdict(progress)))
             self.keep(folder, progress)
-        except Exception as error:  # whatever torch, a disk or an object store says: nobody else would hear of it
+        except Exception as error:  # any error of torch, a disk or an object store must reach the other workers
             fault = _reason(error)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -101,19 +112,19 @@ class Checkpoints:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint is all there: what tells its parts apart is read, and each of them is long enough."""
+    """Whether a checkpoint is complete: its metadata can be read and each of its files is long enough."""
     try:
         json.loads((folder / PROGRESS).read_text())
         parts = FileSystemReader(folder).read_metadata().storage_data.values()
         return all((folder / part.relative_path).stat().st_size >= part.offset + part.length for part in parts)
-    except Exception:  # a pickle that is cut off or overwritten raises whatever it likes
+    except Exception:  # a truncated or overwritten pickle can raise any exception
         return False
 
 
 def restore(folder: Path, model: PreTrainedModel, optimiser: torch.optim.Optimizer, place: Place) -> Progress:
-    """Load a checkpoint into model and optimiser, and return how far it is.
+    """Load a checkpoint into model and optimizer. Returns its progress.
 
-    It may come from another number of workers: one that was not there keeps the generators that it has.
+    It may have been written by another number of workers. A worker without a saved random state keeps its own.
     """
     weights, moments = get_state_dict(model, optimiser)
     state: dict[str, Any] = {"model": weights, "optimiser": moments}
@@ -129,6 +140,7 @@ def restore(folder: Path, model: PreTrainedModel, optimiser: torch.optim.Optimiz
 
 
 def _generators() -> dict[str, Any]:
+    """This process's random states, by device."""
     states = {"cpu": torch.get_rng_state()}
     return states | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else states
 
@@ -138,7 +150,7 @@ def _generators_of(rank: int) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in one line; torch wraps what happened in its workers."""
+    """The cause of an error in one line. torch wraps the errors of its workers."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
     if isinstance(error, OSError) and error.errno:

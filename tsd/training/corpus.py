@@ -1,7 +1,7 @@
-"""Examples -> token batches: chat template, loss mask, and which rows make up which batch.
+"""Examples -> token batches: chat template, loss mask, and the order of the examples.
 
-A batch is a function of (corpus, seed, step, rank): a resumed run sees exactly the batches that it would have
-seen, on any number of workers.
+A batch is a function of (corpus, seed, step, rank). A resumed run therefore trains on the same batches as an
+uninterrupted one, on any number of workers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What examples show, drawn when it is asked for: a million pictures would take 16 GB."""
+    """The images of examples, rendered on demand. One million would take 16 GB: 128 × 128 bytes each."""
 
     items: Sequence[Sequence[Curve]]
     first: int
-    """Where a picture's tokens begin, in every example."""
+    """Position of the first image token, the same in every example."""
 
     def draw(self, rows: Iterable[int]) -> Ink:
-        """The pictures of these examples."""
+        """The rasterised plots of these examples, (rows, SIDE, SIDE) uint8."""
         return draw([self.items[row] for row in rows])
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokenised examples: tokens and where the answer starts, one entry an example."""
+    """Tokenised examples: their tokens and the position where the response begins."""
 
     tokens: list[npt.NDArray[np.int64]]
     answers: npt.NDArray[np.int64]  # (examples,) index of the first supervised token
@@ -51,30 +51,34 @@ class Corpus:
         return len(self.tokens)
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Corpus":
-        """A corpus of these examples, in this order; one may stand in it several times."""
+        """A corpus of these examples, in this order. An example may occur more than once."""
         shown = self.pictures and Pictures([self.pictures.items[row] for row in rows], self.pictures.first)
         return Corpus([self.tokens[row] for row in rows], self.answers[rows], self.pad, shown)
 
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens in each example, (examples,); counted once, and so not to be written to."""
+        """Tokens in each example, (examples,) int64. Computed once, and therefore read-only."""
         lengths = np.fromiter(map(len, self.tokens), np.int64, len(self))
         lengths.flags.writeable = False
         return lengths
 
     def lengths_of(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Tokens in each of these examples, (rows,)."""
+        """Tokens in each of these examples, (rows,) int64."""
         return self.lengths[np.asarray(rows, np.int64)]
 
     def supervised_in(self, rows: npt.NDArray[np.int64]) -> int:
-        """Supervised tokens in all of these examples together."""
+        """Total number of supervised tokens in these examples."""
         return int((self.lengths[rows] - self.answers[rows]).sum())
 
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs: (rows, length) int64, padded on the right; targets: (rows, length) int64, the next token where
-    it is part of an answer and −100 elsewhere; positions: the columns in which any row is supervised."""
+    """Padded examples.
+
+    inputs: (rows, length) int64, padded on the right.
+    targets: (rows, length) int64, the next token where it is supervised, −100 elsewhere.
+    positions: (positions,) int64, the columns in which any row is supervised.
+    """
 
     inputs: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
@@ -83,11 +87,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Packed:
-    """Examples one after the other, without padding, in order of length.
+    """Examples packed one after the other into a single row, without padding, sorted by length.
 
-    inputs: (tokens,) int64; places: (tokens,) int64, where each token stands in its example; segments: how many
-    examples follow one another, of what length, with at most how many supervised tokens at the end; positions:
-    (supervised,) int64, where these stand; targets: (supervised,) int64, the token after each of them.
+    inputs: (tokens,) int64.
+    places: (tokens,) int64, position ids within each example.
+    segments: sequence boundaries, as (examples, length, most supervised tokens at the end) per run of equal
+    length.
+    positions: (supervised,) int64, indices of the tokens whose next token is supervised (logits_to_keep).
+    targets: (supervised,) int64, those next tokens.
     """
 
     inputs: npt.NDArray[np.int64]
@@ -97,16 +104,19 @@ class Packed:
     targets: npt.NDArray[np.int64]
 
 
-def select(parts: Iterable[pa.Table], split: str, count: int) -> pa.Table:
-    """The first `count` examples of a split, by id: a volume holds all smaller ones.
+def select(parts: Iterable[pa.Table], split: str, count: int, or_all: bool = False) -> pa.Table:
+    """The first `count` examples of a split, by id. A larger training set therefore contains every smaller one.
 
-    parts: the examples in the order of their ids; no more of them are asked for than it takes.
+    parts: tables of examples in the order of their ids, read only as far as needed. Raises InputError if there are
+    fewer than `count`. or_all: takes all of them then, if there is one at all.
     """
     found: list[pa.Table] = []
     for part in parts:
         found.append(part.filter(pc.equal(part["split"], split)))
         if sum(map(len, found)) >= count:
             return pa.concat_tables(found).slice(0, count)
+    if or_all and sum(map(len, found)):
+        return pa.concat_tables(found)
     raise InputError(
         f"{count:,} {split} examples are asked for and {sum(map(len, found)):,} were kept: "
         "raise series.count, or lower students.volumes or evaluation.validation_examples"
@@ -116,10 +126,10 @@ def select(parts: Iterable[pa.Table], split: str, count: int) -> pa.Table:
 def tokenise(
     examples: pa.Table, tokenizer: "PreTrainedTokenizerBase", max_length: int, task: Task | None = None
 ) -> Corpus:
-    """Put each pair into the chat template and mark the answer, which ends with the end-of-turn token.
+    """Apply the chat template to each example. The response, with its end-of-turn token, is supervised.
 
-    task: the examples', for a student that looks, which is shown the picture of what the prompt has as numbers.
-    Raises DataError for an example that is longer than max_length or has no answer: nothing is cut silently.
+    task: given for a vision student, which gets a plot of the values in the prompt instead of the values.
+    Raises DataError for an example that is longer than max_length or has an empty response. Nothing is truncated.
     """
     prompts, completions = examples["prompt"].to_pylist(), examples["completion"].to_pylist()
     if task is not None:
@@ -135,7 +145,10 @@ def looking_corpus(
     tokenizer: "PreTrainedTokenizerBase",
     max_length: int,
 ) -> Corpus:
-    """As `tokenise`, of series that are shown as pictures and of what is to be said of them."""
+    """`tokenise` for a vision student, from series and responses.
+
+    items: one or two series, (length,) uint8, per example. Raises DataError as `tokenise` does.
+    """
     shown = looking_tokens(task, tokenizer)
     pictures = Pictures(items, picture_place(shown, tokenizer))
     return _answered([shown] * len(items), completions, tokenizer, max_length, pictures)
@@ -148,8 +161,8 @@ def _answered(
     max_length: int,
     pictures: Pictures | None = None,
 ) -> Corpus:
-    """A corpus of prompts' tokens and the answers to them."""
-    distinct = list(dict.fromkeys(completions))  # few of them, where the same words are always chosen
+    """A corpus of tokenised prompts and their responses. Raises DataError as `tokenise` does."""
+    distinct = list(dict.fromkeys(completions))  # few where phrasings do not vary
     encoded = dict(
         zip(distinct, _encode([text + tokenizer.eos_token for text in distinct], tokenizer), strict=True)
     )
@@ -164,19 +177,19 @@ def _answered(
 
 
 def chat_prompts(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Each prompt as one user turn, ready for the assistant's answer."""
+    """Each prompt as a user turn, followed by the generation prompt for the assistant's turn."""
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
     rendered: list[str] = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return rendered
 
 
 def chat_tokens(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
-    """The tokens of such prompts."""
+    """The token ids of such prompts."""
     return _encode(chat_prompts(prompts, tokenizer), tokenizer)
 
 
 def looking_tokens(task: Task, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The tokens of the one prompt of all students that look, with `PICTURE_TOKENS` in the picture's place."""
+    """Token ids of the prompt that all vision students share, with `PICTURE_TOKENS` image tokens."""
     turn = {"role": "user", "content": [{"type": "text", "text": task.looking_prompt}, {"type": "image"}]}
     prompt: str = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
     (tokens,) = _encode([prompt.replace(PICTURE, PICTURE * PICTURE_TOKENS)], tokenizer)
@@ -184,21 +197,22 @@ def looking_tokens(task: Task, tokenizer: "PreTrainedTokenizerBase") -> list[int
 
 
 def picture_place(prompt: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Where the picture's tokens begin."""
+    """Position of the first image token in a prompt."""
     return list(prompt).index(tokenizer.convert_tokens_to_ids(PICTURE))
 
 
 class Batches:
-    """Which examples each step of a run trains on: a function of (corpus, seed, step) alone.
+    """The examples of each step of a run: a function of (corpus, seed, step) alone.
 
-    Of `config.batch_size` examples each, where an epoch's last batch is filled up from the next epoch's order; or
-    of as many as `config.tokens_per_batch` holds, where it has what is left. Each epoch sees every example once.
+    A batch has `config.batch_size` examples; the last one of an epoch is filled up from the next epoch. With
+    `config.tokens_per_batch`, a batch has as many examples as fit, and the last one of an epoch may be smaller.
+    Each epoch visits every example once.
     """
 
     def __init__(self, lengths: npt.NDArray[np.int64], config: TrainingConfig, seed: int) -> None:
-        """lengths: tokens in each example, (examples,). Raises DataError where one is longer than a batch."""
+        """lengths: tokens in each example, (examples,). Raises DataError if one is longer than a batch."""
         self.lengths, self.config, self.seed = lengths, config, seed
-        self._order = lru_cache(maxsize=2)(self._permutation)  # an epoch's order is drawn once
+        self._order = lru_cache(maxsize=2)(self._permutation)  # the permutation of an epoch is generated once
         budget = config.tokens_per_batch
         if budget is None:
             self.steps = max(1, len(lengths) * config.epochs // config.batch_size)
@@ -213,21 +227,21 @@ class Batches:
         self.steps = len(self.cuts)
 
     def rows(self, step: int) -> npt.NDArray[np.int64]:
-        """The examples of one step over all workers, (examples,) indices; each takes its `share` of them."""
+        """The examples of a step for all workers, (examples,) int64 indices. Each worker takes its `share`."""
         if self.config.tokens_per_batch is not None:
             epoch, start, end = self.cuts[step]
             rows = self._order(epoch)[start:end]
-            # Longest first, so that the workers' shares have like numbers of tokens.
+            # Longest first, so that the workers' shares have similar numbers of tokens.
             return rows[np.argsort(-self.lengths[rows], kind="stable")]
         first, size = step * self.config.batch_size, len(self.lengths)
-        wanted = np.arange(first, first + self.config.batch_size)
+        wanted = np.arange(first, first + self.config.batch_size)  # (batch_size,) in all epochs
         orders = [
             self._order(int(epoch))[wanted[wanted // size == epoch] % size] for epoch in np.unique(wanted // size)
         ]
         return np.concatenate(orders)
 
     def epochs_done(self, steps: int) -> int:
-        """How many epochs are behind a run after so many of its steps."""
+        """Epochs completed after so many steps."""
         if self.config.tokens_per_batch is None:
             return min(self.config.epochs, steps * self.config.batch_size // len(self.lengths))
         return self.cuts[steps][0] if steps < self.steps else self.config.epochs
@@ -237,14 +251,15 @@ class Batches:
 
 
 def share(rows: npt.NDArray[np.int64], rank: int, workers: int) -> npt.NDArray[np.int64]:
-    """One worker's share of a batch."""
+    """One worker's share of a batch: every `workers`-th example."""
     return rows[rank::workers]
 
 
 def portions(corpus: Corpus, rows: npt.NDArray[np.int64], most: int | None) -> list[npt.NDArray[np.int64]]:
-    """Cut a share of a batch into portions of at most `most` tokens, padding included; none of an empty one.
+    """Split a share of a batch into micro-batches of at most `most` tokens, padding included.
 
-    Like lengths come together, the longest first. An example that is longer than that stands alone.
+    Sorted by length, longest first. An example longer than `most` gets a micro-batch of its own. Returns index
+    arrays, none for an empty share.
     """
     if most is None or not len(rows):
         return [rows] if len(rows) else []
@@ -258,16 +273,16 @@ def portions(corpus: Corpus, rows: npt.NDArray[np.int64], most: int | None) -> l
 
 
 def wasted(lengths: npt.NDArray[np.int64]) -> float:
-    """The share of padding in rows of these lengths."""
+    """The padding fraction of rows padded to the longest of these lengths."""
     return 1 - float(lengths.mean() / lengths.max())
 
 
 def collate(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Batch:
-    """Pad the rows to one length on the right and lay out the targets.
+    """Pad the examples on the right to one length and build the targets.
 
-    Raises DataError where a row bears no supervised token.
+    Raises DataError if an example has no supervised token.
     """
-    longest = corpus.lengths_of(rows).max()
+    longest = corpus.lengths_of(rows).max()  # inputs are tokens[:-1], targets tokens[1:]
     inputs = np.full((len(rows), longest - 1), corpus.pad, np.int64)
     targets = np.full((len(rows), longest - 1), -100, np.int64)
     for i, row in enumerate(rows):
@@ -281,21 +296,21 @@ def collate(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Batc
 
 
 def pack(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Packed:
-    """Put the rows one after the other, those of one length side by side.
+    """Pack the examples into one row, sorted by length.
 
-    Raises DataError where a row bears no supervised token.
+    Raises DataError if an example has no supervised token.
     """
     chosen = np.asarray(rows)
-    lengths = corpus.lengths_of(chosen) - 1  # the last token is only a target
+    lengths = corpus.lengths_of(chosen) - 1  # the last token is a target only
     order = np.argsort(lengths, kind="stable")
     chosen, lengths = chosen[order], lengths[order]
-    answers = corpus.answers[chosen] - 1  # the token before the answer is asked for its first
+    answers = corpus.answers[chosen] - 1  # index of the token that predicts the response's first token
     if (answers >= lengths).any():
         raise DataError("a row of a batch bears no supervised token")
     tokens = [corpus.tokens[row] for row in chosen]
-    starts = np.cumsum(lengths) - lengths
+    starts = np.cumsum(lengths) - lengths  # (examples,) first token of each
     places = np.arange(lengths.sum()) - np.repeat(starts, lengths)
-    each, first, count = np.unique(lengths, return_index=True, return_counts=True)
+    each, first, count = np.unique(lengths, return_index=True, return_counts=True)  # distinct lengths
     answered = np.maximum.reduceat(lengths - answers, first)
     return Packed(
         inputs=np.concatenate([row[:-1] for row in tokens]),
@@ -307,7 +322,7 @@ def pack(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Packed:
 
 
 def _cuts(lengths: npt.NDArray[np.int64], budget: int) -> list[int]:
-    """Where batches of at most `budget` tokens begin and end; each takes as many examples as it holds."""
+    """Boundaries of batches of at most `budget` tokens. Each takes as many of the next examples as fit."""
     ends = np.cumsum(lengths)
     cuts = [0]
     while cuts[-1] < len(lengths):

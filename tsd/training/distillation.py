@@ -1,7 +1,7 @@
-"""Distilling one model into another: how far a student's next-token distributions are from its teacher's.
+"""Knowledge distillation: the divergence between the next-token distributions of student and teacher.
 
-In: logits of both over the same supervised tokens. Out: a divergence in nats, summed over the tokens as the loss
-of words is. It loads no model and knows no corpus.
+In: logits of both for the same supervised tokens. Out: a divergence in nats, summed over the tokens like the SFT
+loss. No model or corpus is loaded here.
 """
 
 import math
@@ -17,32 +17,36 @@ from tsd.recipe import Distil
 
 @dataclass(frozen=True)
 class Distillation:
-    """Whom a run learns from besides words, and how. The teacher is sharded where the student is."""
+    """The teacher of a run and the settings of the loss. The teacher is sharded like the student."""
 
     teacher: PreTrainedModel
     settings: Distil
 
     def mixed(self, words: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
-        """The summed loss of a batch. words: its loss of words; student, teacher: logits, see `divergence`."""
+        """The summed loss of a batch: SFT loss and divergence, weighted.
+
+        words: the summed SFT loss. student, teacher: (tokens, vocabulary) logits, see `divergence`.
+        """
         weight = self.settings.weight
         return (1 - weight) * words + weight * divergence(student, teacher, self.settings)
 
 
 def divergence(student: Tensor, teacher: Tensor, settings: Distil) -> Tensor:
-    """How far two models' distributions are apart, in nats, summed over tokens.
+    """Divergence between two models' distributions, in nats, summed over tokens.
 
-    student, teacher: (tokens, vocabulary) logits. One vocabulary may be padded to more rows than the other, as
-    those of Qwen2.5 are; what only one of them has is no token, and left out.
-    Times temperature², so that gradients keep their scale (Hinton et al. 2015, section 2.1).
+    student, teacher: (tokens, vocabulary) logits. Their vocabularies may be padded to different sizes, as those of
+    Qwen2.5 are; only the common entries are compared. The result is multiplied by temperature², so that the scale
+    of the gradients does not depend on it (Hinton et al. 2015, section 2.1).
     """
     shared = min(student.shape[-1], teacher.shape[-1])
     temperature = settings.temperature
+    # (tokens, shared) log-probabilities
     ours, theirs = (torch.log_softmax(logits[..., :shared] / temperature, dim=-1) for logits in (student, teacher))
     if settings.divergence == "forward":
         apart = _kl(theirs, ours)
     elif settings.divergence == "reverse":
         apart = _kl(ours, theirs)
-    else:  # Agarwal et al. 2024, eq. 1
+    else:  # generalised Jensen-Shannon divergence, Agarwal et al. 2024, eq. 1
         beta = settings.beta
         mixture = torch.logaddexp(theirs + math.log(beta), ours + math.log1p(-beta))
         apart = beta * _kl(theirs, mixture) + (1 - beta) * _kl(ours, mixture)
@@ -52,9 +56,9 @@ def divergence(student: Tensor, teacher: Tensor, settings: Distil) -> Tensor:
 def require_same_tokens(
     student: str, theirs: PreTrainedTokenizerBase, teacher: str, given: PreTrainedTokenizerBase
 ) -> None:
-    """Raise InputError unless a token means the same to both, by name and by id.
+    """Raise InputError unless both tokenizers have the same vocabulary, names and ids.
 
-    student, teacher: what to call them. theirs, given: the student's tokenizer and the teacher's.
+    student, teacher: names for the message. theirs, given: the student's and the teacher's tokenizer.
     """
     mine, other = theirs.get_vocab(), given.get_vocab()
     if mine == other:
@@ -68,5 +72,5 @@ def require_same_tokens(
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) of log probabilities, (tokens, vocabulary), summed over both."""
+    """KL(p ‖ q), summed over tokens. p, q: (tokens, vocabulary) log-probabilities."""
     return (p.exp() * (p - q)).sum()

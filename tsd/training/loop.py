@@ -1,6 +1,6 @@
-"""The training loop: plain torch, given a model, a corpus and what to call when there is something to report.
+"""The training loop in plain torch. Reporting and saving are callbacks.
 
-It knows nothing of Ray. It runs in one process, or in many after `shard`.
+It does not depend on Ray. It runs in one process, or in several after `shard`.
 """
 
 import math
@@ -28,13 +28,13 @@ from tsd.training.corpus import Batches, Corpus, collate, pack, portions, share,
 from tsd.training.distillation import Distillation
 from tsd.training.optimizer import Muon
 
-REPORTS = 40  # a run; counted in steps, since all workers must report together
-PADDING = 0.05  # share of padding from which on a batch is packed, where the recipe leaves it open
+REPORTS = 40  # reports per run; counted in steps, since all workers report together
+PADDING = 0.05  # padding fraction above which a batch is packed, unless the recipe decides
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands among its workers, and on what device."""
+    """A worker's rank, the number of workers (world size) and its device."""
 
     rank: int = 0
     workers: int = 1
@@ -43,20 +43,23 @@ class Place:
 
 @dataclass
 class Progress:
-    """How far a run is: what a checkpoint keeps beside weights and optimiser, and what a report says."""
+    """Progress of a run: what a checkpoint holds besides weights and optimizer state, and what a report shows."""
 
-    step: int = 0
-    tokens: int = 0
-    supervised: int = 0
-    steps: int = 0  # of the whole run; known from when `train` begins
-    seconds: float = 0.0  # spent in the loop, over all restarts
-    loss: float = math.nan  # what is minimised, a mean over the last step's supervised tokens, in nats
-    lowest: float = math.inf  # held-out loss after an epoch, where a run may stop early, in nats
+    step: int = 0  # optimizer steps taken
+    tokens: int = 0  # trained on, all workers together
+    supervised: int = 0  # of these, supervised
+    steps: int = 0  # of the whole run; set when `train` begins
+    seconds: float = 0.0  # spent in the loop, including earlier starts
+    loss: float = math.nan  # training objective: mean over the supervised tokens of the last step, in nats
+    lowest: float = math.inf  # lowest held-out loss after an epoch, for early stopping, in nats
     waited: int = 0  # epochs since then
-    stopped: bool = False  # before its last step, since no epoch lowered the held-out loss for long enough
+    stopped: bool = False  # ended early by the held-out loss
 
     def judge(self, held_out: float, patience: int) -> None:
-        """Note the held-out loss after an epoch, in nats, and stop after `patience` without a lower one."""
+        """Update early stopping with the held-out loss of an epoch, in nats.
+
+        The run stops after `patience` epochs without a lower loss.
+        """
         self.waited = 0 if held_out < self.lowest else self.waited + 1
         self.lowest = min(self.lowest, held_out)
         self.stopped = self.waited >= patience and self.step < self.steps
@@ -77,14 +80,15 @@ def train(
     distil: Distillation | None = None,
     held_out: Callable[[], float] | None = None,
 ) -> None:
-    """Train from `progress.step` to the end; `progress` is kept up to date in place.
+    """Train from `progress.step` to the end, updating `progress` in place.
 
-    distil: whom to learn from besides the corpus' words; its teacher stays as it is.
-    held_out: the held-out loss in nats, the same for all workers; asked after each epoch where `config.patience`
-    says how many a run lets pass without a lower one before it stops. The weights are those of its last step.
-    `report` is called about `REPORTS` times, `save` every `config.checkpoint_every` steps and not at the end.
-    Raises TrainingError when the loss or its gradient stops being a number: the weights are then those of the
-    step before.
+    distil: teacher and loss settings for knowledge distillation; the teacher is not trained.
+    held_out: returns the held-out loss in nats, the same value on all workers. With `config.patience` it is called
+    after each epoch for early stopping. The run ends with the weights of its last step, not of its best one.
+    report: called about `REPORTS` times.
+    save: called every `config.checkpoint_every` steps, but not at the end.
+    Raises TrainingError if the loss or the gradient norm is not finite; the weights are then those of the last
+    finite step.
     """
     batches = Batches(corpus.lengths, config, seed)
     steps = progress.steps = batches.steps
@@ -107,7 +111,7 @@ def train(
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             progress.loss = _mean_over_workers(loss, place.workers)
             for name, value in (("loss", progress.loss), ("gradient's norm", _whole(norm))):
-                if not math.isfinite(value):  # before a step is taken with it
+                if not math.isfinite(value):  # checked before the optimizer step
                     raise TrainingError(f"the {name} is {value} at step {step}: lower the learning rate")
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -119,7 +123,7 @@ def train(
                 asked = time.perf_counter()
                 progress.judge(held_out(), config.patience)
                 model.train()
-                started += time.perf_counter() - asked  # not the run's own work
+                started += time.perf_counter() - asked  # evaluation does not count as training time
             if progress.step % config.checkpoint_every == 0 and progress.step < steps:
                 save(progress)
             elif progress.step % report_every == 0:
@@ -134,22 +138,22 @@ def _backward(
     place: Place,
     distil: Distillation | None,
 ) -> Tensor:
-    """Add up the gradients of a step's mean loss, as many tokens at a time as `config.tokens_at_once` allows.
+    """Accumulate the gradients of a step's mean loss over micro-batches of `config.tokens_at_once` tokens.
 
-    rows: the examples of all workers, (examples,). Returns the loss times the number of workers over the worker's
-    own share: its mean over the workers is that of the step.
+    rows: the examples of all workers, (examples,). Returns this worker's part of the loss times the number of
+    workers, a scalar; its mean over the workers is the loss of the step.
     """
     shares = [
         portions(corpus, share(rows, rank, place.workers), config.tokens_at_once) for rank in range(place.workers)
     ]
     mine, most = shares[place.rank], max(map(len, shares))
-    # FSDP averages gradients over the workers; the loss is a mean over all their supervised tokens.
+    # FSDP averages gradients over the workers. The loss is a mean over the supervised tokens of all of them.
     each = place.workers / corpus.supervised_in(rows)
     total = torch.zeros((), device=place.device)
     for i in range(most):
-        # Layers gather together: who has fewer portions than others takes part in all, with nothing to add.
+        # All-gathers are collective: a worker with fewer micro-batches runs an example with weight 0 instead.
         portion, weight = (mine[i], each) if i < len(mine) else (rows[:1], 0.0)
-        if isinstance(model, FSDPModule):  # gradients meet once a step
+        if isinstance(model, FSDPModule):  # gradients are reduced once per step
             model.set_requires_gradient_sync(i == most - 1)
         loss = weight * summed_loss(model, corpus, portion, place.device, config.packing, distil)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -159,10 +163,11 @@ def _backward(
 
 @torch.no_grad()
 def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: Place) -> float:
-    """The mean loss in nats over all supervised tokens of a corpus; every worker takes its share."""
+    """The mean loss in nats over all supervised tokens of a corpus. Each worker evaluates its share."""
     model.eval()
     total = torch.zeros(1, dtype=torch.float64, device=place.device)
-    # Rows of like length together, and as many batches for every worker, since sharded layers gather together.
+    # Sorted by length against padding. All workers run the same number of batches, since all-gathers are
+    # collective.
     order = np.argsort(corpus.lengths, kind="stable")
     stride = batch_size * place.workers
     with _lean_where_known(model):
@@ -183,38 +188,40 @@ def summed_loss(
     packing: bool | None = None,
     distil: Distillation | None = None,
 ) -> Tensor:
-    """Cross-entropy in nats, summed over the rows' supervised tokens; mixed with a divergence where one distils.
+    """Cross-entropy in nats, summed over the supervised tokens, or its mixture with a divergence from a teacher.
 
-    packing: one row of examples kept apart, or a padded row each; None for what wastes less. Raises TrainingError
-    where a model cannot be packed and has to be.
+    rows: (examples,) indices.
+    packing: pack the examples into one row, or pad each to its own row; None packs if padding exceeds `PADDING`.
+    Raises TrainingError if packing is required but a model does not support it.
     """
     models = [model, distil.teacher] if distil else [model]
+    # Vision models, and models with unknown layers, cannot be packed.
     unknown = [type(each).__name__ for each in models if not packable(each) or corpus.pictures]
     if packing and unknown:
         raise TrainingError(f"{unknown[0]} cannot be packed: leave training.packing out")
-    # Teacher and student are asked in one layout: their tokens must stand in one order.
+    # Teacher and student use the same layout, so that their tokens are in the same order.
     packed = not unknown and (packing or (packing is None and wasted(corpus.lengths_of(rows)) > PADDING))
     answers = _packed_answers if packed else _padded_answers
-    logits, targets = answers(model, corpus, rows, device)
+    logits, targets = answers(model, corpus, rows, device)  # (tokens, vocabulary), (tokens,)
     words = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
     if distil is None:
         return words
     with torch.no_grad():
         teacher, _ = answers(distil.teacher, corpus, rows, device)
-    supervised = targets >= 0
+    supervised = targets >= 0  # (tokens,); padded rows have unsupervised tokens
     return distil.mixed(words, logits[supervised], teacher[supervised])
 
 
 def _padded_answers(model: PreTrainedModel, corpus: Corpus, rows: Any, device: str) -> tuple[Tensor, Tensor]:
-    """Logits, (tokens, vocabulary) float32, and targets, (tokens,), −100 where a token is not supervised.
+    """Logits, (tokens, vocabulary) float32, and targets, (tokens,), for padded rows; −100 if unsupervised.
 
-    Padding stands on the right, where causal attention never looks, so no mask is needed; logits are made only
-    for the columns in which some row is supervised.
+    No mask is needed: padding is on the right, where causal attention does not look. Logits are computed only for
+    columns in which some row is supervised.
     """
     batch = collate(corpus, rows)
-    positions = torch.from_numpy(batch.positions).to(device)
-    inputs = torch.from_numpy(batch.inputs).to(device)
-    targets = torch.from_numpy(batch.targets[:, batch.positions]).to(device)
+    positions = torch.from_numpy(batch.positions).to(device)  # (positions,)
+    inputs = torch.from_numpy(batch.inputs).to(device)  # (rows, length)
+    targets = torch.from_numpy(batch.targets[:, batch.positions]).to(device)  # (rows, positions)
     if packable(model):
         count, length = batch.inputs.shape
         shown = {}
@@ -230,7 +237,7 @@ def _padded_answers(model: PreTrainedModel, corpus: Corpus, rows: Any, device: s
 
 
 def _packed_answers(model: PreTrainedModel, corpus: Corpus, rows: Any, device: str) -> tuple[Tensor, Tensor]:
-    """The same of one row without padding, for the supervised tokens only."""
+    """Logits, (supervised, vocabulary) float32, and targets, (supervised,), for examples packed into one row."""
     batch = pack(corpus, rows)
     inputs, places, positions, targets = (
         torch.from_numpy(array).to(device)
@@ -244,7 +251,7 @@ def _packed_answers(model: PreTrainedModel, corpus: Corpus, rows: Any, device: s
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:
-    """The share of the peak learning rate: a linear rise, then a cosine to zero."""
+    """The learning rate as a fraction of its peak: linear warmup, then cosine decay to zero."""
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
@@ -252,10 +259,10 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 def make_optimiser(model: PreTrainedModel, config: TrainingConfig) -> torch.optim.Optimizer:
-    """The recipe's optimiser over what is trainable; norms' gains are not decayed."""
+    """The recipe's optimizer for the trainable parameters. Parameters with one dimension have no weight decay."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     muon = config.optimiser == "muon"
-    # An embedding's rows are moved one by one, whichever matrix they stand in.
+    # Rows of an embedding are updated independently, so AdamW handles embeddings, tied output heads included.
     tables = {id(p) for part in _tables(model) for p in part.parameters()}
     matrices = [p for p in trainable if muon and p.ndim == 2 and id(p) not in tables]
     orthogonal = set(map(id, matrices))
@@ -272,16 +279,16 @@ def make_optimiser(model: PreTrainedModel, config: TrainingConfig) -> torch.opti
 
 
 def _tables(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The modules that hold a row for each token or place."""
+    """Embeddings and the output head: modules with one row per token or position."""
     return [m for m in model.modules() if isinstance(m, torch.nn.Embedding) or m is model.get_output_embeddings()]
 
 
 def shard(model: PreTrainedModel, place: Place) -> PreTrainedModel:
     """Shard the model over all workers with FSDP2: each layer, then the root. Needs a process group.
 
-    A single worker on CPU keeps the model as it is: there is nothing to share, and gathering from oneself makes
-    a small student's step up to 1.4 times as long (`benchmarks/sharding.py`). The inner model is not sharded by
-    itself: with tied embeddings the root's group owns them.
+    A single CPU worker keeps the model as it is: there is nothing to shard, and all-gathers would only cost time
+    (`benchmarks/sharding.py`). The inner model is not a unit of its own: with tied embeddings they belong to the
+    root.
     """
     if place.workers == 1 and place.device == "cpu":
         return model
@@ -296,8 +303,9 @@ def shard(model: PreTrainedModel, place: Place) -> PreTrainedModel:
 
 
 def matmul_peak(device: str = "cpu", seconds: float = 0.2) -> float:
-    """Measured matrix-multiply rate of this process, in FLOP/s, in what training multiplies there: float32 on CPU,
-    bfloat16 on GPU.
+    """Measured matrix-multiply throughput of this process in FLOP/s: float32 on CPU, bfloat16 on GPU.
+
+    seconds: how long to measure. The best of all repetitions counts.
     """
     size, dtype = (512, torch.float32) if device == "cpu" else (8192, torch.bfloat16)
     a = torch.randn(size, size, device=device, dtype=dtype)
@@ -311,21 +319,23 @@ def matmul_peak(device: str = "cpu", seconds: float = 0.2) -> float:
 
 
 def _waited(result: Tensor) -> None:
-    """Return when it is there; a GPU works on after it was asked."""
+    """Wait until a result has been computed. GPU operations are asynchronous."""
     if result.is_cuda:
         torch.cuda.synchronize(result.device)
 
 
 def _lean_where_known(model: PreTrainedModel) -> AbstractContextManager[object]:
+    """The patched forward pass if the model supports it, else a context that does nothing."""
     return lean(model) if packable(model) else nullcontext()
 
 
 def _whole(norm: Tensor) -> float:
-    """A number that all workers have, or that is spread over them."""
+    """The value of a norm that may be sharded over the workers. Collective if it is."""
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _mean_over_workers(loss: Tensor, workers: int) -> float:
+    """The mean of a scalar over all workers. Collective for more than one."""
     if workers > 1:
         loss = loss.clone()
         dist.all_reduce(loss)

@@ -1,7 +1,8 @@
-"""Muon (Jordan et al. 2024): a matrix moves by its momentum, equally far in all directions; all else by AdamW.
+"""Muon (Jordan et al. 2024): orthogonalised momentum for matrices, AdamW for all other parameters.
 
-torch.optim.Muon takes the same steps, but knows neither AdamW for the rest nor shards, and works matrix by matrix
-in bfloat16, which a CPU without such instructions is slow at. `benchmarks/optimisers.py` times both.
+torch.optim.Muon takes the same steps for matrices, but covers neither the other parameters nor sharded ones. It
+also works in bfloat16 and on one matrix at a time, which is slow on CPUs without bfloat16 instructions.
+`benchmarks/optimisers.py` times both.
 """
 
 from collections import defaultdict
@@ -12,18 +13,18 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 MOMENTUM = 0.9
-RATE = 0.6  # of AdamW's, by the root of a matrix's longer side; 0.2 moves as far as AdamW does (Liu et al. 2025)
+RATE = 0.6  # RMS of an update, in learning rates; 0.2 would match AdamW's (Liu et al. 2025)
 ITERATIONS = 3
-SLICE = 2**24  # numbers of matrices that are taken together
-QUINTIC = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: singular values of almost any size go to about one
+SLICE = 2**24  # elements of the matrices that are orthogonalised together
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al.: most singular values converge to about one
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW, but for the groups marked `matrices`: each parameter there is (rows, columns), whole or sharded."""
+    """AdamW, except for groups marked `matrices`: (rows, columns) parameters, sharded or not."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Take a step. Under FSDP every worker gathers each matrix's update and works it out whole."""
+        """Take a step. Under FSDP every worker gathers each matrix's momentum and computes the full update."""
         assert closure is None
         every = self.param_groups
         for group in every:
@@ -36,6 +37,7 @@ class Muon(torch.optim.AdamW):
             self.param_groups = every
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
+        """Muon's update for a group. Matrices of equal shape are orthogonalised together."""
         alike = defaultdict(list)
         for matrix in group["params"]:
             if matrix.grad is not None:
@@ -50,35 +52,36 @@ class Muon(torch.optim.AdamW):
                     matrix.sub_(_like(matrix, direction), alpha=RATE * longer**0.5 * group["lr"])
 
     def _momentum(self, matrix: Tensor) -> Tensor:
-        """Where a matrix is to go: its gradient and those before, a step ahead (Nesterov), whole."""
+        """Update the running mean of a matrix's gradients. Returns its Nesterov momentum, unsharded."""
         state, gradient = self.state[matrix], matrix.grad
         assert gradient is not None
         if not state:
-            state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(matrix))  # AdamW expects a step
+            state.update(step=torch.tensor(0.0), momentum=torch.zeros_like(matrix))  # AdamW's state has `step`
         state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         ahead = torch.lerp(gradient, state["momentum"], MOMENTUM)
         return ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
 
 
 def orthogonal(matrices: Tensor, iterations: int = ITERATIONS) -> Tensor:
-    """Each matrix with its singular values brought near one, by Newton and Schulz's iteration.
+    """Orthogonalise matrices approximately by a Newton-Schulz iteration: singular values move towards one.
 
-    matrices: (batch, rows, columns), rows ≤ columns. Zero stays zero.
+    matrices: (batch, rows, columns), rows ≤ columns; the shape of the result. A zero matrix stays zero.
     """
     linear, cubic, quintic = QUINTIC
     x: Tensor = matrices / torch.linalg.matrix_norm(matrices, keepdim=True).clamp(min=1e-7)
     for _ in range(iterations):
-        gram = x @ x.mT
+        gram = x @ x.mT  # (batch, rows, rows)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic), x, beta=linear)
     return x
 
 
 def _lying(matrix: Tensor) -> Tensor:
+    """The matrix, transposed if it has more rows than columns."""
     return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
 
 
 def _like(matrix: Tensor, direction: Tensor) -> Tensor:
-    """A whole matrix as another one stands, and as it is sharded; nothing is sent."""
+    """Undo `_lying` for an update and shard it like the matrix. Workers hold all of it, so nothing is sent."""
     if matrix.shape[0] > matrix.shape[1]:
         direction = direction.mT
     if isinstance(matrix, DTensor):

@@ -1,4 +1,4 @@
-"""One run, from a student's first weights to its folder: in a Ray Train worker, or in a process without Ray."""
+"""One run: build a student, train it, evaluate its loss, export it. In a Ray Train worker or without Ray."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -16,12 +16,11 @@ from tsd.training.checkpoints import Checkpoints
 from tsd.training.corpus import Corpus
 from tsd.training.distillation import Distillation
 from tsd.training.loop import Place, Progress, evaluate, make_optimiser, matmul_peak, shard, train
-
-Run = Mapping[str, Any]  # what is known of a run before it starts: its id, student, examples and seed
+from tsd.training.runs import RunRecord, RunSpec
 
 
 def learn(
-    run: Run,
+    run: RunSpec,
     tokenizer: PreTrainedTokenizerBase,
     corpora: Mapping[str, Corpus],
     settings: TrainingConfig,
@@ -33,15 +32,18 @@ def learn(
     tell: Callable[[Progress], None],
     report: Callable[[Progress], None],
     teacher: Distillation | None = None,
-) -> tuple[PreTrainedModel, dict[str, Any], Progress]:
-    """Train a run's student and measure it. Needs a process group. Returns it with its record and its last step.
+) -> tuple[PreTrainedModel, RunRecord, Progress]:
+    """Train the student of a run and evaluate its held-out loss. Needs a process group.
 
-    corpora: by split, train and validation. started: when the run began, of `time.perf_counter`. resume: loads the
-    last checkpoint, where there is one, and says how far it is. keep, tell: as of `Checkpoints`.
+    corpora: by split, `train` and `validation`.
+    started: start time of the run, from `time.perf_counter`.
+    resume: loads the last checkpoint if there is one, and returns its progress.
+    keep, tell: see `Checkpoints`. report: see `train`. teacher: for knowledge distillation.
+    Returns the model, the record of the run (a row of the runs table without scores) and its final progress.
     """
-    student = Student.model_validate(run["student"])
+    student = run.student
     divide = partial(shard, place=place)
-    model = students.build(student, tokenizer, run["seed"], settings.max_length, divide, place.device)
+    model = students.build(student, tokenizer, run.seed, settings.max_length, divide, place.device)
     sizes = students.parameter_counts(model)
     peak = matmul_peak(place.device)
     optimiser = make_optimiser(model, settings)
@@ -55,7 +57,7 @@ def learn(
             corpora["train"],
             settings,
             learning_rate=students.learning_rate(student),
-            seed=run["seed"],
+            seed=run.seed,
             place=place,
             optimiser=optimiser,
             progress=progress,
@@ -68,28 +70,29 @@ def learn(
     seen = progress.tokens, progress.supervised, float(corpora["train"].lengths.mean())
     own = students.training_flops(model, sizes[1], *seen)
     taught = students.forward_flops(teacher.teacher, *seen) if teacher else None
-    record = {
-        "run_id": run["run_id"],
-        "student": student.name,
-        "view": student.view,
-        "parameters": sizes[0],
-        "parameters_without_embeddings": sizes[1],
-        "examples": run["examples"],
-        "tokens": progress.tokens,
-        "supervised_tokens": progress.supervised,
-        "flops": own,
-        "flops_6nd": 6.0 * sizes[1] * progress.tokens,
-        "distilled_from": student.distil.teacher if student.distil else None,
-        "teacher_flops": taught,
-        "steps": progress.step,
-        "stopped_early": progress.stopped,
-        "seed": run["seed"],
-        "validation_loss": loss,
-        "train_seconds": progress.seconds,
-        "tokens_per_second": progress.tokens / progress.seconds,
-        "utilisation": (own + (taught or 0.0)) / progress.seconds / (peak * place.workers),
-        "ready_seconds": ready,
-    }
+    record = RunRecord(
+        run_id=run.run_id,
+        student=student.name,
+        view=student.view,
+        precision=run.precision,
+        parameters=sizes[0],
+        parameters_without_embeddings=sizes[1],
+        examples=run.examples,
+        tokens=progress.tokens,
+        supervised_tokens=progress.supervised,
+        flops=own,
+        flops_6nd=6.0 * sizes[1] * progress.tokens,
+        distilled_from=student.distil.teacher if student.distil else None,
+        teacher_flops=taught,
+        steps=progress.step,
+        stopped_early=progress.stopped,
+        seed=run.seed,
+        validation_loss=loss,
+        train_seconds=progress.seconds,
+        tokens_per_second=progress.tokens / progress.seconds,
+        utilisation=(own + (taught or 0.0)) / progress.seconds / (peak * place.workers),
+        ready_seconds=ready,
+    )
     return model, record, progress
 
 
@@ -97,22 +100,21 @@ def export(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path | None,
-    run: Run,
-    record: Mapping[str, Any],
+    student: Student,
+    record: RunRecord,
     *,
     task: str,
     length: Any,
     about: Mapping[str, Any],
 ) -> None:
-    """Write a student's folder with its model card. All workers call it; one of them has a folder.
+    """Write a student's folder with its metadata and model card. Collective; one worker passes a folder.
 
-    task, length: what it was taught, on series of how many points. about: the study, its recipe's digest and the
+    task, length: what it was trained on, and points per series. about: the study, its recipe's digest and the
     teacher.
     """
-    student = Student.model_validate(run["student"])
     alone = student.lora is not None and student.lora.export == "adapter"
     whence = {**about, "source": student.source, "adapters": student.lora is not None, "alone": alone}
-    learnt = {name: value for name, value in record.items() if name != "ready_seconds"}
+    learnt = {name: value for name, value in record.as_dict().items() if name != "ready_seconds"}
     said = {"run": learnt, "length": length, "task": task, "view": student.view, "about": whence}
     students.export(model, tokenizer, folder, said, alone)
     if folder is not None:
@@ -120,7 +122,7 @@ def export(
 
 
 def metrics(progress: Progress) -> dict[str, float]:
-    """What is told of a run on its way."""
+    """The metrics reported during a run."""
     return {
         "step": progress.step,
         "share": 1.0 if progress.stopped else progress.step / progress.steps,

@@ -1,4 +1,4 @@
-"""Sentences -> where the maximum and the minimum lie. The rules are in the package."""
+"""Parse the positions of maximum and minimum from sentences. See the package docstring for the rules."""
 
 import re
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ _WHOLE = (
 )
 _COUPLED = r" ?(?:,? and|/|&|,? as well as) ?(?:the |its )?(?:global |overall |absolute )?"
 _EVENT = re.compile(
-    # Matched without a name, so passed over: a place denied, of a part or too coarse; a mere landmark.
+    # Matches without a group name are ignored: negated places, places of a part, coarse places, landmarks.
     rf"{NEGATION}(?: (?!and|but|while)[\w-]+){{0,4}}? {_PLACE}\b"
     rf"|\b(?:{_PLACE}(?: (?:part|portion|section|segment|phase))? of (?!{_WHOLE})[\w-]+(?: [\w-]+)?"
     r"|(?:first|second|last|latter|former|final) (?:half|third|two thirds)"
@@ -50,9 +50,9 @@ _SUBJECTS = {
 _ORDER = re.compile(rf"\b(?:(?P<maximum>{MAXIMUM})|(?P<minimum>{MINIMUM}))\b")
 
 
-@lru_cache(maxsize=1024)  # asked twice of each text, once for each extremum
+@lru_cache(maxsize=1024)  # called twice per text, once per extremum
 def read_extrema(text: str) -> dict[str, Reading]:
-    """The place that is said of the maximum and of the minimum."""
+    """The stated position of the maximum and of the minimum. text: normalised, see `normal`."""
     events = [event.lastgroup for event in _EVENT.finditer(text) if event.lastgroup]
     if "respectively" in text:
         said = _in_order([event for event in events if event in PLACES], text)
@@ -66,6 +66,7 @@ def read_extrema(text: str) -> dict[str, Reading]:
 
 
 def _one_place(places: set[str]) -> Reading:
+    """A reading from the positions stated for one extremum: exactly one is a label."""
     if len(places) == 1:
         return Reading(next(iter(places)))
     if not places:
@@ -74,7 +75,7 @@ def _one_place(places: set[str]) -> Reading:
 
 
 def _in_order(places: list[str], text: str) -> dict[str, set[str]]:
-    """ "The maximum and minimum are at the end and beginning, respectively." """
+    """Positions by order: "The maximum and minimum are at the end and beginning, respectively." """
     subjects = list(dict.fromkeys(found.lastgroup or "" for found in _ORDER.finditer(text)))
     said: dict[str, set[str]] = {"maximum": set(), "minimum": set()}
     if len(subjects) == len(places) == 2:
@@ -83,9 +84,10 @@ def _in_order(places: list[str], text: str) -> dict[str, set[str]]:
 
 
 def _by_clause(events: list[str]) -> dict[str, set[str]]:
+    """Positions by extremum, clause by clause. events: group names of `_EVENT` in the order of the text."""
     said: dict[str, set[str]] = {"maximum": set(), "minimum": set()}
     subject: tuple[str, ...] | None = None
-    waiting: list[str] = []  # places named before any extremum: "At the end, the maximum is reached"
+    waiting: list[str] = []  # positions before any extremum: "At the end, the maximum is reached"
     for clause in _clauses(events):
         for place, extrema in _attach(clause, subject):
             if extrema is None:
@@ -103,6 +105,7 @@ def _by_clause(events: list[str]) -> dict[str, set[str]]:
 
 
 def _clauses(events: list[str]) -> Iterable[list[str]]:
+    """Split events at conjunctions and punctuation."""
     clause: list[str] = []
     for event in events:
         if event in ("clause", "stop"):
@@ -114,7 +117,10 @@ def _clauses(events: list[str]) -> Iterable[list[str]]:
 
 
 def _attach(clause: list[str], subject: tuple[str, ...] | None) -> Iterable[tuple[str, tuple[str, ...] | None]]:
-    """Pair each place of a clause with its extrema: those before it, or after it if a place comes first."""
+    """Pair each position of a clause with its extrema: the preceding ones, or the following if it comes first.
+
+    Yields None for the extrema if neither exists. subject: extrema of the clause before.
+    """
     place_first = bool(clause) and clause[0] not in _SUBJECTS
     for index, event in enumerate(clause):
         if event in _SUBJECTS:

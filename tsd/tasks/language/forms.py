@@ -1,4 +1,4 @@
-"""A reply -> the text that it has on each topic, whatever its form: JSON, fenced, broken or prose."""
+"""Split a response into text per topic, whatever its form: JSON, fenced JSON, broken JSON or prose."""
 
 import json
 import re
@@ -7,13 +7,13 @@ from itertools import islice
 
 from tsd.tasks.language.words import DOWN, FLAT, MAXIMUM, MINIMUM, UP
 
-PROSE_TOPICS = frozenset({"trend", "noise", "extrema"})  # what free sentences can be told apart by
+PROSE_TOPICS = frozenset({"trend", "noise", "extrema"})  # topics by which free sentences can be told apart
 NO_JSON = "not a JSON object"
 _BROKEN_JSON = "not a whole JSON object"
 
-_DECODER = json.JSONDecoder(strict=False)  # teachers put raw line breaks into strings
+_DECODER = json.JSONDecoder(strict=False)  # not strict: teachers put raw line breaks into strings
 _BRACE = re.compile(r"\{")
-_MOST_BRACES = 8  # prose may hold a brace or two before the reply; more would make hostile text slow
+_MOST_BRACES = 8  # prose may hold a few braces before the object; a limit keeps parsing of hostile text fast
 _PAIR = re.compile(r'"([\w ]{1,30})"\s*:\s*"((?:[^"\\]|\\.)*+)"', re.DOTALL)
 _WHOSE = re.compile(r"(first|second)(?: series)?(?: |$)")
 _KEY = re.compile(
@@ -26,7 +26,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def topics_of(text: str, known: Collection[str]) -> tuple[dict[str, str], str | None]:
-    """The text on each of the known topics that the reply has, and what is wrong with its form, if anything."""
+    """The text on each of the known topics, and what is wrong with the response's form (None if nothing)."""
     for brace in islice(_BRACE.finditer(text), _MOST_BRACES):
         try:
             value, _ = _DECODER.raw_decode(text, brace.start())
@@ -40,12 +40,12 @@ def topics_of(text: str, known: Collection[str]) -> tuple[dict[str, str], str | 
 
 
 def topics_in(value: Mapping[str, object], known: Collection[str]) -> set[str]:
-    """Which of the known topics the keys of an object mean."""
+    """The known topics that the keys of an object stand for."""
     return set(_by_topic(value.items(), known))
 
 
 def sentences(text: str, known: Sequence[str]) -> list[str]:
-    """A reply as plain sentences, in the order of the topics for JSON and as written for prose."""
+    """A response as plain sentences: in the order of the topics for JSON, as written for prose."""
     topics, problem = topics_of(text, known)
     said = [text] if problem == NO_JSON else [topics[topic] for topic in known if topic in topics]
     parts = (" ".join(part.split()) for value in said for part in _SENTENCE_END.split(value))
@@ -53,6 +53,7 @@ def sentences(text: str, known: Sequence[str]) -> list[str]:
 
 
 def _by_topic(pairs: Iterable[tuple[str, object]], known: Collection[str]) -> dict[str, str]:
+    """Text by topic from key-value pairs. Texts of the same topic are joined."""
     topics: dict[str, list[str]] = {}
     for topic, said in _named(pairs, known, ""):
         topics.setdefault(topic, []).append(said)
@@ -60,7 +61,7 @@ def _by_topic(pairs: Iterable[tuple[str, object]], known: Collection[str]) -> di
 
 
 def _named(pairs: Iterable[tuple[str, object]], known: Collection[str], whose: str) -> Iterator[tuple[str, str]]:
-    """Topic and text of each pair; a key may name one of two series, as may the key of an object around it."""
+    """Topic and text of each pair. A key, or the key of an enclosing object, may name one of two series."""
     for key, value in pairs:
         name = " ".join(key.lower().replace("_", " ").split())
         series = _WHOSE.match(name)
@@ -74,7 +75,7 @@ def _named(pairs: Iterable[tuple[str, object]], known: Collection[str], whose: s
 
 
 def _topic(name: str) -> tuple[str, str]:
-    """The topic that a key means, and what has to be said before its text to keep the key's sense."""
+    """The topic of a key, and a prefix for its text that keeps the key's meaning."""
     means = _KEY.fullmatch(name)
     if means is None:
         return name, ""
@@ -83,7 +84,7 @@ def _topic(name: str) -> tuple[str, str]:
 
 
 def _plain(value: object, depth: int = 0) -> str:
-    """A JSON value as prose: {"maximum": "end"} reads "maximum: end"."""
+    """A JSON value as prose: {"maximum": "end"} becomes "maximum: end"."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and depth < 4:
@@ -93,7 +94,7 @@ def _plain(value: object, depth: int = 0) -> str:
     return str(value) if isinstance(value, int | float) else ""
 
 
-# ---- Prose: every piece of a sentence goes to the topic that it names
+# ---- Prose: each piece of a sentence is assigned to the topic that it names
 
 _PIECE = re.compile(r"([,;]|\b(?:and|with|while|whereas|but)\b)", re.IGNORECASE)
 _MARKUP = re.compile(r"[*#`]+")
@@ -106,7 +107,7 @@ _HEAD = re.compile(
 
 
 def _from_prose(text: str) -> dict[str, str]:
-    """Attribute free sentences; a piece that names no topic goes with the piece before it."""
+    """Text by topic from free sentences. A piece that names no topic is assigned to the topic before it."""
     topics: dict[str, list[str]] = {}
     for sentence in _SENTENCE_END.split(_COLON.sub(": ", _MARKUP.sub("", text))):
         topic, waiting = None, ""

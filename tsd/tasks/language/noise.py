@@ -1,4 +1,4 @@
-"""Sentences -> how strong the noise is said to be. The rules are in the package."""
+"""Parse the noise level from sentences. See the package docstring for the rules."""
 
 import re
 
@@ -18,7 +18,7 @@ _BETWEEN = r"(?:(?:and |but |or )?(?!(?:nois|and|but|or|to|with|around|about|in|
 
 
 def _level_of(noun: str) -> re.Pattern[str]:
-    """A level that is said of the noun: "small but frequent swings", "swings are small"."""
+    """A pattern for a level that describes the noun: "small but frequent swings", "swings are small"."""
     return re.compile(
         rf"\b{_ANY_LEVEL}(?:[ -](?:to|and|or)[ -]{_ANY_LEVEL})?[ -]{_BETWEEN}{noun}"
         rf"|\b{noun} (?:is|are|being|remains?|appears?) (?:\w+ly )?{_ANY_LEVEL}\b"
@@ -55,7 +55,7 @@ _HOW_NOISY = re.compile(
 
 
 def read_noise(text: str) -> Reading:
-    """The level that is said of the noise, or of the fluctuations where none is said of the noise."""
+    """The noise level stated for the noise, or for fluctuations if none is stated for the noise."""
     if not text:
         return NOT_MENTIONED
     text = _NEGATED_LEVEL.sub(" ", _NO_NOISE.sub("noise is low", text))

@@ -1,4 +1,4 @@
-"""Sentences about two series -> how often they cross and which lies above. The rules are in the package."""
+"""Parse intersections and relative position of two series. See the package docstring for the rules."""
 
 import re
 
@@ -61,7 +61,7 @@ _COUNTS = {
         rf"|^{_EXACTLY}(?:(?:{_SEVERAL} times|twice)\b(?! as)|{_SEVERAL}\.?$)"
     ),
 }
-# What makes a count one of a part: "no crossing until the end", "once at the beginning and again at the end".
+# Patterns that limit a count to a part: "no crossing until the end", "once at the start and again at the end".
 _OF_A_PART = {
     "none": re.compile(
         r"\b(?:until|till|before|after|except|besides|apart from|aside from|beyond|but one|again"
@@ -99,7 +99,7 @@ _PARTLY = re.compile(
     r"|whether|unclear|uncertain|cannot|vice versa"
     r"|(?:between|from|near|around|during|since|past) (?:\w+ ){0,2}\d+"
     r"|(?:first|second)(?: series)? (?:and|or|nor) (?:the )?(?:first|second))\b"
-    # "rises above" and "trends lower" tell of a move, "peaks higher" of a point
+    # "rises above" and "trends lower" describe a movement, "peaks higher" a point
     r"|\b(?:ris|climb|grow|go|mov|jump|cross|com|shoot|push|edg|drift|head|trend|drop|fall|dip|sink|plung|slip|peak"
     rf"|reach|spik|swing|becom|get)(?:e?s|ing|e)? (?:\w+ )?(?:{_ABOVE}|{_BELOW})\b"
 )
@@ -110,7 +110,10 @@ _ANOTHER_THING = (
 
 
 def _lies(whose: str, where: str, other: str) -> str:
-    """The series named last before the word lies there, if the word's object is the other series or unsaid."""
+    """A pattern for `whose` series being `where`, if the comparison is with the other series or implicit.
+
+    The series must be the last one named before the word.
+    """
     return (
         rf"\b{whose}\b(?:(?!\b(?:first|second|{_ANOTHER_THING})\b)[^.;])*?\b{where}(?: values| levels?)?\b"
         rf"(?: (?:than |of )?(?:(?:that|those|the (?:values|level|curve|line)) of )?"
@@ -131,7 +134,7 @@ _NO_TURNS = re.compile(rf"{NEGATION} (?:\w+ ){{0,3}}?{_TURNS}\b|\bnon-{_TURNS}\b
 
 
 def read_intersections(text: str) -> Reading:
-    """How often the two series are said to cross: none, one or several."""
+    """How often the two series intersect according to the text: none, one or several."""
     said = _NOT_AGAIN.sub(" ", _NOT_ONE.sub(_without_one, _SERIES.sub("they", text)))
     if vague := _VAGUE.search(said):
         return Reading(None, f"{quote(vague[0])} leaves the count open")
@@ -143,12 +146,12 @@ def read_intersections(text: str) -> Reading:
 
 
 def _without_one(said: re.Match[str]) -> str:
-    """ "Not a single crossing" is no crossing, "never once" is never."""
+    """Rewrite "not a single crossing" as no crossing, and "never once" as never."""
     return "no " if said["not"] else said["never"] or ""
 
 
 def read_position(text: str) -> Reading:
-    """Where the first series is said to lie: above the second, below it, or alternating."""
+    """Position of the first series relative to the second: above, below or alternating."""
     said = _LEAD.sub(" ", _THROUGHOUT.sub("throughout", text))
     said = _APART.sub(" ", _BOTH_SIDES.sub("around", said))
     if partly := _PARTLY.search(said):
@@ -167,6 +170,7 @@ def read_position(text: str) -> Reading:
 
 
 def _one_of(text: str, patterns: dict[str, re.Pattern[str]], nothing: str) -> Reading:
+    """A reading from the one pattern that matches. nothing: the reason if none does."""
     if not text:
         return NOT_MENTIONED
     found = [label for label, pattern in patterns.items() if pattern.search(text)]

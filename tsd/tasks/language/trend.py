@@ -1,4 +1,4 @@
-"""Sentences -> the direction of a series, of the whole or of its thirds. The rules are in the package."""
+"""Parse the direction of a series, or of its thirds, from sentences. See the package docstring for the rules."""
 
 import re
 from collections.abc import Iterator
@@ -38,14 +38,15 @@ _PHASE = re.compile(r"[.,;]|\b(?:then|followed by|before|but|while|whereas|altho
 
 
 def read_trend(text: str) -> Reading:
-    """The direction that is said of the whole series."""
+    """The stated direction of the whole series. text: normalised, see `normal`."""
     if not text:
         return NOT_MENTIONED
     text = _NO_TREND.sub(lambda said: " flat " if said["phase"] else " overall flat ", text)
     text = _NEGATED_TREND.sub(" ", _TREND_ASIDES.sub(" ", text))
     if either := _EITHER_TREND.search(text):
         return Reading(None, f"{quote(either[0])} is no one direction")
-    # "Overall, it rises" is said of the rise; "Overall, it rises, then falls" of neither phase.
+    # "Overall, it rises" states the overall direction; in "Overall, it rises, then falls" neither phase is
+    # overall.
     text = _OPENING.sub(r"\1" if _SUCCESSION.search(text) else r"\1\2", text)
     named, overall = set(), set()
     for phase in _PHASE.split(text):
@@ -79,7 +80,7 @@ _SUBJECT = re.compile(r"\s*(?:it|they|this|there|the)\b")
 
 @lru_cache(maxsize=1024)
 def read_thirds(text: str) -> dict[str, Reading]:
-    """The direction that is said of each third, by name. A clause must name the third and one direction."""
+    """The stated direction of each third, by name. A clause must name the third and one direction."""
     said: dict[str, set[str]] = {third: set() for third in ("beginning", "middle", "end")}
     text = _UP_AND_DOWN.sub(lambda both: both[0].replace(" and ", " or "), _LANDMARK.sub(" ", text))
     for clause in _clauses(text):
@@ -90,12 +91,12 @@ def read_thirds(text: str) -> dict[str, Reading]:
 
 
 def _clauses(text: str) -> Iterator[str]:
-    """The clauses of a text; "in the first third," goes with the clause that it leads."""
+    """The clauses of a text. A lead such as "in the first third," is joined with its clause."""
     parts = _JOINT.split(text)
-    joint, lead = ".", ""  # what stands before the clause; the lead that waits for it
+    joint, lead = ".", ""  # separator before the clause; a pending lead
     for clause, after in zip(parts[::2], [*parts[1::2], "."], strict=True):
         if lead:
-            # Amid a sentence, "in the first third," may as well belong to what stands before it.
+            # In mid-sentence, "in the first third," may belong to the text before it.
             leads = not _THIRD.search(clause) and (joint in ".;" or _SUBJECT.match(clause))
             yield from [f"{lead} {clause}"] if leads else [lead, clause]
             lead = ""

@@ -1,11 +1,11 @@
-"""What all readers share: what a reading is, and the words for directions and extrema in normal text."""
+"""Shared by all parsers: the reading of a facet, and patterns for directions and extrema in normalised text."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a text states of one facet: one of its classes, or None and why."""
+    """The label that a text states for a facet, or None and the reason."""
 
     label: str | None
     why: str = ""
@@ -15,7 +15,7 @@ NOT_MENTIONED = Reading(None, "not mentioned")
 
 
 def normal(text: str) -> str:
-    """Lower case, single spaces, straight apostrophes; a line break ends a sentence."""
+    """Normalise text: lower case, single spaces, straight apostrophes, line breaks as sentence ends."""
     lines = (" ".join(line.split()) for line in text.lower().replace("\u2019", "'").splitlines())
     return ". ".join(line.rstrip(".") for line in lines if line)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from rich.markup import escape
 
-from tsd.cluster.trials import Run
 from tsd.errors import DataError
 from tsd.models import card
 from tsd.progress import Reporter
 from tsd.recipe import Recipe
 from tsd.storage import datasets, folders
+from tsd.training.runs import RunSpec
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class LostStudent:
     before: Mapping[str, Mapping[str, Any]]
 
 
-def restore_records(recipe: Recipe, runs: Sequence[Run], reporter: Reporter) -> dict[str, LostStudent]:
+def restore_records(recipe: Recipe, runs: Sequence[RunSpec], reporter: Reporter) -> dict[str, LostStudent]:
     """Rewrite damaged records, and delete those of incomplete students. Returns the latter, by run id."""
     lost: dict[str, LostStudent] = {}
     records = f"{recipe.folder}/records"
-    for run_id in (run["run_id"] for run in runs):
+    for run_id in (run.run_id for run in runs):
         folder, name = f"{recipe.folder}/students/{run_id}", f"{run_id}.json"
         if folders.read_bytes(records, name) is None:
             continue

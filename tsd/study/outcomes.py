@@ -4,21 +4,30 @@ Reading them does not require Ray's trainer, which takes seconds to import.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from tsd.cluster.trials import Run
+from tsd.errors import DataError
 from tsd.recipe import Recipe
 from tsd.storage import folders
+from tsd.training.runs import RunRecord, RunSpec
 
 FAILURES = "failures.json"  # of training
 SILENT = "undecoded.json"  # why students could not be decoded
 
 
-def finished(recipe: Recipe, runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Return the records of finished runs, by run id."""
-    folder = f"{recipe.folder}/records"
-    records = {run["run_id"]: folders.read_fields(folder, f"{run['run_id']}.json") for run in runs}
-    return {run_id: record for run_id, record in records.items() if record is not None}
+def finished(recipe: Recipe, runs: Sequence[RunSpec]) -> dict[str, RunRecord]:
+    """Return the records of finished runs, by run id. Raises DataError if one is damaged."""
+    folder, records = f"{recipe.folder}/records", dict[str, RunRecord]()
+    for run in runs:
+        name = f"{run.run_id}.json"
+        fields = folders.read_fields(folder, name)
+        if fields is None:
+            continue
+        try:
+            records[run.run_id] = RunRecord(**fields)
+        except TypeError as error:
+            why = str(error).partition(" ")[2]
+            raise DataError(folders.damaged(f"{folder}/{name}", f"it is no record ({why})", folder)) from None
+    return records
 
 
 def forget_checkpoints(recipe: Recipe) -> None:
@@ -31,10 +40,10 @@ def note_failures(recipe: Recipe, failures: Mapping[str, str]) -> None:
     folders.write_json(recipe.folder, FAILURES, dict(failures))
 
 
-def untrained(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
+def untrained(recipe: Recipe, runs: Sequence[RunSpec]) -> dict[str, str]:
     """Return why runs failed in the last training, by run id."""
     failed, done = folders.read_fields(recipe.folder, FAILURES) or {}, finished(recipe, runs)
-    ids = [run["run_id"] for run in runs]
+    ids = [run.run_id for run in runs]
     return {run_id: failed[run_id] for run_id in ids if run_id in failed and run_id not in done}
 
 
@@ -44,12 +53,12 @@ def note_undecoded(recipe: Recipe, failures: Mapping[str, str]) -> None:
         folders.write_json(recipe.folder, SILENT, dict(failures))
 
 
-def undecoded(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
+def undecoded(recipe: Recipe, runs: Sequence[RunSpec]) -> dict[str, str]:
     """Return why students could not be decoded in the last decoding, by run id."""
     failed = folders.read_fields(recipe.folder, SILENT) or {}
-    return {run["run_id"]: failed[run["run_id"]] for run in runs if run["run_id"] in failed}
+    return {run.run_id: failed[run.run_id] for run in runs if run.run_id in failed}
 
 
-def failures(recipe: Recipe, runs: Sequence[Run]) -> dict[str, str]:
+def failures(recipe: Recipe, runs: Sequence[RunSpec]) -> dict[str, str]:
     """Return why runs have no scores, by run id: training or decoding failed."""
     return untrained(recipe, runs) | undecoded(recipe, runs)

@@ -1,0 +1,164 @@
+"""Identity: a run's id follows everything that shapes its weights and nothing else, and so do the other keys."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tsd.recipe import Lora, Recipe, Student, TrainingConfig, load
+from tsd.recipe.section import MACHINE, Section
+from tsd.recipe.training import Distil
+from tsd.storage import datasets
+from tsd.study import identity
+from tsd.tasks import SINGLE
+from tsd.training import runs
+from tsd.training.runs import RunSpec
+
+SPEC = RunSpec(
+    student=Student(name="mine", source="hub/model", learning_rate=1e-3),
+    examples=100,
+    seed=0,
+    training=TrainingConfig(),
+    validation_examples=10,
+    corpus="corpus",
+    tokenizer="tokenizer",
+    precision="float32",
+)
+# Another value of every field. A field that is added to a model must be added here.
+STUDENT: dict[str, Any] = {
+    "name": "other",
+    "size": "0.1M",
+    "source": "hub/other",
+    "lora": Lora(),
+    "view": "plot",
+    "learning_rate": 1e-4,
+    "workers": 2,
+    "gpus": 0.5,
+    "distil": Distil(teacher="hub/teacher"),
+}
+TRAINING: dict[str, Any] = {
+    "epochs": 2,
+    "patience": 1,
+    "batch_size": 16,
+    "tokens_per_batch": 512,
+    "packing": True,
+    "tokens_at_once": 512,
+    "checkpoint_activations": True,
+    "optimiser": "muon",
+    "betas": (0.9, 0.99),
+    "weight_decay": 0.1,
+    "warmup": 0.1,
+    "clip": 0.5,
+    "max_length": 512,
+    "workers": 2,
+    "threads": 2,
+    "gpu": True,
+    "concurrent_trials": 1,
+    "checkpoint_every": 10,
+    "keep_checkpoints": 2,
+    "max_failures": 0,
+}
+OTHERS: dict[str, Any] = {
+    "examples": 200,
+    "seed": 1,
+    "validation_examples": 20,
+    "corpus": "other",
+    "tokenizer": "other",
+    "precision": "bfloat16",
+    "teacher_run": "0.3M-100-s0-01234567",
+}
+BRIEF = ("teacher={kind: rules}", "name=tiny")
+
+
+def changed(section: Section, field: str, value: Any) -> Any:
+    """The same section with one field changed, as it is: not every pair of fields is valid together."""
+    return section.model_copy(update={field: value})
+
+
+@pytest.mark.parametrize("field", Student.model_fields)
+def test_a_students_field_changes_the_id_unless_it_is_the_machines(field: str) -> None:
+    other = replace(SPEC, student=changed(SPEC.student, field, STUDENT[field]))
+    assert (other.run_id != SPEC.run_id) == (Student.shaped_by(field) != MACHINE)
+
+
+@pytest.mark.parametrize("field", TrainingConfig.model_fields)
+def test_a_field_of_training_changes_the_id_unless_it_is_the_machines(field: str) -> None:
+    assert getattr(SPEC.training, field) != TRAINING[field]
+    other = replace(SPEC, training=changed(SPEC.training, field, TRAINING[field]))
+    assert (other.run_id != SPEC.run_id) == (TrainingConfig.shaped_by(field) != MACHINE)
+
+
+@pytest.mark.parametrize("model", [Lora, Distil])
+def test_every_field_of_an_adapter_or_of_distillation_changes_the_id(model: type[Section]) -> None:
+    name = "lora" if model is Lora else "distil"
+    section = Lora() if model is Lora else Distil(teacher="hub/teacher")
+    spec = replace(SPEC, student=changed(SPEC.student, name, section))
+    values: dict[str, Any] = {"r": 8, "alpha": 16, "targets": ("q_proj",), "export": "adapter"}
+    values |= {"teacher": "hub/b", "divergence": "reverse", "weight": 0.25, "temperature": 2.0, "beta": 0.25}
+    for field in model.model_fields:
+        other = replace(spec, student=changed(spec.student, name, changed(section, field, values[field])))
+        assert other.run_id != spec.run_id, field
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(RunSpec)])
+def test_every_other_field_of_a_specification_changes_the_id(field: str) -> None:
+    if field not in ("student", "training"):
+        assert replace(SPEC, **{field: OTHERS[field]}).run_id != SPEC.run_id
+
+
+def test_another_version_of_the_training_code_makes_other_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = replace(SPEC).run_id
+    monkeypatch.setattr(runs, "VERSION", runs.VERSION + 1)
+    assert replace(SPEC).run_id != before
+
+
+def planned(*changes: str) -> dict[str, RunSpec]:
+    """The runs of a study by id."""
+    return {run.run_id: run for run in identity.plan_runs(load("laptop", [*BRIEF, *changes]), "examples")}
+
+
+def test_a_study_that_grows_keeps_its_runs_and_only_adds_some() -> None:
+    before = planned("students.sizes=[0.03M]", "students.volumes=[100]")
+    for change in (
+        ("students.sizes=[0.03M, 0.1M]", "students.volumes=[100]"),
+        ("students.sizes=[0.03M]", "students.volumes=[100, 9000]"),
+        ("students.sizes=[0.03M, {name: eyes, size: 0.03M, view: plot}]", "students.volumes=[100]"),
+        ("students.sizes=[0.03M]", "students.volumes=[100]", "students.seeds=[0, 1, 2]"),
+    ):
+        assert before.keys() < planned(*change).keys()
+
+
+def test_students_that_see_plots_have_a_vocabulary_of_their_own() -> None:
+    text, image = planned(
+        "students.sizes=[0.03M, {name: eyes, size: 0.03M, view: plot}]",
+        "students.volumes=[100]",
+        "students.seeds=[0]",
+    ).values()
+    assert text.tokenizer != image.tokenizer
+
+
+def test_gpus_train_in_another_precision_and_make_other_runs() -> None:
+    cpu, gpu = planned(), planned("training.gpu=true")
+    assert not cpu.keys() & gpu.keys()
+    assert {run.precision for run in gpu.values()} == {"bfloat16"}
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> datasets.Dataset:
+    """A table of no series."""
+    schema = SINGLE.tables.series
+    datasets.write_part(str(tmp_path), 0, schema.empty_table(), schema, "key")
+    return datasets.commit(str(tmp_path), schema, "key", 1, {})
+
+
+def test_predictions_of_another_engine_are_others(series: datasets.Dataset) -> None:
+    def key(*changes: str, student: Student = SPEC.student) -> str:
+        recipe: Recipe = load("laptop", [*BRIEF, *changes])
+        return identity.predictions_key(recipe, replace(SPEC, student=student), series)
+
+    assert key() == key("evaluation.workers=1", "training.threads=2")
+    assert key() != key("evaluation.vllm=true")
+    assert key("evaluation.vllm=true") != key("evaluation.vllm=true", "training.gpu=true")
+    scratch = Student(name="0.03M")
+    assert key(student=scratch) == key("evaluation.vllm=true", student=scratch)

@@ -1,0 +1,117 @@
+"""Identity of every artefact of a study. A key is a hash of all that shapes an artefact's bytes.
+
+Settings that only concern machines are in no key. A folder whose key differs was made from another recipe, by
+another version of the code, or from other data.
+"""
+
+import importlib.util
+from typing import Any, Literal
+
+from tsd import curation
+from tsd.generation import generator
+from tsd.recipe import ModelTeacher, Recipe, Student
+from tsd.storage import datasets, keys
+from tsd.storage.schemas import fingerprint
+from tsd.training.runs import VERSION, Precision, RunSpec
+
+Engine = Literal["greedy", "vllm"]
+
+
+def series_key(recipe: Recipe) -> str:
+    """Key of the series: generator, seed and the recipe's section."""
+    asked = [recipe.task, recipe.asks.version, fingerprint(recipe.asks.tables.series)]
+    return keys.digest(["series", generator.VERSION, *asked, recipe.seed, recipe.series.model_dump()])
+
+
+def plots_key(recipe: Recipe, series: datasets.Dataset) -> str:
+    """Key of the stored plots."""
+    return keys.digest(["plots", *plots_identity(recipe), series.digest])
+
+
+def plots_identity(recipe: Recipe) -> list[Any]:
+    """What determines a plot besides its series."""
+    from tsd.plots.plotter import VERSION  # matplotlib is slow to import
+
+    return [recipe.plots.identity, VERSION]
+
+
+def annotations_key(recipe: Recipe, series: datasets.Dataset) -> str:
+    """Key of the annotations: prompt, teacher, plots and series."""
+    looks = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_plots
+    plots = plots_identity(recipe) if looks else []
+    shown = [recipe.asks.version, recipe.teacher.identity, *plots, recipe.seed]
+    return keys.digest(["annotations", *shown, series.digest])
+
+
+def curation_key(recipe: Recipe, series: datasets.Dataset, annotations: datasets.Dataset) -> str:
+    """Key of verdicts, examples and rejects."""
+    parents = {"series": series.digest, "annotations": annotations.digest}
+    return keys.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
+
+
+def tokenizer_key(recipe: Recipe, student: Student, examples: str) -> str:
+    """Key of a student's tokenizer. examples: digest of the examples table.
+
+    Text and vision students have one each. It does not depend on the train sizes, so a study that grows by one
+    keeps its runs. A student with a source brings its own tokenizer.
+    """
+    if student.source:
+        return student.source
+    shaped = [VERSION, recipe.asks.version, recipe.training.max_length, student.looks]
+    return keys.digest(["tokenizer", *shaped, examples])
+
+
+def precision(recipe: Recipe) -> Precision:
+    """Number format in which a study's students are trained."""
+    return "bfloat16" if recipe.training.gpu else "float32"
+
+
+def plan_runs(recipe: Recipe, examples: str) -> list[RunSpec]:
+    """Every run of a study. examples: digest of the examples table."""
+    return [_spec(recipe, *cell, examples) for cell in recipe.students.cells()]
+
+
+def _spec(recipe: Recipe, student: Student, train_size: int, seed: int, examples: str) -> RunSpec:
+    """The specification of one run. A distilled run also names the run that teaches it."""
+    teacher_run = None
+    if (teacher := recipe.students.teacher_of(student)) is not None:
+        most = max(recipe.students.volumes)
+        seeds = recipe.students.seeds_for(most)
+        teacher_run = _spec(recipe, teacher, most, seed if seed in seeds else seeds[0], examples).run_id
+    return RunSpec(
+        student=student,
+        examples=train_size,
+        seed=seed,
+        training=recipe.training,
+        validation_examples=recipe.evaluation.validation_examples,
+        corpus=examples,
+        tokenizer=tokenizer_key(recipe, student, examples),
+        precision=precision(recipe),
+        teacher_run=teacher_run,
+    )
+
+
+def engine_of(recipe: Recipe, student: Student) -> Engine:
+    """The engine that decodes a student.
+
+    vLLM takes full models that were fine-tuned from a source, if the recipe asks for it, or on GPUs where the
+    driver has it. Students from scratch are decoded before an engine would be ready.
+    """
+    if student.source is None or (student.lora and student.lora.export == "adapter"):
+        return "greedy"
+    default = recipe.training.gpu and vllm_is_installed()
+    return "vllm" if (default if recipe.evaluation.vllm is None else recipe.evaluation.vllm) else "greedy"
+
+
+def vllm_is_installed() -> bool:
+    """Whether this process could start a vLLM engine."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def predictions_key(recipe: Recipe, run: RunSpec, series: datasets.Dataset) -> str:
+    """Key of a run's predictions: student, engine and its precision, series and maximum response length."""
+    engine = engine_of(recipe, run.student)
+    computed = precision(recipe) if engine == "vllm" else "float32"
+    asked = recipe.evaluation.model_dump(include={"series", "batch_size"})
+    shaped = [recipe.asks.version, run.run_id, engine, computed, asked, recipe.max_new_tokens]
+    return keys.digest(["predictions", *shaped, series.digest])
