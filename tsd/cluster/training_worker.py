@@ -17,6 +17,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from tsd.cluster import distillation, nodes
 from tsd.cluster.low_overhead import quick_imports
+from tsd.cluster.node_checks import Need
 from tsd.errors import DataError, TrainingError, UserError
 from tsd.recipe import TrainingConfig
 from tsd.storage import datasets, folders
@@ -56,7 +57,7 @@ class TrialSettings:
     """Ids of runs whose teacher failed."""
     own_ray: bool
     """Whether this command started Ray on one machine."""
-    need: nodes.Need | None
+    need: Need | None
     """What each node is checked for before it works."""
     unfit: dict[str, str]
     """Nodes that failed the check, and why."""

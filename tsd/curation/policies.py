@@ -99,9 +99,7 @@ def whole(task: Task, case: Case, config: CurationConfig) -> str | None:
 
 
 def formed(task: Task, case: Case, config: CurationConfig) -> str | None:
-    """Reject responses in another form than the prompt asks for: an object with exactly its keys and text for
-    each.
-    """
+    """Reject responses that are not the object that the prompt asks for: exactly its keys, text for each."""
     if config.form == "any":
         return None
     try:

@@ -1,7 +1,7 @@
-"""Runs in, fitted scaling laws with intervals out: how loss falls with model size and data volume.
+"""Fit scaling laws: loss as a function of model size and training set size, with bootstrap intervals.
 
-In: the size, data volume and loss of each run. Out: a `Law`, its bootstrap intervals and, in words, what
-the runs do not determine. N, D and L may have any unit; the law's A and B are in that unit.
+In: size, training examples or tokens, and loss of each run. Out: a `Law`, its intervals, and notes on what the
+runs do not determine (identifiability). N, D and L may have any units; A and B are in these units.
 """
 
 from collections.abc import Iterable
@@ -16,12 +16,12 @@ Floats = npt.NDArray[np.float64]
 PARAMETERS = ("E", "A", "alpha", "B", "beta")
 FEWEST_RUNS = len(PARAMETERS)
 LARGEST_EXPONENT = 5.0
-# E is kept above exp(-20) of the lowest loss: below it is 0 to any reader, and log E would run away.
+# E is bounded below by exp(-20) of the lowest loss, which is 0 for all purposes; log E would diverge otherwise.
 DEEPEST = 20.0
 
-# Above this correlation of log N and log D, as when every size saw the data in proportion, there is one axis.
+# log N and log D correlated above this, as with D proportional to N, leave one axis only.
 ALIGNED = 0.999
-# A term that falls by less than this share of the lowest loss over all runs does nothing that can be seen.
+# A term that falls by less than this fraction of the lowest loss over all runs has no visible effect.
 FLAT = 1e-3
 
 
@@ -35,52 +35,55 @@ class Law:
     B: float
     beta: float
     objective: float
-    """The summed Huber loss of log L that was reached, over the runs of the fit."""
+    """The minimal summed Huber loss of log L over the fitted runs."""
 
     def predict(self, n: npt.ArrayLike, d: npt.ArrayLike) -> Floats:
-        """The loss at sizes n and volumes d, which broadcast, in the units of the fit."""
+        """The loss for sizes n and training set sizes d, which broadcast, in the units of the fit."""
         size, volume = np.asarray(n, dtype=np.float64), np.asarray(d, dtype=np.float64)
         return np.asarray(self.E + self.A / size**self.alpha + self.B / volume**self.beta)
 
 
 @dataclass(frozen=True)
 class FittedLaw:
-    """A law, how sure its parameters are, and what its runs cannot tell."""
+    """A law with the uncertainty of its parameters and notes on identifiability."""
 
     law: Law
     intervals: dict[str, tuple[float, float]]
-    """By parameter (E, A, alpha, B, beta): the ends of its 95 % bootstrap interval."""
+    """95 % bootstrap interval by parameter (E, A, alpha, B, beta)."""
     runs: int
     resamples: int
-    """How many bootstrap resamples the intervals rest on."""
+    """Bootstrap resamples used for the intervals."""
     note: str
-    """In words, what the runs do not determine; empty where they determine both exponents."""
+    """Identifiability notes: what the runs do not determine. Empty if they determine both exponents."""
 
     @property
     def determined(self) -> bool:
-        """Whether both exponents can be quoted."""
+        """Whether the runs determine both exponents."""
         return not self.note
 
 
 @dataclass(frozen=True)
 class _Runs:
-    """What the objective is evaluated on. Logs are centred, so that the height of a term and its exponent
-    are nearly uncorrelated: L-BFGS then needs no tuning, whatever the units of N, D and L."""
+    """The data of the objective.
+
+    Logarithms are centred, so that the coefficient and the exponent of a term are nearly uncorrelated. L-BFGS then
+    needs no tuning for the units of N, D and L.
+    """
 
     log_n: Floats  # (runs,) log N minus its mean
     log_d: Floats  # (runs,) log D minus its mean
     log_loss: Floats  # (runs,) log L minus its minimum
-    centre: tuple[float, float, float]  # what was taken from log N, log D and log L
-    design: Floats  # (3 * runs, 5): times (a, alpha, b, beta, e), the logs of the law's three terms
+    centre: tuple[float, float, float]  # the offsets of log N, log D and log L
+    design: Floats  # (3 * runs, 5): design @ (a, alpha, b, beta, e) are the logs of the three terms
     delta: float
 
 
 def fit(n: npt.ArrayLike, d: npt.ArrayLike, loss: npt.ArrayLike, *, delta: float = 1e-3) -> Law:
-    """The law that minimises the summed Huber loss of log L (Hoffmann et al. 2022, eq. 3).
+    """Fit a law by minimising the summed Huber loss of log L (Hoffmann et al. 2022, eq. 3).
 
-    n, d, loss: (runs,) positive. delta: from where a residual of log L counts linearly.
-    Exponents are sought from 0 to LARGEST_EXPONENT: a loss that grows with size or data gives 0.
-    Raises ValueError for fewer than five runs, or fewer than two distinct sizes or volumes.
+    n, d, loss: (runs,), positive. delta: residual of log L from which the Huber loss is linear. Exponents are
+    bounded to 0–LARGEST_EXPONENT, so a loss that grows with size or data gives 0. Raises ValueError for fewer than
+    five runs, or fewer than two distinct sizes or training set sizes.
     """
     runs = _centred(n, d, loss, delta)
     return _law(runs, *_minimise(runs, np.ones(len(runs.log_loss)), _grid(runs)))
@@ -89,11 +92,11 @@ def fit(n: npt.ArrayLike, d: npt.ArrayLike, loss: npt.ArrayLike, *, delta: float
 def fit_with_intervals(
     n: npt.ArrayLike, d: npt.ArrayLike, loss: npt.ArrayLike, *, seed: int, resamples: int = 200
 ) -> FittedLaw:
-    """The law with 95 % intervals from a pairs bootstrap over runs (Besiroglu et al. 2024).
+    """Fit a law with 95 % intervals from a pairs bootstrap over runs (Besiroglu et al. 2024).
 
-    n, d, loss: (runs,) positive. seed: of the resampling. resamples: how many are drawn; those that hold a
-    single size or volume cannot be fitted, are left out and mentioned in the note.
-    Raises ValueError as `fit` does.
+    n, d, loss: (runs,), positive. seed: of the resampling. resamples: number drawn. Resamples with a single size
+    or training set size cannot be fitted; they are left out and counted in the note. Raises ValueError as `fit`
+    does, and if no resample can be fitted.
     """
     runs = _centred(n, d, loss, delta=1e-3)
     point, objective = _minimise(runs, np.ones(len(runs.log_loss)), _grid(runs))
@@ -108,10 +111,10 @@ def fit_with_intervals(
 
 
 def compute_optimal(law: Law, flops: float) -> tuple[float, float]:
-    """The size and volume with the lowest loss for a budget (Hoffmann et al. 2022, eq. 4).
+    """The size and training set size with the lowest loss for a compute budget (Hoffmann et al. 2022, eq. 4).
 
-    flops: the budget C = 6·N·D, which holds where the law's N is parameters and its D is *tokens*.
-    Returns (N, D). Raises ValueError where a term of the law does not fall, so that there is no optimum.
+    flops: the budget C = 6·N·D. This requires N in parameters and D in *tokens*. Returns (N, D). Raises ValueError
+    if a term of the law does not decrease, so that there is no optimum.
     """
     if min(law.A, law.alpha, law.B, law.beta) <= 0:
         raise ValueError(f"no optimum: size or data does not lower the loss in {law}")
@@ -126,6 +129,7 @@ def compute_optimal(law: Law, flops: float) -> tuple[float, float]:
 
 
 def _centred(n: npt.ArrayLike, d: npt.ArrayLike, loss: npt.ArrayLike, delta: float) -> _Runs:
+    """Check the runs and centre their logarithms. Raises ValueError as `fit` does."""
     columns = {
         name: np.asarray(column, dtype=np.float64)
         for name, column in {"sizes": n, "volumes": d, "losses": loss}.items()
@@ -138,6 +142,7 @@ def _centred(n: npt.ArrayLike, d: npt.ArrayLike, loss: npt.ArrayLike, delta: flo
 
 
 def _design(log_n: Floats, log_d: Floats) -> Floats:
+    """The design matrix, (3 * runs, 5): rows of the three terms by columns (a, alpha, b, beta, e)."""
     one, none = np.ones_like(log_n), np.zeros_like(log_n)
     of_size = np.stack([one, -log_n, none, none, none], axis=1)
     of_data = np.stack([none, none, one, -log_d, none], axis=1)
@@ -146,6 +151,7 @@ def _design(log_n: Floats, log_d: Floats) -> Floats:
 
 
 def _check(columns: dict[str, Floats]) -> None:
+    """Raise ValueError for columns of different shapes, too few runs, or values without a logarithm."""
     shapes = {column.shape for column in columns.values()}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1:
         raise ValueError(f"sizes, volumes and losses must be three columns of one length, got {shapes}")
@@ -162,9 +168,12 @@ def _check(columns: dict[str, Floats]) -> None:
 
 
 def _grid(runs: _Runs) -> list[Floats]:
-    """Starts that span the plausible: both exponents, E as a share of the lowest loss, and which of the two
-    terms is the larger part of the rest at the centre of the runs. 3·3·3·2 = 54 starts."""
-    middle = np.exp(np.median(runs.log_loss))  # in units of the lowest loss, so never below 1
+    """Starting points for the optimiser: 3·3·2·3 = 54 combinations.
+
+    They vary both exponents, E as a fraction of the lowest loss, and the proportions of the other two terms at the
+    centre of the runs.
+    """
+    middle = np.exp(np.median(runs.log_loss))  # in units of the lowest loss, so at least 1
     exponents, floors, shares = (0.1, 0.4, 1.2), (0.1, 0.5, 0.9), (0.2, 0.8)
     return [
         np.array([np.log(share * rest), alpha, np.log((1 - share) * rest), beta, np.log(middle - rest)])
@@ -174,18 +183,18 @@ def _grid(runs: _Runs) -> list[Floats]:
 
 
 def _nearby(runs: _Runs, point: Floats) -> list[Floats]:
-    """Starts for a resample: the fit of all runs, and a shallow and a steep law away from it."""
+    """Starting points for a resample: the fit of all runs, and the first and last of the grid."""
     grid = _grid(runs)
     return [point, grid[0], grid[-1]]
 
 
 def _minimise(runs: _Runs, weights: Floats, starts: Iterable[Floats]) -> tuple[Floats, float]:
-    """The best end of L-BFGS over the starts, and its summed Huber loss.
+    """The best result of L-BFGS over all starting points, and its summed Huber loss.
 
-    weights: (runs,) how often each run counts. A start is (a, alpha, b, beta, e), a and b being the logs of
-    the terms at the centre of the runs.
+    weights: (runs,) multiplicity of each run. starts: (a, alpha, b, beta, e) each, with a and b the logs of the
+    terms at the centre of the runs.
     """
-    from scipy.optimize import minimize  # a second that a command without laws need not spend
+    from scipy.optimize import minimize  # slow import that commands without laws do not need
 
     span = float(runs.log_loss.max()) + DEEPEST
     height, exponent = (-span, span), (0.0, LARGEST_EXPONENT)
@@ -206,22 +215,24 @@ def _minimise(runs: _Runs, weights: Floats, starts: Iterable[Floats]) -> tuple[F
 
 
 def _objective(theta: Floats, runs: _Runs, weights: Floats) -> tuple[float, Floats]:
-    """The weighted Huber loss of log L in units of delta², and its gradient.
+    """The weighted Huber loss of log L in units of delta², and its gradient (5,).
 
-    In that unit a residual of delta costs 1/2, so that L-BFGS's tolerances mean the same for every delta.
+    In these units a residual of delta costs 1/2, so that L-BFGS's tolerances have the same meaning for every
+    delta.
     """
     terms = (runs.design @ theta).reshape(3, -1)  # (3, runs): the logs of A/N^alpha, B/D^beta and E
     top = terms.max(axis=0)
     scaled = np.exp(terms - top)
     total = scaled.sum(axis=0)
-    residual = (top + np.log(total) - runs.log_loss) / runs.delta  # (runs,) in deltas
-    slope = np.minimum(np.maximum(residual, -1), 1)  # the derivative of the Huber loss
+    residual = (top + np.log(total) - runs.log_loss) / runs.delta  # (runs,) in units of delta
+    slope = np.minimum(np.maximum(residual, -1), 1)  # derivative of the Huber loss
     value = weights @ (slope * (residual - slope / 2))
-    pull = scaled * (weights * slope / (runs.delta * total))  # (3, runs), by the log of each term
+    pull = scaled * (weights * slope / (runs.delta * total))  # (3, runs), gradient by the log of each term
     return float(value), pull.ravel() @ runs.design
 
 
 def _law(runs: _Runs, theta: Floats, objective: float) -> Law:
+    """The law of optimised, centred parameters, in the original units."""
     a, alpha, b, beta, e = (float(value) for value in theta)
     log_n, log_d, log_loss = runs.centre
     return Law(
@@ -235,23 +246,25 @@ def _law(runs: _Runs, theta: Floats, objective: float) -> Law:
 
 
 def _draws(count: int, seed: int, resamples: int) -> Floats:
-    """(resamples, runs): how often each run was drawn when as many runs were drawn with replacement."""
+    """Bootstrap weights, (resamples, runs): how often each run is drawn with replacement."""
     random = np.random.default_rng(seed)
     return random.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
 
 
 def _fittable(runs: _Runs, counts: Floats) -> bool:
+    """Whether a resample has at least two distinct sizes and training set sizes."""
     drawn = counts > 0
     return min(np.unique(runs.log_n[drawn]).size, np.unique(runs.log_d[drawn]).size) >= 2
 
 
 def _ends(values: list[float]) -> tuple[float, float]:
+    """The bounds of a central 95 % interval."""
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
 def _doubts(runs: _Runs, law: Law, intervals: dict[str, tuple[float, float]], lost: int) -> list[str]:
-    """What keeps the exponents from being quoted, each in words."""
+    """Identifiability notes: reasons not to quote an exponent, each as a phrase. lost: unusable resamples."""
     doubts = []
     log_n, log_d, lowest = runs.log_n + runs.centre[0], runs.log_d + runs.centre[1], np.exp(runs.centre[2])
     for name, height, exponent, what, logs in (
@@ -259,7 +272,7 @@ def _doubts(runs: _Runs, law: Law, intervals: dict[str, tuple[float, float]], lo
         ("beta", law.B, law.beta, "volumes", log_d),
     ):
         fall = np.ptp(height * np.exp(-exponent * logs)) / lowest
-        # Two levels give one difference for a height and an exponent: a perfect fit would prove nothing.
+        # Two levels give one difference for a coefficient and an exponent, so a perfect fit proves nothing.
         if np.unique(logs).size < 3:
             doubts.append(f"{name} rests on two distinct {what}, where any value of it fits as well")
         elif fall < FLAT:

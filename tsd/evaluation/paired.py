@@ -1,7 +1,7 @@
-"""Words or a bigger student, numbers or a plot: students that differ in one thing alone, side by side.
+"""Paired comparisons of students that differ in one respect: SFT vs. distillation, text vs. image.
 
-In: for each seed, the held-out loss of both and what they got right on the same test series. Out: means and the
-95 % intervals of their differences. It reads no table and loads no model.
+In: for each seed, both held-out losses and results on the same test series. Out: means over seeds, and 95 %
+intervals of the differences. No tables are read and no models loaded.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,28 +16,28 @@ from tsd.evaluation.intervals import Interval, crossed_mean, small_mean
 
 @dataclass(frozen=True)
 class Learned:
-    """What came of a run."""
+    """The results of one run."""
 
     loss: float
-    """Held out, of words, in nats."""
-    right: npt.NDArray[np.float64]  # (series,) the share of facets, the series in an order that all runs share
-    all_right: npt.NDArray[np.float64]  # (series,) 1 where all facets are, else 0
+    """Held-out SFT loss in nats."""
+    right: npt.NDArray[np.float64]  # (series,) fraction of correct facets, the same series for all runs
+    all_right: npt.NDArray[np.float64]  # (series,) 1 for an exact match of all facets, else 0
     flops: float
-    """Of its training, its teacher's forward passes included."""
+    """Training FLOPs, a teacher's forward passes included."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of one student and of another: means over seeds."""
+    """A score of two students: means over seeds, and their difference."""
 
     first: float
     second: float
     apart: Interval | None
-    """The second minus the first; None where a single seed tells nothing of others."""
+    """The second minus the first; None for a single seed, which gives no interval."""
 
     @property
     def sign(self) -> int:
-        """1 where the second's is higher, −1 where it is lower, 0 where that cannot be told."""
+        """1 if the second is significantly higher, −1 if lower, 0 if there is no significant difference."""
         if self.apart is None:
             return 0
         return int(self.apart.low > 0) - int(self.apart.high < 0)
@@ -45,7 +45,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A student beside one that differs from it in one thing alone, on one volume."""
+    """A student and its counterpart with one difference, on one number of training examples."""
 
     first: str
     second: str
@@ -53,19 +53,19 @@ class Comparison:
     seeds: int
     loss: Difference
     right: Difference
-    """The share of facets that are right."""
+    """Fraction of correct facets."""
     all_right: Difference
-    """The share of series of which all facets are right."""
+    """Exact match of all facets."""
     flops: float
-    """How many times the FLOPs of the first the second took, without the own training of a teacher that it had."""
+    """Ratio of the second's FLOPs to the first's. The training of a teacher is not included."""
 
 
 def compare(
     names: tuple[str, str], examples: int, first: Mapping[int, Learned], second: Mapping[int, Learned]
 ) -> Comparison | None:
-    """Two students on one volume, paired by seed and by series; None where they share no seed.
+    """Compare two students on one number of examples, paired by seed and series. None without common seeds.
 
-    names: of both. first, second: their runs by seed.
+    names: of both. first, second: runs by seed.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
@@ -88,9 +88,10 @@ def compare(
 
 
 def at_flops(runs: Iterable[Learned], flops: float) -> Learned | None:
-    """What runs of one student on several volumes say of one that takes so many FLOPs.
+    """Iso-FLOP interpolation: the results of one student at a given number of training FLOPs.
 
-    Linear in the logarithm of the FLOPs, between the nearest runs on either side; None where one side has none.
+    runs: of different numbers of examples. Linear in log FLOPs between the nearest runs on either side; None if
+    there is none on one side.
     """
     below, above = None, None
     for run in sorted(runs, key=lambda run: run.flops):
@@ -110,6 +111,6 @@ def at_flops(runs: Iterable[Learned], flops: float) -> Learned | None:
 
 
 def _crossed(scores: npt.NDArray[np.float64]) -> Difference:
-    """scores: (seeds, 2, series)."""
+    """The difference of paired scores. scores: (seeds, 2, series)."""
     first, second = scores.mean((0, 2)).tolist()
     return Difference(first, second, crossed_mean(scores[:, 1] - scores[:, 0]))

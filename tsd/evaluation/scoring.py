@@ -1,7 +1,7 @@
-"""Predictions and truth in, accuracies with 95 % intervals out, and the baselines they must beat.
+"""Score predictions: accuracies with 95 % intervals, and baselines.
 
-In: rows with a `labels` and a `truth` struct, one field a facet of the task. Out: plain floats by score.
-It does not read text: what a reply says was turned into labels before it came here.
+In: rows with a `labels` and a `truth` struct, one field per facet of the task. Out: intervals or floats by score.
+Responses have been parsed to labels before.
 """
 
 from collections import Counter, defaultdict
@@ -19,18 +19,18 @@ from tsd.evaluation.intervals import Interval, proportion
 from tsd.storage.schemas import ALL_RIGHT, VALID, score_names
 from tsd.tasks import Task
 
-CELL = "/"  # between the classes of one combination
+CELL = "/"  # separates the classes of a combination
 
 Truth: TypeAlias = pa.Table | Sequence[Mapping[str, str | None]]
-Tally: TypeAlias = dict[str, Any]  # see `tally`; in JSON's types
+Tally: TypeAlias = dict[str, Any]  # see `tally`; JSON types only
 
 
 def score(predictions: pa.Table) -> dict[str, Interval]:
-    """Every score of `tsd.storage.schemas.score_names`, over all rows of the table.
+    """All scores of `tsd.storage.schemas.score_names`, over all rows.
 
-    predictions: has the struct columns `labels` and `truth` of a task's predictions table.
-    A label that was not stated (null) counts as wrong, so an unreadable reply can never raise a score.
-    `valid` is the share of replies that state every label, right or wrong.
+    predictions: with struct columns `labels` and `truth`. A label that is not stated (null) is wrong, so an
+    unparsable response never raises a score. `valid` is the fraction of responses with all labels, right or wrong.
+    Raises ValueError for no rows.
     """
     facets = [field.name for field in predictions.schema.field("truth").type]
     frame = pl.DataFrame(predictions.select(["labels", "truth"]))
@@ -43,10 +43,7 @@ def score(predictions: pa.Table) -> dict[str, Interval]:
 
 
 def recalls(task: Task, predictions: pa.Table) -> dict[str, dict[str, Interval]]:
-    """Of the series of each class of each facet, the share whose label is right; a class without any is left out.
-
-    predictions: as for `score`.
-    """
+    """Recall of each class of each facet. Classes without series are left out. predictions: as for `score`."""
     frame = pl.DataFrame(predictions.select(["labels", "truth"]))
     found: dict[str, dict[str, Interval]] = {}
     for facet in task.facets:
@@ -59,7 +56,7 @@ def recalls(task: Task, predictions: pa.Table) -> dict[str, dict[str, Interval]]
 
 
 def right(predictions: pa.Table) -> npt.NDArray[np.bool_]:
-    """Which facets of which series are right, (series, facets), in the order of the series' ids."""
+    """Correctness of each facet of each series, (series, facets) bool, in the order of series ids."""
     facets = [field.name for field in predictions.schema.field("truth").type]
     frame = pl.DataFrame(predictions.select(["series_id", "labels", "truth"])).sort("series_id")
     return frame.select(_hit(facet).alias(facet) for facet in facets).to_numpy().astype(np.bool_)
@@ -67,18 +64,18 @@ def right(predictions: pa.Table) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Clear:
-    """A facet without its near ties: their share of all rows, and the accuracy on the others."""
+    """A facet without its near ties: their fraction of the rows, and the accuracy on the others."""
 
     ties: float
     accuracy: Interval | None
-    """None where every row is a near tie."""
+    """None if every row is a near tie."""
 
 
 def without_ties(task: Task, predictions: pa.Table, margins: pa.Table) -> dict[str, Clear]:
-    """Each facet's accuracy on the rows that are no near tie; see `Facet.margin` and `Facet.tie`.
+    """Accuracy of each facet without near ties; see `Facet.margin` and `Facet.tie`.
 
-    predictions: has `series_id`, `labels` and `truth`. margins: has `series_id` and `margins`, of the same series
-    in any order. A facet without a margin is left out.
+    predictions: with `series_id`, `labels` and `truth`. margins: with `series_id` and `margins`, for the same
+    series in any order. Facets without a margin are left out.
     """
     frame = pl.DataFrame(predictions.select(["series_id", "labels", "truth"]))
     rows = frame.join(pl.DataFrame(margins.select(["series_id", "margins"])), on="series_id", how="inner")
@@ -96,31 +93,31 @@ def without_ties(task: Task, predictions: pa.Table, margins: pa.Table) -> dict[s
 
 @dataclass(frozen=True)
 class Beside:
-    """A student beside its teacher, on the same series."""
+    """Comparison of a student with its teacher on the same series."""
 
     teacher: Interval
     student: Interval
     agreement: Interval
-    """How often the student states what the teacher states, right or wrong."""
+    """Fraction of series with the same label, right or wrong."""
     teacher_only: int
-    """Series on which the teacher alone is right."""
+    """Series on which only the teacher is right."""
     student_only: int
-    """Series on which the student alone is right."""
+    """Series on which only the student is right."""
 
     @property
     def p(self) -> float:
-        """How likely a difference as large as this one is, were both as good (McNemar's test, exact)."""
-        from scipy.stats import binomtest  # a second that a worker which only counts need not spend
+        """Two-sided p value of the difference: exact McNemar test."""
+        from scipy.stats import binomtest  # slow import that workers which only count do not need
 
         differ = self.teacher_only + self.student_only
         return float(binomtest(self.student_only, differ).pvalue) if differ else 1.0
 
 
 def beside_teacher(predictions: pa.Table, annotations: pa.Table) -> dict[str, Beside]:
-    """Each facet, and all of them at once, on the series of the predictions.
+    """Compare a student with its teacher, for each facet and for the exact match of all facets.
 
-    predictions: has `series_id`, `labels` and `truth`. annotations: has `series_id` and `labels`, of these series
-    and any others, in any order. What is not stated is wrong, and agrees with nothing.
+    predictions: with `series_id`, `labels` and `truth`. annotations: with `series_id` and `labels` for these
+    series, and any others, in any order. A label that is not stated is wrong and agrees with nothing.
     """
     facets = [field.name for field in predictions.schema.field("truth").type]
     taught = pl.DataFrame(annotations.select(["series_id", "labels"])).rename({"labels": "taught"})
@@ -142,27 +139,30 @@ def beside_teacher(predictions: pa.Table, annotations: pa.Table) -> dict[str, Be
 
 
 def _all_hit(rows: pl.DataFrame, facets: Sequence[str], said: str, wanted: str) -> npt.NDArray[np.bool_]:
+    """Exact match: whether all facets of each row are right, (rows,) bool."""
     return rows.select(pl.all_horizontal(_hit(facet, said, wanted) for facet in facets)).to_series().to_numpy()
 
 
 def _label(facet: str, said: str = "labels") -> pl.Expr:
+    """The label of a facet as a polars expression."""
     return pl.col(said).struct.field(facet)
 
 
 def _hit(facet: str, said: str = "labels", wanted: str = "truth") -> pl.Expr:
+    """Whether the label of a facet is right, as a polars expression; false if it is not stated."""
     return (_label(facet, said) == _label(facet, wanted)).fill_null(False)
 
 
 def accuracy(hits: npt.NDArray[np.bool_]) -> Interval:
-    """The share of hits with its 95 % interval. hits: (rows,) bool."""
+    """Accuracy with its 95 % interval. hits: (rows,) bool."""
     return proportion(int(np.count_nonzero(hits)), len(hits))
 
 
 def tally(task: Task, series: pa.Table) -> Tally:
-    """Count the classes of all rows, and of the test split how often each combination of classes stands.
+    """Count the classes of all rows, and the combinations of classes in the test split.
 
-    series: columns `split` and `truth`. Tallies of several tables add up, see `add`: nobody has to read all of
-    a large dataset again to know its classes and baselines.
+    series: with columns `split` and `truth`. Counts of several tables can be added, see `add`, so that class
+    frequencies and baselines of a large dataset do not need another pass over it.
     """
     frame = _truth_frame(task, series)
     test = frame.filter(pl.Series(series["split"].to_numpy(zero_copy_only=False) == "test"))
@@ -177,7 +177,7 @@ def tally(task: Task, series: pa.Table) -> Tally:
 
 
 def add(tallies: Iterable[Tally]) -> Tally:
-    """The tally of all rows together."""
+    """The counts of all tables together."""
     classes: dict[str, Counter[str]] = defaultdict(Counter)
     test: Counter[str] = Counter()
     for one in tallies:
@@ -191,7 +191,7 @@ def add(tallies: Iterable[Tally]) -> Tally:
 
 
 def about(task: Task, counted: Tally) -> dict[str, Any]:
-    """What goes with a dataset of series: the share of every class, and the baselines of its test split."""
+    """Metadata of a series dataset: class frequencies, and baselines of its test split."""
     shares = {
         facet: {name: count / max(1, sum(counts.values())) for name, count in counts.items()}
         for facet, counts in counted["classes"].items()
@@ -207,22 +207,22 @@ def about(task: Task, counted: Tally) -> dict[str, Any]:
 
 
 def baselines(task: Task, truth: Truth) -> dict[str, dict[str, float]]:
-    """What one would score without reading the series: by facet, and for all of them at once.
+    """Accuracies without reading the series: by facet, and for the exact match of all facets.
 
-    truth: a table with a `truth` struct column, or the structs themselves.
-    Returns, by facet,
-      `chance`             one over the number of classes;
-      `majority`           always the most frequent class (for all of them: the most frequent cell);
-      `given`              where the task names a facet that gives this one away: the most frequent class for
-                           the true class of that one, since a rising series tends to peak at its end.
-    `majority` and `given` are chosen on the very rows that they are compared with: they are
-    the best that such a guess could do, which is generous to the baseline and hard on the student.
+    truth: a table with a `truth` struct column, or the structs themselves. Returns by facet
+
+      `chance`    one over the number of classes
+      `majority`  the most frequent class (for the exact match: the most frequent combination)
+      `given`     if the task names a facet that predicts this one: the most frequent class given the true class of
+                  that facet, as a rising series tends to have its maximum at the end
+
+    `majority` and `given` are chosen on the rows that they are scored on. They are upper bounds of such baselines.
     """
     return _baselines(task, _truth_frame(task, truth).group_by(task.names).len())
 
 
 def _baselines(task: Task, cells: pl.DataFrame) -> dict[str, dict[str, float]]:
-    """cells: a column a facet and `len`, how many rows have these classes."""
+    """Baselines from counts. cells: one column per facet, and `len`, the rows with these classes."""
     found: dict[str, dict[str, float]] = {}
     for facet in task.facets:
         found[facet.name] = {"chance": 1 / len(facet.classes), "majority": _best_guess(cells, facet.name)}
@@ -234,7 +234,7 @@ def _baselines(task: Task, cells: pl.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def class_table(task: Task, truth: Truth) -> dict[str, dict[str, float]]:
-    """The share of every class of every facet, 0 for a class that no row has.
+    """Relative frequency of every class of every facet, 0 for classes without rows.
 
     truth: a table with a `truth` struct column, or the structs themselves.
     """
@@ -246,7 +246,7 @@ def class_table(task: Task, truth: Truth) -> dict[str, dict[str, float]]:
 
 
 def _truth_frame(task: Task, truth: Truth) -> pl.DataFrame:
-    """One string column a facet. Raises ValueError for no rows, and for a class that the facet lacks."""
+    """One string column per facet. Raises ValueError for no rows or an unknown class."""
     if isinstance(truth, pa.Table):
         frame = pl.DataFrame(truth.select(["truth"])).unnest("truth")
     else:
@@ -263,7 +263,7 @@ def _truth_frame(task: Task, truth: Truth) -> pl.DataFrame:
 
 
 def _best_guess(cells: pl.DataFrame, *asked: str, given: str | None = None) -> float:
-    """The accuracy of the most frequent answer to `asked`, chosen anew for each class of `given`."""
+    """Accuracy of the most frequent combination of `asked`, chosen for each class of `given`."""
     answers = cells.group_by(*asked, *([given] if given else [])).agg(pl.col("len").sum())
     best = answers.group_by(given).agg(pl.col("len").max()) if given else answers.select(pl.col("len").max())
     return int(best["len"].sum()) / int(cells["len"].sum())

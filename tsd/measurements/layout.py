@@ -1,4 +1,4 @@
-"""Which rows of a table are the series: one of several stacked ones, one of a table turned sideways, no totals."""
+"""Select the rows of one series: from stacked series, from wide tables, without summary rows."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -8,29 +8,29 @@ import numpy.typing as npt
 import polars as pl
 
 from tsd.errors import InputError
-from tsd.measurements import numbers, times
+from tsd.measurements import numbers, time_counts, times
 from tsd.measurements.numbers import words
-from tsd.measurements.text import Table
+from tsd.measurements.table import Table
 from tsd.recipe import nearest
 
-ANY = "*"  # in `--where COLUMN=*`: rows of all values are one series
+ANY = "*"  # in `--where COLUMN=*`: rows of all values belong to one series
 FOOTER = re.compile(
     r"^(grand |sub)?(totals?|sum|summe|gesamt|average|avg|mean|mittelwert|mittel|durchschnitt|somme|moyenne|suma"
     r"|promedio|totale|media|minimum|maximum|median|std|stdev|count)\b",
     re.IGNORECASE,
 )
-# Names of columns that say whose value a row holds.
+# Column names that identify what a row belongs to.
 KEYS = words(
     "sensor station device id tag symbol ticker variable parameter metric channel series location site country"
     " region city item product store customer user probe node asset machine entity geo element indicator meter"
     " stationsname messstelle land name label"
 )
 LEAST_DATES = 3
-APART = 0.2  # share of the variance that is left within the levels of several series
+APART = 0.2  # maximum fraction of variance within groups for groups to be several series
 
 
 def column_named(table: Table, name: str, option: str) -> int:
-    """The index of the column with this name. Raises InputError where there is none, or several."""
+    """The index of the column with this name. Raises InputError if there is none, or more than one."""
     found = [i for i, one in enumerate(table.names) if one == name.strip()]
     if not found:
         raise InputError(f"{table.file} has no column {name!r}{nearest(name, table.names)} ({option})")
@@ -40,7 +40,7 @@ def column_named(table: Table, name: str, option: str) -> int:
 
 
 def selected(table: Table, where: Sequence[str]) -> Table:
-    """The rows in which each named column has the value that goes with it."""
+    """The rows in which each column of `--where` has its value. Raises InputError for invalid conditions."""
     for condition in where:
         splits = [(condition[: at.start()], condition[at.end() :]) for at in re.finditer("=", condition)]
         if not splits:
@@ -59,9 +59,9 @@ def selected(table: Table, where: Sequence[str]) -> Table:
 
 
 def turned(table: Table) -> Table | None:
-    """A table whose columns are the steps of time, as one of two columns; None where columns are no times.
+    """Convert a wide table, whose columns are time steps, to two columns. None if the columns are not times.
 
-    Raises InputError where it has several rows.
+    Raises InputError if it has several rows.
     """
     names = [re.sub(r"^(\d{4}) \[YR\1\]$", r"\1", name) for name in table.names]
     dated = [i for i, name in enumerate(names) if name and _is_date(name)]
@@ -103,11 +103,12 @@ def turned(table: Table) -> Table | None:
 
 
 def _is_date(name: str) -> bool:
+    """Whether a column name is a date or a year."""
     return bool(re.fullmatch(r"(1[5-9]|2[01])\d\d", name)) or times.looks_like_time([name])
 
 
 def without_footer(table: Table) -> Table:
-    """The table without the last rows that sum it up."""
+    """The table without summary rows at the end."""
     kept = table.height
     while kept > 2 and table.height - kept < 5:
         first = next((str(cells[kept - 1]) for cells in table.cells if cells[kept - 1] is not None), "")
@@ -122,7 +123,7 @@ def without_footer(table: Table) -> Table:
 
 
 def is_key(table: Table, index: int) -> bool:
-    """Whether a column says by its name whose value a row holds, and names some of them more than once."""
+    """Whether a column's name identifies what a row belongs to, and some of its values repeat."""
     found = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", table.names[index]).lower())
     cells = table.cells[index].drop_nulls()
     distinct = cells.n_unique()
@@ -137,7 +138,7 @@ def require_one_series(
     seconds: npt.NDArray[np.float64] | None,
     where: Sequence[str],
 ) -> None:
-    """Raise InputError where rows of several series are stacked or take turns: a column tells them apart."""
+    """Raise InputError if rows of several series are stacked or interleaved, as a grouping column shows."""
     settled = {condition.partition("=")[0].strip() for condition in where}
     others = [i for i in range(len(table.names)) if i != index and i not in skip and table.names[i] not in settled]
     key = next((i for i in others if is_key(table, i)), None)
@@ -145,7 +146,7 @@ def require_one_series(
         distinct = pl.DataFrame(
             [pl.Series("t", seconds), *(table.cells[i].alias(str(i)) for i in [*others, index])]
         )
-        distinct = distinct.unique()  # a row that is written twice is one row
+        distinct = distinct.unique()  # duplicate rows count once
         doubled = len(distinct) - distinct["t"].n_unique()
         apart = {
             i: len(distinct) - distinct.select("t", str(i)).n_unique()
@@ -165,17 +166,17 @@ def require_one_series(
 
 
 def _parts(cells: pl.Series, values: npt.NDArray[np.float64], timed: bool) -> bool:
-    """Whether words that come again and again part the values into several series, whatever their column's name.
+    """Whether repeating words divide the values into several series, regardless of the column's name.
 
-    Rows with times are one series unless the words take turns at levels of their own. Rows without are several
-    where the words take turns, where each stands in one block, or where each has a level of its own.
+    With times, rows are one series unless words alternate with distinct levels. Without times, they are several
+    series if words alternate, form one block each, or have distinct levels.
     """
     kinds = cells.n_unique()
     if cells.null_count() or not 2 <= kinds <= len(cells) / 2 or _fractional(cells):
         return False
-    if bool(cells.str.to_lowercase().str.slice(0, 3).is_in(times.CYCLE_STARTS).all()):
+    if bool(cells.str.to_lowercase().str.slice(0, 3).is_in(time_counts.CYCLE_STARTS).all()):
         return False
-    words_of = cells.rank("dense").to_numpy().astype(np.int64) - 1  # (rows,), 0 to kinds - 1
+    words_of = cells.rank("dense").to_numpy().astype(np.int64) - 1  # (rows,), 0 to number of words − 1
     known = np.isfinite(values)
     count = np.maximum(np.bincount(words_of[known], minlength=kinds), 1)
     level = np.bincount(words_of[known], values[known], kinds) / count
@@ -188,10 +189,11 @@ def _parts(cells: pl.Series, values: npt.NDArray[np.float64], timed: bool) -> bo
 
 
 def _fractional(cells: pl.Series) -> bool:
-    """Whether a column holds measured numbers, that name nothing."""
+    """Whether a column holds fractional numbers, which are measurements rather than names."""
     return 2 * int(cells.str.contains(r"^[+-]?\d*[.,]\d+([eE].*)?$").sum()) > len(cells)
 
 
 def _some(cells: pl.Series) -> str:
+    """The first distinct values of a column, for a message."""
     values = [str(cell) for cell in cells.drop_nulls().unique(maintain_order=True)]
     return ", ".join(values[:4]) + (f" and {len(values) - 4:,} more" if len(values) > 4 else "")

@@ -1,7 +1,7 @@
-"""Cells that are numbers, in whatever way people write them: decimal and thousands separators, units, signs.
+"""Parse cells as numbers in any common notation: decimal and thousands separators, units, signs.
 
-A column is read as a whole, once with a decimal point and once with a decimal comma. Where both fit and give
-different series, and neither the other columns nor the neighbouring values settle it, the column is ambiguous.
+A column is parsed as a whole, with a decimal point and with a decimal comma. If both are valid and give different
+series, and neither other columns nor neighbouring values decide, the column is ambiguous.
 """
 
 import re
@@ -15,7 +15,7 @@ POINT, COMMA = ".", ","
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text."""
+    """The set of words in a text."""
     return frozenset(text.split())
 
 
@@ -23,8 +23,8 @@ MISSING = words(
     "na n/a n.a. n.a #n/a #na #value! #div/0! #ref! nan -nan null none nil nat missing empty <na> (null)"
     " - -- --- – — ? . .. … *"
 )
-NEAR, FAR = 3.0, 10.0  # ratios of neighbouring values: those of one series, and those of a misread one
-# A number in a cell: sign, currency, digits with separators, exponent, unit; brackets are an accountant's minus.
+NEAR, FAR = 3.0, 10.0  # ratios of neighbouring values: typical of a series; typical of a misread one
+# A number in a cell: sign, currency, digits with separators, exponent, unit; parentheses for negative amounts.
 PATTERN = (
     r"^(?<open>\()?(?<sign>[+-]?) ?(?<before>US\$|\p{Sc})? ?(?<second>[+-]?)"
     r"(?<digits>\d[\d.,' ]*|[.,]\d+)(?<exponent>[eE][+-]?\d+)?"
@@ -42,49 +42,49 @@ APOSTROPHES = "[\u2019\u02bc\u00b4`]"
 
 @dataclass(frozen=True)
 class Numbers:
-    """One column's cells as numbers."""
+    """One column parsed as numbers."""
 
-    values: npt.NDArray[np.float64]  # (rows,), NaN where a cell is missing or is no number
-    wrong: npt.NDArray[np.bool_]  # (rows,): there is something, and it is no finite number
+    values: npt.NDArray[np.float64]  # (rows,), NaN for missing and invalid cells
+    wrong: npt.NDArray[np.bool_]  # (rows,), not empty and not a finite number
     missing: npt.NDArray[np.bool_]  # (rows,)
     decimal: str | None
-    """The decimal sign that the column's own cells show; None where they show none, or both fit."""
+    """The decimal sign that the column's own cells determine; None if none or both fit."""
     grouped: bool = False
-    """Whether some cells have thousands separated."""
+    """Whether cells have thousands separators."""
     notes: tuple[str, ...] = ()
     ambiguous: str | None = None
-    """The reason, where two readings fit and give different series."""
+    """The reason, if two interpretations are valid and differ."""
     other: "Numbers | None" = None
-    """The reading with the other decimal sign, where that fits, too."""
+    """The interpretation with the other decimal sign, if that is valid as well."""
     example: str | None = None
-    """The cell that has them."""
+    """The cell with the ambiguity."""
     leaning: str | None = None
-    """The decimal sign that neighbouring values speak for, where both fit."""
+    """The decimal sign that neighbouring values suggest, if both fit."""
 
     @property
     def same_shape(self) -> bool:
-        """Whether both decimal signs fit and give one series, on scales of 1 to 1,000."""
+        """Whether both decimal signs fit and give the same series, up to a factor of 1,000."""
         return self.other is not None and self.leaning is None and self.ambiguous is None
 
     @property
     def share(self) -> float:
-        """How much of what is not missing is a number."""
+        """Fraction of the cells that are not missing that are numbers."""
         given = (~self.missing).sum()
         return float(1 - self.wrong.sum() / given) if given else 0.0
 
 
 def stripped(column: pl.Series) -> pl.Series:
-    """Cells in one alphabet of signs and spaces, null where they say that something is missing."""
+    """Cells with normalised signs and spaces, null for missing values."""
     text = column.cast(pl.String).str.replace_all(SPACES, " ").str.replace_all(APOSTROPHES, "'").str.strip_chars()
     for sign, plain in SIGNS.items():
         text = text.str.replace_all(sign, plain, literal=True)
     text = text.str.replace(r"^[–—] ?([\d.,])", "-$1")
-    text = text.str.replace(r"^'(.*?)'?$", "$1").str.strip_chars()  # a spreadsheet's sign for text
+    text = text.str.replace(r"^'(.*?)'?$", "$1").str.strip_chars()  # a spreadsheet's marker for text
     return text.set(text.str.to_lowercase().is_in([*MISSING, ""]), None)
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a cell says that its value is missing."""
+    """Whether a cell denotes a missing value."""
     return not cell or cell.lower() in MISSING
 
 
@@ -97,12 +97,12 @@ def is_number(cell: str) -> bool:
 
 
 def is_bare_number(cell: str) -> bool:
-    """Whether a cell is a number without any unit."""
+    """Whether a cell is a number without a unit."""
     return bool(BARE.fullmatch(cell))
 
 
 def read(cells: pl.Series, decimal: str | None) -> Numbers:
-    """Read a column, with one decimal sign or with the one that its cells and their neighbours speak for.
+    """Parse a column, with a given decimal sign or the one that its cells and their neighbours suggest.
 
     cells: (rows,) String, from `stripped`.
     """
@@ -112,7 +112,7 @@ def read(cells: pl.Series, decimal: str | None) -> Numbers:
     if decimal is None and not any(map(is_number, sample)):
         return Numbers(np.full(len(cells), np.nan), ~missing, missing, None)
     plain = cells.cast(pl.Float64, strict=False)
-    if decimal is None and plain.is_finite().sum() == len(given):  # as programs write numbers: quick for a million
+    if decimal is None and plain.is_finite().sum() == len(given):  # fast path for numbers as programs write them
         dotted = bool(given.str.contains(".", literal=True).any())
         if not dotted or bool(given.str.contains(r"\.(\d{0,2}|\d{4,})([eE].*)?$").any()):
             values = plain.fill_null(np.nan).to_numpy()
@@ -132,9 +132,9 @@ def read(cells: pl.Series, decimal: str | None) -> Numbers:
 
 
 def _without_jump(cells: pl.Series, column: Numbers) -> Numbers:
-    """The column; an ambiguous one where its decimal sign groups digits in cells that are far away otherwise.
+    """The column, marked as ambiguous if its decimal sign groups digits in cells that are outliers otherwise.
 
-    998.5, 999.5, 1.000: next to a cell with plain decimals only a thousand times as much is near.
+    Example: 998.5, 999.5, 1.000. Beside cells with plain decimals, only the thousandfold value is close.
     """
     if column.decimal is None:
         return column
@@ -160,7 +160,7 @@ def _without_jump(cells: pl.Series, column: Numbers) -> Numbers:
 
 
 def unambiguous(column: Numbers, decimal: str, why: str) -> Numbers:
-    """An ambiguous column, settled by the decimal sign that the rest of its file speaks for; `why` says how."""
+    """An ambiguous column, decided by a decimal sign known from elsewhere. why: the reason, for a note."""
     if column.other is None:
         return column
     if column.leaning is not None and column.leaning != decimal:
@@ -173,11 +173,12 @@ def unambiguous(column: Numbers, decimal: str, why: str) -> Numbers:
 
 
 def _without_sign(notes: tuple[str, ...]) -> tuple[str, ...]:
+    """The notes except those on the decimal sign."""
     return tuple(note for note in notes if "decimal sign" not in note and "thousands" not in note)
 
 
 def _with(cells: pl.Series, parts: pl.DataFrame, decimal: str) -> Numbers:
-    """The column with one decimal sign; the other one, spaces and apostrophes group digits."""
+    """Parse the column with one decimal sign. The other sign, spaces and apostrophes group digits."""
     other = COMMA if decimal == POINT else POINT
     d, t = re.escape(decimal), re.escape(other)
     digits = parts["digits"].str.strip_chars()
@@ -214,16 +215,16 @@ def _with(cells: pl.Series, parts: pl.DataFrame, decimal: str) -> Numbers:
 
 
 def _one_unit(parts: pl.DataFrame, good: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], list[str]]:
-    """Which cells have the unit that most have. A mixture of units is no column of numbers."""
+    """Which cells have the most frequent unit, and notes. Mixed units are not a column of numbers."""
     before, after = parts["before"].fill_null(""), parts["after"].fill_null("").str.strip_chars()
-    behind = after.str.contains(r"^\p{Sc}$")  # a currency sign is the same on either side
+    behind = after.str.contains(r"^\p{Sc}$")  # a currency sign is equivalent on either side
     before, after = before.set(behind, None), after.set(behind, "")
     before = before.fill_null(parts["after"].str.strip_chars())
     units = pl.DataFrame({"before": before, "after": after}).filter(pl.Series(good))
     if not len(units):
         return good, []
     common = units.group_by("before", "after").len().sort("len", "before", "after", descending=True).row(0)
-    # A currency sign may stand in some cells only, as accountants put it; it changes no number.
+    # Currency signs may be in some cells only, as in accounts; they change no number.
     signs = [sign for sign in units["before"].unique().to_list() if sign]
     same = (after == common[1]).to_numpy() & (
         before.is_in(["", *signs[:1]]) if len(signs) < 2 else before == common[0]
@@ -233,19 +234,19 @@ def _one_unit(parts: pl.DataFrame, good: npt.NDArray[np.bool_]) -> tuple[npt.NDA
 
 
 def _settled(cells: pl.Series, point: Numbers, comma: Numbers) -> Numbers:
-    """Of two readings that fit equally the one that the values speak for."""
+    """Choose between two interpretations that fit equally, by the continuity of the values."""
     with_mark = cells.str.contains(r"[.,]").fill_null(False).to_numpy() & np.isfinite(point.values)
     differ = np.isfinite(point.values) & (point.values != comma.values)
     example = str(cells[int(np.flatnonzero(differ)[0])])
     decimals, thousands = (point, comma) if "." in example else (comma, point)
     sign = "." if "." in example else ","
-    grouping = COMMA if sign == POINT else POINT  # the decimal sign of the reading in thousands
+    grouping = COMMA if sign == POINT else POINT  # the decimal sign of the interpretation in thousands
     decimals = replace(decimals, decimal=sign, leaning=None)
     thousands = replace(thousands, decimal=grouping, leaning=None)
     a, b = decimals.values[with_mark], thousands.values[with_mark]
     bare = np.abs(decimals.values[~with_mark & np.isfinite(decimals.values) & (decimals.values != 0)])
     if not len(bare) and np.allclose(a * 1000, b, rtol=1e-12):
-        # Both readings are the same series on another scale; the student sees no difference.
+        # Both interpretations are the same series on different scales, which min-max scaling makes equal.
         said = f"{example!r} was read as {{}}; with --decimal {{}} it is {{}}, which changes the scale alone"
         chosen, rest = (decimals, thousands) if sign == POINT else (thousands, decimals)
         at = int(np.flatnonzero(differ)[0])
@@ -268,7 +269,7 @@ def _settled(cells: pl.Series, point: Numbers, comma: Numbers) -> Numbers:
 
 
 def _gap(marked: npt.NDArray[np.float64], bare: npt.NDArray[np.float64]) -> float:
-    """How far apart, as a ratio, the ranges of two kinds of cells are; 1 where they meet."""
+    """Distance, as a ratio, between the ranges of two groups of cells; 1 if they overlap."""
     marked = marked[marked > 0]
     if not len(marked) or not len(bare):
         return 1.0

@@ -1,6 +1,6 @@
-"""One column's values, put in the order of time: sentinels, missing cells, double times and uneven steps.
+"""Put one column's values in temporal order: sentinel values, missing cells, duplicate times, uneven steps.
 
-Everything that is done is said in a note. What cannot be done without making things up is refused.
+Each change is recorded in a note. What would require inventing data is rejected.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from tsd.errors import InputError
 from tsd.measurements.numbers import words
-from tsd.measurements.text import MOST_ROWS, Table
+from tsd.measurements.table import Table
+from tsd.measurements.text import MOST_ROWS
 
 LARGEST = 1e300  # sums of a million such values still fit a float64
-FILLED = 0.05  # share of the rows that may be filled in
-ONE_OF = 10  # rows of which one may be filled in, whatever its share
-# What loggers and file formats write for "no value".
+FILLED = 0.05  # maximum fraction of rows that may be interpolated
+ONE_OF = 10  # in this many rows, one may be interpolated regardless of the fraction
+# Common sentinel values of loggers and file formats for "no value".
 CODES = tuple(
     float(code)
     for code in words(
@@ -27,21 +28,21 @@ CODES = tuple(
         " 1e36 9.96921e36 1e37 1e38"
     )
 )
-APART, NEARLY = 3.0, 0.3  # how far from the rest, in ranges of the rest, a code is one, and may be one
+APART, NEARLY = 3.0, 0.3  # distance from the other values, in their ranges: a sentinel; possibly one
 FAR = 10.0
-SPREAD = 0.25  # of the range: values at one time that differ by more are of several series
+SPREAD = 0.25  # fraction of the range: values at one time that differ by more are from several series
 UNITS = ((86_400.0 * 365.25, "years"), (86_400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"))
 
 
 @dataclass(frozen=True)
 class Place:
-    """What errors and notes name."""
+    """Names for errors and notes."""
 
     table: Table
     column: str
     time: str | None
     kind: str
-    """What the times are: date, clock or number."""
+    """Kind of times: date, clock or number."""
 
     def __str__(self) -> str:
         return f"{self.table.file}, column {self.column!r}"
@@ -49,7 +50,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Arranged:
-    """Values that are even in time."""
+    """Values evenly spaced in time."""
 
     values: npt.NDArray[np.float64]  # (points,)
     rows: int
@@ -63,9 +64,10 @@ def arrange(
     codes: Sequence[str],
     notes: list[str],
 ) -> Arranged:
-    """Put values in the order of time, fill what is missing and make the steps even; say all of it in `notes`.
+    """Sort values by time, fill missing ones and make the steps even. Changes are appended to `notes`.
 
-    values, missing, seconds: (rows,). Raises InputError where too much is missing or nothing varies.
+    values, missing, seconds: (rows,). codes: sentinel values named by the user. Raises InputError if too many
+    values are missing or all are equal.
     """
     values = _without_codes(values, place, codes, notes)
     rows = np.arange(len(values))
@@ -96,7 +98,10 @@ def arrange(
 def _without_codes(
     values: npt.NDArray[np.float64], place: Place, codes: Sequence[str], notes: list[str]
 ) -> npt.NDArray[np.float64]:
-    """The values without those that say "no value": the ones named, or else well-known ones far from the rest."""
+    """Replace sentinel values by NaN: those named by the user, or else common ones far from the other values.
+
+    values: (rows,). Raises InputError if a value may be a sentinel but it is not certain.
+    """
     values = values.copy()
     if codes:
         for code in codes:
@@ -122,7 +127,7 @@ def _without_codes(
             _mark(values, values == value, notes, "a usual code, far from the other values")
         elif gap > NEARLY * spread:
             raise _either(place, f"{value:g}", value)
-    # Any other value that comes again and again on its own side of all the rest.
+    # Any other value that repeats and is far to one side of all others.
     for at in (0, -1):
         value, others = rest[at], np.delete(rest, at)
         marked, gap, spread = known == value, np.abs(others - rest[at]).min(), np.ptp(others)
@@ -136,13 +141,14 @@ def _without_codes(
 
 
 def _either(place: Place, said: str, value: float) -> InputError:
+    """The error about a value that may be a sentinel."""
     return InputError(
         f"{place}: {said} may be a value or a code for a missing one: say --missing {value:g} or --missing none"
     )
 
 
 def _is_code(distinct: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-    """Which of some sorted values are codes, to six digits."""
+    """Which of some sorted values are common sentinels, to six digits."""
     found = np.zeros(len(distinct), np.bool_)
     for code in CODES:
         low, high = np.searchsorted(distinct, sorted((code * (1 - 1e-6), code * (1 + 1e-6))))
@@ -151,6 +157,7 @@ def _is_code(distinct: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
 
 
 def _mark(values: npt.NDArray[np.float64], marked: npt.NDArray[np.bool_], notes: list[str], why: str) -> None:
+    """Set values to NaN and add a note with the reason."""
     if marked.any():
         count = int(marked.sum())
         notes.append(f"{values[marked][0]:g} ({count:,} row{'s' * (count > 1)}) was taken for missing: {why}")
@@ -158,18 +165,20 @@ def _mark(values: npt.NDArray[np.float64], marked: npt.NDArray[np.bool_], notes:
 
 
 def _order(seconds: npt.NDArray[np.float64], place: Place, notes: list[str]) -> npt.NDArray[np.int64]:
+    """The order of rows by time, (rows,), with a note if it differs from the file's."""
     steps = np.diff(seconds)
     if (steps >= 0).all():
         notes.append(f"the time is column {_quoted(place.time)}")
         return np.arange(len(seconds))
     was = "newest first" if (steps <= 0).all() else "in no order"
     notes.append(f"rows were sorted by {_quoted(place.time)}, they were {was}")
-    if was == "newest first":  # rows of one time are reversed, too
+    if was == "newest first":  # rows of equal times are reversed as well
         return np.arange(len(seconds))[::-1]
     return np.argsort(seconds, kind="stable")
 
 
 def _quoted(name: str | None) -> str:
+    """A name in quotes, or a general term if there is none."""
     return str(name) if name and "'" in name else repr(name)
 
 
@@ -180,7 +189,7 @@ def _one_a_time(
     place: Place,
     notes: list[str],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """One row for each time: the mean of those that share it."""
+    """Combine rows with equal times by their mean. Raises InputError if they differ too much."""
     unique, start, group, count = np.unique(seconds, return_index=True, return_inverse=True, return_counts=True)
     if len(unique) == len(seconds):
         return rows, values, seconds
@@ -198,7 +207,7 @@ def _one_a_time(
     np.minimum.at(lowest, group[known], values[known])
     np.maximum.at(highest, group[known], values[known])
     differ = (counts > 1) & (highest > lowest)
-    means[(counts > 1) & ~differ] = lowest[(counts > 1) & ~differ]  # no rounding where all are the same
+    means[(counts > 1) & ~differ] = lowest[(counts > 1) & ~differ]  # avoids rounding errors for equal values
     means[counts == 1] = lowest[counts == 1]
     doubled = int((count > 1).sum())
     if not differ.any():
@@ -217,7 +226,7 @@ def _one_a_time(
 
 
 def _ends(values: npt.NDArray[np.float64], place: Place, notes: list[str]) -> tuple[int, int]:
-    """The first row with a value and the one after the last."""
+    """The first row with a value, and the one after the last."""
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < 2:
         have = "one row has" if len(known) else "no row has"
@@ -233,6 +242,7 @@ def _ends(values: npt.NDArray[np.float64], place: Place, notes: list[str]) -> tu
 
 
 def _require_few_missing(known: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], place: Place) -> None:
+    """Raise InputError if too many values are missing."""
     count, most = int((~known).sum()), max(int(FILLED * len(known)), int(len(known) >= ONE_OF))
     if count > most:
         row = int(rows[np.flatnonzero(~known)[0]])
@@ -251,7 +261,10 @@ def _evened(
     place: Place,
     notes: list[str],
 ) -> npt.NDArray[np.float64]:
-    """The values at even steps of time, as fine as most of the steps are, interpolated linearly."""
+    """Interpolate values linearly at even steps, of the 10 % quantile of the steps' lengths.
+
+    seconds, known, values, filled: (rows,). Times that are evenly spaced already give `filled`.
+    """
     from tsd.measurements.times import is_even
 
     if is_even(seconds):
@@ -271,7 +284,7 @@ def _evened(
 
 
 def _length(seconds: float, kind: str) -> str:
-    """A length of time as a person says it, or a bare number where the unit is unknown."""
+    """A duration in words; a number if the unit is unknown."""
     if kind == "number":
         return f"{seconds:g}"
     size, unit = next((pair for pair in UNITS if seconds >= pair[0]), UNITS[-1])
@@ -280,7 +293,7 @@ def _length(seconds: float, kind: str) -> str:
 
 
 def _say_outlier(known: npt.NDArray[np.float64], notes: list[str]) -> None:
-    """Say where the outermost value, or the two outermost ones, are so far out that the rest looks flat."""
+    """Add a note if one or two outliers make the rest of the series look flat."""
     distinct, counts = np.unique(known, return_counts=True)
     if len(known) < ONE_OF:
         return

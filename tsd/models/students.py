@@ -42,7 +42,7 @@ class Size:
 
     hidden: int
     mlp: int
-    layers: int  # layers
+    layers: int
     head: int
     learning_rate: float
 
@@ -272,8 +272,8 @@ def _initialise(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase) -> 
     """
     for parameter in model.parameters():
         if parameter.ndim == 2:
-            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)  # (vocabulary, width)
-    table = model.get_input_embeddings().weight
+            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    table = model.get_input_embeddings().weight  # (vocabulary, width)
     width = table.shape[1]
     frequency = torch.arange(1, width // 2 + 1) / 2  # low frequencies get the largest amplitude
     phase = torch.linspace(0, 1, TOP + 1)[:, None] * frequency * torch.pi / 2  # (TOP + 1, width // 2)

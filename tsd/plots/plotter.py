@@ -1,8 +1,8 @@
-"""Series -> plots, as PNG bytes for a teacher that looks.
+"""Series -> plots as PNG bytes, for teachers with a vision encoder.
 
-`figure` says what a plot is, in matplotlib's words. `Plotter` draws the same picture some 150 times faster:
-what is the same for all series of a length is drawn once, then only the line is, straight into bytes of cover, by
-celiagg: Anti-Grain Geometry, which matplotlib draws with too.
+`figure` defines a plot in terms of matplotlib. `Plotter` renders the same image much faster
+(`benchmarks/plots.py`): the background, shared by all series of a length, is rendered once, and only the line per
+series. The line is rendered by celiagg, a binding of Anti-Grain Geometry, which matplotlib uses too.
 """
 
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from tsd.plots.rasterised import Curve
 from tsd.recipe import PlotConfig
 from tsd.rng import LOOKS, generator
 
-VERSION = "plots-3"  # part of a request's key: change it with anything that changes a pixel
+VERSION = "plots-3"  # part of a request's key; change it with anything that changes a pixel
 DPI = 100
-NAMES = ("first", "second")  # what the legend calls the curves of a pair
+NAMES = ("first", "second")  # legend labels of the curves of a pair
 COLOURS = ("black", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
-LINE_WIDTHS = (0.8, 2.4)  # points, where looks vary
+LINE_WIDTHS = (0.8, 2.4)  # points, for varied plots
 VALUES = 100  # 0–99
 UNCLIPPED = celiagg.Rect(0, 0, -1, -1)
-SIMPLIFIED, THRESHOLD = 128, 1 / 9  # from how many points on matplotlib simplifies a line, by how many pixels
-SHEETS = 32  # backgrounds that are kept, 0.5 to 5 MB each
+SIMPLIFIED, THRESHOLD = 128, 1 / 9  # matplotlib's line simplification: least points, tolerance in pixels
+SHEETS = 32  # cached backgrounds
 
 Style: TypeAlias = Literal["paper", "compact", "bare"]
 
 
 @dataclass(frozen=True)
 class Look:
-    """All that a plot depends on besides its curves. Sizes in pixels, the line's width in points."""
+    """Everything a plot depends on except its curves. Sizes in pixels, line width in points."""
 
     style: Style
     width: int
@@ -46,9 +46,9 @@ class Look:
 
 
 def choose_look(config: PlotConfig, seed: int, series_id: int) -> Look:
-    """How a series is shown: the style's own look or, where looks vary, one drawn for this series alone."""
+    """The look of a series: the style's default or, with `vary`, a random one that depends on the series' id."""
     if not config.vary or config.style == "bare":
-        as_in_paper = config.style == "paper"  # matplotlib's own first colours and width
+        as_in_paper = config.style == "paper"  # matplotlib's default colours and line width
         colours, line_width = (("tab:blue", "tab:orange"), 1.5) if as_in_paper else (("black", "tab:red"), 1.2)
         return Look(config.style, *config.sizes[0], colours, line_width)
     rng = generator(seed, LOOKS, series_id)
@@ -58,17 +58,18 @@ def choose_look(config: PlotConfig, seed: int, series_id: int) -> Look:
 
 
 class Plotter:
-    """Draws plots as PNGs and keeps what they share. A picture depends on its curves and its look alone."""
+    """Renders plots as PNGs, with cached backgrounds. An image depends on its curves and its look only."""
 
     def __init__(self) -> None:
         self._sheet = lru_cache(maxsize=SHEETS)(_sheet)
 
     def __call__(self, batch: Sequence[Curve | Sequence[Curve]], looks: Sequence[Look]) -> list[bytes]:
-        """Draw each item in its look, in order.
+        """Render each item with its look, in order.
 
-        batch: a series, (length,) uint8, or one or two of them to be drawn into one plot; lengths may differ.
-        Returns PNGs of `look.width` × `look.height` pixels: 8-bit palette for one curve, RGBA for two, and grey
-        for the bare style, which looks the same whatever else a look says.
+        batch: items of one series, (length,) uint8, or a sequence of one or two series for a shared plot. Lengths
+        may differ.
+        Returns PNGs of `look.width` × `look.height` pixels: 8-bit palette for one curve, RGBA for two, greyscale
+        for the bare style, which ignores the rest of the look.
         """
         plots = [[item] if isinstance(item, np.ndarray) and item.ndim == 1 else list(item) for item in batch]
         keys = [
@@ -76,7 +77,7 @@ class Plotter:
             for curves, look in zip(plots, looks, strict=True)
         ]
         pictures = [b""] * len(plots)
-        for i in sorted(range(len(plots)), key=keys.__getitem__):  # so that each sheet is made once
+        for i in sorted(range(len(plots)), key=keys.__getitem__):  # each background is rendered once
             if looks[i].style == "bare":
                 pictures[i] = rasterised.as_png(rasterised.draw([plots[i]])[0])
                 continue
@@ -85,28 +86,30 @@ class Plotter:
 
 
 def _sheet(count: int, *layout: Any) -> "_Sheet | _PairSheet":
-    with style():  # ticks and their labels are made while a figure is drawn
+    """The background of a plot. count: curves; layout: style, width, height and length."""
+    with style():  # ticks and their labels are created during rendering
         return _Sheet(*layout) if count == 1 else _PairSheet(*layout)
 
 
 def figure(curves: Sequence[Curve], look: Look) -> Figure:
-    """The plot of one or two series, from scratch: what `Plotter` must draw, and what its sheets are made of."""
-    with style():  # a plot is the same whatever this machine's own settings
+    """The matplotlib figure of one or two series: reference for `Plotter` and source of its backgrounds."""
+    with style():  # independent of the user's matplotlib settings
         return _figure(curves, look)
 
 
 def _figure(curves: Sequence[Curve], look: Look) -> Figure:
+    """Build the figure with the current matplotlib settings. curves: one or two, (length,) 0–99."""
     pair, last = len(curves) > 1, max(map(len, curves)) - 1
     drawn = Figure(figsize=(look.width / DPI, look.height / DPI), dpi=DPI)
     if look.style == "paper":
-        # As in the code that accompanies arXiv 2507.07439: matplotlib's own sizes, and for its 128 points a unit
-        # of value as long as a unit of time. Other lengths get the same box.
+        # As in the code of arXiv 2507.07439: matplotlib's default sizes and, for its 128 points, equal scales on
+        # both axes. Other lengths get the same box.
         small = None
         axes = drawn.add_subplot(xlim=(-0.05 * last, 1.05 * last), box_aspect=100 / (1.1 * 127))
         axes.set(xlabel="Time", ylabel="X(t)", title="Time Series")
         axes.grid(True)
     else:
-        small, point = 8.0, 72 / DPI  # a font and a pixel, in points: thin lines a pixel wide stay sharp
+        small, point = 8.0, 72 / DPI  # font size, and one pixel in points: thin lines of one pixel stay sharp
         axes = drawn.add_subplot(xlim=(0, last))
         axes.set_xlabel("time", fontsize=small, labelpad=1)
         axes.set_ylabel("value", fontsize=small, labelpad=1)
@@ -130,9 +133,13 @@ def _figure(curves: Sequence[Curve], look: Look) -> Figure:
 
 
 class _Empty:
-    """A plot without its lines: the background, where lines go, and the legend's samples of them."""
+    """A plot without its lines: background, pixel coordinates of points and values, legend positions."""
 
     def __init__(self, style: Style, width: int, height: int, length: int, count: int) -> None:
+        """Render the background with matplotlib and compute the transform from data to pixels.
+
+        count: 1 or 2 curves. length: points of the longest.
+        """
         empty = figure([np.zeros(length, np.uint8)] * count, Look(style, width, height, ("black", "black"), 1.0))
         axes = empty.axes[0]
         legend: Any = axes.get_legend()
@@ -142,33 +149,33 @@ class _Empty:
         canvas = FigureCanvasAgg(empty)
         canvas.draw()  # type: ignore[no-untyped-call]
         self.background = np.array(canvas.buffer_rgba())  # type: ignore[no-untyped-call]  # (height, width, 4)
-        down = Affine2D().scale(1, -1).translate(0, height)  # pixels from the top left, as matplotlib gets them
+        down = Affine2D().scale(1, -1).translate(0, height)  # moves the origin to the top left
         self.samples = [(line.get_transform() + down).transform(line.get_path().vertices) for line in samples]
         diagonal = np.arange(max(length, VALUES))[:, None].repeat(2, axis=1)
         places = (axes.transData + down).transform(diagonal)
-        self.column_of, self.row_of = places[:length, 0], places[:VALUES, 1]  # of a point in time, of a value
+        self.column_of, self.row_of = places[:length, 0], places[:VALUES, 1]  # by time index, by value
         x0, y0, x1, y1 = (round(edge) for edge in axes.bbox.extents)
-        self.columns = slice(x0, x1)  # of pixels, between the axes' ends
+        self.columns = slice(x0, x1)  # pixel columns inside the axes
         self.box = celiagg.Rect(x0, height - y1, x1 - x0, y1 - y0)
         self.inside = np.zeros((height, width), bool)
         self.inside[height - y1 : height - y0, x0:x1] = True
-        # The frame lies above a line, and nothing else that is dark lies where lines go.
-        self.open = self.inside & (self.background[..., 0] > 128)  # (height, width), where a line changes a pixel
+        # The frame is above a line. Nothing else inside the axes is that dark.
+        self.open = self.inside & (self.background[..., 0] > 128)  # (height, width), pixels that a line may change
 
 
 class _PairSheet:
-    """Draws two curves over a background in their own colours."""
+    """Renders two curves over a background, each in its colour."""
 
     def __init__(self, style: Style, width: int, height: int, length: int) -> None:
         self.empty = _Empty(style, width, height, length, count=2)
         self.ink = np.empty_like(self.empty.background)
         self.canvas = celiagg.CanvasRGBA32(self.ink)
-        self.pixels = self.ink.view("<u4").reshape(-1)  # the same memory, a number a pixel
+        self.pixels = self.ink.view("<u4").reshape(-1)  # the same memory, one number per pixel
         self.closed = np.flatnonzero(self.empty.inside & ~self.empty.open)
         self.frame = self.empty.background.view("<u4").reshape(-1)[self.closed]
 
     def draw(self, curves: Sequence[Curve], look: Look) -> bytes:
-        """One plot as a PNG."""
+        """One plot as an RGBA PNG. curves: two of them, (length,) uint8."""
         empty = self.empty
         self.ink[:] = empty.background
         for curve, colour in zip(curves, look.colours, strict=True):
@@ -182,29 +189,29 @@ class _PairSheet:
         return png.head(look.width, look.height, png.RGBA) + png.body([png.deflate(rows, last=True)])
 
 
-# The palette of a plot with one curve says how much of the line lies over which shade of the background. The even
-# entries are white with 128 degrees of cover, its upper seven bits. The odd ones stand in groups of eight, a group
-# a degree of 16: four rarer shades (the grid, the faint edges of grid and frame), four greys that no line changes.
-# So a mask and an offset turn a cover into an entry.
+# The palette of a plot with one curve encodes line coverage and background shade. Even entries: white background,
+# 128 levels of coverage (its upper seven bits). Odd entries are in groups of eight, one per level of 16: four
+# rarer background shades (grid, faint edges of grid and frame), then four greys that no line changes. A bit mask
+# and an offset thus turn coverage into an entry.
 RARE = 4
-BARE = np.array([0, *range(1, 2 * RARE, 2)])  # the entries of the shades without any line
-GREYS = np.arange(1, 256, 2).reshape(16, 8)[:, RARE:].ravel()  # the entries of 64 greys, black to white
-WHITE_BITS, RARE_BITS = 0b11111110, 0b11110000  # of the cover, that count
+BARE = np.array([0, *range(1, 2 * RARE, 2)])  # entries of the shades without a line
+GREYS = np.arange(1, 256, 2).reshape(16, 8)[:, RARE:].ravel()  # entries of 64 greys, black to white
+WHITE_BITS, RARE_BITS = 0b11111110, 0b11110000  # bits of the coverage that count
 
 
 class _Sheet:
-    """Draws one curve: only the line, only the rows that it touches, and a byte a pixel.
+    """Renders one curve over a background: only the line, in the rows that it touches, one byte per pixel.
 
-    A line is drawn alone, white on black, so that a byte says to what degree the line covers a pixel. That and the
-    background's shade are an entry of the palette: no colours are mixed.
+    The line is rendered white on black, so that a byte is the line's coverage of a pixel. Coverage and background
+    shade select a palette entry, so no colours are blended.
 
-    It is drawn lying on its side, which is the same picture and takes a quarter less: the rasteriser sorts what
-    a line crosses in each row, and a spiky line crosses fewer columns than rows.
+    The canvas is transposed. The image is the same, but rendering is faster: the rasteriser sorts the crossings of
+    each row, and a noisy line crosses fewer columns than rows.
     """
 
     def __init__(self, style: Style, width: int, height: int, length: int) -> None:
         empty = _Empty(style, width, height, length, count=1)
-        self.cover = np.zeros((empty.columns.stop - empty.columns.start, height), np.uint8)  # lying on its side
+        self.cover = np.zeros((empty.columns.stop - empty.columns.start, height), np.uint8)  # transposed
         self.canvas = celiagg.CanvasG8(self.cover)
         self.row_of = empty.row_of
         self.points = np.empty((length, 2))
@@ -215,11 +222,11 @@ class _Sheet:
         self.below: dict[int, png.Piece] = {}
 
     def _lay_out(self, empty: _Empty) -> None:
-        """Turn the background into entries of the palette, and note where a line may change them."""
-        grey = empty.background[..., 0]  # (height, width); without lines, all is grey
+        """Convert the background to palette entries, and mark the bits that a line may change."""
+        grey = empty.background[..., 0]  # (height, width); without lines all colours are grey
         shades, counts = np.unique(grey[empty.open], return_counts=True)
         self.shades = shades[np.argsort(-counts)][: 1 + RARE].astype(int)
-        nearest = np.abs(np.arange(256)[:, None] - self.shades).argmin(axis=1)  # (256,); where grid lines cross
+        nearest = np.abs(np.arange(256)[:, None] - self.shades).argmin(axis=1)  # (256,), of shade
         greys = GREYS[np.rint(grey / 255 * (len(GREYS) - 1)).astype(int)]
         entries = np.where(empty.open, BARE[nearest[grey]], greys).astype(np.uint8)
         room = np.where(empty.open, np.where(nearest[grey] == 0, WHITE_BITS, RARE_BITS), 0)
@@ -230,9 +237,9 @@ class _Sheet:
         self.rows = self.empty.copy()
 
     def draw(self, curves: Sequence[Curve], look: Look) -> bytes:
-        """One plot as a PNG."""
+        """One plot as a palette PNG. curves: a single one, (length,) uint8."""
         (curve,) = curves
-        reach = look.line_width * DPI / 72 / 2 + 2  # pixels: the first and the last row stay as they were
+        reach = look.line_width * DPI / 72 / 2 + 2  # pixels; one more row on either side stays unchanged
         start = max(0, int(self.row_of[curve.max()] - reach))
         stop = min(len(self.rows), int(self.row_of[curve.min()] + reach) + 1)
         self.points[:, 0] = self.row_of[curve]
@@ -242,23 +249,24 @@ class _Sheet:
         entries &= self.room[start:stop]
         entries |= self.base[start:stop]
         self.rows[start, self.columns] = self.empty[start, self.columns]
-        np.subtract(entries[1:], entries[:-1], out=self.rows[start + 1 : stop, self.columns])  # as png.filter_up
+        np.subtract(entries[1:], entries[:-1], out=self.rows[start + 1 : stop, self.columns])  # Up filter
         touched = png.deflate(self.rows[start:stop])
         return self._head(look) + png.body([self._above(start), touched, self._below(stop)])
 
     def _above(self, row: int) -> png.Piece:
-        """The background's rows above this one, compressed once."""
+        """The compressed background above a row, cached."""
         if row not in self.above:
             self.above[row] = png.deflate(self.empty[:row])
         return self.above[row]
 
     def _below(self, row: int) -> png.Piece:
-        """The background's rows from this one on."""
+        """The compressed background from a row on, cached."""
         if row not in self.below:
             self.below[row] = png.deflate(self.empty[row:], last=True)
         return self.below[row]
 
     def _head(self, look: Look) -> bytes:
+        """PNG header with the palette of this look's colour, cached by colour."""
         colour = look.colours[0]
         if colour not in self.heads:
             line = np.array(to_rgb(colour)) * 255
@@ -272,9 +280,9 @@ class _Sheet:
 
 
 def _mixed(shade: int, line: npt.NDArray[np.float64], degrees: int) -> npt.NDArray[np.float64]:
-    """A shade under more and more of a line's colour, (degrees, 3).
+    """A background shade blended with the line's colour at `degrees` levels of coverage, (degrees, 3).
 
-    Each stands in the middle of the covers that fall to it, but none stays none and full stays full.
+    Each level stands for the middle of its interval, but the first is no and the last full coverage.
     """
     cover = (np.arange(degrees)[:, None] + 0.5) / degrees
     cover[[0, -1]] = [[0], [1]]
@@ -283,13 +291,13 @@ def _mixed(shade: int, line: npt.NDArray[np.float64], degrees: int) -> npt.NDArr
 
 
 def _stroke(canvas: Any, points: npt.NDArray[np.float64], look: Look, colour: str, box: Any = UNCLIPPED) -> None:
-    """Draw a line as `Line2D` does. points: (length, 2), in pixels of the canvas."""
+    """Draw a polyline with the settings of matplotlib's `Line2D`. points: (length, 2), canvas pixels (x, y)."""
     width = look.line_width * DPI / 72
     wanted = Path(points)
     wanted.simplify_threshold = THRESHOLD
     drawn = wanted.cleaned(simplify=len(points) >= SIMPLIFIED, snap=None, stroke_width=width)
     line = celiagg.Path()
-    line.lines(np.asarray(drawn.vertices)[:-1])  # the last one says that the path ends
+    line.lines(np.asarray(drawn.vertices)[:-1])  # the last vertex only ends the path
     pen = celiagg.GraphicsState(
         drawing_mode=celiagg.DrawingMode.DrawStroke,
         line_cap=celiagg.LineCap.CapSquare,

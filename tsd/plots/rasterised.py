@@ -68,8 +68,8 @@ def _spans(values: Heights) -> tuple[Heights, Heights]:
     """
     length = values.shape[1]
     places = (np.arange(length) + 0.5) * (SIDE / length)
-    edges = np.arange(SIDE + 1)  # (SIDE + 1,) index of the next point
-    after = np.clip(np.searchsorted(places, edges), 1, length - 1)
+    edges = np.arange(SIDE + 1)
+    after = np.clip(np.searchsorted(places, edges), 1, length - 1)  # (SIDE + 1,) index of the next point
     share = np.clip((edges - places[after - 1]) * (length / SIDE), 0, 1).astype(np.float32)
     crossed = values[:, after - 1] * (1 - share) + values[:, after] * share  # (batch, SIDE + 1), at column edges
     low, high = (bound(crossed[:, :-1], crossed[:, 1:]) for bound in (np.minimum, np.maximum))

@@ -1,8 +1,7 @@
-"""The recipe of a whole study: pydantic models, loading, `extends` and overrides.
+"""The recipe of a study: pydantic models, loading, `extends` and overrides.
 
-A recipe is a YAML file. It may extend another, by name or by path, and then names only what differs.
-Whatever is wrong with it is said in one line, before anything is spent: the field, the value, what was
-expected, and the nearest valid name.
+A recipe is a YAML file. It may extend another one, by name or path, and then sets only what differs. Errors are
+reported before any work starts, in one line: the field, its value, what was expected, and the closest valid name.
 """
 
 from tsd.recipe.curation import CurationConfig, NliConfig

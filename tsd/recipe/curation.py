@@ -1,4 +1,4 @@
-"""Which descriptions become examples."""
+"""Recipe section: which annotations become training examples."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
@@ -11,37 +11,37 @@ AgainstTruth = Literal["drop", "correct", "keep"]
 
 
 class NliConfig(Section):
-    """A model of natural-language inference that compares each sentence with the measured truth."""
+    """A natural-language inference model that compares each text with the ground truth."""
 
     model: str
-    """A Hugging Face cross-encoder, by hub name or folder; one of its labels is contradiction."""
+    """A Hugging Face cross-encoder, by hub name or folder; one of its labels must be contradiction."""
     threshold: Share = 0.5
-    """A contradiction counts where it is the most probable label and at least this probable."""
+    """Minimum probability of a contradiction, which must also be the most probable label."""
     batch_size: Positive = 64
-    """Pairs of sentences that are judged at once."""
+    """Text pairs per forward pass."""
 
 
 class CurationConfig(Section):
     """Which annotations become training examples."""
 
     form: Literal["any", "json"] = "any"
-    """`json` rejects a reply that is not the object of sentences that was asked for; `any` takes prose, too."""
+    """`json` rejects a response that is not the requested JSON object; `any` accepts prose as well."""
     unstated: Literal["drop", "keep"] = "drop"
-    """What to do with a reply that leaves a facet open."""
+    """What to do with a response that leaves a facet open."""
     against_truth: dict[str, AgainstTruth] = Field(default={EVERY: "drop"})
-    """What to do, by facet, with a reply that contradicts what is measurable: reject it, put a sentence that
-    states the truth in the place of the wrong one, or train on it all the same. `every` holds for the facets that
-    are not named; a word alone holds for all."""
+    """What to do, by facet, with a response that contradicts the ground truth: reject it (`drop`), replace the
+    wrong text by a true phrasing (`correct`), or train on it as it is (`keep`). `every` is for the facets not
+    named; a single word is for all."""
     length: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (1, 4000)
-    """The least and the most characters of what is learned."""
+    """Minimum and maximum length of the training text, in characters."""
     nli: NliConfig | None = None
-    """Reject what a model finds to contradict the truth; left out, no model is asked."""
+    """Reject responses that this model finds to contradict the ground truth. Default: no model is used."""
     duplicates: Literal["drop", "keep"] = "drop"
-    """What to do with an example whose series is already there, in the whole corpus: the first by id stays, and
-    none is learned from that validation or test hold."""
+    """What to do with examples of identical series in the corpus: `drop` keeps the first by id, and removes
+    training examples whose series is in validation or test."""
     caps: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default={EVERY: 1.0})
-    """The largest share of the training examples that any class of a facet may have. `every` holds for the facets
-    that are not named; a number alone holds for all."""
+    """Maximum fraction of the training examples that any class of a facet may have. `every` is for the facets not
+    named; a single number is for all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -61,14 +61,14 @@ class CurationConfig(Section):
         return self
 
     def policy(self, facet: str) -> AgainstTruth:
-        """What to do with a reply that contradicts the truth of this facet."""
+        """What to do with a response that contradicts the ground truth of this facet."""
         return self.against_truth.get(facet, self.against_truth[EVERY])
 
     def cap(self, facet: str) -> float:
-        """The largest share of the training examples that a class of this facet may have."""
+        """Maximum fraction of the training examples that a class of this facet may have."""
         return self.caps.get(facet, self.caps[EVERY])
 
     def named_facets(self) -> Iterator[tuple[str, str]]:
-        """Each name that must be a facet of the task, with the field that names it."""
+        """Each name in this section that must be a facet of the task, with its field."""
         for field in ("against_truth", "caps"):
             yield from ((field, name) for name in getattr(self, field) if name != EVERY)

@@ -1,4 +1,4 @@
-"""A recipe's file -> a recipe: `extends`, overrides, and one line for whatever is wrong."""
+"""Load a recipe: `extends`, overrides, and one-line error messages."""
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,15 +14,15 @@ from tsd.recipe.section import Section, nearest
 from tsd.recipe.study import Recipe
 from tsd.recipe.teachers import TEACHERS
 
-WHOLE = ("mix",)  # mappings that are one value
+WHOLE = ("mix",)  # mappings that are replaced as a whole, not merged
 
 
 def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path and apply overrides such as `series.count=1000`.
 
-    Their order means nothing unless two set the same field: a whole section comes before what is in it, and a
-    teacher's kind before its other fields.
-    Raises RecipeError with one line that names the place, the value and the fix.
+    The order of overrides matters only if two set the same field: a section is set before its fields, and a
+    teacher's kind before its other fields. Raises RecipeError with one line that names the place, the value and
+    the fix.
     """
     data = _resolve(source, ())
     given = {override.partition("=")[0] for override in overrides}
@@ -35,12 +35,12 @@ def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def names() -> list[str]:
-    """The recipes that come with tsd."""
+    """The names of the recipes that are part of tsd."""
     return sorted(Path(str(entry)).stem for entry in _folder().iterdir() if str(entry).endswith(".yaml"))
 
 
 def to_yaml(recipe: Recipe) -> str:
-    """The whole resolved recipe; loading it again gives the same recipe."""
+    """The fully resolved recipe as YAML. Loading it gives the same recipe."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
 
 
@@ -49,9 +49,9 @@ def _folder() -> Any:
 
 
 def _resolve(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    """The recipe's data with everything that it extends merged in."""
+    """The recipe's data with everything that it extends merged in. seen: files on the way, to detect cycles."""
     if source.endswith((".yaml", ".yml")):
-        source = os.path.normpath(source)  # one spelling for each file, so that a circle is seen
+        source = os.path.normpath(source)  # normalised, so that cycles are detected
     if source in seen:
         raise RecipeError(f"recipe {source} extends itself: {' → '.join((*seen, source))}")
     data = _read(source)
@@ -66,6 +66,7 @@ def _resolve(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _read(source: str) -> dict[str, Any]:
+    """The data of a recipe file or built-in recipe. Raises RecipeError if missing, unreadable or no mapping."""
     if source.endswith((".yaml", ".yml")):
         path = Path(source)
         if not path.is_file():
@@ -98,7 +99,7 @@ def _why(error: OSError | UnicodeDecodeError) -> str:
 
 
 def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A section merges key by key; a mix, or a teacher of another kind, replaces the old one whole."""
+    """Merge a section key by key. A mix, or a teacher of another kind, replaces the old one as a whole."""
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
@@ -111,16 +112,17 @@ def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rank(override: str) -> tuple[int, bool]:
+    """Sort key of an override: fewer sections first, then `kind` before other fields."""
     path = override.partition("=")[0].split(".")
     return len(path), path[-1] != "kind"
 
 
 def _apply(data: dict[str, Any], override: str, given: Collection[str]) -> None:
-    """given: the paths of all overrides, whose fields are not dropped with what was inherited."""
+    """Apply one override in place. given: the paths of all overrides, whose fields must not be dropped."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"--set {override}: expected a.b=value")
-    said = " ".join(override.split())  # a message is one line, whatever was typed
+    said = " ".join(override.split())  # on one line, as messages are
     *sections, last = path.split(".")
     place = data
     if sections and sections[-1] in WHOLE:
@@ -134,7 +136,7 @@ def _apply(data: dict[str, Any], override: str, given: Collection[str]) -> None:
         place = inner
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # a date that no calendar has is a ValueError
+    except (yaml.YAMLError, ValueError):  # an impossible date raises ValueError
         raise RecipeError(f"--set {said}: {text!r} is not a YAML value") from None
     if sections and sections[0] in ("teacher", "teachers") and len(sections) == 1 + (sections[0] == "teachers"):
         _drop_what_does_not_fit(place, last, value, ".".join(sections), given)
@@ -144,8 +146,10 @@ def _apply(data: dict[str, Any], override: str, given: Collection[str]) -> None:
 def _drop_what_does_not_fit(
     teacher: dict[str, Any], field: str, value: Any, above: str, given: Collection[str]
 ) -> None:
-    """Drop what a teacher inherited and cannot have beside what it is given: fields of another kind, and, where
-    the kind is set as well, a model where it is to be trained, or the reverse."""
+    """Drop inherited fields of a teacher that conflict with an override.
+
+    These are fields of another kind and, if the kind is set too, `model` beside `train` or the reverse.
+    """
     if field == "kind" and str(value) in TEACHERS:
         fields = TEACHERS[str(value)].model_fields
         for other in [other for other in teacher if other not in fields]:
@@ -157,6 +161,7 @@ def _drop_what_does_not_fit(
 
 
 def _first_problem(error: ValidationError) -> str:
+    """The first validation error as one line, with the number of further ones."""
     problem = error.errors()[0]
     location = [part for part in problem["loc"] if part not in (*TEACHERS, "[key]")]
     place = ".".join(str(part) for part in location)
@@ -166,19 +171,19 @@ def _first_problem(error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{place} is missing"
     given = problem["input"]
-    # An address is refused for the password in it, which a message must not repeat.
+    # A URI is rejected for the password in it, which a message must not repeat.
     shown = "" if isinstance(given, Mapping | BaseModel) or "://" in str(given) else f" is {given!r}:"
     message = problem["msg"].removeprefix("Value error, ")
-    # A tuple that lost its only item is too short as well: what follows from a problem is not another one.
+    # Errors at a prefix of the first one's place follow from it and are not counted.
     more = sum(other["loc"] != problem["loc"][: len(other["loc"])] for other in error.errors()[1:])
-    said = f"{place}{shown or ':'} " if place else ""  # what joins two sections names them itself
+    said = f"{place}{shown or ':'} " if place else ""  # errors that span sections name the fields themselves
     return f"{said}{message[0].lower()}{message[1:]}" + (f" (and {more} more)" if more else "")
 
 
 def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
-    """The names of the fields that are valid at a place in the recipe, as pydantic spells the place.
+    """The valid field names at a location in the recipe, as pydantic reports it.
 
-    A name that is no field is a key of a mapping.
+    Names that are no fields are keys of a mapping.
     """
     models: list[Any] = [Recipe]
     for part in location:

@@ -1,4 +1,4 @@
-"""What the sections of a recipe are made of."""
+"""The base class of recipe sections, and common field types."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(gt=0)]
-EVERY: Final = "every"  # in a mapping by facet, the facets that it does not name
+EVERY: Final = "every"  # key of mappings by facet, for the facets that they do not name
 
 
 def nearest(name: str, valid: Sequence[str]) -> str:
-    """ ", did you mean X?" where a valid name is close, else the valid names."""
+    """ ", did you mean X?" for the closest valid name, else a list of the valid names."""
     close = difflib.get_close_matches(name, valid, n=1)
     return f", did you mean {close[0]!r}?" if close else f" (valid: {', '.join(valid)})"
 
@@ -27,14 +27,17 @@ def _no_password(uri: str) -> str:
     return uri
 
 
-# Recipes are written into run folders, MLflow and reports, so no address in one may hold a secret.
+# Recipes are written to run folders, MLflow and reports, so their URIs must not hold secrets.
 Uri = Annotated[str, AfterValidator(_no_password)]
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Beside a field's type: the stage whose tables the field shapes; what it holds goes for all below it that say
-    nothing else. None: no table's bytes depend on it, only where, how fast and at what price they are made."""
+    """Annotation of a field: the stage whose tables depend on it.
+
+    Subsections inherit it unless annotated themselves. None: no table depends on it, as for fields about machines,
+    speed and price.
+    """
 
     stage: str | None
 
@@ -43,27 +46,27 @@ MACHINE = Shapes(None)
 
 
 class Section(BaseModel):
-    """A frozen part of a recipe: unknown keys are errors."""
+    """A frozen section of a recipe. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     def __hash__(self) -> int:
-        return hash(self.model_dump_json())  # pydantic's own stops at the mappings that some sections hold
+        return hash(self.model_dump_json())  # pydantic's own hash fails for sections with mappings
 
     @classmethod
     def shaped_by(cls, field: str) -> Shapes | None:
-        """What a field shapes, as far as it says so itself."""
+        """The annotation of a field, None if there is none."""
         return next((mark for mark in cls.model_fields[field].metadata if isinstance(mark, Shapes)), None)
 
     @classmethod
     def shaping(cls) -> set[str]:
-        """The fields that are not for the machines alone."""
+        """The fields on which tables depend."""
         return {field for field in cls.model_fields if cls.shaped_by(field) != MACHINE}
 
     def shaped(self, stage: str | None = None, above: str = "") -> Iterator[tuple[str, Any, str]]:
-        """Each value that shapes tables, with its path and the stage whose they are.
+        """Each value on which tables depend, with its path and stage.
 
-        stage: of fields that say nothing. A section with an `identity` is known by that alone.
+        stage: of fields without an annotation. A section with an `identity` is represented by that alone.
         """
         identity = getattr(self, "identity", None)
         if identity is not None and stage is not None:

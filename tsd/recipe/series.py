@@ -1,4 +1,4 @@
-"""Which series are drawn, and how they look."""
+"""Recipe sections: which series are generated, and how they are plotted."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -8,56 +8,57 @@ from tsd.recipe.section import Positive, Range, Section, Share, Shares, Size, ne
 from tsd.series.processes import PROCESSES, own_ranges
 
 SHORTEST, LONGEST = 32, 1024  # points in a series
-RASTERISED_SIDE, RASTERISED_TOKEN = 128, 32  # pixels of a rasterised plot's side, and of a token's
-FIXED = {"paper": (1000, 500), "bare": (RASTERISED_SIDE,) * 2}  # pixels of the styles that have one size
-PATCH = 28  # pixels of a picture's side that a Qwen-VL takes for one token
+RASTERISED_SIDE, RASTERISED_TOKEN = 128, 32  # pixels of a rasterised plot's side and of an image token's side
+FIXED = {"paper": (1000, 500), "bare": (RASTERISED_SIDE,) * 2}  # pixels of the styles with a fixed size
+PATCH = 28  # pixels of an image token's side in a Qwen-VL
 
 
 class SeriesConfig(Section):
-    """Which series are drawn. The defaults give balanced classes; see docs/decisions.md."""
+    """Which series are generated. The defaults give balanced classes; see docs/decisions.md."""
 
     count: Annotated[int, Field(gt=0, le=10**10)] = 12_500
-    """How many series, over all splits."""
+    """Number of series over all splits."""
     length: int | tuple[int, ...] = 128
-    """Points in each series; of several lengths, each series has one, all equally often."""
+    """Points per series. With several lengths, each series has one of them, in equal proportions."""
     split: Shares = (0.8, 0.1, 0.1)
-    """Shares of train, validation and test."""
+    """Fractions of train, validation and test."""
     mix: dict[str, Size] = Field(default={name: process.weight for name, process in PROCESSES.items()})
-    """How often each process is drawn, relative to the others; a process that is not named is not drawn."""
+    """Relative frequencies of the processes. A process that is not named is not used."""
     ranges: dict[str, tuple[float, float]] = Field(default={})
-    """Other ranges for what only some processes have, such as season_period: [0.3, 2.0]."""
+    """Other ranges for parameters that only some processes have, such as season_period: [0.3, 2.0]."""
     own_range: Share = 0.4
-    """The share of series that are mapped onto 0–99 by their own minimum and maximum; the others keep the
-    one scale."""
+    """Fraction of series that are min-max scaled to 0–99. The others share a common scale."""
     oversampling: Annotated[float, Field(ge=1, le=10)] = 1.25
-    """Candidates for each series that is kept; the more, the more even are the classes, and the slower."""
+    """Candidates generated per series kept. More candidates give more balanced classes and take longer."""
     trend_shares: Shares = (0.34, 0.34, 0.32)
-    """How often a rising, a falling and no drift is drawn; noise moves some of the last into the others."""
+    """Fractions of series generated with a rising, a falling and no drift. Noise moves some of the last to the
+    others."""
     noise_shares: Shares = (0.49, 0.33, 0.18)
-    """How often low, medium and high noise is drawn."""
+    """Fractions of series generated with low, medium and high noise."""
     own_trend_shares: Shares = (0.28, 0.28, 0.44)
-    """trend_shares of series that fill their own range."""
+    """trend_shares of min-max scaled series."""
     own_noise_shares: Shares = (0.60, 0.40, 0.0)
-    """noise_shares of series that fill their own range, which makes flat ones noisier than they were drawn."""
+    """noise_shares of min-max scaled series. Scaling makes flat series noisier than they were generated."""
     noise_rms: tuple[Range, Range, Range] = ((0.6, 1.75), (2.4, 10.2), (13.0, 17.0))
-    """Residual around a cubic fit for low, medium and high noise, in value units."""
+    """Ranges of the RMS residual of a cubic fit for low, medium and high noise, in value units."""
     tau: tuple[Range, Range, Range] = ((0.2, 0.8), (0.016, 0.31), (0.0055, 0.031))
-    """Mean-reversion time for low, medium and high noise, as a fraction of the length. Slow reversion where
-    noise is low lets the path wander, so that the trend does not give the extrema away."""
+    """Ranges of the mean-reversion time for low, medium and high noise, as a fraction of the length. Slow
+    reversion at low noise lets the path wander, so that the trend does not determine the extrema."""
     drift: tuple[Size, Size] = (6.0, 10.0)
-    """Size of a drift from first point to last, in value units."""
+    """Range of the drift from first to last point, in value units."""
     drift_per_spread: Size = 1.0
-    """Added to the drift for each value unit by which noise alone moves the two ends apart."""
+    """Additional drift per value unit by which noise alone separates the two ends."""
     own_drift: tuple[Share, Share] = (0.05, 0.4)
-    """Size of a drift where a series fills its own range, as a share of what the noise leaves of it."""
+    """Range of the drift of min-max scaled series, as a fraction of the range left by the noise."""
     swing: tuple[Size, Size] = (8.0, 40.0)
-    """Size of the humps, seasons and switches that come on top of a drift, in value units."""
+    """Range of the height of humps, seasons and switches that are added to a drift, in value units."""
     swing_share: tuple[Share, Share] = (0.3, 0.9)
-    """Share of the wanted residual's energy that such a swing may make; it is smaller where it would be more."""
+    """Range of the fraction of the target residual's energy due to such a swing; larger swings are reduced."""
     off_centre: Annotated[float, Field(ge=0, le=50)] = 20.0
-    """How far from 49.5 the middle of a series on the one scale may lie, in value units, where it has room."""
+    """Maximum distance between the middle of a series on the common scale and 49.5, in value units, if there is
+    room."""
     blocks_per_part: Positive = 1
-    """Blocks of 1,024 series in one Parquet part."""
+    """Blocks of 1,024 series per Parquet part."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -66,7 +67,7 @@ class SeriesConfig(Section):
 
     @property
     def points(self) -> float:
-        """Points in a series on average."""
+        """Mean number of points per series."""
         return sum(self.lengths) / len(self.lengths)
 
     @field_validator("length", mode="before")
@@ -116,19 +117,21 @@ class SeriesConfig(Section):
 
 
 class PlotConfig(Section):
-    """How a series is drawn for a teacher that looks."""
+    """How a series is plotted for a teacher with a vision encoder."""
 
     style: Literal["paper", "compact", "bare"] = "compact"
-    """The paper's figure, 1000 × 500 pixels; one in the size that a Qwen-VL teacher takes as it is; or the line
-    alone, 128 × 128 pixels, which a teacher of one's own looks at and which is then the default."""
+    """`paper`: the figure of arXiv 2507.07439, 1000 × 500 pixels. `compact`: a size that a Qwen-VL teacher uses
+    without resizing. `bare`: a rasterised plot of the line alone, 128 × 128 pixels, for locally trained teachers,
+    whose default it is."""
     width: Annotated[int, Field(ge=140, le=4088)] = 448
-    """Pixels of a compact plot, a multiple of 28; with fewer, the axes' words leave no room for the line."""
+    """Width of a compact plot in pixels, a multiple of 28. A smaller one leaves no room for the line beside the
+    labels."""
     height: Annotated[int, Field(ge=140, le=4088)] = 224
-    """Pixels of a compact plot, a multiple of 28."""
+    """Height of a compact plot in pixels, a multiple of 28."""
     vary: bool = False
-    """Vary the line's colour and width, and a compact plot's size, from series to series."""
+    """Vary line colour and width, and the size of compact plots, between series."""
     store: bool = False
-    """Keep the plots on disk, too."""
+    """Also store the plots on disk."""
 
     @model_validator(mode="after")
     def _whole_patches(self) -> Self:
@@ -143,7 +146,7 @@ class PlotConfig(Section):
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """Every size that a plot may have, each as likely as the others: (width, height) in pixels."""
+        """Every possible size of a plot, equally probable: (width, height) in pixels."""
         if self.style != "compact":
             return [FIXED[self.style]]
         if not self.vary:
@@ -157,7 +160,7 @@ class PlotConfig(Section):
 
     @property
     def image_tokens(self) -> float:
-        """Tokens that a plot costs a Qwen-VL on average: one a patch, after scaling to whole patches."""
+        """Mean number of Qwen-VL image tokens per plot, after resizing to multiples of the token size."""
         if self.style == "bare":
             return (RASTERISED_SIDE / RASTERISED_TOKEN) ** 2
         tokens = [round(width / PATCH) * round(height / PATCH) for width, height in self.sizes]
@@ -165,5 +168,5 @@ class PlotConfig(Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that shapes a plot; whether it is kept does not, nor a size that the style does not ask for."""
+        """The settings that determine a plot's pixels. Excludes `store`, and sizes that the style does not use."""
         return self.model_dump(exclude={"store", *(("width", "height") if self.style in FIXED else ())})

@@ -14,7 +14,7 @@ from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig
 from tsd.storage.schemas import SPLITS
 from tsd.tasks import TASKS, Task
 
-# Over all tables, generously: the laptop study's series of 128 points take about 600 bytes each.
+# Generous bounds on the bytes over all tables.
 BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
 
 
@@ -25,7 +25,10 @@ def _known_task(name: str) -> str:
 
 
 def _of_a_kind(teacher: Any, folder: str) -> Any:
-    """A teacher's section: one that names no kind is of the rules, one that is trained is kept with the study."""
+    """A teacher's section with defaults: `rules` for no kind; `local`, stored with the study, for a trained one.
+
+    Raises ValueError for a teacher with both `model` and `train`.
+    """
     if not isinstance(teacher, dict):
         return teacher
     if teacher.get("train") is None:
@@ -38,6 +41,7 @@ def _of_a_kind(teacher: Any, folder: str) -> Any:
 
 
 def _is_own(teacher: Any) -> bool:
+    """Whether a teacher is trained by the study or run locally."""
     return isinstance(teacher, dict) and (teacher.get("train") is not None or teacher.get("kind") == "local")
 
 
@@ -51,20 +55,20 @@ class Recipe(Section):
     """A whole study."""
 
     name: Annotated[Name, MACHINE]
-    """What the study's folder and MLflow run are called."""
+    """The name of the study's folder and MLflow run."""
     about: Annotated[str, MACHINE] = ""
-    """What the recipe is for, in a line."""
+    """A one-line description."""
     seed: Annotated[int, Field(ge=0, lt=2**63), Shapes("generate")] = 0
-    """The study's seed: with a series' id, all that a series depends on."""
+    """The study's seed. A series depends only on it and on the series' id."""
     task: Annotated[TaskName, Shapes("generate")] = "single"
-    """What is asked: `single`, the paper's task about one series, or `pair`, its task about two."""
+    """The task of arXiv 2507.07439: `single` is about one series, `pair` about two."""
     out: Annotated[Uri, MACHINE] = OUT
-    """The folder that holds studies: a path, or a URI such as s3://bucket/studies."""
+    """The folder for studies: a path, or a URI such as s3://bucket/studies."""
     series: Annotated[SeriesConfig, Shapes("generate")] = SeriesConfig()
     plots: Annotated[PlotConfig, Shapes("annotate")] = PlotConfig()
     teacher: Annotated[Teacher, Shapes("annotate")] = RulesTeacher()
     teachers: Annotated[dict[Name, Teacher], Shapes("annotate")] = Field(default={})
-    """Several teachers by name, in the place of one: every student is taught by each, over the same series."""
+    """Several teachers by name, instead of one. Every student is trained with each, on the same series."""
     curation: Annotated[CurationConfig, Shapes("curate")] = CurationConfig()
     students: Annotated[StudentsConfig, Shapes("train")] = StudentsConfig()
     training: Annotated[TrainingConfig, Shapes("train")] = TrainingConfig()
@@ -74,6 +78,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _what_teachers_leave_out(cls, value: Any) -> Any:
+        """Fill in the defaults that depend on the teacher: its kind, its folder, and the plot style."""
         if not isinstance(value, dict):
             return value
         folder = f"{str(value.get('out', OUT)).rstrip('/')}/{value.get('name')}"
@@ -142,7 +147,7 @@ class Recipe(Section):
 
     @property
     def by_teacher(self) -> dict[str, Self]:
-        """A recipe for each of several teachers: a study of its own in a folder below this one's."""
+        """One recipe per teacher of a study with several: a study in a subfolder."""
         return {
             name: self.model_copy(
                 update={"name": name, "out": f"{self.folder}/teachers", "teacher": teacher, "teachers": {}}
@@ -152,22 +157,22 @@ class Recipe(Section):
 
     @property
     def asks(self) -> Task:
-        """The task that `task` names."""
+        """The task object that `task` names."""
         return TASKS[self.task]
 
     @property
     def folder(self) -> str:
-        """Where this study lives."""
+        """The study's folder."""
         return f"{self.out.rstrip('/')}/{self.name}"
 
     @property
     def max_new_tokens(self) -> int:
-        """The longest reply of a student, in tokens."""
+        """Maximum length of a student's response in tokens."""
         return self.evaluation.max_new_tokens or self.asks.reply_tokens
 
     @property
     def kept_share(self) -> float:
-        """The share of replies that curation keeps, as far as the recipe tells."""
+        """Estimated fraction of responses that curation keeps."""
         if self.teachers:
             return min(one.kept_share for one in self.by_teacher.values())
         if not isinstance(self.teacher, RulesTeacher):
@@ -177,7 +182,7 @@ class Recipe(Section):
         return prod(1 - rates.get(facet, rates[EVERY]) for facet in dropped)
 
     def require_enough_series(self) -> None:
-        """Raise RecipeError where more is asked of a split than it can hold, before the first series is drawn."""
+        """Raise RecipeError if a split has too few series for what the recipe asks of it."""
         kept = (self.kept_share, self.kept_share, 1.0)
         asked = (max(self.students.volumes), self.evaluation.validation_examples, self.evaluation.series)
         fields = ("students.volumes", "evaluation.validation_examples", "evaluation.series")
@@ -191,7 +196,7 @@ class Recipe(Section):
                 )
 
     def require_own_teacher(self) -> None:
-        """Raise RecipeError where the recipe describes no teacher that can be trained."""
+        """Raise RecipeError if the recipe has no teacher to train."""
         for teacher in self.teachers.values() or [self.teacher]:
             if not isinstance(teacher, ModelTeacher) or teacher.train is None:
                 raise RecipeError(
@@ -201,7 +206,7 @@ class Recipe(Section):
 
     @property
     def bytes_needed(self) -> int:
-        """About how much a study writes; the weights of students from scratch are too small to count."""
+        """Estimated bytes that a study writes, without the small weights of students from scratch."""
         each = BYTES_PER_POINT * self.series.points * self.asks.curves + BYTES_PER_ROW
         if self.plots.store:
             each += BYTES_PER_PIXEL * max(width * height for width, height in self.plots.sizes)

@@ -1,4 +1,4 @@
-"""Who describes the series."""
+"""Recipe sections: the teachers that annotate the series."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -13,14 +13,13 @@ OPENAI = "api.openai.com"
 
 
 class RulesTeacher(Section):
-    """A teacher that is not a model: it states the measured facets in varied sentences."""
+    """A rule-based teacher without a model: it states the measured labels in varied phrasings."""
 
     kind: Literal["rules"] = "rules"
     varied: bool = True
-    """Whether its sentences vary; if not, a facet is always stated in the same words."""
+    """Whether phrasings vary. Otherwise a facet always has the same one."""
     error_rate: dict[str, Share] = Field(default={EVERY: ERROR_RATE})
-    """The share of wrong labels, by facet; `every` is that of the facets which are not named, a number alone that
-    of all."""
+    """Fraction of wrong labels, by facet. `every` is for the facets not named; a single number is for all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -32,30 +31,30 @@ class RulesTeacher(Section):
 
     @property
     def name(self) -> str:
-        """What the tables call this teacher."""
+        """The teacher's name in tables."""
         return "rules"
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that shapes its replies."""
-        return self.model_dump(exclude=set() if not self.varied else {"varied"})  # older replies keep their keys
+        """The settings that determine its responses."""
+        return self.model_dump(exclude=set() if not self.varied else {"varied"})  # keeps old keys
 
 
 class Training(Section):
-    """How a teacher of one's own is trained: to look at pictures whose truth is known, and to state it."""
+    """How a locally trained teacher is trained: on plots with known ground truth."""
 
     size: Literal["0.03M", "0.1M", "0.3M", "1M"] = "0.3M"
-    """Its built-in size; see `tsd.models.vision_students`."""
+    """Built-in model size; see `tsd.models.vision_students`."""
     pictures: Positive = 60_000
-    """Of series of their own, which no study sees. With fewer it is a worse teacher."""
+    """Training images, of series that no study uses. Fewer images give a worse teacher."""
     batch_size: Positive = 32
-    """Pictures in a step."""
+    """Images per step."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate; the size's own when left out."""
+    """Peak learning rate. Default: that of the size."""
     optimiser: Literal["adamw", "muon"] = "muon"
-    """As of `training.optimiser`."""
+    """As `training.optimiser`."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of its first weights and of the order of its pictures."""
+    """Seed of the initial weights and of the order of the images."""
 
 
 SHAPING = {
@@ -69,7 +68,7 @@ SHAPING = {
     "max_tokens",
     "max_model_len",
 }
-# Arguments of vLLM's engine that say how it uses its machine, not what it replies.
+# vLLM engine arguments that affect performance but not responses.
 RUNNING = {
     *(
         "block_size",
@@ -84,44 +83,45 @@ RUNNING = {
 
 
 class ModelTeacher(Section):
-    """A model that is shown each series and asked to describe it."""
+    """A model that is prompted with each series."""
 
     model: str
-    """The model's name, as the server or the hub knows it, or its folder."""
+    """The model's name on the server or hub, or its folder."""
     train: Training | None = None
-    """In the place of a model: train one, where it is not there yet, and keep it in RUN/teacher. It is small,
-    looks at plots, and is asked as it was taught."""
+    """Instead of `model`: train one if it does not exist yet, and store it in RUN/teacher. It is a small vision
+    model with a short prompt of its own."""
     view: Literal["plot", "numbers", "both"] = "plot"
-    """What it is shown: the plot, the values as text, or both."""
+    """Input modality: the plot, the values as text, or both."""
     choices: bool = False
-    """Have it choose among the task's own sentences (a schema of enums), for models that cannot word their own."""
+    """Restrict responses to the task's own phrasings (a schema of enums), for models that cannot phrase
+    answers."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     max_tokens: Positive = 256
-    """Longest reply, in tokens."""
+    """Maximum length of a response in tokens."""
 
     @property
     def name(self) -> str:
-        """What the tables call this teacher."""
+        """The teacher's name in tables."""
         return f"own-{self.train.size}" if self.train else self.model
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that shapes its replies; how fast and how often it is asked does not."""
+        """The settings that determine its responses. Excludes how fast and how often requests are sent."""
         return self.model_dump(include={*SHAPING, *({"train"} if self.train else ())})
 
     @property
     def own(self) -> bool:
-        """Whether it is a model of tsd's own, which is asked one thing alone, in few words."""
+        """Whether it is a locally trained model, which has a short prompt of its own."""
         return self.train is not None
 
     @property
     def sees_plots(self) -> bool:
-        """Whether it is shown pictures."""
+        """Whether its prompts contain images."""
         return self.view != "numbers"
 
     @model_serializer(mode="wrap")
     def _where_it_is_kept_follows(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Of a teacher that is trained, the study's folder says where it lies, and a recipe does not."""
+        """Omit the folder of a trained teacher, which follows from the study's folder."""
         fields: dict[str, Any] = write(self)
         return {name: value for name, value in fields.items() if self.train is None or name != "model"}
 
@@ -136,42 +136,42 @@ class ModelTeacher(Section):
 
 
 class LocalTeacher(ModelTeacher):
-    """A small model of one's own that looks at the plots in the pipeline's own processes, on CPUs."""
+    """A locally trained small vision model, run in the pipeline's own processes on CPUs."""
 
     kind: Literal["local"]
     workers: Positive = 2
-    """Processes that look, a CPU each."""
+    """Inference processes, one CPU each."""
     batch_size: Positive = 256
-    """Plots that a process looks at together."""
+    """Images per forward pass."""
 
     @property
     def own(self) -> bool:
-        """Only such models can be run so."""
+        """Always true: only such models can be run this way."""
         return True
 
 
 class BatchConfig(Section):
-    """How an offline Batch API is used; its limits are the provider's."""
+    """How a provider's offline Batch API is used. The limits are the provider's."""
 
     price_share: Share = 0.5
-    """What a token costs in a batch, as a share of the live price."""
+    """Price of a token in a batch, as a fraction of the live price."""
     most_requests: Positive = 50_000
-    """In one batch; a part of the series (series.blocks_per_part) makes one or several."""
+    """Maximum requests per batch. One part of the series (series.blocks_per_part) becomes one or more batches."""
     most_megabytes: Positive = 190
-    """In one batch's file."""
+    """Maximum size of a batch's input file in megabytes."""
     at_once: Positive = 64
-    """Batches under way at once."""
+    """Maximum batches in progress."""
     poll_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """Between two looks at a batch."""
+    """Seconds between status requests for a batch."""
     rounds: Positive = 4
-    """How often what a batch left unanswered is put into another one."""
+    """Maximum batches per request: unanswered requests go into another batch."""
     idle_timeout: Annotated[float, Field(gt=0)] = 3600.0
-    """Seconds without progress in collecting a batch (files that cannot be read, lines that are missing, a status
-    that tsd does not know) after which the stage stops. Nothing is asked again meanwhile."""
+    """Seconds without progress in collecting a batch (unreadable files, missing lines, an unknown status) after
+    which the stage stops. No requests are repeated meanwhile."""
 
 
 def _address(url: str) -> str:
-    """The address of an API without what was copied with it. Raises ValueError where it cannot be one."""
+    """Normalise a copied API address. Raises ValueError if it cannot be one."""
     url = url.strip()
     if "://" not in url:
         raise ValueError(f"must begin with https:// or http://, such as https://{url.lstrip('/') or 'host/v1'}")
@@ -193,12 +193,12 @@ def _address(url: str) -> str:
 
 
 class QualityConfig(Section):
-    """When the stage stops because too few replies can be used."""
+    """When the stage stops because too few responses are usable."""
 
     last: Positive = 100
-    """Rows that are looked at: the last so many that ended."""
+    """Number of latest rows that are considered."""
     least_usable: Share = 0.2
-    """The share of them that must be `ok`; 0 never stops."""
+    """Minimum fraction of them with status `ok`. 0 never stops."""
 
 
 class ApiTeacher(ModelTeacher):
@@ -206,41 +206,40 @@ class ApiTeacher(ModelTeacher):
 
     kind: Literal["openai"]
     base_url: Annotated[Uri, AfterValidator(_address)] = "http://127.0.0.1:8000/v1"
-    """Where the API is, usually ending in /v1; left out, where `vllm serve` puts it on this machine. It is no part
-    of what a reply depends on: replies of one address are used at another that serves the same model."""
+    """Base URL of the API, usually ending in /v1. Default: the address of `vllm serve` on this machine. Responses
+    do not depend on it: they are reused for another address that serves the same model."""
     revision: str | None = None
-    """Of the model, where it matters which: replies of one revision are not used for another."""
+    """Revision of the model. Responses of one revision are not reused for another."""
     key_env: str | None = None
-    """The environment variable that holds the key, which stands nowhere else; by default OPENAI_API_KEY for
-    OpenAI's own API, and none for any other."""
+    """Environment variable of the API key. Default: OPENAI_API_KEY for OpenAI's API, none for others."""
     mode: Literal["live", "batch"] = "live"
-    """One request a series, or the provider's offline batches, at a lower price and within a day."""
+    """`live`: one request per series. `batch`: the provider's offline batches, cheaper but slower."""
     structured: Literal["auto", "schema", "json", "none"] = "auto"
-    """How a reply's form is asked for: JSON schema, JSON mode or words; auto: the first that the server takes, in
-    batches the schema."""
+    """How the response format is enforced: JSON schema, JSON mode or by the prompt only (`none`). `auto` uses the
+    first that the server accepts, and the schema in batches."""
     repairs: Annotated[int, Field(ge=0)] = 1
-    """How often a teacher is told what is wrong with a reply that is invalid or truncated, and asked again."""
+    """Maximum follow-up requests for an invalid or truncated response, with a description of the error."""
     in_flight: Positive = 32
-    """Requests under way at once, all workers together."""
+    """Maximum concurrent requests, over all workers."""
     workers: Positive = 2
-    """Processes that ask."""
+    """Client processes."""
     requests_per_minute: Positive | None = None
-    """The provider's limit, which all workers together keep."""
+    """The provider's rate limit, shared by all workers."""
     tokens_per_minute: Positive | None = None
-    """The same, of tokens in and out."""
+    """The provider's rate limit for input and output tokens together."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds until a request counts as failed."""
+    """Seconds after which a request counts as failed."""
     retries: Annotated[int, Field(ge=0)] = 5
-    """How often a failed request is tried again; being told to wait is no failure."""
+    """Maximum retries of a failed request. Rate-limit responses do not count as failures."""
     patience: Annotated[float, Field(gt=0)] = 300.0
-    """Seconds without any answer, after which the stage stops."""
+    """Seconds without any response after which the stage stops."""
     quality: QualityConfig = QualityConfig()
     budget_usd: Annotated[float, Field(gt=0)] | None = None
-    """The stage stops before it costs more, earlier starts included."""
+    """Maximum cost, earlier starts included. The stage stops before it exceeds it."""
     budget_tokens: Positive | None = None
-    """The stage stops before it takes more tokens, in and out, earlier starts included."""
+    """Maximum input and output tokens, earlier starts included. The stage stops before it exceeds it."""
     seconds_a_reply: Annotated[float, Field(gt=0)] = 4.0
-    """What the server takes, for the dry run: an estimate, no limit."""
+    """Estimated seconds per response, for the dry run only."""
     usd_per_million_input: Annotated[float, Field(ge=0)] = 0.0
     usd_per_million_output: Annotated[float, Field(ge=0)] = 0.0
     batch: BatchConfig = BatchConfig()
@@ -255,52 +254,52 @@ class ApiTeacher(ModelTeacher):
 
     @property
     def key_variable(self) -> str | None:
-        """The environment variable that holds the key; None where the server asks for none."""
+        """Environment variable of the API key; None if the server needs no key."""
         if self.key_env is None and urlsplit(self.base_url).hostname == OPENAI:
             return "OPENAI_API_KEY"
         return self.key_env
 
     def usd(self, input_tokens: float, output_tokens: float) -> float:
-        """What so many tokens cost, in batches at the price of batches."""
+        """Cost in dollars of so many tokens, at batch prices in batch mode."""
         dollars = (input_tokens * self.usd_per_million_input + output_tokens * self.usd_per_million_output) / 1e6
         return dollars * (self.batch.price_share if self.mode == "batch" else 1.0)
 
 
 class VllmTeacher(ModelTeacher):
-    """A model that vLLM runs inside the pipeline, on the cluster's own machines."""
+    """A model run by vLLM within the pipeline, on the cluster's machines."""
 
     kind: Literal["vllm"]
     replicas: Positive = 1
-    """Engines, each with a copy of the model."""
+    """Number of engines, each with a copy of the model."""
     tensor_parallel: Positive = 1
-    """GPUs that share one copy."""
+    """GPUs per engine, over which the model is split."""
     gpu: bool = True
-    """Run on GPUs; on CPUs only to try a tiny model."""
+    """Run on GPUs. CPUs are suitable for tiny models only."""
     accelerator: str | None = None
-    """The type of GPU to ask Ray for, such as H100; any, where none is named."""
+    """GPU type to request from Ray, such as H100. Default: any."""
     max_model_len: Positive = 8192
-    """Longest prompt and reply together, in tokens, pictures included."""
+    """Maximum length of prompt and response together in tokens, image tokens included."""
     batch_size: Positive = 32
-    """Rows that are handed to an engine, and come back, together."""
+    """Rows per batch that is sent to an engine."""
     concurrent_batches: Positive = 8
-    """Of them, that an engine works on at once."""
+    """Concurrent batches per engine."""
     engine: dict[str, Any] = Field(default={})
-    """More arguments of vLLM's engine by their names in Python, such as {dtype: float16}."""
+    """Further vLLM engine arguments by their Python names, such as {dtype: float16}."""
     patience: Annotated[float, Field(gt=0)] = 1800.0
-    """Seconds without any reply, the engine's start included, after which the stage stops."""
+    """Seconds without any response, engine start included, after which the stage stops."""
     replies_per_second: Annotated[float, Field(gt=0)] | None = None
-    """Of one GPU (or of an engine on CPUs), as you measured it: what the dry run's hours follow from."""
+    """Measured throughput per GPU (per engine on CPUs), for the dry run's estimate of hours."""
     usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 0.0
-    """For the dry run's dollars."""
+    """For the dry run's estimate of dollars."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that shapes its replies; on how many machines, and how they are used, does not."""
+        """The settings that determine its responses. Excludes the number and use of machines."""
         shaping = {name: value for name, value in self.engine.items() if name not in RUNNING}
         return {**super().identity, "engine": shaping}
 
 
-# By kind, which is how pydantic names them in the place of an error.
+# by kind, as pydantic names them in error locations
 TEACHERS: dict[str, type[Section]] = {
     "rules": RulesTeacher,
     "local": LocalTeacher,

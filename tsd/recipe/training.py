@@ -1,4 +1,4 @@
-"""Which students are trained, how, on what they are measured, and where their runs are kept."""
+"""Recipe sections: students, training, evaluation and tracking."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
@@ -11,53 +11,54 @@ View = Literal["numbers", "plot"]
 
 
 class Lora(Section):
-    """Low-rank adapters instead of full fine-tuning."""
+    """Low-rank adapters (LoRA) instead of full fine-tuning."""
 
     r: Positive = 4
     alpha: Positive = 32
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     export: Literal["merged", "adapter"] = "merged"
-    """A plain model with the adapters merged in, or the adapters alone, in peft's format: a few megabytes, which
-    need the `source` wherever they are loaded."""
+    """`merged`: a plain model with the adapters merged. `adapter`: the small adapters only, in peft's format,
+    which need the `source` whenever they are loaded."""
 
 
 class Distil(Section):
-    """Learn from the token distributions of a larger student too, and not from words alone."""
+    """Knowledge distillation: train on a teacher's token distributions in addition to SFT."""
 
     teacher: str
-    """Another student of the study, of which the run on most examples with the same seed teaches, or the hub name
-    or folder of a model that is trained already."""
+    """Another student of this study, of which the run with most examples and the same seed is the teacher, or the
+    hub name or folder of a trained model."""
     divergence: Literal["forward", "reverse", "jensen_shannon"] = "forward"
-    """How far two distributions are apart: KL(teacher ‖ student), KL(student ‖ teacher), or between the two."""
+    """Divergence of the distributions: KL(teacher ‖ student), KL(student ‖ teacher), or generalised
+    Jensen-Shannon."""
     weight: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """The divergence's share of the loss; the rest is that of the words."""
+    """Weight of the divergence in the loss. The rest is the SFT loss."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """What both models' logits are divided by."""
+    """Divisor of both models' logits."""
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """The teacher's share of the mixture in `jensen_shannon`: near 0 it acts as `forward`, near 1 as `reverse`."""
+    """The teacher's weight in the mixture of `jensen_shannon`: near 0 like `forward`, near 1 like `reverse`."""
 
 
 class Student(Section):
-    """One student: an architecture of `models.students.SCRATCH` trained from scratch, or a model to start from."""
+    """A student: an architecture of `models.students.SCRATCH` trained from scratch, or a pretrained model."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-    """What tables and folders call it."""
+    """Name in tables and folders."""
     size: str | None = None
-    """The built-in size to train from scratch; its name when left out."""
+    """Built-in size to train from scratch. Default: the student's name."""
     source: str | None = None
-    """A hub name or a folder to load instead of training from scratch."""
+    """Hub name or folder of a model to start from, instead of training from scratch."""
     lora: Lora | None = None
     """Train adapters only. Needs a `source`."""
     view: View = "numbers"
-    """What it is given of a series; left out, what `students.view` says."""
+    """Input modality: text (`numbers`) or image (`plot`). Default: `students.view`."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate; the size's own when left out."""
+    """Peak learning rate. Default: that of the size."""
     workers: Annotated[Positive | None, MACHINE] = None
-    """Ray Train workers of each of its runs, where it needs others than `training.workers`."""
+    """Ray Train workers per run. Default: `training.workers`."""
     gpus: Annotated[Annotated[float, Field(gt=0, le=1)] | None, MACHINE] = None
-    """The share of a GPU that its lone worker takes, so that several small students train on one."""
+    """Fraction of a GPU for its single worker, so that several small students share one."""
     distil: Distil | None = None
-    """What it learns from besides words."""
+    """Knowledge distillation in addition to SFT."""
 
     @model_validator(mode="before")
     @classmethod
@@ -66,6 +67,7 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _known_or_given(self) -> Self:
+        """A known size, or a source with what it needs. Raises ValueError otherwise."""
         if self.source is None:
             sizes = LOOKING_SIZES if self.looks else SCRATCH_SIZES
             if self.architecture not in sizes:
@@ -86,7 +88,7 @@ class Student(Section):
 
     @property
     def looks(self) -> bool:
-        """Whether it is shown plots."""
+        """Whether it is a vision student."""
         return self.view == "plot"
 
     @property
@@ -96,7 +98,7 @@ class Student(Section):
 
     @property
     def start(self) -> tuple[Any, ...]:
-        """What shapes it but its name and its objective: students of one start differ in what they learn from."""
+        """What defines it except name and objective. Students with equal starts differ in their loss only."""
         return self.source or self.architecture, self.view, self.lora, self.learning_rate
 
 
@@ -109,22 +111,22 @@ VolumeBound = Positive | Literal["every"]
 
 
 class StudentsConfig(Section):
-    """Which students are trained, on how much, how often."""
+    """Which students are trained, on how many examples, with which seeds."""
 
     sizes: Annotated[tuple[Student, ...], Field(min_length=1)] = (
         Student(name="0.03M"),
         Student(name="0.1M"),
         Student(name="0.3M"),
     )
-    """The students. Sizes are parameters without embeddings."""
+    """The students. Sizes are numbers of parameters without embeddings."""
     view: View = "numbers"
-    """What students are given of a series: its values as text, or a plot, at which they look. Students that look
-    are trained from scratch."""
+    """Input modality of students: the values as text, or a plot. Vision students are trained from scratch only."""
     volumes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (500, 2000, 8000)
-    """Numbers of training examples; each volume holds the smaller ones."""
+    """Numbers of training examples. Larger training sets contain the smaller ones."""
     seeds: dict[VolumeBound, Seeds] = Field(default={EVERY: (0,)})
-    """Every student is trained once for each seed. By volume where it differs: `{2000: [0, 1, 2], every: [0]}` is
-    three seeds on volumes up to 2,000 and one on every other; small volumes vary most and cost least."""
+    """Each student is trained once per seed. Seeds can depend on the number of examples:
+    `{2000: [0, 1, 2], every: [0]}` is three seeds up to 2,000 examples and one above. Small training sets vary
+    most and cost least."""
 
     @model_validator(mode="before")
     @classmethod
@@ -147,12 +149,12 @@ class StudentsConfig(Section):
         return {**value, "seeds": {EVERY: (0,), **seeds} if isinstance(seeds, dict) else {EVERY: seeds}}
 
     def seeds_for(self, volume: int) -> tuple[int, ...]:
-        """The seeds with which students are trained on so many examples."""
+        """The seeds for a number of training examples."""
         bounds = [bound for bound in self.seeds if bound != EVERY and volume <= bound]
         return self.seeds[min(bounds) if bounds else EVERY]
 
     def cells(self) -> Iterator[tuple[Student, int, int]]:
-        """Every student, volume and seed for which there is a run."""
+        """The grid of runs: every student, number of examples and seed."""
         for student in self.sizes:
             for volume in self.volumes:
                 for seed in self.seeds_for(volume):
@@ -171,6 +173,10 @@ class StudentsConfig(Section):
 
     @model_validator(mode="after")
     def _teachers_can_teach(self) -> Self:
+        """Check each `distil.teacher`: known, without cycles, and with the student's modality and vocabulary.
+
+        Raises ValueError otherwise.
+        """
         for student in self.sizes:
             if student.distil is None:
                 continue
@@ -196,32 +202,33 @@ class StudentsConfig(Section):
         return self
 
     def _refuse_a_circle(self, student: Student) -> None:
+        """Raise ValueError if a student is distilled from itself, directly or through others."""
         above, teacher = [student.name], self.teacher_of(student)
         while teacher is not None:
             above.append(teacher.name)
             if teacher.name == student.name:
                 raise ValueError(f"{student.name} would be its own teacher: {' ← '.join(above)}")
             if teacher.name in above[:-1]:
-                return  # a circle further up, which is told of there
+                return  # a cycle further up, reported for its own members
             teacher = self.teacher_of(teacher)
 
     def teacher_of(self, student: Student) -> Student | None:
-        """The student of this study that a student is distilled from; None where there is no such."""
+        """The student of this study that is the teacher of another one; None if there is none."""
         wanted = student.distil.teacher if student.distil else None
         return next((other for other in self.sizes if other.name == wanted), None)
 
     def teachers_above(self, student: Student) -> int:
-        """How many students of this study must be trained one after the other before this one."""
+        """Number of students of this study that must be trained before this one, one after the other."""
         teacher = self.teacher_of(student)
         return 0 if teacher is None else 1 + self.teachers_above(teacher)
 
     def in_words_of(self, student: Student) -> Student | None:
-        """For a distilled student, the one that differs from it only in that it learns from words alone."""
+        """For a distilled student, its counterpart that is trained by SFT only."""
         others = (other for other in self.sizes if student.distil and not other.distil)
         return next((other for other in others if other.start == student.start), None)
 
     def reading_like(self, student: Student) -> Student | None:
-        """For a student that looks, the one of its size that reads numbers; both learn from words alone."""
+        """For a vision student, the text student of its size. Both are trained by SFT only; None otherwise."""
         if not student.looks or student.distil:
             return None
         readers = (other for other in self.sizes if not (other.looks or other.source or other.distil))
@@ -234,47 +241,47 @@ class TrainingConfig(Section):
     epochs: Positive = 1
     """Passes over a student's examples."""
     patience: Positive | None = None
-    """Epochs without a lower held-out loss after which a run stops early, with the weights of its last step and
-    before its learning rate has fallen to zero; laws are fitted without it. Left out, all run to their end."""
+    """Early stopping: epochs without a lower held-out loss after which a run stops. It keeps the weights of its
+    last step, before the learning rate has decayed to zero, so fit scaling laws without it. Default: never."""
     batch_size: Positive = 8
-    """Examples in a step, over all workers."""
+    """Examples per step, over all workers."""
     tokens_per_batch: Positive | None = None
-    """Tokens in a step, over all workers, instead of `batch_size`: as many whole examples as they hold."""
+    """Tokens per step, over all workers, instead of `batch_size`: as many whole examples as fit."""
     packing: Annotated[bool | None, MACHINE] = None
-    """Whether a batch's examples stand one after the other in one row, or each in a padded row of its own. The
-    same losses; left out, packed where more than a twentieth would be padding."""
+    """Pack a batch's examples into one row rather than pad them to one row each. The losses are the same. Default:
+    pack if padding exceeds 5 %."""
     tokens_at_once: Annotated[Positive | None, MACHINE] = None
-    """Tokens, padding included, that a worker takes forward and backward at once; a step of more adds up the
-    gradients of several such passes. The same losses in less memory; left out, a step is one pass."""
+    """Tokens per micro-batch and worker, padding included. Larger steps accumulate gradients, with the same losses
+    in less memory. Default: one micro-batch per step."""
     checkpoint_activations: Annotated[bool, MACHINE] = False
-    """Whether layers keep only their inputs and run forward a second time in the backward pass: the same losses,
-    in far less memory and about a third more time."""
+    """Activation checkpointing: recompute activations in the backward pass, with the same losses in less memory
+    and more time."""
     optimiser: Literal["adamw", "muon"] = "adamw"
-    """AdamW; or Muon for layers' matrices, which at the same learning rate it moves three times as far, and AdamW
-    for all else."""
+    """AdamW, or Muon for the matrices of layers and AdamW for the rest. At the same learning rate, Muon's updates
+    are three times as large as AdamW's."""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
-    """AdamW's decay rates."""
+    """AdamW's decay rates of the moments."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     warmup: Share = 0.05
-    """Share of the steps in which the learning rate rises; a cosine then takes it to zero."""
+    """Fraction of the steps with a linear warmup. A cosine then decays the learning rate to zero."""
     clip: Annotated[float, Field(gt=0)] = 1.0
-    """Largest norm of the gradient."""
+    """Maximum gradient norm."""
     max_length: Positive = 2048
-    """Longest example in tokens; a longer one is an error, never cut."""
+    """Maximum length of an example in tokens. A longer one is an error, never truncated."""
     workers: Annotated[Positive, MACHINE] = 1
-    """Ray Train workers for each trial; FSDP2 shards over them."""
+    """Ray Train workers per trial. FSDP2 shards over them."""
     threads: Annotated[Positive, MACHINE] = 1
-    """Threads of each worker on CPU."""
+    """CPU threads per worker."""
     gpu: Annotated[bool, MACHINE] = False
-    """Train on GPUs (NCCL, bf16) rather than CPUs (gloo, float32)."""
+    """Train on GPUs (NCCL, bfloat16) rather than CPUs (gloo, float32)."""
     concurrent_trials: Annotated[Positive, MACHINE] = 3
-    """Trials under way at once; one more than the machines can train gets ready while the others work."""
+    """Concurrent trials. With one more than the machines can train, one starts up while the others train."""
     checkpoint_every: Annotated[Positive, MACHINE] = 250
-    """Steps between checkpoints, which are written while training goes on."""
+    """Steps between checkpoints, which are written in the background."""
     keep_checkpoints: Annotated[Positive, MACHINE] = 1
-    """How many of a run's checkpoints are kept, the newest."""
+    """Number of latest checkpoints kept per run."""
     max_failures: Annotated[int, Field(ge=0), MACHINE] = 2
-    """How often a trial whose worker died goes on from its last checkpoint."""
+    """Maximum restarts of a trial from its last checkpoint after a worker has died."""
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -288,31 +295,32 @@ class TrainingConfig(Section):
         return self
 
     def require_fair_shares(self, workers: int) -> None:
-        """Raise ValueError where so many workers could not share a batch evenly."""
+        """Raise ValueError if so many workers cannot divide a batch evenly."""
         if self.tokens_per_batch is None and self.batch_size % workers:
             raise ValueError(f"batch_size {self.batch_size} cannot be shared by {workers} workers")
 
 
 class EvaluationConfig(Section):
-    """What every student is measured on."""
+    """How every student is evaluated."""
 
     series: Positive = 1000
     """Test series that are decoded and scored."""
     validation_examples: Annotated[Positive, Shapes("train")] = 512
-    """Held-out examples for the loss."""
+    """Validation examples for the held-out loss."""
     batch_size: Positive = 250
-    """Series decoded at once."""
+    """Series per decoded batch."""
     max_new_tokens: Positive | None = None
-    """Longest reply, in tokens; left out, what the task's own sentences take in a small vocabulary."""
+    """Maximum length of a response in tokens. Default: enough for the task's own phrasings in a small
+    vocabulary."""
     workers: Annotated[Positive, MACHINE] = 2
-    """Processes that decode."""
+    """Decoding processes."""
     vllm: Annotated[bool | None, MACHINE] = None
-    """Whether students with a `source` reply from vLLM's engine; left out, on GPUs where it is installed."""
+    """Decode students with a `source` by vLLM. Default: on GPUs, if vLLM is installed."""
 
 
 class TrackingConfig(Section):
-    """Where MLflow keeps the runs."""
+    """Where MLflow stores the runs."""
 
     uri: Uri = "sqlite:///runs/mlflow.db"
-    """An MLflow tracking URI; credentials come from MLflow's own environment variables."""
+    """MLflow tracking URI. Credentials come from MLflow's environment variables."""
     experiment: str = "tsd"

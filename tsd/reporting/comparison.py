@@ -1,6 +1,6 @@
-"""Studies that differ in their teacher -> one HTML page that sets the teachers and their students side by side.
+"""Studies with different teachers -> one HTML page that compares teachers and students.
 
-In: the `tsd.reporting.report.Study` of each. Out: HTML that loads nothing, plain sentences, a matplotlib figure.
+In: a `tsd.reporting.report.Study` each. Out: a self-contained HTML page, sentences, a matplotlib figure.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from tsd.reporting.report import Study, best, comparison, score_titles, teacher_
 from tsd.reporting.runs import in_order
 from tsd.reporting.scaling_figure import SOFT, STYLE, Colours, inline
 
-MARKS = "osD^vPX*<>"  # one a facet, again from the first where there are more
+MARKS = "osD^vPX*<>"  # one per facet, reused if there are more facets
 
 
 def write(title: str, studies: Sequence[Study], recipe_yaml: str) -> str:
-    """The page. studies: at least one, each named by its teacher."""
+    """The HTML page. studies: at least one, each named by its teacher."""
     colours = Colours([study.teacher for study in studies])
     return template("comparison").render(
         title=title,
@@ -41,7 +41,7 @@ def headlines(studies: Sequence[Study]) -> list[str]:
 
 
 def draw(studies: Sequence[Study], colours: Colours) -> Figure:
-    """Accuracy of the best student against that of its teacher, by facet: above the diagonal it is the better."""
+    """Accuracy of the best student against its teacher's, by facet. Above the diagonal the student is better."""
     names = studies[0].task.names
     with style({**STYLE, "axes.grid.axis": "both"}):
         figure = Figure(figsize=(6.4, 4.1), layout="constrained", facecolor="white")
@@ -77,6 +77,7 @@ def draw(studies: Sequence[Study], colours: Colours) -> Figure:
 
 
 def _legend(names: Sequence[str], colours: Colours) -> list[Line2D]:
+    """Legend entries: a colour per teacher, a marker per facet."""
     teachers = [
         Line2D([], [], color=colour, linewidth=4, label=f"taught by {name}")
         for name, colour in colours.light.items()
@@ -90,4 +91,5 @@ def _legend(names: Sequence[str], colours: Colours) -> list[Line2D]:
 
 
 def _inline(figure: Figure, colours: Colours) -> Markup:
+    """The figure as an SVG element for the page."""
     return inline(figure, "teachers", colours)

@@ -1,6 +1,6 @@
-"""The series of a run -> one self-contained HTML page of their plots by class, for people to look at.
+"""The series of a run -> a gallery: one self-contained HTML page with plots by class.
 
-In: a folder that holds a finished `series` dataset. Out: the page's place. It draws what a teacher is shown.
+In: a folder with a finished `series` dataset. Out: the page's path. Series are plotted as for the teacher.
 """
 
 import base64
@@ -20,17 +20,17 @@ from tsd.storage.schemas import fingerprint
 from tsd.tasks import TASKS, Task
 
 PAGE = "plots.html"
-MOST = 50_000  # series that are looked through for those to show
+MOST = 50_000  # series searched for those shown
 
-Row = dict[str, Any]  # of a task's table of series
-Cell = tuple[str, str]  # a class of each facet of `Task.sheet`
+Row = dict[str, Any]  # of a task's series table
+Cell = tuple[str, str]  # classes of the two facets of `Task.sheet`
 
 
 def show_plots(run: str, out: str | None = None, per_class: int = 6, style: str | None = None) -> str:
-    """Write the page and say where it lies: RUN/plots.html unless `out` names a file.
+    """Write the gallery to `out`, by default RUN/plots.html. Returns its path.
 
-    per_class: how many series of each cell, such as trend × noise. style: how to draw them, if not as the run's
-    recipe says.
+    per_class: series per combination of classes, such as trend × noise. style: plot style, by default the
+    recipe's. Raises InputError if there is no finished dataset.
     """
     run = run.rstrip("/")
     task, series = _open(run)
@@ -44,7 +44,7 @@ def show_plots(run: str, out: str | None = None, per_class: int = 6, style: str 
 
 
 def _open(run: str) -> tuple[Task, datasets.Dataset]:
-    """The dataset of series that a run folder holds, or that the folder itself is, and the task it is for."""
+    """The series dataset of a run folder, or that the folder itself is, and its task."""
     for folder in (f"{run}/series", run):
         try:
             manifest = manifests.read_manifest(folder)
@@ -60,10 +60,10 @@ def _open(run: str) -> tuple[Task, datasets.Dataset]:
 
 
 def _config(run: str, style: str | None) -> tuple[PlotConfig, int]:
-    """How the run's teacher is shown its series, and the study's seed; another style where one is named."""
+    """The run's plot settings and seed, with another style if one is named."""
     if style is not None and style not in get_args(Style):
         raise InputError(f"--style {style}: there is no such style{nearest(style, get_args(Style))}")
-    for folder in (run, os.path.dirname(run)):  # the dataset itself may be named, too
+    for folder in (run, os.path.dirname(run)):  # the folder may be the dataset itself
         if os.path.isfile(f"{folder}/recipe.yaml"):
             recipe = load(f"{folder}/recipe.yaml")
             return recipe.plots.model_copy(update={"style": style or recipe.plots.style}), recipe.seed
@@ -71,7 +71,7 @@ def _config(run: str, style: str | None) -> tuple[PlotConfig, int]:
 
 
 def _choose(task: Task, series: datasets.Dataset, per_class: int) -> tuple[dict[Cell, list[Row]], dict[Cell, int]]:
-    """The first series of each cell, and how many of each there are among those looked through."""
+    """The first series of each combination of classes, and the number of each among those searched."""
     down, across = task.sheet
     chosen: dict[Cell, list[Row]] = {(a, b): [] for a in task.classes[down] for b in task.classes[across]}
     counts = dict.fromkeys(chosen, 0)
@@ -96,6 +96,10 @@ def _write(
     config: PlotConfig,
     seed: int,
 ) -> str:
+    """Render the gallery as HTML.
+
+    chosen: rows shown by combination of classes. counts: rows found of each. rows: size of the dataset.
+    """
     shown = [row for cell in chosen.values() for row in cell]
     looks = [choose_look(config, seed, row["series_id"]) for row in shown]
     items = [np.split(np.array(row["values"], np.uint8), task.curves) for row in shown]
@@ -120,16 +124,17 @@ def _write(
 
 
 def _card(task: Task, row: Row, picture: bytes) -> Row:
-    """What the page says of one series or pair."""
+    """The template's data for one series or pair. picture: a PNG."""
     return {
         **row,
         "picture": base64.b64encode(picture).decode(),
-        "size": np.frombuffer(picture[16:24], ">u4").tolist(),  # where a PNG has its width and height
+        "size": np.frombuffer(picture[16:24], ">u4").tolist(),  # width and height in a PNG's header
         "facts": [("Process", _process(row)), *(_measured(row) if task.curves == 1 else row["truth"].items())],
     }
 
 
 def _process(row: Row) -> str:
+    """The process and its parameters in words."""
     parameters = row["parameters"] if isinstance(row["parameters"], list) else [row["parameters"]]
     names = row["process"].split(", ")
     return "; ".join(
@@ -139,7 +144,7 @@ def _process(row: Row) -> str:
 
 
 def _measured(row: Row) -> list[tuple[str, str]]:
-    """What one series measures, in words."""
+    """The measures of one series as (name, value) texts."""
     measures, values, truth = row["measures"], row["values"], row["truth"]
     return [
         ("End − start", f"{measures['trend_delta']:+.1f}".replace("-", "−")),
@@ -152,5 +157,5 @@ def _measured(row: Row) -> list[tuple[str, str]]:
 
 
 def _range(sizes: Sequence[tuple[int, int]]) -> str:
-    """One size, or the smallest and the largest."""
+    """One size, or the range from smallest to largest."""
     return " to ".join(f"{width} × {height}" for width, height in sorted({min(sizes), max(sizes)}))

@@ -1,4 +1,4 @@
-"""The templates of every HTML page that tsd writes, and the filters that format their numbers."""
+"""Templates of all HTML pages, and the filters that format their numbers."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from tsd.progress import clock
 
 
 def template(name: str) -> jinja2.Template:
-    """A page's template by its name, as "report", with the filters that all pages share."""
+    """A page template by name, such as "report", with the shared filters."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -30,12 +30,12 @@ def template(name: str) -> jinja2.Template:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage with one decimal."""
+    """A fraction as a percentage with one decimal."""
     return f"{100 * share:.1f}"
 
 
 def _number(value: float) -> str:
-    """Three digits that a person can read: 0.412, 23.1, 1.20×10¹²."""
+    """A number with three significant digits: 0.412, 23.1, 1.20×10¹²."""
     if abs(value) < 1e-6:
         return "0"
     if 1e-3 <= abs(value) < 1e5:
@@ -45,12 +45,12 @@ def _number(value: float) -> str:
 
 
 def _polyline(values: Sequence[int], width: float, height: float) -> list[tuple[float, float]]:
-    """Where each value lies in a box of 0–99: x to the right, y downwards, as SVG counts."""
+    """SVG coordinates (x to the right, y downwards) of values 0–99 in a box of this size."""
     step = width / max(1, len(values) - 1)
     heights = (height * (1 - value / 99) for value in values)
     return [(round(place * step, 1), round(at, 1)) for place, at in enumerate(heights)]
 
 
 def _public(text: str) -> str:
-    """The text without the user and password of any URI in it: a tracking server's may hold both."""
+    """The text without user names and passwords in URIs, such as a tracking server's."""
     return re.sub(r"(?<=://)[^/\s@]+@", "…@", text)

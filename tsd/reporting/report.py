@@ -1,7 +1,7 @@
-"""Runs and fits -> one self-contained HTML page, its main picture, and the lines that matter.
+"""Runs and fits -> the report: one self-contained HTML page, the scaling figure, and summary lines.
 
-In: a `Study`, all that a report shows. Out: HTML that loads nothing, a matplotlib figure, plain sentences.
-It computes no score and no fit, and chooses only which run to call the best.
+In: a `Study` with everything that is shown. Out: HTML, a matplotlib figure, sentences. Scores and fits are
+computed elsewhere; the report only selects the best run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,70 +22,70 @@ from tsd.reporting.scaling_figure import BASELINE_NAMES, Baselines, Colours, Fit
 from tsd.storage.schemas import ALL_RIGHT, VALID
 from tsd.tasks import Task
 
-MOST_TOLD = 4  # facets in the line on the best student; of more, only all at once is told
+MOST_TOLD = 4  # facets in the best student's line; with more, the exact match only
 BETTER = "better than"
-CERTAIN = 0.05  # p of a difference below which it is told as one
+CERTAIN = 0.05  # significance level of differences
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out series for people to look at, and what was said of it."""
+    """A held-out series with the responses to it."""
 
     series_id: int
     values: list[int]
     """0–99, oldest first."""
     truth: dict[str, str]
     teacher: str
-    """The raw reply."""
+    """The raw response."""
     student: str
-    """The raw reply of the best student, see `best`."""
+    """The raw response of the best student, see `best`."""
     student_labels: dict[str, str | None]
     teacher_labels: dict[str, str | None]
     seen: str | None = None
-    """The plot that the teacher looked at, a PNG in base 64; None for a teacher that looks at none."""
+    """The teacher's plot, a PNG in base64; None for a teacher without image input."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """All that a report shows."""
+    """Everything that a report shows."""
 
     title: str
     """The study's name, such as laptop."""
     task: Task
     recipe_yaml: str
     runs: pa.Table
-    """The task's runs table, at least one row; a score is null where nothing was decoded."""
+    """The task's runs table, at least one row. Scores are null for runs that were not decoded."""
     baselines: dict[str, dict[str, float]]
-    """By facet and for all of them, as `tsd.evaluation.scoring.baselines` gives them."""
+    """By facet and for the exact match, as returned by `tsd.evaluation.scoring.baselines`."""
     fits: dict[str, FittedLaw | str]
-    """By "loss" or the score whose error rate was fitted: the law, or a sentence on why there is none.
-    N is parameters without embeddings, D is training examples."""
+    """By "loss" or the score whose error rate was fitted: the law, or a sentence why there is none. N is
+    parameters without embeddings, D is training examples."""
     samples: list[Sample]
     seconds: dict[str, float]
-    """Wall seconds by stage, in order."""
+    """Wall-clock seconds by stage, in order."""
     useful_share: float
-    """Share of the wall time in which students were trained or decoded, 0 to 1."""
+    """Fraction of the wall-clock time spent training or decoding students."""
     clear: dict[str, Clear]
-    """The best student by facet, near ties set aside; see `tsd.evaluation.scoring.without_ties`."""
+    """The best student's facets without near ties; see `tsd.evaluation.scoring.without_ties`."""
     classes: dict[str, dict[str, float]]
-    """Share of every class of every facet, over all series."""
+    """Relative frequency of every class of every facet, over all series."""
     teacher: str
-    """What the tables call it."""
+    """The teacher's name in tables."""
     counts: Counts
-    """What it said and what became of it, as `tsd.curation.about` gives it."""
+    """Counts of its responses and their curation, as returned by `tsd.curation.about`."""
     beside: dict[str, Beside]
-    """The best student beside the teacher on the scored series; see `tsd.evaluation.scoring.beside_teacher`."""
+    """The best student compared with the teacher; see `tsd.evaluation.scoring.beside_teacher`."""
     facts: dict[str, str]
     objectives: Sequence[Comparison] = ()
-    """Those that learn from words alone, and distilled students; see `tsd.evaluation.paired.compare`."""
+    """SFT-only students and their distilled counterparts; see `tsd.evaluation.paired.compare`."""
     views: Sequence[Comparison] = ()
-    """Students that read numbers, and those of their size that look at plots."""
+    """Text students and vision students of the same size."""
     views_at_flops: Sequence[Comparison] = ()
-    """The same, had those that read taken as many FLOPs."""
+    """The same at equal training FLOPs, by interpolation between the text students' runs."""
 
 
 def write(study: Study) -> str:
-    """The page. It holds no address that a browser would load, and no credentials of any URI."""
+    """The HTML page. It loads nothing external and holds no credentials of URIs."""
     chosen, runs = best(study.runs), in_order(study.runs)
     colours = Colours(students_of(runs), readers_like(runs))
     drawn = {
@@ -117,7 +117,7 @@ def write(study: Study) -> str:
 
 
 def headlines(study: Study) -> list[str]:
-    """What a reader in a hurry should know: the best student, what data does, what the law says."""
+    """Summary lines: best student, teacher, effect of data, scaling law."""
     return [
         _best_line(study.task, best(study.runs), study.baselines),
         _data_line(in_order(study.runs)),
@@ -129,28 +129,29 @@ def headlines(study: Study) -> list[str]:
 
 
 def scaling_figure(task: Task, runs: pa.Table, baselines: Baselines, fits: Fits) -> Figure:
-    """Loss and the accuracy of each facet against training examples, one line a size."""
+    """Loss and the accuracy of each facet against training examples, one line per student."""
     rows = in_order(runs)
     return draw(task.names, rows, baselines, fits, Colours(students_of(rows), readers_like(rows)))
 
 
 def score_titles(task: Task) -> dict[str, str]:
-    """Each score of a run, as people read it."""
+    """Readable titles of a run's scores."""
     counted = {4: "four"}.get(len(task.names), str(len(task.names)))
     return {**{name: name for name in task.names}, ALL_RIGHT: f"all {counted} right", VALID: "valid"}
 
 
 def best(runs: pa.Table) -> Run:
-    """The run with the lowest held-out loss: chosen by a score, its own test score would flatter it."""
+    """The run with the lowest held-out loss. Selection by a test score would bias that score upwards."""
     if runs.num_rows == 0:
         raise ValueError("a report needs at least one run, got none")
     return min(in_order(runs), key=lambda run: float(run["validation_loss"]))
 
 
-# ---- The lines that matter
+# ---- Summary lines
 
 
 def _best_line(task: Task, run: Run, baselines: Baselines) -> str:
+    """The best student's accuracies beside the strongest baselines."""
     start = (
         f"Best student: {run['student']} on {run['examples']:,} examples, chosen by the lowest held-out loss "
         f"({run['validation_loss']:.3f})"
@@ -167,7 +168,7 @@ def _best_line(task: Task, run: Run, baselines: Baselines) -> str:
 
 
 def _beside(baseline: Mapping[str, float]) -> str:
-    """The strongest baseline, named."""
+    """The strongest baseline with its name."""
     if not baseline:
         return ""
     name = max(baseline, key=lambda kind: baseline[kind])
@@ -175,6 +176,7 @@ def _beside(baseline: Mapping[str, float]) -> str:
 
 
 def _data_line(runs: Sequence[Run]) -> str:
+    """Whether held-out loss falls with the number of training examples, by student."""
     curves = {student: mean_curve(runs, student, loss_of) for student in students_of(runs)}
     curves = {student: curve for student, curve in curves.items() if len(curve) > 1}
     if not curves:
@@ -196,6 +198,7 @@ def _data_line(runs: Sequence[Run]) -> str:
 
 
 def _law_line(fitted: FittedLaw | str) -> str:
+    """The fitted law's exponents, or why there is none."""
     if isinstance(fitted, str):
         return f"No scaling law of the loss: {fitted}"
     if not fitted.determined:
@@ -211,7 +214,7 @@ def _law_line(fitted: FittedLaw | str) -> str:
 
 
 def teacher_line(study: Study) -> list[str]:
-    """The best student beside its teacher, in a line; none where nothing was scored."""
+    """The best student compared with its teacher, in one line; none without scores."""
     if ALL_RIGHT not in study.beside:
         return []
     found = study.beside[ALL_RIGHT]
@@ -227,7 +230,7 @@ def teacher_line(study: Study) -> list[str]:
 
 
 def objective_line(found: Sequence[Comparison]) -> list[str]:
-    """What a bigger student taught beside words, in a line; none where no student was distilled."""
+    """The effect of knowledge distillation, in one line; none without distilled students."""
     if not found:
         return []
     losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
@@ -241,7 +244,7 @@ def objective_line(found: Sequence[Comparison]) -> list[str]:
 
 
 def view_line(found: Sequence[Comparison], at_flops: Sequence[Comparison] = ()) -> list[str]:
-    """What looking at a line is worth beside reading its numbers, in a line; none where nobody does both."""
+    """The effect of the input modality, in one line; none unless both modalities were trained."""
     if not found:
         return []
     losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
@@ -255,6 +258,7 @@ def view_line(found: Sequence[Comparison], at_flops: Sequence[Comparison] = ()) 
 
 
 def _at_flops(found: Sequence[Comparison]) -> str:
+    """The comparison at equal training FLOPs, as an additional sentence."""
     if not found:
         return ""
     signs = [each.right.sign for each in found]
@@ -265,18 +269,19 @@ def _at_flops(found: Sequence[Comparison]) -> str:
 
 
 def _times(count: int) -> str:
+    """How often, in words."""
     return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _apart(found: Difference, scale: float, digits: int) -> str:
-    """A difference with its interval, signed, as people read it."""
+    """A signed difference with its interval."""
     ends = [found.second - found.first] if found.apart is None else astuple(found.apart)
     value, *interval = (f"{end * scale:+.{digits}f}".replace("-", "−") for end in ends)
     return f"{value} [{' to '.join(interval) or 'one seed'}]"
 
 
 def comparison(found: Beside) -> str:
-    """Whether a student is better than its teacher, as far as the series can tell."""
+    """Whether the student is significantly better or worse than its teacher."""
     if found.p >= CERTAIN:
         return "not to be told from"
     return BETTER if found.student_only > found.teacher_only else "worse than"

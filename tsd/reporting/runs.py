@@ -1,4 +1,4 @@
-"""Runs in order: what the report and its picture both ask of the runs table."""
+"""Order, group and average the rows of the runs table, for the report and its figure."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean
@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 
 Run: TypeAlias = dict[str, Any]  # a row of a task's runs table
-ALIKE = 0.03  # students of one size differ by less than this share of their parameters
+ALIKE = 0.03  # relative difference in parameters below which two students have the same size
 
 
 def in_order(runs: pa.Table) -> list[Run]:
-    """The rows, by size, then volume, then seed."""
+    """The rows by size, then training examples, then seed."""
     rows: list[Run] = runs.to_pylist()
     return sorted(rows, key=lambda run: (size_of(run), run["student"], run["examples"], run["seed"]))
 
@@ -22,12 +22,12 @@ def size_of(run: Run) -> int:
 
 
 def looks(run: Run) -> bool:
-    """Whether a run's student looks at plots; tables of before there were such have no view."""
+    """Whether a run's student is a vision student. Old tables have no `view`; their students read text."""
     return run.get("view") == "plot"
 
 
 def readers_like(runs: Sequence[Run]) -> dict[str, str]:
-    """For each student that looks, the one of its size that reads numbers, where there is one."""
+    """For each vision student, the text student of the same size, if there is one."""
     sizes = {run["student"]: size_of(run) for run in runs}
     readers = [student for student in students_of(runs) if not any(looks(run) for run in runs_of(runs, student))]
     found = {}
@@ -40,17 +40,17 @@ def readers_like(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def students_of(runs: Sequence[Run]) -> list[str]:
-    """The students by size."""
+    """The students' names in the order of the runs."""
     return list(dict.fromkeys(run["student"] for run in runs))
 
 
 def runs_of(runs: Sequence[Run], student: str) -> list[Run]:
-    """Those of one student."""
+    """The runs of one student."""
     return [run for run in runs if run["student"] == student]
 
 
 def mean_curve(runs: Sequence[Run], student: str, value: Callable[[Run], float | None]) -> dict[int, float]:
-    """A student's mean over seeds, by volume; a volume without the value is left out."""
+    """A student's mean over seeds by number of training examples. Runs without the value are left out."""
     found: dict[int, list[float]] = {}
     for run in runs_of(runs, student):
         if (measured := value(run)) is not None:
@@ -59,10 +59,10 @@ def mean_curve(runs: Sequence[Run], student: str, value: Callable[[Run], float |
 
 
 def loss_of(run: Run) -> float:
-    """The held-out loss."""
+    """The held-out loss in nats."""
     return float(run["validation_loss"])
 
 
 def accuracy_of(facet: str) -> Callable[[Run], float | None]:
-    """A function from a run to its accuracy on the facet, None where it was not scored."""
+    """A function from a run to its accuracy on the facet; None if it was not scored."""
     return lambda run: run[facet]["value"] if run[facet] else None

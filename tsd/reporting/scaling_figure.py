@@ -1,4 +1,4 @@
-"""Runs and fits -> the main picture: loss and accuracies against training examples, one line a size."""
+"""The scaling figure: loss and accuracies against training examples, one line per student."""
 
 import io
 import re
@@ -28,7 +28,7 @@ from tsd.reporting.runs import Run, accuracy_of, looks, loss_of, mean_curve, run
 Baselines: TypeAlias = Mapping[str, Mapping[str, float]]
 Fits: TypeAlias = Mapping[str, FittedLaw | str]
 
-# A facet that another gives away is a place, and what gives it away the trend: see `tsd.tasks`.
+# The conditional baseline is for positions of extrema given the trend: see `tsd.tasks`.
 BASELINE_NAMES = {"chance": "chance", "majority": "majority", "given": "place given trend"}
 
 INK, SOFT, RULE = "#1f2329", "#68707a", "#dfe3e8"
@@ -63,14 +63,14 @@ STYLE: dict[Any, Any] = {
 BASELINE_STYLES: dict[str, Any] = {"majority": (0, (1, 2)), "given": (0, (5, 2.5))}
 LAW_STYLE: Any = (0, (4, 2))
 LOOKING_STYLE: Any = (0, (1, 1))
-DODGE = 0.22  # share of the gap between two volumes over which the runs of one volume are spread
+DODGE = 0.22  # fraction of the gap between two training set sizes over which runs are spread
 
 
 class Colours:
-    """One colour a student, dark to light by size: viridis, which stays in order for colour-blind eyes."""
+    """One colour per student by size, dark to light: viridis, whose order is visible with colour blindness."""
 
     def __init__(self, students: Sequence[str], like: Mapping[str, str] | None = None) -> None:
-        """like: students that have the colour of another one."""
+        """like: students that share the colour of another one."""
         like = like or {}
         own = [name for name in students if name not in like]
         viridis = matplotlib.colormaps["viridis"]
@@ -90,9 +90,9 @@ def draw(
     colours: Colours,
     tall: bool = False,
 ) -> Figure:
-    """Loss and the accuracy of each facet against training examples, one line a size.
+    """Plot loss and the accuracy of each facet against training examples, one line per student.
 
-    tall: the loss above the accuracies, for a narrow page.
+    tall: loss above the accuracies, for narrow pages.
     """
     across = 2 if len(facets) <= 4 or tall else 4
     down = -(-len(facets) // across)
@@ -132,6 +132,7 @@ def draw(
 
 
 def _draw_loss(axes: Axes, runs: Sequence[Run], fitted: FittedLaw | str | None, colours: Colours) -> None:
+    """Plot the mean held-out loss per student, its runs, and the fitted law."""
     volumes, marks = _volume_axis(axes, runs), _marks(runs)
     both_views = len({looks(run) for run in runs}) > 1
     for student, colour in colours.light.items():
@@ -146,7 +147,7 @@ def _draw_loss(axes: Axes, runs: Sequence[Run], fitted: FittedLaw | str | None, 
             **marks[student].point(colour, edge="white"),
         )
         untold = own[0]["distilled_from"] is not None or (both_views and looks(own[0]))
-        if isinstance(fitted, FittedLaw) and not untold:  # no law holds for the others
+        if isinstance(fitted, FittedLaw) and not untold:  # the law is fitted to the other students only
             fine = np.geomspace(volumes[0], volumes[-1], 60)
             law = fitted.law.predict(size_of(own[0]), fine)
             axes.plot(fine, law, color=colour, linewidth=0.9, linestyle=LAW_STYLE)
@@ -161,6 +162,7 @@ def _draw_accuracy(
     baseline: Mapping[str, float],
     colours: Colours,
 ) -> None:
+    """Plot the mean accuracy on a facet per student, its runs with intervals, and the baselines."""
     _volume_axis(axes, runs)
     marks = _marks(runs)
     for kind, dashes in BASELINE_STYLES.items():
@@ -181,7 +183,7 @@ def _draw_accuracy(
 
 
 def _volume_axis(axes: Axes, runs: Sequence[Run]) -> list[int]:
-    """A logarithmic axis that names the volumes that there are, as far as there is room for them."""
+    """Set up a logarithmic axis with the training set sizes as ticks, thinned to fit. Returns the sizes."""
     volumes = sorted({int(run["examples"]) for run in runs})
     axes.set_xscale("log")
     room = 10 ** (0.5 * _gap(volumes))
@@ -193,12 +195,12 @@ def _volume_axis(axes: Axes, runs: Sequence[Run]) -> list[int]:
 
 
 def _gap(volumes: Sequence[int]) -> float:
-    """The smallest distance between two volumes, in powers of ten."""
+    """The smallest distance between two training set sizes, in powers of ten."""
     return min((float(np.log10(after / before)) for before, after in pairwise(volumes)), default=0.3)
 
 
 def _shifts(runs: Sequence[Run]) -> list[float]:
-    """A factor for each run's volume, so that the runs of one volume stand side by side."""
+    """A factor for each run's position on the axis, so that runs of equal size are side by side."""
     gap = _gap(sorted({int(run["examples"]) for run in runs}))
     places = sorted({(size_of(run), run["student"], run["seed"]) for run in runs})
     steps = dict(zip(places, np.linspace(-0.5, 0.5, len(places)), strict=True)) if len(places) > 1 else {}
@@ -208,7 +210,7 @@ def _shifts(runs: Sequence[Run]) -> list[float]:
 
 
 def _floor(facets: Sequence[str], runs: Sequence[Run], baselines: Baselines) -> float:
-    """Where the accuracy axes begin: the tenth below the lowest thing that is drawn."""
+    """The lower end of the accuracy axes: the multiple of 0.1 below everything shown."""
     drawn = [run[facet]["low"] for run in runs for facet in facets if run[facet]]
     drawn += [
         baselines[facet][kind] for facet in facets for kind in BASELINE_STYLES if kind in baselines.get(facet, {})
@@ -218,20 +220,20 @@ def _floor(facets: Sequence[str], runs: Sequence[Run], baselines: Baselines) -> 
 
 @dataclass(frozen=True)
 class Mark:
-    """How a student's runs are drawn beside its colour."""
+    """Line style and marker of a student's runs."""
 
     line: Any
     hollow: bool
 
     def point(self, colour: str, edge: str) -> dict[str, Any]:
-        """A run's point. edge: of a full one; a hollow one's is its colour."""
+        """Marker settings. edge: colour of a filled marker's edge; a hollow marker's is `colour`."""
         if self.hollow:
             return {"marker": "s", "markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.0}
         return {"marker": "o", "markerfacecolor": colour, "markeredgecolor": edge, "markeredgewidth": 0.7}
 
 
 def _marks(runs: Sequence[Run]) -> dict[str, Mark]:
-    """Full points for students that read; where both views are there, hollow ones and dots for those that look."""
+    """Filled markers for text students; beside them, hollow ones and dotted lines for vision students."""
     both_views = len({looks(run) for run in runs}) > 1
     return {
         student: Mark(LOOKING_STYLE, True) if both_views and looks(runs_of(runs, student)[0]) else Mark("-", False)
@@ -240,6 +242,7 @@ def _marks(runs: Sequence[Run]) -> dict[str, Mark]:
 
 
 def _legend(colours: Colours, marks: Mapping[str, Mark], with_law: bool) -> list[Line2D]:
+    """Legend entries: students, the fitted law, baselines."""
     students = [
         Line2D(
             [],
@@ -262,7 +265,7 @@ def _legend(colours: Colours, marks: Mapping[str, Mark], with_law: bool) -> list
 
 
 def inline(figure: Figure, name: str, colours: Colours) -> Markup:
-    """The figure as an SVG element in the page's fonts and colours. name: keeps its ids apart from others."""
+    """The figure as an SVG element with the page's fonts and colours. name: a prefix that makes its ids unique."""
     file = io.StringIO()
     with style({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -280,7 +283,7 @@ def inline(figure: Figure, name: str, colours: Colours) -> Markup:
 
 
 def _compact(value: float) -> str:
-    """8000 -> 8k: an axis has little room."""
+    """Abbreviate a number for axis labels: 8000 -> 8k."""
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.3g}{unit}"

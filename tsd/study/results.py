@@ -113,7 +113,8 @@ def assemble(
     recipe = study.recipe
     series, annotations, examples = (study.open(name) for name in ("series", "annotations", "examples"))
     failed = study.failures()
-    test, said = test_series.test_series(recipe, series), study._predictions(runs)
+    test = test_series(recipe, series)
+    said = study.predictions_of(reporting.best(runs)["run_id"]).read()
     seconds: dict[str, float] = folders.read_fields(recipe.folder, "timings.json") or {}
     known = comparisons.lookup(recipe, runs)
     return reporting.Study(

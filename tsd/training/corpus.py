@@ -115,7 +115,7 @@ def select(parts: Iterable[pa.Table], split: str, count: int, or_all: bool = Fal
         found.append(part.filter(pc.equal(part["split"], split)))
         if sum(map(len, found)) >= count:
             return pa.concat_tables(found).slice(0, count)
-    if or_all and sum(map(len, found)):
+    if or_all and any(len(part) for part in found):
         return pa.concat_tables(found)
     raise InputError(
         f"{count:,} {split} examples are asked for and {sum(map(len, found)):,} were kept: "
@@ -282,7 +282,8 @@ def collate(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Batc
 
     Raises DataError if an example has no supervised token.
     """
-    longest = corpus.lengths_of(rows).max()  # inputs are tokens[:-1], targets tokens[1:]
+    longest = corpus.lengths_of(rows).max()
+    # Inputs are tokens[:-1], targets tokens[1:].
     inputs = np.full((len(rows), longest - 1), corpus.pad, np.int64)
     targets = np.full((len(rows), longest - 1), -100, np.int64)
     for i, row in enumerate(rows):
@@ -310,7 +311,7 @@ def pack(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Packed:
     tokens = [corpus.tokens[row] for row in chosen]
     starts = np.cumsum(lengths) - lengths  # (examples,) first token of each
     places = np.arange(lengths.sum()) - np.repeat(starts, lengths)
-    each, first, count = np.unique(lengths, return_index=True, return_counts=True)  # distinct lengths
+    each, first, count = np.unique(lengths, return_index=True, return_counts=True)  # per distinct length
     answered = np.maximum.reduceat(lengths - answers, first)
     return Packed(
         inputs=np.concatenate([row[:-1] for row in tokens]),

@@ -75,7 +75,7 @@ def _one_place(places: set[str]) -> Reading:
 
 
 def _in_order(places: list[str], text: str) -> dict[str, set[str]]:
-    """Positions by order: "The maximum and minimum are at the end and beginning, respectively." """
+    """Positions by order, as in "maximum and minimum are at the end and beginning, respectively"."""
     subjects = list(dict.fromkeys(found.lastgroup or "" for found in _ORDER.finditer(text)))
     said: dict[str, set[str]] = {"maximum": set(), "minimum": set()}
     if len(subjects) == len(places) == 2:
