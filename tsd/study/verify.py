@@ -175,8 +175,8 @@ def recipe_of(run: str) -> Recipe:
     except (yaml.YAMLError, ValueError, TypeError) as error:
         what = str(error).strip().splitlines()[0]
         raise DataError(
-            f"{run}/{provenance.RECIPE} is damaged ({what}): delete it and run the command that made the study, which "
-            "makes what is missing again"
+            f"{run}/{provenance.RECIPE} is damaged ({what}): delete it and run the command that made the "
+            "study, which makes what is missing again"
         ) from None
 
 
