@@ -1,8 +1,8 @@
 """Stop the set-up before pip downloads a CUDA build of torch that nobody asked for.
 
 In: pip's plan on standard input (`pip install --dry-run --report - torch`) and, as arguments, the Python that make
-was told to use and its version, as "3.12". Out: nothing and exit code 0 for a CPU build; otherwise one line and exit code 1, or 0 for
-the default Python, whose set-up goes on.
+was told to use and its version, as "3.12". Out: nothing and exit code 0 for a CPU build; else one line and exit
+code 1, or 0 for the default Python, whose set-up goes on.
 What pip finds depends on the Python version, the platform and pip's configuration, so only the plan can tell.
 """
 

@@ -69,7 +69,7 @@ def student(size: str, tokenizer: PreTrainedTokenizerBase, examples: pa.Table) -
         settings,
         learning_rate=students.learning_rate(Student(name=size)),
         seed=0,
-        place=loop.Place(),
+        place=loop.WorkerContext(),
         optimiser=loop.make_optimiser(model, settings),
         progress=loop.Progress(),
     )

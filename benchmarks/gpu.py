@@ -113,7 +113,7 @@ def measure(case: Case, source: Path, peak: float) -> dict[str, Any]:
 
 def steps(case: Case, source: Path, peak: float) -> dict[str, float]:
     """Load the model, take the steps; the first ones do not count."""
-    place = loop.Place(device="cuda")
+    place = loop.WorkerContext(device="cuda")
     lora = Lora() if case.lora else None
     student = Student(name="large", source=str(source), learning_rate=1e-5, lora=lora)
     tokenizer = build_tokenizer(["Describe the series: 1 2"] * 2, 512)
@@ -168,7 +168,7 @@ def make_examples(case: Case) -> corpus.Corpus:
     return corpus.Corpus([rng.integers(0, 1000, n + 1) for n in lengths], lengths + 1 - SUPERVISED, 0)
 
 
-def divide(model: PreTrainedModel, case: Case, place: loop.Place) -> PreTrainedModel:
+def divide(model: PreTrainedModel, case: Case, place: loop.WorkerContext) -> PreTrainedModel:
     """Shard it as a worker does, its layers compiled where that is asked."""
     if case.forward == COMPILED:
         for layer in decoder_layers(model):

@@ -47,11 +47,11 @@ def main() -> None:
             settings,
             learning_rate=students.learning_rate(Student(name=STUDENT)),
             seed=0,
-            place=loop.Place(),
+            place=loop.WorkerContext(),
             optimiser=loop.make_optimiser(model, settings),
             progress=loop.Progress(),
         )
-        loss = loop.evaluate(model, rows["validation"], 50, loop.Place())
+        loss = loop.evaluate(model, rows["validation"], 50, loop.WorkerContext())
         replies = decode(model, tokenizer, [SINGLE.student_prompt(row["values"]) for row in tests], 80)
         labels = [SINGLE.parse(reply).labels for reply in replies]
         right = {

@@ -156,7 +156,7 @@ def train(rank: int, source: Path, out: Path) -> None:
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, 1000, LENGTH).astype(np.int32) for _ in range(ROWS * STEPS)]
     examples = corpus.Corpus(rows, np.full(len(rows), LENGTH - ANSWER), 0)
-    place = loop.Place(rank, WORKERS)
+    place = loop.WorkerContext(rank, WORKERS)
     student = Student(name="large", source=str(source), learning_rate=1e-5)
     with Peak() as peak:
         found: dict[str, Any] = {"imported": peak.now()}

@@ -129,11 +129,11 @@ def _train(
         settings,
         learning_rate=rate,
         seed=seed,
-        place=loop.Place(),
+        place=loop.WorkerContext(),
         optimiser=loop.make_optimiser(model, settings),
         progress=loop.Progress(),
     )
-    return loop.evaluate(model, held_out, settings.batch_size, loop.Place())
+    return loop.evaluate(model, held_out, settings.batch_size, loop.WorkerContext())
 
 
 def _steps(recipe: Recipe, make: Callable[..., torch.optim.Optimizer] = loop.make_optimiser) -> Callable[[], None]:
@@ -148,7 +148,7 @@ def _steps(recipe: Recipe, make: Callable[..., torch.optim.Optimizer] = loop.mak
         settings,
         learning_rate=1e-4,
         seed=0,
-        place=loop.Place(),
+        place=loop.WorkerContext(),
         optimiser=optimiser,
         progress=loop.Progress(),
     )

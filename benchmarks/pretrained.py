@@ -100,7 +100,7 @@ def learn(source: str, examples: pa.Table) -> dict[str, Any]:
     student = Student(name="SmolLM2-135M", source=source, learning_rate=RATE, lora=Lora())
     model = students.build(student, tokenizer, 0, 2048)
     config = TrainingConfig(batch_size=BATCH, epochs=EPOCHS)
-    place, progress, steps = loop.Place(), loop.Progress(), []
+    place, progress, steps = loop.WorkerContext(), loop.Progress(), []
     before = loop.evaluate(model, asked, BATCH, place)
     loop.train(
         model,

@@ -87,7 +87,7 @@ def _works(rank: int, size: str, meshes: dict[str, DeviceMesh]) -> dict[str, Cal
         model = students.build(Student(name=size), tokenizer, 0, 2048)
         if how in meshes:
             _shard(model, meshes[how])
-        place = loop.Place(rank, 2) if how == TWO else loop.Place()
+        place = loop.WorkerContext(rank, 2) if how == TWO else loop.WorkerContext()
         optimiser = loop.make_optimiser(model, recipe.training)
         works[how] = lambda model=model, place=place, optimiser=optimiser: _train(  # type: ignore[misc]
             model, few, recipe.training, place, optimiser
@@ -103,7 +103,7 @@ def _shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
 
 
 def _train(
-    model: PreTrainedModel, few: corpus.Corpus, settings: TrainingConfig, place: loop.Place, optimiser: Any
+    model: PreTrainedModel, few: corpus.Corpus, settings: TrainingConfig, place: loop.WorkerContext, optimiser: Any
 ) -> None:
     loop.train(
         model,

@@ -173,7 +173,7 @@ def train(kind: str, size: str, points: str, steps: int) -> dict[str, float]:
         recipe.training,
         learning_rate=students.SCRATCH[size].learning_rate,
         seed=0,
-        place=loop.Place(),
+        place=loop.WorkerContext(),
         optimiser=loop.make_optimiser(model, recipe.training),
         progress=progress,
     )

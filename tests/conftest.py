@@ -91,9 +91,9 @@ def batch_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between attempts are hundredths of a second."""
-    for module in ("openai_api", "batches"):
-        monkeypatch.setattr(f"tsd.teachers.{module}.FIRST_WAIT", 0.01)
-        monkeypatch.setattr(f"tsd.teachers.{module}.LONGEST_WAIT", 0.05)
+    for module in ("live", "batch_files", "batch_lists"):
+        monkeypatch.setattr(f"tsd.teachers.api.{module}.FIRST_WAIT", 0.01)
+        monkeypatch.setattr(f"tsd.teachers.api.{module}.LONGEST_WAIT", 0.05)
     monkeypatch.setattr("tsd.teachers.api.live.PING_SECONDS", 1.0)
 
 

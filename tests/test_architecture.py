@@ -47,7 +47,7 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            # `from tsd import store` imports a module, `from tsd.storage.datasets import digest` a name of one
+            # `from tsd.storage import datasets` imports a module, `from tsd.storage.keys import digest` a name of one
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 found.add(whole if whole in MODULES else str(node.module))

@@ -144,7 +144,9 @@ def set_up(tmp_path: Path):
         shutil.copy(ROOT / name, checkout / name)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
 
-    def run(packages: dict[str, str], *settings: str, version: str = "3.12") -> tuple[subprocess.CompletedProcess[str], str]:
+    def run(
+        packages: dict[str, str], *settings: str, version: str = "3.12"
+    ) -> tuple[subprocess.CompletedProcess[str], str]:
         install = [{"metadata": {"name": name, "version": version}} for name, version in packages.items()]
         plan.write_text(json.dumps({"install": install}) if packages else "")
         python.write_text(STAND_IN.format(log=log, plan=plan, python=sys.executable, version=version))

@@ -415,7 +415,7 @@ def test_what_is_delivered_twice_is_there_once(uri):
 
 @pytest.mark.timeout(120)
 def test_what_is_undelivered_at_the_end_is_said_in_one_line_after_a_bounded_time(uri, monkeypatch):
-    monkeypatch.setattr("tsd.tracking.outbox.CLOSE_SECONDS", 2.0)
+    monkeypatch.setattr("tsd.tracking.tracker.CLOSE_SECONDS", 2.0)
     said = []
     tracker = Tracker(uri, "tsd", "runs/laptop", "", said.append)
     with _locked(uri):

@@ -13,7 +13,6 @@ from tsd import __version__
 from tsd.errors import InputError, TsdError, UserError
 
 if TYPE_CHECKING:
-    from tsd.recipe import Recipe
     from tsd.study.verify import Finding
 
 STOPPED = 130  # the exit code of what was interrupted
@@ -243,22 +242,9 @@ def verify(
     if findings and not repair:
         raise DataError(f"{run} is damaged, see above: `tsd verify {run} --repair` makes it again")
     if findings:
-        _repair(run, findings)
+        from tsd.cluster import commands
 
-
-def _repair(run: str, findings: "list[Finding]") -> None:
-    from tsd.storage import locks
-    from tsd.study import verify
-
-    recipe = verify.recipe_of(run)
-    with locks.hold(recipe.folder, f"tsd verify {run} --repair"):
-        verify.set_aside(findings)
-        from tsd.cluster import studies
-        from tsd.progress import Reporter
-
-        with studies.connected(Reporter(), recipe) as one:
-            for stage in verify.stages(run):
-                getattr(one, stage)()
+        commands.repair(run, findings)
 
 
 teacher_app = typer.Typer(help="Teachers of your own: small models that look at plots.", no_args_is_help=True)
@@ -323,46 +309,9 @@ def _stage(
 
         print(plan(recipe, stage))
         return
-    _run(recipe, stage, preview, retry_errors)
+    from tsd.cluster import commands
 
-
-def _run(recipe: "Recipe", stage: str, preview: int | None = None, retry_errors: bool = False) -> None:
-    from tsd.storage import locks
-    from tsd.storage.folders import require_writable
-
-    require_writable(recipe.folder, recipe.bytes_needed)  # said before Ray is even imported
-    with locks.hold(recipe.folder, f"tsd {'teacher train' if stage == 'teacher' else stage} {recipe.name}"):
-        _run_alone(recipe, stage, preview, retry_errors)
-
-
-def _run_alone(recipe: "Recipe", stage: str, preview: int | None, retry_errors: bool) -> None:
-    """Run a stage; nobody else writes into the study's folder meanwhile."""
-    from tsd.cluster import preflight
-    from tsd.progress import Reporter
-    from tsd.study import provenance
-
-    reporter = Reporter()
-    provenance.require(recipe, stage)
-    preflight.require(preflight.before_ray(recipe, stage, asks=bool(preview or retry_errors)))
-    if stage == "teacher":
-        from tsd.study.local_teacher import prepare_alone
-
-        prepare_alone(recipe, reporter)
-        return
-    from tsd.cluster import studies
-
-    if stage == "study":
-        studies.run(recipe, reporter)
-        return
-    if preview:
-        studies.of(recipe, reporter).preview(preview)
-        return
-    if retry_errors:
-        studies.of(recipe, reporter).reopen_errors()
-    with studies.connected(reporter, recipe, stage) as one:
-        getattr(one, stage)()
-        if stage in ("train", "evaluate"):
-            one.require_all_trained(decoded=stage == "evaluate")
+    commands.run(recipe, stage, preview, retry_errors)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -22,11 +22,20 @@ from tsd.storage import datasets, folders
 from tsd.tasks import SINGLE
 from tsd.training.checkpoints import Checkpoints, restore
 from tsd.training.corpus import Corpus, chat_prompts, pack, tokenise
-from tsd.training.loop import Place, Progress, evaluate, make_optimiser, matmul_peak, shard, summed_loss, train
+from tsd.training.loop import (
+    Progress,
+    WorkerContext,
+    evaluate,
+    make_optimiser,
+    matmul_peak,
+    shard,
+    summed_loss,
+    train,
+)
 
 pytestmark = [pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"), pytest.mark.timeout(600)]
 
-GPU = Place(device="cuda")
+GPU = WorkerContext(device="cuda")
 CONFIG = TrainingConfig(batch_size=16, checkpoint_every=10)
 STUDENT = Student(name="0.3M")
 
@@ -58,7 +67,9 @@ def student(tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, torch.
     return model, make_optimiser(model, CONFIG)
 
 
-def trained(model: PreTrainedModel, optimiser: Any, corpus: Corpus, place: Place, **other: Any) -> list[float]:
+def trained(
+    model: PreTrainedModel, optimiser: Any, corpus: Corpus, place: WorkerContext, **other: Any
+) -> list[float]:
     """Take all steps from where the progress is; the losses."""
     losses: list[float] = []
     settings = {"progress": Progress(), "report": lambda now: losses.append(now.loss), **other}
@@ -79,10 +90,10 @@ def test_what_is_learned_in_bfloat16_is_what_a_cpu_learns_in_float32(
     model, losses = done
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}  # the master weights
     own = build(STUDENT, tokenizer, 0, 2048)
-    expected = trained(own, make_optimiser(own, CONFIG), few, Place())
+    expected = trained(own, make_optimiser(own, CONFIG), few, WorkerContext())
     assert losses[-1] < 0.5 * losses[0]
     assert losses == pytest.approx(expected, rel=0.03)
-    assert evaluate(model, few, 16, GPU) == pytest.approx(evaluate(own, few, 16, Place()), rel=0.03)
+    assert evaluate(model, few, 16, GPU) == pytest.approx(evaluate(own, few, 16, WorkerContext()), rel=0.03)
 
 
 def test_a_run_that_is_stopped_on_a_gpu_goes_on_from_its_checkpoint(

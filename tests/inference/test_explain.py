@@ -173,7 +173,7 @@ def test_ten_million_rows_are_refused_quickly_and_in_little_memory(tmp_path, stu
     path = tmp_path / "big.csv"
     pl.DataFrame({"v": np.arange(10_000_000) % 97}).write_csv(path)
     program = (
-        "import resource, sys\nfrom tsd import cli, explain\n"
+        "import resource, sys\nfrom tsd import cli\nfrom tsd.inference import explain\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    cli.main(sys.argv[1:])\nfinally:\n"
         "    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

@@ -13,7 +13,7 @@ from tsd.inference.decoding import decode
 from tsd.models.students import build, export, load_model, load_tokenizer
 from tsd.recipe import Lora, Student, TrainingConfig
 from tsd.training.corpus import Corpus, chat_prompts, tokenise
-from tsd.training.loop import Place, Progress, evaluate, make_optimiser, train
+from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimiser, train
 
 STEPS, BATCH = 4, 2
 LENGTH = 2048
@@ -53,7 +53,7 @@ def test_it_learns_and_what_is_exported_says_in_transformers_what_it_says_here(
     tokenizer = load_tokenizer(source)
     student = Student(name="one", source=source, learning_rate=3e-2, lora=lora)
     model = build(student, tokenizer, 0, LENGTH)
-    before = evaluate(model, corpus, BATCH, Place())
+    before = evaluate(model, corpus, BATCH, WorkerContext())
     config = TrainingConfig(batch_size=BATCH)
     train(
         model,
@@ -61,12 +61,12 @@ def test_it_learns_and_what_is_exported_says_in_transformers_what_it_says_here(
         config,
         learning_rate=3e-2,
         seed=0,
-        place=Place(),
+        place=WorkerContext(),
         optimiser=make_optimiser(model, config),
         progress=Progress(),
     )
     assert before > math.log(len(tokenizer)) - 1  # it knew nothing of these words
-    assert evaluate(model, corpus, BATCH, Place()) < before - 0.1
+    assert evaluate(model, corpus, BATCH, WorkerContext()) < before - 0.1
     export(model, tokenizer, tmp_path, {})
 
     prompts = examples["prompt"].to_pylist()[:2]

@@ -25,6 +25,7 @@ from tsd.recipe import Lora, Recipe, Student, load
 from tsd.storage import datasets, folders
 from tsd.tasks import SINGLE
 from tsd.training.corpus import collate, tokenise
+from tsd.training.runs import RunSpec
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_processes_of_one_machine_share_one_copy_and_another_state_is_another_co
 ) -> None:
     source = s3.uri("sources/shared")
     folders.copy_folder(str(folder), source)
-    fetch = [sys.executable, "-c", f"from tsd import sources; print(sources.local({source!r}))"]
+    fetch = [sys.executable, "-c", f"from tsd.models import sources; print(sources.local({source!r}))"]
     both = [subprocess.Popen(fetch, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
     places = {process.communicate(timeout=120)[0].strip() for process in both}
     (place,) = places
@@ -150,7 +151,9 @@ def test_a_student_that_cannot_reply_leaves_the_others_their_replies(
         shutil.copytree(folder, Path(small.folder) / "students" / run)
     config = Path(small.folder) / "students" / "bad" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_attention_heads": 0}))
-    decoder = Decoder(small, drawn, {"good": "k", "bad": "k"})
+    spec = RunSpec(Student(name="0.03M"), 4, 0, small.training, 4, "corpus", "tokenizer", "float32")
+    runs = ("good", "bad")
+    decoder = Decoder(small, drawn, dict.fromkeys(runs, spec), dict.fromkeys(runs, "k"))
     rows = [decoder({"run": [run], "chunk": [0]}) for run in ("good", "bad", "good", "bad")]
     failed = [row["failed"][0] for row in rows]
     assert failed[0] == failed[2] == ""

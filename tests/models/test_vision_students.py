@@ -17,7 +17,7 @@ from tsd.recipe import RulesTeacher, Student, TrainingConfig, load
 from tsd.tasks import SINGLE
 from tsd.teachers.rules import Rules
 from tsd.training.corpus import Corpus, looking_tokens, tokenise
-from tsd.training.loop import Place, Progress, evaluate, make_optimiser, summed_loss, train
+from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimiser, summed_loss, train
 
 RECIPE = load("laptop", [])
 SMALL = Student(name="0.1M", view="plot")
@@ -110,16 +110,23 @@ def learn(model: Any, corpus: Corpus, epochs: int) -> Progress:
     settings = TrainingConfig(epochs=epochs, batch_size=16)
     optimiser, progress = make_optimiser(model, settings), Progress()
     train(
-        model, corpus, settings, learning_rate=4e-3, seed=0, place=Place(), optimiser=optimiser, progress=progress
+        model,
+        corpus,
+        settings,
+        learning_rate=4e-3,
+        seed=0,
+        place=WorkerContext(),
+        optimiser=optimiser,
+        progress=progress,
     )
     return progress
 
 
 def test_a_student_that_looks_learns(corpus: Corpus, tokenizer: Any) -> None:
     model = students.build(SMALL, tokenizer, 0, 2048)
-    before = evaluate(model, corpus, 64, Place())
+    before = evaluate(model, corpus, 64, WorkerContext())
     learn(model, corpus, epochs=6)
-    assert evaluate(model, corpus, 64, Place()) < before / 5
+    assert evaluate(model, corpus, 64, WorkerContext()) < before / 5
 
 
 @pytest.mark.parametrize("name", vision_students.SCRATCH)

@@ -23,7 +23,7 @@ from tsd.models.students import build, export, load_model, load_tokenizer
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Lora, Student, TrainingConfig
 from tsd.training.corpus import Corpus
-from tsd.training.loop import Place, Progress, make_optimiser, shard, train
+from tsd.training.loop import Progress, WorkerContext, make_optimiser, shard, train
 
 VOCABULARY = 151_936  # as Qwen2.5 and Qwen3 have
 SHAPE = {
@@ -79,7 +79,7 @@ def corpus() -> Corpus:
     return Corpus([rng.integers(0, 90, 20).astype(np.int32) for _ in range(16)], np.full(16, 16), 0)
 
 
-def learn(model: PreTrainedModel, place: Place) -> None:
+def learn(model: PreTrainedModel, place: WorkerContext) -> None:
     """Two steps."""
     config = TrainingConfig(batch_size=8, workers=place.workers)
     train(
@@ -167,7 +167,7 @@ def test_adapters_start_the_same_on_one_worker_and_on_two(job: Job, kind: str) -
 def test_what_two_workers_export_is_what_one_process_trains(job: Job, kind: str, way: str) -> None:
     source = job.sources[kind]
     alone = build(student(source, r=2) if way == "lora" else student(source), load_tokenizer(source), 3, 512)
-    learn(alone, Place())
+    learn(alone, WorkerContext())
     before = load_model(source).state_dict()
     expected = alone.merge_and_unload() if way == "lora" else alone
     loaded = AutoModelForCausalLM.from_pretrained(job.out / f"{kind}-{way}-merged", dtype=torch.float32)

@@ -152,10 +152,10 @@ def test_a_file_that_a_killed_writer_left_half_written_is_never_taken_for_a_part
     # A child is killed while it holds the file open under its unfinished name, as kill -9 would.
     code = (
         "import os, signal, sys, pyarrow as pa\n"
-        "from tsd import store\n"
+        "from tsd.storage import datasets, folders\n"
         "def die(fd): os.kill(os.getpid(), signal.SIGKILL)\n"
         "os.fsync = die\n"
-        "store.write_bytes(sys.argv[1], store.part_name(0), b'PAR1 half of a part')\n"
+        "folders.write_bytes(sys.argv[1], datasets.part_name(0), b'PAR1 half of a part')\n"
     )
     child = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60)
     assert child.returncode == -9
@@ -264,8 +264,8 @@ def test_a_full_disk_is_one_line_and_leaves_only_whole_parts(tmp_path: Path) -> 
 def test_a_read_only_disk_is_one_line_with_the_fix(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     code = (
-        "import sys\nfrom tsd import store\nfrom tsd.errors import StorageError\n"
-        "try:\n    store.require_writable(sys.argv[1] + '/study', 1)\n"
+        "import sys\nfrom tsd.storage import folders\nfrom tsd.errors import StorageError\n"
+        "try:\n    folders.require_writable(sys.argv[1] + '/study', 1)\n"
         "except StorageError as error:\n    print(error)\n"
     )
     done = mounted("size=1m,ro", disk, code)

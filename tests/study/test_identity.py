@@ -119,11 +119,15 @@ def planned(*changes: str) -> dict[str, RunSpec]:
 
 
 def test_a_study_that_grows_keeps_its_runs_and_only_adds_some() -> None:
-    before = planned("students.sizes=[0.03M]", "students.volumes=[100]")
+    before = planned("students.sizes=[0.03M]", "students.volumes=[100]", "students.seeds=[0]")
     for change in (
-        ("students.sizes=[0.03M, 0.1M]", "students.volumes=[100]"),
-        ("students.sizes=[0.03M]", "students.volumes=[100, 9000]"),
-        ("students.sizes=[0.03M, {name: eyes, size: 0.03M, view: plot}]", "students.volumes=[100]"),
+        ("students.sizes=[0.03M, 0.1M]", "students.volumes=[100]", "students.seeds=[0]"),
+        ("students.sizes=[0.03M]", "students.volumes=[100, 9000]", "students.seeds=[0]"),
+        (
+            "students.sizes=[0.03M, {name: eyes, size: 0.03M, view: plot}]",
+            "students.volumes=[100]",
+            "students.seeds=[0]",
+        ),
         ("students.sizes=[0.03M]", "students.volumes=[100]", "students.seeds=[0, 1, 2]"),
     ):
         assert before.keys() < planned(*change).keys()

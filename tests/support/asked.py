@@ -11,10 +11,10 @@ from tsd.tasks import SINGLE, Task
 from tsd.teachers.api.account import Earlier
 from tsd.teachers.api.batch import BatchApi
 from tsd.teachers.api.journal import Journal, parts_with_journals, read_all
-from tsd.teachers.api.limits import Gate
+from tsd.teachers.api.limits import RateLimiter
 from tsd.teachers.api.live import OpenAIApi
 from tsd.teachers.api.messages import Counts
-from tsd.teachers.api.worker import Turnstile
+from tsd.teachers.api.worker import RateLimiterClient
 from tsd.teachers.prompts import Questions
 
 PLOTS = PlotConfig(width=196, height=140)
@@ -53,20 +53,20 @@ class Asked:
         earlier = Earlier()
         for history in read_all(str(folder), parts_with_journals(str(folder))).values():
             earlier.add(history.account)
-        gate, batch = Gate(teacher, earlier), teacher.mode == "batch"
+        rate_limiter, batch = RateLimiter(teacher, earlier), teacher.mode == "batch"
         share = teacher.batch.at_once if batch else teacher.in_flight
-        async with Turnstile(gate, teacher, share) as turnstile:
-            asker = (BatchApi if batch else OpenAIApi)(Questions(teacher, task, PLOTS, 0), turnstile, share)
-            watch = asyncio.create_task(self._watch(gate))
+        async with RateLimiterClient(rate_limiter, teacher, share) as limiter:
+            asker = (BatchApi if batch else OpenAIApi)(Questions(teacher, task, PLOTS, 0), limiter, share)
+            watch = asyncio.create_task(self._watch(rate_limiter))
             with Journal(str(folder), 0) as journal:
                 table = await asker.annotate(0, series, journal)
             watch.cancel()
             await asker.close()
-        counts, stopped = await gate.progress()
+        counts, stopped = await rate_limiter.progress()
         return table, stopped, counts
 
-    async def _watch(self, gate: Gate) -> None:
+    async def _watch(self, rate_limiter: RateLimiter) -> None:
         while True:
-            counts, _ = await gate.progress()
+            counts, _ = await rate_limiter.progress()
             self.seen.append(counts.copy())
             await asyncio.sleep(0.05)

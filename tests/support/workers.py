@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tsd.training.loop import Place
+from tsd.training.loop import WorkerContext
 
 WORKERS = 2
 LONGEST = 250  # seconds
@@ -39,12 +39,12 @@ def together(work: Callable[..., None], *arguments: Any) -> None:
 
 
 @contextmanager
-def joined(rank: int, folder: Path) -> Iterator[Place]:
+def joined(rank: int, folder: Path) -> Iterator[WorkerContext]:
     """Be one of them, for as long as the context lasts; they meet at a file in the folder. One thread each."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
     try:
-        yield Place(rank, WORKERS)
+        yield WorkerContext(rank, WORKERS)
     finally:
         dist.destroy_process_group()

@@ -18,9 +18,9 @@ from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Student, TrainingConfig
 from tsd.storage import folders
 from tsd.training.checkpoints import Checkpoints, is_whole, restore
-from tsd.training.loop import Place, Progress, make_optimiser, shard
+from tsd.training.loop import Progress, WorkerContext, make_optimiser, shard
 
-HERE = Place()
+HERE = WorkerContext()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,10 +68,10 @@ def test_what_changes_after_a_save_does_not_reach_the_checkpoint(tmp_path: Path)
     was = [parameter.detach().clone() for parameter in model.parameters()]
     moments = [{k: v.clone() for k, v in state.items()} for state in optimiser.state.values()]
     random = torch.get_rng_state()
-    gate = threading.Event()
+    rate_limiter = threading.Event()
 
     def keep(part: Path, now: Progress) -> None:
-        assert gate.wait(30)
+        assert rate_limiter.wait(30)
         into(tmp_path)(part, now)
 
     with Checkpoints(model, optimiser, HERE, keep, lambda _: None) as checkpoints:
@@ -82,7 +82,7 @@ def test_what_changes_after_a_save_does_not_reach_the_checkpoint(tmp_path: Path)
                 tensor.fill_(9.0)
         progress.step = 8
         torch.manual_seed(99)
-        gate.set()
+        rate_limiter.set()
     again, fresh = student(seed=5)
     assert restore(tmp_path / "step-7", again, fresh, HERE) == Progress(step=7, tokens=70, loss=1.5)
     assert all(torch.equal(*pair) for pair in zip(was, again.parameters(), strict=True))

@@ -24,7 +24,7 @@ from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Distil, Student, TrainingConfig
 from tsd.training.corpus import Corpus, tokenise
 from tsd.training.distillation import Distillation, divergence, require_same_tokens
-from tsd.training.loop import Place, Progress, make_optimiser, shard, summed_loss, train
+from tsd.training.loop import Progress, WorkerContext, make_optimiser, shard, summed_loss, train
 
 KINDS = ("forward", "reverse", "jensen_shannon")
 CONFIG = TrainingConfig(batch_size=8, checkpoint_every=10_000)
@@ -208,7 +208,9 @@ def model(tokenizer: Any, size: str = "0.03M", seed: int = 0) -> PreTrainedModel
     return build(Student(name=size), tokenizer, seed, 2048)
 
 
-def losses(student: PreTrainedModel, corpus: Corpus, distil: Distillation | None, place: Place) -> list[float]:
+def losses(
+    student: PreTrainedModel, corpus: Corpus, distil: Distillation | None, place: WorkerContext
+) -> list[float]:
     """What a run minimises, step by step."""
     found: list[float] = []
     train(
@@ -270,7 +272,7 @@ def test_a_teacher_of_unknown_layers_teaches_in_padded_rows(corpus: Corpus, toke
 def test_a_run_changes_the_student_and_never_its_teacher(corpus: Corpus, tokenizer: Any) -> None:
     student, teacher = model(tokenizer), model(tokenizer, "0.1M")
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    losses(student, corpus, Distillation(teacher, settings("forward")), Place())
+    losses(student, corpus, Distillation(teacher, settings("forward")), WorkerContext())
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert not all(
@@ -282,9 +284,9 @@ def test_a_run_changes_the_student_and_never_its_teacher(corpus: Corpus, tokeniz
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_student_comes_nearer_to_its_teacher(corpus: Corpus, tokenizer: Any, kind: str) -> None:
     teacher = model(tokenizer, seed=1)
-    losses(teacher, corpus, None, Place())
+    losses(teacher, corpus, None, WorkerContext())
     student = model(tokenizer)
-    found = losses(student, corpus, Distillation(teacher, settings(kind, weight=1.0)), Place())
+    found = losses(student, corpus, Distillation(teacher, settings(kind, weight=1.0)), WorkerContext())
     assert found[-1] < 0.7 * found[0]
 
 
@@ -311,7 +313,7 @@ def test_on_two_workers_each_holds_half_the_teacher_and_the_losses_are_those_of_
 ) -> None:
     together(work, tmp_path, corpus, tokenizer)
     teacher = model(tokenizer, "0.1M", seed=5)
-    expected = losses(model(tokenizer), corpus, Distillation(teacher, settings("reverse")), Place())
+    expected = losses(model(tokenizer), corpus, Distillation(teacher, settings("reverse")), WorkerContext())
     assert len(expected) == 8
     for rank in range(WORKERS):
         said = json.loads((tmp_path / f"{rank}.json").read_text())

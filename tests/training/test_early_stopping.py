@@ -19,9 +19,9 @@ from tsd.models.students import build
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Student, TrainingConfig
 from tsd.training.corpus import Batches, Corpus, tokenise
-from tsd.training.loop import Place, Progress, evaluate, make_optimiser, train
+from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimiser, train
 
-PLAIN = Place()
+PLAIN = WorkerContext()
 EPOCHS, STEPS = 8, 3  # steps an epoch
 
 

@@ -28,9 +28,18 @@ from tsd.models.students import SCRATCH, build, export
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Lora, Student, TrainingConfig
 from tsd.training.corpus import Corpus, pack, tokenise
-from tsd.training.loop import Place, Progress, evaluate, make_optimiser, schedule, shard, summed_loss, train
+from tsd.training.loop import (
+    Progress,
+    WorkerContext,
+    evaluate,
+    make_optimiser,
+    schedule,
+    shard,
+    summed_loss,
+    train,
+)
 
-PLAIN = Place()
+PLAIN = WorkerContext()
 CONFIG = TrainingConfig(batch_size=8, checkpoint_every=10_000)
 RATE = 4e-3
 
@@ -126,7 +135,7 @@ def run(
     *,
     optimiser: torch.optim.Optimizer | None = None,
     progress: Progress | None = None,
-    place: Place = PLAIN,
+    place: WorkerContext = PLAIN,
     rate: float = RATE,
     report: Callable[[Progress], None] = lambda _: None,
     save: Callable[[Progress], None] = lambda _: None,
@@ -598,7 +607,7 @@ def adapted(model: Any) -> Any:
     return model
 
 
-def losses_of(model: Any, corpus: Corpus, config: TrainingConfig, place: Place) -> list[float]:
+def losses_of(model: Any, corpus: Corpus, config: TrainingConfig, place: WorkerContext) -> list[float]:
     """Train to the end: the loss of each step, and last that of the whole corpus."""
     losses: list[float] = []
     run(model, corpus, config, place=place, report=lambda now: losses.append(now.loss))

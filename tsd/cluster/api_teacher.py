@@ -22,10 +22,10 @@ from tsd.teachers.api.connection import require_key
 from tsd.teachers.api.counts import tally, tell
 from tsd.teachers.api.history import Say, adopt_preview, earlier_requests, keep_address, require_journals
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.limits import Gate
+from tsd.teachers.api.limits import RateLimiter
 from tsd.teachers.api.live import OpenAIApi
 from tsd.teachers.api.messages import EARLIER, MODEL, ROWS, Counts
-from tsd.teachers.api.worker import Turnstile
+from tsd.teachers.api.worker import RateLimiterClient
 from tsd.teachers.prompts import Questions
 
 PARTS_AT_ONCE = 2  # per worker: while one part waits for its last replies, the next one is processed
@@ -63,7 +63,7 @@ def ask(
     if 0 in missing:  # else the bill of a later preview counts where it is stored
         adopt_preview(folder)
     keep_address(teacher, folder, say)
-    gate = open_gate(teacher, folder, key)
+    rate_limiter = open_rate_limiter(teacher, folder, key)
     batches = teacher.batch.at_once if teacher.mode == "batch" else None
     workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
     share = (batches or teacher.in_flight) // workers
@@ -71,7 +71,7 @@ def ask(
     rows = nodes.done(
         Asker,
         [{"part": part} for part in missing],
-        arguments=(recipe, series, folder, key, gate, share, locks.claim(folder)),
+        arguments=(recipe, series, folder, key, rate_limiter, share, locks.claim(folder)),
         num_cpus=WORKER_CPUS,
         compute=ray.data.ActorPoolStrategy(
             size=workers,
@@ -80,9 +80,9 @@ def ask(
             enable_true_multi_threading=True,
         ),
     )
-    with _watched(gate, step, say):
+    with _watched(rate_limiter, step, say):
         made = {int(row["part"]): json.loads(row["made"]) for row in rows}
-    _, stopped, _ = ray.get(gate.look.remote())
+    _, stopped, _ = ray.get(rate_limiter.look.remote())
     if stopped:
         raise InputError(stopped)
     if any(one is None for one in made.values()):  # the rate limiter was restarted and lost the reason of the stop
@@ -91,7 +91,7 @@ def ask(
     return found | {part: datasets.Part(**one) for part, one in made.items()}
 
 
-class _Gate(Gate):
+class _Gate(RateLimiter):
     """Rate limiter as a Ray actor. After a restart it reads the billing from the journals."""
 
     def __init__(self, teacher: ApiTeacher, folder: str | None, key: str) -> None:
@@ -103,8 +103,8 @@ class _Gate(Gate):
         return counts, stopped, self.paused()
 
 
-def open_gate(teacher: ApiTeacher, folder: str | None = None, key: str = "") -> Any:
-    """Start a `Gate` actor on the driver's node. Its concurrency covers all requests, which may all wait in it.
+def open_rate_limiter(teacher: ApiTeacher, folder: str | None = None, key: str = "") -> Any:
+    """Start a `RateLimiter` actor on the driver's node. Its concurrency covers all requests: all may wait in it.
 
     folder, key: of the annotations whose journals it reads.
     """
@@ -121,7 +121,7 @@ class Asker:
         series: datasets.Dataset,
         folder: str,
         key: str,
-        gate: Any,
+        rate_limiter: Any,
         share: int,
         claim: locks.Claim | None,
     ) -> None:
@@ -129,14 +129,14 @@ class Asker:
         self.recipe, self.series, self.folder, self.key = recipe, series, folder, key
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
-        self.turnstile, self.api = self._run(self._open(gate, share))
+        self.limiter, self.api = self._run(self._open(rate_limiter, share))
         self.guard = asyncio.run_coroutine_threadsafe(self._guard(claim), self.loop)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Map one row with a part number to the part's metadata as JSON, null if the stage was stopped."""
         part = int(batch["part"][0])
         made = None
-        if not self.turnstile.stopped.is_set():
+        if not self.limiter.stopped.is_set():
             with Journal(self.folder, part) as journal:
                 # Checked while holding the journal's lock: its previous holder may have just written the part.
                 made = datasets.find_part(self.folder, part, self.key)
@@ -153,21 +153,21 @@ class Asker:
         journal.delete()
         return made
 
-    async def _open(self, gate: Any, share: int) -> tuple[Turnstile, OpenAIApi | BatchApi]:
+    async def _open(self, rate_limiter: Any, share: int) -> tuple[RateLimiterClient, OpenAIApi | BatchApi]:
         recipe = self.recipe
         assert isinstance(recipe.teacher, ApiTeacher)
         questions = Questions(recipe.teacher, recipe.asks, recipe.plots, recipe.seed)
-        turnstile = await Turnstile(_Remote(gate), recipe.teacher, share).__aenter__()
+        limiter = await RateLimiterClient(_Remote(rate_limiter), recipe.teacher, share).__aenter__()
         kind = BatchApi if recipe.teacher.mode == "batch" else OpenAIApi
-        return turnstile, kind(questions, turnstile, share)
+        return limiter, kind(questions, limiter, share)
 
     async def _guard(self, claim: locks.Claim | None) -> None:
         """Stop requests if another command has taken over the folder from a stalled driver."""
-        while claim and not self.turnstile.stopped.is_set():
+        while claim and not self.limiter.stopped.is_set():
             try:
                 await asyncio.to_thread(claim.require)
             except lock_files.TakenOverError as error:
-                await self.turnstile.stop(str(error))
+                await self.limiter.stop(str(error))
             except StorageError:  # storage is temporarily unavailable: the writers report that
                 pass
             await asyncio.sleep(GUARD_SECONDS)
@@ -177,7 +177,7 @@ class Asker:
 
 
 class _Remote:
-    """Proxy to a gate that is a Ray actor: its calls return awaitables."""
+    """Proxy to a rate limiter that is a Ray actor: its calls return awaitables."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -187,14 +187,14 @@ class _Remote:
 
 
 @contextlib.contextmanager
-def _watched(gate: Any, step: Step, say: Say) -> Iterator[None]:
+def _watched(rate_limiter: Any, step: Step, say: Say) -> Iterator[None]:
     """Show the rate limiter's counts in the progress line inside this context."""
     over = threading.Event()
     before = step.skipped
     models: set[str] = set()
 
     def look() -> None:
-        counts, _, paused = ray.get(gate.look.remote())
+        counts, _, paused = ray.get(rate_limiter.look.remote())
         step.skip(max(0, before + counts[EARLIER] - step.skipped))
         step.begin()  # time before the first reply was setup
         waits = f"the server asked to wait, {clock(paused)} left, " if paused > LONG_PAUSE else ""

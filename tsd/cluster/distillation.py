@@ -10,7 +10,7 @@ from tsd.training.runs import RunSpec
 
 if TYPE_CHECKING:
     from tsd.training.distillation import Distillation
-    from tsd.training.loop import Place
+    from tsd.training.loop import WorkerContext
 
 
 def require_fitting_teachers(recipe: Recipe, examples: str) -> None:
@@ -36,7 +36,7 @@ def require_fitting_teachers(recipe: Recipe, examples: str) -> None:
         require_same_tokens(student.name, tokenizer, distil.teacher, load_tokenizer(source))
 
 
-def load_teacher(run: RunSpec, folder: str, place: "Place") -> "Distillation | None":
+def load_teacher(run: RunSpec, folder: str, place: "WorkerContext") -> "Distillation | None":
     """Load the teacher model for a worker's student, sharded as the student is; None for SFT only.
 
     folder: the study's folder. A teacher trained by the study must be finished.

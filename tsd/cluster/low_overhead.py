@@ -16,7 +16,7 @@ LEAVING = 5.0  # seconds
 _waiting: list[Any] = []  # idle controller of this process's last run, for reuse
 
 
-class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
+class LowOverheadTrainer(DataParallelTrainer):  # type: ignore[misc]
     """Same as Ray's TorchTrainer on CPUs, with fewer processes that take seconds to start.
 
     One omitted process distributes Ray datasets, which a run does not use. The other cleans up after a dead

@@ -19,7 +19,7 @@ from ray import tune
 from ray.train import TrainingFailedError
 
 from tsd.cluster import nodes
-from tsd.cluster.low_overhead import LeanTrainer
+from tsd.cluster.low_overhead import LowOverheadTrainer
 from tsd.cluster.session import on_driver, own_ray
 from tsd.cluster.training_worker import (
     BOARD_SECONDS,
@@ -300,7 +300,7 @@ def _last_line(error: BaseException) -> str:
 def _trainer(lean: bool) -> Any:
     """Return Ray's trainer for torch, or the low-overhead one for CPUs of a local Ray."""
     if lean:
-        return LeanTrainer
+        return LowOverheadTrainer
     from ray.train.torch import TorchTrainer
 
     return TorchTrainer

@@ -115,7 +115,7 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
     context = ray.train.get_context()
     how, folder, student = settings.training, settings.folder, run.student
     device = str(get_device()) if how.gpu else "cpu"
-    place = loop.Place(context.get_world_rank(), context.get_world_size(), device)
+    place = loop.WorkerContext(context.get_world_rank(), context.get_world_size(), device)
     if not how.gpu:
         torch.set_num_threads(how.threads)
     with (

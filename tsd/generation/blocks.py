@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tsd.generation.parameters import Wishes, design
+from tsd.generation.parameters import Targets, design
 from tsd.recipe import SeriesConfig
 from tsd.rng import SERIES, fast_generator, generator
 from tsd.series.processes import PROCESSES, SCALED, Array, ornstein_uhlenbeck, own_ranges
@@ -66,7 +66,7 @@ class Plan:
     length: int
     place: npt.NDArray[np.intp]  # index among all candidates of the block
     process: npt.NDArray[np.intp]  # index into PROCESSES, ascending
-    wishes: Wishes
+    targets: Targets
 
 
 def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Plan]:
@@ -79,14 +79,14 @@ def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Pl
     trends = (stratum(np.array(shares), trend) for shares in (config.own_trend_shares, config.trend_shares))
     noises = (stratum(np.array(shares), noise) for shares in (config.own_noise_shares, config.noise_shares))
     swings = np.array([process.swings for process in PROCESSES.values()])[process]
-    wishes = Wishes(np.where(own, *trends), np.where(own, *noises), own, swings)
+    targets = Targets(np.where(own, *trends), np.where(own, *noises), own, swings)
     place = rng.permutation(count)
     if len(config.lengths) == 1:
-        return [Plan(config.lengths[0], place, process, wishes)]
+        return [Plan(config.lengths[0], place, process, targets)]
     plans = []
     for i in np.unique(length):
         these = np.flatnonzero(length == i)
-        chosen = Wishes(**{name: column[these] for name, column in vars(wishes).items()})
+        chosen = Targets(**{name: column[these] for name, column in vars(targets).items()})
         plans.append(Plan(config.lengths[i], place[these], process[these], chosen))
     return plans
 
@@ -122,12 +122,12 @@ class Group:
 def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: Plan) -> Group:
     """Generate the parameters and points of the candidates, and measure them."""
     length, batch = plan.length, len(plan.place)
-    own, swings = plan.wishes.own_range, plan.wishes.swings
+    own, swings = plan.targets.own_range, plan.targets.swings
     time = np.linspace(0, 1, length, dtype=np.float32)[:, None]  # (length, 1)
     fast = fast_generator(rng)
     shocks = fast.standard_normal((length, batch), np.float32)  # (length, batch) of unit variance
     curve, special = _curves(config, fast, plan.process, time, shocks)
-    sizes = design(config, rng, plan.wishes, curve)
+    sizes = design(config, rng, plan.targets, curve)
     sizes = {name: size.astype(np.float32) for name, size in sizes.items()}
     points = ornstein_uhlenbeck(shocks, sizes["tau"], sizes["sigma"])
     curve *= np.where(swings, sizes["swing"], sizes["drift"])

@@ -53,14 +53,14 @@ def draw_pairs(config: SeriesConfig, seed: int, block: int) -> PairBlock:
     """Generate one block of pairs. Both series have the recipe's single length."""
     rng = generator(seed, PAIRS, block)
     series = draw_block(SINGLE, config, seed, block), draw_block(SINGLE, config, seed, block, PARTNERS)
-    wishes = stratum(np.array([wish.share for wish in WISHES]), rng.permutation(BLOCK) / BLOCK)
-    low, high = np.array([wish.heights for wish in WISHES])[wishes].T
+    targets = stratum(np.array([wish.share for wish in WISHES]), rng.permutation(BLOCK) / BLOCK)
+    low, high = np.array([wish.heights for wish in WISHES])[targets].T
     heights = rng.uniform(low, high, (2, BLOCK)).astype(np.float32)  # (2, BLOCK)
     squeezed = [
         one.values.reshape(BLOCK, -1) * height[:, None] for one, height in zip(series, heights, strict=True)
     ]
     room = TOP * (1 - heights)
-    offset = _offset(rng, wishes, squeezed[0] - squeezed[1], room)
+    offset = _offset(rng, targets, squeezed[0] - squeezed[1], room)
     # The first series is shifted up by `offset` relative to the second; both stay within 0–99.
     lowest, highest = np.maximum(offset, 0), np.minimum(room[0], room[1] + offset)
     first = lowest + (highest - lowest) * rng.random(BLOCK, np.float32)
@@ -76,14 +76,14 @@ def _laid(block: Block, height: Floats, floor: Floats) -> Block:
     return replace(block, parameters={**block.parameters, **squeezed, "level": squeezed["level"] + floor})
 
 
-def _offset(rng: np.random.Generator, wishes: npt.NDArray[np.intp], apart: Floats, room: Floats) -> Floats:
+def _offset(rng: np.random.Generator, targets: npt.NDArray[np.intp], apart: Floats, room: Floats) -> Floats:
     """Vertical offset of the first series over the second, (BLOCK,), that meets the target if any tried does.
 
     wishes: (BLOCK,) index into WISHES. apart: (BLOCK, length) first minus second before shifting. room: (2, BLOCK)
     how far each series can be shifted.
     """
-    crossings = np.array([wish.crossings for wish in WISHES])[wishes]
-    position = np.array([-1 if wish.position is None else wish.position for wish in WISHES])[wishes]
+    crossings = np.array([wish.crossings for wish in WISHES])[targets]
+    position = np.array([-1 if wish.position is None else wish.position for wish in WISHES])[targets]
     # tried: (OFFSETS, BLOCK)
     tried = -room[1] + (room[0] + room[1]) * (np.arange(OFFSETS)[:, None] + rng.random(BLOCK)) / OFFSETS
     fits = np.empty(tried.shape, np.bool_)

@@ -24,7 +24,7 @@ LEAST_SHOCKS = 0.3  # least fraction of the target residual that shocks contribu
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Targets:
     """Targets of each series, (batch,) each."""
 
     trend: npt.NDArray[np.intp]  # index into increasing, decreasing, flat
@@ -33,20 +33,20 @@ class Wishes:
     swings: npt.NDArray[np.bool_]  # the curve is added to a linear drift
 
 
-def design(config: SeriesConfig, rng: np.random.Generator, wishes: Wishes, curve: Array) -> dict[str, Floats]:
+def design(config: SeriesConfig, rng: np.random.Generator, targets: Targets, curve: Array) -> dict[str, Floats]:
     """Solve for the parameters of each series: level, drift, swing, sigma and tau, (batch,) each.
 
     curve: (length, batch). With t from 0 to 1, the mean is level + drift · (t − ½) + swing · curve if the process
     swings, else level + drift · curve. tau is in points, the others in value units.
     """
     shape = _size_up(curve)
-    noise = _noise(config, rng, wishes, shape.constant, len(curve))
+    noise = _noise(config, rng, targets, shape.constant, len(curve))
     span = noise.path_range * noise.wanted / noise.per_sigma  # range of the path around the mean
-    drift, swing = _mean(config, rng, wishes, shape, noise, np.maximum(TOP - span, 0.0))
+    drift, swing = _mean(config, rng, targets, shape, noise, np.maximum(TOP - span, 0.0))
     # The curve's own residual counts as noise, so the shocks contribute only the rest of the target.
-    size = np.where(wishes.swings, swing, drift)
+    size = np.where(targets.swings, swing, drift)
     rest = np.maximum(noise.wanted**2 - (shape.residual * size) ** 2, (LEAST_SHOCKS * noise.wanted) ** 2)
-    mean = shape.curve * size + shape.line * np.where(wishes.swings, drift, 0.0)
+    mean = shape.curve * size + shape.line * np.where(targets.swings, drift, 0.0)
     low, high = mean.min(axis=0), mean.max(axis=0)
     free = np.clip((TOP - (high - low) - span) / 2, 0.0, config.off_centre)
     return {
@@ -73,7 +73,7 @@ class Noise:
 def _noise(
     config: SeriesConfig,
     rng: np.random.Generator,
-    wishes: Wishes,
+    targets: Targets,
     constant: npt.NDArray[np.bool_],
     length: int,
 ) -> Noise:
@@ -81,10 +81,10 @@ def _noise(
 
     constant: (batch,) whether the mean curve is constant. length: points.
     """
-    batch, flat = len(wishes.trend), SIGNS[wishes.trend] == 0
+    batch, flat = len(targets.trend), SIGNS[targets.trend] == 0
     # With min-max scaling, a series without drift or swing has nothing but shocks, which makes its noise high.
-    still = wishes.own_range & ~wishes.swings & (flat | constant)
-    noise = np.where(still, HIGH, wishes.noise)
+    still = targets.own_range & ~targets.swings & (flat | constant)
+    noise = np.where(still, HIGH, targets.noise)
     wanted = np.exp(_between(np.log(config.noise_rms), noise, rng.random(batch)))
     # Fast reversion keeps the ends of a flat series together. Processes that swing may revert as fast as any,
     # since the swing determines their extrema.
@@ -92,23 +92,23 @@ def _noise(
     speed = np.where(flat, FLAT_TAU[0] + speed * (FLAT_TAU[1] - FLAT_TAU[0]), speed)
     fastest = np.min(config.tau)
     spans = np.log([*config.tau, *((fastest, slowest) for _, slowest in config.tau)])
-    log_share = _between(spans, noise + len(config.tau) * wishes.swings, speed)
+    log_share = _between(spans, noise + len(config.tau) * targets.swings, speed)
     tau = np.exp(log_share) * length
     per_sigma, per_spread = _expected(log_share, length)
     # Approximate range of a normal path: 2 √(2 ln n) for n independent points.
     path_range = 2 * np.sqrt(2 * np.log1p(length / (2 * tau + 1)))
     # With min-max scaling, only a swing can fill the range of a flat series, and it may where the noise target is
     # above low.
-    fills = wishes.own_range & (flat | (noise > 0))
+    fills = targets.own_range & (flat | (noise > 0))
     most = np.where(fills, config.noise_rms[HIGH][1], wanted)
     return Noise(wanted, most, tau, per_sigma, per_spread, path_range)
 
 
 def _mean(
-    config: SeriesConfig, rng: np.random.Generator, wishes: Wishes, shape: "Shape", noise: Noise, room: Floats
+    config: SeriesConfig, rng: np.random.Generator, targets: Targets, shape: "Shape", noise: Noise, room: Floats
 ) -> tuple[Floats, Floats]:
     """Sizes of drift and swing, (batch,) each, in value units. room: (batch,) range left by the noise."""
-    batch, own, sign = len(room), wishes.own_range, SIGNS[wishes.trend]
+    batch, own, sign = len(room), targets.own_range, SIGNS[targets.trend]
     # The drift grows with how far the noise alone moves the two ends apart.
     spread = noise.wanted / noise.per_sigma * noise.per_spread
     drawn = rng.uniform(*config.drift, batch) + config.drift_per_spread * spread
@@ -122,8 +122,8 @@ def _mean(
     carried = np.where(own, room * rng.uniform(*OWN_FILL, batch), drawn) / shape.height
     carried = np.where(shape.constant, 0.0, sign * np.minimum(carried, most))
     # With a swing, the drift compensates for the difference between the swing's two ends.
-    drift = np.where(wishes.swings, (rise - swing * shape.rise) / shape.line_rise, carried)
-    return drift, np.where(wishes.swings, swing, 0.0)
+    drift = np.where(targets.swings, (rise - swing * shape.rise) / shape.line_rise, carried)
+    return drift, np.where(targets.swings, swing, 0.0)
 
 
 @dataclass(frozen=True)

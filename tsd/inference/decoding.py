@@ -25,7 +25,7 @@ from transformers.cache_utils import DynamicLayer
 
 from tsd.models import vision
 from tsd.models.vision import patches_of
-from tsd.plots.rasterised import Ink
+from tsd.plots.rasterised import Pixels
 from tsd.tasks import Task
 from tsd.training.corpus import chat_tokens, looking_tokens, picture_place
 
@@ -54,7 +54,7 @@ def decode(
 
 @torch.inference_mode()
 def describe(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, ink: Ink, max_new_tokens: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, ink: Pixels, max_new_tokens: int
 ) -> list[str]:
     """Respond greedily to each image, in order. For vision students; see `decode`.
 
@@ -102,15 +102,17 @@ class Batch:
     ) -> None:
         """Prefill the prompts: at least one, sorted by length. Up to `most` tokens follow each.
 
-        shown: the prompts' images, for a vision student that `Lean` supports.
+        shown: the prompts' images, for a vision student that `FastDecoder` supports.
         """
         lengths = [len(prompt) for prompt in prompts]
         first = shown.first if shown else None
-        self.forward = Lean(model, lengths[-1] + most, first) if _is_plain(model) else partial(_whole, model)
+        self.forward = (
+            FastDecoder(model, lengths[-1] + most, first) if _is_plain(model) else partial(_whole, model)
+        )
         self.padded = lengths[0] < lengths[-1]
         self.lengths = torch.tensor(lengths, device=model.device)[:, None]  # (rows, 1), incremented per token
         depth = model.config.get_text_config().num_hidden_layers
-        layers = [Slots(len(prompts), lengths[-1]) for _ in range(depth)]
+        layers = [StaticCache(len(prompts), lengths[-1]) for _ in range(depth)]
         self.cache = Cache(layers=layers)
         logits = []
         for slab in slabs(lengths):
@@ -143,7 +145,7 @@ class Batch:
         return tokens[kept]
 
 
-class Slots(DynamicLayer):  # type: ignore[misc]
+class StaticCache(DynamicLayer):  # type: ignore[misc]
     """Static KV cache of one layer, written in place. Sequences are padded on the left and end in the same column.
 
     Prefill fills the rows in order, some at a time. Afterwards all rows grow by one token at a time.
@@ -229,7 +231,7 @@ def _whole(model: PreTrainedModel, tokens: Tensor, seen: Tensor | None, position
 
 
 def _is_plain(model: PreTrainedModel) -> bool:
-    """Whether `Lean` gives the same results as the model's own forward pass. In bfloat16 rounding would differ."""
+    """Whether `FastDecoder` computes what the model's own forward pass does; in bfloat16 rounding would differ."""
     config = model.config.get_text_config()
     return (
         type(model) in (Qwen2ForCausalLM, Qwen3ForCausalLM, Qwen3VLForConditionalGeneration)
@@ -242,7 +244,7 @@ def _is_plain(model: PreTrainedModel) -> bool:
     )
 
 
-class Lean:
+class FastDecoder:
     """A fast decoder for plain Qwen models: the results of `_whole` with fewer and larger operations.
 
     Projections that share an input are concatenated, and norm weights are folded into them. The last layer is
@@ -303,7 +305,7 @@ class Lean:
 
 
 class LeanLayer:
-    """One layer of `Lean`: the weights of a decoder layer, concatenated and transposed."""
+    """One layer of `FastDecoder`: the weights of a decoder layer, concatenated and transposed."""
 
     def __init__(self, layer: Any) -> None:
         """layer: a decoder layer of transformers. Its weights are copied."""

@@ -68,7 +68,7 @@ def read(file: str, column: str | None = None, hints: Hints | None = None) -> Me
         columns[index].values,
         columns[index].missing,
         found.seconds,
-        series.Place(table, table.names[index], found.label, found.kind),
+        series.WorkerContext(table, table.names[index], found.label, found.kind),
         hints.missing,
         notes,
     )

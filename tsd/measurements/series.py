@@ -35,7 +35,7 @@ UNITS = ((86_400.0 * 365.25, "years"), (86_400.0, "days"), (3600.0, "h"), (60.0,
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerContext:
     """Names for errors and notes."""
 
     table: Table
@@ -60,7 +60,7 @@ def arrange(
     values: npt.NDArray[np.float64],
     missing: npt.NDArray[np.bool_],
     seconds: npt.NDArray[np.float64] | None,
-    place: Place,
+    place: WorkerContext,
     codes: Sequence[str],
     notes: list[str],
 ) -> Arranged:
@@ -96,7 +96,7 @@ def arrange(
 
 
 def _without_codes(
-    values: npt.NDArray[np.float64], place: Place, codes: Sequence[str], notes: list[str]
+    values: npt.NDArray[np.float64], place: WorkerContext, codes: Sequence[str], notes: list[str]
 ) -> npt.NDArray[np.float64]:
     """Replace sentinel values by NaN: those named by the user, or else common ones far from the other values.
 
@@ -140,7 +140,7 @@ def _without_codes(
     return values
 
 
-def _either(place: Place, said: str, value: float) -> InputError:
+def _either(place: WorkerContext, said: str, value: float) -> InputError:
     """The error about a value that may be a sentinel."""
     return InputError(
         f"{place}: {said} may be a value or a code for a missing one: say --missing {value:g} or --missing none"
@@ -164,7 +164,7 @@ def _mark(values: npt.NDArray[np.float64], marked: npt.NDArray[np.bool_], notes:
         values[marked] = np.nan
 
 
-def _order(seconds: npt.NDArray[np.float64], place: Place, notes: list[str]) -> npt.NDArray[np.int64]:
+def _order(seconds: npt.NDArray[np.float64], place: WorkerContext, notes: list[str]) -> npt.NDArray[np.int64]:
     """The order of rows by time, (rows,), with a note if it differs from the file's."""
     steps = np.diff(seconds)
     if (steps >= 0).all():
@@ -186,7 +186,7 @@ def _one_a_time(
     rows: npt.NDArray[np.int64],
     values: npt.NDArray[np.float64],
     seconds: npt.NDArray[np.float64],
-    place: Place,
+    place: WorkerContext,
     notes: list[str],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Combine rows with equal times by their mean. Raises InputError if they differ too much."""
@@ -225,7 +225,7 @@ def _one_a_time(
     return rows[start], means, unique
 
 
-def _ends(values: npt.NDArray[np.float64], place: Place, notes: list[str]) -> tuple[int, int]:
+def _ends(values: npt.NDArray[np.float64], place: WorkerContext, notes: list[str]) -> tuple[int, int]:
     """The first row with a value, and the one after the last."""
     known = np.flatnonzero(np.isfinite(values))
     if len(known) < 2:
@@ -241,7 +241,7 @@ def _ends(values: npt.NDArray[np.float64], place: Place, notes: list[str]) -> tu
     return 0, len(values)
 
 
-def _require_few_missing(known: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], place: Place) -> None:
+def _require_few_missing(known: npt.NDArray[np.bool_], rows: npt.NDArray[np.int64], place: WorkerContext) -> None:
     """Raise InputError if too many values are missing."""
     count, most = int((~known).sum()), max(int(FILLED * len(known)), int(len(known) >= ONE_OF))
     if count > most:
@@ -258,7 +258,7 @@ def _evened(
     known: npt.NDArray[np.bool_],
     values: npt.NDArray[np.float64],
     filled: npt.NDArray[np.float64],
-    place: Place,
+    place: WorkerContext,
     notes: list[str],
 ) -> npt.NDArray[np.float64]:
     """Interpolate values linearly at even steps, of the 10 % quantile of the steps' lengths.

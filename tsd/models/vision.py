@@ -12,7 +12,7 @@ from torch.nn.functional import linear, pad, scaled_dot_product_attention
 from transformers import PreTrainedModel, Qwen3VLForConditionalGeneration
 
 from tsd.models.operations import Turn, make_turn, paired, turned
-from tsd.plots.rasterised import GRID, MERGE, PATCH, PICTURE_TOKENS, Ink
+from tsd.plots.rasterised import GRID, MERGE, PATCH, PICTURE_TOKENS, Pixels
 
 PATCHES, TOKENS = GRID**2, PICTURE_TOKENS
 WHITE, RANGE = 1.0, 0.5  # the processor's mean and standard deviation: white pixels become 0, black pixels −2
@@ -67,7 +67,7 @@ def positions(first: int, length: int, device: torch.device) -> Tensor:
     return places[:, None]
 
 
-def patches_of(ink: Ink) -> Tensor:
+def patches_of(ink: Pixels) -> Tensor:
     """Rasterised plots as normalised patches of one channel, in the processor's order.
 
     ink: (batch, SIDE, SIDE) uint8. Returns (batch, PATCHES, PATCH²) float32. The patches that are merged into one

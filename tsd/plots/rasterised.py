@@ -27,12 +27,12 @@ BLACK = 255
 SLAB = 64  # images rendered together
 SECOND = 2  # divisor of the second curve's intensity
 
-Ink = npt.NDArray[np.uint8]  # (batch, SIDE, SIDE), 0 for white to 255 for black
+Pixels = npt.NDArray[np.uint8]  # (batch, SIDE, SIDE), 0 for white to 255 for black
 Heights = npt.NDArray[np.float32]  # (batch, columns), in value units
 Curve = npt.NDArray[np.uint8]  # (length,) 0–99
 
 
-def draw(items: Sequence[Sequence[Curve]]) -> Ink:
+def draw(items: Sequence[Sequence[Curve]]) -> Pixels:
     """Rasterise items of one or two series each. Lengths may differ. An image depends on its item only.
 
     Returns (items, SIDE, SIDE) uint8.
@@ -50,7 +50,7 @@ def draw(items: Sequence[Sequence[Curve]]) -> Ink:
     return ink
 
 
-def _strokes(values: npt.NDArray[np.uint8]) -> Ink:
+def _strokes(values: npt.NDArray[np.uint8]) -> Pixels:
     """The pixels of series of equal length, (batch, length) -> (batch, SIDE, SIDE)."""
     low, high = _spans(values.astype(np.float32))
     ink = _between(low, high)

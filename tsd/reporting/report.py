@@ -94,6 +94,7 @@ def write(study: Study) -> str:
     }
     return template("report").render(
         title=study.title,
+        is_law=lambda fitted: isinstance(fitted, FittedLaw),
         study=study,
         runs=runs,
         best=chosen,

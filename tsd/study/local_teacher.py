@@ -33,7 +33,7 @@ from tsd.training.runs import RunRecord, RunSpec
 if TYPE_CHECKING:
     from tsd.tracking.tracker import Tracker
     from tsd.training.corpus import Corpus
-    from tsd.training.loop import Place, Progress
+    from tsd.training.loop import Progress, WorkerContext
 
 OWN_SEED = 0x7EAC4E2  # added to the study's seed for the series that its local teacher is trained on
 TEST = 1000  # number of series that the teacher is scored on
@@ -212,10 +212,10 @@ def _learn(
     """Return the trained model, its tokenizer and its record."""
     import torch
 
-    from tsd.training.loop import Place
+    from tsd.training.loop import WorkerContext
     from tsd.training.trainer import learn
 
-    how, place = settings(recipe), Place()
+    how, place = settings(recipe), WorkerContext()
     tokenizer, corpora = told(recipe, series)
     step.begin()
     course = _Course(key(recipe), run.run_id, _checkpoints(folder), how.batch_size, place, step, tracker)
@@ -249,7 +249,7 @@ class _Course:
     run_id: str
     folder: str  # folder of the checkpoints
     batch_size: int
-    place: "Place"
+    place: "WorkerContext"
     step: Step
     tracker: "Tracker"
     shown: int = 0  # plots reported to the progress bar

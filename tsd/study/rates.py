@@ -135,7 +135,7 @@ def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corp
         settings,
         learning_rate=0.0,
         seed=0,
-        place=loop.Place(),
+        place=loop.WorkerContext(),
         optimiser=loop.make_optimiser(model, settings),
         progress=progress,
     )

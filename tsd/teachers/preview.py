@@ -17,9 +17,9 @@ from tsd.storage import folders
 from tsd.teachers.api.account import Earlier
 from tsd.teachers.api.history import preview_folder
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.limits import Gate
+from tsd.teachers.api.limits import RateLimiter
 from tsd.teachers.api.live import OpenAIApi
-from tsd.teachers.api.worker import Turnstile
+from tsd.teachers.api.worker import RateLimiterClient
 from tsd.teachers.prompts import Questions
 
 PAGE = "preview.html"
@@ -70,10 +70,10 @@ async def _live(questions: Questions, series: pa.Table, folder: str, earlier: Ea
     """
     teacher = questions.teacher
     assert isinstance(teacher, ApiTeacher)
-    gate = Gate(teacher, earlier)
-    async with Turnstile(gate, teacher, teacher.in_flight) as turnstile:
-        asker = OpenAIApi(questions, turnstile, teacher.in_flight)
-        watching = asyncio.create_task(_watch(gate))
+    rate_limiter = RateLimiter(teacher, earlier)
+    async with RateLimiterClient(rate_limiter, teacher, teacher.in_flight) as limiter:
+        asker = OpenAIApi(questions, limiter, teacher.in_flight)
+        watching = asyncio.create_task(_watch(rate_limiter))
         try:
             known = Journal(folder, 0).replies()  # do not pay again for rows that the full run has annotated
             with Journal(preview_folder(folder), 0) as journal:
@@ -83,17 +83,17 @@ async def _live(questions: Questions, series: pa.Table, folder: str, earlier: Ea
         finally:
             watching.cancel()
             await asker.close()
-    _, stopped = await gate.progress()
+    _, stopped = await rate_limiter.progress()
     if table is None:
         raise InputError(stopped or "the preview was stopped")
     return table
 
 
-async def _watch(gate: Gate) -> None:
+async def _watch(rate_limiter: RateLimiter) -> None:
     """Poll the rate limiter: it detects an unresponsive server only when its progress is queried."""
     while True:
         await asyncio.sleep(0.5)
-        await gate.progress()
+        await rate_limiter.progress()
 
 
 def _picture(messages: list[dict[str, Any]]) -> str | None:

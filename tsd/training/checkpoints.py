@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from transformers import PreTrainedModel
 
 from tsd.errors import TrainingError
-from tsd.training.loop import Place, Progress
+from tsd.training.loop import Progress, WorkerContext
 
 PROGRESS = "progress.json"
 
@@ -46,7 +46,7 @@ class Checkpoints:
         self,
         model: PreTrainedModel,
         optimiser: torch.optim.Optimizer,
-        place: Place,
+        place: WorkerContext,
         keep: Callable[[Path, Progress], None],
         tell: Callable[[Progress], None],
     ) -> None:
@@ -121,7 +121,9 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def restore(folder: Path, model: PreTrainedModel, optimiser: torch.optim.Optimizer, place: Place) -> Progress:
+def restore(
+    folder: Path, model: PreTrainedModel, optimiser: torch.optim.Optimizer, place: WorkerContext
+) -> Progress:
     """Load a checkpoint into model and optimizer. Returns its progress.
 
     It may have been written by another number of workers. A worker without a saved random state keeps its own.

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tsd.errors import DataError, InputError
-from tsd.plots.rasterised import PICTURE, PICTURE_TOKENS, Curve, Ink, draw
+from tsd.plots.rasterised import PICTURE, PICTURE_TOKENS, Curve, Pixels, draw
 from tsd.recipe import TrainingConfig
 from tsd.rng import BATCHES, generator
 from tsd.tasks import Task
@@ -33,7 +33,7 @@ class Pictures:
     first: int
     """Position of the first image token, the same in every example."""
 
-    def draw(self, rows: Iterable[int]) -> Ink:
+    def draw(self, rows: Iterable[int]) -> Pixels:
         """The rasterised plots of these examples, (rows, SIDE, SIDE) uint8."""
         return draw([self.items[row] for row in rows])
 

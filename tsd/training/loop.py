@@ -33,7 +33,7 @@ PADDING = 0.05  # padding fraction above which a batch is packed, unless the rec
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerContext:
     """A worker's rank, the number of workers (world size) and its device."""
 
     rank: int = 0
@@ -72,7 +72,7 @@ def train(
     *,
     learning_rate: float,
     seed: int,
-    place: Place,
+    place: WorkerContext,
     optimiser: torch.optim.Optimizer,
     progress: Progress,
     report: Callable[[Progress], None] = lambda _: None,
@@ -135,7 +135,7 @@ def _backward(
     corpus: Corpus,
     rows: npt.NDArray[np.int64],
     config: TrainingConfig,
-    place: Place,
+    place: WorkerContext,
     distil: Distillation | None,
 ) -> Tensor:
     """Accumulate the gradients of a step's mean loss over micro-batches of `config.tokens_at_once` tokens.
@@ -162,7 +162,7 @@ def _backward(
 
 
 @torch.no_grad()
-def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: Place) -> float:
+def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: WorkerContext) -> float:
     """The mean loss in nats over all supervised tokens of a corpus. Each worker evaluates its share."""
     model.eval()
     total = torch.zeros(1, dtype=torch.float64, device=place.device)
@@ -283,7 +283,7 @@ def _tables(model: PreTrainedModel) -> list[torch.nn.Module]:
     return [m for m in model.modules() if isinstance(m, torch.nn.Embedding) or m is model.get_output_embeddings()]
 
 
-def shard(model: PreTrainedModel, place: Place) -> PreTrainedModel:
+def shard(model: PreTrainedModel, place: WorkerContext) -> PreTrainedModel:
     """Shard the model over all workers with FSDP2: each layer, then the root. Needs a process group.
 
     A single CPU worker keeps the model as it is: there is nothing to shard, and all-gathers would only cost time

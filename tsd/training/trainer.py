@@ -15,7 +15,7 @@ from tsd.recipe import Student, TrainingConfig
 from tsd.training.checkpoints import Checkpoints
 from tsd.training.corpus import Corpus
 from tsd.training.distillation import Distillation
-from tsd.training.loop import Place, Progress, evaluate, make_optimiser, matmul_peak, shard, train
+from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimiser, matmul_peak, shard, train
 from tsd.training.runs import RunRecord, RunSpec
 
 
@@ -24,7 +24,7 @@ def learn(
     tokenizer: PreTrainedTokenizerBase,
     corpora: Mapping[str, Corpus],
     settings: TrainingConfig,
-    place: Place,
+    place: WorkerContext,
     *,
     started: float,
     resume: Callable[[PreTrainedModel, torch.optim.Optimizer], Progress],

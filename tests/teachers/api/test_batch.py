@@ -270,8 +270,8 @@ def test_a_batch_that_the_server_does_not_know_for_long_stops_the_stage_and_says
     asked = ask(series.slice(0, 3), tmp_path / "one")
     assert asked.table is None
     assert "batch_0" in asked.stopped
-    (ledger,) = (tmp_path / "one").rglob("batches.json")
-    assert str(ledger) in asked.stopped
+    (registry,) = (tmp_path / "one").rglob("batches.json")
+    assert str(registry) in asked.stopped
 
 
 def test_a_batch_that_fails_stops_the_stage_with_what_is_wrong_and_can_be_submitted_again(

@@ -15,7 +15,7 @@ from support.asked import LIVE_USD, PRICES
 from support.batch_server import BatchServer, Ending
 
 from tsd.errors import StorageError
-from tsd.teachers.api.batch_registry import Ledger
+from tsd.teachers.api.batch_registry import BatchRegistry
 from tsd.teachers.api.journal import Journal
 from tsd.teachers.api.messages import DOLLARS
 
@@ -116,8 +116,8 @@ def test_the_bound_of_a_batch_stands_in_ledger_and_journal_before_the_server_hea
 ) -> None:
     server.instead = lambda call, _: error(401) if call == "upload" else None
     ask(series.slice(0, 16), tmp_path / "one")
-    (ledger,) = (tmp_path / "one").rglob("batches.json")
-    (kept,) = json.loads(ledger.read_bytes())["batches"]
+    (registry,) = (tmp_path / "one").rglob("batches.json")
+    (kept,) = json.loads(registry.read_bytes())["batches"]
     assert (kept["bound_output_tokens"], kept["id"]) == (16 * 256, None)
     assert kept["bound_input_tokens"] > 16 * 100
     opened = Journal(str(tmp_path / "one"), 0).read().account.open
@@ -570,7 +570,7 @@ LEDGERS = {
 def test_a_ledger_that_cannot_be_read_is_an_error_of_one_line_that_names_it(tmp_path: Path, kind: str) -> None:
     (tmp_path / "batches.json").write_bytes(LEDGERS[kind])
     with pytest.raises(StorageError) as caught:
-        Ledger(str(tmp_path))
+        BatchRegistry(str(tmp_path))
     assert len(str(caught.value).splitlines()) == 1
     assert str(tmp_path / "batches.json") in str(caught.value)
     assert "version" in str(caught.value)

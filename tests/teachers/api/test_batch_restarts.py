@@ -76,12 +76,12 @@ def test_killed_between_acceptance_and_its_note_a_second_start_finds_the_batch_o
     if not lists:  # nobody but a person can know
         assert asked.table is None
         assert len(asked.stopped.splitlines()) == 1
-        (ledger,) = (tmp_path / "one").rglob("batches.json")
-        kept = json.loads(ledger.read_bytes())
+        (registry,) = (tmp_path / "one").rglob("batches.json")
+        kept = json.loads(registry.read_bytes())
         (batch,) = kept["batches"]
-        assert (str(ledger) in asked.stopped, batch["file"] in asked.stopped) == (True, True)
+        assert (str(registry) in asked.stopped, batch["file"] in asked.stopped) == (True, True)
         batch["id"] = "batch_0"
-        ledger.write_text(json.dumps(kept))
+        registry.write_text(json.dumps(kept))
         asked = ask(series.slice(0, 30), tmp_path / "one")
     assert len(asked.table) == 30
     assert len(server.batches) == 1
@@ -111,11 +111,11 @@ def test_killed_while_collecting_a_second_start_takes_each_answer_once(
     server.answer, server.seconds = answer, 0.5
     server.instead = lambda name, number: error(401) if name in ("poll", "delete") else None
     ask(series.slice(0, 9), tmp_path / "one", batch={"rounds": 1}, **PRICES)
-    (ledger,) = (tmp_path / "one").rglob("batches.json")
-    under_way = ledger.read_bytes()
+    (registry,) = (tmp_path / "one").rglob("batches.json")
+    under_way = registry.read_bytes()
     server.instead = lambda name, number: error(401) if name in ("create", "delete") else None
     ask(series.slice(0, 9), tmp_path / "one", batch={"rounds": 1}, **PRICES)
-    ledger.write_bytes(under_way)  # what a kill would leave: answers in the journal, the ledger as it was
+    registry.write_bytes(under_way)  # what a kill would leave: answers in the journal, the ledger as it was
     server.instead = lambda name, number: error(401) if name == "delete" else None
     asked = ask(series.slice(0, 9), tmp_path / "one", batch={"rounds": 1}, repairs=2, **PRICES)
     rows = asked.table.to_pylist()

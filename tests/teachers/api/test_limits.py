@@ -12,7 +12,7 @@ from support.api_server import Server
 from support.asked import api
 
 from tsd.teachers.api.account import Earlier
-from tsd.teachers.api.limits import Gate, request_limiter
+from tsd.teachers.api.limits import RateLimiter, request_limiter
 from tsd.teachers.api.messages import BUSY, FAILED, Report
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -65,12 +65,12 @@ def test_being_told_to_wait_is_no_answer_beyond_the_wait_that_was_asked_for(
     asked_for: float | None, answered: bool, stopped: bool
 ) -> None:
     async def work() -> str | None:
-        gate = Gate(api("http://127.0.0.1:9/v1", patience=1.0), Earlier())
-        await gate.pause(asked_for)
+        rate_limiter = RateLimiter(api("http://127.0.0.1:9/v1", patience=1.0), Earlier())
+        await rate_limiter.pause(asked_for)
         failures = Counter({FAILED + BUSY: 1})
-        await gate.report("worker", Report(Counter(), failures=failures, answers=int(answered)))
+        await rate_limiter.report("worker", Report(Counter(), failures=failures, answers=int(answered)))
         await asyncio.sleep(1.5)
-        return (await gate.progress())[1]
+        return (await rate_limiter.progress())[1]
 
     reason = asyncio.run(work())
     assert (reason is not None) == stopped

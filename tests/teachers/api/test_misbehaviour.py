@@ -27,7 +27,7 @@ from tsd.teachers import Reply
 from tsd.teachers.api.account import Cost, Earlier
 from tsd.teachers.api.connection import require_key
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.limits import SILENT_SECONDS, Gate
+from tsd.teachers.api.limits import SILENT_SECONDS, RateLimiter
 from tsd.teachers.api.messages import DOLLARS, FORM, MODEL, UNCONFIRMED
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -221,10 +221,10 @@ def test_a_row_that_no_minute_has_room_for_is_that_rows_error(server: Server, as
 
 def test_a_stage_that_has_asked_nothing_blames_no_server() -> None:
     async def work() -> str | None:
-        gate = Gate(api("http://127.0.0.1:9/v1", patience=0.1), Earlier())
+        rate_limiter = RateLimiter(api("http://127.0.0.1:9/v1", patience=0.1), Earlier())
         for _ in range(3):
             await asyncio.sleep(0.1)
-            _, stopped = await gate.progress()
+            _, stopped = await rate_limiter.progress()
         return stopped
 
     assert asyncio.run(work()) is None
@@ -700,12 +700,14 @@ def test_requests_of_a_dead_worker_that_waited_at_the_gate_are_written_off(
     assert SILENT_SECONDS > 1
 
     async def work() -> tuple[float, Any]:
-        gate = Gate(api("http://127.0.0.1:9/v1", budget_usd=10.0, max_tokens=100, **DEAR), Earlier())
+        rate_limiter = RateLimiter(
+            api("http://127.0.0.1:9/v1", budget_usd=10.0, max_tokens=100, **DEAR), Earlier()
+        )
         for number in range(4):
-            assert await gate.enter("dead", f"dead-{number}", 1000)
-        waiting = asyncio.create_task(gate.enter("dead", "dead-4", 1000))  # four are enough at first
+            assert await rate_limiter.enter("dead", f"dead-{number}", 1000)
+        waiting = asyncio.create_task(rate_limiter.enter("dead", "dead-4", 1000))  # four are enough at first
         await asyncio.sleep(0.6)
-        counts, _ = await gate.progress()
+        counts, _ = await rate_limiter.progress()
         waiting.cancel()
         return counts[UNCONFIRMED], counts
 

@@ -29,8 +29,8 @@ from tsd.teachers.api.batch_registry import Batch, Rows
 from tsd.teachers.api.batch_results import Results, complaints, counted, named, progress, stage, status
 from tsd.teachers.api.journal import Journal
 from tsd.teachers.api.messages import StoppedError
-from tsd.teachers.api.request_format import Dialect
-from tsd.teachers.api.worker import Turnstile
+from tsd.teachers.api.request_format import RequestFormat
+from tsd.teachers.api.worker import RateLimiterClient
 from tsd.teachers.prompts import Questions
 
 FULL = "token_limit_exceeded"  # the account's limit of enqueued tokens is reached
@@ -50,13 +50,13 @@ class BatchApi:
     refused because of it.
     """
 
-    def __init__(self, questions: Questions, turnstile: Turnstile, share: int) -> None:
+    def __init__(self, questions: Questions, limiter: RateLimiterClient, share: int) -> None:
         """questions: prompts of an `ApiTeacher`. share: maximum number of concurrent batches."""
         assert isinstance(questions.teacher, ApiTeacher)
         self._teacher: ApiTeacher = questions.teacher
-        self._questions, self._turnstile, self._share = questions, turnstile, share
-        self._server = Batches(self._teacher, turnstile)
-        self._dialect = Dialect(self._teacher, questions.task)
+        self._questions, self._limiter, self._share = questions, limiter, share
+        self._server = Batches(self._teacher, limiter)
+        self._request_format = RequestFormat(self._teacher, questions.task)
         self._slots = asyncio.Semaphore(share)
         self._packing = asyncio.Lock()  # a file may have 200 MB: keep one in memory at a time
         self._reading = asyncio.Lock()  # same reason
@@ -74,18 +74,18 @@ class BatchApi:
         submitted batches are awaited. Raises StorageError if the folder cannot be written.
         """
         rows = await asyncio.to_thread(Rows, self._questions, series, journal)
-        await self._turnstile.begin(part, rows.settled())
+        await self._limiter.begin(part, rows.settled())
         while (missing := deque(rows.missing())) or rows.under_way():
             tasks = [asyncio.create_task(self._resume(rows, batch)) for batch in rows.under_way()]
             loops = min(self._share, len(missing))
             tasks += [asyncio.create_task(self._ask(rows, missing)) for _ in range(loops)]
-            await self._turnstile.wait_for(tasks)
+            await self._limiter.wait_for(tasks)
             for task in tasks:
                 if not task.cancelled() and not isinstance(task.exception(), StoppedError):
                     task.result()
-            if self._turnstile.stopped.is_set():
+            if self._limiter.stopped.is_set():
                 break
-        await self._turnstile.hand_in()
+        await self._limiter.hand_in()
         whole = [reply for reply in rows.replies if reply is not None]
         if rows.missing() or rows.under_way() or len(whole) < len(rows.replies):
             return None
@@ -93,7 +93,7 @@ class BatchApi:
 
     async def _ask(self, rows: Rows, missing: deque[int]) -> None:
         """Submit the missing rows, one batch after another."""
-        while missing and not self._turnstile.stopped.is_set():
+        while missing and not self._limiter.stopped.is_set():
             async with self._slots:
                 async with self._packing:
                     batch = await self._submit(rows, missing)
@@ -104,14 +104,14 @@ class BatchApi:
         """Resume a batch of an earlier start. A batch that the server never accepted is dropped."""
         async with self._slots:
             await rows.sent(batch)
-            rows.ledger.save()
+            rows.registry.save()
             if batch.id is None:
-                batch.id = await self._server.find(batch, rows.ledger.path)
+                batch.id = await self._server.find(batch, rows.registry.path)
             if batch.id is None:
                 await self._forget(rows, batch, (), batch.file)
                 return
             if batch.name not in rows.ended:
-                await self._turnstile.reserve(batch.name, rows.bound(batch), submitted=True)
+                await self._limiter.reserve(batch.name, rows.bound(batch), submitted=True)
             await self._follow(rows, batch)
 
     # ---- Submit
@@ -123,16 +123,16 @@ class BatchApi:
         if not batch.requests:
             return None
         await self._server.require()
-        if not rows.ledger.found:  # possibly submitted by a start whose disk is lost
+        if not rows.registry.found:  # possibly submitted by a start whose disk is lost
             batch.id = await self._server.find(batch, kept=None)
-        await self._turnstile.reserve(batch.name, rows.bound(batch), submitted=batch.id is not None)
-        rows.ledger.batches.append(batch)
-        rows.ledger.save()
+        await self._limiter.reserve(batch.name, rows.bound(batch), submitted=batch.id is not None)
+        rows.registry.batches.append(batch)
+        rows.registry.save()
         await rows.sent(batch)
         if batch.id is None:
             batch.file = await self._server.upload(f"{batch.digest}.jsonl", content)
-            batch.id = await self._server.create(batch, rows.ledger)
-            rows.ledger.save()
+            batch.id = await self._server.create(batch, rows.registry)
+            rows.registry.save()
         return batch
 
     async def _pack(self, rows: Rows, missing: deque[int]) -> tuple[Batch, bytes]:
@@ -144,7 +144,7 @@ class BatchApi:
             few = [missing.popleft() for _ in range(min(len(missing), DRAWN_AT_ONCE, most - len(requests)))]
             for row, messages in zip(few, rows.ask(few), strict=True):
                 request = {"custom_id": rows.names[row], "method": "POST", "url": ENDPOINT}
-                line = json.dumps({**request, "body": self._dialect.body(messages)}).encode() + b"\n"
+                line = json.dumps({**request, "body": self._request_format.body(messages)}).encode() + b"\n"
                 if content and len(content) + len(line) > limit:
                     missing.extendleft(reversed(few[few.index(row) :]))
                     most = 0
@@ -152,15 +152,17 @@ class BatchApi:
                 content += line
                 requests[rows.names[row]] = rows.keys[row], rows.repairs(row)
             await asyncio.sleep(0)
-        tried = [rows.ledger.missed[name].reply.attempts if name in rows.ledger.missed else 0 for name in requests]
-        digest = keys.digest([list(requests.items()), tried, self._dialect.form])
-        return Batch(digest, requests, self._dialect.form), bytes(content)
+        tried = [
+            rows.registry.missed[name].reply.attempts if name in rows.registry.missed else 0 for name in requests
+        ]
+        digest = keys.digest([list(requests.items()), tried, self._request_format.form])
+        return Batch(digest, requests, self._request_format.form), bytes(content)
 
     # ---- Poll
 
     async def _follow(self, rows: Rows, batch: Batch) -> None:
         """Wait until a batch has ended, then collect its results."""
-        with self._turnstile.batch(len(batch.requests)) as completed:
+        with self._limiter.batch(len(batch.requests)) as completed:
             ended = await self._end(rows, batch, completed)
             empty = stage(ended) == "failed" and not progress(ended)[0] and not named(ended, "output_file_id")
             results = None if empty else await self._results(rows, batch, ended, completed)
@@ -174,7 +176,7 @@ class BatchApi:
         """Poll a batch until it has ended. Stops the stage if a status is unknown or lasts too long."""
         waiting, began = self._server.waiting(), time.time()
         while True:
-            seen = await self._server.look(batch, rows.ledger.path)
+            seen = await self._server.look(batch, rows.registry.path)
             now = stage(seen)
             if now not in ("under way", "unknown"):
                 return seen
@@ -187,17 +189,17 @@ class BatchApi:
                 await self._server.halt(
                     f"says that batch {batch.id} {what}, {why}: look it up in the provider's console"
                 )
-            await self._turnstile.sleep(self._teacher.batch.poll_seconds)
+            await self._limiter.sleep(self._teacher.batch.poll_seconds)
 
     async def _failed(self, rows: Rows, batch: Batch, ended: ServerBatch) -> None:
         """Handle a rejected batch: wait if the enqueued-token limit is reached, else stop the stage."""
         errors = complaints(ended)
         await self._forget(rows, batch, (), batch.file or named(ended, "input_file_id"))
         if any(code == FULL for code, _ in errors):
-            self._turnstile.failed(FULL)
+            self._limiter.failed(FULL)
             self._full_since = self._full_since or time.monotonic()
             if time.monotonic() - self._full_since < FULL_SECONDS:
-                await self._turnstile.sleep(self._teacher.batch.poll_seconds)
+                await self._limiter.sleep(self._teacher.batch.poll_seconds)
                 return
         said = "; ".join(words for _, words in errors)
         await self._server.stop(f"a batch failed: {said or 'no reason given'}", BATCH_SETTINGS)
@@ -223,10 +225,10 @@ class BatchApi:
             waiting.saw(best.served)
             if lacking:
                 looks = 0
-                self._turnstile.failed("batch not whole")
+                self._limiter.failed("batch not whole")
             if not await waiting.wait() and lacking:
                 await self._stuck(rows, batch, ended, best, lacking, waiting)
-            ended = await self._server.look(batch, rows.ledger.path)
+            ended = await self._server.look(batch, rows.registry.path)
             if stage(ended) in ("under way", "unknown"):
                 ended = await self._end(rows, batch, completed)
 
@@ -278,7 +280,7 @@ class BatchApi:
         await self._server.halt(
             f"gave nothing more of batch {batch.id} ({status(ended)[:40]}, {where}) for {clock(waiting.silent)}: "
             f"{' '.join(lacking.split())}; it may be paid for, so nothing was asked again or deleted: look in the "
-            f"provider's console whether the file is whole (only without its files there and {rows.ledger.path} "
+            f"provider's console whether the file is whole (only without its files there and {rows.registry.path} "
             "would it be asked, and paid for, again)"
         )
 
@@ -290,9 +292,9 @@ class BatchApi:
         files = batch.file or named(ended, "input_file_id"), *_given(ended)
         refused = [line.reply.reason or "" for line in lines.values() if line.fault == "row"]
         if results.served:
-            self._dialect.agreed = True
-        if len(refused) == len(batch.requests) and not self._dialect.agreed:
-            if batch.form != self._dialect.form or self._dialect.adapt(refused[0], every=True):
+            self._request_format.agreed = True
+        if len(refused) == len(batch.requests) and not self._request_format.agreed:
+            if batch.form != self._request_format.form or self._request_format.adapt(refused[0], every=True):
                 await self._forget(rows, batch, results.lines.values(), *files)
                 return  # so that it is sent in another request format
             if not any(rows.replies):
@@ -311,21 +313,21 @@ class BatchApi:
 
     def _judged(self, batch: Batch, results: Results) -> dict[str, Line]:
         """Attribute ambiguous refusals to the row if other rows got a response, else to the account."""
-        rows = results.served or (self._dialect.agreed and len(batch.requests) < FEW)
+        rows = results.served or (self._request_format.agreed and len(batch.requests) < FEW)
         return {
             name: replace(line, fault="row" if rows else "account") if line.fault == "either" else line
             for name, line in results.lines.items()
         }
 
     def _take(self, rows: Rows, line: Line) -> None:
-        self._turnstile.answered(line.reply, self._dialect.name)
+        self._limiter.answered(line.reply, self._request_format.name)
         rows.learn(line)
         self._estimator = self._estimator.merged(rows.estimator)
         if line.reply.status == "error":
-            self._turnstile.failed((line.reply.reason or "").partition(":")[0])
+            self._limiter.failed((line.reply.reason or "").partition(":")[0])
         reply = rows.take(line, self._teacher.batch.rounds)
         if reply and not rows.repairable(reply):
-            self._turnstile.settled(reply)
+            self._limiter.settled(reply)
 
     async def _forget(self, rows: Rows, batch: Batch, lines: Iterable[Line], *files: str | None) -> None:
         """Drop a completed batch from the registry and let the server delete its files.
@@ -335,10 +337,10 @@ class BatchApi:
         lines = list(lines)
         billed = rows.billed(batch, lines)
         await asyncio.to_thread(rows.journal.flush)
-        rows.ledger.batches.remove(batch)
-        rows.ledger.save()
+        rows.registry.batches.remove(batch)
+        rows.registry.save()
         if billed is not None:
-            self._turnstile.settle(batch.name, billed, sum(line.served for line in lines))
+            self._limiter.settle(batch.name, billed, sum(line.served for line in lines))
         for file in filter(None, files):
             await self._server.delete(file)
 

@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, RetryCallState, RetryError, retry_if_excepti
 from tsd.progress import clock
 from tsd.recipe import ApiTeacher
 from tsd.teachers.api.batch_lists import MARK, DownloadError, Waiting, id_of, lines_of, mark_of, may_have_worked
-from tsd.teachers.api.batch_registry import Batch, Ledger
+from tsd.teachers.api.batch_registry import Batch, BatchRegistry
 from tsd.teachers.api.batch_results import named, stage, status
 from tsd.teachers.api.connection import (
     FIRST_WAIT,
@@ -33,7 +33,7 @@ from tsd.teachers.api.connection import (
 from tsd.teachers.api.limits import NOT_REACHED
 from tsd.teachers.api.messages import BUSY, StoppedError
 from tsd.teachers.api.responses import outlook
-from tsd.teachers.api.worker import Turnstile
+from tsd.teachers.api.worker import RateLimiterClient
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 WINDOW: Literal["24h"] = "24h"
@@ -58,8 +58,8 @@ T = TypeVar("T")
 class Batches:
     """The server's batch endpoints. Every call may raise StoppedError."""
 
-    def __init__(self, teacher: ApiTeacher, turnstile: Turnstile) -> None:
-        self._teacher, self._turnstile = teacher, turnstile
+    def __init__(self, teacher: ApiTeacher, limiter: RateLimiterClient) -> None:
+        self._teacher, self._limiter = teacher, limiter
         self._client = connect(teacher)
         self._listed: list[ServerBatch] | None = None  # newest first
         self._lists: bool | None = None  # whether the server lists batches; None if not yet known
@@ -75,9 +75,7 @@ class Batches:
     def waiting(self, seconds: float | None = None) -> Waiting:
         """Return a backoff that ends if nothing changes for `seconds`, `idle_timeout` by default."""
         batch = self._teacher.batch
-        return Waiting(
-            batch.idle_timeout if seconds is None else seconds, self._turnstile.sleep, batch.poll_seconds
-        )
+        return Waiting(batch.idle_timeout if seconds is None else seconds, self._limiter.sleep, batch.poll_seconds)
 
     async def require(self) -> None:
         """Stop the stage, before any upload, if the server has no Batch API."""
@@ -101,10 +99,10 @@ class Batches:
 
         return await self._call(send)
 
-    async def create(self, batch: Batch, ledger: Ledger) -> str:
+    async def create(self, batch: Batch, registry: BatchRegistry) -> str:
         """Create a batch exactly once. Returns its id.
 
-        If a response was lost, the batch is searched until the server's list has had time to show it. ledger:
+        If a response was lost, the batch is searched until the server's list has had time to show it. registry:
         registry that holds the batch, so that a later start searches for it too.
         """
         began, attempts = time.monotonic(), 0
@@ -112,7 +110,7 @@ class Batches:
         while True:
             await self._clear()
             batch.asked_at = time.time()
-            ledger.save()
+            registry.save()
             attempts += 1
             try:
                 return id_of(await self._try(partial(self._create, batch), EVERY_REFUSAL))
@@ -120,12 +118,12 @@ class Batches:
                 lost, failure = may_have_worked(error), error
             if not lost:
                 batch.asked_at = None
-                ledger.save()
+                registry.save()
             if isinstance(failure, openai.APIStatusError) and not (
                 not unready.over and await self._unready(batch, failure)
             ):
                 await self._refused(failure)
-            if found := await self._appears(batch, self._settle if lost else 0.0, ledger.path):
+            if found := await self._appears(batch, self._settle if lost else 0.0, registry.path):
                 return found
             busy = isinstance(failure, openai.RateLimitError)  # the queue may be full for as long as a batch runs
             longest = max(self._teacher.patience, self._teacher.batch.idle_timeout if busy else 0.0) + self._told
@@ -166,7 +164,7 @@ class Batches:
 
         waiting = self.waiting(self._settle)
         while isinstance(seen := await self._call(send), openai.NotFoundError):
-            self._turnstile.failed("404 for a batch")
+            self._limiter.failed("404 for a batch")
             if not await waiting.wait():
                 await self.halt(
                     f"does not know batch {batch.id} ({self._words(seen)}): check that teacher.base_url "
@@ -196,12 +194,12 @@ class Batches:
 
     async def stop(self, said: str, check: str = SETTINGS) -> NoReturn:
         """Stop the stage. said: the server's message; check: settings for the user to check."""
-        await self._turnstile.stop(refusal(self._teacher, said, check))
+        await self._limiter.stop(refusal(self._teacher, said, check))
         raise StoppedError
 
     async def halt(self, said: str) -> NoReturn:
         """Stop the stage with a message about the server. said: the problem and how to fix it."""
-        await self._turnstile.stop(f"{self._teacher.base_url} {said}; the same command goes on from here")
+        await self._limiter.stop(f"{self._teacher.base_url} {said}; the same command goes on from here")
         raise StoppedError
 
     # ---- Accepted batches
@@ -219,12 +217,12 @@ class Batches:
         said = said_in(error)
         words = f"{said.message} {said.kind}"
         if "file" in words.lower() and PENDING.search(words):
-            self._turnstile.failed("uploaded file pending")
+            self._limiter.failed("uploaded file pending")
             return True
         with suppress(openai.OpenAIError, ValueError):
             kept = await self._client.files.retrieve(str(batch.file))
             if str(getattr(kept, "status", "")).lower() in UNREADY:
-                self._turnstile.failed("uploaded file pending")
+                self._limiter.failed("uploaded file pending")
                 return True
         return False
 
@@ -278,7 +276,7 @@ class Batches:
                 if file and await self._call(partial(send, file)):
                     return True
             if number + 1 < TRIES:
-                await self._turnstile.sleep(FIRST_WAIT * 2**number)
+                await self._limiter.sleep(FIRST_WAIT * 2**number)
         return False
 
     async def _refresh(self) -> None:
@@ -286,7 +284,7 @@ class Batches:
         for number in range(TRIES):
             if listed is not None or self._lists is False:  # a single 404 does not prove that there is no list
                 break
-            await self._turnstile.sleep(FIRST_WAIT * 2**number)
+            await self._limiter.sleep(FIRST_WAIT * 2**number)
             listed = await self._call(self._list)
         self._lists, self._listed = listed is not None, listed or []
 
@@ -336,12 +334,12 @@ class Batches:
             stop=silent,
             wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
             retry=retry_if_exception_type((openai.OpenAIError, ValueError)),
-            sleep=self._turnstile.sleep,
+            sleep=self._limiter.sleep,
         )
         try:
             return await retrying(partial(self._try, send))
         except RetryError:
-            await self._turnstile.silence(time.monotonic() - max(began, self._heard))
+            await self._limiter.silence(time.monotonic() - max(began, self._heard))
             raise StoppedError from None
 
     async def _try(self, send: Callable[[], Awaitable[T]], own: Collection[int] = ()) -> T:
@@ -355,15 +353,15 @@ class Batches:
             raise
         except (openai.OpenAIError, ValueError) as error:
             unreached = not self._heard and never_sent(error)  # from the start: the address may be wrong
-            self._turnstile.failed(f"{NOT_REACHED if unreached else ''}{cause_of(error)}")
+            self._limiter.failed(f"{NOT_REACHED if unreached else ''}{cause_of(error)}")
             raise
         self._heard, self._told = time.monotonic(), 0.0
         return answer
 
     async def _clear(self) -> None:
         """Wait until no pause delays requests. Raises StoppedError if the stage was stopped."""
-        await self._turnstile.clear()
-        if self._turnstile.stopped.is_set():
+        await self._limiter.clear()
+        if self._limiter.stopped.is_set():
             raise StoppedError
 
     async def _refused(self, error: openai.APIStatusError) -> None:
@@ -372,10 +370,10 @@ class Batches:
         meaning = outlook(error.status_code, said)
         if meaning in ("final", "filtered"):
             await self.stop(f"{error.status_code}: {said.message}")
-        self._turnstile.failed(BUSY if meaning == "busy" else f"{error.status_code}")
+        self._limiter.failed(BUSY if meaning == "busy" else f"{error.status_code}")
         seconds = retry_after(error.response.headers)
         if meaning == "busy" or seconds:
-            wait = await self._turnstile.pause(seconds)
+            wait = await self._limiter.pause(seconds)
             self._told = max(self._told, wait if seconds else 0.0)
 
     def _words(self, error: Exception) -> str:

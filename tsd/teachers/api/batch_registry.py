@@ -34,7 +34,7 @@ class Batch:
     requests: dict[str, tuple[str, int]]
     """By custom id (the series id): the request key and the repair number, 0 for the first request."""
     form: list[object]
-    """The request format (`Dialect.form`)."""
+    """The request format (`RequestFormat.form`)."""
     file: str | None = None
     """The server's id of the input file."""
     id: str | None = None
@@ -84,7 +84,7 @@ class _Kept:
 _KEPT = TypeAdapter(_Kept)
 
 
-class Ledger:
+class BatchRegistry:
     """The batches of one part that are not yet collected, and requests left without a response."""
 
     def __init__(self, folder: str) -> None:
@@ -146,7 +146,7 @@ class Rows:
         """
         assert isinstance(questions.teacher, ApiTeacher)
         self._teacher, self._questions, self._series = questions.teacher, questions, series
-        self.journal, self.ledger = journal, Ledger(journal.folder)
+        self.journal, self.registry = journal, BatchRegistry(journal.folder)
         history = journal.read()
         known = history.failed | history.replies
         self.ended = history.account.ended
@@ -159,10 +159,10 @@ class Rows:
         self.replies = [known.get(key) for key in self.keys]
         self.estimator = self._learned(history.account.estimator)
         """Estimator of cost bounds."""
-        for name, one in list(self.ledger.missed.items()):
+        for name, one in list(self.registry.missed.items()):
             row = self.row.get(name)
             if row is None or not self.awaits(name, one.key, one.repairs):
-                del self.ledger.missed[name]  # since answered by a process that was killed, or of another model
+                del self.registry.missed[name]  # since answered by a process that was killed, or of another model
             elif one.final:
                 self.replies[row] = one.reply
 
@@ -187,7 +187,7 @@ class Rows:
 
     def under_way(self) -> list[Batch]:
         """Return the batches that are not yet collected. Batches of another model are ignored."""
-        return self.ledger.under_way(set(self.keys))
+        return self.registry.under_way(set(self.keys))
 
     def ask(self, rows: Sequence[int]) -> list[list[Message]]:
         """Build the messages of some rows, with a repair request where a reply exists."""
@@ -262,16 +262,16 @@ class Rows:
         rounds: how often a request without response may be repeated.
         """
         row = self.row[line.name]
-        before, missed = self.replies[row], self.ledger.missed.pop(line.name, None)
+        before, missed = self.replies[row], self.registry.missed.pop(line.name, None)
         tried = [missed.reply, line.reply] if missed else [line.reply]
         if line.reply.status == "error" and line.fault is None:
             so_far = summed(line.reply, tried)
             if so_far.attempts <= rounds:
-                self.ledger.missed[line.name] = Missed(self.keys[row], so_far, self.repairs(row), final=False)
+                self.registry.missed[line.name] = Missed(self.keys[row], so_far, self.repairs(row), final=False)
                 return None
         reply = self.replies[row] = outcome(self._questions.task, before, tried)
         if reply.status == "error":
-            self.ledger.missed[line.name] = Missed(self.keys[row], reply, 0, final=True)
+            self.registry.missed[line.name] = Missed(self.keys[row], reply, 0, final=True)
         else:
             self.journal.add(self.keys[row], reply)
         return reply

@@ -1,7 +1,7 @@
 """Rate limits, budget, pauses and counts shared by all workers that send requests to one server.
 
-One `Gate` per stage enforces rate limits and budget, wherever it runs. A `Turnstile` is its client in a worker. A
-restarted gate reads the billing from the journals, and the workers report all other counts again.
+One `RateLimiter` per stage enforces rate limits and budget. Each worker has a `RateLimiterClient`.
+A restarted limiter reads the billing from the journals, and the workers report all other counts again.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ SILENT_SECONDS = 30.0  # after which a worker that does not report is considered
 UNREACHED_SECONDS = 10.0  # without a connection, before the first response: then the stage stops
 
 
-class Gate:
+class RateLimiter:
     """Grants requests within rate limits and budget, and stops the stage."""
 
     def __init__(self, teacher: ApiTeacher, earlier: Earlier) -> None:

@@ -18,7 +18,7 @@ from tsd.errors import StorageError
 from tsd.recipe import ApiTeacher
 from tsd.teachers import Reply, annotations, outcome, repairable
 from tsd.teachers.api.account import Cost
-from tsd.teachers.api.batch_registry import Ledger
+from tsd.teachers.api.batch_registry import BatchRegistry
 from tsd.teachers.api.connection import (
     FIRST_WAIT,
     LONGEST_WAIT,
@@ -33,7 +33,7 @@ from tsd.teachers.api.connection import (
 from tsd.teachers.api.journal import Journal
 from tsd.teachers.api.limits import NOT_REACHED
 from tsd.teachers.api.messages import BUSY, StoppedError
-from tsd.teachers.api.request_format import Dialect
+from tsd.teachers.api.request_format import RequestFormat
 from tsd.teachers.api.responses import (
     OF_THE_ROW,
     SHOWN,
@@ -45,7 +45,7 @@ from tsd.teachers.api.responses import (
     read_json,
     states_usage,
 )
-from tsd.teachers.api.worker import Ticket, Turnstile
+from tsd.teachers.api.worker import RateLimiterClient, Ticket
 from tsd.teachers.prompts import Message, Question, Questions, repair, repair_tokens
 
 PING_SECONDS = 20.0  # without any response, after which a test request is sent
@@ -67,13 +67,13 @@ class FinalError(Exception):
 class OpenAIApi:
     """Annotates series part by part. Several parts can be in progress at once in its event loop."""
 
-    def __init__(self, questions: Questions, turnstile: Turnstile, share: int) -> None:
+    def __init__(self, questions: Questions, limiter: RateLimiterClient, share: int) -> None:
         """questions: prompts of an `ApiTeacher`. share: maximum number of concurrent requests."""
         assert isinstance(questions.teacher, ApiTeacher)
         self._teacher: ApiTeacher = questions.teacher
-        self._questions, self._turnstile = questions, turnstile
+        self._questions, self._limiter = questions, limiter
         self._client = connect(self._teacher)
-        self._dialect = Dialect(self._teacher, questions.task)
+        self._request_format = RequestFormat(self._teacher, questions.task)
         self._negotiation = asyncio.Lock()
         self._refusals = 0  # since the last response
         self._pinging = asyncio.Lock()
@@ -96,22 +96,22 @@ class OpenAIApi:
         Returns None if the stage stopped and replies are missing. Rows in the journal are not requested again.
         """
         keys, history = self._questions.keys(series), await asyncio.to_thread(journal.read)
-        ledger = Ledger(journal.folder)
-        if ledger.under_way(set(keys)):
-            await self._turnstile.stop(
+        registry = BatchRegistry(journal.folder)
+        if registry.under_way(set(keys)):
+            await self._limiter.stop(
                 "batches are under way that ask the same: teacher.mode=batch collects them; or delete "
-                f"{ledger.path} to ask, and pay for, their rows again"
+                f"{registry.path} to ask, and pay for, their rows again"
             )
             return None
         known = history.failed | history.replies
         replies = [known.get(key) for key in keys]
-        await self._turnstile.begin(part, [reply for reply in replies if reply and not self._repairable(reply)])
+        await self._limiter.begin(part, [reply for reply in replies if reply and not self._repairable(reply)])
         async with self._taking:
             asking = await self._take(series, keys, replies, journal)
-        await self._turnstile.wait_for(list(asking.values()))
+        await self._limiter.wait_for(list(asking.values()))
         for row, task in asking.items():
             replies[row] = None if task.cancelled() else task.result()
-        await self._turnstile.hand_in()
+        await self._limiter.hand_in()
         whole = [reply for reply in replies if reply is not None]
         if len(whole) < len(replies):
             return None
@@ -125,7 +125,7 @@ class OpenAIApi:
         for first in range(0, len(series), DRAWN_AT_ONCE):
             rows = range(first, min(first + DRAWN_AT_ONCE, len(series)))
             missing = [row for row in rows if self._open(replies[row])]
-            if not await self._turnstile.unless_stopped(self._room(len(missing))):
+            if not await self._limiter.unless_stopped(self._room(len(missing))):
                 break
             asked = self._questions.ask(series.take(missing), [keys[row] for row in missing]) if missing else []
             for row, question in zip(missing, asked, strict=True):
@@ -153,11 +153,11 @@ class OpenAIApi:
             while reply is None or self._repairable(reply):
                 reply = await self._answer(question, reply, journal)
         except StorageError as error:  # do not pay for responses that cannot be stored
-            await self._turnstile.stop(str(error))
+            await self._limiter.stop(str(error))
             return None
         except StoppedError:
             return None
-        self._turnstile.settled(reply)
+        self._limiter.settled(reply)
         return reply
 
     async def _answer(self, question: Question, before: Reply | None, journal: Journal) -> Reply:
@@ -195,7 +195,7 @@ class OpenAIApi:
             stop=stop_never,
             wait=wait_random_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
             retry=retry_if_result(lambda reply: reply is not None and reply.status == "error"),
-            sleep=self._turnstile.sleep,
+            sleep=self._limiter.sleep,
         )
         try:
             await retrying(attempt)
@@ -209,11 +209,11 @@ class OpenAIApi:
         Test requests without plot or numbers detect it, since each row's request may be billed. From time to time
         one row's request is sent too, since a server may respond to nothing else.
         """
-        while self._turnstile.down and not await self._works(time.monotonic(), False, journal):
+        while self._limiter.down and not await self._works(time.monotonic(), False, journal):
             if time.monotonic() - self._probed >= PING_SECONDS:
                 self._probed = time.monotonic()
                 break
-            await self._turnstile.sleep(FIRST_WAIT)
+            await self._limiter.sleep(FIRST_WAIT)
 
     async def _works(self, since: float, worked: bool, journal: Journal) -> bool:
         """Whether the server responds to requests sent after a failure. worked: whether it did before the failure.
@@ -221,14 +221,14 @@ class OpenAIApi:
         If no request got a response for a while, a short test request is sent. It distinguishes rows that the
         server fails on from an outage of the server, and costs only a few tokens.
         """
-        if await self._turnstile.hear(since, PING_SECONDS):
+        if await self._limiter.hear(since, PING_SECONDS):
             return True
         async with self._pinging:
-            now, last = time.monotonic(), self._turnstile.last_answer
+            now, last = time.monotonic(), self._limiter.last_answer
             quiet = now - max(last, self._pinged) >= PING_SECONDS
             only_pings = 0 < self._ping_worked >= last  # responses to rows give no information
-            if self._turnstile.last_heard > since or not (quiet or (worked and only_pings)):
-                return self._turnstile.last_heard > since
+            if self._limiter.last_heard > since or not (quiet or (worked and only_pings)):
+                return self._limiter.last_heard > since
             self._pinged = now
             messages: list[Message] = [{"role": "user", "content": "Reply with the word yes."}]
 
@@ -253,10 +253,10 @@ class OpenAIApi:
         cannot be stored.
         """
         while True:
-            async with self._alone_at_first(), self._turnstile.slot(estimate, journal) as ticket:
+            async with self._alone_at_first(), self._limiter.slot(estimate, journal) as ticket:
                 started = time.perf_counter()
                 try:
-                    body = self._dialect.body(messages)
+                    body = self._request_format.body(messages)
                     async with asyncio.timeout(self._teacher.timeout):  # the client's is per read
                         # `chat.completions.create` would search the body for names to transform, which a chat
                         # request does not have, and validate the response, which `_read` does.
@@ -288,7 +288,7 @@ class OpenAIApi:
                     reply = taken
                 if reply.status == "error":
                     kind = reply.reason or ""
-                    self._turnstile.failed(kind if kind.startswith(NOT_REACHED) else kind.partition(":")[0])
+                    self._limiter.failed(kind if kind.startswith(NOT_REACHED) else kind.partition(":")[0])
                 return reply, ticket.worked
 
     async def _read(
@@ -309,7 +309,7 @@ class OpenAIApi:
         if known or reply.status != "error":
             keep(ticket, reply, True)
             await journal.stored()
-        self._turnstile.answered(reply, self._dialect.name, ticket.sent)
+        self._limiter.answered(reply, self._request_format.name, ticket.sent)
         if reply.status != "error":
             self._refusals = 0
             await self._agree()
@@ -317,9 +317,9 @@ class OpenAIApi:
 
     async def _agree(self) -> None:
         """Record that the server accepts the request format, and report the first usage before others are sent."""
-        if not self._dialect.agreed:
-            await self._turnstile.hand_in()
-            self._dialect.agreed = True
+        if not self._request_format.agreed:
+            await self._limiter.hand_in()
+            self._request_format.agreed = True
 
     async def _refused(self, said: ServerError, wait: float | None) -> Reply | None:
         """Interpret a refusal. Returns the row's reply, or None to send the request again. Raises as `_send` does.
@@ -331,29 +331,31 @@ class OpenAIApi:
         if meaning == "filtered":
             raise FinalError(Reply(None, "refused", "the provider's filter"))
         if meaning == "busy" or (meaning == "passing" and wait is not None):
-            self._turnstile.failed(BUSY if meaning == "busy" else f"{code}")
-            await self._turnstile.pause(wait)
+            self._limiter.failed(BUSY if meaning == "busy" else f"{code}")
+            await self._limiter.pause(wait)
             return None
         named = f"{code}: {words}"[:SHOWN] if code else words
         if meaning == "passing":
             return Reply(None, "error", named)
         moderated = said.moderated and code in OF_THE_ROW
-        if code in (400, 422) and not moderated and self._dialect.adapt(f"{said.message} {said.kind}"):
+        if code in (400, 422) and not moderated and self._request_format.adapt(f"{said.message} {said.kind}"):
             return None
         self._refusals += 1
-        of_the_row = moderated or said.too_large or (code in OF_THE_ROW and code != 403 and self._dialect.agreed)
+        of_the_row = (
+            moderated or said.too_large or (code in OF_THE_ROW and code != 403 and self._request_format.agreed)
+        )
         if of_the_row and self._refusals < MOST_REFUSALS:
-            self._turnstile.failed(f"{code}")
+            self._limiter.failed(f"{code}")
             raise FinalError(Reply(None, "error", named))
-        await self._turnstile.stop(refusal(self._teacher, named))
+        await self._limiter.stop(refusal(self._teacher, named))
         raise StoppedError
 
     @asynccontextmanager
     async def _alone_at_first(self) -> AsyncIterator[None]:
         """Send one request at a time until one is accepted, so that a wrong key fails only once."""
-        if not self._dialect.agreed:
+        if not self._request_format.agreed:
             async with self._negotiation:
-                if not self._dialect.agreed:
+                if not self._request_format.agreed:
                     yield
                     return
         yield

@@ -28,7 +28,7 @@ class News:
     """State that every worker must know at once."""
 
     epoch: str
-    """Id of the gate's process. A restarted gate counts its versions from zero."""
+    """Id of the rate limiter's process. A restarted one counts its versions from zero."""
     version: int
     pause: float
     """Seconds from now in which no request is sent."""
@@ -74,7 +74,7 @@ class Row:
 
 @dataclass
 class Report:
-    """Report of a worker to its gate. The counts are cumulative, so that a repeated report counts once."""
+    """Report of a worker to its rate limiter. The counts are cumulative, so that a repeated report counts once."""
 
     counts: Counts
     bills: list[Bill] = field(default_factory=list)
@@ -87,8 +87,8 @@ class Report:
     """Why the worker stopped, if it did."""
 
 
-class GateLike(Protocol):
-    """A gate, or a proxy to one in another process."""
+class RateLimiterLike(Protocol):
+    """A rate limiter, or a proxy to one in another process."""
 
     async def begin(self, part: int) -> bool: ...
     async def enter(self, worker: str, request: str, estimate: int) -> Pass | None: ...

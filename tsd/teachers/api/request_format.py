@@ -14,7 +14,7 @@ OF_THE_FORM = re.compile(  # words that refer to the response format
 )
 
 
-class Dialect:
+class RequestFormat:
     """Builds requests. A refused request is changed to another format until the server has accepted one."""
 
     def __init__(self, teacher: ApiTeacher, task: Task) -> None:

@@ -30,8 +30,8 @@ from tsd.teachers.api.messages import (
     THOUGHTS,
     Bill,
     Counts,
-    GateLike,
     Pass,
+    RateLimiterLike,
     Report,
     Row,
     StoppedError,
@@ -78,12 +78,12 @@ class Ticket:
         self.billed(Cost(), known=False)
 
 
-class Turnstile:
-    """A worker's client of the gate: its concurrency limit, its counts, and the shared state."""
+class RateLimiterClient:
+    """A worker's client of the rate limiter: its concurrency limit, its counts, and the shared state."""
 
-    def __init__(self, gate: GateLike, teacher: ApiTeacher, share: int) -> None:
+    def __init__(self, rate_limiter: RateLimiterLike, teacher: ApiTeacher, share: int) -> None:
         """share: maximum number of requests in flight of this worker."""
-        self._gate, self._teacher = gate, teacher
+        self._rate_limiter, self._teacher = rate_limiter, teacher
         self._name = uuid.uuid4().hex[:16]
         self._numbers = itertools.count()
         self._pass: Pass | None = None  # that covers all further requests
@@ -125,7 +125,7 @@ class Turnstile:
             await self.clear()
             if self.stopped.is_set():
                 raise StoppedError
-            leave = self._pass or await self._gate.enter(self._name, name, estimate)
+            leave = self._pass or await self._rate_limiter.enter(self._name, name, estimate)
             if leave is None:
                 raise StoppedError
             bound = leave.bound
@@ -162,7 +162,7 @@ class Turnstile:
 
         submitted: whether an earlier start has submitted it. Raises StoppedError if no batch may be submitted.
         """
-        if not await self._gate.reserve(self._name, batch, bound, submitted):
+        if not await self._rate_limiter.reserve(self._name, batch, bound, submitted):
             raise StoppedError
 
     def settle(self, batch: str, billed: Cost, replies: int) -> None:
@@ -220,14 +220,14 @@ class Turnstile:
 
     async def begin(self, part: int, settled: Iterable[Reply]) -> None:
         """Count the finished rows of a part from earlier starts."""
-        if await self._gate.begin(part):
+        if await self._rate_limiter.begin(part):
             for reply in settled:
                 self.settled(reply, earlier=True)
             await self.hand_in()
 
     async def pause(self, seconds: float | None) -> float:
         """Pause all workers because the server is busy. Returns the seconds of the pause."""
-        wait = await self._gate.pause(seconds)
+        wait = await self._rate_limiter.pause(seconds)
         self._paused_until = max(self._paused_until, time.monotonic() + wait)
         return wait
 
@@ -235,13 +235,13 @@ class Turnstile:
         """Stop all workers, with a reason."""
         self._reason = self._reason or reason
         self.stopped.set()
-        await self._gate.stop(reason)
+        await self._rate_limiter.stop(reason)
 
     async def silence(self, seconds: float) -> None:
         """Stop all workers because the server has not responded for this many seconds."""
         await self.hand_in()  # include the failures so far
         self.stopped.set()
-        await self._gate.silence(seconds)
+        await self._rate_limiter.silence(seconds)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep for some seconds. Raises StoppedError if the stage is stopped meanwhile."""
@@ -289,7 +289,7 @@ class Turnstile:
     async def _listen(self) -> None:
         epoch, seen = "", 0
         while True:
-            news = await self._gate.news(epoch, seen)
+            news = await self._rate_limiter.news(epoch, seen)
             epoch, seen = news.epoch, news.version
             self._paused_until = max(self._paused_until, time.monotonic() + news.pause)
             if news.stopped:
@@ -306,7 +306,7 @@ class Turnstile:
             await self.hand_in()
 
     async def hand_in(self) -> None:
-        """Send the counts and all events since the last report to the gate."""
+        """Send the counts and all events since the last report to the rate limiter."""
         report, self._news = self._news, Report(Counter())
         report.counts, report.stopped = self._counts.copy(), self._reason
-        await self._gate.report(self._name, report)
+        await self._rate_limiter.report(self._name, report)
