@@ -70,7 +70,7 @@ def student(size: str, tokenizer: PreTrainedTokenizerBase, examples: pa.Table) -
         learning_rate=students.learning_rate(Student(name=size)),
         seed=0,
         place=loop.WorkerContext(),
-        optimiser=loop.make_optimiser(model, settings),
+        optimizer=loop.make_optimizer(model, settings),
         progress=loop.Progress(),
     )
     return model.eval()

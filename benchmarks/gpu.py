@@ -123,7 +123,7 @@ def steps(case: Case, source: Path, peak: float) -> dict[str, float]:
     torch.cuda.synchronize()
     loading = time.perf_counter() - started
     config = TrainingConfig(
-        batch_size=EXAMPLES, checkpoint_activations=case.again, packing=case.packing, max_length=2048
+        batch_size=EXAMPLES, activation_checkpointing=case.again, packing=case.packing, max_length=2048
     )
     progress, at = loop.Progress(), [0.0]
     with forward_by(case.forward):
@@ -134,7 +134,7 @@ def steps(case: Case, source: Path, peak: float) -> dict[str, float]:
             learning_rate=1e-5,
             seed=0,
             place=place,
-            optimiser=loop.make_optimiser(model, config),
+            optimizer=loop.make_optimizer(model, config),
             progress=progress,
             report=lambda now: at.append(now.seconds),
         )

@@ -48,7 +48,7 @@ def main() -> None:
             learning_rate=students.learning_rate(Student(name=STUDENT)),
             seed=0,
             place=loop.WorkerContext(),
-            optimiser=loop.make_optimiser(model, settings),
+            optimizer=loop.make_optimizer(model, settings),
             progress=loop.Progress(),
         )
         loss = loop.evaluate(model, rows["validation"], 50, loop.WorkerContext())

@@ -174,7 +174,7 @@ def train(rank: int, source: Path, out: Path) -> None:
             learning_rate=1e-5,
             seed=0,
             place=place,
-            optimiser=loop.make_optimiser(model, config),
+            optimizer=loop.make_optimizer(model, config),
             progress=progress,
             report=lambda now: losses.append(now.loss),
         )

@@ -109,7 +109,7 @@ def learn(source: str, examples: pa.Table) -> dict[str, Any]:
         learning_rate=RATE,
         seed=0,
         place=place,
-        optimiser=loop.make_optimiser(model, config),
+        optimizer=loop.make_optimizer(model, config),
         progress=progress,
         report=lambda now: steps.append({"step": now.step, "loss": now.loss, "seconds": now.seconds}),
     )

@@ -78,7 +78,7 @@ def _process(rank: int, folder: str) -> None:
 def _works(rank: int, size: str, meshes: dict[str, DeviceMesh]) -> dict[str, Callable[[], object]]:
     """What a process does in its turns, by how the model lies; the second one shares in one of them."""
     recipe = load(
-        "laptop", ["teacher={kind: rules}", f"training.batch_size={BATCH[size]}", "training.optimiser=adamw"]
+        "laptop", ["teacher={kind: rules}", f"training.batch_size={BATCH[size]}", "training.optimizer=adamw"]
     )
     _, examples, tokenizer = lessons(recipe, 1024)
     few = corpus.tokenise(examples.slice(0, STEPS[size] * BATCH[size]), tokenizer, 2048)
@@ -88,9 +88,9 @@ def _works(rank: int, size: str, meshes: dict[str, DeviceMesh]) -> dict[str, Cal
         if how in meshes:
             _shard(model, meshes[how])
         place = loop.WorkerContext(rank, 2) if how == TWO else loop.WorkerContext()
-        optimiser = loop.make_optimiser(model, recipe.training)
-        works[how] = lambda model=model, place=place, optimiser=optimiser: _train(  # type: ignore[misc]
-            model, few, recipe.training, place, optimiser
+        optimizer = loop.make_optimizer(model, recipe.training)
+        works[how] = lambda model=model, place=place, optimizer=optimizer: _train(  # type: ignore[misc]
+            model, few, recipe.training, place, optimizer
         )
     return works
 
@@ -103,7 +103,7 @@ def _shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
 
 
 def _train(
-    model: PreTrainedModel, few: corpus.Corpus, settings: TrainingConfig, place: loop.WorkerContext, optimiser: Any
+    model: PreTrainedModel, few: corpus.Corpus, settings: TrainingConfig, place: loop.WorkerContext, optimizer: Any
 ) -> None:
     loop.train(
         model,
@@ -112,7 +112,7 @@ def _train(
         learning_rate=0.0,
         seed=0,
         place=place,
-        optimiser=optimiser,
+        optimizer=optimizer,
         progress=loop.Progress(),
     )
 

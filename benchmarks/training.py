@@ -153,7 +153,7 @@ def train(kind: str, size: str, points: str, steps: int) -> dict[str, float]:
     from tsd.recipe import Student, load
     from tsd.training import corpus, loop
 
-    changes = [f"series.length={POINTS[points]}", f"training.batch_size={BATCH}", "training.optimiser=adamw"]
+    changes = [f"series.length={POINTS[points]}", f"training.batch_size={BATCH}", "training.optimizer=adamw"]
     recipe = load("laptop", ["teacher={kind: rules}", *changes])
     _, examples, tokenizer = lessons(recipe, 512)
     few = corpus.tokenise(examples.slice(0, steps * BATCH), tokenizer, 2048)
@@ -174,7 +174,7 @@ def train(kind: str, size: str, points: str, steps: int) -> dict[str, float]:
         learning_rate=students.SCRATCH[size].learning_rate,
         seed=0,
         place=loop.WorkerContext(),
-        optimiser=loop.make_optimiser(model, recipe.training),
+        optimizer=loop.make_optimizer(model, recipe.training),
         progress=progress,
     )
     took = {"seconds": progress.seconds, "steps": progress.step, "loss": progress.loss}
@@ -211,11 +211,11 @@ def _by_trainer(kind: str, model: Any, few: Any, tokenizer: Any, settings: Any, 
             "num_train_epochs": settings.epochs,
             "learning_rate": rate,
             "lr_scheduler_type": "cosine",
-            "warmup_steps": settings.warmup,
+            "warmup_steps": settings.warmup_ratio,
             "weight_decay": settings.weight_decay,
             "adam_beta1": settings.betas[0],
             "adam_beta2": settings.betas[1],
-            "max_grad_norm": settings.clip,
+            "max_grad_norm": settings.max_grad_norm,
             "logging_strategy": "no",
             "save_strategy": "no",
             "report_to": "none",

@@ -91,10 +91,11 @@ def batch_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between attempts are hundredths of a second."""
-    for module in ("live", "batch_files", "batch_lists"):
+    for module in ("live", "batch_calls"):
         monkeypatch.setattr(f"tsd.teachers.api.{module}.FIRST_WAIT", 0.01)
         monkeypatch.setattr(f"tsd.teachers.api.{module}.LONGEST_WAIT", 0.05)
-    monkeypatch.setattr("tsd.teachers.api.live.PING_SECONDS", 1.0)
+    monkeypatch.setattr("tsd.teachers.api.live_outages.FIRST_WAIT", 0.01)
+    monkeypatch.setattr("tsd.teachers.api.live_outages.PING_SECONDS", 1.0)
 
 
 @pytest.fixture

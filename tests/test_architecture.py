@@ -36,6 +36,7 @@ LAYERS = (
     {"__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+MODULE_LINES, CLASS_LINES = 400, 200
 HEAVY = ("torch", "ray", "transformers", "polars", "pydantic", "pyarrow", "numpy", "mlflow", "matplotlib", "scipy")
 
 
@@ -47,7 +48,7 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
-            # `from tsd.storage import datasets` imports a module, `from tsd.storage.keys import digest` a name of one
+            # `from tsd.storage import keys` imports a module, `from tsd.storage.keys import digest` a name of it
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
                 found.add(whole if whole in MODULES else str(node.module))
@@ -74,6 +75,15 @@ def test_imports_point_upward_only(module: str) -> None:
 def test_no_modules_import_one_another_in_a_circle() -> None:
     graph = {module: imported(path) & set(MODULES) for module, path in MODULES.items()}
     list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_and_no_class_is_too_long_to_read(module: str) -> None:
+    text = MODULES[module].read_text()
+    assert len(text.splitlines()) <= MODULE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ClassDef) and node.end_lineno:
+            assert node.end_lineno - node.lineno < CLASS_LINES, node.name
 
 
 def test_only_tracking_imports_mlflow() -> None:

@@ -13,7 +13,7 @@ from tsd import __version__
 from tsd.errors import InputError, TsdError, UserError
 
 if TYPE_CHECKING:
-    from tsd.study.verify import Finding
+    from tsd.study.findings import Finding
 
 STOPPED = 130  # the exit code of what was interrupted
 

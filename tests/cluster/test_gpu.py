@@ -26,7 +26,7 @@ from tsd.training.loop import (
     Progress,
     WorkerContext,
     evaluate,
-    make_optimiser,
+    make_optimizer,
     matmul_peak,
     shard,
     summed_loss,
@@ -62,26 +62,26 @@ def few(examples: pa.Table, tokenizer: PreTrainedTokenizerBase) -> Corpus:
 
 
 def student(tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, torch.optim.Optimizer]:
-    """A student from scratch on the GPU, sharded as a worker does, and its optimiser."""
+    """A student from scratch on the GPU, sharded as a worker does, and its optimizer."""
     model = build(STUDENT, tokenizer, 0, 2048, partial(shard, place=GPU), "cuda")
-    return model, make_optimiser(model, CONFIG)
+    return model, make_optimizer(model, CONFIG)
 
 
 def trained(
-    model: PreTrainedModel, optimiser: Any, corpus: Corpus, place: WorkerContext, **other: Any
+    model: PreTrainedModel, optimizer: Any, corpus: Corpus, place: WorkerContext, **other: Any
 ) -> list[float]:
     """Take all steps from where the progress is; the losses."""
     losses: list[float] = []
     settings = {"progress": Progress(), "report": lambda now: losses.append(now.loss), **other}
-    train(model, corpus, CONFIG, learning_rate=2e-3, seed=0, place=place, optimiser=optimiser, **settings)
+    train(model, corpus, CONFIG, learning_rate=2e-3, seed=0, place=place, optimizer=optimizer, **settings)
     return losses
 
 
 @pytest.fixture(scope="module")
 def done(group: None, few: Corpus, tokenizer: PreTrainedTokenizerBase) -> tuple[PreTrainedModel, list[float]]:
     """A student that has learned on the GPU, and its losses."""
-    model, optimiser = student(tokenizer)
-    return model, trained(model, optimiser, few, GPU)
+    model, optimizer = student(tokenizer)
+    return model, trained(model, optimizer, few, GPU)
 
 
 def test_what_is_learned_in_bfloat16_is_what_a_cpu_learns_in_float32(
@@ -90,7 +90,7 @@ def test_what_is_learned_in_bfloat16_is_what_a_cpu_learns_in_float32(
     model, losses = done
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}  # the master weights
     own = build(STUDENT, tokenizer, 0, 2048)
-    expected = trained(own, make_optimiser(own, CONFIG), few, WorkerContext())
+    expected = trained(own, make_optimizer(own, CONFIG), few, WorkerContext())
     assert losses[-1] < 0.5 * losses[0]
     assert losses == pytest.approx(expected, rel=0.03)
     assert evaluate(model, few, 16, GPU) == pytest.approx(evaluate(own, few, 16, WorkerContext()), rel=0.03)
@@ -109,15 +109,15 @@ def test_a_run_that_is_stopped_on_a_gpu_goes_on_from_its_checkpoint(
     def keep(part: Path, now: Progress) -> None:
         folders.add_files(str(part), str(tmp_path / f"step-{now.step}"))
 
-    model, optimiser = student(tokenizer)
+    model, optimizer = student(tokenizer)
     with (
         pytest.raises(StoppedError),
-        Checkpoints(model, optimiser, GPU, keep, lambda _: None) as kept,
+        Checkpoints(model, optimizer, GPU, keep, lambda _: None) as kept,
     ):
-        trained(model, optimiser, few, GPU, save=kept.save, report=stop)
-    model, optimiser = student(tokenizer)
-    progress = restore(tmp_path / "step-20", model, optimiser, GPU)
-    losses = trained(model, optimiser, few, GPU, progress=progress)
+        trained(model, optimizer, few, GPU, save=kept.save, report=stop)
+    model, optimizer = student(tokenizer)
+    progress = restore(tmp_path / "step-20", model, optimizer, GPU)
+    losses = trained(model, optimizer, few, GPU, progress=progress)
     assert losses == pytest.approx(done[1][-len(losses) :], rel=0.02)
 
 

@@ -165,18 +165,18 @@ def test_a_key_that_ends_is_one_line_and_the_same_command_goes_on(tmp_path: Path
 CROWD = """
 import ray
 from support.asked import api
-from tsd.cluster.api_teacher import open_gate
+from tsd.cluster.api_teacher import open_rate_limiter
 from tsd.cluster.session import session
 
 with session():
-    gate = open_gate(api("http://127.0.0.1:9/v1", in_flight=3000, requests_per_minute=60))
-    waiting = [gate.enter.remote("worker", str(n), 1000) for n in range(3000)]
-    ray.get(gate.stop.remote("enough"), timeout=60)
-    print(ray.get(gate.progress.remote(), timeout=60)[1])
+    limiter = open_rate_limiter(api("http://127.0.0.1:9/v1", in_flight=3000, requests_per_minute=60))
+    waiting = [limiter.enter.remote("worker", str(n), 1000) for n in range(3000)]
+    ray.get(limiter.stop.remote("enough"), timeout=60)
+    print(ray.get(limiter.progress.remote(), timeout=60)[1])
 """
 
 
-def test_requests_that_wait_at_the_gate_leave_room_for_news() -> None:
+def test_requests_that_wait_at_the_rate_limiter_leave_room_for_news() -> None:
     printed = run([sys.executable, "-c", f"import sys; sys.path.insert(0, 'tests'){CROWD}"], cpus=2)
     assert printed.strip() == "enough"
 

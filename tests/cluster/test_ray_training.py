@@ -151,7 +151,7 @@ def test_two_workers_shard_a_student_and_one_alone_goes_on_with_it_to_the_same_l
 
 def test_two_workers_stop_early_at_the_same_step(examples: Path) -> None:
     sizes, few = "students.sizes=[{name: 0.03M, learning_rate: 0.3}]", "students.volumes=[40]"
-    patience = ("training.epochs=60", "training.patience=1", "training.workers=2")
+    patience = ("training.epochs=60", "training.early_stopping_patience=1", "training.workers=2")
     run(command(examples, sizes, few, *patience, stage="train"), cpus=2)
     (record,) = (json.loads(path.read_text()) for path in (examples / "tiny" / "records").iterdir())
     assert record["stopped_early"]

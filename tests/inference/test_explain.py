@@ -47,11 +47,11 @@ def students_folder(tmp_path_factory):
     said = tokenizer(reply + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
     tokens = torch.tensor([asked + said])
     targets = torch.tensor([[-100] * len(asked) + said])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     for _ in range(80):
         model(input_ids=tokens, labels=targets).loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
     students.export(model, tokenizer, folder / "trained", {"length": LENGTH, "task": "single"})
     return folder
 

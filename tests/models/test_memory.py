@@ -16,7 +16,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from tsd.models.memory import HOPPER, QWEN, Load, Shape, memory, moving, states
 from tsd.models.students import parameter_counts
 from tsd.recipe import TrainingConfig
-from tsd.training.loop import make_optimiser, shard
+from tsd.training.loop import make_optimizer, shard
 
 TINY = Shape(layers=3, hidden=32, mlp=80, heads=4, key_heads=2, head=8, vocabulary=1000, tied=True)
 LOAD = Load(tokens=16_384, supervised=2_048, length=512)
@@ -51,12 +51,12 @@ def work(rank: int, out: Path) -> None:
     """One of two workers: a step, and the bytes that it keeps."""
     with joined(rank, out) as place:
         model: Any = shard(qwen(TINY), place)
-        optimiser = make_optimiser(model, TrainingConfig())
+        optimizer = make_optimizer(model, TrainingConfig())
         model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
-        optimiser.step()
+        optimizer.step()
         mine = [
             *(tensor.to_local() for p in model.parameters() for tensor in (p, p.grad)),
-            *(tensor.to_local() for s in optimiser.state.values() for name, tensor in s.items() if name != "step"),
+            *(tensor.to_local() for s in optimizer.state.values() for name, tensor in s.items() if name != "step"),
         ]
         (out / f"{rank}.json").write_text(json.dumps(sum(tensor.nbytes for tensor in mine)))
 

@@ -13,7 +13,7 @@ from tsd.inference.decoding import decode
 from tsd.models.students import build, export, load_model, load_tokenizer
 from tsd.recipe import Lora, Student, TrainingConfig
 from tsd.training.corpus import Corpus, chat_prompts, tokenise
-from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimiser, train
+from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimizer, train
 
 STEPS, BATCH = 4, 2
 LENGTH = 2048
@@ -62,7 +62,7 @@ def test_it_learns_and_what_is_exported_says_in_transformers_what_it_says_here(
         learning_rate=3e-2,
         seed=0,
         place=WorkerContext(),
-        optimiser=make_optimiser(model, config),
+        optimizer=make_optimizer(model, config),
         progress=Progress(),
     )
     assert before > math.log(len(tokenizer)) - 1  # it knew nothing of these words

@@ -17,7 +17,7 @@ from tsd.recipe import RulesTeacher, Student, TrainingConfig, load
 from tsd.tasks import SINGLE
 from tsd.teachers.rules import Rules
 from tsd.training.corpus import Corpus, looking_tokens, tokenise
-from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimiser, summed_loss, train
+from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimizer, summed_loss, train
 
 RECIPE = load("laptop", [])
 SMALL = Student(name="0.1M", view="plot")
@@ -108,7 +108,7 @@ def test_replies_are_those_of_generate(corpus: Corpus, tokenizer: Any, tmp_path:
 
 def learn(model: Any, corpus: Corpus, epochs: int) -> Progress:
     settings = TrainingConfig(epochs=epochs, batch_size=16)
-    optimiser, progress = make_optimiser(model, settings), Progress()
+    optimizer, progress = make_optimizer(model, settings), Progress()
     train(
         model,
         corpus,
@@ -116,7 +116,7 @@ def learn(model: Any, corpus: Corpus, epochs: int) -> Progress:
         learning_rate=4e-3,
         seed=0,
         place=WorkerContext(),
-        optimiser=optimiser,
+        optimizer=optimizer,
         progress=progress,
     )
     return progress

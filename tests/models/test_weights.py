@@ -23,7 +23,7 @@ from tsd.models.students import build, export, load_model, load_tokenizer
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Lora, Student, TrainingConfig
 from tsd.training.corpus import Corpus
-from tsd.training.loop import Progress, WorkerContext, make_optimiser, shard, train
+from tsd.training.loop import Progress, WorkerContext, make_optimizer, shard, train
 
 VOCABULARY = 151_936  # as Qwen2.5 and Qwen3 have
 SHAPE = {
@@ -89,7 +89,7 @@ def learn(model: PreTrainedModel, place: WorkerContext) -> None:
         learning_rate=1e-2,
         seed=0,
         place=place,
-        optimiser=make_optimiser(model, config),
+        optimizer=make_optimizer(model, config),
         progress=Progress(),
     )
 

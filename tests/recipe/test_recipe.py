@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tsd.errors import RecipeError
-from tsd.recipe import ApiTeacher, LocalTeacher, RulesTeacher, load, names, to_yaml
+from tsd.recipe import ApiTeacher, LocalTeacher, RulesTeacher, load, loading, names, to_yaml
 
 RULES = "teacher={kind: rules}"
 
@@ -239,8 +239,8 @@ WRONG_SETS = {
         "teacher={kind: rules, error_rate: {noise: 1.5}}",
         ["teacher.error_rate.noise", "1.5", "1"],
     ),
-    "not a number": ("training.clip=.nan", ["training.clip", "nan"]),
-    "an endless number": ("training.clip=.inf", ["training.clip", "inf", "finite"]),
+    "not a number": ("training.max_grad_norm=.nan", ["training.max_grad_norm", "nan"]),
+    "an endless number": ("training.max_grad_norm=.inf", ["training.max_grad_norm", "inf", "finite"]),
     "a decay of one": ("training.betas=[0.9, 1.0]", ["training.betas.1", "1.0", "less than 1"]),
     "a negative drift": ("series.drift=[-3, 2]", ["series", "drift", "-3"]),
     "a range the wrong way round": ("series.tau=[[2, 1], [1, 2], [1, 2]]", ["tau", "low, high"]),
@@ -293,6 +293,14 @@ WRONG_SETS = {
 def test_workers_share_a_batch_of_tokens_whatever_batch_size_says() -> None:
     recipe = load("laptop", ["training={batch_size: 8, workers: 3, tokens_per_batch: 4096}"])
     assert recipe.training.tokens_per_batch == 4096
+
+
+@pytest.mark.parametrize("old", loading.RENAMED)
+def test_an_old_key_gets_one_line_that_names_the_new_one(old: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load("laptop", [f"{old}=1"])
+    assert f"{old} is called {loading.RENAMED[old]} now" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(("override", "said"), WRONG_SETS.values(), ids=WRONG_SETS)

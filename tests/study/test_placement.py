@@ -116,7 +116,7 @@ def test_a_runs_id_knows_nothing_of_the_machines_and_all_of_what_shapes_weights(
         "training.concurrent_trials=1",
     ):
         assert ids(override) == usual
-    for override in ("training.epochs=2", "training.clip=0.5", "evaluation.validation_examples=100"):
+    for override in ("training.epochs=2", "training.max_grad_norm=0.5", "evaluation.validation_examples=100"):
         assert not ids(override) & usual
 
 

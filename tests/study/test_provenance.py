@@ -67,7 +67,7 @@ def test_every_command_refuses_a_folder_of_another_recipe_and_leaves_every_file_
         ("teacher.error_rate=0.2", "teacher.error_rate"),
         ("curation.against_truth=keep", "curation.against_truth"),
         ("training.batch_size=16", "training.batch_size was 8 and is 16"),
-        ("training.optimiser=adamw", "training.optimiser"),
+        ("training.optimizer=adamw", "training.optimizer"),
         ("evaluation.series=10", "evaluation.series"),
         ("evaluation.validation_examples=10", "evaluation.validation_examples"),
         ("students.volumes=[200]", "students.volumes was [200, 400] and is [200]"),

@@ -18,7 +18,7 @@ from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Student, TrainingConfig
 from tsd.storage import folders
 from tsd.training.checkpoints import Checkpoints, is_whole, restore
-from tsd.training.loop import Progress, WorkerContext, make_optimiser, shard
+from tsd.training.loop import Progress, WorkerContext, make_optimizer, shard
 
 HERE = WorkerContext()
 
@@ -34,16 +34,16 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def student(seed: int = 0, steps: int = 1) -> tuple[PreTrainedModel, torch.optim.Optimizer]:
-    """A small student that has taken some steps, and its optimiser."""
+    """A small student that has taken some steps, and its optimizer."""
     model = build(Student(name="0.03M"), build_tokenizer(["1 2"] * 2, 64), seed, 64)
-    optimiser = make_optimiser(model, TrainingConfig())
+    optimizer = make_optimizer(model, TrainingConfig())
     for _ in range(steps):
         model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = 1e-2
-        optimiser.step()
-        optimiser.zero_grad()
-    return model, optimiser
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, optimizer
 
 
 def into(folder: Path) -> Callable[[Path, Progress], None]:
@@ -64,9 +64,9 @@ def kept(tmp_path: Path) -> Path:
 
 
 def test_what_changes_after_a_save_does_not_reach_the_checkpoint(tmp_path: Path) -> None:
-    model, optimiser = student()
+    model, optimizer = student()
     was = [parameter.detach().clone() for parameter in model.parameters()]
-    moments = [{k: v.clone() for k, v in state.items()} for state in optimiser.state.values()]
+    moments = [{k: v.clone() for k, v in state.items()} for state in optimizer.state.values()]
     random = torch.get_rng_state()
     rate_limiter = threading.Event()
 
@@ -74,11 +74,11 @@ def test_what_changes_after_a_save_does_not_reach_the_checkpoint(tmp_path: Path)
         assert rate_limiter.wait(30)
         into(tmp_path)(part, now)
 
-    with Checkpoints(model, optimiser, HERE, keep, lambda _: None) as checkpoints:
+    with Checkpoints(model, optimizer, HERE, keep, lambda _: None) as checkpoints:
         progress = Progress(step=7, tokens=70, loss=1.5)
         checkpoints.save(progress)  # returns though nothing is kept yet
         with torch.no_grad():
-            for tensor in [*model.parameters(), *(t for s in optimiser.state.values() for t in s.values())]:
+            for tensor in [*model.parameters(), *(t for s in optimizer.state.values() for t in s.values())]:
                 tensor.fill_(9.0)
         progress.step = 8
         torch.manual_seed(99)
@@ -209,11 +209,11 @@ def work(rank: int, out: Path) -> None:
     said = []
     with joined(rank, out) as place:
         model: Any = shard(build(Student(name="0.03M"), build_tokenizer(["1 2"] * 2, 64), 0, 64), place)
-        optimiser = make_optimiser(model, TrainingConfig())
+        optimizer = make_optimizer(model, TrainingConfig())
         keep = full if rank else into(out)
         try:
             with Checkpoints(
-                model, optimiser, place, keep, lambda now: said.append(f"told {now.step}")
+                model, optimizer, place, keep, lambda now: said.append(f"told {now.step}")
             ) as checkpoints:
                 for step in (5, 10):
                     checkpoints.save(Progress(step=step))

@@ -24,7 +24,7 @@ from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Distil, Student, TrainingConfig
 from tsd.training.corpus import Corpus, tokenise
 from tsd.training.distillation import Distillation, divergence, require_same_tokens
-from tsd.training.loop import Progress, WorkerContext, make_optimiser, shard, summed_loss, train
+from tsd.training.loop import Progress, WorkerContext, make_optimizer, shard, summed_loss, train
 
 KINDS = ("forward", "reverse", "jensen_shannon")
 CONFIG = TrainingConfig(batch_size=8, checkpoint_every=10_000)
@@ -220,7 +220,7 @@ def losses(
         learning_rate=RATE,
         seed=0,
         place=place,
-        optimiser=make_optimiser(student, CONFIG),
+        optimizer=make_optimizer(student, CONFIG),
         progress=Progress(),
         report=lambda now: found.append(now.loss),
         distil=distil,

@@ -19,7 +19,7 @@ from tsd.models.students import build
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Student, TrainingConfig
 from tsd.training.corpus import Batches, Corpus, tokenise
-from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimiser, train
+from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimizer, train
 
 PLAIN = WorkerContext()
 EPOCHS, STEPS = 8, 3  # steps an epoch
@@ -52,11 +52,11 @@ def trained(
 ) -> tuple[dict[str, Tensor], Progress]:
     """Weights and progress at the end, from the beginning or from what was saved before."""
     model = build(Student(name="0.03M"), tokenizer, 0, 2048)
-    optimiser, progress = make_optimiser(model, settings), Progress()
+    optimizer, progress = make_optimizer(model, settings), Progress()
     if start:
         weights, moments, progress = copy.deepcopy(start)
         model.load_state_dict(weights)
-        optimiser.load_state_dict(moments)
+        optimizer.load_state_dict(moments)
     train(
         model,
         corpus,
@@ -64,9 +64,9 @@ def trained(
         learning_rate=4e-3,
         seed=3,
         place=PLAIN,
-        optimiser=optimiser,
+        optimizer=optimizer,
         progress=progress,
-        save=lambda now: save(model, optimiser, now),
+        save=lambda now: save(model, optimizer, now),
         held_out=partial(held_out, model),
     )
     return model.state_dict(), progress
@@ -107,7 +107,7 @@ def test_a_run_stops_when_the_lowest_loss_lies_as_many_epochs_back_as_it_has_pat
 def test_it_stops_at_the_end_of_that_epoch(
     corpus: Corpus, tokenizer: Any, losses: list[float], epochs: int
 ) -> None:
-    _, progress = trained(corpus, tokenizer, config(patience=2), saying(losses))
+    _, progress = trained(corpus, tokenizer, config(early_stopping_patience=2), saying(losses))
     assert progress.step == epochs * STEPS
     assert progress.stopped == (epochs < EPOCHS)
 
@@ -123,7 +123,7 @@ def test_a_run_that_learns_its_few_examples_by_heart_stops_before_its_end(
     examples: pa.Table, corpus: Corpus, tokenizer: Any
 ) -> None:
     others = tokenise(examples.slice(100, 60), tokenizer, 2048)
-    settings = TrainingConfig(batch_size=8, epochs=200, patience=3)
+    settings = TrainingConfig(batch_size=8, epochs=200, early_stopping_patience=3)
     _, progress = trained(corpus, tokenizer, settings, lambda model: evaluate(model, others, 30, PLAIN))
     assert progress.stopped
     assert 10 * STEPS < progress.step < 150 * STEPS
@@ -150,8 +150,8 @@ def test_every_epoch_ends_once_and_the_last_one_with_the_run(
 
 
 def test_patience_that_cannot_run_out_is_refused() -> None:
-    with pytest.raises(ValidationError, match="patience 8 never stops a run of 8 epochs"):
-        config(patience=8)
+    with pytest.raises(ValidationError, match="early_stopping_patience 8 never stops a run of 8 epochs"):
+        config(early_stopping_patience=8)
 
 
 # ---- And a restart
@@ -161,10 +161,10 @@ def test_a_run_gone_on_with_stops_at_the_same_step_with_the_same_weights(corpus:
     losses = [5.0, 4.0, 4.5, 4.2, 1.0, 1.0, 1.0, 1.0]
     kept: list[tuple[Any, Any, Progress]] = []
 
-    def save(model: Any, optimiser: Any, now: Progress) -> None:
-        kept.append(copy.deepcopy((model.state_dict(), optimiser.state_dict(), now)))
+    def save(model: Any, optimizer: Any, now: Progress) -> None:
+        kept.append(copy.deepcopy((model.state_dict(), optimizer.state_dict(), now)))
 
-    settings = config(patience=2, checkpoint_every=4)
+    settings = config(early_stopping_patience=2, checkpoint_every=4)
     expected, whole = trained(corpus, tokenizer, settings, saying(losses), save)
     assert [now.step for _, _, now in kept] == [4, 8, 12]
     for start in kept:

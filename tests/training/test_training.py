@@ -32,7 +32,7 @@ from tsd.training.loop import (
     Progress,
     WorkerContext,
     evaluate,
-    make_optimiser,
+    make_optimizer,
     schedule,
     shard,
     summed_loss,
@@ -133,7 +133,7 @@ def run(
     corpus: Corpus,
     config: TrainingConfig = CONFIG,
     *,
-    optimiser: torch.optim.Optimizer | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
     progress: Progress | None = None,
     place: WorkerContext = PLAIN,
     rate: float = RATE,
@@ -149,7 +149,7 @@ def run(
         learning_rate=rate,
         seed=3,
         place=place,
-        optimiser=optimiser or make_optimiser(model, config),
+        optimizer=optimizer or make_optimizer(model, config),
         progress=progress,
         report=report,
         save=save,
@@ -375,8 +375,8 @@ def test_a_run_by_tokens_sees_every_token_once_and_learns(corpus: Corpus, tokeni
 def after_a_step(tokenizer: Any, corpus: Corpus, config: TrainingConfig) -> tuple[float, torch.Tensor]:
     """The loss of one step of plain descent, and the weights that it leads to."""
     model = student(tokenizer)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.0)
-    loss = run(model, corpus, config, optimiser=optimiser, rate=1.0).loss
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    loss = run(model, corpus, config, optimizer=optimizer, rate=1.0).loss
     return loss, torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
@@ -385,10 +385,10 @@ def test_a_step_in_several_passes_has_the_loss_and_the_gradient_of_one(
     corpus: Corpus, tokenizer: Any, packing: bool
 ) -> None:
     eight = Corpus(corpus.tokens[30:38], corpus.answers[30:38], corpus.pad)
-    config = CONFIG.model_copy(update={"packing": packing, "clip": 1e9})
+    config = CONFIG.model_copy(update={"packing": packing, "max_grad_norm": 1e9})
     loss, weights = after_a_step(tokenizer, eight, config)
     for most in (1, 400, 700):
-        again, found = after_a_step(tokenizer, eight, config.model_copy(update={"tokens_at_once": most}))
+        again, found = after_a_step(tokenizer, eight, config.model_copy(update={"micro_batch_tokens": most}))
         assert again == pytest.approx(loss, rel=1e-6)
         assert torch.allclose(found, weights, rtol=1e-4, atol=1e-5)
 
@@ -397,7 +397,7 @@ def test_a_pass_of_fewer_tokens_keeps_less_for_its_backward(corpus: Corpus, toke
     def most_kept(at_once: int | None) -> int:
         kept = Kept()
         with kept:
-            run(student(tokenizer), eight, CONFIG.model_copy(update={"tokens_at_once": at_once}))
+            run(student(tokenizer), eight, CONFIG.model_copy(update={"micro_batch_tokens": at_once}))
         return kept.most
 
     eight = Corpus(corpus.tokens[:8], corpus.answers[:8], corpus.pad)
@@ -414,7 +414,7 @@ def test_layers_that_run_a_second_time_keep_less_and_learn_the_same(
 ) -> None:
     def trained(again: bool) -> tuple[int, float, torch.Tensor]:
         model = olmo(tokenizer) if kind == "unknown layers" else adapted(build(students[kind], tokenizer, 0, 2048))
-        layout = {"packing": packing and kind != "unknown layers", "checkpoint_activations": again}
+        layout = {"packing": packing and kind != "unknown layers", "activation_checkpointing": again}
         kept = Kept()
         with kept:
             end = run(model, eight, CONFIG.model_copy(update=layout))
@@ -493,7 +493,7 @@ def test_gains_are_not_decayed_and_matrices_are(tokenizer: Any) -> None:
     model = student(tokenizer)
     by_id = {
         id(p): group["weight_decay"]
-        for group in make_optimiser(model, CONFIG).param_groups
+        for group in make_optimizer(model, CONFIG).param_groups
         for p in group["params"]
     }
     assert len(by_id) == len(list(model.parameters()))
@@ -513,7 +513,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights_bit_for_bit(
 
     config = CONFIG.model_copy(update={"checkpoint_every": stop})
     first = student(tokenizer)
-    optimiser = make_optimiser(first, config)
+    optimizer = make_optimizer(first, config)
     kept: dict[str, Any] = {}
 
     class KilledError(Exception):
@@ -522,20 +522,20 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights_bit_for_bit(
     def save(now: Progress) -> None:
         kept.update(
             model=copy.deepcopy(first.state_dict()),
-            optimiser=copy.deepcopy(optimiser.state_dict()),
+            optimizer=copy.deepcopy(optimizer.state_dict()),
             progress=dataclasses.asdict(now),
         )
         raise KilledError
 
     with pytest.raises(KilledError):
-        run(first, corpus, config, optimiser=optimiser, save=save)
+        run(first, corpus, config, optimizer=optimizer, save=save)
     assert kept["progress"]["step"] == stop
 
     again = student(tokenizer, seed=99)  # whatever it starts from is overwritten
     again.load_state_dict(kept["model"])
-    optimiser = make_optimiser(again, CONFIG)
-    optimiser.load_state_dict(kept["optimiser"])
-    resumed = run(again, corpus, optimiser=optimiser, progress=Progress(**kept["progress"]))
+    optimizer = make_optimizer(again, CONFIG)
+    optimizer.load_state_dict(kept["optimizer"])
+    resumed = run(again, corpus, optimizer=optimizer, progress=Progress(**kept["progress"]))
     for name, weight in undisturbed.state_dict().items():
         assert torch.equal(weight, again.state_dict()[name]), name
     assert (resumed.step, resumed.tokens, resumed.loss) == (end.step, end.tokens, end.loss)
@@ -569,11 +569,11 @@ ONE_PASS = {
 }
 LAYOUTS = {
     "packed": ONE_PASS["packed"],
-    "padded, accumulated": ONE_PASS["padded"].model_copy(update={"tokens_at_once": 100}),
+    "padded, accumulated": ONE_PASS["padded"].model_copy(update={"micro_batch_tokens": 100}),
     "packed, accumulated": ONE_PASS["packed"].model_copy(
-        update={"tokens_at_once": 100, "checkpoint_activations": True}
+        update={"micro_batch_tokens": 100, "activation_checkpointing": True}
     ),
-    "by tokens, accumulated": ONE_PASS["by tokens"].model_copy(update={"tokens_at_once": 100}),
+    "by tokens, accumulated": ONE_PASS["by tokens"].model_copy(update={"micro_batch_tokens": 100}),
 }
 
 

@@ -11,7 +11,7 @@ from tsd.storage import locks
 from tsd.storage.folders import require_writable
 
 if TYPE_CHECKING:
-    from tsd.study.verify import Finding
+    from tsd.study.findings import Finding
 
 
 def run(recipe: Recipe, stage: str, preview: int | None = None, retry_errors: bool = False) -> None:

@@ -182,7 +182,7 @@ def _checkpoint_name(run: RunSpec, progress: Any) -> str:
     return f"{run.run_id}{STEP}{progress.step:08d}"
 
 
-def _restore(model: Any, optimiser: Any, *, run: RunSpec, place: Any, trial: str) -> Any:
+def _restore(model: Any, optimizer: Any, *, run: RunSpec, place: Any, trial: str) -> Any:
     """Load the run's last complete checkpoint, if there is one. Returns its progress.
 
     trial: the folder of the checkpoints. It is listed if Ray reports none, because it was killed while writing its
@@ -198,7 +198,7 @@ def _restore(model: Any, optimiser: Any, *, run: RunSpec, place: Any, trial: str
             continue
         with folders.local_copy(f"{trial}/{Path(path).name}") as folder:
             if checkpoints.is_whole(Path(folder)):
-                return checkpoints.restore(Path(folder), model, optimiser, place)
+                return checkpoints.restore(Path(folder), model, optimizer, place)
         log.warning("%s is damaged: the run goes on from the checkpoint before, if any", path)
     return Progress()
 

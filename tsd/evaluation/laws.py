@@ -168,7 +168,7 @@ def _check(columns: dict[str, Floats]) -> None:
 
 
 def _grid(runs: _Runs) -> list[Floats]:
-    """Starting points for the optimiser: 3·3·2·3 = 54 combinations.
+    """Starting points for the optimizer: 3·3·2·3 = 54 combinations.
 
     They vary both exponents, E as a fraction of the lowest loss, and the proportions of the other two terms at the
     centre of the runs.

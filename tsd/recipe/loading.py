@@ -14,6 +14,16 @@ from tsd.recipe.section import Section, nearest
 from tsd.recipe.study import Recipe
 from tsd.recipe.teachers import TEACHERS
 
+# Keys that have another name by now, with their path.
+RENAMED = {
+    "training.optimiser": "optimizer",
+    "training.clip": "max_grad_norm",
+    "training.warmup": "warmup_ratio",
+    "training.patience": "early_stopping_patience",
+    "training.tokens_at_once": "micro_batch_tokens",
+    "training.checkpoint_activations": "activation_checkpointing",
+    "teacher.train.optimiser": "optimizer",
+}
 WHOLE = ("mix",)  # mappings that are replaced as a whole, not merged
 
 
@@ -166,6 +176,8 @@ def _first_problem(error: ValidationError) -> str:
     location = [part for part in problem["loc"] if part not in (*TEACHERS, "[key]")]
     place = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
+        if place in RENAMED:
+            return f"{place} is called {RENAMED[place]} now"
         fields = list(_fields_at(problem["loc"][:-1]))
         return f"unknown key {place}{nearest(str(location[-1]), fields)}"
     if problem["type"] == "missing":

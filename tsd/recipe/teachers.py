@@ -51,8 +51,8 @@ class Training(Section):
     """Images per step."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate. Default: that of the size."""
-    optimiser: Literal["adamw", "muon"] = "muon"
-    """As `training.optimiser`."""
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """As `training.optimizer`."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the initial weights and of the order of the images."""
 
@@ -107,7 +107,10 @@ class ModelTeacher(Section):
     @property
     def identity(self) -> dict[str, Any]:
         """The settings that determine its responses. Excludes how fast and how often requests are sent."""
-        return self.model_dump(include={*SHAPING, *({"train"} if self.train else ())})
+        shaping = self.model_dump(include={*SHAPING, *({"train"} if self.train else ())})
+        if self.train:  # under the name that it has in the keys of all tables so far
+            shaping["train"]["optimiser"] = shaping["train"].pop("optimizer")
+        return shaping
 
     @property
     def own(self) -> bool:

@@ -240,7 +240,7 @@ class TrainingConfig(Section):
 
     epochs: Positive = 1
     """Passes over a student's examples."""
-    patience: Positive | None = None
+    early_stopping_patience: Positive | None = None
     """Early stopping: epochs without a lower held-out loss after which a run stops. It keeps the weights of its
     last step, before the learning rate has decayed to zero, so fit scaling laws without it. Default: never."""
     batch_size: Positive = 8
@@ -250,21 +250,21 @@ class TrainingConfig(Section):
     packing: Annotated[bool | None, MACHINE] = None
     """Pack a batch's examples into one row rather than pad them to one row each. The losses are the same. Default:
     pack if padding exceeds 5 %."""
-    tokens_at_once: Annotated[Positive | None, MACHINE] = None
+    micro_batch_tokens: Annotated[Positive | None, MACHINE] = None
     """Tokens per micro-batch and worker, padding included. Larger steps accumulate gradients, with the same losses
     in less memory. Default: one micro-batch per step."""
-    checkpoint_activations: Annotated[bool, MACHINE] = False
+    activation_checkpointing: Annotated[bool, MACHINE] = False
     """Activation checkpointing: recompute activations in the backward pass, with the same losses in less memory
     and more time."""
-    optimiser: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon"] = "adamw"
     """AdamW, or Muon for the matrices of layers and AdamW for the rest. At the same learning rate, Muon's updates
     are three times as large as AdamW's."""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     """AdamW's decay rates of the moments."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warmup: Share = 0.05
+    warmup_ratio: Share = 0.05
     """Fraction of the steps with a linear warmup. A cosine then decays the learning rate to zero."""
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Maximum gradient norm."""
     max_length: Positive = 2048
     """Maximum length of an example in tokens. A longer one is an error, never truncated."""
@@ -290,8 +290,9 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _patience_can_run_out(self) -> Self:
-        if self.patience and self.patience >= self.epochs:
-            raise ValueError(f"patience {self.patience} never stops a run of {self.epochs} epochs")
+        patience = self.early_stopping_patience
+        if patience and patience >= self.epochs:
+            raise ValueError(f"early_stopping_patience {patience} never stops a run of {self.epochs} epochs")
         return self
 
     def require_fair_shares(self, workers: int) -> None:

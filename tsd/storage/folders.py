@@ -50,7 +50,7 @@ def study_of(folder: str) -> str:
     path = folder.rstrip("/")
     while True:
         above, _, name = path.rpartition("/")
-        of_many = above.rpartition("/")[2] in ("predictions", "students", "teachers")
+        of_many = above.rpartition("/")[2] in ("predictions", "students", "teachers", "tokenizers")
         if not above or (name not in INSIDE and not of_many):
             return path
         path = above

@@ -101,7 +101,7 @@ def settings(recipe: Recipe) -> TrainingConfig:
     train = _asked(recipe)
     return TrainingConfig(
         batch_size=train.batch_size,
-        optimiser=train.optimiser,
+        optimizer=train.optimizer,
         threads=recipe.training.threads,
         checkpoint_every=1000,
     )
@@ -261,7 +261,7 @@ class _Course:
         self.shown = shown
         self.tracker.log(self.run_id, now.step, {"loss": now.loss}, int(time.time() * 1000))
 
-    def resume(self, model: Any, optimiser: Any) -> "Progress":
+    def resume(self, model: Any, optimizer: Any) -> "Progress":
         """Load the last complete checkpoint of this teacher, if there is one. Returns its progress."""
         from tsd.training import checkpoints
         from tsd.training.loop import Progress
@@ -272,7 +272,7 @@ class _Course:
         with folders.local_copy(f"{self.folder}/{latest['step']}") as last:
             if not checkpoints.is_whole(Path(last)):
                 return Progress()
-            progress = checkpoints.restore(Path(last), model, optimiser, self.place)
+            progress = checkpoints.restore(Path(last), model, optimizer, self.place)
         self.shown = progress.step * self.batch_size
         self.step.skip(self.shown)
         return progress

@@ -136,7 +136,7 @@ def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corp
         learning_rate=0.0,
         seed=0,
         place=loop.WorkerContext(),
-        optimiser=loop.make_optimiser(model, settings),
+        optimizer=loop.make_optimizer(model, settings),
         progress=progress,
     )
     return progress.seconds / len(few)

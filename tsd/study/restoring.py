@@ -72,7 +72,7 @@ def require_same(
     folder: str, wrong: Mapping[str, str], before: Mapping[str, Mapping[str, Any]], reporter: Reporter
 ) -> None:
     """Report that a sealed folder was rebuilt. Raises DataError if its files differ from the previous ones."""
-    name, now = folder.rpartition("/")[2], folders.seals(folder)
+    name, now = folder.removeprefix(folders.study_of(folder)).lstrip("/"), folders.seals(folder)
     if before and before != now:
         changed = sorted(file for file in {*before, *now} if before.get(file) != now.get(file))
         raise DataError(

@@ -9,7 +9,6 @@ damaged.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -20,8 +19,10 @@ from tsd.recipe import Recipe
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, fingerprint
 from tsd.study import identity, provenance
+from tsd.study.findings import Checked, Finding
 from tsd.tasks import TASKS
-from tsd.teachers.api.journal import ADDRESSES, ARCHIVE, FOLDER, Journal, parts_with_journals
+from tsd.teachers.api.journal import ADDRESSES, FOLDER, Journal, parts_with_journals
+from tsd.teachers.api.journal_archive import ARCHIVE
 
 PAGES = {"report.html": b"</html>", "scaling.png": b"IEND\xaeB`\x82"}  # ending of each file
 TABLES = ("series", "plots", "annotations", "verdicts", "examples", "rejects", "runs")
@@ -49,41 +50,6 @@ STAGES = {
     "evaluate": ("predictions", "runs"),
     "report": tuple(PAGES),
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A problem. folder: of the table or the student. part: index in the table, if it concerns a part."""
-
-    folder: str
-    what: str
-    part: int | None = None
-    name: str | None = None
-    """File name, if it is not a part."""
-    remove: bool = False
-    """Whether `set_aside` deletes the file. Stages handle all others."""
-
-    def __str__(self) -> str:
-        file = datasets.part_name(self.part) if self.part is not None else self.name
-        return f"{file + ' ' if file else ''}{self.what}"
-
-
-@dataclass(frozen=True)
-class Checked:
-    """Result of checking a table or a folder of plain files."""
-
-    name: str
-    said: str
-    findings: tuple[Finding, ...] = ()
-    finished: bool = True
-    """Whether it is complete, as far as is known."""
-
-    @property
-    def lines(self) -> list[str]:
-        """Format the result: one line, and one more per finding."""
-        state = "damaged" if self.findings else "ok" if self.finished else "unfinished"
-        said = f": {self.said}" if self.said else ""
-        return [f"{state:<10} {self.name}{said}", *(f"           {finding}" for finding in self.findings)]
 
 
 def check(run: str) -> Iterator[Checked]:

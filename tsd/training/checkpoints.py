@@ -45,12 +45,12 @@ class Checkpoints:
     def __init__(
         self,
         model: PreTrainedModel,
-        optimiser: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer,
         place: WorkerContext,
         keep: Callable[[Path, Progress], None],
         tell: Callable[[Progress], None],
     ) -> None:
-        self.model, self.optimiser, self.place = model, optimiser, place
+        self.model, self.optimizer, self.place = model, optimizer, place
         self.keep, self.tell = keep, tell
         # A separate group: messages of two threads in the model's own group would interleave.
         self.group = dist.new_group(backend="gloo")
@@ -73,12 +73,12 @@ class Checkpoints:
         Raises TrainingError as `finish` does, for the previous one.
         """
         self.finish()
-        weights, moments = get_state_dict(self.model, self.optimiser)
+        weights, moments = get_state_dict(self.model, self.optimizer)
         folder = Path(tempfile.mkdtemp())
         # Copies to CPU memory before it returns: 12 bytes per parameter (weight and two moments in float32),
         # sharded.
         written = async_save(
-            {"model": weights, "optimiser": moments}, checkpoint_id=folder, process_group=self.group
+            {"model": weights, "optimizer": moments}, checkpoint_id=folder, process_group=self.group
         )
         self.pending = self.thread.submit(self._publish, written, folder, copy.copy(progress), _generators())
 
@@ -122,16 +122,16 @@ def is_whole(folder: Path) -> bool:
 
 
 def restore(
-    folder: Path, model: PreTrainedModel, optimiser: torch.optim.Optimizer, place: WorkerContext
+    folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, place: WorkerContext
 ) -> Progress:
     """Load a checkpoint into model and optimizer. Returns its progress.
 
     It may have been written by another number of workers. A worker without a saved random state keeps its own.
     """
-    weights, moments = get_state_dict(model, optimiser)
-    state: dict[str, Any] = {"model": weights, "optimiser": moments}
+    weights, moments = get_state_dict(model, optimizer)
+    state: dict[str, Any] = {"model": weights, "optimizer": moments}
     load(state, checkpoint_id=folder)
-    set_state_dict(model, optimiser, model_state_dict=state["model"], optim_state_dict=state["optimiser"])
+    set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
     random = folder / _generators_of(place.rank)
     if random.exists():
         generators = torch.load(random)

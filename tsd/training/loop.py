@@ -73,7 +73,7 @@ def train(
     learning_rate: float,
     seed: int,
     place: WorkerContext,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     progress: Progress,
     report: Callable[[Progress], None] = lambda _: None,
     save: Callable[[Progress], None] = lambda _: None,
@@ -83,8 +83,9 @@ def train(
     """Train from `progress.step` to the end, updating `progress` in place.
 
     distil: teacher and loss settings for knowledge distillation; the teacher is not trained.
-    held_out: returns the held-out loss in nats, the same value on all workers. With `config.patience` it is called
-    after each epoch for early stopping. The run ends with the weights of its last step, not of its best one.
+    held_out: returns the held-out loss in nats, the same value on all workers. With
+    `config.early_stopping_patience` it is called after each epoch. The run ends with the weights of its last step,
+    not of its best one.
     report: called about `REPORTS` times.
     save: called every `config.checkpoint_every` steps, but not at the end.
     Raises TrainingError if the loss or the gradient norm is not finite; the weights are then those of the last
@@ -100,28 +101,32 @@ def train(
     with (
         _lean_where_known(model),
         _lean_where_known(distil.teacher) if distil else nullcontext(),
-        recomputed(model) if config.checkpoint_activations else nullcontext(),
+        recomputed(model) if config.activation_checkpointing else nullcontext(),
     ):
         while progress.step < steps and not progress.stopped:
             step = progress.step
             rows = batches.rows(step)
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate * schedule(step, steps, config.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * schedule(step, steps, config.warmup_ratio)
             loss = _backward(model, corpus, rows, config, place, distil)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             progress.loss = _mean_over_workers(loss, place.workers)
             for name, value in (("loss", progress.loss), ("gradient's norm", _whole(norm))):
                 if not math.isfinite(value):  # checked before the optimizer step
                     raise TrainingError(f"the {name} is {value} at step {step}: lower the learning rate")
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             progress.step += 1
             progress.tokens += int(corpus.lengths_of(rows).sum())
             progress.supervised += corpus.supervised_in(rows)
             progress.seconds = before + time.perf_counter() - started
-            if held_out and config.patience and batches.epochs_done(step + 1) > batches.epochs_done(step):
+            if (
+                held_out
+                and config.early_stopping_patience
+                and batches.epochs_done(step + 1) > batches.epochs_done(step)
+            ):
                 asked = time.perf_counter()
-                progress.judge(held_out(), config.patience)
+                progress.judge(held_out(), config.early_stopping_patience)
                 model.train()
                 started += time.perf_counter() - asked  # evaluation does not count as training time
             if progress.step % config.checkpoint_every == 0 and progress.step < steps:
@@ -138,13 +143,14 @@ def _backward(
     place: WorkerContext,
     distil: Distillation | None,
 ) -> Tensor:
-    """Accumulate the gradients of a step's mean loss over micro-batches of `config.tokens_at_once` tokens.
+    """Accumulate the gradients of a step's mean loss over micro-batches of `config.micro_batch_tokens` tokens.
 
     rows: the examples of all workers, (examples,). Returns this worker's part of the loss times the number of
     workers, a scalar; its mean over the workers is the loss of the step.
     """
     shares = [
-        portions(corpus, share(rows, rank, place.workers), config.tokens_at_once) for rank in range(place.workers)
+        portions(corpus, share(rows, rank, place.workers), config.micro_batch_tokens)
+        for rank in range(place.workers)
     ]
     mine, most = shares[place.rank], max(map(len, shares))
     # FSDP averages gradients over the workers. The loss is a mean over the supervised tokens of all of them.
@@ -258,10 +264,10 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
-def make_optimiser(model: PreTrainedModel, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: PreTrainedModel, config: TrainingConfig) -> torch.optim.Optimizer:
     """The recipe's optimizer for the trainable parameters. Parameters with one dimension have no weight decay."""
     trainable = [p for p in model.parameters() if p.requires_grad]
-    muon = config.optimiser == "muon"
+    muon = config.optimizer == "muon"
     # Rows of an embedding are updated independently, so AdamW handles embeddings, tied output heads included.
     tables = {id(p) for part in _tables(model) for p in part.parameters()}
     matrices = [p for p in trainable if muon and p.ndim == 2 and id(p) not in tables]

@@ -2,7 +2,7 @@
 
 torch.optim.Muon takes the same steps for matrices, but covers neither the other parameters nor sharded ones. It
 also works in bfloat16 and on one matrix at a time, which is slow on CPUs without bfloat16 instructions.
-`benchmarks/optimisers.py` times both.
+`benchmarks/optimizers.py` times both.
 """
 
 from collections import defaultdict

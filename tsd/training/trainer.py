@@ -15,7 +15,7 @@ from tsd.recipe import Student, TrainingConfig
 from tsd.training.checkpoints import Checkpoints
 from tsd.training.corpus import Corpus
 from tsd.training.distillation import Distillation
-from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimiser, matmul_peak, shard, train
+from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimizer, matmul_peak, shard, train
 from tsd.training.runs import RunRecord, RunSpec
 
 
@@ -46,11 +46,11 @@ def learn(
     model = students.build(student, tokenizer, run.seed, settings.max_length, divide, place.device)
     sizes = students.parameter_counts(model)
     peak = matmul_peak(place.device)
-    optimiser = make_optimiser(model, settings)
-    progress = resume(model, optimiser)
+    optimizer = make_optimizer(model, settings)
+    progress = resume(model, optimizer)
     held_out = partial(evaluate, model, corpora["validation"], settings.batch_size, place)
     ready = time.perf_counter() - started
-    checkpoints: AbstractContextManager[Checkpoints] = Checkpoints(model, optimiser, place, keep, tell)
+    checkpoints: AbstractContextManager[Checkpoints] = Checkpoints(model, optimizer, place, keep, tell)
     with checkpoints as kept:
         train(
             model,
@@ -59,7 +59,7 @@ def learn(
             learning_rate=students.learning_rate(student),
             seed=run.seed,
             place=place,
-            optimiser=optimiser,
+            optimizer=optimizer,
             progress=progress,
             report=report,
             save=kept.save,

@@ -46,8 +46,12 @@ def ask_in_a_child(url: str, folder: str, count: int) -> None:
 
 def killed(url: str, folder: Path, count: int, so: Callable[[], bool]) -> None:
     """Ask in a process of its own, and kill it once something is so."""
-    imported = "import sys; sys.path.insert(0, 'tests'); from test_batch_restarts import ask_in_a_child as ask"
-    kill_once(so, [sys.executable, "-c", f"{imported}; ask({url!r}, {str(folder)!r}, {count})"], timeout=240)
+    paths = [str(place) for place in (Path(__file__).parent, Path(__file__).parents[2])]
+    code = (
+        f"import sys; sys.path[:0] = {paths}; from test_batch_restarts import ask_in_a_child; "
+        f"ask_in_a_child({url!r}, {str(folder)!r}, {count})"
+    )
+    kill_once(so, [sys.executable, "-c", code], timeout=240)
 
 
 def test_killed_between_submit_and_collect_a_second_start_collects_the_batch(
@@ -222,7 +226,9 @@ def test_answers_are_on_disk_before_the_server_may_forget_them(
     server: BatchServer, ask: Any, series: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
-    monkeypatch.setattr("tsd.teachers.api.journal.os.fsync", lambda file: synced.append(os.fstat(file).st_size))
+    monkeypatch.setattr(
+        "tsd.teachers.api.journal_files.os.fsync", lambda file: synced.append(os.fstat(file).st_size)
+    )
     before: list[int] = []
     server.instead = lambda name, _: before.append(max(synced, default=0)) if name == "delete" else None
     ask(series.slice(0, 9), tmp_path / "one")

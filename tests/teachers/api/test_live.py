@@ -614,7 +614,7 @@ def test_a_repair_under_way_goes_on_where_it_was(
 def test_an_unruly_server_leaves_every_row_accounted_for_and_asks_nobody_twice(
     server: Server, ask: Any, series: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tsd.teachers.api.live.PING_SECONDS", 20.0)
+    monkeypatch.setattr("tsd.teachers.api.live_outages.PING_SECONDS", 20.0)
     server.answer, server.latency = unruly(0.2), 0.005
     asked = ask(series.slice(0, 600), in_flight=32, retries=6, timeout=2, usd_per_million_input=1.0)
     assert asked.table["series_id"].to_pylist() == list(range(600))

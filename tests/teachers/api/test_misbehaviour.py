@@ -682,7 +682,7 @@ def test_lines_in_an_object_store_are_stored_without_a_next_one_and_before_anyth
         assert server.asked == 3
         lost = Journal(folder, 1)
         lost.__enter__()
-    monkeypatch.setattr("tsd.teachers.api.journal.PUT_WAIT", 0.01)
+    monkeypatch.setattr("tsd.teachers.api.journal_files.PUT_WAIT", 0.01)
     lost.sent("a", Cost(10, 10, 1.0), 10)  # the store is gone
     with pytest.raises(StorageError):
         asyncio.run(lost.stored())

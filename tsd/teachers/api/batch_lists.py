@@ -1,69 +1,153 @@
-"""How long to wait for a provider's files and batches, and which errors leave open whether a call worked."""
+"""The batches that a provider has accepted, as it lists them: whether one exists whose id was never received."""
 
-import random
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import openai
+from openai.types import Batch as ServerBatch
 
-from tsd.teachers.api.batch_results import named
-from tsd.teachers.api.connection import (
-    FIRST_WAIT,
-    LONGEST_WAIT,
-    never_sent,
-)
-from tsd.teachers.api.responses import SHOWN
+from tsd.teachers.api.batch_calls import Calls
+from tsd.teachers.api.batch_registry import Batch
+from tsd.teachers.api.batch_results import named, stage
+from tsd.teachers.api.connection import said_in
 
 MARK = "tsd"  # metadata key of a batch's digest
-LONGEST_LINE = 2**25  # bytes; longer lines are discarded
+ABSENT = (404, 405, 501)  # status codes of an endpoint that a server does not implement
+TRIES = 5  # to find a list or a batch's files, before they count as absent
 
 
-class DownloadError(Exception):
-    """A file could not be downloaded. It may become available later."""
+class AcceptedBatches:
+    """The server's list of batches. Every call may raise StoppedError."""
 
+    def __init__(self, calls: Calls) -> None:
+        self._calls, self._client = calls, calls.client
+        self._listed: list[ServerBatch] | None = None  # newest first
+        self._lists: bool | None = None  # whether the server lists batches; None if not yet known
+        self._required = False
 
-class Waiting:
-    """Exponential backoff between tries, until the state has not changed for a number of seconds."""
+    async def require(self) -> None:
+        """Stop the stage, before any upload, if the server has no Batch API."""
+        if self._required:
+            return
+        if self._listed is None:
+            await self._refresh()
+        if not self._lists:
+            code = await self._calls.retry(self._probe)
+            if code in ABSENT:
+                await self._calls.halt(
+                    f"has no Batch API ({code} on /batches): set teacher.mode=live or another base_url"
+                )
+        self._required = True
 
-    def __init__(
-        self, seconds: float, sleep: Callable[[float], Awaitable[None]], longest: float | None = None
-    ) -> None:
-        """sleep: coroutine that sleeps for some seconds. longest: maximum seconds between two tries."""
-        self._seconds, self._sleep, self._longest = seconds, sleep, longest
-        self._since, self._tries, self._state = time.monotonic(), 0, object()
+    async def find(self, batch: Batch, kept: str | None) -> str | None:
+        """Return the id of a batch that the server has accepted, else None.
 
-    def saw(self, state: object) -> None:
-        """Record the observed state. The timeout restarts at each change."""
-        if state != self._state:
-            self._since, self._tries, self._state = time.monotonic(), 0, state
+        kept: path of the registry in which an earlier start recorded it. None: no registry knows it. In that case
+        a batch whose files no longer exist on the server was already collected by the process that recorded it.
+        """
+        if kept:
+            left = min(self._calls.settle, max(0.0, (batch.asked_at or 0.0) + self._calls.settle - time.time()))
+            return await self.appears(batch, left, kept)
+        if self._listed is None:
+            await self._refresh()
+        found = self._known(batch)
+        if found is None or (stage(found) not in ("under way", "unknown") and not await self._keeps(found)):
+            return None
+        return id_of(found)
 
-    @property
-    def silent(self) -> float:
-        """Seconds since the last change."""
-        return time.monotonic() - self._since
+    async def appears(self, batch: Batch, seconds: float, kept: str) -> str | None:
+        """Search for a batch that may have been accepted, for up to `seconds`. Returns None if it is not found.
 
-    @property
-    def over(self) -> bool:
-        """Whether the timeout has passed, so that another try is of no use."""
-        return self.silent >= self._seconds
+        kept: path of the registry that records it. Stops the stage if only a person can check whether the batch
+        exists.
+        """
+        until = time.monotonic() + seconds
+        waiting = self._calls.waiting(seconds)
+        while True:
+            await self._refresh()
+            if found := self._known(batch):
+                return id_of(found)
+            if not self._lists and batch.file and batch.asked_at:
+                await self._calls.halt(
+                    f"lists no batches, and its answer to the creation of one from file {batch.file} was lost: "
+                    f'look whether there is one; in {kept} set its "id", or "asked_at" to null where there is none'
+                )
+            if time.monotonic() >= until or not await waiting.wait():
+                return None
 
-    async def wait(self) -> bool:
-        """Wait before the next try. Returns False at once if the timeout has passed."""
-        if self.over:
-            return False
-        self._tries += 1
-        longest = LONGEST_WAIT if self._longest is None else self._longest
-        most = min(longest, FIRST_WAIT * 2 ** min(self._tries, 20))
-        await self._sleep(min(random.uniform(most / 2, most), self._seconds - self.silent + 0.01))
-        return True
+    def _known(self, batch: Batch) -> ServerBatch | None:
+        """Return the newest listed batch with the same input file, or with the same digest if no file is known."""
+        for seen in self._listed or ():
+            file = named(seen, "input_file_id")
+            if batch.file and file:
+                if file == batch.file:
+                    return seen
+                continue
+            if mark_of(seen) == batch.digest:
+                return seen
+        return None
 
+    async def _keeps(self, batch: ServerBatch) -> bool:
+        """Whether the server still has a file of a batch.
 
-def may_have_worked(error: BaseException) -> bool:
-    """Whether the server may have executed the request despite this error."""
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code >= 500 or error.status_code in (408, 409)
-    return not never_sent(error)
+        A process that collects a batch deletes all its files.
+        """
+
+        async def send(file: str) -> str | None:
+            try:
+                return id_of(await self._client.files.retrieve(file))
+            except openai.NotFoundError:
+                return None
+
+        for number in range(TRIES):
+            for name in ("output_file_id", "error_file_id", "input_file_id"):
+                file = named(batch, name)
+                if file and await self._calls.retry(partial(send, file)):
+                    return True
+            if number + 1 < TRIES:
+                await self._calls.back_off(number)
+        return False
+
+    async def _refresh(self) -> None:
+        listed = await self._calls.retry(self._list)
+        for number in range(TRIES):
+            if listed is not None or self._lists is False:  # a single 404 does not prove that there is no list
+                break
+            await self._calls.back_off(number)
+            listed = await self._calls.retry(self._list)
+        self._lists, self._listed = listed is not None, listed or []
+
+    async def _list(self) -> list[ServerBatch] | None:
+        """Return all batches that did not fail, newest first; None if the server does not list batches."""
+        found: dict[str, ServerBatch] = {}
+        try:
+            page = await self._client.batches.list(limit=100)
+            while True:
+                if not isinstance(getattr(page, "data", None), list):
+                    raise ValueError("an answer without a list")
+                before = len(found)
+                for seen in page.data:
+                    found.setdefault(id_of(seen), seen)
+                if len(found) == before or not page.has_next_page():  # a server may return the first page forever
+                    return [seen for seen in found.values() if stage(seen) != "failed"]
+                page = await page.get_next_page()
+        except openai.APIStatusError as error:
+            if error.status_code not in ABSENT:
+                raise
+        except AttributeError:  # raised by the client for an invalid page
+            raise ValueError("an answer without a list") from None
+        return None
+
+    async def _probe(self) -> int:
+        """Return the status code of creating an empty batch, which every server rejects."""
+        try:
+            await self._client.post("/batches", body={}, cast_to=object)
+        except openai.APIStatusError as error:
+            spoken = re.search(r"input_?file|endpoint|completion_window", said_in(error).message)
+            return 400 if spoken else error.status_code
+        return 200
 
 
 def id_of(answer: Any) -> str:
@@ -78,26 +162,3 @@ def mark_of(batch: Any) -> Any:
     """Return the tsd digest in a batch's metadata; None if the server does not store it."""
     metadata = getattr(batch, "metadata", None)
     return metadata.get(MARK) if isinstance(metadata, dict) else None
-
-
-async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the non-empty lines of a download. Raises ValueError if the connection breaks."""
-    rest, skipping = bytearray(), False
-    while True:
-        try:
-            chunk = await anext(chunks)
-        except StopAsyncIteration:
-            break
-        except Exception as error:  # transport errors: the client wraps them only in its other calls
-            raise ValueError("the download was cut off") from error
-        head, *lines = chunk.split(b"\n")
-        rest += b"" if skipping else head
-        for line in lines:
-            if rest.strip():
-                yield bytes(rest)
-            rest, skipping = bytearray(line), False
-        if len(rest) > LONGEST_LINE:
-            del rest[SHOWN:]
-            skipping = True
-    if rest.strip():
-        yield bytes(rest)

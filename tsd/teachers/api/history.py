@@ -121,8 +121,8 @@ def reopen_errors(recipe: Recipe, folder: str, key: str) -> int:
     for index in with_errors:
         journal = Journal(folder, index)
         if not journal.read().replies and not journal.read().failed:
-            journal.restore(datasets.read_part(folder, index, schema))
-        rows += journal.reopen()
+            journal.archive.restore(datasets.read_part(folder, index, schema))
+        rows += journal.archive.reopen()
     folders.delete_file(folder, manifests.MANIFEST)
     for index in with_errors:
         folders.delete_file(folder, datasets.part_name(index))

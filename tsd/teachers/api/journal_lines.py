@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from tsd.errors import StorageError
@@ -27,12 +26,6 @@ class History:
     """Rows of a finished part with status `error`, by request key."""
     account: Earlier = field(default_factory=Earlier)
     """Total cost."""
-
-
-def start_of(path: str) -> int:
-    """Return the number of the start that wrote a file; 0 for a file of the first version."""
-    first = Path(path).name.partition("-")[0]
-    return int(first) if first.isdigit() else 0
 
 
 def whole_lines(lines: Sequence[bytes], path: str) -> list[dict[str, Any]]:

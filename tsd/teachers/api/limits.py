@@ -7,8 +7,8 @@ A restarted limiter reads the billing from the journals, and the workers report 
 import asyncio
 import time
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -32,8 +32,8 @@ from tsd.teachers.api.messages import (
     News,
     Pass,
     Report,
-    Row,
 )
+from tsd.teachers.api.quality import QualityCheck
 
 HEADROOM = 0.97  # fraction of a request limit that is used: evenly sent requests arrive less evenly
 BURST_SECONDS = 1.0  # seconds' worth of a limit that may be used at once
@@ -57,12 +57,9 @@ class RateLimiter:
         self._begun: set[int] = set()  # parts
         self._requests = request_limiter(teacher.requests_per_minute)
         self._tokens = _window(teacher, earlier)
-        self._paused_until = self._started = self._last_answer = time.monotonic()
-        self._answers = 0  # of this start
-        self._pause = 0.0
-        self._told = 0.0  # longest wait that the server has requested since its last response
-        self._failures: Counts = Counter()  # since the last response, by kind
-        self._quality: deque[Row] = deque(maxlen=teacher.quality.last)
+        self._pauses = Pauses()
+        self._server = ServerWatch(teacher)
+        self._quality = QualityCheck(teacher.quality)
         self._version = 0
         self._stopped: str | None = None
         self._changed = asyncio.Condition()
@@ -96,8 +93,8 @@ class RateLimiter:
                 return None
             if self._tokens:
                 self._tokens.take(request, tokens)
-            free = not _limited(self._teacher) and self._account.replies >= FEW_USAGES and self._answers > 0
-            return Pass(bound, self._account.estimator, free)
+            known = self._account.replies >= FEW_USAGES and self._server.answers > 0
+            return Pass(bound, self._account.estimator, free=known and not _limited(self._teacher))
 
     async def reserve(self, worker: str, request: str, bound: Cost, submitted: bool) -> bool:
         """Wait until a batch may be submitted, and reserve its bound. Returns False if none may be.
@@ -118,22 +115,17 @@ class RateLimiter:
 
         Returns the seconds left of the pause.
         """
-        now = time.monotonic()
-        if seconds is None:
-            if now < self._paused_until:
-                return self._paused_until - now  # same burst: a pause is already in effect
-            self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
-            seconds = self._pause
-        elif seconds > MOST_SECONDS:
+        left = self._pauses.left()
+        if seconds is None and left:
+            return left  # same burst: a pause is already in effect
+        if seconds is not None and seconds > MOST_SECONDS:
             await self.stop(
                 f"{self._teacher.base_url} asks to wait for {clock(seconds)}: see what its limits are; the same "
                 "command goes on from here"
             )
-        else:
-            self._told = max(self._told, seconds)
-        self._paused_until = max(self._paused_until, now + min(seconds, MOST_SECONDS))
+        left = self._pauses.extend(seconds)
         await self._tell()
-        return self._paused_until - now
+        return left
 
     async def stop(self, reason: str) -> None:
         """Stop the stage. The first reason is kept."""
@@ -142,36 +134,22 @@ class RateLimiter:
 
     async def silence(self, seconds: float) -> None:
         """Stop the stage because the server has not responded for this many seconds."""
-        kinds = self._failures.most_common(1)
-        if set(self._failures) == {FAILED + BUSY}:
-            said = (
-                f"refused every request for {clock(seconds)} ({BUSY}: too many): ask for less at once, see what "
-            )
-            said += "its limits are"
-        else:
-            seen = f" ({kinds[0][0]})" if kinds else ""
-            said = f"given no answer for {clock(seconds)}{seen}: see whether it works"
-        await self.stop(
-            f"{self._teacher.base_url} has {said}, or raise teacher.patience; the same command goes on from here"
-        )
+        await self.stop(self._server.silence(seconds))
 
     async def report(self, worker: str, report: Report) -> None:
         """Process a worker's report."""
-        now = time.monotonic()
-        self._heard[worker] = now
+        self._heard[worker] = time.monotonic()
         self._counts[worker] = report.counts
         for bill in report.bills:
             self._settle(worker, bill)
         if report.answers:
-            self._answers += report.answers
-            self._last_answer = now
-            self._failures.clear()
-            if now > self._paused_until:
-                self._pause = self._told = 0.0
-        self._failures.update(report.failures)
+            self._pauses.answered()
+        self._server.saw(report.answers, report.failures)
         if report.stopped:
             await self.stop(report.stopped)
-        await self._judge(report.rows)
+        reason = self._quality.add(report.rows)
+        if reason and not self._stopped:
+            await self.stop(reason)
         async with self._changed:
             self._changed.notify_all()
 
@@ -179,37 +157,23 @@ class RateLimiter:
         """Wait until there is a version later than `seen`, and return it."""
         async with self._changed:
             await self._changed.wait_for(lambda: epoch != self._epoch or self._version > seen)
-        wait = max(0.0, self._paused_until - time.monotonic())
-        return News(self._epoch, self._version, wait, self._stopped)
+        return News(self._epoch, self._version, self._pauses.left(), self._stopped)
 
     async def progress(self) -> tuple[Counts, str | None]:
         """Return the counts since the start and why the stage was stopped. Stops it if the server is silent.
 
         Tokens and cost include earlier starts.
         """
-        now = time.monotonic()
         counted = self._whole()
-        if counted[SENT] <= counted[ENDED] and not self._failures:  # no worker waits for the server
-            self._last_answer = now
-        silent = now - self._last_answer
-        live = self._teacher.mode == "live"  # in batch mode, the polling code detects silence
-        # A wait requested by the server is granted once. A further request to wait counts as silence.
-        if live and silent > self._teacher.patience + self._told and not self._stopped:
-            await self.silence(silent)
-        unreached = bool(self._failures) and all(NOT_REACHED in kind for kind in self._failures)
-        if unreached and not self._answers and now - self._started > UNREACHED_SECONDS and not self._stopped:
-            (kind, _), *_ = self._failures.most_common(1)
-            said = kind.removeprefix(FAILED).removeprefix(NOT_REACHED)
-            await self.stop(
-                f"{self._teacher.base_url} cannot be reached: {said}: check teacher.base_url and whether the "
-                "server runs; the same command goes on from here"
-            )
+        reason = self._server.outage(counted[SENT] > counted[ENDED], self._pauses.requested)
+        if reason and not self._stopped:
+            await self.stop(reason)
         self._write_off()
         return self._whole(), self._stopped
 
     def paused(self) -> float:
         """Seconds left of a pause."""
-        return max(0.0, self._paused_until - time.monotonic())
+        return self._pauses.left()
 
     # ---- Internals
 
@@ -256,8 +220,7 @@ class RateLimiter:
         return None
 
     def _wait(self, tokens: int) -> float:
-        paused = self._paused_until - time.monotonic()
-        return max(paused, self._tokens.wait(tokens) if self._tokens else 0.0)
+        return max(self._pauses.left(), self._tokens.wait(tokens) if self._tokens else 0.0)
 
     def _write_off(self) -> None:
         """Settle the requests of dead workers as unconfirmed.
@@ -271,33 +234,99 @@ class RateLimiter:
                 for request in list(self._open.pop(worker, ())):
                     self._settle(worker, Bill(request, None))
 
-    async def _judge(self, rows: Iterable[Row]) -> None:
-        """Stop the stage if too few of the last rows are usable."""
-        for row in rows:
-            self._quality.append(row)
-        quality = self._teacher.quality
-        if len(self._quality) < quality.last or self._stopped:
-            return
-        usable = sum(row.status == "ok" for row in self._quality)
-        if usable >= quality.least_usable * quality.last:
-            return
-        bad = [row for row in self._quality if row.status != "ok"]
-        reasons = Counter(f"{row.status}: {row.reason}" for row in bad).most_common(2)
-        said = " and ".join(f"{count} × {reason}" for reason, count in reasons)
-        example = next((row.example for row in reversed(bad) if row.example), "no text")
-        await self.stop(
-            f"only {usable} of the last {quality.last} rows can be used ({said}; one reply: {example!r}): see "
-            "what it is asked and says with --preview 10, raise teacher.max_tokens or change the model, or lower "
-            "teacher.quality.least_usable; the same command goes on from here"
-        )
-
     async def _tell(self) -> None:
         self._version += 1
         async with self._changed:
             self._changed.notify_all()
 
 
+class Pauses:
+    """Pause of all requests while the server is busy. Without a requested wait, each pause doubles the last."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic()
+        self._backoff = 0.0
+        self.requested = 0.0
+        """Longest wait in seconds that the server has requested since its last response."""
+
+    def left(self) -> float:
+        """Seconds left of the pause."""
+        return max(0.0, self._until - time.monotonic())
+
+    def extend(self, seconds: float | None) -> float:
+        """Pause, and return the seconds left. seconds: requested wait, None if unspecified."""
+        now = time.monotonic()
+        if seconds is None:
+            seconds = self._backoff = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._backoff))
+        elif seconds <= MOST_SECONDS:
+            self.requested = max(self.requested, seconds)
+        self._until = max(self._until, now + min(seconds, MOST_SECONDS))
+        return self._until - now
+
+    def answered(self) -> None:
+        """Start from the shortest pause again, unless the response came during a pause."""
+        if not self.left():
+            self._backoff = self.requested = 0.0
+
+
 NOT_REACHED = "not reached: "  # prefix of a failure's kind if no connection was established
+
+
+class ServerWatch:
+    """Responses and failures of all workers. Says when the server is silent or cannot be reached."""
+
+    def __init__(self, teacher: ApiTeacher) -> None:
+        self._teacher = teacher
+        self.answers = 0
+        """Responses since the start."""
+        self._failures: Counts = Counter()  # since the last response, by kind
+        self._started = self._last_answer = time.monotonic()
+
+    def saw(self, answers: int, failures: Counts) -> None:
+        """Record the responses and, by kind, the failures that a worker reports."""
+        if answers:
+            self.answers += answers
+            self._last_answer = time.monotonic()
+            self._failures.clear()
+        self._failures.update(failures)
+
+    def outage(self, waiting: bool, granted: float) -> str | None:
+        """Return why the stage must stop, or None while the server responds.
+
+        waiting: whether a worker waits for a response. granted: longest wait in seconds that the server has
+        requested. It is granted once: a further request to wait counts as silence.
+        """
+        now = time.monotonic()
+        if not waiting and not self._failures:
+            self._last_answer = now
+        silent = now - self._last_answer
+        live = self._teacher.mode == "live"  # in batch mode, the polling code detects silence
+        if live and silent > self._teacher.patience + granted:
+            return self.silence(silent)
+        unreached = bool(self._failures) and all(NOT_REACHED in kind for kind in self._failures)
+        if unreached and not self.answers and now - self._started > UNREACHED_SECONDS:
+            (kind, _), *_ = self._failures.most_common(1)
+            said = kind.removeprefix(FAILED).removeprefix(NOT_REACHED)
+            return (
+                f"{self._teacher.base_url} cannot be reached: {said}: check teacher.base_url and whether the "
+                "server runs; the same command goes on from here"
+            )
+        return None
+
+    def silence(self, seconds: float) -> str:
+        """Format why the stage stops after this many seconds without a response."""
+        if set(self._failures) == {FAILED + BUSY}:
+            said = (
+                f"refused every request for {clock(seconds)} ({BUSY}: too many): ask for less at once, see what "
+                "its limits are"
+            )
+        else:
+            kinds = self._failures.most_common(1)
+            seen = f" ({kinds[0][0]})" if kinds else ""
+            said = f"given no answer for {clock(seconds)}{seen}: see whether it works"
+        return (
+            f"{self._teacher.base_url} has {said}, or raise teacher.patience; the same command goes on from here"
+        )
 
 
 def _limited(teacher: ApiTeacher) -> bool:

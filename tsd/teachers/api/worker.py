@@ -1,48 +1,23 @@
-"""A worker's side of the rate limiter: its share of the requests under way, its counts, the news."""
+"""A worker's side of the rate limiter: its share of the requests under way, its reports, the news."""
 
 import asyncio
 import itertools
 import time
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Self
 
 from tsd.recipe import ApiTeacher
 from tsd.teachers import Reply
 from tsd.teachers.api.account import Cost
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.messages import (
-    ANSWERED,
-    BATCHED,
-    BATCHES,
-    COMPLETED,
-    EARLIER,
-    ENDED,
-    EXAMPLE,
-    FAILED,
-    FORM,
-    MODEL,
-    ROWS,
-    SENT,
-    STATUS,
-    THOUGHTS,
-    Bill,
-    Counts,
-    Pass,
-    RateLimiterLike,
-    Report,
-    Row,
-    StoppedError,
-)
+from tsd.teachers.api.messages import Bill, Pass, RateLimiterLike, StoppedError
+from tsd.teachers.api.server_state import ServerState
+from tsd.teachers.api.worker_counts import WorkerCounts
 
 # While others wait for settled requests, reports are sent this many times as often.
 REPORT_SECONDS, REPORTS_IN_ONE = 0.25, 5
-# When the stage stops, responses in flight are awaited, since they are paid for. The timeout is twice the slowest
-# response so far, within these bounds in seconds.
-LEAST_GRACE, MOST_GRACE, TIMES_SLOWEST = 5.0, 60.0, 2.0
-LEAST_FAILURES = 20  # failures in a row that mean an outage; at least twice a worker's requests in flight
 HEAR_SECONDS = 0.05  # between two polls for a response
 
 
@@ -79,7 +54,7 @@ class Ticket:
 
 
 class RateLimiterClient:
-    """A worker's client of the rate limiter: its concurrency limit, its counts, and the shared state."""
+    """A worker's client of the rate limiter: its concurrency limit, its reports, and the shared state."""
 
     def __init__(self, rate_limiter: RateLimiterLike, teacher: ApiTeacher, share: int) -> None:
         """share: maximum number of requests in flight of this worker."""
@@ -88,16 +63,9 @@ class RateLimiterClient:
         self._numbers = itertools.count()
         self._pass: Pass | None = None  # that covers all further requests
         self._slots = asyncio.Semaphore(share)
-        self._counts: Counts = Counter()
-        self._news = Report(Counter())
+        self.counts = WorkerCounts()
+        self.server = ServerState(share)
         self._paused_until = 0.0
-        self._in_flight, self._last_failed = 0, 0.0
-        self._failed_in_row, self._many = 0, max(LEAST_FAILURES, 2 * share)
-        self.last_answer = 0.0
-        """When this worker last received a response, by `time.monotonic`."""
-        self.last_heard = 0.0
-        """When the latest of its requests with a response was sent."""
-        self._slowest = 0.0  # longest response time in seconds
         self.stopped = asyncio.Event()
         """Set when no more requests may be sent."""
         self._reason: str | None = None
@@ -131,26 +99,21 @@ class RateLimiterClient:
             bound = leave.bound
             if leave.free:
                 self._pass, bound = leave, leave.estimator.bound(self._teacher, estimate)
-            worked = self.last_heard > self._last_failed
-            ticket = Ticket(name, estimate, bound, worked, journal, lambda bill: self._news.bills.append(bill))
+            ticket = Ticket(name, estimate, bound, self.server.works, journal, self.counts.billed)
             try:
                 journal.sent(name, bound, estimate)
                 await journal.stored()
             except BaseException:
-                self._news.bills.append(Bill(name, Cost()))
+                self.counts.billed(Bill(name, Cost()))
                 raise
-            self._counts[SENT] += 1
-            self._in_flight += 1
+            self.counts.sent()
             try:
-                yield ticket
+                with self.server.request(ticket.sent):
+                    yield ticket
             finally:
-                self._in_flight -= 1
-                if self.last_heard < ticket.sent:
-                    self._last_failed = max(self._last_failed, ticket.sent)
-                    self._failed_in_row += 1
-                self._counts[ENDED] += 1
+                self.counts.ended()
                 if not ticket.settled:
-                    self._news.bills.append(Bill(name, None, bound=bound))
+                    self.counts.billed(Bill(name, None, bound=bound))
 
     async def clear(self) -> None:
         """Wait until no pause delays requests or the stage was stopped."""
@@ -167,62 +130,19 @@ class RateLimiterClient:
 
     def settle(self, batch: str, billed: Cost, replies: int) -> None:
         """Replace the bound of a batch with its bill. replies: number of responses with usage."""
-        self._news.bills.append(Bill(batch, billed, 0, replies))
-
-    @contextmanager
-    def batch(self, requests: int) -> Iterator[Callable[[int], None]]:
-        """Count a batch as in progress inside this context.
-
-        Yields a callback for the number of completed requests.
-        """
-        shown = 0
-
-        def completed(count: int) -> None:
-            nonlocal shown
-            self._counts[COMPLETED] += count - shown
-            shown = count
-
-        self._counts.update({BATCHES: 1, BATCHED: requests})
-        try:
-            yield completed
-        finally:
-            completed(0)
-            self._counts.update({BATCHES: -1, BATCHED: -requests})
+        self.counts.billed(Bill(batch, billed, 0, replies))
 
     def answered(self, reply: Reply, form: str | None = None, sent: float = 0.0) -> None:
-        """Count a response. form: request format of the reply; sent: when the request was sent (`Ticket.sent`)."""
+        """Record a response. form: request format of the reply; sent: time of the request (`Ticket.sent`)."""
         if reply.status != "error":
-            self.last_heard, self._failed_in_row = max(self.last_heard, sent), 0
-            self._counts[ANSWERED] += 1
-            self._news.answers += 1
-            self.last_answer = time.monotonic()
-            if sent:
-                self._slowest = max(self._slowest, self.last_answer - sent)
-            if form:
-                self._counts[FORM + form] += 1
-        if reply.thought:
-            self._counts[THOUGHTS] += 1
-        if reply.model:
-            mark = f" ({reply.fingerprint})" if reply.fingerprint else ""
-            self._counts[f"{MODEL}{reply.model}{mark}"] += 1
-
-    def failed(self, kind: str) -> None:
-        """Count a request without response."""
-        self._counts[FAILED + kind] += 1
-        self._news.failures[FAILED + kind] += 1
-
-    def settled(self, reply: Reply, earlier: bool = False) -> None:
-        """Count a finished row. earlier: whether an earlier start has finished it."""
-        self._counts.update({ROWS: 1, STATUS + reply.status: 1, EARLIER: int(earlier)})
-        if not earlier:
-            text = " ".join((reply.text or reply.thought or "")[: 4 * EXAMPLE].split())[:EXAMPLE]
-            self._news.rows.append(Row(reply.status, reply.reason, text))
+            self.server.heard(sent)
+        self.counts.answered(reply, form)
 
     async def begin(self, part: int, settled: Iterable[Reply]) -> None:
         """Count the finished rows of a part from earlier starts."""
         if await self._rate_limiter.begin(part):
             for reply in settled:
-                self.settled(reply, earlier=True)
+                self.counts.settled(reply, earlier=True)
             await self.hand_in()
 
     async def pause(self, seconds: float | None) -> float:
@@ -251,20 +171,15 @@ class RateLimiterClient:
             return
         raise StoppedError
 
-    @property
-    def down(self) -> bool:
-        """Whether enough requests in a row have failed to mean an outage of the server."""
-        return self._failed_in_row >= self._many
-
     async def hear(self, since: float, most: float) -> bool:
         """Whether the server responds to a request sent after `since`.
 
         Waits at most `most` seconds for requests in flight.
         """
         until = time.monotonic() + most
-        while self.last_heard <= since and self._in_flight and time.monotonic() < until:
+        while self.server.last_heard <= since and self.server.in_flight and time.monotonic() < until:
             await self.sleep(HEAR_SECONDS)
-        return self.last_heard > since
+        return self.server.last_heard > since
 
     async def unless_stopped(self, work: Coroutine[Any, Any, object]) -> bool:
         """Await `work` until it is done or the stage is stopped. Returns whether it was not stopped."""
@@ -280,8 +195,7 @@ class RateLimiterClient:
             return
         await self.unless_stopped(asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION))
         if running := [task for task in tasks if not task.done()]:
-            grace = min(max(TIMES_SLOWEST * self._slowest, LEAST_GRACE), MOST_GRACE)
-            await asyncio.wait(running, timeout=grace)
+            await asyncio.wait(running, timeout=self.server.grace)
             for task in running:
                 task.cancel()
             await asyncio.wait(running)
@@ -301,12 +215,10 @@ class RateLimiterClient:
             # While others wait for settled requests, report sooner so that they can proceed.
             for _ in range(REPORTS_IN_ONE):
                 await asyncio.sleep(REPORT_SECONDS / REPORTS_IN_ONE)
-                if self._pass is None and self._news.bills:
+                if self._pass is None and self.counts.has_bills:
                     break
             await self.hand_in()
 
     async def hand_in(self) -> None:
         """Send the counts and all events since the last report to the rate limiter."""
-        report, self._news = self._news, Report(Counter())
-        report.counts, report.stopped = self._counts.copy(), self._reason
-        await self._rate_limiter.report(self._name, report)
+        await self._rate_limiter.report(self._name, self.counts.take(self._reason))

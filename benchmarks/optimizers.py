@@ -3,9 +3,9 @@
 Trains the laptop recipe's teacher on the same pictures with either, and with AdamW at twice the rate as well, from
 two seeds each; then its students on the same examples of an errorless `rules` teacher: one after the other, on one
 thread. At last times the teacher's steps with either and with torch's own Muon beside AdamW, in turns. Writes
-optimisers.json beside itself. About ten minutes.
+optimizers.json beside itself. About ten minutes.
 
-    OMP_NUM_THREADS=1 python benchmarks/optimisers.py --check
+    OMP_NUM_THREADS=1 python benchmarks/optimizers.py --check
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def main() -> None:
         REPEATS,
     )
     each = [
-        {"optimiser": name, "ms a picture": 1e3 * seconds / FEW, "of AdamW's": seconds / times["adamw"]}
+        {"optimizer": name, "ms a picture": 1e3 * seconds / FEW, "of AdamW's": seconds / times["adamw"]}
         for name, seconds in times.items()
     ]
     show("What a picture takes", each)
@@ -72,8 +72,8 @@ def _loss(learnt: list[dict[str, Any]]) -> float:
     return mean(row["held-out loss"] for row in learnt)
 
 
-def _asked(optimiser: str, pictures: int, rate: float = RATE, seed: int = 0) -> Recipe:
-    settings = {"optimiser": optimiser, "pictures": pictures, "learning_rate": rate, "seed": seed}
+def _asked(optimizer: str, pictures: int, rate: float = RATE, seed: int = 0) -> Recipe:
+    settings = {"optimizer": optimizer, "pictures": pictures, "learning_rate": rate, "seed": seed}
     return load("laptop", [f"teacher.train.{name}={value}" for name, value in settings.items()])
 
 
@@ -93,7 +93,7 @@ def _learnt(recipe: Recipe) -> dict[str, Any]:
     loss = _train(model, corpora["train"], corpora["validation"], settings, students.learning_rate(student), seed)
     found = scoring.score(local_teacher.look(recipe.asks, model, tokenizer, tests, AT_ONCE))
     return {
-        "optimiser": settings.optimiser,
+        "optimizer": settings.optimizer,
         "rate": student.learning_rate,
         "seed": seed,
         "held-out loss": loss,
@@ -102,7 +102,7 @@ def _learnt(recipe: Recipe) -> dict[str, Any]:
 
 
 def _read() -> list[dict[str, Any]]:
-    """Held-out loss of each student of the laptop recipe with either optimiser."""
+    """Held-out loss of each student of the laptop recipe with either optimizer."""
     recipe = load("laptop", ["teacher={kind: rules, error_rate: 0, varied: false}", "series.count=12000"])
     _, examples, tokenizer = lessons(recipe, recipe.series.count)
     taught, held_out = (
@@ -112,7 +112,7 @@ def _read() -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"student": student.name} for student in recipe.students.sizes]
     for student, row in zip(recipe.students.sizes, rows, strict=True):
         for name in OPTIMISERS:
-            settings = recipe.training.model_copy(update={"optimiser": name})
+            settings = recipe.training.model_copy(update={"optimizer": name})
             model = students.build(student, tokenizer, 0, settings.max_length)
             row[name] = _train(model, taught, held_out, settings, students.learning_rate(student), 0)
         row["of AdamW's"] = row["muon"] / row["adamw"]
@@ -130,18 +130,18 @@ def _train(
         learning_rate=rate,
         seed=seed,
         place=loop.WorkerContext(),
-        optimiser=loop.make_optimiser(model, settings),
+        optimizer=loop.make_optimizer(model, settings),
         progress=loop.Progress(),
     )
     return loop.evaluate(model, held_out, settings.batch_size, loop.WorkerContext())
 
 
-def _steps(recipe: Recipe, make: Callable[..., torch.optim.Optimizer] = loop.make_optimiser) -> Callable[[], None]:
+def _steps(recipe: Recipe, make: Callable[..., torch.optim.Optimizer] = loop.make_optimizer) -> Callable[[], None]:
     """An epoch of a recipe's pictures."""
     settings, student = local_teacher.settings(recipe), local_teacher.as_student(recipe)
     tokenizer, corpora = local_teacher.told(recipe, local_teacher.draw(recipe))
     model = students.build(student, tokenizer, 0, settings.max_length)
-    optimiser = make(model, settings)
+    optimizer = make(model, settings)
     return lambda: loop.train(
         model,
         corpora["train"],
@@ -149,7 +149,7 @@ def _steps(recipe: Recipe, make: Callable[..., torch.optim.Optimizer] = loop.mak
         learning_rate=1e-4,
         seed=0,
         place=loop.WorkerContext(),
-        optimiser=optimiser,
+        optimizer=optimizer,
         progress=loop.Progress(),
     )
 
@@ -177,7 +177,7 @@ class _TorchMuon(torch.optim.AdamW):
 
 
 def _torch_muon(model: Any, settings: Any) -> torch.optim.Optimizer:
-    return _TorchMuon(loop.make_optimiser(model, settings).param_groups, lr=0.0, betas=settings.betas, fused=True)
+    return _TorchMuon(loop.make_optimizer(model, settings).param_groups, lr=0.0, betas=settings.betas, fused=True)
 
 
 if __name__ == "__main__":
