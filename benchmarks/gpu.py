@@ -1,4 +1,4 @@
-"""What a step of Qwen2.5's sizes takes on one real GPU: seconds and memory, beside what footprint.py calculates.
+"""A step of Qwen2.5's sizes on one real GPU: seconds and memory, beside what `tsd/models/memory.py` calculates.
 
 Models of Qwen2.5's dimensions with random weights are written to disk, loaded and trained as a Ray Train worker
 loads and trains them (FSDP2 over a single process, NCCL, bfloat16 with float32 master weights), for some steps

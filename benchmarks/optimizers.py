@@ -27,7 +27,7 @@ PICTURES, SEEDS = 30_000, (0, 1)
 TESTS, AT_ONCE = 4096, 256  # series that a teacher is asked about, and how many together
 RATE = 0.0035  # the recipe's, found with AdamW
 EXAMPLES, HELD_OUT = 8000, 500  # what students learn from, and what the loss of teachers and students is taken on
-OPTIMISERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "muon")
 FEW, REPEATS = 1280, 5  # pictures that are timed together, and how often
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     show(f"Students, after {EXAMPLES:,} examples", read)
     times = medians(
         {
-            **{name: _steps(_asked(name, FEW)) for name in OPTIMISERS},
+            **{name: _steps(_asked(name, FEW)) for name in OPTIMIZERS},
             "torch's Muon and AdamW": _steps(_asked("muon", FEW), _torch_muon),
         },
         REPEATS,
@@ -111,7 +111,7 @@ def _read() -> list[dict[str, Any]]:
     )
     rows: list[dict[str, Any]] = [{"student": student.name} for student in recipe.students.sizes]
     for student, row in zip(recipe.students.sizes, rows, strict=True):
-        for name in OPTIMISERS:
+        for name in OPTIMIZERS:
             settings = recipe.training.model_copy(update={"optimizer": name})
             model = students.build(student, tokenizer, 0, settings.max_length)
             row[name] = _train(model, taught, held_out, settings, students.learning_rate(student), 0)

@@ -96,7 +96,7 @@ def _works(rank: int, size: str, meshes: dict[str, DeviceMesh]) -> dict[str, Cal
 
 
 def _shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """As `training.shard` does over all workers, here over those of a mesh."""
+    """As `loop.shard` does over all workers, here over those of a mesh."""
     for layer in forward.decoder_layers(model):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)

@@ -84,14 +84,14 @@ def test_many_series_and_a_server_with_faults_under_kill_9(tmp_path: Path, serve
     arguments, kills = command(tmp_path, *extra, stage="annotate"), 0
     process = start(arguments)
     try:
-        for share, victim in ((0.15, "a worker"), (0.35, "all"), (0.55, "a worker"), (0.75, "the gate")):
+        for share, victim in ((0.15, "a worker"), (0.35, "all"), (0.55, "a worker"), (0.75, "the rate limiter")):
             wait_for(process, server, round(share * rows))
             if victim == "all":
                 kill_all_of(process)
                 process = start(arguments)
             else:
-                kill_a_worker_of(process, "_Gate" if victim == "the gate" else "MapBatches")
-            kills += victim != "the gate"  # without it no request is lost
+                kill_a_worker_of(process, "_RateLimiter" if victim == "the rate limiter" else "MapBatches")
+            kills += victim != "the rate limiter"  # without it no request is lost
         assert process.wait(600) == 0
     finally:
         if process.poll() is None:

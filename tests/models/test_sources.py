@@ -25,7 +25,6 @@ from tsd.recipe import Lora, Recipe, Student, load
 from tsd.storage import datasets, folders
 from tsd.tasks import SINGLE
 from tsd.training.corpus import collate, tokenise
-from tsd.training.runs import RunSpec
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +150,8 @@ def test_a_student_that_cannot_reply_leaves_the_others_their_replies(
         shutil.copytree(folder, Path(small.folder) / "students" / run)
     config = Path(small.folder) / "students" / "bad" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_attention_heads": 0}))
-    spec = RunSpec(Student(name="0.03M"), 4, 0, small.training, 4, "corpus", "tokenizer", "float32")
     runs = ("good", "bad")
-    decoder = Decoder(small, drawn, dict.fromkeys(runs, spec), dict.fromkeys(runs, "k"))
+    decoder = Decoder(small, drawn, dict.fromkeys(runs, "greedy"), dict.fromkeys(runs, "k"))
     rows = [decoder({"run": [run], "chunk": [0]}) for run in ("good", "bad", "good", "bad")]
     failed = [row["failed"][0] for row in rows]
     assert failed[0] == failed[2] == ""

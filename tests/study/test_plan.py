@@ -339,6 +339,15 @@ def _part_of(folder, table, parts, finished=True):
         datasets.commit(f"{folder}/{table}", REJECTS, "key", parts, {})
 
 
+def _runs(recipe):
+    """The runs of a study whose examples are there."""
+    from tsd.storage import datasets
+    from tsd.storage.schemas import EXAMPLES
+    from tsd.study import identity
+
+    return identity.plan_runs(recipe, datasets.peek(f"{recipe.folder}/examples", EXAMPLES).digest)
+
+
 def test_a_dry_run_of_a_finished_study_has_nothing_to_do(small, tmp_path):
     from tsd.storage import folders
     from tsd.study import provenance
@@ -346,9 +355,9 @@ def test_a_dry_run_of_a_finished_study_has_nothing_to_do(small, tmp_path):
     mine = load("laptop", [*SMALL, f"out={tmp_path}"])
     for table in ("series", "annotations", "examples"):
         _part_of(mine.folder, table, 1)
-    for student, volume, seed in mine.students.cells():
-        folders.write_json(f"{mine.folder}/records", f"{student.name}-{volume}-s{seed}-01234567.json", {})
-        _part_of(mine.folder, f"predictions/{student.name}-{volume}-s{seed}-01234567", 1)
+    for run in _runs(mine):
+        folders.write_json(f"{mine.folder}/records", f"{run.run_id}.json", {})
+        _part_of(mine.folder, f"predictions/{run.run_id}", 1)
     provenance.keep(mine, "study")
     said = plan(mine, "study")
     for stage in STAGES[:-1]:
@@ -375,8 +384,9 @@ def test_a_dry_run_of_a_study_that_was_stopped_counts_what_is_left(tmp_path):
     assert "6,144 replies are there" in said
     for table in ("examples",):
         _part_of(mine.folder, table, 8)
-    for seed in (0, 1):
-        folders.write_json(f"{mine.folder}/records", f"0.1M-48-s{seed}-01234567.json", {})
+    for run in _runs(mine):
+        if (run.student.name, run.examples) == ("0.1M", 48) and run.seed in (0, 1):
+            folders.write_json(f"{mine.folder}/records", f"{run.run_id}.json", {})
     said = plan(mine, "train")
     assert "train 6 of 8 students" in said
     assert _number(said, " examples, about") == 2 * (2 * (16 + 48) + 2 * 16)

@@ -169,6 +169,15 @@ def test_of_several_teachers_each_is_held_against_its_own_folder(tmp_path: Path)
             provenance.require(recipe(tmp_path, other), "study")
 
 
+def test_a_trained_study_is_not_continued_in_another_precision(tmp_path: Path) -> None:
+    finished(tmp_path)
+    for command in ("study", "train", "evaluate", "report"):
+        with pytest.raises(StorageError, match=r"training\.gpu was False and is True now"):
+            provenance.require(recipe(tmp_path, "training.gpu=true"), command)
+    finished(tmp_path / "untrained", tables=("series", "annotations", "examples"))
+    provenance.require(recipe(tmp_path / "untrained", "training.gpu=true"), "train")
+
+
 def test_a_folder_of_an_earlier_version_is_refused_in_one_line_and_not_changed(tmp_path: Path) -> None:
     folder = finished(tmp_path)
     kept = folder / provenance.RECIPE

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from tsd.errors import DataError
+from tsd.errors import StorageError
 from tsd.recipe import Recipe, load, to_yaml
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, REJECTS
@@ -219,9 +219,10 @@ def test_a_tokenizer_that_a_trained_student_needs_is_missed(run: Path) -> None:
 
 def test_a_folder_of_an_earlier_version_is_refused_in_one_line(run: Path, recipe: Recipe) -> None:
     (run / "recipe.yaml").write_text(to_yaml(recipe))
-    with pytest.raises(DataError, match="made by an earlier version") as caught:
-        verify.recipe_of(str(run))
-    assert len(str(caught.value).splitlines()) == 1
+    for read in (verify.recipe_of, lambda folder: list(verify.check(folder))):
+        with pytest.raises(StorageError, match="made by an earlier version") as caught:
+            read(str(run))
+        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_an_archive_that_is_damaged_goes_only_where_its_part_is_whole(run: Path) -> None:

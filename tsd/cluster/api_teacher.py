@@ -91,7 +91,7 @@ def ask(
     return found | {part: datasets.Part(**one) for part, one in made.items()}
 
 
-class _Gate(RateLimiter):
+class _RateLimiter(RateLimiter):
     """Rate limiter as a Ray actor. After a restart it reads the billing from the journals."""
 
     def __init__(self, teacher: ApiTeacher, folder: str | None, key: str) -> None:
@@ -109,7 +109,7 @@ def open_rate_limiter(teacher: ApiTeacher, folder: str | None = None, key: str =
     folder, key: of the annotations whose journals it reads.
     """
     calls = 2 * teacher.in_flight + CALLS_OF_A_WORKER * teacher.workers
-    return ray.remote(_Gate).options(max_concurrency=calls, **on_driver()).remote(teacher, folder, key)
+    return ray.remote(_RateLimiter).options(max_concurrency=calls, **on_driver()).remote(teacher, folder, key)
 
 
 class Asker:

@@ -13,9 +13,10 @@ from tsd.cluster import nodes
 from tsd.errors import InputError, TsdError, how_to_install
 from tsd.plots.rasterised import draw
 from tsd.progress import Reporter
-from tsd.recipe import Recipe, Student
+from tsd.recipe import Recipe
 from tsd.storage import datasets, folders
 from tsd.study import identity
+from tsd.study.identity import Engine
 from tsd.study.scored_series import test_series
 from tsd.training.corpus import chat_tokens
 from tsd.training.runs import RunSpec
@@ -41,6 +42,7 @@ def decode(recipe: Recipe, runs: Sequence[RunSpec], series: datasets.Dataset, re
     schema = recipe.asks.tables.predictions
     specs = {run.run_id: run for run in runs}
     keys = {run_id: identity.predictions_key(recipe, run, series) for run_id, run in specs.items()}
+    engines = {run_id: identity.engine_of(recipe, run.student) for run_id, run in specs.items()}
     places = {run_id: f"{recipe.folder}/predictions/{run_id}" for run_id in specs}
     open_runs = [run for run in specs if not datasets.find_finished(places[run], schema, keys[run])]
     work = [
@@ -55,7 +57,7 @@ def decode(recipe: Recipe, runs: Sequence[RunSpec], series: datasets.Dataset, re
             Decoder,
             work,
             step,
-            arguments=(recipe, series, specs, keys),
+            arguments=(recipe, series, engines, keys),
             concurrency=(1, max(1, min(recipe.evaluation.workers, len(work)))),
             num_cpus=1,
             num_gpus=1 if recipe.training.gpu else 0,
@@ -76,12 +78,12 @@ class Decoder:
     """Decodes chunks of the test series. Keeps the last student loaded."""
 
     def __init__(
-        self, recipe: Recipe, series: datasets.Dataset, specs: Mapping[str, RunSpec], keys: Mapping[str, str]
+        self, recipe: Recipe, series: datasets.Dataset, engines: Mapping[str, Engine], keys: Mapping[str, str]
     ) -> None:
-        """specs, keys: of the runs and of their predictions, by run id."""
+        """engines, keys: of the runs' predictions, by run id."""
         import torch
 
-        self.recipe, self.specs, self.keys = recipe, specs, keys
+        self.recipe, self.engines, self.keys = recipe, engines, keys
         self.test = test_series(recipe, series)
         self.loaded: tuple[str, Callable[[pa.Table], list[str]]] | None = None
         self.held = ExitStack()  # the vLLM engine of the loaded student, if any
@@ -133,10 +135,10 @@ class Decoder:
         if self.loaded is None or self.loaded[0] != run:
             self._forget()
             with folders.local_copy(f"{self.recipe.folder}/students/{run}") as folder:
-                self.loaded = run, self._load(Path(folder), self.specs[run].student)
+                self.loaded = run, self._load(Path(folder), self.engines[run])
         return self.loaded[1]
 
-    def _load(self, folder: Path, student: Student) -> Callable[[pa.Table], list[str]]:
+    def _load(self, folder: Path, engine: Engine) -> Callable[[pa.Table], list[str]]:
         """Load a student into its engine and return the function that generates its responses."""
         from tsd.inference.decoding import decode as reply
         from tsd.inference.decoding import describe
@@ -145,12 +147,12 @@ class Decoder:
 
         tokenizer, gpu, most = load_tokenizer(str(folder)), self.recipe.training.gpu, self.recipe.max_new_tokens
         task = self.recipe.asks
-        if identity.engine_of(self.recipe, student) == "vllm":
+        if engine == "vllm":
             from tsd.inference import vllm
 
             longest = max(map(len, chat_tokens(self._prompts(self.test), tokenizer)))
-            engine = self.held.enter_context(vllm.Engine(folder, tokenizer, longest, most, gpu))
-            return lambda rows: engine.decode(self._prompts(rows))
+            loaded = self.held.enter_context(vllm.Engine(folder, tokenizer, longest, most, gpu))
+            return lambda rows: loaded.decode(self._prompts(rows))
         model = load_model(str(folder)).to("cuda" if gpu else "cpu")
         if looks(model):
             return lambda rows: describe(model, tokenizer, task, draw(task.items(rows)), most)

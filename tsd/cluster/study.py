@@ -140,14 +140,9 @@ class Study(StudyContext):
         if not records:
             raise InputError(f"{self.recipe.folder} holds no trained student: run `tsd train` first")
         runs = [run for run in planned if run.run_id in records]
-        lost = [
-            find_lost(
-                f"{self.recipe.folder}/predictions/{run.run_id}",
-                identity.predictions_key(self.recipe, run, series),
-                0,
-            )
-            for run in runs
-        ]
+        keys = {run.run_id: identity.predictions_key(self.recipe, run, series) for run in runs}
+        results.drop_predictions_of_other_engines(self, keys)
+        lost = [find_lost(f"{self.recipe.folder}/predictions/{run_id}", key, 0) for run_id, key in keys.items()]
         made = self.timed(DECODING, lambda: decoding.decode(self.recipe, runs, series, self.reporter))
         for one in lost:
             one.say(self.reporter)

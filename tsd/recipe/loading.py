@@ -1,6 +1,7 @@
 """Load a recipe: `extends`, overrides, and one-line error messages."""
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -176,8 +177,8 @@ def _first_problem(error: ValidationError) -> str:
     location = [part for part in problem["loc"] if part not in (*TEACHERS, "[key]")]
     place = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
-        if place in RENAMED:
-            return f"{place} is called {RENAMED[place]} now"
+        if new := RENAMED.get(re.sub(r"^teachers\.[^.]+", "teacher", place)):
+            return f"{place} is called {new} now"
         fields = list(_fields_at(problem["loc"][:-1]))
         return f"unknown key {place}{nearest(str(location[-1]), fields)}"
     if problem["type"] == "missing":

@@ -94,15 +94,20 @@ def read(recipe: Recipe) -> Recipe | None:
         raise StorageError(
             f"{recipe.folder}/{RECIPE} is damaged: delete it, and the tables' keys tell whether a recipe made them"
         )
-    if not content.startswith(LAYOUT):
-        raise StorageError(
-            f"{recipe.folder} was made by an earlier version of tsd: finish it with that version, or name another "
-            "folder with --out"
-        )
+    require_layout(recipe.folder, content)
     try:
         return Recipe.model_validate({**fields, "name": recipe.name, "out": recipe.out})
     except ValidationError:
         return None
+
+
+def require_layout(folder: str, content: bytes) -> None:
+    """Raise StorageError if a stored recipe was written by an earlier version. content: of the file."""
+    if not content.startswith(LAYOUT):
+        raise StorageError(
+            f"{folder} was made by an earlier version of tsd: finish it with that version, or name another folder "
+            "with --out"
+        )
 
 
 def _differences(recipe: Recipe, command: str) -> Iterator[Difference]:
@@ -142,6 +147,8 @@ def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, Any]]:
         if stage not in made or section in BY_NAME or (section == "plots" and not looks):
             continue
         yield path, value
+    if "train" in made:
+        yield "training.gpu", recipe.training.gpu  # another precision: other runs, all of them
 
 
 def _shows_plots(recipe: Recipe) -> bool:
@@ -185,7 +192,7 @@ def _identity(recipe: Recipe) -> str:
     teachers = {name: teacher.identity for name, teacher in recipe.teachers.items()}
     apart = (*BY_NAME, *(() if _shows_plots(recipe) else ("plots",)))
     values = {path: repr(value) for path, value, _ in recipe.shaped() if path.partition(".")[0] not in apart}
-    return keys.digest([values, teachers, list(_cells(recipe))])
+    return keys.digest([values, teachers, list(_cells(recipe)), recipe.training.gpu])
 
 
 def _short(value: Any) -> str:

@@ -9,7 +9,8 @@ import pyarrow as pa
 from tsd.generation.generator import BLOCK
 from tsd.recipe import ModelTeacher, Recipe
 from tsd.storage import datasets, folders, manifests
-from tsd.study import provenance
+from tsd.storage.schemas import EXAMPLES
+from tsd.study import identity, provenance
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ def of(recipe: Recipe, series: str | None = None) -> Remaining:
         annotations=share(f"{folder}/annotations"),
         curation=share(f"{folder}/examples"),
         teacher=own and "tsd.json" not in folders.names(str(getattr(teacher, "model", ""))),
-        records=frozenset(folders.names(f"{folder}/records")),
-        predictions=frozenset(decoded),
+        records=frozenset(_planned(recipe, folders.names(f"{folder}/records"))),
+        predictions=frozenset(_planned(recipe, decoded)),
     )
 
 
@@ -74,6 +75,15 @@ def of_study(recipe: Recipe) -> tuple[dict[str, Remaining], str | None]:
     except (OSError, pa.ArrowException) as error:
         return dict.fromkeys(names, Remaining()), str(error).strip().splitlines()[0][:200]
     return found, None
+
+
+def _planned(recipe: Recipe, names: Iterable[str]) -> list[str]:
+    """Those of the names that belong to runs of the recipe, as far as the examples tell their ids."""
+    examples = datasets.peek(f"{recipe.folder}/examples", EXAMPLES)
+    if examples is None:
+        return list(names)
+    planned = {run.run_id for run in identity.plan_runs(recipe, examples.digest)}
+    return [name for name in names if name.removesuffix(".json") in planned]
 
 
 def _share(folder: str, parts: int) -> float:

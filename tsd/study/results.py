@@ -23,7 +23,7 @@ from tsd.progress import Reporter
 from tsd.recipe import ModelTeacher, Recipe, to_yaml
 from tsd.reporting import report as reporting
 from tsd.storage import datasets, folders, keys, manifests
-from tsd.study import comparisons, placement
+from tsd.study import comparisons, placement, provenance
 from tsd.study.context import StudyContext
 from tsd.study.lost_parts import find_lost
 from tsd.study.plot_tables import plot_table
@@ -57,6 +57,23 @@ def score_runs(
         scores = {name: row[name]["value"] for name in study.scores}
         study.tracker.finish(row, scores, int(time.time() * 1000))
     return table
+
+
+def drop_predictions_of_other_engines(study: StudyContext, keys: Mapping[str, str]) -> None:
+    """Delete predictions that another engine made, so that they are made again: all of a study's come from one.
+
+    keys: of the predictions that are wanted, by run id. Where the folder keeps no recipe, nothing is deleted: then
+    another key may mean another recipe, and the caller refuses the folder.
+    """
+    if provenance.read(study.recipe) is None:
+        return
+    for run_id, key in keys.items():
+        folder = f"{study.recipe.folder}/predictions/{run_id}"
+        try:
+            datasets.require_made_by(folder, key)
+        except StorageError:
+            folders.delete_folder(folder)
+            study.reporter.say(f"  predictions/{run_id} came from another engine: they are made again")
 
 
 def _complete_card(study: StudyContext, run_id: str, scores: Mapping[str, Mapping[str, float]]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from tsd.errors import DataError, StorageError, TsdError
+from tsd.errors import DataError, StorageError
 from tsd.recipe import Recipe
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, fingerprint
@@ -134,8 +134,8 @@ def recipe_of(run: str) -> Recipe:
         )
     try:
         fields = yaml.safe_load(content)
-        if isinstance(fields, dict) and not content.startswith(provenance.LAYOUT):
-            raise DataError(f"{run} was made by an earlier version of tsd: verify it with that version")
+        if isinstance(fields, dict):
+            provenance.require_layout(run, content)
         place, _, name = run.rpartition("/")
         return Recipe.model_validate({**fields, "name": name, "out": place or "."})
     except (yaml.YAMLError, ValueError, TypeError) as error:
@@ -153,7 +153,7 @@ def _children(folder: str) -> list[str]:
 def _recipe(run: str) -> tuple[Recipe | None, tuple[Finding, ...]]:
     try:
         return recipe_of(run), ()
-    except TsdError as error:
+    except DataError as error:
         return None, (Finding(run, str(error)),)
 
 
@@ -289,14 +289,10 @@ def _tokenizers(run: str, recipe: Recipe) -> list[str]:
     examples = datasets.peek(f"{run}/examples", EXAMPLES)
     if examples is None:
         return []
-    records = _children(f"{run}/records")
-    trained = [
-        student
-        for student in recipe.students.sizes
-        if not student.source and any(name.startswith(f"{student.name}-") for name in records)
-    ]
-    keys = (identity.tokenizer_key(recipe, student, examples.digest) for student in trained)
-    return [f"tokenizers/{key}" for key in dict.fromkeys(keys)]
+    cells = {name.rpartition("-")[0] for name in _children(f"{run}/records")}  # student, train size and seed
+    planned = [spec for spec in identity.plan_runs(recipe, examples.digest) if not spec.student.source]
+    keys = dict.fromkeys(spec.tokenizer for spec in planned if spec.run_id.rpartition("-")[0] in cells)
+    return [f"tokenizers/{key}" for key in keys]
 
 
 def _check_files(run: str, name: str) -> Checked:

@@ -82,8 +82,7 @@ class Tracker:
         measured += ["flops", *(name for name in ("flops_6nd", "utilisation") if record.get(name) is not None)]
         if record.get("distilled_from"):
             named, measured = [*named, "distilled_from"], [*measured, "teacher_flops"]
-        if record.get("stopped_early"):
-            named = [*named, "stopped_early"]
+        named = [*named, *(name for name in ("precision", "stopped_early") if record.get(name))]
         values = {name: float(record[name]) for name in measured} | dict(scores)
         self._put(run, "metrics", values, step=int(record["steps"]), time_ms=time_ms)
         self._put(run, "params", {name: str(record[name]) for name in named})
