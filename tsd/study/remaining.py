@@ -49,6 +49,7 @@ def of(recipe: Recipe, series: str | None = None) -> Remaining:
     share = partial(_share, parts=parts)
     teacher = recipe.teacher
     own = isinstance(teacher, ModelTeacher) and teacher.train is not None
+    planned = _planned(recipe)
     decoded = [
         run
         for run in folders.names(f"{folder}/predictions")
@@ -59,8 +60,10 @@ def of(recipe: Recipe, series: str | None = None) -> Remaining:
         annotations=share(f"{folder}/annotations"),
         curation=share(f"{folder}/examples"),
         teacher=own and "tsd.json" not in folders.names(str(getattr(teacher, "model", ""))),
-        records=frozenset(_planned(recipe, folders.names(f"{folder}/records"))),
-        predictions=frozenset(_planned(recipe, decoded)),
+        records=frozenset(
+            name for name in folders.names(f"{folder}/records") if planned is None or name in planned
+        ),
+        predictions=frozenset(run for run in decoded if planned is None or f"{run}.json" in planned),
     )
 
 
@@ -77,13 +80,12 @@ def of_study(recipe: Recipe) -> tuple[dict[str, Remaining], str | None]:
     return found, None
 
 
-def _planned(recipe: Recipe, names: Iterable[str]) -> list[str]:
-    """Those of the names that belong to runs of the recipe, as far as the examples tell their ids."""
+def _planned(recipe: Recipe) -> set[str] | None:
+    """File names of the records of the recipe's runs; None without examples, whose digest is part of the ids."""
     examples = datasets.peek(f"{recipe.folder}/examples", EXAMPLES)
     if examples is None:
-        return list(names)
-    planned = {run.run_id for run in identity.plan_runs(recipe, examples.digest)}
-    return [name for name in names if name.removesuffix(".json") in planned]
+        return None
+    return {f"{run.run_id}.json" for run in identity.plan_runs(recipe, examples.digest)}
 
 
 def _share(folder: str, parts: int) -> float:
