@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tsd.generation.generator import draw_table
 from tsd.inference.decoding import decode
-from tsd.models import students
+from tsd.models import chat, students
 from tsd.recipe import Student, TrainingConfig, load
 from tsd.tasks import SINGLE
 from tsd.training import corpus, loop
@@ -124,7 +124,7 @@ def in_turns(works: dict[str, Callable[[], list[str]]], turns: int) -> dict[str,
 def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[str]:
     """The same by transformers, as one batch."""
     asked: Any = tokenizer(
-        corpus.chat_prompts(prompts, tokenizer),
+        chat.chat_prompts(prompts, tokenizer),
         add_special_tokens=False,
         padding=True,
         padding_side="left",

@@ -90,11 +90,12 @@ def learn(source: str, examples: pa.Table) -> dict[str, Any]:
     """Train adapters on four fifths of the examples; losses, and replies to the rest."""
     from tsd.inference.decoding import decode
     from tsd.models import students
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.recipe import Lora, Student, TrainingConfig
     from tsd.tasks import SINGLE
     from tsd.training import corpus, loop
 
-    tokenizer = students.load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     held = np.arange(len(examples)) % HELD_OUT == 0
     taught, asked = (corpus.tokenise(examples.filter(pa.array(part)), tokenizer, 2048) for part in (~held, held))
     student = Student(name="SmolLM2-135M", source=source, learning_rate=RATE, lora=Lora())

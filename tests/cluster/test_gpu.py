@@ -14,6 +14,7 @@ from support.commands import command, run
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from tsd.inference.decoding import decode
+from tsd.models.chat import chat_prompts
 from tsd.models.forward import lean
 from tsd.models.students import build, export, load_model
 from tsd.models.tokenizer import build_tokenizer
@@ -21,7 +22,7 @@ from tsd.recipe import Student, TrainingConfig
 from tsd.storage import datasets, folders
 from tsd.tasks import SINGLE
 from tsd.training.checkpoints import Checkpoints, restore
-from tsd.training.corpus import Corpus, chat_prompts, pack, tokenise
+from tsd.training.corpus import Corpus, pack, tokenise
 from tsd.training.loop import (
     Progress,
     WorkerContext,

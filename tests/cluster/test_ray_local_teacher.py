@@ -56,7 +56,8 @@ def test_the_study_takes_the_teacher_that_is_there(study: tuple[Path, list[str]]
 
 def test_what_the_teacher_said_is_what_its_folder_says_of_the_plots(study: tuple[Path, list[str]]) -> None:
     from tsd.inference.decoding import describe
-    from tsd.models.students import load_model, load_tokenizer
+    from tsd.models.students import load_model
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.plots.rasterised import draw
 
     folder, _ = study

@@ -85,7 +85,8 @@ def made(by: str, folder: Path) -> Path:
 
 def test_a_student_that_was_exported_says_in_vllm_what_it_says_here(tmp_path: Path) -> None:
     from tsd.inference.decoding import decode
-    from tsd.models.students import load_model, load_tokenizer
+    from tsd.models.students import load_model
+    from tsd.models.tokenizer import load_tokenizer
 
     source = made("save_tiny_text_qwen", tmp_path / "hub")
     student = f"{{name: hub, source: {source}, learning_rate: 3.0e-2}}"

@@ -420,7 +420,8 @@ def test_a_card_names_one_length_or_several(tmp_path):
 def test_a_student_that_looks_is_shown_the_plot_of_the_series(looking, tmp_path, capsys):
     from tsd.inference.decoding import describe
     from tsd.inference.explain import MAX_NEW_TOKENS, NO_ANSWER
-    from tsd.models.students import load_model, load_tokenizer
+    from tsd.models.students import load_model
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.plots.rasterised import draw
 
     file = tmp_path / "mine.csv"

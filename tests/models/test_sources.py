@@ -19,8 +19,8 @@ from tsd.cluster.decoding import Decoder
 from tsd.errors import InputError
 from tsd.inference.decoding import decode
 from tsd.models import sources, weights
-from tsd.models.students import build, export, load_model, load_tokenizer
-from tsd.models.tokenizer import build_tokenizer
+from tsd.models.students import build, export, load_model
+from tsd.models.tokenizer import build_tokenizer, load_tokenizer
 from tsd.recipe import Lora, Recipe, Student, load
 from tsd.storage import datasets, folders
 from tsd.tasks import SINGLE

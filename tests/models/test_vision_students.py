@@ -12,11 +12,12 @@ from transformers import AutoModelForImageTextToText
 from tsd.generation import generator
 from tsd.inference.decoding import describe
 from tsd.models import students, vision, vision_students
+from tsd.models.chat import looking_tokens
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import RulesTeacher, Student, TrainingConfig, load
 from tsd.tasks import SINGLE
 from tsd.teachers.rules import Rules
-from tsd.training.corpus import Corpus, looking_tokens, tokenise
+from tsd.training.corpus import Corpus, tokenise
 from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimizer, summed_loss, train
 
 RECIPE = load("laptop", [])

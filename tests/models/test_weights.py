@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwe
 from tsd.errors import InputError
 from tsd.inference.decoding import decode
 from tsd.models import weights
-from tsd.models.students import build, export, load_model, load_tokenizer
-from tsd.models.tokenizer import build_tokenizer
+from tsd.models.students import build, export, load_model
+from tsd.models.tokenizer import build_tokenizer, load_tokenizer
 from tsd.recipe import Lora, Student, TrainingConfig
 from tsd.training.corpus import Corpus
 from tsd.training.loop import Progress, WorkerContext, make_optimizer, shard, train

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from tsd.errors import DataError, InputError
+from tsd.models.chat import chat_prompts
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import TrainingConfig
-from tsd.training.corpus import Batches, Corpus, chat_prompts, collate, pack, portions, select, share, tokenise
+from tsd.training.corpus import Batches, Corpus, collate, pack, portions, select, share, tokenise
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def require_fitting_teachers(recipe: Recipe, examples: str) -> None:
     distilled = [(student, student.distil) for student in recipe.students.sizes if student.distil]
     if not distilled:
         return
-    from tsd.models.students import load_tokenizer
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.training.distillation import require_same_tokens  # loads torch
 
     for student, distil in distilled:

@@ -1,9 +1,9 @@
 """Fit the scaling laws of a study, all at once on Ray."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -37,7 +37,9 @@ def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[st
     return {name: ray.get(result) for name, result in waiting.items()}
 
 
-def _fit(sizes: Any, volumes: Any, losses: Any) -> laws.FittedLaw | str:
+def _fit(
+    sizes: npt.NDArray[np.int64], volumes: npt.NDArray[np.int64], losses: npt.NDArray[np.float64]
+) -> laws.FittedLaw | str:
     try:
         return laws.fit_with_intervals(sizes, volumes, losses, seed=0, resamples=RESAMPLES)
     except ValueError as error:

@@ -159,7 +159,7 @@ def _folder(model: str) -> str:
 
 def _whole_model(model: str) -> str:
     _folder(model)
-    from tsd.models.students import load_tokenizer
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.models.weights import require_whole
 
     load_tokenizer(model)
@@ -194,7 +194,8 @@ def _usable(source: str) -> str:
 
 def _can_teach(student: Student) -> str:
     """Check that an already trained model can teach a student, and that their vocabularies match."""
-    from tsd.models.students import load_tokenizer, require_usable
+    from tsd.models.students import require_usable
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.training.distillation import require_same_tokens
 
     assert student.distil

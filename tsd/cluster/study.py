@@ -105,7 +105,7 @@ class Study(StudyContext):
             self.reporter.say("  no row is an error")
             return
         self.reporter.say(f"  {rows:,} rows ended as error and are asked again")
-        made = [f"{self.recipe.folder}/{name}" for name in provenance.MADE["curate"]]
+        made = [f"{self.recipe.folder}/{name}" for name in (*provenance.MADE["curate"], "tokens")]
         made = [folder for folder in made if folders.names(folder)]
         for folder in made:  # they cost nothing, and are outdated now
             folders.delete_folder(folder)

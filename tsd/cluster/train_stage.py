@@ -2,12 +2,13 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from tsd.cluster import distillation
+from tsd.cluster.token_stage import tokenise
 from tsd.errors import TrainingError
 from tsd.progress import Step
 from tsd.recipe import Recipe, Student
@@ -16,6 +17,9 @@ from tsd.study import identity, outcomes, placement, restoring, trials
 from tsd.study.context import StudyContext
 from tsd.training.corpus import select
 from tsd.training.runs import RunSpec
+
+if TYPE_CHECKING:
+    from tsd.tracking.tracker import Tracker
 
 TRAINING = "Train the students"
 
@@ -32,7 +36,10 @@ def train(study: StudyContext) -> None:
     runs = identity.plan_runs(recipe, examples.digest)
     study.tracker.tag({"examples": examples.digest, "teacher": study.teacher})
     lost = restoring.restore_records(recipe, runs, study.reporter)
-    failed = study.timed(TRAINING, lambda: _train(study, runs))
+    done = outcomes.finished(recipe, runs)
+    missing = [run for run in runs if run.run_id not in done]
+    untrainable = study.timed("Tokenise", lambda: tokenise(study, runs, missing))
+    failed = study.timed(TRAINING, lambda: _train(study, runs, untrainable))
     restoring.hold_against(recipe, lost, study.reporter)
     for run_id, reason in failed.items():
         study.reporter.say(f"  [yellow]failed:[/] {escape(f'{run_id}: {reason}')}")
@@ -89,8 +96,11 @@ def _build_tokenizer(recipe: Recipe, student: Student, examples: datasets.Datase
         folders.copy_folder(local, folder, sealed=True)
 
 
-def _train(study: StudyContext, runs: Sequence[RunSpec]) -> dict[str, str]:
-    """Train the unfinished runs and show the progress. Returns why runs failed, by run id."""
+def _train(study: StudyContext, runs: Sequence[RunSpec], untrainable: Mapping[str, str]) -> dict[str, str]:
+    """Train the unfinished runs and show the progress. Returns why runs failed, by run id.
+
+    untrainable: why runs cannot be trained at all, by run id.
+    """
     done = outcomes.finished(study.recipe, runs)
     planned = trials.plan_trials(study.recipe, runs)
     missing = [trial for trial in planned if any(run.run_id not in done for run in trial.runs)]
@@ -102,7 +112,9 @@ def _train(study: StudyContext, runs: Sequence[RunSpec]) -> dict[str, str]:
             from tsd.cluster import training  # torch and Ray's trainer: not needed by other stages
 
             progress = Progress(study.tracker, step, sizes, len(done), len(runs))
-            failed = training.train_all(study.recipe, missing, progress, lambda note: step.advance(0, note))
+            failed = training.train_all(
+                study.recipe, missing, progress, lambda note: step.advance(0, note), untrainable
+            )
             outcomes.note_failures(study.recipe, failed)
             for run_id, reason in failed.items():
                 study.tracker.fail(run_id, reason)
@@ -114,7 +126,7 @@ def _train(study: StudyContext, runs: Sequence[RunSpec]) -> dict[str, str]:
 class Progress:
     """Follows the trials: updates the progress bar and logs to MLflow."""
 
-    def __init__(self, tracker: Any, step: Step, sizes: dict[str, float], done: int, total: int) -> None:
+    def __init__(self, tracker: "Tracker", step: Step, sizes: dict[str, float], done: int, total: int) -> None:
         self.tracker = tracker
         self.step, self.sizes, self.done, self.total = step, sizes, done, total
         self.seen: dict[str, float] = {}

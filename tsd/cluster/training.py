@@ -42,26 +42,31 @@ PATIENCE = 60.0  # seconds that a run waits for longer ones to start first
 
 
 def train_all(
-    recipe: Recipe, trials: Sequence[Trial], report: Report, waiting: Callable[[str], None] = lambda _: None
+    recipe: Recipe,
+    trials: Sequence[Trial],
+    report: Report,
+    waiting: Callable[[str], None] = lambda _: None,
+    untrainable: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Train the trials' runs, several trials concurrently. report(run_id, metrics) is called as they progress.
 
     waiting: called with a message if no trial has got its machines for a while.
+    untrainable: why runs cannot be trained at all, by run id.
 
-    Finished runs are skipped, as are runs whose teacher failed. Returns why runs failed, by run id. Failed runs do
-    not block the others, and keep their last checkpoint.
+    Finished runs are skipped, as are untrainable ones and those whose teacher failed. Returns why runs failed, by
+    run id. Failed runs do not block the others, and keep their last checkpoint.
     """
-    failed: dict[str, str] = {}
+    failed = dict(untrainable or {})
     for wave in sorted({trial.wave for trial in trials}):
         together = [trial for trial in trials if trial.wave == wave]
-        untaught = {
+        failed |= {
             run.run_id: f"its teacher {run.teacher_run} failed"
             for trial in together
             for run in trial.runs
             if run.teacher_run in failed
         }
-        taught = [trial for trial in together if any(run.run_id not in untaught for run in trial.runs)]
-        failed |= untaught | (_train_together(recipe, taught, report, waiting, set(untaught)) if taught else {})
+        left = [trial for trial in together if any(run.run_id not in failed for run in trial.runs)]
+        failed |= _train_together(recipe, left, report, waiting, set(failed)) if left else {}
     return failed
 
 

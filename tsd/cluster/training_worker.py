@@ -1,6 +1,5 @@
 """What a Ray Train worker does: load or resume a run, train it, report, export."""
 
-import contextlib
 import importlib
 import logging
 import tempfile
@@ -8,7 +7,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 import ray.train
@@ -21,10 +20,17 @@ from tsd.cluster.node_checks import Need
 from tsd.errors import DataError, TrainingError, UserError
 from tsd.recipe import TrainingConfig
 from tsd.storage import datasets, folders
-from tsd.storage.schemas import EXAMPLES
+from tsd.storage.schemas import TOKENS
+from tsd.study.identity import tokenizer_folder
 from tsd.study.trials import Trial
 from tsd.tasks import TASKS
 from tsd.training.runs import RunSpec
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from tsd.training.loop import Progress, WorkerContext
 
 STEP = "-step-"
 FAILED = "trials/failed"  # in a study's folder: one file per failed run with the reason
@@ -43,7 +49,7 @@ class TrialSettings:
     """Of the study; absolute, or a URI."""
     training: TrainingConfig
     task: str
-    length: Any
+    length: int | tuple[int, ...]
     """Points of a series, as the recipe states them."""
     about: dict[str, str]
     """Study, digest of its recipe, and teacher, for the model cards."""
@@ -101,7 +107,7 @@ def train_in_worker(config: dict[str, Any]) -> None:
 
 
 def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
-    """Train one student and store it: load tokenizer, examples and teacher, then train, export and record.
+    """Train one student and store it: load tokenizer, tokens and teacher, then train, export and record.
 
     Only rank 0 writes the student folder and, last, its record.
     """
@@ -109,8 +115,8 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from tsd.models import students
-    from tsd.training import corpus, loop, trainer
+    from tsd.models.tokenizer import load_tokenizer
+    from tsd.training import loop, token_parts, trainer
 
     context = ray.train.get_context()
     how, folder, student = settings.training, settings.folder, run.student
@@ -118,18 +124,9 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
     place = loop.WorkerContext(context.get_world_rank(), context.get_world_size(), device)
     if not how.gpu:
         torch.set_num_threads(how.threads)
-    with (
-        folders.local_copy(f"{folder}/tokenizers/{run.tokenizer}")
-        if not student.source
-        else contextlib.nullcontext(student.source) as source
-    ):
-        tokenizer = students.load_tokenizer(source)
-    examples = datasets.open_dataset(f"{folder}/examples", EXAMPLES)
-    task = TASKS[settings.task] if student.looks else None
-    corpora = {
-        split: corpus.tokenise(corpus.select(examples.each_part(), split, count), tokenizer, how.max_length, task)
-        for split, count in (("train", run.examples), ("validation", run.validation_examples))
-    }
+    tokenizer = load_tokenizer(tokenizer_folder(folder, run))
+    tokens = datasets.open_dataset(f"{folder}/tokens/{run.tokens}", TOKENS)
+    counts = {"train": run.examples, "validation": run.validation_examples}
     teacher = distillation.load_teacher(run, folder, place)
 
     def post(now: loop.Progress) -> None:
@@ -139,19 +136,20 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
     def keep(part: Path, now: loop.Progress) -> None:
         folders.add_files(str(part), f"{folder}/trials/{trial}/{_checkpoint_name(run, now)}")
 
-    model, record, end = trainer.learn(
-        run,
-        tokenizer,
-        corpora,
-        how,
-        place,
-        started=started,
-        resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{trial}"),
-        keep=keep,
-        tell=partial(_tell, run),
-        report=post,
-        teacher=teacher,
-    )
+    with token_parts.corpora(tokens, counts, how.max_length, TASKS[settings.task].curves) as corpora:
+        model, record, end = trainer.learn(
+            run,
+            tokenizer,
+            corpora,
+            how,
+            place,
+            started=started,
+            resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{trial}"),
+            keep=keep,
+            tell=partial(_tell, run),
+            report=post,
+            teacher=teacher,
+        )
     writes = place.rank == 0
     asked = {"task": settings.task, "length": settings.length, "about": settings.about}
     with tempfile.TemporaryDirectory() as local:
@@ -165,7 +163,7 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
         answer_within(settings.board.post.remote(trial, run.run_id, last), None, BOARD_SECONDS)
 
 
-def _tell(run: RunSpec, progress: Any) -> None:
+def _tell(run: RunSpec, progress: "Progress") -> None:
     """Report a checkpoint that all workers have stored: a restart resumes from it."""
     from tsd.training.trainer import metrics
 
@@ -178,11 +176,13 @@ def _tell(run: RunSpec, progress: Any) -> None:
     )
 
 
-def _checkpoint_name(run: RunSpec, progress: Any) -> str:
+def _checkpoint_name(run: RunSpec, progress: "Progress") -> str:
     return f"{run.run_id}{STEP}{progress.step:08d}"
 
 
-def _restore(model: Any, optimizer: Any, *, run: RunSpec, place: Any, trial: str) -> Any:
+def _restore(
+    model: "PreTrainedModel", optimizer: "Optimizer", *, run: RunSpec, place: "WorkerContext", trial: str
+) -> "Progress":
     """Load the run's last complete checkpoint, if there is one. Returns its progress.
 
     trial: the folder of the checkpoints. It is listed if Ray reports none, because it was killed while writing its

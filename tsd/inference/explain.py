@@ -154,7 +154,8 @@ def _ask(folder: str, model: str, task: Task, values: npt.NDArray[np.int64]) -> 
     from transformers.utils import logging
 
     from tsd.inference.decoding import decode, describe
-    from tsd.models.students import load_model, load_tokenizer
+    from tsd.models.students import load_model
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.models.vision import looks
 
     logging.disable_progress_bar()

@@ -15,7 +15,6 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -26,6 +25,7 @@ from transformers import (
 from tsd.errors import InputError
 from tsd.models import sources, vision, vision_students, weights
 from tsd.models.card import CARD
+from tsd.models.tokenizer import load_tokenizer
 from tsd.recipe import Lora, Student
 from tsd.series.truth import TOP
 
@@ -86,25 +86,6 @@ def build(
     return weights.fill(divide(weights.outline(student.source, adapt)), student.source, device, seed)
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub name, folder or URI. Without a pad token, the end-of-sequence token is used.
-
-    Raises InputError if there is none, or if it has no chat template or no end-of-sequence token.
-    """
-    with weights.readable(source):
-        tokenizer = AutoTokenizer.from_pretrained(sources.local(source, weights=False))
-    if not tokenizer.chat_template:
-        raise InputError(f"the tokenizer of {source} has no chat template: use an Instruct model")
-    if tokenizer.eos_token_id is None:
-        raise InputError(
-            f"the tokenizer of {source} has no eos_token, so no reply would end: name one in its "
-            "tokenizer_config.json, or use an Instruct model"
-        )
-    if tokenizer.pad_token_id is None:  # any token will do: padding is masked and never supervised
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def require_usable(source: str) -> PreTrainedTokenizerBase:
     """Raise InputError unless a student can start from a source and be decoded. Returns the tokenizer.
 
@@ -148,7 +129,7 @@ def load_model(source: str, **options: Any) -> PreTrainedModel:
     base = _adapted(folder)
     if base is not None and sources.is_uri(base):  # transformers would take the URI for a hub name
         model = _load(kind, base, dtype=torch.float32, **options)
-        with weights.readable(source):
+        with sources.readable(source):
             (model[0] if isinstance(model, tuple) else model).load_adapter(str(folder))
         return model
     return _load(kind, source, dtype=torch.float32, **options)
@@ -299,5 +280,5 @@ def _adapter(lora: Lora, source: str) -> Callable[[PreTrainedModel], PreTrainedM
 
 def _load(auto: Any, source: str, **options: Any) -> Any:
     """`from_pretrained` of an auto class, with loading errors turned into InputError."""
-    with weights.readable(source):
+    with sources.readable(source):
         return auto.from_pretrained(sources.local(source), **options)

@@ -24,6 +24,18 @@ EXAMPLES = pa.schema(
     ]
 )
 
+# An example as tokens: the prompt, then the response, which is supervised. The test split is left out.
+TOKENS = pa.schema(
+    [
+        pa.field("series_id", pa.int64(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("tokens", pa.list_(pa.int32()), nullable=False),
+        pa.field("prompt_length", pa.int32(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),  # tokens of prompt and response
+        pa.field("curves", pa.list_(pa.uint8())),  # of a vision student: the values of all curves; else null
+    ]
+)
+
 PLOTS = pa.schema(
     [
         pa.field("series_id", pa.int64(), nullable=False),

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.markup import escape
 
@@ -15,6 +15,9 @@ from tsd.storage import datasets, folders
 from tsd.storage.schemas import EXAMPLES, REJECTS, score_names
 from tsd.study import identity, outcomes
 from tsd.training.runs import RunSpec
+
+if TYPE_CHECKING:
+    from tsd.tracking.tracker import Tracker
 
 T = TypeVar("T")
 
@@ -72,7 +75,7 @@ class StudyContext:
         folders.write_json(self.recipe.folder, "timings.json", timings)
 
     @cached_property
-    def tracker(self) -> Any:
+    def tracker(self) -> "Tracker":
         """The MLflow tracker; imported here, since not every stage needs it."""
         from tsd.tracking.tracker import Tracker
 

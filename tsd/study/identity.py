@@ -61,6 +61,11 @@ def tokenizer_key(recipe: Recipe, student: Student, examples: str) -> str:
     return keys.digest(["tokenizer", *shaped, examples])
 
 
+def tokenizer_folder(study_folder: str, run: RunSpec) -> str:
+    """Where the tokenizer of a run lies: in the study's folder, or the student's source."""
+    return run.student.source or f"{study_folder}/tokenizers/{run.tokenizer}"
+
+
 def precision(recipe: Recipe) -> Precision:
     """Number format in which a study's students are trained."""
     return "bfloat16" if recipe.training.gpu else "float32"

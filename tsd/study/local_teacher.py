@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from rich.markup import escape
@@ -31,6 +31,9 @@ from tsd.training import runs
 from tsd.training.runs import RunRecord, RunSpec
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from tsd.tracking.tracker import Tracker
     from tsd.training.corpus import Corpus
     from tsd.training.loop import Progress, WorkerContext
@@ -133,7 +136,7 @@ def _sizes(recipe: Recipe) -> dict[str, int]:
     return {"train": _asked(recipe).pictures, "validation": validation, "test": TEST}
 
 
-def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple[Any, dict[str, "Corpus"]]:
+def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple["PreTrainedTokenizerBase", dict[str, "Corpus"]]:
     """Build the teacher's tokenizer, and its corpora for training and validation. series: by split."""
     from tsd.models.tokenizer import build_tokenizer
     from tsd.training.corpus import looking_corpus
@@ -208,7 +211,7 @@ def _learn(
     started: float,
     step: Step,
     tracker: "Tracker",
-) -> tuple[Any, Any, RunRecord]:
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", RunRecord]:
     """Return the trained model, its tokenizer and its record."""
     import torch
 
@@ -261,7 +264,7 @@ class _Course:
         self.shown = shown
         self.tracker.log(self.run_id, now.step, {"loss": now.loss}, int(time.time() * 1000))
 
-    def resume(self, model: Any, optimizer: Any) -> "Progress":
+    def resume(self, model: "PreTrainedModel", optimizer: "Optimizer") -> "Progress":
         """Load the last complete checkpoint of this teacher, if there is one. Returns its progress."""
         from tsd.training import checkpoints
         from tsd.training.loop import Progress
@@ -307,8 +310,8 @@ def _alone() -> Iterator[None]:
 
 def look(
     task: Task,
-    model: Any,
-    tokenizer: Any,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
     series: pa.Table,
     at_once: int,
     advance: Callable[[int], None] = lambda _: None,

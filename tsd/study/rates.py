@@ -57,7 +57,7 @@ def training_rate(recipe: Recipe, student: Student) -> Rate:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tsd.models import students
-    from tsd.models.tokenizer import build_tokenizer
+    from tsd.models.tokenizer import build_tokenizer, load_tokenizer
     from tsd.training.corpus import tokenise
 
     examples = _sample(recipe)
@@ -66,7 +66,7 @@ def training_rate(recipe: Recipe, student: Student) -> Rate:
         return _from_name(student, examples, str(unreachable))
     texts = [recipe.asks.looking_prompt, *examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
     longest = recipe.training.max_length
-    tokenizer = students.load_tokenizer(folder) if folder else build_tokenizer(texts, longest, student.looks)
+    tokenizer = load_tokenizer(folder) if folder else build_tokenizer(texts, longest, student.looks)
     corpus = tokenise(examples, tokenizer, longest, recipe.asks if student.looks else None)
     measured = not recipe.training.gpu
     if measured or student.source is None:

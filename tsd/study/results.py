@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 import tsd
 from tsd.errors import StorageError
 from tsd.evaluation import scoring
+from tsd.evaluation.laws import FittedLaw
 from tsd.models import card
 from tsd.plots.figures import style
 from tsd.progress import Reporter
@@ -124,7 +124,7 @@ def write_report(study: StudyContext, shown: reporting.Study) -> None:
 
 
 def assemble(
-    study: StudyContext, runs: pa.Table, fits: dict[str, Any], machines: Mapping[str, float]
+    study: StudyContext, runs: pa.Table, fits: dict[str, FittedLaw | str], machines: Mapping[str, float]
 ) -> reporting.Study:
     """Collect the content of a report. machines: the number of CPUs and GPUs, as "CPU" and "GPU"."""
     recipe = study.recipe

@@ -17,7 +17,7 @@ import yaml
 from tsd.errors import DataError, StorageError
 from tsd.recipe import Recipe
 from tsd.storage import datasets, folders, manifests
-from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, fingerprint
+from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, TOKENS, fingerprint
 from tsd.study import identity, provenance
 from tsd.study.findings import Checked, Finding
 from tsd.tasks import TASKS
@@ -34,13 +34,14 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("verdicts",),
     ("examples", "rejects"),
     ("tokenizers",),
+    ("tokens",),
     ("trials", "students", "records"),
     ("predictions",),
     ("runs",),
     tuple(PAGES),
 )
 # Tables that a study with several teachers has only in the teachers' folders.
-ONE_TEACHERS = ("annotations", "verdicts", "examples", "rejects", "tokenizers")
+ONE_TEACHERS = ("annotations", "verdicts", "examples", "rejects", "tokenizers", "tokens")
 # Results of a stage, which show that it was run.
 STAGES = {
     "generate": ("series",),
@@ -78,6 +79,8 @@ def _check_study(run: str) -> Iterator[Checked]:
                 yield from _check_replies(run, checked)
     for name in sorted({*_children(f"{run}/predictions"), *scored}):
         yield _check_table(run, f"predictions/{name}", "its row in runs" if name in scored else None)
+    for name in _children(f"{run}/tokens"):
+        yield _check_table(run, f"tokens/{name}", None)
     yield from _check_folders(run, recipe, children)
     if not children:
         yield from _check_records(run, recipe, scored)
@@ -245,7 +248,7 @@ def _rows(run: str, table: str) -> int | None:
 
 def _schemas(name: str) -> list[pa.Schema]:
     """Return the schemas that a table may have, one per task."""
-    own = {"plots": PLOTS, "examples": EXAMPLES, "rejects": REJECTS}
+    own = {"plots": PLOTS, "examples": EXAMPLES, "rejects": REJECTS, "tokens": TOKENS}
     first = name.partition("/")[0]
     return [own[first]] if first in own else [getattr(task.tables, first) for task in TASKS.values()]
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from tsd.inference.decoding import describe
-from tsd.models.students import load_model, load_tokenizer
+from tsd.models.chat import looking_tokens
+from tsd.models.students import load_model
+from tsd.models.tokenizer import load_tokenizer
 from tsd.plots import rasterised
 from tsd.recipe import LocalTeacher
 from tsd.tasks import Task
 from tsd.teachers import Reply, annotations, request_keys
-from tsd.training.corpus import looking_tokens
 
 
 class Local:

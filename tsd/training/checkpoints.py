@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -88,7 +89,9 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def _publish(self, written: Any, folder: Path, progress: Progress, generators: dict[str, Any]) -> None:
+    def _publish(
+        self, written: Future[Any], folder: Path, progress: Progress, generators: dict[str, Tensor]
+    ) -> None:
         """Finish the files of a checkpoint, store them, and announce it once all workers have succeeded.
 
         Raises TrainingError in all workers if one of them failed.
@@ -141,7 +144,7 @@ def restore(
     return Progress(**json.loads((folder / PROGRESS).read_text()))
 
 
-def _generators() -> dict[str, Any]:
+def _generators() -> dict[str, Tensor]:
     """This process's random states, by device."""
     states = {"cpu": torch.get_rng_state()}
     return states | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else states

@@ -1,11 +1,10 @@
 """One run: build a student, train it, evaluate its loss, export it. In a Ray Train worker or without Ray."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -104,8 +103,8 @@ def export(
     record: RunRecord,
     *,
     task: str,
-    length: Any,
-    about: Mapping[str, Any],
+    length: int | Sequence[int],
+    about: Mapping[str, str],
 ) -> None:
     """Write a student's folder with its metadata and model card. Collective; one worker passes a folder.
 

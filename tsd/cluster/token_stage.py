@@ -1,0 +1,87 @@
+"""The stage that tokenises the examples: token parts for each tokenizer and modality, before any training."""
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tsd.cluster import parts
+from tsd.errors import UserError
+from tsd.models.tokenizer import load_tokenizer
+from tsd.storage import datasets, folders
+from tsd.storage.schemas import TOKENS
+from tsd.study import identity
+from tsd.study.context import StudyContext
+from tsd.study.lost_parts import find_lost
+from tsd.training.runs import RunSpec
+from tsd.training.token_parts import SPLITS, summary, token_table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def tokenise(study: StudyContext, planned: Sequence[RunSpec], missing: Sequence[RunSpec]) -> dict[str, str]:
+    """Write the token parts that missing runs need, and those that were lost since.
+
+    planned: every run of the study; the token parts of others are deleted. missing: runs that are to be trained.
+    Returns why runs cannot be trained, by run id: their source has no usable tokenizer.
+    """
+    folder = f"{study.recipe.folder}/tokens"
+    known = {run.tokens: run for run in planned}
+    for key in folders.names(folder):
+        if key not in known:  # of other examples, or of students that the study no longer has
+            folders.delete_folder(f"{folder}/{key}")
+    wanted = {key: known[key] for key in dict.fromkeys([*(run.tokens for run in missing), *folders.names(folder)])}
+    left = {key: run for key, run in wanted.items() if not datasets.find_finished(f"{folder}/{key}", TOKENS, key)}
+    if not missing and not left:
+        return {}
+    unusable = {key: reason for key, run in left.items() if (reason := _reason_against(run))}
+    _make(study, wanted, [key for key in left if key not in unusable])
+    return {run.run_id: unusable[run.tokens] for run in missing if run.tokens in unusable}
+
+
+def _make(study: StudyContext, wanted: Mapping[str, RunSpec], left: Sequence[str]) -> None:
+    """Write token parts. wanted: a run for each key; left: the keys whose parts are missing."""
+    examples, task, run_folder = study.open("examples"), study.recipe.asks, study.recipe.folder
+    total = sum(
+        pc.sum(pc.is_in(table["split"], pa.array(SPLITS))).as_py() or 0 for table in examples.each_part(["split"])
+    )
+
+    def work(key: str, part: int) -> list[datasets.Part]:
+        run = wanted[key]
+        tokenizer = _tokenizer(identity.tokenizer_folder(run_folder, run))
+        table, note = token_table(examples.read_part(part), tokenizer, task if run.student.looks else None)
+        return [datasets.write_part(f"{run_folder}/tokens/{key}", part, table, TOKENS, key, note)]
+
+    with study.reporter.stage("Tokenise", total * len(wanted), "examples") as step:
+        step.skip(total * (len(wanted) - len(left)))
+        targets = [parts.Target(((f"{run_folder}/tokens/{key}", key),), examples.parts, key) for key in left]
+        lost = [find_lost(folder, key, examples.parts) for target in targets for folder, key in target.outputs]
+        made = parts.make(work, targets, step)
+        for key in left:
+            (found,) = made.parts[key]
+            about = summary([found[part].note for part in range(examples.parts)])
+            parents = {"examples": examples.digest}
+            datasets.commit(f"{run_folder}/tokens/{key}", TOKENS, key, examples.parts, parents, found, about)
+    for one in lost:
+        one.say(study.reporter)
+
+
+def _reason_against(run: RunSpec) -> str | None:
+    """Why the tokenizer of a run's source cannot be used; None if it can."""
+    if run.student.source is None:
+        return None
+    try:
+        load_tokenizer(run.student.source)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@lru_cache(maxsize=2)  # a worker process loads a tokenizer once
+def _tokenizer(source: str) -> "PreTrainedTokenizerBase":
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each CPU has a worker of its own
+    return load_tokenizer(source)
