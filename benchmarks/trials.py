@@ -18,6 +18,7 @@ from measured import Bound, finish, show
 from tsd.cluster import training
 from tsd.cluster.session import session
 from tsd.cluster.study import Study
+from tsd.cluster.token_stage import tokenise
 from tsd.cluster.train_stage import prepare_tokenizers
 from tsd.progress import Reporter
 from tsd.recipe import Recipe, load
@@ -65,7 +66,9 @@ def measure(recipe: Recipe) -> dict[str, list[float]]:
     study.curate()
     examples = study.open("examples")
     prepare_tokenizers(study, examples)
-    runs_left = iter(plan_runs(recipe, examples.digest))
+    planned = plan_runs(recipe, examples.digest)
+    tokenise(study, planned, planned)
+    runs_left = iter(planned)
     need = placement.need(recipe.students.sizes[0], recipe.training)
     beyond: dict[str, list[float]] = {OWN: [], SHARED: []}
     for _ in range(TURNS):

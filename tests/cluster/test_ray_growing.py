@@ -1,4 +1,4 @@
-"""A finished study that grows, on a real Ray: another size, modality and train size; only what is new is trained."""
+"""A finished study that grows, on a real Ray: another size, modality and train size; only new runs are trained."""
 
 import json
 from pathlib import Path

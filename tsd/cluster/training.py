@@ -8,6 +8,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -156,7 +157,9 @@ class _Board:
 
     def __init__(self) -> None:
         self.news: dict[str, dict[str, float]] = {}
+        self.latest: dict[str, tuple[str, dict[str, float]]] = {}
         self.at_work: set[str] = set()
+        self.stopped: set[str] = set()
         self.unfit: dict[str, str] = {}
 
     def begin(self, trial: str) -> None:
@@ -167,10 +170,24 @@ class _Board:
         """Return the trials that had their machines so far."""
         return self.at_work
 
-    def post(self, trial: str, run_id: str, metrics: dict[str, float]) -> None:
-        """Record the metrics of a run. Only its latest metrics are kept."""
+    def post(self, trial: str, run_id: str, metrics: dict[str, float]) -> bool:
+        """Record the metrics of a run. Only its latest metrics are kept. Returns whether the trial was stopped."""
         self.at_work.add(trial)
         self.news[run_id] = metrics
+        self.latest[trial] = run_id, metrics
+        return trial in self.stopped
+
+    def stop(self, trial: str) -> None:
+        """Record that Tune has stopped a trial."""
+        self.stopped.add(trial)
+
+    def is_stopped(self, trial: str) -> bool:
+        """Whether Tune has stopped a trial."""
+        return trial in self.stopped
+
+    def latest_of(self, trial: str) -> tuple[str, dict[str, float]] | None:
+        """Return the run that a trial trains or trained last, and its latest metrics."""
+        return self.latest.get(trial)
 
     def exclude(self, node: str, fault: str) -> None:
         """Record that a node is unfit."""
@@ -245,12 +262,34 @@ def _name(trial: Any) -> str:
 
 
 def _trial(config: dict[str, Any], settings: TrialSettings) -> None:
-    """Run one trial with Ray Train. The run's name lets a restart resume from its last checkpoint."""
+    """Run one trial with Ray Train. The run's name lets a restart resume from its last checkpoint.
+
+    Meanwhile the metrics of the run that is trained are reported to Ray Tune, for its result table, stoppers and
+    searchers.
+    """
     trial = settings.trials[config["trial"]]
     before = list(settings.trials).index(trial.name)
     if before >= settings.at_once:
         _let_go_first(settings.board, list(settings.trials)[:before])
     forget_cut_off_snapshot(f"{settings.folder}/trials/{trial.name}")
+    reported = None
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(_train_with_fit_nodes, settings, trial)
+        try:
+            while not training.done():
+                wait([training], REPORT_SECONDS)
+                latest = answer_within(settings.board.latest_of.remote(trial.name), None, BOARD_SECONDS)
+                if latest is not None and latest != reported:
+                    reported = latest
+                    tune.report({**latest[1], "run_id": latest[0]})
+        except SystemExit:  # raised by `tune.report` once Tune has stopped the trial
+            settings.board.stop.remote(trial.name)
+            raise
+        training.result()
+
+
+def _train_with_fit_nodes(settings: TrialSettings, trial: Trial) -> None:
+    """Train the trial's runs, again without the nodes that turn out to be unfit. Records why runs failed."""
     unfit = dict(settings.unfit)
     while True:
         try:

@@ -69,6 +69,10 @@ class TrialSettings:
     """Nodes that failed the check, and why."""
 
 
+class StoppedByTuneError(Exception):
+    """Raised in the first worker of a trial that Ray Tune has stopped."""
+
+
 def keep_failure(folder: str, run_id: str, reason: str) -> None:
     """Record why a run cannot continue and would fail again, on disk so that it survives a dead process."""
     folders.write_json(f"{folder}/{FAILED}", f"{run_id}.json", reason)
@@ -96,6 +100,8 @@ def train_in_worker(config: dict[str, Any]) -> None:
     with quick_imports():
         for name in LIBRARIES:
             importlib.import_module(name)
+    if answer_within(settings.board.is_stopped.remote(trial.name), False, BOARD_SECONDS):
+        return
     for run in trial.runs:
         done = folders.read_json(f"{settings.folder}/records", f"{run.run_id}.json") is not None
         if done or run.run_id in settings.passed_over:
@@ -104,6 +110,10 @@ def train_in_worker(config: dict[str, Any]) -> None:
             _learn(settings, trial.name, run)
         except (UserError, TrainingError) as error:
             keep_failure(settings.folder, run.run_id, str(error))
+        except StoppedByTuneError:
+            if ray.train.get_context().get_world_size() == 1:
+                return
+            raise  # ends the other workers, which wait for this one; after the restart all return at once
 
 
 def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
@@ -131,7 +141,9 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
 
     def post(now: loop.Progress) -> None:
         if place.rank == 0:
-            settings.board.post.remote(trial, run.run_id, trainer.metrics(now))
+            posted = settings.board.post.remote(trial, run.run_id, trainer.metrics(now))
+            if answer_within(posted, False, BOARD_SECONDS):
+                raise StoppedByTuneError
 
     def keep(part: Path, now: loop.Progress) -> None:
         folders.add_files(str(part), f"{folder}/trials/{trial}/{_checkpoint_name(run, now)}")
