@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,7 @@ def test_tune_receives_each_trials_metrics_and_a_trial_that_it_stops_ends(worker
         *(f"out={examples}", "training.epochs=8"),
     )
     words = command(examples, *settings)
-    overrides = [value for flag, value in zip(words, words[1:], strict=False) if flag == "--set"]
+    overrides = [value for flag, value in pairwise(words) if flag == "--set"]
     result = alone([sys.executable, "-c", STOPPED, json.dumps(overrides)], environment(2), 900)
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
