@@ -148,7 +148,7 @@ def test_a_copy_whose_user_was_killed_is_used_on_and_deleted_by_the_next(dataset
         assert len(copies(tmp_path)) == 1, "it was deleted under another process"
     finally:
         process.kill()
-        process.wait(30)
+        process.communicate(timeout=30)
     with node_copy.mapped(dataset, 1, flatten) as arrays:
         assert same(arrays, expected(dataset, 3))
     assert copies(tmp_path) == []
@@ -190,7 +190,7 @@ except StorageError as error:
 
 def test_a_full_disk_is_named_with_the_variable_that_names_another(tmp_path: Path) -> None:
     code = FULL.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "table"))
-    done = mounted("size=256k", tmp_path / "small", code)
+    done = mounted("size=256k", tmp_path / "small", code, imports=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert "no space left on device; set TMPDIR to a folder with more space" in line

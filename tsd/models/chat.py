@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 def chat_prompts(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """Each prompt as a user turn, followed by the generation prompt for the assistant's turn."""
+    if not prompts:
+        return []
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
     rendered: list[str] = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return rendered

@@ -1,4 +1,4 @@
-"""Tokenizers: the small one of students from scratch, and those of sources. Without torch, which starts slowly."""
+"""Tokenizers: the small one of students from scratch, and those of sources. Building one needs no torch."""
 
 import re
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import Unigram
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tsd.errors import InputError
 from tsd.models import sources
@@ -72,8 +72,10 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
     Raises InputError if there is none, or if it has no chat template or no end-of-sequence token.
     """
+    from transformers import AutoTokenizer  # imports torch
+
     with sources.readable(source):
-        tokenizer = AutoTokenizer.from_pretrained(sources.local(source, weights=False))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(sources.local(source, weights=False))
     if not tokenizer.chat_template:
         raise InputError(f"the tokenizer of {source} has no chat template: use an Instruct model")
     if tokenizer.eos_token_id is None:
