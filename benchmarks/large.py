@@ -241,7 +241,7 @@ def table() -> None:
     """Print docs/large.md's table in Markdown; how long a GPU computes is what gpu.json measured."""
     load = Load(EXAMPLES * TOKENS, EXAMPLES * SUPERVISED, TOKENS)
     measured = json.loads(Path(__file__).with_name("gpu.json").read_text())["results"]
-    print("| model | GPUs | GB each, activations kept | GB each, computed again | computing | moving | step |")
+    print("| model | GPUs | GB each, activations kept | GB each, recomputed | compute | communication | step |")
     print("|---|---|---|---|---|---|---|")
     for name, shape in QWEN.items():
         computing = next(

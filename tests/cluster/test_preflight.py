@@ -126,8 +126,8 @@ mamba = another_model(MambaConfig(vocab_size=400, hidden_size=16, num_hidden_lay
     [
         (without_template, "has no chat template: use an Instruct model"),
         (without_end, "has no eos_token"),
-        (template_that_wants_a_system, "does not take a user's turn: the first turn must be the system"),
-        (template_that_is_silent, "leaves out what a user says"),
+        (template_that_wants_a_system, "does not accept a user turn: the first turn must be the system"),
+        (template_that_is_silent, "omits the user's message"),
         (cut_weights, "model.safetensors has"),
         (cut_header, "model.safetensors is cut off"),
         (no_weights, "has no model.safetensors"),

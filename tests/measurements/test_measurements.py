@@ -686,7 +686,7 @@ def test_gzip_and_parquet_are_read(write, tmp_path):
 
 def test_a_file_behind_a_uri_is_read(write):
     assert read(Path(write(by_day())).as_uri()).values.tolist() == VALUES
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         read("file:///nowhere/mine.csv")
 
 

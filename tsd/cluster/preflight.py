@@ -65,7 +65,7 @@ def on_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
         unknown = [demand for demand in demands(recipe, asked) if shortage(demand, there)]
         for demand in unknown:
             yield Finding(
-                "machines", f"{demand.what}: no node that is up has them, and the autoscaler may start some"
+                "machines", f"{demand.what}: no running node has them, but the autoscaler may start one"
             )
         return
     kinds = [Machines(f"node type {name}", resources, most) for name, (resources, most) in to_come.items()]
@@ -83,7 +83,7 @@ def of_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
         yield from on_cluster(recipe, stage)
         try:
             with nodes.watched(recipe.folder, model_folders(recipe), packages(recipe, stage), print):
-                yield Finding("nodes", f"all {len(nodes.machines())} see {recipe.folder} and have what it takes")
+                yield Finding("nodes", f"all {len(nodes.machines())} see {recipe.folder} and have its packages")
         except UserError as error:
             for line in str(error).splitlines():
                 yield Finding("nodes", line, ok=False)

@@ -276,8 +276,8 @@ def _evened(
     notes.append(f"its steps are of {said}: resampled in time, linearly, to {points:,} even ones")
     if steps.max() > span / 3 and len(seconds) > 10:
         notes.append(
-            f"a gap of {_length(steps.max(), place.kind)} is {steps.max() / span:.0%} of the time: what is said "
-            "of it is a straight line"
+            f"a gap of {_length(steps.max(), place.kind)} is {steps.max() / span:.0%} of the time: it was filled "
+            "with a straight line"
         )
     grid = np.linspace(0.0, span, points)
     return np.interp(grid, (seconds - seconds[0])[known], values[known])

@@ -65,7 +65,7 @@ def _copies() -> Path:
     folder = Path(tempfile.gettempdir(), f"tsd-models-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():  # another user could put a different model there
-        raise InputError(f"{folder} belongs to another user: set TMPDIR to a folder of your own")
+        raise InputError(f"{folder} belongs to another user: set TMPDIR to a folder that you own")
     return folder
 
 
