@@ -208,7 +208,7 @@ def _vllm(field: str) -> str:
     if importlib.util.find_spec("vllm") is None:
         raise InputError(
             f"{field} needs vLLM, which is not installed here: run `pip install -c constraints-vllm.txt -e "
-            "'.[vllm]'` in tsd's checkout, in an environment of its own"
+            "'.[vllm]'` in tsd's checkout, in a separate environment"
         )
     return "vllm is installed"
 

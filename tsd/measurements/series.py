@@ -308,5 +308,5 @@ def _say_outlier(known: npt.NDArray[np.float64], notes: list[str]) -> None:
             verb, stands = ("are", "they stand") if " and " in value else ("is", "it stands")
             notes.append(
                 f"{value} ({counts[outer].sum():,} of {len(known):,} rows) {verb} far from the rest, which looks "
-                f"flat beside that: if {stands} for a missing value, say {missing}"
+                f"flat in comparison: if {stands} for a missing value, say {missing}"
             )
