@@ -1,9 +1,9 @@
 """AdamW and Muon: losses of the vision teacher and of text students with either, and the time of a step.
 
 Trains the laptop recipe's teacher on the same plots with either, and with AdamW at twice the learning rate, from
-two seeds each. Then it trains the recipe's students on the same examples of an errorless `rules` teacher, one after
-another, on one thread. Last, it times the teacher's steps with either and with torch's Muon beside AdamW, in turns.
-Writes optimizers.json beside itself. About ten minutes.
+two seeds each. Then it trains the recipe's students on the same examples of an errorless `rules` teacher, one
+after another, on one thread. Last, it times the teacher's steps with either and with torch's Muon beside AdamW, in
+turns. Writes optimizers.json beside itself. About ten minutes.
 
     OMP_NUM_THREADS=1 python benchmarks/optimizers.py --check
 """
