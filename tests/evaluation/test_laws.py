@@ -25,7 +25,7 @@ THOUSANDS = ((3e4, 1e5, 4e5, 2e6), (250, 1000, 4000, 16000))
 
 
 def crossed(levels: tuple[tuple[float, ...], tuple[float, ...]]) -> tuple[Floats, Floats]:
-    """Every size with every volume: two columns."""
+    """Every size with every train size: two columns."""
     grid = np.array(list(product(*levels)), dtype=np.float64)
     return grid[:, 0], grid[:, 1]
 
@@ -157,7 +157,7 @@ def test_the_same_loss_everywhere_determines_no_exponent() -> None:
     found = fit_with_intervals(n, d, np.full(len(n), 0.7), seed=0, resamples=5)
     assert found.law.predict(n, d) == pytest.approx(np.full(len(n), 0.7), rel=1e-3)
     assert "does not fall over these sizes" in found.note
-    assert "does not fall over these volumes" in found.note
+    assert "does not fall over these train sizes" in found.note
 
 
 def test_volumes_in_proportion_to_sizes_are_said_to_be_inseparable() -> None:
@@ -179,7 +179,7 @@ def test_resamples_of_a_single_size_are_left_out_and_counted() -> None:
     [
         ([1, 2, 3, 4], [1, 2, 3, 4], [4, 3, 2, 1], "needs 5 runs, got 4"),
         ([7] * 6, [1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1], "two distinct sizes, all runs have 7"),
-        ([1, 2, 3, 4, 5, 6], [9] * 6, [6, 5, 4, 3, 2, 1], "two distinct volumes, all runs have 9"),
+        ([1, 2, 3, 4, 5, 6], [9] * 6, [6, 5, 4, 3, 2, 1], "two distinct train sizes, all runs have 9"),
         ([1, 2, 3, 4, 5, 6], [1, 2, 1, 2, 1, 2], [6, 5, 4, 3, 2, 0], "losses must be positive .* got 0"),
         ([1, 2, 3, 4, 5, 6], [1, 2, 1, 2, 1, 2], [6, 5, 4, 3, 2, np.nan], "losses must be .* got nan"),
         ([1, 2, 3, 4, 5, 6], [1, 2, 1, 2, 1], [6, 5, 4, 3, 2, 1], "three columns of one length"),

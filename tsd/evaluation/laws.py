@@ -132,7 +132,7 @@ def _centred(n: npt.ArrayLike, d: npt.ArrayLike, loss: npt.ArrayLike, delta: flo
     """Check the runs and centre their logarithms. Raises ValueError as `fit` does."""
     columns = {
         name: np.asarray(column, dtype=np.float64)
-        for name, column in {"sizes": n, "volumes": d, "losses": loss}.items()
+        for name, column in {"sizes": n, "train sizes": d, "losses": loss}.items()
     }
     _check(columns)
     log_n, log_d, log_loss = (np.log(column) for column in columns.values())
@@ -162,7 +162,7 @@ def _check(columns: dict[str, Floats]) -> None:
         bad = column[~(np.isfinite(column) & (column > 0))]
         if bad.size:
             raise ValueError(f"{name} must be positive and finite to have a logarithm, got {bad[0]}")
-    for name in ("sizes", "volumes"):
+    for name in ("sizes", "train sizes"):
         if np.unique(columns[name]).size < 2:
             raise ValueError(f"a law needs two distinct {name}, all runs have {columns[name][0]:g}")
 
