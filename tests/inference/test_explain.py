@@ -290,7 +290,7 @@ def test_an_untrained_student_is_not_made_to_say_more_than_it_does(ramp, student
             main(["explain", str(ramp), "--model", str(students_folder / "untrained"), *more])
         assert left.value.code == 1
         if not more:
-            assert "no answer that can be read" in capsys.readouterr().out
+            assert "reply cannot be parsed" in capsys.readouterr().out
     answer = json.loads(capsys.readouterr().out)
     assert answer["sentences"] == []
     assert set(answer["labels"].values()) == {None}

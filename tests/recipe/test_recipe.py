@@ -403,7 +403,7 @@ def test_asking_more_of_a_split_than_it_holds_is_said_before_anything_is_drawn(o
     ],
 )
 def test_an_address_with_a_password_is_refused_and_not_repeated(override: str) -> None:
-    with pytest.raises(RecipeError, match="must not hold a user or a password") as refused:
+    with pytest.raises(RecipeError, match="must not hold a user or password") as refused:
         load("laptop", [override])
     assert "hunter2" not in str(refused.value)
 

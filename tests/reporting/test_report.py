@@ -282,7 +282,7 @@ def test_a_run_that_stopped_early_is_marked_and_the_mark_explained(page: Page) -
         ["small", "35,000", "500", "1"],
         ["large", "305,000", "500", "1"],
     ]
-    assert "† one that stopped early" in marked.text
+    assert "† a run that stopped early" in marked.text
 
 
 def test_the_run_with_the_lowest_loss_is_the_only_one_marked_best(page: Page) -> None:
@@ -448,7 +448,7 @@ def test_a_size_whose_loss_stalls_or_rises_with_data_is_named() -> None:
 
 def test_a_single_volume_is_drawn_and_said_to_tell_nothing_of_data() -> None:
     study = replace(STUDY, runs=table([row for row in ROWS if row["examples"] == 500]))
-    assert "say nothing of what more data does" in report.headlines(study)[1]
+    assert "do not show the effect of more data" in report.headlines(study)[1]
     assert len(read(study).rows) > 0
 
 
