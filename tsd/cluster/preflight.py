@@ -145,7 +145,7 @@ def _key(teacher: ApiTeacher) -> str:
     from tsd.teachers.api.connection import require_key
 
     require_key(teacher)
-    return f"${teacher.key_variable} is set" if teacher.key_variable else "none is asked for"
+    return f"${teacher.key_variable} is set" if teacher.key_variable else "not needed"
 
 
 def _folder(model: str) -> str:
@@ -164,7 +164,7 @@ def _whole_model(model: str) -> str:
 
     load_tokenizer(model)
     require_whole(model)
-    return f"{model} is whole"
+    return f"{model} is complete"
 
 
 def _nli(recipe: Recipe) -> str:
@@ -172,7 +172,7 @@ def _nli(recipe: Recipe) -> str:
     from tsd.curation.nli import require_contradiction  # torch and transformers
 
     require_contradiction(recipe.curation.nli.model)
-    return f"{recipe.curation.nli.model} tells contradictions"
+    return f"{recipe.curation.nli.model} detects contradictions"
 
 
 def _students(recipe: Recipe) -> Iterator[Finding]:
@@ -227,7 +227,7 @@ def _require_database(path: Path, uri: str) -> None:
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(len(HEADER)) != HEADER:
-                raise InputError(f"tracking.uri {uri}: {path} is no SQLite database: name another file")
+                raise InputError(f"tracking.uri {uri}: {path} is not an SQLite database: name another file")
     there = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
         raise InputError(f"tracking.uri {uri}: {there} cannot be written to: name another file")
