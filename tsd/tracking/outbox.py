@@ -184,7 +184,9 @@ class Outbox:
                     continue
                 self._reason = reason_of(error)
                 if not away:
-                    self._say(f"MLflow at {self._place} does not answer; the study continues without it: {self._reason}")
+                    self._say(
+                        f"MLflow at {self._place} does not answer; the study continues without it: {self._reason}"
+                    )
                 away = True
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
