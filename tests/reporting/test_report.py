@@ -362,7 +362,7 @@ def test_laws_stand_with_their_intervals_and_what_their_runs_do_not_determine(pa
 
 
 def test_time_and_classes_are_shown_as_shares(page: Page) -> None:
-    assert "80.0 % of 1 min 30 s went into training and decoding proper." in page.text
+    assert "80.0 % of 1 min 30 s was spent on training and decoding students." in page.text
     assert ["Train", "", "1 min 12 s", "80.0 %"] in page.cells
     assert ["trend decreasing", "", "30.0 %"] in page.cells
 

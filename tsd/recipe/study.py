@@ -132,7 +132,8 @@ class Recipe(Section):
             if student.gpus is not None and (not self.training.gpu or (workers > 1 and student.gpus < 1)):
                 why = f"{workers} workers cannot share one" if self.training.gpu else "training.gpu is false"
                 raise ValueError(
-                    f"students.sizes: {student.name} requests {student.gpus:g} of a GPU, but {why}: leave out gpus"
+                    f"students.sizes: {student.name} requests {student.gpus:g} of a GPU, but {why}: "
+                    "leave out its gpus"
                 )
         return self
 
