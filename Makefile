@@ -1,4 +1,4 @@
-# The commands that one needs to know. `make study` and `make test` set everything up themselves.
+# The main commands. `make study` and `make test` set up their environments.
 # CUDA=yes accepts a CUDA build of torch where pip finds no CPU build.
 PYTHON ?= python3.11
 CUDA ?= no
@@ -44,7 +44,7 @@ setup: .venv/ready
 environments: ## both, at the same time: pip works on one core
 	@$(MAKE) --no-print-directory --jobs 2 .venv/ready .venv-vllm/ready
 
-# What another Python left of an unfinished set-up is replaced. Older pips download what they only should list.
+# An unfinished set-up by another Python is replaced. Older pips download what they should only list.
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { echo "Python 3.11, 3.12 or 3.13 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
 	@[ "$$($(PYTHON) -c '$(VERSION)')" = "$$($(BIN)/python -c '$(VERSION)' 2>/dev/null)" ] || $(PYTHON) -m venv --clear .venv

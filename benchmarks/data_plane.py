@@ -116,7 +116,7 @@ def main() -> None:
     curves = [result.pop("memory") for result in results]
     show("Series through Ray Data to Parquet", results)
     carried = carry_on(results[-1])
-    show("Carried on to 1 billion series on 1,000 cores: calculated, not measured", carried)
+    show("Extrapolated to 1 billion series on 1,000 cores: calculated, not measured", carried)
     picture(curves).savefig(Path(__file__).with_suffix(".png"), dpi=120)
     small, large = results
     finish(

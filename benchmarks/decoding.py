@@ -1,11 +1,10 @@
-"""Replies per second of `decode`, and beside it transformers' generate on the same students, prompts and batches.
+"""Replies per second of `decode` and of transformers' generate on the same students, prompts and batches.
 
-Students of three sizes are trained for a moment, so that replies end by themselves and not all at once. Prompts
-are series of 128 points, or of 32, 64, 128 and 256 in equal shares. Both sides go from prompts to texts on one
-thread in float32; generate has its own cache, is padded on the left and stops at the same token. Seconds are the
-processor's, which on one thread are the clock's where nobody else is at work. The two sides take turns, each first
-in every other one; a ratio is the median of the turns' ratios, with the quartiles beside it. Writes decoding.json
-beside itself. Five minutes.
+Students of three sizes are trained for a moment, so that replies end at different lengths. Prompts are series
+of 128 points, or of 32, 64, 128 and 256 in equal shares. Both sides go from prompts to texts on one thread in
+float32; generate has its own cache, pads on the left and stops at the same token. Seconds are CPU time, which
+equals wall time for one thread on an idle machine. The two sides take turns and alternate in going first; a ratio
+is the median over the turns, with quartiles. Writes decoding.json beside itself. Five minutes.
 
     OMP_NUM_THREADS=1 python benchmarks/decoding.py --check
 """

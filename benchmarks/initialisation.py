@@ -1,6 +1,6 @@
-"""How much a student's start matters: transformers' own, unit gain, and unit gain with the values in order.
+"""The effect of a student's initialisation: transformers' default, unit gain, and unit gain with ordered values.
 
-Trains the same student on the same examples from each start, one after the other on one thread, and prints
+Trains the same student on the same examples from each initialisation, one after another on one thread, and prints
 held-out loss and label accuracy. Writes initialisation.json beside itself. About six minutes.
 
     python benchmarks/initialisation.py

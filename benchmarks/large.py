@@ -1,10 +1,10 @@
 """A model of Qwen2.5-0.5B's dimensions with random weights, loaded and trained by two workers that share it.
 
 It is written to disk tensor by tensor (1 GB, bfloat16). Two gloo processes of one thread each then load it and
-take three steps in float32; beside them one process loads it whole with transformers. Of each the peak of its
-memory is said: resident as the kernel counts it, and without what is shared with the page cache (libraries and the
-file that is read). Memory is what is measured here; seconds are only said. Writes large.json. It takes 17 GB of
-memory, and took 24 minutes on two cores that had other work besides.
+take three steps in float32. For comparison, one process loads it whole with transformers. The script prints the
+peak memory of each: resident as the kernel counts it, and without pages shared with the page cache (libraries and
+the model file). Memory is the measurement; seconds are only printed. Writes large.json. It takes 17 GB of memory,
+and took 24 minutes on two cores that had other work as well.
 
     OMP_NUM_THREADS=1 python benchmarks/large.py --check
     python benchmarks/large.py --table    # what docs/large.md says of several GPUs
@@ -241,7 +241,7 @@ def table() -> None:
     """Print docs/large.md's table in Markdown; how long a GPU computes is what gpu.json measured."""
     load = Load(EXAMPLES * TOKENS, EXAMPLES * SUPERVISED, TOKENS)
     measured = json.loads(Path(__file__).with_name("gpu.json").read_text())["results"]
-    print("| model | GPUs | GB each, activations kept | GB each, computed again | computing | moving | step |")
+    print("| model | GPUs | GB each, activations kept | GB each, recomputed | compute | communication | step |")
     print("|---|---|---|---|---|---|---|")
     for name, shape in QWEN.items():
         computing = next(

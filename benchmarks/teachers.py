@@ -1,15 +1,14 @@
-"""How fast teachers describe series: an API teacher as it is asked, and a small one of one's own that looks.
+"""Throughput of teachers: an API teacher, and a small, locally trained vision teacher.
 
-An API teacher, and beside it the package bespokelabs-curator on the same server and prompts.
+The API teacher is compared with the package bespokelabs-curator on the same server and prompts. A local server
+answers each request after 200 ms; 64 requests may be in flight, so 320 a second are ideal. The server measures the
+rate over the middle eight tenths of the requests, without start and end. curator has a separate environment, which
+is made once (.venv-curator, two minutes).
 
-A local server answers each request after 200 ms; 64 requests may be under way, so 320 a second are ideal. It
-measures the rate itself, over the middle eight tenths of the requests: starting up and running out are not part
-of it. curator lives in an environment of its own, which is made once (.venv-curator, two minutes).
-
-A teacher of one's own, trained on few plots, looks in this process on one core, drawing included; beside it the
-rules teacher, and the same model in vLLM's engine on this machine's CPUs, in the pipeline and behind a server, if
-there is .venv-vllm (`make environments`). Of the latter two the rate is that between two numbers of series, so
-that no start is part of it. Writes teachers.json. Twelve minutes.
+The local teacher, trained on few plots, runs in this process on one core, rendering of plots included. It is
+compared with the rules teacher and, if .venv-vllm exists (`make environments`), with the same model in vLLM's
+engine on this machine's CPUs, in the pipeline and behind a server. The rates of the latter two are differences
+between two numbers of series, so they exclude the start. Writes teachers.json. Twelve minutes.
 
     python benchmarks/teachers.py --check
 """
@@ -119,7 +118,7 @@ def main() -> None:
 
 
 def own_ways() -> dict[str, float]:
-    """How many series a second a teacher of one's own describes, each way, and the rules teacher."""
+    """Series per second that a locally trained teacher describes, each way, and the rules teacher."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = load("laptop", [f"teacher.train.pictures={PICTURES}", f"out={folder}", TRACKING.format(folder)])
         local_teacher.prepare_alone(recipe, Reporter())

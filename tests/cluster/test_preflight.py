@@ -126,8 +126,8 @@ mamba = another_model(MambaConfig(vocab_size=400, hidden_size=16, num_hidden_lay
     [
         (without_template, "has no chat template: use an Instruct model"),
         (without_end, "has no eos_token"),
-        (template_that_wants_a_system, "does not take a user's turn: the first turn must be the system"),
-        (template_that_is_silent, "leaves out what a user says"),
+        (template_that_wants_a_system, "does not accept a user turn: the first turn must be the system"),
+        (template_that_is_silent, "omits the user's message"),
         (cut_weights, "model.safetensors has"),
         (cut_header, "model.safetensors is cut off"),
         (no_weights, "has no model.safetensors"),
@@ -262,7 +262,7 @@ def test_gpus_that_this_machine_lacks_are_said_at_once(tmp_path: Path, monkeypat
 def test_a_tracking_store_that_cannot_be_used_is_said(tmp_path: Path, free_port: int) -> None:
     (tmp_path / "notes.txt").write_text("not a database at all")
     uris = {
-        f"sqlite:///{tmp_path}/notes.txt": "is no SQLite database",
+        f"sqlite:///{tmp_path}/notes.txt": "is not an SQLite database",
         f"sqlite:///{tmp_path}/notes.txt/mlflow.db": "cannot be written to",
         f"http://127.0.0.1:{free_port}": f"nothing listens on port {free_port}",
         f"sqlite:///{tmp_path}/new/mlflow.db": "",

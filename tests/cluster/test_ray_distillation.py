@@ -116,7 +116,7 @@ def test_its_report_sets_it_beside_the_one_that_learned_from_words(
     done: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     folder, result = done
-    assert "Words or a bigger student: in 1 comparison of" in " ".join(result.stdout.split())
+    assert "SFT and knowledge distillation: in 1 comparison of" in " ".join(result.stdout.split())
     assert 'id="objectives"' in (folder / "report.html").read_text()
 
 

@@ -28,7 +28,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The study of a teacher of one's own, and what its commands printed: its teacher first, then the rest."""
     out = tmp_path_factory.mktemp("looking")
     printed = run_each(command(out, *OWN, stage="teacher train"), command(out, *OWN), timeout=600)
-    return out / "tiny", printed.split("the teacher lies in")
+    return out / "tiny", printed.split("the teacher is stored in")
 
 
 def test_training_a_teacher_says_how_well_it_reads_and_where_it_lies(study: tuple[Path, list[str]]) -> None:
@@ -42,7 +42,7 @@ def test_training_a_teacher_says_how_well_it_reads_and_where_it_lies(study: tupl
     assert {"preprocessor_config.json", "generation_config.json"} <= files
     card = (folder / "teacher/README.md").read_text()
     assert f"{PICTURES:,} descriptions" in card
-    assert "| share right |" in card
+    assert "| score | share right |" in card
 
 
 def test_the_study_takes_the_teacher_that_is_there(study: tuple[Path, list[str]]) -> None:
@@ -91,4 +91,4 @@ def test_the_report_shows_what_the_teacher_saw_and_sets_the_views_side_by_side(
     page = (folder / "report.html").read_text()
     assert 4 <= page.count("What the teacher saw") == page.count("data:image/png;base64,")
     assert "img-src data:" in page  # else a browser shows none of them
-    assert "Numbers or a plot: in 1 comparison at equal parameters and examples" in page
+    assert "Text and image input: in 1 comparison at equal parameters and examples" in page

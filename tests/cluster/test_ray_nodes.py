@@ -121,9 +121,7 @@ def test_node_types_that_start_from_nothing_are_held_against_what_the_recipe_ask
     assert checked(16) == (0, [])
     code, (line,) = checked(17)
     assert code == 2
-    assert (
-        "asks for 17 workers of 1 GPU each, and all nodes and node types of the cluster together hold 16" in line
-    )
+    assert "needs 17 workers of 1 GPU each, but all nodes and node types of the cluster together have 16" in line
 
 
 def board() -> psutil.Process | None:

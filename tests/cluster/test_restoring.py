@@ -58,7 +58,7 @@ def test_a_record_that_was_cut_or_changed_is_written_anew_from_its_students_card
     record.write_bytes(before[:9] if content is None else content)
     lost, line = said(recipe, capsys)
     assert lost == {}
-    assert "was damaged: written anew" in line
+    assert "was damaged: rewritten" in line
     assert record.read_bytes() == before
 
 

@@ -52,7 +52,7 @@ def test_a_card_says_data_teacher_loss_and_where_it_comes_from(task: str) -> Non
     )
     assert [words for words in (*said, RUN["run_id"]) if words not in text] == []
     assert "trained from scratch" in text
-    assert "| share right |" not in text
+    assert "| score |" not in text
     compile(text.split("```python")[1].split("```")[0], "card", "exec")
 
 
@@ -67,14 +67,14 @@ def test_a_base_model_is_named_for_a_hub_and_a_folder_by_its_name_alone() -> Non
     assert front(hub)["library_name"] == "transformers"
     folder = render(card(source="/home/somebody/models/small/", adapters=True))
     assert "base_model" not in front(folder)
-    assert "the model folder small, by low-rank adapters, merged into it" in folder
+    assert "the model folder small and trained with low-rank adapters, merged into it" in folder
     assert "somebody" not in folder
 
 
 def test_adapters_that_stand_alone_say_so() -> None:
     text = render(card(source="Qwen/Qwen3-0.6B", adapters=True, alone=True))
     assert front(text)["library_name"] == "peft"
-    assert "lie here alone" in text
+    assert "stored here without the base model" in text
 
 
 def test_the_card_of_a_student_that_looks_says_how_to_show_it_a_plot() -> None:

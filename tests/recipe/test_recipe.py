@@ -254,7 +254,7 @@ WRONG_SETS = {
     "seeds for no volume": ("students.seeds={smal: [1]}", ["students.seeds"]),
     "a share of a GPU on CPUs": (
         "students.sizes=[{name: 0.3M, gpus: 0.5}]",
-        ["0.3M asks for 0.5 of a GPU", "training.gpu is false"],
+        ["0.3M requests 0.5 of a GPU", "training.gpu is false"],
     ),
     "more workers than share a batch": (
         "students.sizes=[{name: 0.3M, workers: 3}]",
@@ -270,7 +270,7 @@ WRONG_SETS = {
     "a policy for no facet": ("curation.against_truth.maximun=keep", ["against_truth.maximun", "'maximum'?"]),
     "a cap on no facet": ("curation.caps={nois: 0.5}", ["curation.caps.nois", "did you mean 'noise'?"]),
     "a cap that no corpus keeps": ("curation.caps.noise=0.3", ["curation.caps of noise", "0.333", "0.3"]),
-    "a length the wrong way round": ("curation.length=[9, 3]", ["length", "least, most", "[9, 3]"]),
+    "a length the wrong way round": ("curation.length=[9, 3]", ["length", "[minimum, maximum]", "[9, 3]"]),
     "an inference without a model": ("curation.nli={threshold: 0.5}", ["curation.nli.model", "missing"]),
     "an unknown key of one of several teachers": (
         "teachers.good.eror_rate=0",
@@ -389,7 +389,7 @@ def test_asking_more_of_a_split_than_it_holds_is_said_before_anything_is_drawn(o
     modest = ["series.count=10000", "students.volumes=[2000]"]
     load("laptop", [RULES, *modest]).require_enough_series()
     with pytest.raises(
-        RecipeError, match=f"{override.split('=')[0]} asks for .* {split} split .* raise series.count"
+        RecipeError, match=f"{override.split('=')[0]} needs .* {split} split .* raise series.count"
     ):
         load("laptop", [RULES, *modest, override]).require_enough_series()
 
@@ -403,7 +403,7 @@ def test_asking_more_of_a_split_than_it_holds_is_said_before_anything_is_drawn(o
     ],
 )
 def test_an_address_with_a_password_is_refused_and_not_repeated(override: str) -> None:
-    with pytest.raises(RecipeError, match="must not hold a user or a password") as refused:
+    with pytest.raises(RecipeError, match="must not hold a user or password") as refused:
         load("laptop", [override])
     assert "hunter2" not in str(refused.value)
 
@@ -508,12 +508,15 @@ def test_several_teachers_may_each_be_trained() -> None:
         ("teacher.model=x", "leave out model or train"),
         ("teacher.view=both", "leave out view"),
         ("teacher.temperature=0.5", "leave out temperature"),
-        ("plots.style=paper", "a teacher of one's own looks at bare plots"),
-        ("students={view: plot, sizes: [3M]}", "unknown size of a student that looks '3M'"),
-        ("students.sizes=[{name: a, source: x/y, view: plot, learning_rate: 1}]", "reads numbers"),
+        ("plots.style=paper", "a locally trained teacher needs bare plots"),
+        ("students={view: plot, sizes: [3M]}", "unknown size of a vision student '3M'"),
+        (
+            "students.sizes=[{name: a, source: x/y, view: plot, learning_rate: 1}]",
+            "vision students are trained from scratch",
+        ),
         (
             "students.sizes=[0.3M, {name: a, size: 0.1M, view: plot, distil: {teacher: 0.3M}}]",
-            "one looks at plots and the other reads numbers",
+            "their modalities differ",
         ),
     ],
 )

@@ -51,9 +51,9 @@ def test_a_plan_of_a_study_has_a_line_for_each_stage_and_a_sum(said):
 
 
 def test_rows_are_those_of_the_recipe(said):
-    assert "draw 600 series of 64 points" in said
+    assert "generate 600 series of 64 points" in said
     assert "600 replies by the rules teacher" in said
-    assert "train 8 students (2 sizes × 2 data volumes × 2 seeds) in 7 trials" in said
+    assert "train 8 students (2 models × 2 train sizes × 2 seeds) in 7 trials" in said
     assert _number(said, " examples, about") == 2 * 2 * 2 * (16 + 48)  # sizes × seeds × epochs × volumes
     assert _number(said, " replies, about") == 8 * 50
 
@@ -250,19 +250,19 @@ def test_a_distilled_student_costs_its_own_flops_and_a_third_of_its_teacher_s(sm
 
     alone, teacher = (_number(planned(size), " FLOPs") for size in ("0.03M", "0.1M"))
     said = planned("0.1M", "{name: taught, size: 0.03M, distil: {teacher: 0.1M}}")
-    assert "taught learns from 0.1M on 48 examples, trained before it" in said
-    assert _number(said, " FLOPs more, the teacher's") == pytest.approx(teacher / 3, rel=0.06)  # two digits each
+    assert "taught is distilled from 0.1M on 48 examples, trained before it" in said
+    assert _number(said, " FLOPs more for the teacher") == pytest.approx(teacher / 3, rel=0.06)  # two digits each
     assert _number(said.splitlines()[2], " FLOPs") == pytest.approx(alone + teacher, rel=0.06)
 
 
 def test_a_teacher_of_one_s_own_is_trained_before_it_looks_and_the_plan_says_so():
     small = [*SMALL, "teacher={kind: local, train: {size: 0.03M, pictures: 700}}"]
     lines = plan(load("laptop", small), "annotate").splitlines()
-    assert "train own-0.03M to look, on 700 plots of other series and their truth: about" in lines[1]
-    assert "have own-0.03M look at 600 plots in 2 processes, 9,600 image tokens, $0" in lines[2]
+    assert "train the teacher own-0.03M on 700 plots of other series with known truth: about" in lines[1]
+    assert "have own-0.03M describe 600 plots in 2 processes, 9,600 image tokens, $0" in lines[2]
     alone = plan(load("laptop", small), "teacher")
-    assert "train own-0.03M to look" in alone
-    assert "look at 600 plots" not in alone
+    assert "train the teacher own-0.03M" in alone
+    assert "describe 600 plots" not in alone
 
 
 def test_students_that_look_are_planned_with_the_tokens_of_a_picture():
@@ -323,7 +323,7 @@ def test_a_dry_run_says_that_a_folder_cannot_be_seen_and_plans_the_whole(monkeyp
         monkeypatch.setenv(name, "none")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     said = plan(load("laptop", [*SMALL, "out=s3://bucket/tsd"]), "curate")
-    assert "What lies in s3://bucket/tsd/laptop could not be seen, so this is the whole" in said
+    assert "s3://bucket/tsd/laptop could not be read, so this plan covers the whole study" in said
     assert "sort 600 replies" in said
 
 
@@ -381,7 +381,7 @@ def test_a_dry_run_of_a_study_that_was_stopped_counts_what_is_left(tmp_path):
     said = plan(mine, "study")
     assert "generate   nothing to do" in said
     assert "write 2,048 replies by the rules teacher" in said
-    assert "6,144 replies are there" in said
+    assert "6,144 replies exist already" in said
     for table in ("examples",):
         _part_of(mine.folder, table, 8)
     for run in _runs(mine):

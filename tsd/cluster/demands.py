@@ -74,7 +74,7 @@ def _demand(what: str, workers: int, each: Resources, section: str) -> Demand:
         "stage": "start a node that has one",
         "teacher": "lower teacher.replicas or teacher.tensor_parallel, or set teacher.gpu=false for a tiny model",
     }[section]
-    return Demand(f"{what} asks for {group}", workers, tuple(each.items()), fix)
+    return Demand(f"{what} needs {group}", workers, tuple(each.items()), fix)
 
 
 def room(asked: Iterable[Demand], machines: list[Machines]) -> Iterator[Finding]:
@@ -82,7 +82,7 @@ def room(asked: Iterable[Demand], machines: list[Machines]) -> Iterator[Finding]
     for demand in asked:
         lack = shortage(demand, machines)
         if lack:
-            yield Finding("machines", f"{demand.what}, and {lack}: {demand.fix}", ok=False)
+            yield Finding("machines", f"{demand.what}, but {lack}: {demand.fix}", ok=False)
         else:
             yield Finding("machines", demand.what)
 
@@ -102,7 +102,7 @@ def shortage(demand: Demand, machines: list[Machines]) -> str:
         return f"{only.name} has {has}"
     if there <= 0:
         return f"no node or node type of the cluster has enough {names}s"
-    return f"all nodes and node types of the cluster together hold {there:g} of them"
+    return f"all nodes and node types of the cluster together have {there:g} of them"
 
 
 def this_machine(recipe: Recipe, asked: set[str]) -> Machines:

@@ -64,9 +64,7 @@ def on_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
     if to_come is None:  # an autoscaler that does not expose its node types
         unknown = [demand for demand in demands(recipe, asked) if shortage(demand, there)]
         for demand in unknown:
-            yield Finding(
-                "machines", f"{demand.what}: no node that is up has them, and the autoscaler may start some"
-            )
+            yield Finding("machines", f"{demand.what}: no running node has them, but the autoscaler may start one")
         return
     kinds = [Machines(f"node type {name}", resources, most) for name, (resources, most) in to_come.items()]
     yield from room(demands(recipe, asked), [*there, *kinds])
@@ -83,7 +81,7 @@ def of_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
         yield from on_cluster(recipe, stage)
         try:
             with nodes.watched(recipe.folder, model_folders(recipe), packages(recipe, stage), print):
-                yield Finding("nodes", f"all {len(nodes.machines())} see {recipe.folder} and have what it takes")
+                yield Finding("nodes", f"all {len(nodes.machines())} see {recipe.folder} and have its packages")
         except UserError as error:
             for line in str(error).splitlines():
                 yield Finding("nodes", line, ok=False)
@@ -145,7 +143,7 @@ def _key(teacher: ApiTeacher) -> str:
     from tsd.teachers.api.connection import require_key
 
     require_key(teacher)
-    return f"${teacher.key_variable} is set" if teacher.key_variable else "none is asked for"
+    return f"${teacher.key_variable} is set" if teacher.key_variable else "not needed"
 
 
 def _folder(model: str) -> str:
@@ -164,7 +162,7 @@ def _whole_model(model: str) -> str:
 
     load_tokenizer(model)
     require_whole(model)
-    return f"{model} is whole"
+    return f"{model} is complete"
 
 
 def _nli(recipe: Recipe) -> str:
@@ -172,7 +170,7 @@ def _nli(recipe: Recipe) -> str:
     from tsd.curation.nli import require_contradiction  # torch and transformers
 
     require_contradiction(recipe.curation.nli.model)
-    return f"{recipe.curation.nli.model} tells contradictions"
+    return f"{recipe.curation.nli.model} detects contradictions"
 
 
 def _students(recipe: Recipe) -> Iterator[Finding]:
@@ -209,7 +207,7 @@ def _vllm(field: str) -> str:
     if importlib.util.find_spec("vllm") is None:
         raise InputError(
             f"{field} needs vLLM, which is not installed here: run `pip install -c constraints-vllm.txt -e "
-            "'.[vllm]'` in tsd's checkout, in an environment of its own"
+            "'.[vllm]'` in tsd's checkout, in a separate environment"
         )
     return "vllm is installed"
 
@@ -228,7 +226,7 @@ def _require_database(path: Path, uri: str) -> None:
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(len(HEADER)) != HEADER:
-                raise InputError(f"tracking.uri {uri}: {path} is no SQLite database: name another file")
+                raise InputError(f"tracking.uri {uri}: {path} is not an SQLite database: name another file")
     there = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
         raise InputError(f"tracking.uri {uri}: {there} cannot be written to: name another file")

@@ -211,7 +211,7 @@ def _restore(
         with folders.local_copy(f"{trial}/{Path(path).name}") as folder:
             if checkpoints.is_whole(Path(folder)):
                 return checkpoints.restore(Path(folder), model, optimizer, place)
-        log.warning("%s is damaged: the run goes on from the checkpoint before, if any", path)
+        log.warning("%s is damaged: the run continues from the previous checkpoint, if any", path)
     return Progress()
 
 
@@ -227,6 +227,6 @@ def forget_cut_off_snapshot(trial: str) -> None:
     try:
         folders.read_json(trial, SNAPSHOT)
     except DataError:
-        log.warning("%s/%s is cut off: it is made anew", trial, SNAPSHOT)
+        log.warning("%s/%s is truncated: it is written again", trial, SNAPSHOT)
         files, root = folders.filesystem(trial)
         files.delete_file(f"{root}/{SNAPSHOT}")

@@ -20,7 +20,7 @@ from tsd.storage import folders
 from tsd.tasks import TASKS, Task
 
 MAX_NEW_TOKENS = 128
-NO_ANSWER = "The student gave no answer that can be read: it may need more training."
+NO_ANSWER = "The student's reply cannot be parsed: it may need more training."
 GIVE = "give a student's folder, such as runs/laptop/students/NAME"
 
 
@@ -75,7 +75,7 @@ def _at_hand(model: str) -> Iterator[str]:
         try:
             folder = held.enter_context(folders.local_copy(model.rstrip("/")))
         except FileNotFoundError:
-            raise InputError(f"{model} is not there: {GIVE}") from None
+            raise InputError(f"{model} does not exist: {GIVE}") from None
         except (OSError, ValueError) as error:  # wrong credentials, no network, unknown storage scheme
             raise InputError(f"{model} cannot be fetched: {str(error).splitlines()[0]}") from None
         yield folder
@@ -89,7 +89,7 @@ def read_card(path: str, model: str | None = None) -> dict[str, Any]:
     model = model or path
     folder = Path(path)
     if not folder.is_dir():
-        what = "is a file and not a model folder" if folder.exists() else "is not there"
+        what = "is a file and not a model folder" if folder.exists() else "does not exist"
         raise InputError(f"{model} {what}: {GIVE}")
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
@@ -98,7 +98,7 @@ def read_card(path: str, model: str | None = None) -> dict[str, Any]:
     card = folder / "tsd.json"
     if not card.is_file():
         raise InputError(
-            f"{model} was not trained by tsd, it has no tsd.json to say how long its series were: {GIVE}"
+            f"{model} was not trained by tsd, since it has no tsd.json with the length of its series: {GIVE}"
         )
     try:
         read: dict[str, Any] = json.loads(card.read_text())

@@ -11,7 +11,7 @@ CARD, README = "tsd.json", "README.md"
 USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = "."  # where this file lies
+folder = "."  # the folder of this file
 tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
 turns = [{{"role": "user", "content": {prompt}}}]
 asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -22,7 +22,7 @@ print(tokenizer.decode(reply, skip_special_tokens=True))
 USE_LOOKING = """```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-folder = "."  # where this file lies
+folder = "."  # the folder of this file
 processor, model = AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder)
 shown = [{{"type": "text", "text": {prompt}}}, {{"type": "image", "path": "plot.png"}}]
 turns = [{{"role": "user", "content": shown}}]
@@ -47,7 +47,8 @@ def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | 
     points = " or ".join(map(str, lengths))
     started = f"started from {_named(source)}" if source else "was trained from scratch"
     if adapters:
-        started += ", by low-rank adapters, " + ("which lie here alone" if about["alone"] else "merged into it")
+        stored = "which are stored here without the base model" if about["alone"] else "merged into it"
+        started += f" and trained with low-rank adapters, {stored}"
     example = task.asked.format(*["37 41 40"] * task.curves)
     how = USE.format(prompt=json.dumps(example), tokens=task.reply_tokens)
     kind, given = (
@@ -66,16 +67,16 @@ def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | 
         f"# {run['run_id']}",
         f"A {kind}language model of {run['parameters']:,} parameters that describes {shown} in words"
         f"{', from their plots' if looks else ''}. It {started}.",
-        "## What it learned from",
+        "## Training data",
         f"{run['examples']:,} descriptions by the teacher {about['teacher']} of synthetic {shown} of {points} "
         f"points, whole numbers from 0 to 99: {run['tokens']:,} tokens in {run['steps']:,} steps, "
         f"{run['flops']:.3g} FLOPs. Seed {run['seed']}.",
-        "## How well it does",
+        "## Evaluation",
         *_measured(run, scores),
-        "## How to use it",
-        f"{given} `tsd explain FILE --model FOLDER` brings a series of your own to that form.",
+        "## Usage",
+        f"{given} `tsd explain FILE --model FOLDER` converts a series from your own file to this form.",
         how,
-        "## Where it comes from",
+        "## Provenance",
         f"tsd, study {about['study']}, recipe {about['recipe']} (digest), run {run['run_id']}.",
     ]
     return "\n\n".join(paragraphs) + "\n"
@@ -103,8 +104,8 @@ def _measured(run: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] 
     if scores is None:
         return [loss]
     rows = [f"| {name} | {at['value']:.3f} | {at['low']:.3f}–{at['high']:.3f} |" for name, at in scores.items()]
-    table = "\n".join(["| share right | value | 95 % interval |", "|---|---|---|", *rows])
-    return [loss, "On test series that nobody trained on:", table]
+    table = "\n".join(["| score | share right | 95 % interval |", "|---|---|---|", *rows])
+    return [loss, "On test series that were not used for training:", table]
 
 
 def _named(source: str) -> str:

@@ -98,22 +98,22 @@ def require_usable(source: str) -> PreTrainedTokenizerBase:
         prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates can raise any exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the chat template of {source} does not take a user's turn: {reason}") from None
+        raise InputError(f"the chat template of {source} does not accept a user turn: {reason}") from None
     if SAMPLE not in prompt:
-        raise InputError(f"the chat template of {source} leaves out what a user says: use an Instruct model")
+        raise InputError(f"the chat template of {source} omits the user's message: use an Instruct model")
     tokens = tokenizer(f"{prompt}{SAMPLE}{tokenizer.eos_token}", add_special_tokens=False)["input_ids"]
     if tokens[-1] != tokenizer.eos_token_id:
         raise InputError(
-            f"the tokenizer of {source} does not read its own eos_token {tokenizer.eos_token!r} as one"
+            f"the tokenizer of {source} does not encode its eos_token {tokenizer.eos_token!r} as one token"
         )
     model = weights.require_loadable(source)
     rows = model.get_input_embeddings().weight.shape[0]
     if max(*tokens, tokenizer.pad_token_id) >= rows:
-        raise InputError(f"the tokenizer of {source} has more tokens than its model, which knows {rows:,}")
+        raise InputError(f"the tokenizer of {source} has more tokens than its model's {rows:,}")
     takes = inspect.signature(type(model).forward).parameters
     lacking = [name for name in FORWARD if name not in takes]
     if lacking or getattr(type(model), "_is_stateful", False):
-        why = f"takes no {lacking[0]}" if lacking else "keeps a state in the place of keys and values"
+        why = f"takes no {lacking[0]}" if lacking else "keeps a recurrent state instead of keys and values"
         raise InputError(f"{source} cannot be decoded: its {type(model).__name__} {why}")
     return tokenizer
 

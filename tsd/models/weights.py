@@ -195,7 +195,7 @@ def _shapes(source: str) -> dict[str, tuple[int, ...]]:
     headers = {file: _header(source, folder, file) for file in sorted(set(placed.values()))}
     for name, file in placed.items():
         if name not in headers[file]:
-            raise InputError(f"{source}: {INDEX} says that {file} holds {name}, and it does not")
+            raise InputError(f"{source}: {file} lacks {name}, which {INDEX} lists there: fetch it again")
     return {name: headers[file][name] for name, file in placed.items()}
 
 
@@ -246,10 +246,10 @@ def _match(model: PreTrainedModel, places: dict[str, Path], source: str) -> dict
     missing = [names[key][0] for key, name in matched.items() if name is None]
     # Old checkpoints store the frequencies of rotary embeddings, which are computed.
     left = [name for name in places if name not in known and not name.endswith("rotary_emb.inv_freq")]
-    for these, fault in ((missing, "lacks"), (left, "has, and the model does not,")):
+    for these, fault in ((missing, "lacks the weights"), (left, "has weights that the model lacks:")):
         if these:
             more = f" and {len(these) - NAMED} more" if len(these) > NAMED else ""
-            raise InputError(f"{source} {fault} the weights {', '.join(these[:NAMED])}{more}")
+            raise InputError(f"{source} {fault} {', '.join(these[:NAMED])}{more}")
     return {name: tensors[key] for key, name in matched.items() if name is not None}
 
 

@@ -57,7 +57,7 @@ class CurationConfig(Section):
     @model_validator(mode="after")
     def _shortest_first(self) -> Self:
         if self.length[0] > self.length[1]:
-            raise ValueError(f"length must be least, most, not {list(self.length)}")
+            raise ValueError(f"length must be [minimum, maximum], not {list(self.length)}")
         return self
 
     def policy(self, facet: str) -> AgainstTruth:

@@ -23,7 +23,7 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 
 def _no_password(uri: str) -> str:
     if "@" in urlsplit(uri).netloc:
-        raise ValueError("must not hold a user or a password: recipes are kept and shown; use the environment")
+        raise ValueError("must not hold a user or password, since recipes are stored: use environment variables")
     return uri
 
 

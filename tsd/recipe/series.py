@@ -139,7 +139,7 @@ class PlotConfig(Section):
             if pixels % PATCH:
                 below = pixels // PATCH * PATCH
                 raise ValueError(
-                    f"{name} must be a multiple of {PATCH}, the patches that a Qwen-VL looks at: "
+                    f"{name} must be a multiple of {PATCH}, the patch size of a Qwen-VL: "
                     f"{below} or {below + PATCH}, not {pixels}"
                 )
         return self

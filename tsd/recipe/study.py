@@ -35,7 +35,7 @@ def _of_a_kind(teacher: Any, folder: str) -> Any:
         return {"kind": "rules", **teacher}
     if teacher.get("model") is not None:
         raise ValueError(
-            "a teacher has a model, or is trained and then kept with the study: leave out model or train"
+            "a teacher is either a named model or trained and stored with the study: leave out model or train"
         )
     return {"kind": "local", **teacher, "model": f"{folder}/teacher"}
 
@@ -100,8 +100,8 @@ class Recipe(Section):
         for teacher in self.teachers.values() or [self.teacher]:
             if isinstance(teacher, ModelTeacher) and teacher.own and self.plots.style != "bare":
                 raise ValueError(
-                    f"plots.style is {self.plots.style!r}, and a teacher of one's own looks at bare plots: "
-                    "leave it out"
+                    f"plots.style is {self.plots.style!r}, but a locally trained teacher needs bare plots: "
+                    "leave plots.style out"
                 )
         return self
 
@@ -131,7 +131,10 @@ class Recipe(Section):
             self.training.require_fair_shares(workers)
             if student.gpus is not None and (not self.training.gpu or (workers > 1 and student.gpus < 1)):
                 why = f"{workers} workers cannot share one" if self.training.gpu else "training.gpu is false"
-                raise ValueError(f"students.sizes: {student.name} asks for {student.gpus:g} of a GPU, and {why}")
+                raise ValueError(
+                    f"students.sizes: {student.name} requests {student.gpus:g} of a GPU, but {why}: "
+                    "leave out its gpus"
+                )
         return self
 
     @model_validator(mode="after")
@@ -189,10 +192,10 @@ class Recipe(Section):
         for field, wanted, *shares, split in zip(fields, asked, self.series.split, kept, SPLITS, strict=True):
             there = int(self.series.count * prod(shares))
             if wanted > there:
-                after = ", once curated," if shares[1] < 1 else ""
+                after = " after curation" if shares[1] < 1 else ""
                 raise RecipeError(
-                    f"{field} asks for {wanted:,} and the {split} split of {self.series.count:,} {self.asks.unit} "
-                    f"holds{after} about {there:,}: raise series.count"
+                    f"{field} needs {wanted:,}, but the {split} split of {self.series.count:,} {self.asks.unit} "
+                    f"has about {there:,}{after}: raise series.count"
                 )
 
     def require_own_teacher(self) -> None:
@@ -200,7 +203,7 @@ class Recipe(Section):
         for teacher in self.teachers.values() or [self.teacher]:
             if not isinstance(teacher, ModelTeacher) or teacher.train is None:
                 raise RecipeError(
-                    f"the teacher of {self.name} is not one to train: say how in teacher.train, such as "
+                    f"the teacher of {self.name} is not trained locally: set teacher.train, such as "
                     "teacher={kind: local, train: {pictures: 60000}}"
                 )
 

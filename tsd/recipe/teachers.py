@@ -132,7 +132,7 @@ class ModelTeacher(Section):
     def _looks_as_it_learned(self) -> Self:
         if self.own and (self.view != "plot" or self.temperature):
             raise ValueError(
-                "a teacher of one's own looks at plots and says what is likeliest: leave out "
+                "a locally trained teacher sees plots and decodes greedily: leave out "
                 f"{'view' if self.view != 'plot' else 'temperature'}"
             )
         return self
@@ -182,14 +182,14 @@ def _address(url: str) -> str:
     try:
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise ValueError("has a port that is no number from 0 to 65535") from None
+        raise ValueError("has a port that is not a number from 0 to 65535") from None
     if parts.scheme not in ("http", "https") or not host or re.search(r"\s", url):
         raise ValueError("must be an address such as https://host/v1")
     unknown = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if name != "api-version"]
     if unknown or parts.fragment:
         raise ValueError(
-            f"must not hold {f'?{unknown[0]}=' if unknown else '#'}…: an address is kept and shown; a key is "
-            "named by teacher.key_env, and of parameters only api-version is known"
+            f"must not hold {f'?{unknown[0]}=' if unknown else '#'}…, since addresses are stored and shown: set "
+            "teacher.key_env for a key; the only parameter allowed is api-version"
         )
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))

@@ -71,15 +71,15 @@ class Student(Section):
         if self.source is None:
             sizes = LOOKING_SIZES if self.looks else SCRATCH_SIZES
             if self.architecture not in sizes:
-                kind = " of a student that looks" if self.looks else ""
+                kind = " of a vision student" if self.looks else ""
                 raise ValueError(
                     f"unknown size{kind} {self.architecture!r}{nearest(self.architecture, sizes)}; "
                     "a student of another name needs a `size` or a `source`"
                 )
             if self.lora is not None:
-                raise ValueError("lora needs a `source`: there is nothing to adapt in a model from scratch")
+                raise ValueError("lora needs a `source`: a model from scratch has nothing to adapt")
         elif self.looks:
-            raise ValueError("a student with a `source` reads numbers: those that look are trained from scratch")
+            raise ValueError("vision students are trained from scratch: leave out the `source` or the modality")
         elif self.size is not None:
             raise ValueError("a student has a `size` or a `source`, not both")
         elif self.learning_rate is None:
@@ -168,7 +168,7 @@ class StudentsConfig(Section):
             *(("seeds", seeds) for seeds in self.seeds.values()),
         ):
             if len(set(items)) < len(items):
-                raise ValueError(f"{name} names the same thing twice")
+                raise ValueError(f"{name} has the same entry twice: remove one")
         return self
 
     @model_validator(mode="after")
@@ -186,13 +186,12 @@ class StudentsConfig(Section):
                 raise ValueError(
                     f"{student.name} has an unknown distil.teacher {student.distil.teacher!r}"
                     f"{nearest(student.distil.teacher, others) if others else ''}; "
-                    "a folder's or a hub's name has a / in it"
+                    "the name of a folder or hub model contains a /"
                 )
             self._refuse_a_circle(student)
             if student.view != (teacher.view if teacher else "numbers"):
                 raise ValueError(
-                    f"{student.name} cannot be distilled from {student.distil.teacher}: one looks at plots and "
-                    "the other reads numbers"
+                    f"{student.name} cannot be distilled from {student.distil.teacher}: their modalities differ"
                 )
             if teacher is not None and (teacher.source is None) != (student.source is None):
                 raise ValueError(
@@ -292,13 +291,15 @@ class TrainingConfig(Section):
     def _patience_can_run_out(self) -> Self:
         patience = self.early_stopping_patience
         if patience and patience >= self.epochs:
-            raise ValueError(f"early_stopping_patience {patience} never stops a run of {self.epochs} epochs")
+            raise ValueError(
+                f"early_stopping_patience {patience} never stops a run of {self.epochs} epochs: lower it"
+            )
         return self
 
     def require_fair_shares(self, workers: int) -> None:
         """Raise ValueError if so many workers cannot divide a batch evenly."""
         if self.tokens_per_batch is None and self.batch_size % workers:
-            raise ValueError(f"batch_size {self.batch_size} cannot be shared by {workers} workers")
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of the {workers} workers")
 
 
 class EvaluationConfig(Section):

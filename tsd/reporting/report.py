@@ -181,7 +181,7 @@ def _data_line(runs: Sequence[Run]) -> str:
     curves = {student: mean_curve(runs, student, loss_of) for student in students_of(runs)}
     curves = {student: curve for student, curve in curves.items() if len(curve) > 1}
     if not curves:
-        return "Every student saw a single volume, so the runs say nothing of what more data does."
+        return "Every student was trained at a single train size, so the runs do not show the effect of more data."
     ends = ", ".join(
         f"{student} from {losses[0]:.3f} to {losses[-1]:.3f}"
         for student, losses in ((student, list(curve.values())) for student, curve in curves.items())
@@ -236,11 +236,11 @@ def objective_line(found: Sequence[Comparison]) -> list[str]:
         return []
     losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
     return [
-        f"Words or a bigger student: in {len(found)} comparison{'s' * (len(found) > 1)} of students that differ "
-        f"in nothing else, the distilled one has a lower held-out loss {_times(losses.count(-1))} and a higher "
-        f"one {_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
-        f"{_times(rights.count(-1))}; where neither is counted, seeds and series do not tell "
-        "(95 % intervals, not corrected for how many there are)."
+        f"SFT and knowledge distillation: in {len(found)} comparison{'s' * (len(found) > 1)} of students that "
+        f"differ in nothing else, the distilled one has a lower held-out loss {_times(losses.count(-1))} and a "
+        f"higher one {_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
+        f"{_times(rights.count(-1))}; the other differences are not significant "
+        "(95 % intervals, not corrected for multiple comparisons)."
     ]
 
 
@@ -251,8 +251,8 @@ def view_line(found: Sequence[Comparison], at_flops: Sequence[Comparison] = ()) 
     losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
     flops = sorted(each.flops for each in found)
     return [
-        f"Numbers or a plot: in {len(found)} comparison{'s' * (len(found) > 1)} at equal parameters and examples, "
-        f"the student that looks has a lower held-out loss {_times(losses.count(-1))} and a higher one "
+        f"Text and image input: in {len(found)} comparison{'s' * (len(found) > 1)} at equal parameters and "
+        f"examples, the vision student has a lower held-out loss {_times(losses.count(-1))} and a higher one "
         f"{_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
         f"{_times(rights.count(-1))}, for {flops[0]:.2f} to {flops[-1]:.2f} times the FLOPs.{_at_flops(at_flops)}"
     ]
@@ -284,5 +284,5 @@ def _apart(found: Difference, scale: float, digits: int) -> str:
 def comparison(found: Beside) -> str:
     """Whether the student is significantly better or worse than its teacher."""
     if found.p >= CERTAIN:
-        return "not to be told from"
+        return "not significantly different from"
     return BETTER if found.student_only > found.teacher_only else "worse than"

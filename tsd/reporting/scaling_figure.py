@@ -29,7 +29,7 @@ Baselines: TypeAlias = Mapping[str, Mapping[str, float]]
 Fits: TypeAlias = Mapping[str, FittedLaw | str]
 
 # The conditional baseline is for positions of extrema given the trend: see `tsd.tasks`.
-BASELINE_NAMES = {"chance": "chance", "majority": "majority", "given": "place given trend"}
+BASELINE_NAMES = {"chance": "chance", "majority": "majority", "given": "majority place given trend"}
 
 INK, SOFT, RULE = "#1f2329", "#68707a", "#dfe3e8"
 CSS_COLOURS = {INK: "--ink", SOFT: "--soft", RULE: "--rule"}

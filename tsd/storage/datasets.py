@@ -160,7 +160,7 @@ def lost_parts(folder: str, key: str) -> dict[int, str]:
     for index, part in enumerate(manifest["parts"] if manifest else ()):
         there = found.get(index)
         if there is not None and there.rows != part["rows"]:
-            lost.setdefault(index, f"it has {there.rows:,} rows and not {part['rows']:,}")
+            lost.setdefault(index, f"it has {there.rows:,} rows instead of {part['rows']:,}")
     return dict(sorted(lost.items()))
 
 
@@ -243,7 +243,7 @@ def wrong_size(folder: str, manifest: Mapping[str, Any] | None) -> dict[int, str
         if size is None:
             lost[index] = "it is missing"
         elif whole is not None and size != whole:
-            lost[index] = f"it has {size:,} bytes and not {whole:,}"
+            lost[index] = f"it has {size:,} bytes instead of {whole:,}"
     return lost
 
 

@@ -204,7 +204,7 @@ def damage(folder: str, read: bool = False) -> dict[str, str]:
         if info.type == fs.FileType.NotFound:
             wrong[name] = "it is missing"
         elif info.size != seal["bytes"]:
-            wrong[name] = f"it has {info.size:,} bytes and not {seal['bytes']:,}"
+            wrong[name] = f"it has {info.size:,} bytes instead of {seal['bytes']:,}"
         elif read and file_digest(folder, name) != seal["sha256"]:
             wrong[name] = "its bytes are not those that were written"
     return wrong

@@ -15,7 +15,7 @@ def shared_folder(purpose: str) -> Path:
     folder = Path(tempfile.gettempdir(), f"tsd-{purpose}-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():  # another user could put other content there
-        raise InputError(f"{folder} belongs to another user: set TMPDIR to a folder of your own")
+        raise InputError(f"{folder} belongs to another user: set TMPDIR to a folder that you own")
     return folder
 
 

@@ -56,11 +56,11 @@ def prepare(recipe: Recipe, reporter: Reporter, open_tracker: Callable[[], "Trac
     there = folders.read_fields(teacher.model, card.CARD)
     mine, wrong = there is not None and there.get("key") == key(recipe), folders.damage(teacher.model)
     if mine and not wrong:
-        reporter.say(f"  the teacher is there: {teacher.model}")
+        reporter.say(f"  the teacher exists already: {teacher.model}")
         return
     if there is not None and not mine:
         raise InputError(
-            f"{teacher.model} holds another teacher than teacher.train asks for: give the study another name, "
+            f"{teacher.model} holds a teacher that differs from teacher.train: give the study another name, "
             "or delete that folder"
         )
     _train(recipe, teacher.model, reporter, open_tracker())
@@ -178,7 +178,7 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
         tokenizer=key(recipe),  # made of the same series
         precision="float32",
     )
-    with reporter.stage("Draw the teacher's series", sum(_sizes(recipe).values()), recipe.asks.unit) as step:
+    with reporter.stage("Generate the teacher's series", sum(_sizes(recipe).values()), recipe.asks.unit) as step:
         series = draw(recipe, step.advance)
     with reporter.stage("Train the teacher", train.pictures, "plots") as step:
         model, tokenizer, record = _learn(recipe, run, series, folder, started, step, tracker)
@@ -200,7 +200,7 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
     folders.delete_folder(_checkpoints(folder))
     tracker.finish(record.as_dict(), {name: at["value"] for name, at in scores.items()}, int(time.time() * 1000))
     _say_scores(recipe.asks, predictions, scores, reporter)
-    reporter.say(f"  the teacher lies in {folder}")
+    reporter.say(f"  the teacher is stored in {folder}")
 
 
 def _learn(

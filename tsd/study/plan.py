@@ -65,16 +65,16 @@ def plan(recipe: Recipe, stage: str) -> str:
             lines.append(f"  {name:<{INDENT - 2}}{said[0]}{taught}" + (f": {took}" if seconds != 0 else ""))
             lines.extend(" " * INDENT + more for more in said[1:])
     if len(asked) > 1:
-        besides = f", and what {' and '.join(dict.fromkeys(unknown))} needs" if unknown else ""
-        lines.append(f"  {'in all':<{INDENT - 2}}about {clock(total)}{besides}; some seconds more to start Ray")
+        besides = f" without {' and '.join(dict.fromkeys(unknown))}" if unknown else ""
+        lines.append(f"  {'in all':<{INDENT - 2}}about {clock(total)}{besides}, and some seconds to start Ray")
     elif total == 0 and not unknown:
-        lines.append(f"There is nothing to do: all of it lies in {recipe.folder}.")
+        lines.append(f"There is nothing to do: {recipe.folder} has all results.")
     if unseen:
-        lines.append(f"What lies in {recipe.folder} could not be seen, so this is the whole: {unseen}")
+        lines.append(f"{recipe.folder} could not be read, so this plan covers the whole study: {unseen}")
     state = "This start has done nothing yet" if begun else "Nothing was done yet"
     lines.append(
-        f"{state}. Times are for this machine ({cpus()} CPUs) at the rate of a short trial just "
-        "now; what an earlier start has finished is not done again."
+        f"{state}. Times are estimates for this machine ({cpus()} CPUs), from a short trial just now. "
+        "Finished work of earlier starts is not repeated."
     )
     return "\n".join(lines)
 
@@ -85,7 +85,7 @@ def _left_over(share: float, said: list[str], seconds: float | None) -> tuple[li
         return said, seconds
     if share == 0:
         return [DONE], 0.0
-    first = f"{said[0]}, of which {1 - share:.0%} {'is' if share > 0.99 else 'are'} there"
+    first = f"{said[0]}, of which {1 - share:.0%} {'is' if share > 0.99 else 'are'} finished"
     return [first, *said[1:]], None if seconds is None else seconds * share
 
 
@@ -97,7 +97,7 @@ def _generate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
     seconds = seconds_of(lambda: generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, generator.BLOCK))
     size = count * recipe.series.points * recipe.asks.curves / 2**20
     lengths = " or ".join(map(str, recipe.series.lengths))
-    said = f"draw {count:,} {recipe.asks.unit} of {lengths} points, {size:,.1f} MiB of values"
+    said = f"generate {count:,} {recipe.asks.unit} of {lengths} points, {size:,.1f} MiB of values"
     return _left_over(left.series, [said], STAGE_SECONDS + seconds * count / generator.BLOCK / cpus())
 
 
@@ -107,7 +107,7 @@ def _annotate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
     said, seconds = _ask_all(recipe, left)
     if left.annotations < 1:
         there = recipe.series.count - round(recipe.series.count * left.annotations)
-        said = [f"{said[0]} ({there:,} replies are there)", *said[1:]]
+        said = [f"{said[0]} ({there:,} replies exist already)", *said[1:]]
     return said, seconds
 
 
@@ -134,7 +134,7 @@ def _ask_all(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
         before, first = _own_teacher(recipe, left)
     if isinstance(teacher, LocalTeacher):
         looking = _looking_seconds(recipe, teacher, count)
-        looked = f"have {teacher.name} look at {count:,} plots in {teacher.workers} processes"
+        looked = f"have {teacher.name} describe {count:,} plots in {teacher.workers} processes"
         return [*before, f"{looked}, {rounded(count * picture)} image tokens, $0"], _sum(first, looking)
     lines = [*before, f"ask {teacher.name} {_where(teacher)} about {count:,} {task.unit}"]
     if teacher.sees_plots:
@@ -172,7 +172,7 @@ def _own_teacher(recipe: Recipe, left: Remaining) -> tuple[list[str], float | No
     ).seconds
     seconds = None if rate is None else OWN_SECONDS + rate * (train.pictures + local_teacher.TEST)
     return [
-        f"train {recipe.teacher.name} to look, on {train.pictures:,} plots of other series and their truth"
+        f"train the teacher {recipe.teacher.name} on {train.pictures:,} plots of other series with known truth"
     ], seconds
 
 
@@ -203,7 +203,7 @@ def _where(teacher: ApiTeacher | VllmTeacher) -> str:
 def _engine_seconds(teacher: VllmTeacher, count: int) -> tuple[float | None, str]:
     """Return the seconds of vLLM engines, and a description of their rate."""
     if teacher.replies_per_second is None:
-        return None, "at no price but the machines'; their rate is not known (teacher.replies_per_second)"
+        return None, "the cost is that of the machines; set teacher.replies_per_second to estimate it"
     machines = teacher.replicas * (teacher.tensor_parallel if teacher.gpu else 1)
     rate = machines * teacher.replies_per_second
     seconds = count / rate
@@ -289,7 +289,8 @@ def _taught(recipe: Recipe, student: Student, flops: float) -> str:
     teacher = recipe.students.teacher_of(student)
     assert student.distil is not None
     first = f" on {max(recipe.students.volumes):,} examples, trained before it" if teacher else ""
-    return f"{student.name} learns from {student.distil.teacher}{first}: {flops:.2g} FLOPs more, the teacher's"
+    name = student.distil.teacher
+    return f"{student.name} is distilled from {name}{first}: {flops:.2g} FLOPs more for the teacher"
 
 
 def _teaching_rate(recipe: Recipe, student: Student) -> Rate:
@@ -320,7 +321,7 @@ def _evaluate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
         seconds = recipe.evaluation.series * sum(known) * 2 / 3 / min(recipe.evaluation.workers, cpus())
     return [
         f"have each of {_of(len(cells), len(every))} students describe {recipe.evaluation.series:,} test series",
-        f"{replies:,} replies, about {rounded(tokens)} tokens read and written",
+        f"{replies:,} replies, about {rounded(tokens)} tokens in and out",
         *_estimates(rates),
     ], seconds
 
@@ -341,7 +342,7 @@ def _of(count: int, every: int) -> str:
 
 
 def _report(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
-    return ["fit how loss and errors fall with size and data, and write report.html"], REPORT_SECONDS
+    return ["fit scaling laws of loss and error rates, and write report.html"], REPORT_SECONDS
 
 
 _PLANS: dict[str, Callable[[Recipe, Remaining], tuple[list[str], float | None]]] = {

@@ -92,7 +92,7 @@ def read(recipe: Recipe) -> Recipe | None:
         whole = False
     if not whole:
         raise StorageError(
-            f"{recipe.folder}/{RECIPE} is damaged: delete it, and the tables' keys tell whether a recipe made them"
+            f"{recipe.folder}/{RECIPE} is damaged: delete it; the recipe is then compared with the tables' keys"
         )
     require_layout(recipe.folder, content)
     try:

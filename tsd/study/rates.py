@@ -146,8 +146,8 @@ def counted_model(recipe: Recipe) -> str:
     students = recipe.students
     seeds = sorted({len(students.seeds_for(volume)) for volume in students.volumes})
     parts = (
-        (str(len(students.sizes)), "size"),
-        (str(len(students.volumes)), "data volume"),
+        (str(len(students.sizes)), "model"),
+        (str(len(students.volumes)), "train size"),
         (" to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))), "seed"),
     )
     return " × ".join(f"{count} {noun}{'' if count == '1' else 's'}" for count, noun in parts)

@@ -46,7 +46,7 @@ def restore_records(recipe: Recipe, runs: Sequence[RunSpec], reporter: Reporter)
         if whole.get("run_id") != run_id:
             record = {**folders.read_json(folder, card.CARD)["run"], **_decode_seconds(recipe, run_id)}
             folders.write_json(records, name, record)
-            reporter.say(escape(f"  records/{name} was damaged: written anew from students/{run_id}/{card.CARD}"))
+            reporter.say(escape(f"  records/{name} was damaged: rewritten from students/{run_id}/{card.CARD}"))
     return lost
 
 

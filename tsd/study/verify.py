@@ -181,7 +181,7 @@ def _check_table(run: str, name: str, after: str | None) -> Checked:
     if manifest is None and after is None:
         return Checked(name, "not finished", finished=False)
     if manifest is None:
-        return Checked(name, "", (Finding(folder, f"is missing, and {after} is there", name=manifests.MANIFEST),))
+        return Checked(name, "", (Finding(folder, f"is missing, but {after} exists", name=manifests.MANIFEST),))
     findings = [*_check_parts(folder, manifest), *_check_parents(run, name, manifest)]
     if manifest["schema"] not in {fingerprint(schema) for schema in _schemas(name)}:
         findings.append(Finding(folder, f"has a schema that this version does not know ({manifest['schema']})"))
@@ -202,7 +202,7 @@ def _check_parts(folder: str, manifest: Mapping[str, Any]) -> list[Finding]:
     extra = [name for name in folders.names(folder) if datasets.PART_NAME.fullmatch(name) and name not in known]
     return [
         *findings,
-        *(Finding(folder, "is no part of this table", name=name, remove=True) for name in sorted(extra)),
+        *(Finding(folder, "is not part of this table", name=name, remove=True) for name in sorted(extra)),
     ]
 
 
@@ -215,9 +215,9 @@ def _check_parents(run: str, name: str, manifest: Mapping[str, Any]) -> list[Fin
             continue
         theirs = manifests.read_manifest(place)
         if theirs is None:
-            findings.append(Finding(folder, f"was made from {parent}, which is not there"))
+            findings.append(Finding(folder, f"was made from {parent}, which does not exist"))
         elif manifests.digest_of(theirs) != digest:
-            findings.append(Finding(folder, f"was made from another {parent} than lies there"))
+            findings.append(Finding(folder, f"was made from a {parent} that differs from the existing one"))
     if findings:
         return findings
     rows = {table: _rows(run, table) for table in ("series", "annotations", "rejects")}
@@ -225,7 +225,7 @@ def _check_parents(run: str, name: str, manifest: Mapping[str, Any]) -> list[Fin
     if name == "examples" and rows["annotations"] is not None and rows["rejects"] is not None:
         wanted = rows["annotations"] - rows["rejects"]
     if wanted is not None and manifest["rows"] != wanted:
-        findings.append(Finding(folder, f"has {manifest['rows']:,} rows and not {wanted:,}"))
+        findings.append(Finding(folder, f"has {manifest['rows']:,} rows instead of {wanted:,}"))
     return findings
 
 
@@ -284,7 +284,7 @@ def _check_folders(run: str, recipe: Recipe | None, children: Collection[str]) -
         if folders.exists(f"{run}/{name}"):
             yield _check_files(run, name)
         elif after := needed.get(name):
-            yield Checked(name, "", (Finding(f"{run}/{name}", f"is missing, and {after} is there"),))
+            yield Checked(name, "", (Finding(f"{run}/{name}", f"is missing, but {after} exists"),))
 
 
 def _tokenizers(run: str, recipe: Recipe) -> list[str]:
@@ -325,7 +325,7 @@ def _check_records(run: str, recipe: Recipe | None, scored: Collection[str]) -> 
     decoded = _children(f"{run}/predictions")
     for run_id in sorted({*scored, *decoded} - {name.removesuffix(".json") for name in names}):
         what = "its row in runs" if run_id in scored else f"predictions/{run_id}"
-        findings.append(Finding(folder, f"is missing, and {what} is there", name=f"{run_id}.json"))
+        findings.append(Finding(folder, f"is missing, but {what} exists", name=f"{run_id}.json"))
     if not names and not findings:
         return
     cells = (
@@ -334,7 +334,7 @@ def _check_records(run: str, recipe: Recipe | None, scored: Collection[str]) -> 
         else ()
     )
     left = [cell for cell in cells if not any(name.startswith(cell) for name in names)]
-    said = f"{len(names)} finished runs" + (f", {len(left)} of the recipe's are not" if left else "")
+    said = f"{len(names)} finished runs" + (f", {len(left)} of the recipe are missing" if left else "")
     yield Checked("records", said, tuple(findings), finished=not left)
 
 
@@ -344,11 +344,11 @@ def _check_pages(run: str, children: Collection[str]) -> Iterator[Checked]:
     for name, ending in PAGES.items():
         content = there[name]
         if content is not None and not content.rstrip().endswith(ending):
-            yield Checked(name, "", (Finding(run, "is cut or empty", name=name),))
+            yield Checked(name, "", (Finding(run, "is truncated or empty", name=name),))
         elif content is not None:
             yield Checked(name, "is whole")
         elif name == "report.html" and there["scaling.png"] is not None:
-            yield Checked(name, "", (Finding(run, "is missing, and scaling.png is there", name=name),))
+            yield Checked(name, "", (Finding(run, "is missing, but scaling.png exists", name=name),))
         elif name == "report.html" or (there["report.html"] is not None and not children):
             yield Checked(name, "not written yet", finished=False)
 

@@ -52,7 +52,7 @@ def _ask(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tup
             return Local(teacher, recipe.asks, Path(model)).annotate(series), drawn
     if not isinstance(teacher, ApiTeacher):
         raise InputError(
-            "--preview is for teachers behind an API, kind=local and kind=rules: vLLM's engine starts too long"
+            "--preview does not support kind=vllm, whose engine takes too long to start: leave out --preview"
         )
     questions = Questions(teacher, recipe.asks, recipe.plots, recipe.seed)
     shown = [_picture(question.messages) for question in questions.ask(series, questions.keys(series))]
@@ -135,7 +135,7 @@ def lines(annotations: pa.Table, rows: int) -> list[str]:
     count = len(annotations)
     usable = sum(status == "ok" for status in annotations["status"].to_pylist())
     said.append(
-        f"{usable} of {count} can be used; {tokens / count:,.0f} tokens and ${cost / count:,.4f} a row: about "
+        f"{usable} of {count} are usable; {tokens / count:,.0f} tokens and ${cost / count:,.4f} a row: about "
         f"${cost / count * rows:,.2f} for all {rows:,}"
     )
     return said

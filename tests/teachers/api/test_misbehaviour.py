@@ -453,7 +453,7 @@ def test_too_few_usable_rows_stop_the_stage_with_reasons_and_an_example(
         200, completion() if n < 10 else completion("Lovely weather today."), hang=0.1
     )
     asked = ask(series, in_flight=8, quality={"last": 40, "least_usable": 0.5})
-    assert "of the last 40 rows can be used" in asked.stopped
+    assert "of the last 40 rows are usable" in asked.stopped
     assert "trend: not mentioned" in asked.stopped
     assert "Lovely weather today." in asked.stopped
     assert len(asked.stopped.splitlines()) == 1

@@ -85,7 +85,7 @@ class Calls:
         await self.client.close()
 
     async def retry(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Send a call until it succeeds. Stops the stage after `teacher.patience` seconds without a response."""
+        """Send a call until it succeeds, or stop the stage after `teacher.patience` seconds of silence."""
         began = time.monotonic()
 
         def silent(_: RetryCallState) -> bool:

@@ -43,8 +43,8 @@ def require_key(teacher: ApiTeacher) -> str | None:
         quotes = "\u2018\u2019\u201c\u201d\u00ab\u00bb"
         kind = kinds.get(wrong) or ("a curly quote" if wrong in quotes else f"the character U+{ord(wrong):04X}")
         raise InputError(
-            f"the environment variable {name} (teacher.key_env) holds {kind}, which no key has: set it to the key "
-            "alone, without quotes or line breaks"
+            f"the environment variable {name} (teacher.key_env) holds {kind}, which a key cannot contain: set it "
+            "to the key only, without quotes or line breaks"
         )
     return key
 

@@ -120,8 +120,8 @@ class RateLimiter:
             return left  # same burst: a pause is already in effect
         if seconds is not None and seconds > MOST_SECONDS:
             await self.stop(
-                f"{self._teacher.base_url} asks to wait for {clock(seconds)}: see what its limits are; the same "
-                "command goes on from here"
+                f"{self._teacher.base_url} asks to wait for {clock(seconds)}: check its limits; the same command "
+                "goes on from here"
             )
         left = self._pauses.extend(seconds)
         await self._tell()
@@ -317,13 +317,13 @@ class ServerWatch:
         """Format why the stage stops after this many seconds without a response."""
         if set(self._failures) == {FAILED + BUSY}:
             said = (
-                f"refused every request for {clock(seconds)} ({BUSY}: too many): ask for less at once, see what "
-                "its limits are"
+                f"refused every request for {clock(seconds)} ({BUSY}: too many): check its limits and lower "
+                "teacher.in_flight"
             )
         else:
             kinds = self._failures.most_common(1)
             seen = f" ({kinds[0][0]})" if kinds else ""
-            said = f"given no answer for {clock(seconds)}{seen}: see whether it works"
+            said = f"given no answer for {clock(seconds)}{seen}: check whether it works"
         return (
             f"{self._teacher.base_url} has {said}, or raise teacher.patience; the same command goes on from here"
         )

@@ -56,8 +56,8 @@ class OpenAIApi:
         registry = BatchRegistry(journal.folder)
         if registry.under_way(set(keys)):
             await self._limiter.stop(
-                "batches are under way that ask the same: teacher.mode=batch collects them; or delete "
-                f"{registry.path} to ask, and pay for, their rows again"
+                "open batches contain the same rows: set teacher.mode=batch to collect them, or delete "
+                f"{registry.path} to request, and pay for, these rows again"
             )
             return None
         known = history.failed | history.replies
