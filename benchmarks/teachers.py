@@ -14,6 +14,7 @@ that no start is part of it. Writes teachers.json. Twelve minutes.
     python benchmarks/teachers.py --check
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -69,7 +70,10 @@ REPLY = SINGLE.reply({"trend": "flat", "noise": "low", "maximum": "end", "minimu
 
 def main() -> None:
     """Time each view and curator in turns, print the rates, hold them against the bounds."""
-    if sys.argv[1:] == ["--serve"]:
+    parser = measured.parser(__doc__)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)  # of the process of the server
+    options = parser.parse_args()
+    if options.serve:
         serve()
         return
     os.environ[KEY] = "none"
@@ -115,6 +119,7 @@ def main() -> None:
             measured.Bound("plot view, share of the ideal rate", shares["tsd, plot view"], least=0.8),
             measured.Bound("series a second that a core looks at, drawing included", ways[IN_PROCESS], least=150),
         ],
+        options.check,
     )
 
 
