@@ -163,9 +163,17 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
             teacher=teacher,
         )
     writes = place.rank == 0
-    asked = {"task": settings.task, "length": settings.length, "about": settings.about}
     with tempfile.TemporaryDirectory() as local:
-        trainer.export(model, tokenizer, Path(local) if writes else None, student, record, **asked)
+        trainer.export(
+            model,
+            tokenizer,
+            Path(local) if writes else None,
+            student,
+            record,
+            task=settings.task,
+            length=settings.length,
+            about=settings.about,
+        )
         if writes:
             folders.copy_folder(local, f"{folder}/students/{run.run_id}", sealed=True)
     if writes:

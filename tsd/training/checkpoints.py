@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.distributed as dist
@@ -78,9 +78,8 @@ class Checkpoints:
         folder = Path(tempfile.mkdtemp())
         # Copies to CPU memory before it returns: 12 bytes per parameter (weight and two moments in float32),
         # sharded.
-        written = async_save(
-            {"model": weights, "optimizer": moments}, checkpoint_id=folder, process_group=self.group
-        )
+        parts = {"model": weights, "optimizer": moments}
+        written = cast("Future[Any]", async_save(parts, checkpoint_id=folder, process_group=self.group))
         self.pending = self.thread.submit(self._publish, written, folder, copy.copy(progress), _generators())
 
     def finish(self) -> None:

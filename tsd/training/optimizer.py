@@ -6,7 +6,6 @@ also works in bfloat16 and on one matrix at a time, which is slow on CPUs withou
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -24,7 +23,7 @@ class Muon(torch.optim.AdamW):
     """AdamW, except for groups marked `matrices`: (rows, columns) parameters, sharded or not."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
         """Take a step. Under FSDP every worker gathers each matrix's momentum and computes the full update."""
         assert closure is None
         every = self.param_groups
