@@ -229,7 +229,7 @@ def looking_corpus(
 def joined(
     prompts: Sequence[Sequence[int]], completions: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[Ragged, npt.NDArray[np.int64]]:
-    """Tokenised prompts, each with its response: the tokens of each example, int32, and where its response begins.
+    """Tokenised prompts, each with its response: the tokens of each example, int64, and where its response begins.
 
     prompts: token ids. completions: the responses' texts; each ends with the end-of-turn token.
     """
@@ -239,7 +239,7 @@ def joined(
     answers = np.fromiter(map(len, prompts), np.int64, len(prompts))
     lengths = answers + np.fromiter((len(encoded[text]) for text in completions), np.int64, len(prompts))
     starts = np.cumsum(lengths) - lengths
-    flat = np.empty(int(lengths.sum()), np.int32)
+    flat = np.empty(int(lengths.sum()), np.int64)
     for start, prompt, text in zip(starts, prompts, completions, strict=True):
         flat[start : start + len(prompt)] = prompt
         flat[start + len(prompt) : start + len(prompt) + len(encoded[text])] = encoded[text]

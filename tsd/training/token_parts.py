@@ -50,7 +50,7 @@ def token_table(
         {
             "series_id": examples["series_id"],
             "split": examples["split"],
-            "tokens": pa.ListArray.from_arrays(offsets, tokens.flat),
+            "tokens": pa.ListArray.from_arrays(offsets, tokens.flat.astype(np.int32)),
             "prompt_length": answers.astype(np.int32),
             "length": tokens.lengths.astype(np.int32),
             "curves": curves,
