@@ -323,7 +323,7 @@ def test_several_series_on_top_of_one_another_are_refused_with_or_without_a_colu
         assert read(file, hints=Hints(where=(f"{name}=B",))).values[0] == 110
         with pytest.raises(InputError, match=r"in no row \(valid: A, B\)"):
             read(file, hints=Hints(where=(f"{name}=C",)))
-    with pytest.raises(InputError, match="values differ much, as if several series were stacked"):
+    with pytest.raises(InputError, match="very different values, as if several series were stacked"):
         read(write(lines("date,v", [[day, value] for day, _, value in stacked])))
 
 

@@ -458,7 +458,7 @@ def test_a_teacher_may_be_a_folder_or_a_hub_s_model_and_may_itself_have_had_one(
             ["{name: 0.03M, distil: {teacher: 0.4M}}", "0.3M"],
             "unknown distil.teacher '0.4M', did you mean '0.3M'?",
         ),
-        (["{name: 0.03M, distil: {teacher: large}}"], "unknown distil.teacher 'large'; a folder's"),
+        (["{name: 0.03M, distil: {teacher: large}}"], "unknown distil.teacher 'large'; the name of a folder"),
         (["{name: 0.03M, distil: {teacher: 0.03M}}"], "its own teacher: 0.03M ← 0.03M"),
         (
             ["{name: 0.03M, distil: {teacher: 0.1M}}", "{name: 0.1M, distil: {teacher: 0.03M}}"],

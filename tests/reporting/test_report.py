@@ -372,7 +372,7 @@ def test_a_teacher_is_shown_with_its_accuracy_its_confusion_and_what_an_example_
         "The teacher, pixtral, gave 30 replies (28 ok, 2 refused), of which 20 (66.7 %) became examples; 4 of"
         in page.text
     )
-    assert "took 1,500 tokens in, 75 out and $0.003" in page.text
+    assert "cost 1,500 input tokens, 75 output tokens and $0.003" in page.text
     (trend,) = (row for row in page.cells if row[0] == "trend" and len(row) == 8)
     assert trend == [
         "trend", "96.7", "80.0 [62.7–90.5]", "80.0 [62.7–90.5]",
