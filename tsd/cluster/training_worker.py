@@ -23,7 +23,7 @@ from tsd.recipe import TrainingConfig
 from tsd.storage import datasets, folders
 from tsd.storage.schemas import EXAMPLES
 from tsd.study.trials import Trial
-from tsd.tasks import TASKS
+from tsd.tasks import named
 from tsd.training.runs import RunSpec
 
 STEP = "-step-"
@@ -125,7 +125,7 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
     ):
         tokenizer = students.load_tokenizer(source)
     examples = datasets.open_dataset(f"{folder}/examples", EXAMPLES)
-    task = TASKS[settings.task] if student.looks else None
+    task = named(settings.task) if student.looks else None
     corpora = {
         split: corpus.tokenise(corpus.select(examples.each_part(), split, count), tokenizer, how.max_length, task)
         for split, count in (("train", run.examples), ("validation", run.validation_examples))
