@@ -11,7 +11,7 @@ PARALLEL ?= --numprocesses auto --dist worksteal
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: study test test-default test-ray test-long test-vllm check format setup environments clean
+.PHONY: study test test-default test-ray test-long test-vllm check format reference setup environments clean
 
 study: setup ## the main job: a finished small study and its report
 	$(BIN)/tsd study $(RECIPE)
@@ -38,6 +38,9 @@ check: setup ## formatting, lints, types
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+reference: setup ## docs/recipe.md and docs/recipe.schema.json, from the recipe's models
+	$(BIN)/tsd recipes reference docs
 
 setup: .venv/ready
 

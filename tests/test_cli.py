@@ -106,7 +106,9 @@ def test_a_recipe_that_is_shown_loads_to_the_same_recipe(name, tmp_path, capsys)
     assert load(str(path)) == load(name, ["seed=7"])
 
 
-@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), ("recipes", "show")])
+@pytest.mark.parametrize(
+    "command", [(), *((name,) for name in COMMANDS), ("recipes", "show"), ("recipes", "reference")]
+)
 def test_every_command_explains_itself(command, capsys):
     group = typer.main.get_command(app)
     assert set(group.commands) == set(COMMANDS)

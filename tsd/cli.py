@@ -265,7 +265,8 @@ def train_teacher(
 
 
 recipes_app = typer.Typer(
-    help="List recipes, or show one with everything it inherits.", invoke_without_command=True
+    help="List recipes, show one with everything it inherits, or write the reference of all keys.",
+    invoke_without_command=True,
 )
 app.add_typer(recipes_app, name="recipes")
 
@@ -281,11 +282,27 @@ def recipes(context: typer.Context) -> None:
 
 
 @recipes_app.command()
-def show(recipe: RecipeName, set_: Overrides = None) -> None:
+def show(
+    recipe: RecipeName,
+    set_: Overrides = None,
+    comments: Annotated[
+        bool, typer.Option("--comments", help="Print each key's description above it, and mark defaults.")
+    ] = False,
+) -> None:
     """Print the fully resolved recipe. Save it to a file to start your own."""
-    from tsd.recipe import load, to_yaml
+    from tsd.recipe import load, reference, to_yaml
 
-    print(to_yaml(load(recipe, set_ or [])), end="")
+    write = reference.commented if comments else to_yaml
+    print(write(load(recipe, set_ or [])), end="")
+
+
+@recipes_app.command("reference")
+def write_reference(folder: Annotated[str, typer.Argument(help="The folder to write into.")] = "docs") -> None:
+    """Write the reference of all recipe keys: recipe.md for people, and recipe.schema.json for editors."""
+    from tsd.recipe import reference
+
+    for path in reference.write(folder):
+        print(path)
 
 
 def _stage(

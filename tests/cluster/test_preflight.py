@@ -14,7 +14,7 @@ from support.commands import ROOT, TSD, environment
 from support.s3_server import S3
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, PreTrainedTokenizerFast
 
-from tsd.cluster import demands, nodes, preflight
+from tsd.cluster import demands, node_checks, nodes, preflight
 from tsd.cluster.demands import Demand, Machines
 from tsd.models import students
 from tsd.models.tokenizer import build_tokenizer
@@ -353,3 +353,15 @@ def test_a_long_wait_says_what_it_is_for_and_since_when_until_it_is_over(monkeyp
     assert rows == [1, 2]
     assert any(note.startswith("waiting for ") and " since " in note for note in shown[:-2])
     assert shown[-2:] == ["", ""]
+
+
+def test_a_node_that_lacks_a_plugin_is_named_with_what_to_do(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    need = node_checks.Need(str(tmp_path), "token", outside=(str(plugin), "nowhere.at_all"))
+    fault = node_checks.fault_here(need)
+    assert f"lacks the plugin {plugin} (there is no file {plugin})" in fault
+    assert "submitted working directory" in fault
+    plugin.write_text("")
+    fault = node_checks.fault_here.__wrapped__(need)
+    assert "lacks the plugin nowhere.at_all (there is no module nowhere.at_all" in fault
+    assert len(fault.splitlines()) == 1

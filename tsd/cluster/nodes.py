@@ -99,12 +99,16 @@ def selector(unfit: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def watched(
-    folder: str, models: Sequence[str], packages: Sequence[str], say: Callable[[str], None]
+    folder: str,
+    models: Sequence[str],
+    packages: Sequence[str],
+    say: Callable[[str], None],
+    outside: Sequence[str] = (),
 ) -> Iterator[None]:
     """Check the nodes of the joined cluster inside this context. Does nothing on a local Ray.
 
     folder: the study's folder; models: model folders that the recipe names by path; packages: required modules;
-    say: prints a line.
+    say: prints a line; outside: plugins, and the module of the task.
     Raises InputError, with one line per node, if a running node is unfit.
     """
     global current
@@ -113,7 +117,7 @@ def watched(
         return
     before, token = current, os.urandom(8).hex()
     place = f"{folder.rstrip('/')}/{PROBES}"
-    need = Need(folder, token, tuple(models), tuple(packages), package_versions())
+    need = Need(folder, token, tuple(models), tuple(packages), tuple(outside), package_versions())
     current = Nodes(need, say)
     try:
         folders.write_bytes(place, token, token.encode())

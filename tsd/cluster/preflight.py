@@ -80,8 +80,9 @@ def of_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
     with session():
         yield from on_cluster(recipe, stage)
         try:
-            with nodes.watched(recipe.folder, model_folders(recipe), packages(recipe, stage), print):
-                yield Finding("nodes", f"all {len(nodes.machines())} see {recipe.folder} and have its packages")
+            needed = model_folders(recipe), packages(recipe, stage)
+            with nodes.watched(recipe.folder, *needed, print, recipe.outside):
+                yield Finding("nodes", f"all {len(nodes.machines())} see {recipe.folder} and have what it takes")
         except UserError as error:
             for line in str(error).splitlines():
                 yield Finding("nodes", line, ok=False)

@@ -10,14 +10,14 @@ from tsd.cluster.parts import Target
 from tsd.evaluation import scoring
 from tsd.generation import generator
 from tsd.progress import Reporter, Step
-from tsd.recipe import LocalTeacher, Recipe, RulesTeacher, VllmTeacher
+from tsd.recipe import LocalTeacher, Recipe, VllmTeacher
 from tsd.storage import datasets
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS
 from tsd.study import identity
 from tsd.study.lost_parts import find_lost
 from tsd.study.plot_tables import plot_table
+from tsd.teachers import in_process
 from tsd.teachers.api.counts import tally
-from tsd.teachers.rules import Rules
 
 SEEN = ("series_id", "split", "values", "truth")  # columns of a series that curation uses
 
@@ -71,11 +71,9 @@ def annotate(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> da
     folder, key = f"{recipe.folder}/annotations", identity.annotations_key(recipe, series)
     schema, parents = recipe.asks.tables.annotations, {"series": series.digest}
     done = datasets.find_finished(folder, schema, key)
-    rules = _rules(recipe) if isinstance(recipe.teacher, RulesTeacher) else None
 
     def work(_: str, part: int) -> list[datasets.Part]:
-        assert rules
-        table = rules.annotate(series.read_part(part))
+        table = in_process.annotate(recipe, series.read_part(part))
         return [datasets.write_part(folder, part, table, schema, key, tally(table))]
 
     with reporter.stage(f"Ask the teacher ({recipe.teacher.name})", series.rows, "replies") as step:
@@ -83,7 +81,7 @@ def annotate(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> da
             step.skip(done.rows)
             return done
         lost = find_lost(folder, key, series.parts)
-        if rules:
+        if isinstance(recipe.teacher, in_process.KINDS):
             (made,) = parts.make(work, [Target(((folder, key),), series.parts)], step).parts[""]
         else:
             made = _ask(recipe, series, folder, key, step, lost.parts, reporter)
@@ -192,11 +190,6 @@ def _judge(
         judged = datasets.commit(folder, schema, key, series.parts, parents, made)
     lost.say(reporter)
     return judged
-
-
-def _rules(recipe: Recipe) -> Rules:
-    assert isinstance(recipe.teacher, RulesTeacher)
-    return Rules(recipe.teacher, recipe.asks, recipe.seed)
 
 
 @lru_cache(maxsize=1)  # a worker reuses expensive objects for all parts

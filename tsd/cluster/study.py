@@ -158,8 +158,7 @@ class Study(StudyContext):
 
     def report(self) -> reporting.Study:
         """Fit the scaling laws and write the report. Returns its content."""
-        runs = self.open("runs").read()
-        results.require_own_runs(self, runs)
+        runs = results.read_own_runs(self)
         scores = [name for name in self.scores if name != VALID]
         with self.reporter.stage("Fit and report", 2, "parts") as step:
             fits = self.timed("Fit the laws", lambda: fit_laws(runs, scores, self.recipe.evaluation.series))

@@ -23,7 +23,7 @@ from tsd.storage import datasets, folders
 from tsd.storage.schemas import TOKENS
 from tsd.study.identity import tokenizer_folder
 from tsd.study.trials import Trial
-from tsd.tasks import TASKS
+from tsd.tasks import named
 from tsd.training.runs import RunSpec
 
 if TYPE_CHECKING:

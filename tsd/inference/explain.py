@@ -17,7 +17,7 @@ from tsd.errors import InputError
 from tsd.plots.rasterised import draw
 from tsd.series.truth import TOP
 from tsd.storage import folders
-from tsd.tasks import TASKS, Task
+from tsd.tasks import TASKS, Task, named
 
 MAX_NEW_TOKENS = 128
 NO_ANSWER = "The student's reply cannot be parsed: it may need more training."
@@ -36,7 +36,7 @@ def explain(
     """
     with _at_hand(model) as folder:
         card = read_card(folder, model)
-        task = TASKS[card["task"]]
+        task = named(card["task"])
         if task.curves > 1:
             raise InputError(
                 f"{model} was trained to read {task.curves} series at once: give a student of one series"
@@ -103,7 +103,8 @@ def read_card(path: str, model: str | None = None) -> dict[str, Any]:
     try:
         read: dict[str, Any] = json.loads(card.read_text())
         read["length"] = [int(length) for length in np.atleast_1d(read["length"])]
-        if not read["length"] or min(read["length"]) < 2 or read["task"] not in TASKS:
+        known = ":" in read["task"] or read["task"] in TASKS
+        if not read["length"] or min(read["length"]) < 2 or not known:
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{model}/tsd.json is damaged: train or copy the student again") from None

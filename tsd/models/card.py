@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsd.plots.rasterised import SIDE
-from tsd.tasks import TASKS
+from tsd.tasks import named
 
 CARD, README = "tsd.json", "README.md"
 USE = """```python
@@ -38,9 +38,9 @@ def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | 
     """Render the model card as Markdown, with the YAML front matter that a model hub reads.
 
     card: the content of `tsd.json`. scores: by name, the `value`, `low` and `high` of each score; None before
-    evaluation. Raises KeyError for a missing entry or an unknown task.
+    evaluation. Raises KeyError for a missing entry, InputError for an unknown task.
     """
-    run, about, task = card["run"], card["about"], TASKS[card["task"]]
+    run, about, task = card["run"], card["about"], named(card["task"])
     source, adapters = about["source"], about["adapters"]
     lengths = card["length"] if isinstance(card["length"], list | tuple) else [card["length"]]
     shown = "time series" if task.curves == 1 else "pairs of time series"

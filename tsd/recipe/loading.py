@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from tsd.errors import RecipeError
+from tsd.errors import InputError, RecipeError
+from tsd.recipe import additions
 from tsd.recipe.section import Section, nearest
-from tsd.recipe.study import Recipe
-from tsd.recipe.teachers import TEACHERS
+from tsd.recipe.study import Recipe, located
+from tsd.recipe.teachers import kinds
+from tsd.tasks import modules
 
 # Keys that have another name by now, with their path.
 RENAMED = {
@@ -31,13 +33,18 @@ WHOLE = ("mix",)  # mappings that are replaced as a whole, not merged
 def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path and apply overrides such as `series.count=1000`.
 
-    The order of overrides matters only if two set the same field: a section is set before its fields, and a
-    teacher's kind before its other fields. Raises RecipeError with one line that names the place, the value and
-    the fix.
+    The order of overrides matters only if two set the same field: plugins are loaded first, a section is set
+    before its fields, and a teacher's kind before its other fields. Raises RecipeError with one line that names
+    the place, the value and the fix.
     """
     data = _resolve(source, ())
     given = {override.partition("=")[0] for override in overrides}
-    for override in sorted(overrides, key=_rank):
+    ordered = sorted(overrides, key=_rank)
+    first = [override for override in ordered if override.startswith("plugins=")]
+    for override in first:
+        _apply(data, override, given)
+    _load_plugins(source, data)
+    for override in ordered[len(first) :]:
         _apply(data, override, given)
     try:
         return Recipe.model_validate(data)
@@ -55,6 +62,17 @@ def to_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
 
 
+def _load_plugins(source: str, data: Mapping[str, Any]) -> None:
+    """Load the plugins of a recipe, since overrides may name what they add. What is no list is refused later."""
+    given = data.get("plugins")
+    try:
+        for one in given if isinstance(given, list) else []:
+            if isinstance(one, str):
+                modules.load(modules.located(one))
+    except InputError as error:
+        raise RecipeError(f"recipe {source}: plugins: {error}") from None
+
+
 def _folder() -> Any:
     return resources.files("tsd") / "recipes"
 
@@ -66,6 +84,8 @@ def _resolve(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if source in seen:
         raise RecipeError(f"recipe {source} extends itself: {' → '.join((*seen, source))}")
     data = _read(source)
+    if source.endswith((".yaml", ".yml")):
+        _locate(data, str(Path(source).parent))
     parent = data.pop("extends", None)
     if parent is None:
         return data
@@ -74,6 +94,16 @@ def _resolve(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if parent.endswith((".yaml", ".yml")):
         parent = str(Path(source).parent / parent)
     return _merged(_resolve(parent, (*seen, source)), data)
+
+
+def _locate(data: dict[str, Any], folder: str) -> None:
+    """Make the paths of a recipe file's plugins and task absolute, in place. folder: the file's."""
+    if isinstance(data.get("plugins"), list):
+        data["plugins"] = [
+            modules.located(one, folder) if isinstance(one, str) else one for one in data["plugins"]
+        ]
+    if isinstance(data.get("task"), str):
+        data["task"] = located(data["task"], folder)
 
 
 def _read(source: str) -> dict[str, Any]:
@@ -122,10 +152,10 @@ def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _rank(override: str) -> tuple[int, bool]:
-    """Sort key of an override: fewer sections first, then `kind` before other fields."""
+def _rank(override: str) -> tuple[bool, int, bool]:
+    """Sort key of an override: plugins first, then fewer sections, then `kind` before other fields."""
     path = override.partition("=")[0].split(".")
-    return len(path), path[-1] != "kind"
+    return path != ["plugins"], len(path), path[-1] != "kind"
 
 
 def _apply(data: dict[str, Any], override: str, given: Collection[str]) -> None:
@@ -161,8 +191,8 @@ def _drop_what_does_not_fit(
 
     These are fields of another kind and, if the kind is set too, `model` beside `train` or the reverse.
     """
-    if field == "kind" and str(value) in TEACHERS:
-        fields = TEACHERS[str(value)].model_fields
+    if field == "kind" and str(value) in kinds():
+        fields = kinds()[str(value)].model_fields
         for other in [other for other in teacher if other not in fields]:
             del teacher[other]
     instead = {"model": "train", "train": "model"}.get(field)
@@ -174,7 +204,7 @@ def _drop_what_does_not_fit(
 def _first_problem(error: ValidationError) -> str:
     """The first validation error as one line, with the number of further ones."""
     problem = error.errors()[0]
-    location = [part for part in problem["loc"] if part not in (*TEACHERS, "[key]")]
+    location = [part for part in problem["loc"] if part not in (*kinds(), "[key]")]
     place = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         if new := RENAMED.get(re.sub(r"^teachers\.[^.]+", "teacher", place)):
@@ -200,8 +230,10 @@ def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
     """
     models: list[Any] = [Recipe]
     for part in location:
-        if part in TEACHERS:
-            models = [TEACHERS[str(part)]]
+        if part in kinds():
+            models = [kinds()[str(part)]]
+        elif part in additions.POLICIES:
+            models = [additions.POLICIES[str(part)].settings]
         elif isinstance(part, str) and any(part in model.model_fields for model in models):
             fields = [model.model_fields[part] for model in models if part in model.model_fields]
             models = [inner for field in fields for inner in _models_in(field.annotation)]

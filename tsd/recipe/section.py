@@ -3,10 +3,11 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import InitErrorDetails
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
@@ -81,6 +82,23 @@ class Section(BaseModel):
                 yield from value.shaped(its, f"{above}{field}.")
             else:
                 yield f"{above}{field}", value, its
+
+
+S = TypeVar("S", bound=Section)
+
+
+def validated(section: type[S], value: Any, place: str) -> S:
+    """Validate a section that a plugin defines. Raises ValidationError, with `place` before each location."""
+    try:
+        return section.model_validate({} if value is None else value)
+    except ValidationError as error:
+        found = [
+            InitErrorDetails(
+                type=each["type"], loc=(place, *each["loc"]), input=each["input"], ctx=each.get("ctx", {})
+            )
+            for each in error.errors()
+        ]
+        raise ValidationError.from_exception_data(section.__name__, found) from None
 
 
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]

@@ -1,27 +1,60 @@
 """The recipe of a whole study."""
 
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from math import prod
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, SupportsIndex
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tsd.errors import RecipeError
+from tsd.errors import InputError, RecipeError
 from tsd.recipe.curation import CurationConfig
 from tsd.recipe.section import EVERY, MACHINE, Section, Shapes, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teachers import ApiTeacher, LocalTeacher, ModelTeacher, RulesTeacher, VllmTeacher
+from tsd.recipe.teachers import ModelTeacher, RulesTeacher, Teacher
 from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
+from tsd.series.processes import added, own_ranges
 from tsd.storage.schemas import SPLITS
-from tsd.tasks import TASKS, Task
+from tsd.tasks import TASKS, Task, modules, named
 
 # Generous bounds on the bytes over all tables.
 BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
 
 
+def located(task: str, folder: str = "") -> str:
+    """The name of a task, with the absolute path of its file if a file has it. folder: of relative paths."""
+    module, colon, attribute = task.rpartition(":")
+    return f"{modules.located(module, folder)}{colon}{attribute}"
+
+
 def _known_task(name: str) -> str:
-    if name not in TASKS:
+    if ":" not in name and name not in TASKS:
         raise ValueError(f"unknown task{nearest(name, list(TASKS))}")
-    return name
+    try:
+        named(located(name))
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    return located(name)
+
+
+@cache
+def _extended(task: str, processes: tuple[str, ...], metrics: tuple[str, ...]) -> Task:
+    """A task whose tables have columns for plugins. processes: of plugins, in alphabetical order."""
+    built = named(task)
+    if not processes and not metrics:
+        return built
+    return replace(built, parameters=(*built.parameters, *own_ranges(added(processes))), metrics=metrics)
+
+
+def _unpickled(kind: type["Recipe"], plugins: tuple[str, ...], state: bytes) -> "Recipe":
+    """A recipe in another process. Its plugins are loaded before anything that refers to them is unpickled."""
+    for plugin in plugins:
+        modules.load(plugin)
+    recipe = kind.__new__(kind)
+    recipe.__setstate__(pickle.loads(state))
+    return recipe
 
 
 def _of_a_kind(teacher: Any, folder: str) -> Any:
@@ -45,10 +78,40 @@ def _is_own(teacher: Any) -> bool:
     return isinstance(teacher, dict) and (teacher.get("train") is not None or teacher.get("kind") == "local")
 
 
+def _with_teachers(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the defaults that depend on the teacher: its kind, its folder, and the plot style."""
+    folder = f"{str(fields.get('out', OUT)).rstrip('/')}/{fields.get('name')}"
+    said = {name: fields[name] for name in ("teacher", "teachers") if isinstance(fields.get(name), dict)}
+    if "teacher" in said:
+        said["teacher"] = _of_a_kind(said["teacher"], folder)
+    if "teachers" in said:
+        said["teachers"] = {
+            name: _of_a_kind(one, f"{folder}/teachers/{name}") for name, one in said["teachers"].items()
+        }
+    own = any(map(_is_own, said.get("teachers", {}).values() or [said.get("teacher")]))
+    plots = fields.get("plots", {})
+    if own and isinstance(plots, dict):
+        said["plots"] = {"style": "bare", **plots}
+    return {**fields, **said}
+
+
+def _with_plugins(fields: dict[str, Any]) -> dict[str, Any]:
+    """Load the plugins, whose names the sections use, and make their paths absolute. Raises ValueError."""
+    given = fields.get("plugins")
+    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+        return fields
+    plugins = [modules.located(one) for one in given]
+    try:
+        for one in plugins:
+            modules.load(one)
+    except InputError as error:
+        raise ValueError(f"plugins: {error}") from None
+    return {**fields, "plugins": plugins}
+
+
 OUT = "runs"
 TaskName = Annotated[str, AfterValidator(_known_task)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-Teacher = Annotated[RulesTeacher | LocalTeacher | ApiTeacher | VllmTeacher, Field(discriminator="kind")]
 
 
 class Recipe(Section):
@@ -61,7 +124,11 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63), Shapes("generate")] = 0
     """The study's seed. A series depends only on it and on the series' id."""
     task: Annotated[TaskName, Shapes("generate")] = "single"
-    """The task of arXiv 2507.07439: `single` is about one series, `pair` about two."""
+    """The task of arXiv 2507.07439: `single` is about one series, `pair` about two. `package.module:TASK` or
+    `./file.py:TASK` is a task outside tsd."""
+    plugins: Annotated[tuple[str, ...], MACHINE] = ()
+    """Modules, or paths of .py files, that add processes, policies, metrics or teachers. A relative path starts at
+    the recipe's folder."""
     out: Annotated[Uri, MACHINE] = OUT
     """The folder for studies: a path, or a URI such as s3://bucket/studies."""
     series: Annotated[SeriesConfig, Shapes("generate")] = SeriesConfig()
@@ -77,23 +144,13 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _plugins_come_first(cls, value: Any) -> Any:
+        return _with_plugins(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="before")
+    @classmethod
     def _what_teachers_leave_out(cls, value: Any) -> Any:
-        """Fill in the defaults that depend on the teacher: its kind, its folder, and the plot style."""
-        if not isinstance(value, dict):
-            return value
-        folder = f"{str(value.get('out', OUT)).rstrip('/')}/{value.get('name')}"
-        said = {name: value[name] for name in ("teacher", "teachers") if isinstance(value.get(name), dict)}
-        if "teacher" in said:
-            said["teacher"] = _of_a_kind(said["teacher"], folder)
-        if "teachers" in said:
-            said["teachers"] = {
-                name: _of_a_kind(one, f"{folder}/teachers/{name}") for name, one in said["teachers"].items()
-            }
-        own = any(map(_is_own, said.get("teachers", {}).values() or [said.get("teacher")]))
-        plots = value.get("plots", {})
-        if own and isinstance(plots, dict):
-            said["plots"] = {"style": "bare", **plots}
-        return {**value, **said}
+        return _with_teachers(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _own_teachers_look_at_bare_plots(self) -> Self:
@@ -108,7 +165,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _pairs_have_one_length(self) -> Self:
         if self.asks.curves > 1 and len(self.series.lengths) > 1:
-            raise ValueError(f"series.length must be one number for the task {self.task}, not a list")
+            raise ValueError(f"series.length must be one number for the task {self.asks.name}, not a list")
         return self
 
     @model_validator(mode="after")
@@ -121,7 +178,14 @@ class Recipe(Section):
         for field, facet in named:
             if facet not in self.asks.names:
                 known = nearest(facet, [EVERY, *self.asks.names])
-                raise ValueError(f"{field}.{facet}: the task {self.task} has no such facet{known}")
+                raise ValueError(f"{field}.{facet}: the task {self.asks.name} has no such facet{known}")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_have_names_of_their_own(self) -> Self:
+        for name in self.evaluation.metrics:
+            if name in self.asks.names or self.evaluation.metrics.count(name) > 1:
+                raise ValueError(f"evaluation.metrics: {name} is a facet of the task, or is named twice")
         return self
 
     @model_validator(mode="after")
@@ -160,8 +224,25 @@ class Recipe(Section):
 
     @property
     def asks(self) -> Task:
-        """The task object that `task` names."""
-        return TASKS[self.task]
+        """The task object that `task` names. Its tables have columns for what the recipe uses of plugins."""
+        return _extended(self.task, tuple(added(self.series.mix)), self.evaluation.metrics)
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """The modules outside tsd that a process must load to work for the study."""
+        module, colon, _ = self.task.rpartition(":")
+        return tuple(dict.fromkeys((*self.plugins, *([module] if colon else []))))
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Pickle the recipe so that its plugins are loaded wherever it is unpickled."""
+        if not self.outside:
+            return super().__reduce_ex__(protocol)
+        return _unpickled, (type(self), self.outside, pickle.dumps(self.__getstate__()))
+
+    def shaped(self, stage: str | None = None, above: str = "") -> Iterator[tuple[str, Any, str]]:
+        """As of any section. A task outside tsd counts by its own name, wherever its file is."""
+        for path, value, its in super().shaped(stage, above):
+            yield path, self.asks.name if path == "task" else value, its
 
     @property
     def folder(self) -> str:

@@ -1,12 +1,25 @@
 """Recipe sections: the teachers that annotate the series."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetPydanticSchema,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
-from tsd.recipe.section import EVERY, Positive, Section, Share, Uri
+from tsd.recipe import additions
+from tsd.recipe.additions import AddedTeacher
+from tsd.recipe.section import EVERY, Positive, Section, Share, Uri, validated
 
 ERROR_RATE = 0.04
 OPENAI = "api.openai.com"
@@ -16,6 +29,7 @@ class RulesTeacher(Section):
     """A rule-based teacher without a model: it states the measured labels in varied phrasings."""
 
     kind: Literal["rules"] = "rules"
+    """States the measured labels, without a model."""
     varied: bool = True
     """Whether phrasings vary. Otherwise a facet always has the same one."""
     error_rate: dict[str, Share] = Field(default={EVERY: ERROR_RATE})
@@ -96,6 +110,7 @@ class ModelTeacher(Section):
     """Restrict responses to the task's own phrasings (a schema of enums), for models that cannot phrase
     answers."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
+    """Sampling temperature. 0 decodes greedily."""
     max_tokens: Positive = 256
     """Maximum length of a response in tokens."""
 
@@ -142,6 +157,7 @@ class LocalTeacher(ModelTeacher):
     """A locally trained small vision model, run in the pipeline's own processes on CPUs."""
 
     kind: Literal["local"]
+    """A small vision model that tsd trains, run in the pipeline's processes."""
     workers: Positive = 2
     """Inference processes, one CPU each."""
     batch_size: Positive = 256
@@ -208,6 +224,7 @@ class ApiTeacher(ModelTeacher):
     """A model behind an OpenAI-compatible API."""
 
     kind: Literal["openai"]
+    """A model behind an OpenAI-compatible API."""
     base_url: Annotated[Uri, AfterValidator(_address)] = "http://127.0.0.1:8000/v1"
     """Base URL of the API, usually ending in /v1. Default: the address of `vllm serve` on this machine. Responses
     do not depend on it: they are reused for another address that serves the same model."""
@@ -244,7 +261,9 @@ class ApiTeacher(ModelTeacher):
     seconds_a_reply: Annotated[float, Field(gt=0)] = 4.0
     """Estimated seconds per response, for the dry run only."""
     usd_per_million_input: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million input tokens in dollars. 0: not known."""
     usd_per_million_output: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million output tokens in dollars. 0: not known."""
     batch: BatchConfig = BatchConfig()
 
     @model_validator(mode="after")
@@ -272,6 +291,7 @@ class VllmTeacher(ModelTeacher):
     """A model run by vLLM within the pipeline, on the cluster's machines."""
 
     kind: Literal["vllm"]
+    """A model run by vLLM within the pipeline."""
     replicas: Positive = 1
     """Number of engines, each with a copy of the model."""
     tensor_parallel: Positive = 1
@@ -303,9 +323,40 @@ class VllmTeacher(ModelTeacher):
 
 
 # by kind, as pydantic names them in error locations
-TEACHERS: dict[str, type[Section]] = {
-    "rules": RulesTeacher,
-    "local": LocalTeacher,
-    "openai": ApiTeacher,
-    "vllm": VllmTeacher,
-}
+TEACHERS: dict[str, type[Section]] = dict(
+    zip(additions.KINDS, (RulesTeacher, LocalTeacher, ApiTeacher, VllmTeacher), strict=True)
+)
+BuiltIn = Annotated[RulesTeacher | LocalTeacher | ApiTeacher | VllmTeacher, Field(discriminator="kind")]
+
+
+def kinds() -> dict[str, type[Section]]:
+    """The settings of all teachers by kind, built-in and added by plugins."""
+    return {**TEACHERS, **{kind: entry.settings for kind, entry in additions.TEACHERS.items()}}
+
+
+def _schema(_: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    """The schema of a teacher: one of a plugin by its own settings, any other by its kind."""
+    return core_schema.no_info_wrap_validator_function(
+        _or_added,
+        handler.generate_schema(BuiltIn),
+        serialization=core_schema.wrap_serializer_function_ser_schema(_written, info_arg=True),
+    )
+
+
+def _or_added(value: Any, check: Callable[[Any], Any]) -> Any:
+    """Validate a teacher; one of a plugin by the settings that it was added with."""
+    if isinstance(value, AddedTeacher):
+        return value
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind in additions.TEACHERS:
+        return validated(additions.TEACHERS[kind].settings, value, kind)
+    return check(value)
+
+
+def _written(teacher: Any, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+    return teacher.model_dump(mode=info.mode) if isinstance(teacher, AddedTeacher) else write(teacher)
+
+
+Teacher = Annotated[
+    RulesTeacher | LocalTeacher | ApiTeacher | VllmTeacher | AddedTeacher, GetPydanticSchema(_schema)
+]

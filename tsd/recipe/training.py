@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from tsd.recipe import additions
 from tsd.recipe.section import EVERY, MACHINE, Decay, Positive, Section, Shapes, Share, Uri, nearest
 
 View = Literal["numbers", "plot"]
@@ -14,8 +15,11 @@ class Lora(Section):
     """Low-rank adapters (LoRA) instead of full fine-tuning."""
 
     r: Positive = 4
+    """Rank of the adapters."""
     alpha: Positive = 32
+    """Their scale is alpha / r."""
     targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Names of the layers that are adapted."""
     export: Literal["merged", "adapter"] = "merged"
     """`merged`: a plain model with the adapters merged. `adapter`: the small adapters only, in peft's format,
     which need the `source` whenever they are loaded."""
@@ -261,6 +265,7 @@ class TrainingConfig(Section):
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     """AdamW's decay rates of the moments."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay, of matrices."""
     warmup_ratio: Share = 0.05
     """Fraction of the steps with a linear warmup. A cosine then decays the learning rate to zero."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -302,6 +307,9 @@ class TrainingConfig(Section):
             raise ValueError(f"batch_size {self.batch_size} must be a multiple of the {workers} workers")
 
 
+MetricName = Annotated[str, AfterValidator(additions.require_metric)]
+
+
 class EvaluationConfig(Section):
     """How every student is evaluated."""
 
@@ -318,6 +326,8 @@ class EvaluationConfig(Section):
     """Decoding processes."""
     vllm: Annotated[bool | None, MACHINE] = None
     """Decode students with a `source` by vLLM. Default: on GPUs, if vLLM is installed."""
+    metrics: Annotated[tuple[MetricName, ...], Shapes("report")] = ()
+    """Metrics of plugins, by name. They may be added to a finished study: `tsd evaluate` measures them."""
 
 
 class TrackingConfig(Section):
@@ -326,3 +336,4 @@ class TrackingConfig(Section):
     uri: Uri = "sqlite:///runs/mlflow.db"
     """MLflow tracking URI. Credentials come from MLflow's environment variables."""
     experiment: str = "tsd"
+    """Name of the MLflow experiment."""

@@ -138,7 +138,8 @@ def scaling_figure(task: Task, runs: pa.Table, baselines: Baselines, fits: Fits)
 def score_titles(task: Task) -> dict[str, str]:
     """Readable titles of a run's scores."""
     counted = {4: "four"}.get(len(task.names), str(len(task.names)))
-    return {**{name: name for name in task.names}, ALL_RIGHT: f"all {counted} right", VALID: "valid"}
+    metrics = {name: name.replace("_", " ") for name in task.metrics}
+    return {**{name: name for name in task.names}, ALL_RIGHT: f"all {counted} right", VALID: "valid", **metrics}
 
 
 def best(runs: pa.Table) -> Run:

@@ -4,6 +4,8 @@ Arrays of points are time-major, (length, batch) float32, so that each time step
 the batch. `tsd.generation.parameters.design` chooses the scale of curves and shocks.
 """
 
+import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -38,6 +40,8 @@ class Process:
     """Relative frequency, unless a recipe sets `mix`."""
     swings: bool = False
     """Whether the curve is added to a linear drift with its own scale. Otherwise the curve is the drift."""
+    version: str = ""
+    """Of a process that a plugin adds: part of the key of its series. Change it with the curve."""
 
 
 def linear(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
@@ -158,10 +162,67 @@ PROCESSES: dict[str, Process] = {
 }
 
 
-def own_ranges(names: Iterable[str] | None = None) -> dict[str, Span]:
-    """The parameters that only some processes have, with default ranges. names: of processes, None for all."""
-    processes = PROCESSES.values() if names is None else (PROCESSES[name] for name in names)
-    return {name: span for process in processes for name, span in process.ranges.items()}
+ADDED: dict[str, Process] = {}  # by plugins; a series can only be of those that its recipe's mix names
+
+
+def add(name: str, process: Process) -> None:
+    """Add a process of a plugin, so that a recipe's mix can name it.
+
+    Raises ValueError if its name or one of its parameters is taken, or if its curve cannot be used.
+    """
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise ValueError(f"the process {name!r} must be called by small letters, digits and _, a letter first")
+    if name in PROCESSES:
+        raise ValueError(f"there is a built-in process {name!r}: give yours another name")
+    before = ADDED.get(name)
+    if before and before.curve.__module__ != process.curve.__module__:
+        raise ValueError(f"{before.curve.__module__} adds a process {name!r} as well: give yours another name")
+    others = {**PROCESSES, **{other: found for other, found in ADDED.items() if other != name}}
+    taken = {*SCALED, "tau", *own_ranges(others)}
+    if both := sorted(taken & process.ranges.keys()):
+        raise ValueError(f"the process {name!r}: another one has a parameter {both[0]!r}: rename yours")
+    _require_usable(name, process)
+    ADDED[name] = process
+
+
+def known() -> dict[str, Process]:
+    """All processes, built-in and added."""
+    return {**PROCESSES, **ADDED}
+
+
+def added(mix: Iterable[str]) -> dict[str, Process]:
+    """The processes of plugins that a mix names, in alphabetical order."""
+    return {name: ADDED[name] for name in sorted(mix) if name in ADDED}
+
+
+def processes_of(mix: Iterable[str]) -> dict[str, Process]:
+    """The processes of which series of a mix may be: all built-in ones, and those of plugins that it names."""
+    return {**PROCESSES, **added(mix)}
+
+
+def own_ranges(processes: Mapping[str, Process] = PROCESSES) -> dict[str, Span]:
+    """The parameters that only some processes have, with default ranges."""
+    return {name: span for process in processes.values() for name, span in process.ranges.items()}
+
+
+def _require_usable(name: str, process: Process) -> None:
+    """Raise ValueError unless the curve of a process can be drawn from its ranges. Draws it once, at 64 points."""
+    try:
+        inspect.signature(process.curve).bind("own", "time", "shocks", "rng")
+    except TypeError as error:
+        raise ValueError(f"the process {name!r} must be a function of (own, time, shocks, rng): {error}") from None
+    for key, span in process.ranges.items():
+        if not span.least <= span.low <= span.high <= span.most:
+            raise ValueError(f"the process {name!r}: {key} is {span}, and must be least ≤ low ≤ high ≤ most")
+    rng = np.random.default_rng(0)
+    own = {key: np.full(2, (span.low + span.high) / 2, np.float32) for key, span in process.ranges.items()}
+    time = np.linspace(0, 1, 64, dtype=np.float32)[:, None]
+    curve = np.asarray(process.curve(own, time, rng.standard_normal((64, 2), np.float32), rng))
+    if curve.shape not in ((64, 1), (64, 2)) or not np.isfinite(curve).all():
+        raise ValueError(
+            f"the process {name!r} must return finite numbers, (length, batch) or (length, 1); for 64 points of 2 "
+            f"series it returned {curve.shape}"
+        )
 
 
 def ornstein_uhlenbeck(

@@ -72,19 +72,26 @@ def labels_type(facets: Sequence[str]) -> pa.DataType:
     return pa.struct([(facet, pa.string()) for facet in facets])
 
 
-def score_names(facets: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a run's scores: accuracy per facet, exact match of all facets, and the valid share."""
-    return (*facets, ALL_RIGHT, VALID)
+def score_names(facets: Sequence[str], metrics: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the names of a run's scores: accuracy per facet, exact match of all facets, the valid share, metrics.
+
+    metrics: names of metrics from plugins.
+    """
+    return (*facets, ALL_RIGHT, VALID, *metrics)
 
 
 def make_tables(
-    facets: Sequence[str], measures: Mapping[str, pa.DataType], parameters: Sequence[str], curves: int
+    facets: Sequence[str],
+    measures: Mapping[str, pa.DataType],
+    parameters: Sequence[str],
+    curves: int,
+    metrics: Sequence[str] = (),
 ) -> Tables:
     """Return the table schemas of a task.
 
     facets: their names. measures: type of each measured value, by name. parameters: parameters of the generating
     processes, null if a series' process lacks one. curves: series per item; if there are several, each has its own
-    parameters.
+    parameters. metrics: names of metrics from plugins, for the runs table.
     """
     labels = labels_type(facets)
     drawn = pa.struct([(name, pa.float32()) for name in parameters])
@@ -143,7 +150,7 @@ def make_tables(
                 pa.field("truth", labels, nullable=False),
             ]
         ),
-        runs=pa.schema([*RUN, *(pa.field(score, INTERVAL) for score in score_names(facets))]),
+        runs=pa.schema([*RUN, *(pa.field(score, INTERVAL) for score in score_names(facets, metrics))]),
     )
 
 

@@ -34,7 +34,7 @@ class StudyContext:
         self.series = series or f"{recipe.folder}/series"
         self.reporter = reporter
         self.tables = recipe.asks.tables
-        self.scores = score_names(recipe.asks.names)
+        self.scores = score_names(recipe.asks.names, recipe.asks.metrics)
 
     def open(self, name: str) -> datasets.Dataset:
         """Open a table of the study. Raises StorageError if it is not finished."""

@@ -15,6 +15,7 @@ import numpy as np
 from tsd.generation import generator
 from tsd.progress import clock
 from tsd.recipe import (
+    AddedTeacher,
     ApiTeacher,
     LocalTeacher,
     ModelTeacher,
@@ -124,6 +125,8 @@ def _ask_all(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
         each = seconds_of(lambda: rules.annotate(sample)) / len(sample)
         seconds = STAGE_SECONDS + each * count / cpus()
         return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds
+    if isinstance(teacher, AddedTeacher):
+        return [f"write {count:,} replies by the teacher {teacher.name}, of a plugin: its cost is not known"], None
     task, plots = recipe.asks, recipe.plots
     text = float(np.mean([text_tokens(teacher, task, length) for length in recipe.series.lengths]))
     picture, reply = image_tokens(teacher, plots), task.reply_tokens * REPLY_SHARE

@@ -77,7 +77,7 @@ def keep(recipe: Recipe, command: str) -> None:
 
 
 def read(recipe: Recipe) -> Recipe | None:
-    """Return the recipe stored in a folder, with the name and location of `recipe`.
+    """Return the recipe stored in a folder, with the name and location of `recipe` and of its plugins.
 
     None if there is none; then only the tables' keys can be compared. Raises StorageError if the file is damaged,
     or of an earlier version.
@@ -96,9 +96,15 @@ def read(recipe: Recipe) -> Recipe | None:
         )
     require_layout(recipe.folder, content)
     try:
-        return Recipe.model_validate({**fields, "name": recipe.name, "out": recipe.out})
+        placed = {"name": recipe.name, "out": recipe.out, "plugins": recipe.plugins}
+        return Recipe.model_validate({**fields, **placed, "task": _moved(fields.get("task"), recipe.task)})
     except ValidationError:
         return None
+
+
+def _moved(stored: Any, task: str) -> Any:
+    """A stored task, with the path that `task` has if both name the same file and object."""
+    return task if str(stored).rpartition("/")[2] == task.rpartition("/")[2] else stored
 
 
 def require_layout(folder: str, content: bytes) -> None:

@@ -15,15 +15,17 @@ import pyarrow.compute as pc
 
 import tsd
 from tsd.errors import StorageError
-from tsd.evaluation import scoring
+from tsd.evaluation import metrics, scoring
 from tsd.evaluation.laws import FittedLaw
 from tsd.models import card
 from tsd.plots.figures import style
 from tsd.progress import Reporter
 from tsd.recipe import ModelTeacher, Recipe, to_yaml
+from tsd.recipe.additions import METRICS
 from tsd.reporting import report as reporting
 from tsd.storage import datasets, folders, keys, manifests
-from tsd.study import comparisons, placement, provenance
+from tsd.storage.schemas import fingerprint
+from tsd.study import comparisons, identity, placement, provenance
 from tsd.study.context import StudyContext
 from tsd.study.lost_parts import find_lost
 from tsd.study.plot_tables import plot_table
@@ -46,7 +48,10 @@ def score_runs(
         record = replace(known, decode_seconds=known.decode_seconds or seconds.get(run_id))
         if record != known:
             folders.write_json(f"{study.recipe.folder}/records", f"{run_id}.json", record.as_dict())
-        found = scoring.score(study.predictions_of(run_id).read())
+        said = study.predictions_of(run_id).read()
+        found = scoring.score(said)
+        for name in study.recipe.evaluation.metrics:
+            found[name] = metrics.measure(name, METRICS[name].measure, said)
         scored = {name: found[name].as_dict() for name in study.scores}
         _complete_card(study, run_id, scored)
         rows.append({**record.as_dict(), "teacher": study.teacher, **scored})
@@ -87,7 +92,7 @@ def _complete_card(study: StudyContext, run_id: str, scores: Mapping[str, Mappin
 def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], reporter: Reporter) -> None:
     """Write the runs table of a study, unless the same table exists."""
     folder, schema = f"{recipe.folder}/runs", recipe.asks.tables.runs
-    key = keys.digest(["runs", runs.to_pylist(), dict(parents)])
+    key = keys.digest(["runs", runs.to_pylist(), dict(parents), *identity.added_metrics(recipe)])
     lost = None
     if manifests.made_by(folder) == key:
         if datasets.find_finished(folder, schema, key):
@@ -101,14 +106,23 @@ def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], repor
         lost.say(reporter)
 
 
-def require_own_runs(study: StudyContext, runs: pa.Table) -> None:
-    """Raise StorageError if the runs table holds runs of another recipe."""
+def read_own_runs(study: StudyContext) -> pa.Table:
+    """Read the runs table. Raises StorageError if it holds runs, or metrics, of another recipe."""
+    folder = f"{study.recipe.folder}/runs"
+    manifest = manifests.whole_manifest(folder)
+    if manifest and manifest["schema"] != fingerprint(study.tables.runs):
+        raise StorageError(
+            f"{folder} was written with other evaluation.metrics, or by another version of tsd: run "
+            "`tsd evaluate` with this recipe first"
+        )
+    runs = study.open("runs").read()
     planned = {run.run_id for run in study.planned_runs()}
     if others := [run_id for run_id in runs["run_id"].to_pylist() if run_id not in planned]:
         raise StorageError(
             f"{study.recipe.folder}/runs was made from another recipe: it holds {others[0]}, which this recipe "
             "does not train: name another folder with --out, or run `tsd evaluate` with this recipe first"
         )
+    return runs
 
 
 def write_report(study: StudyContext, shown: reporting.Study) -> None:

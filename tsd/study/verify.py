@@ -14,13 +14,13 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from tsd.errors import DataError, StorageError
+from tsd.errors import DataError, InputError, StorageError
 from tsd.recipe import Recipe
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, TOKENS, fingerprint
 from tsd.study import identity, provenance
 from tsd.study.findings import Checked, Finding
-from tsd.tasks import TASKS
+from tsd.tasks import TASKS, modules
 from tsd.teachers.api.journal import ADDRESSES, FOLDER, Journal, parts_with_journals
 from tsd.teachers.api.journal_archive import ARCHIVE
 
@@ -73,14 +73,14 @@ def _check_study(run: str) -> Iterator[Checked]:
     for name in TABLES:
         after = None if name == "plots" else _after(run, name, children)
         if after or _begun(run, name):
-            checked = _check_table(run, name, after)
+            checked = _check_table(run, name, after, recipe)
             yield checked
             if name == "annotations":
                 yield from _check_replies(run, checked)
     for name in sorted({*_children(f"{run}/predictions"), *scored}):
-        yield _check_table(run, f"predictions/{name}", "its row in runs" if name in scored else None)
+        yield _check_table(run, f"predictions/{name}", "its row in runs" if name in scored else None, recipe)
     for name in _children(f"{run}/tokens"):
-        yield _check_table(run, f"tokens/{name}", None)
+        yield _check_table(run, f"tokens/{name}", None, recipe)
     yield from _check_folders(run, recipe, children)
     if not children:
         yield from _check_records(run, recipe, scored)
@@ -128,7 +128,10 @@ def stages(run: str) -> list[str]:
 
 
 def recipe_of(run: str) -> Recipe:
-    """Return the recipe that made a study, with its current folder. Raises DataError if there is none."""
+    """Return the recipe that made a study, with its current folder. Raises DataError if there is none.
+
+    Raises InputError if one of its plugins is not there any more.
+    """
     run = run.rstrip("/")
     content = folders.read_bytes(run, provenance.RECIPE)
     if content is None:
@@ -139,6 +142,7 @@ def recipe_of(run: str) -> Recipe:
         fields = yaml.safe_load(content)
         if isinstance(fields, dict):
             provenance.require_layout(run, content)
+            _load_plugins(run, fields)
         place, _, name = run.rpartition("/")
         return Recipe.model_validate({**fields, "name": name, "out": place or "."})
     except (yaml.YAMLError, ValueError, TypeError) as error:
@@ -147,6 +151,16 @@ def recipe_of(run: str) -> Recipe:
             f"{run}/{provenance.RECIPE} is damaged ({what}): delete it and run the command that made the "
             "study, which makes what is missing again"
         ) from None
+
+
+def _load_plugins(run: str, fields: Mapping[str, Any]) -> None:
+    """Load the modules outside tsd that a stored recipe names. Raises InputError if one is not there any more."""
+    for name in (*(fields.get("plugins") or ()), str(fields.get("task")).rpartition(":")[0]):
+        try:
+            if name:
+                modules.load(str(name))
+        except InputError as error:
+            raise InputError(f"{run} needs what its recipe names: {error}") from None
 
 
 def _children(folder: str) -> list[str]:
@@ -162,15 +176,19 @@ def _recipe(run: str) -> tuple[Recipe | None, tuple[Finding, ...]]:
 
 def _scored(run: str) -> list[str]:
     """Return the ids of the runs table's rows; empty if it cannot be read."""
-    runs = datasets.peek(f"{run}/runs", _schemas("runs")[0])
+    runs = datasets.peek(f"{run}/runs", _schemas("runs", None)[0])
     try:
         return [] if runs is None else list(map(str, runs.read(["run_id"])["run_id"].to_pylist()))
     except (DataError, KeyError):
         return []
 
 
-def _check_table(run: str, name: str, after: str | None) -> Checked:
-    """Check one table. after: something that exists and was made from the finished table, if any."""
+def _check_table(run: str, name: str, after: str | None, recipe: Recipe | None) -> Checked:
+    """Check one table.
+
+    after: something that exists and was made from the finished table, if any. recipe: the study's, if it can be
+    read.
+    """
     folder = f"{run}/{name}"
     try:
         manifest = manifests.read_manifest(folder)
@@ -183,7 +201,7 @@ def _check_table(run: str, name: str, after: str | None) -> Checked:
     if manifest is None:
         return Checked(name, "", (Finding(folder, f"is missing, but {after} exists", name=manifests.MANIFEST),))
     findings = [*_check_parts(folder, manifest), *_check_parents(run, name, manifest)]
-    if manifest["schema"] not in {fingerprint(schema) for schema in _schemas(name)}:
+    if manifest["schema"] not in {fingerprint(schema) for schema in _schemas(name, recipe)}:
         findings.append(Finding(folder, f"has a schema that this version does not know ({manifest['schema']})"))
     if manifest["rows"] != sum(part["rows"] for part in manifest["parts"]):
         findings.append(Finding(folder, "does not have as many rows as its parts"))
@@ -246,11 +264,12 @@ def _rows(run: str, table: str) -> int | None:
     return None if manifest is None else int(manifest["rows"])
 
 
-def _schemas(name: str) -> list[pa.Schema]:
-    """Return the schemas that a table may have, one per task."""
+def _schemas(name: str, recipe: Recipe | None) -> list[pa.Schema]:
+    """Return the schemas that a table may have: one per task, and that of the recipe's plugins."""
     own = {"plots": PLOTS, "examples": EXAMPLES, "rejects": REJECTS, "tokens": TOKENS}
     first = name.partition("/")[0]
-    return [own[first]] if first in own else [getattr(task.tables, first) for task in TASKS.values()]
+    tasks = [*TASKS.values(), *([recipe.asks] if recipe else [])]
+    return [own[first]] if first in own else [getattr(task.tables, first) for task in tasks]
 
 
 def _check_replies(run: str, table: Checked) -> Iterator[Checked]:

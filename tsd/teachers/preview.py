@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from tsd.errors import InputError
-from tsd.recipe import ApiTeacher, LocalTeacher, Recipe, RulesTeacher
+from tsd.recipe import ApiTeacher, LocalTeacher, Recipe
 from tsd.reporting.pages import template
 from tsd.storage import folders
+from tsd.teachers import in_process
 from tsd.teachers.api.account import Earlier
 from tsd.teachers.api.history import preview_folder
 from tsd.teachers.api.journal import Journal
@@ -38,10 +39,8 @@ def preview(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> 
 def _ask(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tuple[pa.Table, list[str]]:
     """Return the annotations, and the plots as base64 PNG if the teacher uses images."""
     teacher = recipe.teacher
-    if isinstance(teacher, RulesTeacher):
-        from tsd.teachers.rules import Rules
-
-        return Rules(teacher, recipe.asks, recipe.seed).annotate(series), []
+    if isinstance(teacher, in_process.KINDS):
+        return in_process.annotate(recipe, series), []
     if isinstance(teacher, LocalTeacher):
         from tsd.plots.plotter import Plotter, choose_look
         from tsd.teachers.local import Local
