@@ -209,7 +209,8 @@ class Pool:
         batches = teacher.batch.at_once if teacher.mode == "batch" else None
         workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
         share = (batches or teacher.in_flight) // workers
-        at_once = share if batches else PARTS_AT_ONCE  # a batch only waits
+        # A batch only waits. With few parts, the first worker that is ready must not take them all.
+        at_once = share if batches else min(PARTS_AT_ONCE, -(-len(missing) // workers))
         return nodes.done(
             self.worker,
             [{"part": part} for part in missing],
