@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -241,6 +242,17 @@ def test_a_finished_table_asks_for_no_key_and_a_report_for_no_source(
     assert not of("teacher", recipe)
     assert [found.ok for found in of("student", recipe)] == [False]
     assert not preflight.problems(preflight.before_ray(recipe, "report"))
+
+
+def test_an_engine_with_an_interpreter_of_its_own_needs_no_vllm_beside_tsd(tmp_path: Path) -> None:
+    engine = ["teacher={kind: vllm, model: eyes-7b, gpu: false}", f"out={tmp_path}"]
+    own = [*engine, f"teacher.engine_python={sys.executable}"]
+    asked, alone = load("laptop", engine), load("laptop", own)
+    assert preflight.packages(asked, "annotate") == ["vllm"]
+    assert preflight.packages(alone, "annotate") == []
+    said = {found.what: found for found in preflight.before_ray(alone, "annotate")}
+    assert said["packages"].ok
+    assert sys.executable in said["packages"].said
 
 
 def test_gpus_that_this_machine_lacks_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -298,9 +298,14 @@ def test_workers_share_a_batch_of_tokens_whatever_batch_size_says() -> None:
 @pytest.mark.parametrize("old", loading.RENAMED)
 def test_an_old_key_gets_one_line_that_names_the_new_one(old: str) -> None:
     with pytest.raises(RecipeError) as caught:
-        load("laptop", [f"{old}=1"])
+        load("laptop", ["teacher.kind=vllm", f"{old}=1"])
     assert f"{old} is called {loading.RENAMED[old]} now" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_old_key_of_one_teacher_is_an_unknown_key_of_another() -> None:
+    message = complaint("laptop", RULES, "teacher.batch_size=7")
+    assert "unknown key teacher.batch_size" in message
 
 
 @pytest.mark.parametrize(("override", "said"), WRONG_SETS.values(), ids=WRONG_SETS)

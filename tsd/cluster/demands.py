@@ -59,7 +59,7 @@ def demands(recipe: Recipe, asked: set[str]) -> list[Demand]:
         found.append(_demand("decoding", 1, {"CPU": 1.0, "GPU": 1.0}, "training"))
     for teacher in recipe.teachers.values() or [recipe.teacher]:
         if "annotate" in asked and isinstance(teacher, VllmTeacher) and teacher.gpu:
-            group = {"GPU": float(teacher.tensor_parallel)}
+            group = {"GPU": float(teacher.gpus)}
             found.append(_demand(f"the teacher {teacher.model}", teacher.replicas, group, "teacher"))
     return list(dict.fromkeys(found))
 

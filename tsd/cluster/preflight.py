@@ -115,7 +115,9 @@ def packages(recipe: Recipe, stage: str) -> list[str]:
     """Return the modules that every node needs besides tsd's dependencies."""
     teachers = recipe.teachers.values() or [recipe.teacher]
     asked = set(WHOLE) if stage == "study" else {stage}
-    engine = "annotate" in asked and any(isinstance(one, VllmTeacher) for one in teachers)
+    engine = "annotate" in asked and any(
+        isinstance(one, VllmTeacher) and one.engine_python is None for one in teachers
+    )
     return ["vllm"] if engine or ("evaluate" in asked and recipe.evaluation.vllm) else []
 
 
@@ -133,7 +135,7 @@ def _teacher(recipe: Recipe, asks: bool) -> Iterator[Finding]:
         yield _found("key", lambda: _key(teacher))
         yield _found("teacher", lambda: f"{teacher.base_url} {reach(teacher.base_url, 'teacher.base_url')}")
     elif isinstance(teacher, VllmTeacher):
-        yield _found("packages", lambda: _vllm("teacher.kind=vllm"))
+        yield _found("packages", lambda: _engine(teacher))
         if teacher.train is None:
             yield _found("teacher", lambda: _folder(teacher.model))
     elif isinstance(teacher, LocalTeacher) and teacher.train is None:
@@ -202,6 +204,13 @@ def _can_teach(student: Student) -> str:
     if student.source:
         require_same_tokens(student.name, load_tokenizer(student.source), student.distil.teacher, given)
     return f"{student.distil.teacher} can teach {student.name}"
+
+
+def _engine(teacher: VllmTeacher) -> str:
+    from tsd.teachers.vllm_engine import require_python
+
+    require_python(teacher)
+    return f"{teacher.engine_python} starts the engine" if teacher.engine_python else "vllm is installed"
 
 
 def _vllm(field: str) -> str:

@@ -108,9 +108,9 @@ def _ask(
     """
     # Imported here: openai and matplotlib delay the start of workers that do not need them.
     if isinstance(recipe.teacher, VllmTeacher):
-        from tsd.cluster import vllm_teacher
+        from tsd.cluster import engines
 
-        return vllm_teacher.ask(recipe, series, folder, key, step)
+        return engines.ask(recipe, series, folder, key, step, say=reporter.say)
     if isinstance(recipe.teacher, LocalTeacher):
         from tsd.cluster import local_teacher
 

@@ -148,7 +148,7 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
     def keep(part: Path, now: loop.Progress) -> None:
         folders.add_files(str(part), f"{folder}/trials/{trial}/{_checkpoint_name(run, now)}")
 
-    with token_parts.corpora(tokens, counts, how.max_length, TASKS[settings.task].curves) as corpora:
+    with token_parts.corpora(tokens, counts, how.max_length, named(settings.task).curves) as corpora:
         model, record, end = trainer.learn(
             run,
             tokenizer,

@@ -26,6 +26,8 @@ RENAMED = {
     "training.tokens_at_once": "micro_batch_tokens",
     "training.checkpoint_activations": "activation_checkpointing",
     "teacher.train.optimiser": "optimizer",
+    "teacher.batch_size": "in_flight",
+    "teacher.concurrent_batches": "in_flight",
 }
 WHOLE = ("mix",)  # mappings that are replaced as a whole, not merged
 
@@ -207,9 +209,10 @@ def _first_problem(error: ValidationError) -> str:
     location = [part for part in problem["loc"] if part not in (*kinds(), "[key]")]
     place = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
-        if new := RENAMED.get(re.sub(r"^teachers\.[^.]+", "teacher", place)):
-            return f"{place} is called {new} now"
         fields = list(_fields_at(problem["loc"][:-1]))
+        new = RENAMED.get(re.sub(r"^teachers\.[^.]+", "teacher", place))
+        if new in fields:
+            return f"{place} is called {new} now"
         return f"unknown key {place}{nearest(str(location[-1]), fields)}"
     if problem["type"] == "missing":
         return f"{place} is missing"

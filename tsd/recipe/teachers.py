@@ -95,6 +95,12 @@ RUNNING = {
     *("max_num_batched_tokens", "max_num_seqs", "pipeline_parallel_size", "skip_mm_profiling"),
 }
 
+# Arguments of vLLM's server that would change who may ask it, and where, as what and by which protocol.
+CLOSED = (
+    *("api_key", "config", "grpc", "headless", "host", "middleware", "model", "port", "root_path"),
+    *("served_model_name", "uds"),
+)
+
 
 class ModelTeacher(Section):
     """A model that is prompted with each series."""
@@ -281,6 +287,21 @@ class ApiTeacher(ModelTeacher):
             return "OPENAI_API_KEY"
         return self.key_env
 
+    @property
+    def place(self) -> str:
+        """What messages call the server."""
+        return self.base_url
+
+    @property
+    def checks(self) -> str:
+        """The settings that a message about a refusal names."""
+        return "teacher.base_url, teacher.model and the key"
+
+    @property
+    def takes_schemas(self) -> bool:
+        """Whether the server is known to accept a JSON schema before it is asked."""
+        return False
+
     def usd(self, input_tokens: float, output_tokens: float) -> float:
         """Cost in dollars of so many tokens, at batch prices in batch mode."""
         dollars = (input_tokens * self.usd_per_million_input + output_tokens * self.usd_per_million_output) / 1e6
@@ -288,7 +309,7 @@ class ApiTeacher(ModelTeacher):
 
 
 class VllmTeacher(ModelTeacher):
-    """A model run by vLLM within the pipeline, on the cluster's machines."""
+    """A model run by vLLM within the pipeline, on the cluster's machines: a server for each engine."""
 
     kind: Literal["vllm"]
     """A model run by vLLM within the pipeline."""
@@ -302,18 +323,37 @@ class VllmTeacher(ModelTeacher):
     """GPU type to request from Ray, such as H100. Default: any."""
     max_model_len: Positive = 8192
     """Maximum length of prompt and response together in tokens, image tokens included."""
-    batch_size: Positive = 32
-    """Rows per batch that is sent to an engine."""
-    concurrent_batches: Positive = 8
-    """Concurrent batches per engine."""
+    in_flight: Positive = 256
+    """Maximum concurrent requests per engine."""
     engine: dict[str, Any] = Field(default={})
-    """Further vLLM engine arguments by their Python names, such as {dtype: float16}."""
+    """Further arguments of vLLM's server by their Python names, such as {dtype: float16}."""
+    engine_python: str | None = None
+    """Python interpreter that starts the engine, with vLLM in its environment, on every machine that has an
+    engine. Default: the one that runs tsd."""
+    repairs: Annotated[int, Field(ge=0)] = 1
+    """Maximum follow-up requests for an invalid or truncated response, with a description of the error."""
+    quality: QualityConfig = QualityConfig()
     patience: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without any response, engine start included, after which the stage stops."""
     replies_per_second: Annotated[float, Field(gt=0)] | None = None
     """Measured throughput per GPU (per engine on CPUs), for the dry run's estimate of hours."""
     usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 0.0
     """For the dry run's estimate of dollars."""
+
+    @model_validator(mode="after")
+    def _the_address_and_the_token_are_not_set_here(self) -> Self:
+        for name in (name.replace("-", "_") for name in self.engine):
+            if name in CLOSED or name.startswith("ssl_"):
+                raise ValueError(f"engine must not hold {name}, which tsd sets itself: leave it out")
+            if name == "hf_token":
+                raise ValueError("engine must not hold hf_token, which would be shown: set HF_TOKEN instead")
+        return self
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one engine, which are on one machine; 0 on CPUs."""
+        split = self.engine.get("tensor_parallel_size", self.tensor_parallel)
+        return int(split) * int(self.engine.get("pipeline_parallel_size", 1)) if self.gpu else 0
 
     @property
     def identity(self) -> dict[str, Any]:

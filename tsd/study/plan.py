@@ -199,7 +199,7 @@ def _where(teacher: ApiTeacher | VllmTeacher) -> str:
     if isinstance(teacher, ApiTeacher):
         batches = " in offline batches" if teacher.mode == "batch" else ""
         return f"at {urlsplit(teacher.base_url).hostname}{batches}"
-    machines = f"{teacher.replicas} × {teacher.tensor_parallel} GPUs" if teacher.gpu else "CPUs"
+    machines = f"{teacher.replicas} × {teacher.gpus} GPUs" if teacher.gpu else "CPUs"
     return f"inside the pipeline, on {machines},"
 
 
@@ -207,7 +207,7 @@ def _engine_seconds(teacher: VllmTeacher, count: int) -> tuple[float | None, str
     """Return the seconds of vLLM engines, and a description of their rate."""
     if teacher.replies_per_second is None:
         return None, "the cost is that of the machines; set teacher.replies_per_second to estimate it"
-    machines = teacher.replicas * (teacher.tensor_parallel if teacher.gpu else 1)
+    machines = teacher.replicas * max(1, teacher.gpus)
     rate = machines * teacher.replies_per_second
     seconds = count / rate
     unit = "GPU hours" if teacher.gpu else "engine hours"

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from tsd.errors import InputError
-from tsd.recipe import ApiTeacher, LocalTeacher, Recipe
+from tsd.recipe import ApiTeacher, LocalTeacher, Recipe, VllmTeacher
 from tsd.reporting.pages import template
 from tsd.storage import folders
-from tsd.teachers import in_process
+from tsd.teachers import in_process, vllm_engine
 from tsd.teachers.api.account import Earlier
 from tsd.teachers.api.history import preview_folder
 from tsd.teachers.api.journal import Journal
@@ -49,10 +49,16 @@ def _ask(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tup
         drawn = [base64.b64encode(one).decode() for one in Plotter()(recipe.asks.items(series), looks)]
         with folders.local_copy(teacher.model) as model:
             return Local(teacher, recipe.asks, Path(model)).annotate(series), drawn
-    if not isinstance(teacher, ApiTeacher):
-        raise InputError(
-            "--preview does not support kind=vllm, whose engine takes too long to start: leave out --preview"
-        )
+    if isinstance(teacher, VllmTeacher):
+        with vllm_engine.serving(teacher) as api:
+            return _ask_api(recipe, api, series, folder, earlier)
+    return _ask_api(recipe, teacher, series, folder, earlier)
+
+
+def _ask_api(
+    recipe: Recipe, teacher: ApiTeacher, series: pa.Table, folder: str, earlier: Earlier
+) -> tuple[pa.Table, list[str]]:
+    """Return the annotations by a live API, and the plots as base64 PNG if the teacher uses images."""
     questions = Questions(teacher, recipe.asks, recipe.plots, recipe.seed)
     shown = [_picture(question.messages) for question in questions.ask(series, questions.keys(series))]
     live = teacher.model_copy(update={"mode": "live", "in_flight": min(teacher.in_flight, 4)})

@@ -1,59 +1,162 @@
-"""Build the arguments and requests of a vLLM engine in the pipeline, and parse its outputs. Runs no engine."""
+"""A vLLM engine as a recipe describes it: the command line of its server, and how the API client asks it."""
 
+import importlib.util
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
-from tsd.recipe import VllmTeacher
-from tsd.teachers import Reply
-from tsd.teachers.api.responses import SHOWN, clean
+from tsd.errors import InputError, TeacherError, how_to_install
+from tsd.models import sources
+from tsd.recipe import ApiTeacher, VllmTeacher
+from tsd.teachers.engine_server import HOST, EngineServer
 
-# Logical CPUs of each stage beside an engine, and of an engine without GPU. With one CPU that renders plots, two
-# CPUs suffice.
-STAGE_CPUS, ENGINE_CPUS = 0.25, 0.5
-# Engine arguments that earlier stages also need, so that they load the model folder in the same way.
-LOADING = ("trust_remote_code", "tokenizer", "tokenizer_mode", "config_format", "revision", "hf_overrides")
+SERVER = "vllm.entrypoints.openai.api_server"
+TOKEN = "VLLM_API_KEY"  # environment variable in which the server and its client look for the token
+# Arguments of which the server has no opposite.
+SWITCHES = ("aggregate_engine_logging", "data_parallel_multi_port_external_lb", "disable_log_stats")
 # Architecture of the language model by `model_type`. vLLM 0.29 requires it, and the model configs omit it.
 LANGUAGE = {"qwen3_vl": "Qwen3ForCausalLM"}
 
-ERROR = "__inference_error__"  # column in which Ray's stages pass on a row's error; they skip such rows
 
-Row = dict[str, Any]
+class EngineApi(ApiTeacher):
+    """The API of a teacher's engines. Name and identity are the teacher's, and with them the keys."""
+
+    asked: VllmTeacher
+    """The teacher of the recipe."""
+
+    @property
+    def name(self) -> str:
+        """The teacher's name in tables."""
+        return self.asked.name
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The settings that determine its responses."""
+        return self.asked.identity
+
+    @property
+    def place(self) -> str:
+        """What messages call the server."""
+        return "the engine"
+
+    @property
+    def checks(self) -> str:
+        """The settings that a message about a refusal names."""
+        return "teacher.model, teacher.max_model_len and teacher.engine"
+
+    @property
+    def takes_schemas(self) -> bool:
+        """Always: vLLM takes a JSON schema."""
+        return True
 
 
-def settings(teacher: VllmTeacher, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `ray.data.llm.vLLMEngineProcessorConfig`. config: the model's own config.json."""
-    model = os.path.abspath(teacher.model) if os.path.isdir(teacher.model) else teacher.model
-    told = completed(teacher.engine, config)
-    loading = {name: told[name] for name in LOADING if name in told}
-    stage = {"enabled": True, "num_cpus": STAGE_CPUS}
+def as_api(teacher: VllmTeacher, engines: int, base_url: str = f"http://{HOST}/v1") -> EngineApi:
+    """Return how the API client asks a teacher's engines. engines: number of them, each with a client of its own.
+
+    base_url: address of the client's engine. Nothing is paid for, and no limit of requests applies.
+    """
+    same = ("train", "view", "choices", "temperature", "max_tokens", "repairs", "quality", "patience")
+    return EngineApi(
+        kind="openai",
+        asked=teacher,
+        model=teacher.name,
+        base_url=base_url,
+        key_env=TOKEN,
+        structured="schema",
+        in_flight=engines * teacher.in_flight,
+        workers=engines,
+        timeout=teacher.patience,
+        **{name: getattr(teacher, name) for name in same},
+    )
+
+
+def require_python(teacher: VllmTeacher) -> None:
+    """Raise InputError if this machine has no interpreter, or no vLLM, for the engine."""
+    if teacher.engine_python is not None:  # a driver on a cluster need not have what the nodes with GPUs have
+        alone = not os.environ.get("RAY_ADDRESS")
+        if alone and shutil.which(os.path.expanduser(teacher.engine_python)) is None:
+            raise InputError(
+                f"teacher.engine_python: {teacher.engine_python} is not a program on this machine: name the "
+                "Python of an environment with vLLM, such as /opt/vllm/bin/python"
+            )
+    elif importlib.util.find_spec("vllm") is None:
+        raise InputError(
+            f"teacher.kind=vllm needs vLLM, which is not installed here: {how_to_install('vllm')}, or name the "
+            "Python of an environment that has it (teacher.engine_python)"
+        )
+
+
+@contextmanager
+def serving(teacher: VllmTeacher) -> Iterator[EngineApi]:
+    """Run an engine on this machine inside this context. Yields how it is asked.
+
+    Raises TeacherError, in the engine's own words, if it does not start.
+    """
+    require_python(teacher)
+    server, events = EngineServer(partial(command, teacher), TOKEN), SimpleQueue[str]()
+
+    def available(there: bool) -> None:
+        if there:
+            events.put("")
+
+    def keep() -> None:
+        events.put(server.run(available, lambda: False) or "")
+
+    keeper, before = threading.Thread(target=keep, daemon=True), os.environ.get(TOKEN)
+    os.environ[TOKEN] = server.token  # where the client finds it
+    keeper.start()
+    try:
+        if reason := events.get():
+            raise TeacherError(reason)
+        yield as_api(teacher, 1, server.base_url)
+    finally:
+        server.close()
+        keeper.join()
+        if before is None:
+            del os.environ[TOKEN]
+        else:
+            os.environ[TOKEN] = before
+
+
+def command(teacher: VllmTeacher, port: int) -> list[str]:
+    """Return the command line of a teacher's server. Copies a model on an object store to this machine first.
+
+    Raises InputError if the model's folder cannot be read.
+    """
+    model = sources.local(teacher.model)
+    if os.path.isdir(model):
+        model = os.path.abspath(model)
+    told = settings(teacher, model, config_of(model, teacher.engine.get("revision")))
+    python = os.path.expanduser(teacher.engine_python or sys.executable)
+    return [python, "-m", SERVER, *flags({**told, "host": HOST, "port": port})]
+
+
+def settings(teacher: VllmTeacher, model: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the server's arguments by their Python names. `teacher.engine` overrides the others.
+
+    model: folder on this machine, or the name on a hub. config: the model's own config.json.
+    """
     return {
-        "model_source": model,
-        "engine_kwargs": {
-            "max_model_len": teacher.max_model_len,
-            "tensor_parallel_size": teacher.tensor_parallel,
-            "limit_mm_per_prompt": {"image": int(teacher.sees_plots), "video": 0},
-            # JSON allows whitespace between tokens, and a weak model could emit it until max_tokens.
-            "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-            **told,
-        },
-        "concurrency": (teacher.replicas, teacher.replicas),
-        "batch_size": teacher.batch_size,
-        "max_concurrent_batches": teacher.concurrent_batches,
-        "accelerator_type": teacher.accelerator,
-        "placement_group_config": None if teacher.gpu else {"bundle_per_worker": {"CPU": ENGINE_CPUS}},
-        "should_continue_on_error": True,
-        "log_engine_metrics": False,
-        "prepare_multimodal_stage": {
-            **stage,
-            "model_config_kwargs": {"max_model_len": teacher.max_model_len, **loading},
-            # Chat templates of vision-language models take a list of content parts, those of text models a string.
-            "chat_template_content_format": "openai" if teacher.sees_plots else "string",
-        },
-        "chat_template_stage": stage,
-        "tokenize_stage": False,  # the engine tokenizes: only it knows the number of image tokens
-        "detokenize_stage": False,
+        "model": model,
+        "served_model_name": teacher.name,
+        "max_model_len": teacher.max_model_len,
+        "tensor_parallel_size": teacher.tensor_parallel,
+        "limit_mm_per_prompt": {"image": int(teacher.sees_plots), "video": 0},
+        # Chat templates of vision-language models take a list of content parts, those of text models a string.
+        "chat_template_content_format": "openai" if teacher.sees_plots else "string",
+        # JSON allows whitespace between tokens, and a weak model could emit it until max_tokens.
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+        "generation_config": "vllm",  # sampling is what the recipe says, not what the model's folder proposes
+        "disable_log_stats": True,
+        "disable_uvicorn_access_log": True,
+        **completed(teacher.engine, config),
     }
 
 
@@ -67,43 +170,32 @@ def completed(told: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     return {**told, "hf_overrides": {**overrides, "text_config": {**asked, "architectures": [language]}}}
 
 
-def request(teacher: VllmTeacher, schema: str, messages: list[Row], failed: str) -> Row:
-    """Build one engine request. schema: JSON schema of the response; failed: error message, empty if none."""
-    sampling = {"temperature": teacher.temperature, "max_tokens": teacher.max_tokens}
-    return {
-        "messages": messages,
-        "sampling_params": {**sampling, "structured_outputs": {"json": schema}},
-        ERROR: failed,
-    }
+def config_of(model: str, revision: str | None) -> dict[str, Any]:
+    """Return a model's config.json from its folder or hub; empty if it has none."""
+    from transformers import PretrainedConfig
 
-
-def named(error: Exception) -> str:
-    """Format an error as type and message, for a row's reason."""
-    return f"{type(error).__name__}: {error}"
-
-
-def read_output(output: Mapping[str, Any], max_tokens: int) -> Reply:
-    """Convert one output row of the engine to a reply. max_tokens: the response limit that detects truncation."""
-    error = output[ERROR]
-    if error:
-        return Reply(None, "error", clean(" ".join(error.split()))[:SHOWN])
-    text, said = clean(output["generated_text"]), int(output["num_generated_tokens"])
-    status, reason = "ok", None
-    if said >= max_tokens and not _is_json(text):  # Ray does not pass on the finish reason
-        status, reason = "truncated", "the reply reached teacher.max_tokens"
-    return Reply(
-        text,
-        status,
-        reason,
-        input_tokens=int(output["num_input_tokens"]),
-        output_tokens=said,
-        latency_ms=1000 * float(output["time_taken_llm"]),
-    )
-
-
-def _is_json(text: str) -> bool:
     try:
-        json.loads(text, strict=False)
-    except ValueError:
-        return False
-    return True
+        config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
+    except OSError:
+        return {}
+    return dict(config)
+
+
+def flags(told: Mapping[str, Any]) -> Iterator[str]:
+    """Yield arguments as words of a command line: {"max_num_seqs": 8} as --max-num-seqs=8.
+
+    True and False become --name and --no-name, a mapping becomes JSON, a list several words. None, and False where
+    there is no --no-name, are left out: they are vLLM's default.
+    """
+    for name, value in told.items():
+        flag = f"--{name.replace('_', '-')}"
+        if value is True:
+            yield flag
+        elif value is False:
+            yield from () if name in SWITCHES else (flag.replace("--", "--no-", 1),)
+        elif isinstance(value, Mapping):
+            yield f"{flag}={json.dumps(value)}"
+        elif isinstance(value, list | tuple | set):
+            yield from (flag, *map(str, value))
+        elif value is not None:
+            yield f"{flag}={value}"

@@ -114,6 +114,19 @@ def test_an_answer_that_is_none_is_an_error_of_its_row_while_others_are_answered
     assert reason in rows[0]["reason"]
 
 
+def test_a_series_that_cannot_be_drawn_is_an_error_of_its_row_and_ends_nothing(
+    server: Server, ask: Any, series: pa.Table
+) -> None:
+    values = series["values"].slice(0, 8).to_pylist()
+    values[3] = []
+    at, field = series.schema.get_field_index("values"), series.schema.field("values")
+    rows = ask(series.slice(0, 8).set_column(at, field, pa.array(values, field.type))).table.to_pylist()
+    assert [row["status"] for row in rows] == ["ok"] * 3 + ["error"] + ["ok"] * 4
+    assert "Error: " in rows[3]["reason"]
+    assert "\n" not in rows[3]["reason"]
+    assert server.asked == 7
+
+
 def test_one_failed_reply_leaves_the_others_whole(server: Server, ask: Any, series: pa.Table) -> None:
     server.answer = lambda n, _: Answer(200, completion(None, refusal="no") if n == 2 else completion())
     statuses = ask(series.slice(0, 6)).table["status"].to_pylist()

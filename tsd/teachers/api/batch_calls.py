@@ -13,7 +13,6 @@ from tsd.recipe import ApiTeacher
 from tsd.teachers.api.connection import (
     FIRST_WAIT,
     LONGEST_WAIT,
-    SETTINGS,
     cause_of,
     connect,
     first_line,
@@ -147,7 +146,7 @@ class Calls:
         batch = self.teacher.batch
         return Waiting(batch.idle_timeout if seconds is None else seconds, self.limiter.sleep, batch.poll_seconds)
 
-    async def stop(self, said: str, check: str = SETTINGS) -> NoReturn:
+    async def stop(self, said: str, check: str | None = None) -> NoReturn:
         """Stop the stage. said: the server's message; check: settings for the user to check."""
         await self.limiter.stop(refusal(self.teacher, said, check))
         raise StoppedError

@@ -120,7 +120,7 @@ class RateLimiter:
             return left  # same burst: a pause is already in effect
         if seconds is not None and seconds > MOST_SECONDS:
             await self.stop(
-                f"{self._teacher.base_url} asks to wait for {clock(seconds)}: check its limits; the same command "
+                f"{self._teacher.place} asks to wait for {clock(seconds)}: check its limits; the same command "
                 "goes on from here"
             )
         left = self._pauses.extend(seconds)
@@ -308,7 +308,7 @@ class ServerWatch:
             (kind, _), *_ = self._failures.most_common(1)
             said = kind.removeprefix(FAILED).removeprefix(NOT_REACHED)
             return (
-                f"{self._teacher.base_url} cannot be reached: {said}: check teacher.base_url and whether the "
+                f"{self._teacher.place} cannot be reached: {said}: check teacher.base_url and whether the "
                 "server runs; the same command goes on from here"
             )
         return None
@@ -325,7 +325,7 @@ class ServerWatch:
             seen = f" ({kinds[0][0]})" if kinds else ""
             said = f"given no answer for {clock(seconds)}{seen}: check whether it works"
         return (
-            f"{self._teacher.base_url} has {said}, or raise teacher.patience; the same command goes on from here"
+            f"{self._teacher.place} has {said}, or raise teacher.patience; the same command goes on from here"
         )
 
 

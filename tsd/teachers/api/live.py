@@ -21,6 +21,7 @@ from tsd.teachers.api.journal import Journal
 from tsd.teachers.api.live_outages import OutageDetector
 from tsd.teachers.api.live_requests import FinalError, RequestSender
 from tsd.teachers.api.messages import StoppedError
+from tsd.teachers.api.responses import SHOWN, clean
 from tsd.teachers.api.worker import RateLimiterClient, Ticket
 from tsd.teachers.prompts import Question, Questions, repair, repair_tokens
 
@@ -75,22 +76,41 @@ class OpenAIApi:
         return annotations(self._questions.task, self._teacher.name, series, keys, whole)
 
     async def _take(
-        self, series: pa.Table, keys: Sequence[str], replies: Sequence[Reply | None], journal: Journal
+        self, series: pa.Table, keys: Sequence[str], replies: list[Reply | None], journal: Journal
     ) -> dict[int, asyncio.Task[Reply | None]]:
-        """Start a task for every row without a usable reply; for fewer if the stage is stopped."""
+        """Start a task for every row without a usable reply; for fewer if the stage is stopped.
+
+        replies: of all rows. A row whose prompt cannot be built gets an `error` there, and no task.
+        """
         asking: dict[int, asyncio.Task[Reply | None]] = {}
         for first in range(0, len(series), DRAWN_AT_ONCE):
             rows = range(first, min(first + DRAWN_AT_ONCE, len(series)))
             missing = [row for row in rows if self._open(replies[row])]
             if not await self._limiter.unless_stopped(self._room(len(missing))):
                 break
-            asked = self._questions.ask(series.take(missing), [keys[row] for row in missing]) if missing else []
+            asked = self._prompts(series.take(missing), [keys[row] for row in missing]) if missing else []
             for row, question in zip(missing, asked, strict=True):
+                if isinstance(question, Reply):
+                    replies[row] = question
+                    self._limiter.counts.settled(question)
+                    self._rows.release()
+                    continue
                 task = asyncio.create_task(self._describe(question, replies[row], journal))
                 task.add_done_callback(lambda _: self._rows.release())
                 asking[row] = task
             await asyncio.sleep(0)
         return asking
+
+    def _prompts(self, series: pa.Table, keys: Sequence[str]) -> list[Question | Reply]:
+        """Build the prompt of each row; for one that cannot be drawn, an `error`."""
+        try:
+            return [*self._questions.ask(series, keys)]
+        except Exception as error:  # whatever a library raises about one row's values
+            if len(keys) == 1:
+                said = " ".join(str(error).split())
+                return [Reply(None, "error", clean(f"{type(error).__name__}: {said}")[:SHOWN])]
+        each = (self._prompts(series.slice(row, 1), keys[row : row + 1]) for row in range(len(keys)))
+        return [one for (one,) in each]
 
     async def _room(self, rows: int) -> None:
         for _ in range(rows):

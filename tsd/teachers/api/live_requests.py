@@ -29,7 +29,7 @@ from tsd.teachers.api.responses import (
     read_json,
     states_usage,
 )
-from tsd.teachers.api.worker import RateLimiterClient, Ticket
+from tsd.teachers.api.worker import HEAR_SECONDS, RateLimiterClient, Ticket
 from tsd.teachers.prompts import Message, Questions
 
 MOST_REFUSALS = 20  # refused rows of a worker without a response between them: above it, the cause is not the rows
@@ -58,6 +58,7 @@ class RequestSender:
         self._request_format = RequestFormat(self._teacher, questions.task)
         self._negotiation = asyncio.Lock()
         self._refusals = 0  # since the last response
+        self._undecided = 0  # refused requests that wait for the responses to others
 
     async def close(self) -> None:
         """Close all connections."""
@@ -165,11 +166,23 @@ class RequestSender:
         of_the_row = (
             moderated or said.too_large or (code in OF_THE_ROW and code != 403 and self._request_format.agreed)
         )
-        if of_the_row and self._refusals < MOST_REFUSALS:
+        if of_the_row and await self._answers_others():
             self._limiter.counts.failed(f"{code}")
             raise FinalError(Reply(None, "error", named))
         await self._limiter.stop(refusal(self._teacher, named))
         raise StoppedError
+
+    async def _answers_others(self) -> bool:
+        """Whether refusals are about single rows. After many in a row, requests under way decide: a refusal takes
+        no time, and a response may take minutes.
+        """
+        self._undecided += 1
+        try:
+            while self._refusals >= MOST_REFUSALS and self._limiter.server.in_flight > self._undecided:
+                await self._limiter.sleep(HEAR_SECONDS)
+        finally:
+            self._undecided -= 1
+        return self._refusals < MOST_REFUSALS
 
     @asynccontextmanager
     async def _alone_at_first(self) -> AsyncIterator[None]:

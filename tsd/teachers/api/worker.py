@@ -66,6 +66,7 @@ class RateLimiterClient:
         self.counts = WorkerCounts()
         self.server = ServerState(share)
         self._paused_until = 0.0
+        self._held = False
         self.stopped = asyncio.Event()
         """Set when no more requests may be sent."""
         self._reason: str | None = None
@@ -116,9 +117,16 @@ class RateLimiterClient:
                     self.counts.billed(Bill(name, None, bound=bound))
 
     async def clear(self) -> None:
-        """Wait until no pause delays requests or the stage was stopped."""
-        while (wait := self._paused_until - time.monotonic()) > 0 and not self.stopped.is_set():
-            await asyncio.sleep(min(wait, 0.5))
+        """Wait until neither a pause nor a hold delays requests, or the stage was stopped."""
+        while not self.stopped.is_set():
+            wait = self._paused_until - time.monotonic()
+            if wait <= 0 and not self._held:
+                return
+            await asyncio.sleep(HEAR_SECONDS if self._held else min(wait, 0.5))
+
+    def hold(self, held: bool) -> None:
+        """Delay all requests of this worker, as long as the server that it alone asks is being started."""
+        self._held = held
 
     async def reserve(self, batch: str, bound: Cost, submitted: bool) -> None:
         """Reserve a batch's bound until `settle`. batch: its name, the same at every start.
