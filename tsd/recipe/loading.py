@@ -14,7 +14,7 @@ from tsd.errors import InputError, RecipeError
 from tsd.recipe import additions
 from tsd.recipe.section import Section, nearest
 from tsd.recipe.study import Recipe, located
-from tsd.recipe.teachers import kinds
+from tsd.recipe.teacher_kinds import kinds
 from tsd.tasks import modules
 
 # Keys that have another name by now, with their path.

@@ -9,7 +9,7 @@ import yaml
 
 from tsd.recipe.section import EVERY, Section
 from tsd.recipe.study import Recipe
-from tsd.recipe.teachers import TEACHERS
+from tsd.recipe.teacher_kinds import TEACHERS
 from tsd.storage import folders
 from tsd.tasks import TASKS
 

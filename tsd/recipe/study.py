@@ -13,7 +13,8 @@ from tsd.errors import InputError, RecipeError
 from tsd.recipe.curation import CurationConfig
 from tsd.recipe.section import EVERY, MACHINE, Section, Shapes, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teachers import ModelTeacher, RulesTeacher, Teacher
+from tsd.recipe.teacher_kinds import Teacher
+from tsd.recipe.teachers import ModelTeacher, RulesTeacher
 from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
 from tsd.series.processes import added, own_ranges
 from tsd.storage.schemas import SPLITS

@@ -324,9 +324,7 @@ class ServerWatch:
             kinds = self._failures.most_common(1)
             seen = f" ({kinds[0][0]})" if kinds else ""
             said = f"given no answer for {clock(seconds)}{seen}: check whether it works"
-        return (
-            f"{self._teacher.place} has {said}, or raise teacher.patience; the same command goes on from here"
-        )
+        return f"{self._teacher.place} has {said}, or raise teacher.patience; the same command goes on from here"
 
 
 def _limited(teacher: ApiTeacher) -> bool:
