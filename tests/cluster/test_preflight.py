@@ -268,7 +268,7 @@ def test_gpus_that_this_machine_lacks_are_said_at_once(tmp_path: Path, monkeypat
     wide = load("laptop", ["teacher={kind: rules}", f"out={tmp_path}", "training.workers=8"])
     monkeypatch.setenv("TSD_CPUS", "2")
     (found,) = [found for found in of("machines", wide) if not found.ok]
-    assert "8 workers of 1 CPU each, and this machine has 2 CPUs" in found.said
+    assert "8 workers of 1 CPU each, but this machine has 2 CPUs" in found.said
 
 
 def test_a_tracking_store_that_cannot_be_used_is_said(tmp_path: Path, free_port: int) -> None:
@@ -294,7 +294,7 @@ GPUS = Demand("training", 16, (("GPU", 1.0),), "fix")
     ("machines", "said"),
     [
         ([Machines("a", {"CPU": 8}, 4), Machines("gpu", {"CPU": 96, "GPU": 8}, 2)], ""),
-        ([Machines("a", {"CPU": 8}, 4), Machines("gpu", {"CPU": 96, "GPU": 8}, 1)], "together hold 8 of them"),
+        ([Machines("a", {"CPU": 8}, 4), Machines("gpu", {"CPU": 96, "GPU": 8}, 1)], "together have 8 of them"),
         ([Machines("a", {"CPU": 8}, 4), Machines("gpu", {"CPU": 96, "GPU": 8}, 0)], "no node or node type"),
         ([Machines("this machine", {"CPU": 8}, 1)], "this machine has 0 GPUs"),
     ],
