@@ -159,9 +159,9 @@ def _train(
 def _trained() -> Iterator[_Trained]:
     """The laptop's students and its teacher, and a model as one from a source is."""
     tokenizer, examples = _lessons()
-    shown = sum(size * len(LAPTOP.students.seeds_for(size)) for size in LAPTOP.students.volumes)
+    shown = sum(size * len(LAPTOP.students.seeds_for(size)) for size in LAPTOP.students.train_sizes)
     settings = LAPTOP.training
-    for student, steps in zip(LAPTOP.students.sizes, (12, 8, 5), strict=True):
+    for student, steps in zip(LAPTOP.students.models, (12, 8, 5), strict=True):
         few = corpus.tokenise(examples.slice(0, steps * settings.batch_size), tokenizer, MAX_LENGTH)
         assert corpus.wasted(few.lengths) < loop.PADDING, "the laptop's batches are padded, not packed"
         build = partial(students.build, student, tokenizer, SEED, MAX_LENGTH)
@@ -228,7 +228,7 @@ def plots(count: int = 128) -> list[Case]:
         assert max(far) < 0.5, f"{style}: {max(far)} of 255"
         sizes = {f"{way}_bytes": median(map(len, of)) for way, of in pictures.items()}
         found.append({**case(f"{style}, a plot", works, 5, count), **sizes})
-    teacher = ApiTeacher(kind="openai", model="any", base_url="http://localhost/v1", view="plot")
+    teacher = ApiTeacher(kind="openai", model="any", base_url="http://localhost/v1", modality="image")
     works = {}
     for way, plotter in {OURS: Plotter(), PLAIN: plain.Plotter()}.items():
         questions = Questions(teacher, SINGLE, PlotConfig(), 0)

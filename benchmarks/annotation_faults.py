@@ -68,11 +68,11 @@ TEACHER = (
     "teacher={kind: openai}",
     f"teacher.model={MODEL}",
     f"teacher.key_env={KEY_ENV}",
-    "teacher.view=numbers",
+    "teacher.modality=text",
     f"teacher.in_flight={IN_FLIGHT}",
     "teacher.workers=1",
     "teacher.timeout=5",
-    "teacher.patience=60",
+    "teacher.idle_timeout=60",
     "teacher.usd_per_million_input=1000",
     "teacher.usd_per_million_output=1000",
 )
@@ -370,7 +370,7 @@ class Stage(Run):
             self.outcome.stop, self.outcome.first = stop, ledger(self.url, self.kind)
             if self.kind.expected.stop and self.kind.expected.goes_on:
                 ledger(self.url, self.kind, "heal")
-                if again := self.once("patience=60"):
+                if again := self.once("idle_timeout=60"):
                     self.outcome.problems.append(f"once the server behaved it stopped again: {again}")
         self.collect()
 

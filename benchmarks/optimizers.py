@@ -94,7 +94,7 @@ def _learnt(recipe: Recipe) -> dict[str, Any]:
     seed = recipe.teacher.train.seed  # type: ignore[union-attr]
     model = students.build(student, tokenizer, seed, settings.max_length)
     loss = _train(model, corpora["train"], corpora["validation"], settings, students.learning_rate(student), seed)
-    found = scoring.score(local_teacher.look(recipe.asks, model, tokenizer, tests, AT_ONCE))
+    found = scoring.score(local_teacher.predict(recipe.asks, model, tokenizer, tests, AT_ONCE))
     return {
         "optimizer": settings.optimizer,
         "rate": student.learning_rate,
@@ -112,8 +112,8 @@ def _read() -> list[dict[str, Any]]:
         corpus.tokenise(corpus.select([examples], split, count), tokenizer, recipe.training.max_length)
         for split, count in (("train", EXAMPLES), ("validation", HELD_OUT))
     )
-    rows: list[dict[str, Any]] = [{"student": student.name} for student in recipe.students.sizes]
-    for student, row in zip(recipe.students.sizes, rows, strict=True):
+    rows: list[dict[str, Any]] = [{"student": student.name} for student in recipe.students.models]
+    for student, row in zip(recipe.students.models, rows, strict=True):
         for name in OPTIMIZERS:
             settings = recipe.training.model_copy(update={"optimizer": name})
             model = students.build(student, tokenizer, 0, settings.max_length)

@@ -68,7 +68,7 @@ REPLY = SINGLE.reply({"trend": "flat", "noise": "low", "maximum": "end", "minimu
 
 
 def main() -> None:
-    """Time each view and curator in turns, print the rates, hold them against the bounds."""
+    """Time each modality and curator in turns, print the rates, hold them against the bounds."""
     parser = measured.parser(__doc__)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)  # of the process of the server
     options = parser.parse_args()
@@ -86,8 +86,10 @@ def main() -> None:
             prompts.write_text(json.dumps(numbers_prompts(recipe, series)))
             for turn in range(REPEATS):
                 works: dict[str, Any] = {
-                    f"tsd, {view} view": lambda view=view, turn=turn: ask(recipe, series, url, view, turn)
-                    for view in ("numbers", "plot")
+                    f"tsd, {name} view": lambda modality=modality, turn=turn: ask(
+                        recipe, series, url, modality, turn
+                    )
+                    for name, modality in (("numbers", "text"), ("plot", "image"))
                 }
                 works["curator, the same numbers"] = lambda: curate(python, url, prompts)
                 for name, work in works.items():
@@ -207,27 +209,27 @@ def answers(url: str) -> bool:
         return False
 
 
-def ask(recipe: Recipe, series: Dataset, url: str, view: str, turn: int) -> None:
+def ask(recipe: Recipe, series: Dataset, url: str, modality: str, turn: int) -> None:
     """Ask the server about every series, as the annotation stage does."""
     teacher = {
         "kind": "openai",
         "model": "seer",
         "base_url": f"{url}/v1",
         "key_env": KEY,
-        "view": view,
+        "modality": modality,
         "in_flight": IN_FLIGHT,
     }
     overrides = [f"teacher.{name}={value}" for name, value in teacher.items()]
-    asking = load("laptop", ["teacher={kind: openai}", *overrides, f"out={recipe.out}", f"name={view}-{turn}"])
+    asking = load("laptop", ["teacher={kind: openai}", *overrides, f"out={recipe.out}", f"name={modality}-{turn}"])
     stages.annotate(asking, series, Reporter())
 
 
 def numbers_prompts(recipe: Recipe, series: Dataset) -> list[str]:
-    """What the numbers view asks, as plain texts."""
+    """The prompts with the values as text."""
     from tsd.recipe import ApiTeacher
     from tsd.teachers.prompts import Questions
 
-    teacher = ApiTeacher(kind="openai", model="seer", base_url="http://localhost/v1", view="numbers")
+    teacher = ApiTeacher(kind="openai", model="seer", base_url="http://localhost/v1", modality="text")
     questions = Questions(teacher, recipe.asks, recipe.plots, recipe.seed)
     asked = [questions.ask(rows, [""] * len(rows)) for rows in series.each_part()]
     return [str(one.messages[0]["content"][0]["text"]) for part in asked for one in part]

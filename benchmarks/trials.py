@@ -55,8 +55,8 @@ def small_study(folder: str, seeds: int) -> Recipe:
             "teacher={kind: rules}",
             f"out={folder}",
             "series.count=4096",
-            "students.sizes=[0.03M]",
-            f"students.volumes=[{EXAMPLES}]",
+            "students.models=[0.03M]",
+            f"students.train_sizes=[{EXAMPLES}]",
             f"students.seeds={list(range(seeds))}",
             "training.concurrent_trials=1",
             "evaluation.validation_examples=100",
@@ -75,7 +75,7 @@ def prepared(recipe: Recipe) -> tuple[Iterator[RunSpec], placement.Need]:
     prepare_tokenizers(study, examples)
     planned = plan_runs(recipe, examples.digest)
     tokenise(study, planned, planned)
-    return iter(planned), placement.need(recipe.students.sizes[0], recipe.training)
+    return iter(planned), placement.need(recipe.students.models[0], recipe.training)
 
 
 def measure(recipe: Recipe) -> dict[str, list[float]]:

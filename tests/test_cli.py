@@ -46,7 +46,7 @@ def refused(capsys):
         ("training.batch_size=big", "training.batch_size is 'big'"),
         ("series.count=0", "series.count is 0"),
         ("series.split=[0.9,0.9,0.1]", "split must sum to 1"),
-        ("students.sizes=[0.3m]", "did you mean '0.3M'?"),
+        ("students.models=[0.3m]", "did you mean '0.3M'?"),
         ("series.count", "expected a.b=value"),
     ],
 )

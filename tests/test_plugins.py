@@ -179,7 +179,7 @@ def returning(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A recipe with a policy that returns a number and a teacher that returns too few rows."""
     plugin = written(
         tmp_path_factory.mktemp("returning"),
-        "@add_policy('numbers', version='1')\ndef p(task, case, settings):\n    return 3\n"
+        "@add_policy('text', version='1')\ndef p(task, case, settings):\n    return 3\n"
         + TEACHER.format(name="too_few")
         + "    def annotate(self, series):\n        return series.slice(1)\n",
     )

@@ -67,7 +67,7 @@ def options(
 def study(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
     """Run a whole study, from generating series to the report. Started again, it continues where it was stopped.
 
-    Example: tsd study laptop --set students.volumes=[500,2000] --set name=small
+    Example: tsd study laptop --set students.train_sizes=[500,2000] --set name=small
     """
     _stage(recipe, set_, out, dry_run, "study")
 

@@ -200,7 +200,7 @@ def test_a_gpus_peak_is_that_of_bfloat16() -> None:
 
 @pytest.mark.ray
 def test_a_study_trains_several_students_on_one_gpu_and_ends_with_its_report(tmp_path: Path) -> None:
-    sizes = "students.sizes=[{name: 0.03M, gpus: 0.5}, {name: 0.3M, gpus: 0.5}]"
+    sizes = "students.models=[{name: 0.03M, gpus: 0.5}, {name: 0.3M, gpus: 0.5}]"
     run(command(tmp_path, "training.gpu=true", sizes))
     runs = datasets.open_dataset(str(tmp_path / "tiny" / "runs"), SINGLE.tables.runs).read()
     assert runs.num_rows == 4

@@ -154,7 +154,7 @@ def test_a_source_that_no_student_can_start_from_is_one_line(
 
 def findings_of_students(*sources: str) -> list[demands.Finding]:
     named = ", ".join(f"{{name: s{i}, source: '{one}', learning_rate: 1.0e-4}}" for i, one in enumerate(sources))
-    recipe = load("laptop", ["teacher={kind: rules}", "out=/nowhere", f"students.sizes=[{named}]"])
+    recipe = load("laptop", ["teacher={kind: rules}", "out=/nowhere", f"students.models=[{named}]"])
     return list(preflight._students(recipe))
 
 
@@ -197,7 +197,7 @@ def deaf() -> Iterator[int]:
 
 def asking(out: Path, url: str, *more: str) -> Recipe:
     teacher = f"teacher={{kind: openai, model: any, base_url: '{url}', key_env: TSD_TEST_KEY}}"
-    return load("laptop", [teacher, "students.sizes=[0.03M]", f"out={out}", *more])
+    return load("laptop", [teacher, "students.models=[0.03M]", f"out={out}", *more])
 
 
 def test_a_missing_key_and_a_server_that_is_not_there_are_both_said(
@@ -235,7 +235,7 @@ def test_a_finished_table_asks_for_no_key_and_a_report_for_no_source(
 ) -> None:
     monkeypatch.delenv("TSD_TEST_KEY", raising=False)
     recipe = asking(
-        tmp_path, "http://127.0.0.1:9/v1", "students.sizes=[{name: a, source: /no/where, learning_rate: 1}]"
+        tmp_path, "http://127.0.0.1:9/v1", "students.models=[{name: a, source: /no/where, learning_rate: 1}]"
     )
     datasets.commit(f"{recipe.folder}/annotations", recipe.asks.tables.annotations, "key", 0, {})
     assert not of("key", recipe)
@@ -309,7 +309,7 @@ def test_node_types_that_start_from_nothing_are_counted_by_what_they_may_become(
 def test_every_problem_is_told_before_ray_is_started_and_nothing_is_drawn(tmp_path: Path) -> None:
     sets = (
         "teacher={kind: openai, model: any, base_url: 'http://127.0.0.1:9/v1', key_env: TSD_TEST_KEY}",
-        "students.sizes=[{name: a, source: /no/where/model, learning_rate: 1.0e-4}]",
+        "students.models=[{name: a, source: /no/where/model, learning_rate: 1.0e-4}]",
         "training.workers=64",
         "training.batch_size=64",
         f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",

@@ -49,7 +49,7 @@ def teacher(server: Server, **more: object) -> list[str]:
         "model": "seer",
         "base_url": server.url,
         "key_env": KEY,
-        "view": "numbers",
+        "modality": "text",
         "in_flight": IN_FLIGHT,
         **more,
     }

@@ -44,7 +44,7 @@ class Stage:
             "kind": "vllm",
             "model": str(folder / "eyes"),
             "gpu": False,
-            "view": "numbers",
+            "modality": "text",
             "replicas": 2,
             "in_flight": IN_FLIGHT,
             "engine_python": str(fake_engine.program(folder)),

@@ -11,11 +11,11 @@ from tsd.storage.schemas import TOKENS
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
-SMALL = ("series.count=3000", "students.sizes=[0.03M]", "students.volumes=[100]")
+SMALL = ("series.count=3000", "students.models=[0.03M]", "students.train_sizes=[100]")
 GROWN = (
     "series.count=3000",
-    "students.sizes=[0.03M, 0.1M, {name: sees, size: 0.03M, view: plot}]",
-    "students.volumes=[100,200]",
+    "students.models=[0.03M, 0.1M, {name: sees, size: 0.03M, modality: image}]",
+    "students.train_sizes=[100,200]",
 )
 
 

@@ -17,8 +17,8 @@ PICTURES = 1500
 OWN = (
     f"teacher={{kind: local, train: {{size: 0.03M, pictures: {PICTURES}, batch_size: 8}}}}",
     "series.count=3000",
-    "students.sizes=[0.03M, {name: looks, size: 0.03M, view: plot}]",
-    "students.volumes=[200]",
+    "students.models=[0.03M, {name: looks, size: 0.03M, modality: image}]",
+    "students.train_sizes=[200]",
     "curation.against_truth=keep",
 )
 
@@ -75,11 +75,11 @@ def test_what_the_teacher_said_is_what_its_folder_says_of_the_plots(study: tuple
 def test_students_of_both_views_are_trained_and_scored(study: tuple[Path, list[str]]) -> None:
     folder, _ = study
     runs = datasets.open_dataset(str(folder / "runs"), SINGLE.tables.runs).read().to_pylist()
-    views = {run["student"]: run["view"] for run in runs}
-    assert views == {"0.03M": "numbers", "looks": "plot"}
-    by_view = {run["view"]: run for run in runs}
-    assert by_view["plot"]["flops"] < by_view["numbers"]["flops"]
-    sizes = [by_view[view]["parameters_without_embeddings"] for view in ("plot", "numbers")]
+    modalities = {run["student"]: run["modality"] for run in runs}
+    assert modalities == {"0.03M": "text", "looks": "image"}
+    by_modality = {run["modality"]: run for run in runs}
+    assert by_modality["image"]["flops"] < by_modality["text"]["flops"]
+    sizes = [by_modality[modality]["parameters_without_embeddings"] for modality in ("image", "text")]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
     assert all(run[ALL_RIGHT] for run in runs)
 

@@ -66,7 +66,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_tune_receives_each_trials_metrics_and_a_trial_that_it_stops_ends(workers: int, examples: Path) -> None:
     settings = (
-        *("students.volumes=[200,300,3200]", f"training.workers={workers}", "training.concurrent_trials=1"),
+        *("students.train_sizes=[200,300,3200]", f"training.workers={workers}", "training.concurrent_trials=1"),
         *(f"out={examples}", "training.epochs=8"),
     )
     words = command(examples, *settings)

@@ -45,7 +45,7 @@ SHORT, LONG = 32, 1024  # points; the numbers of a long series are more than the
 LONGEST = 2048  # tokens
 SHOWN = 200  # series that a teacher of one's own describes
 STUDY = (f"series.count={COUNT}", f"series.length=[{SHORT}, {LONG}]", "plots.width=196", "plots.height=140")
-TEACHER = ("teacher.view=both", "teacher.choices=true", "teacher.max_tokens=200")
+TEACHER = ("teacher.modality=both", "teacher.choices=true", "teacher.max_tokens=200")
 SMALL = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 16, "skip_mm_profiling": True}
 FEW = {  # what keeps an engine small on a machine without GPU and without network
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -94,9 +94,9 @@ def test_a_student_that_was_exported_says_in_vllm_what_it_says_here(tmp_path: Pa
 
     source = made("save_tiny_text_qwen", tmp_path / "hub")
     student = f"{{name: hub, source: {source}, learning_rate: 3.0e-2}}"
-    few = ("series.count=1000", f"series.length={SHORT}", "students.volumes=[16]")
+    few = ("series.count=1000", f"series.length={SHORT}", "students.train_sizes=[16]")
     some = ("evaluation.series=20", "evaluation.validation_examples=20", "evaluation.max_new_tokens=40")
-    recipe = (f"students.sizes=[{student}]", *few, *some, "evaluation.vllm=true")
+    recipe = (f"students.models=[{student}]", *few, *some, "evaluation.vllm=true")
     run_alone(command(tmp_path, *recipe), cpus=2, timeout=900)
     (folder,) = (tmp_path / "tiny/students").iterdir()
     predictions = tmp_path / "tiny/predictions" / folder.name

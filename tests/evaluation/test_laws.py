@@ -160,7 +160,7 @@ def test_the_same_loss_everywhere_determines_no_exponent() -> None:
     assert "does not fall over these train sizes" in found.note
 
 
-def test_volumes_in_proportion_to_sizes_are_said_to_be_inseparable() -> None:
+def test_train_sizes_in_proportion_to_sizes_are_said_to_be_inseparable() -> None:
     n = np.repeat([3e4, 1e5, 4e5, 2e6, 8e6, 3e7], 3)
     found = fit_with_intervals(n, 20 * n, noisy(TINY, n, 20 * n, 0.02, seed=1), seed=0, resamples=10)
     assert "sizes and train sizes are correlated" in found.note
@@ -214,7 +214,7 @@ def test_a_budget_of_nothing_buys_no_optimum() -> None:
         compute_optimal(LANGUAGE, 0)
 
 
-def test_the_prediction_broadcasts_sizes_against_volumes() -> None:
+def test_the_prediction_broadcasts_sizes_against_train_sizes() -> None:
     grid = LANGUAGE.predict(np.array([[1e8], [1e9]]), np.array([1e9, 1e10, 1e11]))
     assert grid.shape == (2, 3)
     assert grid[1, 2] == pytest.approx(1.8 + 480 / 1e9**0.35 + 2100 / 1e11**0.37)

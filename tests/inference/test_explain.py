@@ -63,9 +63,9 @@ def looking(tmp_path_factory):
     from tsd.recipe import Student
 
     folder = tmp_path_factory.mktemp("looking") / "student"
-    tokenizer = build_tokenizer([SINGLE.looking_prompt] * 2, 512, pictures=True)
-    model = students.build(Student(name="0.03M", view="plot"), tokenizer, 0, 512)
-    students.export(model, tokenizer, folder, {"length": LENGTH, "task": "single", "view": "plot"})
+    tokenizer = build_tokenizer([SINGLE.image_prompt] * 2, 512, pictures=True)
+    model = students.build(Student(name="0.03M", modality="image"), tokenizer, 0, 512)
+    students.export(model, tokenizer, folder, {"length": LENGTH, "task": "single", "modality": "image"})
     return folder
 
 

@@ -78,10 +78,10 @@ def test_adapters_that_stand_alone_say_so() -> None:
 
 
 def test_the_card_of_a_student_that_looks_says_how_to_show_it_a_plot() -> None:
-    text = render({**card(), "view": "plot"})
+    text = render({**card(), "modality": "image"})
     assert "from their plots" in text
     assert front(text)["pipeline_tag"] == "image-text-to-text"
     code = text.split("```python")[1].split("```")[0]
     compile(code, "card", "exec")
     assert "AutoProcessor" in code
-    assert TASKS["single"].looking_prompt in code
+    assert TASKS["single"].image_prompt in code

@@ -97,7 +97,7 @@ def test_a_whole_recipe_fits_the_schema(name: str, validator: jsonschema.Draft20
         "teacher: {kind: openai, in_flight: 0}",
         "training: {optimizer: sgd}",
         "curation: {against_truth: fix}",
-        "students: {sizes: [3]}",
+        "students: {models: [3]}",
         "extends: 3",
         "sereis: {}",
     ],
@@ -122,7 +122,7 @@ def test_a_recipe_with_comments_loads_as_the_same_recipe(name: str, tmp_path: Pa
 
 
 def test_comments_describe_every_key_once_and_mark_what_is_a_default() -> None:
-    recipe = load("laptop", ["teacher={kind: rules}", "seed=7", "students.sizes=[0.03M, 0.1M]"])
+    recipe = load("laptop", ["teacher={kind: rules}", "seed=7", "students.models=[0.03M, 0.1M]"])
     text = reference.commented(recipe)
     flat = " ".join(line.strip().removeprefix("# ") for line in text.splitlines())
     for field in Recipe.model_fields.values():

@@ -262,7 +262,7 @@ def test_a_student_may_be_called_anything() -> None:
     assert "<b>" not in {tag for tag, _ in page.tags}
 
 
-def test_every_run_has_a_row_with_its_numbers_and_they_are_sorted_by_size_volume_and_seed() -> None:
+def test_every_run_has_a_row_with_its_numbers_and_they_are_sorted_by_size_train_size_and_seed() -> None:
     page = read(replace(STUDY, runs=table(ROWS[::-1])))
     rows = [row for row in page.cells if len(row) == 17 and row[0].split()[0] in SIZES]
     assert [(row[0].split()[0], row[2], row[3]) for row in rows] == [
@@ -446,7 +446,7 @@ def test_a_size_whose_loss_stalls_or_rises_with_data_is_named() -> None:
     assert "small from 0.800 to 0.600" in line
 
 
-def test_a_single_volume_is_drawn_and_said_to_tell_nothing_of_data() -> None:
+def test_a_single_train_size_is_drawn_and_said_to_tell_nothing_of_data() -> None:
     study = replace(STUDY, runs=table([row for row in ROWS if row["examples"] == 500]))
     assert "do not show the effect of more data" in report.headlines(study)[1]
     assert len(read(study).rows) > 0
@@ -517,10 +517,10 @@ def test_only_a_difference_whose_interval_leaves_out_nothing_is_in_bold() -> Non
 
 
 def test_a_report_says_what_looking_is_worth_beside_reading() -> None:
-    page = read(replace(STUDY, views=COMPARED)).text
+    page = read(replace(STUDY, modalities=COMPARED)).text
     assert "Text and image input" in page
     assert "−0.0300 [−0.0400 to −0.0200]" in page
-    (line,) = report.view_line(COMPARED)
+    (line,) = report.modality_line(COMPARED)
     assert line in page
     assert "in 2 comparisons" in line
     assert "a lower held-out loss once and a higher one never, more facets right never and fewer once" in line
@@ -529,17 +529,17 @@ def test_a_report_says_what_looking_is_worth_beside_reading() -> None:
 
 
 def test_a_report_sets_the_views_side_by_side_at_equal_flops_where_there_are_runs_on_either_side() -> None:
-    page = read(replace(STUDY, views=COMPARED, views_at_flops=COMPARED[:1])).text
+    page = read(replace(STUDY, modalities=COMPARED, modalities_at_flops=COMPARED[:1])).text
     assert page.count("At equal FLOPs") == 2  # as a headline and above its table
     assert page.count("−0.0300 [−0.0400 to −0.0200]") == 2
-    (line,) = report.view_line(COMPARED, COMPARED[:1])
+    (line,) = report.modality_line(COMPARED, COMPARED[:1])
     assert line.endswith("At equal FLOPs, in 1 comparison, it has more facets right never and fewer never.")
 
 
 def test_a_student_that_looks_has_the_colour_of_its_size_a_hollow_mark_and_no_law() -> None:
-    looking = [{**row, "student": "small-plot", "view": "plot"} for row in ROWS if row["student"] == "small"]
+    looking = [{**row, "student": "small-plot", "modality": "image"} for row in ROWS if row["student"] == "small"]
     rows = runs.in_order(table(ROWS + looking))
-    assert runs.readers_like(rows) == {"small-plot": "small"}
+    assert runs.text_counterparts(rows) == {"small-plot": "small"}
     figure = report.scaling_figure(SINGLE, table(ROWS + looking), BASELINES, {"loss": FITTED})
     drawn = {line.get_label(): line for line in figure.legends[0].legend_handles}
     assert drawn["small-plot"].get_color() == drawn["small"].get_color() != drawn["large"].get_color()

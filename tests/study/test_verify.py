@@ -22,8 +22,8 @@ TABLES = SINGLE.tables
 RUN = "a-10-s0-01234567"
 BRIEF = (
     "teacher={kind: rules}",
-    "students.sizes=[{name: a, size: 0.03M, learning_rate: 1e-3}]",
-    "students.volumes=[10]",
+    "students.models=[{name: a, size: 0.03M, learning_rate: 1e-3}]",
+    "students.train_sizes=[10]",
     "students.seeds=[0]",
     "name=tiny",
 )
@@ -80,7 +80,7 @@ def finish(place: Path, series: Path, recipe: Recipe) -> None:
     fill(place / "examples", EXAMPLES, 8, series, said)
     fill(place / "rejects", REJECTS, 2, series, said)
     examples = datasets.open_dataset(str(place / "examples"), EXAMPLES).digest
-    for student in recipe.students.sizes:
+    for student in recipe.students.models:
         seal(place / "tokenizers" / identity.tokenizer_key(recipe, student, examples), tokenizer="{}")
     seal(place / f"students/{RUN}", weights="weights")
     folders.write_json(str(place / "records"), f"{RUN}.json", {"run_id": RUN})
@@ -266,7 +266,7 @@ def test_a_study_that_was_stopped_is_unfinished_and_not_damaged(
 
 
 def test_the_recipe_says_which_runs_are_still_to_be_trained(run: Path, recipe: Recipe) -> None:
-    more = load("laptop", [*BRIEF, f"out={recipe.out}", "students.volumes=[10, 20]"])
+    more = load("laptop", [*BRIEF, f"out={recipe.out}", "students.train_sizes=[10, 20]"])
     (run / "recipe.yaml").write_text(stored(more))
     assert states(run) == {"records": "unfinished"}
 

@@ -65,14 +65,14 @@ def test_without_gpus_an_engine_asks_for_none() -> None:
 
 
 def test_a_model_that_is_shown_numbers_alone_need_not_see() -> None:
-    told = {view: settings(view=view) for view in ("plot", "numbers", "both")}
-    assert {view: one["limit_mm_per_prompt"]["image"] for view, one in told.items()} == {
-        "plot": 1,
-        "numbers": 0,
+    told = {modality: settings(modality=modality) for modality in ("image", "text", "both")}
+    assert {modality: one["limit_mm_per_prompt"]["image"] for modality, one in told.items()} == {
+        "image": 1,
+        "text": 0,
         "both": 1,
     }
-    forms = {view: one["chat_template_content_format"] for view, one in told.items()}
-    assert forms == {"plot": "openai", "numbers": "string", "both": "openai"}
+    forms = {modality: one["chat_template_content_format"] for modality, one in told.items()}
+    assert forms == {"image": "openai", "text": "string", "both": "openai"}
 
 
 def test_arguments_of_the_engine_win() -> None:
@@ -167,11 +167,11 @@ def test_an_interpreter_that_is_no_program_is_refused_before_anything_starts(
 def test_an_engine_is_asked_as_the_recipe_says_and_under_the_keys_that_its_replies_always_had(
     recipe: Recipe, series: pa.Table
 ) -> None:
-    asked = teacher(view="both", choices=True, temperature=0.5, max_tokens=LIMIT, in_flight=7, repairs=3)
+    asked = teacher(modality="both", choices=True, temperature=0.5, max_tokens=LIMIT, in_flight=7, repairs=3)
     api = vllm_engine.as_api(asked, engines=2, base_url="http://127.0.0.1:1/v1")
     assert (api.model, api.name, api.identity) == (asked.name, asked.name, asked.identity)
     assert (api.in_flight, api.workers, api.repairs, api.structured) == (14, 2, 3, "schema")
-    assert (api.view, api.choices, api.temperature, api.max_tokens) == ("both", True, 0.5, LIMIT)
+    assert (api.modality, api.choices, api.temperature, api.max_tokens) == ("both", True, 0.5, LIMIT)
     assert api.usd(10**6, 10**6) == 0
     few = series.slice(0, 3)
     mine, its = (Questions(one, SINGLE, PLOTS, 0) for one in (asked, api))
@@ -190,7 +190,7 @@ def test_how_an_engine_runs_is_no_part_of_what_it_replies() -> None:
     running = {"gpu_memory_utilization": 0.5, "max_num_seqs": 8, "enforce_eager": True}
     assert teacher(replicas=8, tensor_parallel=4, gpu=False, in_flight=4, engine=running).identity == plain
     assert teacher(engine_python="/opt/python", repairs=0, quality={"last": 7}).identity == plain
-    shaping = [{"engine": {"dtype": "half"}}, {"max_model_len": 99}, {"choices": True}, {"view": "both"}]
+    shaping = [{"engine": {"dtype": "half"}}, {"max_model_len": 99}, {"choices": True}, {"modality": "both"}]
     assert len({json.dumps(teacher(**change).identity) for change in shaping} | {json.dumps(plain)}) == 5
 
 
@@ -221,7 +221,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_rows_are_answered_by_an_engine_and_those_too_long_for_it_are_errors_and_stop_nothing(
     engine: Any, series: pa.Table, tmp_path: Path
 ) -> None:
-    asked = engine({"seconds": 1.0, "limit": 2000}, view="numbers", in_flight=8)
+    asked = engine({"seconds": 1.0, "limit": 2000}, modality="text", in_flight=8)
     longer = load("laptop", ["teacher={kind: rules}", "series.length=512"])
     long = draw_table(SINGLE, longer.series, 0, 0, MOST_REFUSALS + 15)
     few, rest = MOST_REFUSALS + 10, 5
@@ -234,7 +234,7 @@ def test_rows_are_answered_by_an_engine_and_those_too_long_for_it_are_errors_and
 
 
 def test_rows_that_are_all_refused_stop_the_stage(engine: Any, series: pa.Table, tmp_path: Path) -> None:
-    with vllm_engine.serving(engine({"limit": 10}, view="numbers")) as api:
+    with vllm_engine.serving(engine({"limit": 10}, modality="text")) as api:
         asked = Asked(api, series.slice(0, 100), tmp_path / "annotations")
     assert asked.table is None
     assert str(asked.stopped).startswith("the engine will not serve ")

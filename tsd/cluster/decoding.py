@@ -139,7 +139,7 @@ class Decoder:
         from tsd.inference.decoding import describe
         from tsd.models.students import load_model
         from tsd.models.tokenizer import load_tokenizer
-        from tsd.models.vision import looks
+        from tsd.models.vision import is_vision_model
 
         tokenizer, gpu, most = load_tokenizer(str(folder)), self.recipe.training.gpu, self.recipe.max_new_tokens
         task = self.recipe.asks
@@ -150,7 +150,7 @@ class Decoder:
             loaded = self.held.enter_context(vllm.Engine(folder, tokenizer, longest, most, gpu))
             return lambda rows: loaded.decode(self._prompts(rows))
         model = load_model(str(folder)).to("cuda" if gpu else "cpu")
-        if looks(model):
+        if is_vision_model(model):
             return lambda rows: describe(model, tokenizer, task, draw(task.items(rows)), most)
         return lambda rows: reply(model, tokenizer, self._prompts(rows), max_new_tokens=most)
 

@@ -119,12 +119,12 @@ def unfinished(recipe: Recipe) -> list[Student]:
     """Return the students with an unfinished run, over all teachers."""
     found: dict[str, Student] = {}
     for one in recipe.by_teacher.values() or [recipe]:
-        missing = {student.name for student in one.students.sizes}
+        missing = {student.name for student in one.students.models}
         try:
             runs = identity.plan_runs(one, datasets.open_dataset(f"{one.folder}/examples", EXAMPLES).digest)
             done = outcomes.finished(one, runs)
             missing = {run.student.name for run in runs if run.run_id not in done}
         except (TsdError, OSError, ValueError):
             pass  # no examples yet, or damaged ones, which the stage reports
-        found |= {student.name: student for student in one.students.sizes if student.name in missing}
+        found |= {student.name: student for student in one.students.models if student.name in missing}
     return list(found.values())

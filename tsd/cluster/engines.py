@@ -108,7 +108,7 @@ class EnginePool(Pool):
 
     def rows(self, missing: Sequence[int]) -> Iterator[Row]:
         """Yield the number and, as JSON, the metadata of each part. Raises TeacherError if no reply comes."""
-        return patiently(super().rows(missing), self.silent, self.teacher.patience)
+        return patiently(super().rows(missing), self.silent, self.teacher.idle_timeout)
 
 
 def patiently(rows: Iterator[Row], silent: Callable[[], float], seconds: float) -> Iterator[Row]:
@@ -135,9 +135,9 @@ def patiently(rows: Iterator[Row], silent: Callable[[], float], seconds: float) 
             if silent() < seconds:
                 continue
             raise TeacherError(
-                f"no engine gave a reply for {clock(seconds)} (teacher.patience): see whether the cluster has the "
-                f"machines for it, and the engines' logs in {log_folder()} on them; the same command goes on from "
-                "here"
+                f"no engine gave a reply for {clock(seconds)} (teacher.idle_timeout): check whether the cluster has "
+                f"the machines for it, and the engines' logs in {log_folder()} on them; the same command goes on "
+                "from here"
             ) from None
         if item is None:
             return

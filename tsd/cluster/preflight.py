@@ -101,8 +101,8 @@ def require(findings: Iterable[Finding]) -> None:
 
 def model_folders(recipe: Recipe) -> list[str]:
     """Return the model folders that the recipe names by an absolute path: all nodes must have them."""
-    named = [student.source for student in recipe.students.sizes]
-    named += [student.distil.teacher for student in recipe.students.sizes if student.distil]
+    named = [student.source for student in recipe.students.models]
+    named += [student.distil.teacher for student in recipe.students.models if student.distil]
     for teacher in recipe.teachers.values() or [recipe.teacher]:
         if isinstance(teacher, VllmTeacher) and teacher.train is None:
             named.append(teacher.model)

@@ -53,7 +53,7 @@ def _make(study: StudyContext, wanted: Mapping[str, RunSpec], left: Sequence[str
     def work(key: str, part: int) -> list[datasets.Part]:
         run = wanted[key]
         tokenizer = _tokenizer(identity.tokenizer_folder(run_folder, run))
-        table, note = token_table(examples.read_part(part), tokenizer, task if run.student.looks else None)
+        table, note = token_table(examples.read_part(part), tokenizer, task if run.student.is_multimodal else None)
         return [datasets.write_part(f"{run_folder}/tokens/{key}", part, table, TOKENS, key, note)]
 
     with study.reporter.stage("Tokenise", total * len(wanted), "examples") as step:

@@ -60,7 +60,7 @@ def require_all_trained(study: StudyContext, decoded: bool = True) -> None:
 def require_examples(recipe: Recipe, examples: datasets.Dataset) -> None:
     """Raise InputError, before any training, if fewer examples were kept than required."""
     for split, count in (
-        ("train", max(recipe.students.volumes)),
+        ("train", max(recipe.students.train_sizes)),
         ("validation", recipe.evaluation.validation_examples),
     ):
         select(examples.each_part(["split"]), split, count)
@@ -69,7 +69,7 @@ def require_examples(recipe: Recipe, examples: datasets.Dataset) -> None:
 def prepare_tokenizers(study: StudyContext, examples: datasets.Dataset) -> None:
     """Build the tokenizers of students trained from scratch that are missing or damaged: one for each key."""
     wanted: dict[str, Student] = {}
-    for student in study.recipe.students.sizes:
+    for student in study.recipe.students.models:
         if not student.source:
             wanted.setdefault(identity.tokenizer_key(study.recipe, student, examples.digest), student)
     for key, student in wanted.items():
@@ -89,10 +89,10 @@ def _build_tokenizer(recipe: Recipe, student: Student, examples: datasets.Datase
 
     columns = examples.each_part(["split", "prompt", "completion"])
     taught = select(columns, "train", EXAMPLES, or_all=True)
-    asked = [recipe.asks.looking_prompt] * 2  # twice, so that its words are frequent
+    asked = [recipe.asks.image_prompt] * 2  # twice, so that its words are frequent
     texts = [*asked, *taught["prompt"].to_pylist(), *taught["completion"].to_pylist()]
     with tempfile.TemporaryDirectory() as local:
-        build_tokenizer(texts, recipe.training.max_length, student.looks).save_pretrained(local)
+        build_tokenizer(texts, recipe.training.max_length, student.is_multimodal).save_pretrained(local)
         folders.copy_folder(local, folder, sealed=True)
 
 

@@ -39,8 +39,8 @@ class Law:
 
     def predict(self, n: npt.ArrayLike, d: npt.ArrayLike) -> Floats:
         """The loss for sizes n and training set sizes d, which broadcast, in the units of the fit."""
-        size, volume = np.asarray(n, dtype=np.float64), np.asarray(d, dtype=np.float64)
-        return np.asarray(self.E + self.A / size**self.alpha + self.B / volume**self.beta)
+        size, train_size = np.asarray(n, dtype=np.float64), np.asarray(d, dtype=np.float64)
+        return np.asarray(self.E + self.A / size**self.alpha + self.B / train_size**self.beta)
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def compute_optimal(law: Law, flops: float) -> tuple[float, float]:
     log_g = np.log(law.alpha * law.A / (law.beta * law.B)) / both
     log_budget = np.log(flops / 6)
     size = np.exp(log_g + law.beta / both * log_budget)
-    volume = np.exp(-log_g + law.alpha / both * log_budget)
-    return float(size), float(volume)
+    train_size = np.exp(-log_g + law.alpha / both * log_budget)
+    return float(size), float(train_size)
 
 
 def _centred(n: npt.ArrayLike, d: npt.ArrayLike, loss: npt.ArrayLike, delta: float) -> _Runs:

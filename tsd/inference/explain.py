@@ -157,7 +157,7 @@ def _ask(folder: str, model: str, task: Task, values: npt.NDArray[np.int64]) -> 
     from tsd.inference.decoding import decode, describe
     from tsd.models.students import load_model
     from tsd.models.tokenizer import load_tokenizer
-    from tsd.models.vision import looks
+    from tsd.models.vision import is_vision_model
 
     logging.disable_progress_bar()
     logging.set_verbosity(logging.CRITICAL)  # its loading reports span pages
@@ -167,7 +167,7 @@ def _ask(folder: str, model: str, task: Task, values: npt.NDArray[np.int64]) -> 
         missing = sorted(info["missing_keys"])
         if missing:
             raise InputError(f"its weights lack {missing[0]}")
-        if looks(student):
+        if is_vision_model(student):
             ink = draw([[values.astype(np.uint8)]])
             return describe(student, tokenizer, task, ink, MAX_NEW_TOKENS)[0]
         return decode(student, tokenizer, [task.student_prompt(values.tolist())], MAX_NEW_TOKENS)[0]

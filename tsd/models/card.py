@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsd.plots.rasterised import SIDE
+from tsd.recipe.renamed import renewed
 from tsd.tasks import named
 
 CARD, README = "tsd.json", "README.md"
@@ -19,7 +20,7 @@ reply = model.generate(**asked, max_new_tokens={tokens})[0, asked["input_ids"].s
 print(tokenizer.decode(reply, skip_special_tokens=True))
 ```"""
 
-USE_LOOKING = """```python
+USE_VISION = """```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 folder = "."  # the folder of this file
@@ -37,8 +38,8 @@ print(processor.decode(reply, skip_special_tokens=True))
 def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None = None) -> str:
     """Render the model card as Markdown, with the YAML front matter that a model hub reads.
 
-    card: the content of `tsd.json`. scores: by name, the `value`, `low` and `high` of each score; None before
-    evaluation. Raises KeyError for a missing entry, InputError for an unknown task.
+    card: the content of `tsd.json`, perhaps with old names. scores: by name, the `value`, `low` and `high` of each
+    score; None before evaluation. Raises KeyError for a missing entry, InputError for an unknown task.
     """
     run, about, task = card["run"], card["about"], named(card["task"])
     source, adapters = about["source"], about["adapters"]
@@ -55,18 +56,18 @@ def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | 
         "causal ",
         f"Series are given as whole numbers from 0 to 99, {points} of them, as in the examples;",
     )
-    looks = card.get("view") == "plot"
-    if looks:
-        how = USE_LOOKING.format(prompt=json.dumps(task.looking_prompt), tokens=task.reply_tokens)
+    image = renewed(card, "students.models").get("modality") == "image"
+    if image:
+        how = USE_VISION.format(prompt=json.dumps(task.image_prompt), tokens=task.reply_tokens)
         kind, given = (
             "vision-",
             f"Plots are {SIDE} × {SIDE} pixels, a black line and its grey shadow on white, 0 to 99 upwards;",
         )
     paragraphs = [
-        _front(source, about["alone"], looks),
+        _front(source, about["alone"], image),
         f"# {run['run_id']}",
         f"A {kind}language model of {run['parameters']:,} parameters that describes {shown} in words"
-        f"{', from their plots' if looks else ''}. It {started}.",
+        f"{', from their plots' if image else ''}. It {started}.",
         "## Training data",
         f"{run['examples']:,} descriptions by the teacher {about['teacher']} of synthetic {shown} of {points} "
         f"points, whole numbers from 0 to 99: {run['tokens']:,} tokens in {run['steps']:,} steps, "
@@ -82,16 +83,16 @@ def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | 
     return "\n\n".join(paragraphs) + "\n"
 
 
-def _front(source: str | None, alone: bool, looks: bool) -> str:
+def _front(source: str | None, alone: bool, image: bool) -> str:
     """The YAML front matter.
 
-    alone: the folder holds adapters only. looks: the model is a vision-language model.
+    alone: the folder holds adapters only. image: the model is a vision-language model.
     """
     lines = [
         "---",
         f"library_name: {'peft' if alone else 'transformers'}",
         *([f"base_model: {source}"] if source and _from_hub(source) else []),
-        f"pipeline_tag: {'image-text-to-text' if looks else 'text-generation'}",
+        f"pipeline_tag: {'image-text-to-text' if image else 'text-generation'}",
         "tags: [time-series, distillation, tsd]",
         "---",
     ]

@@ -24,9 +24,9 @@ def chat_tokens(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") ->
     return encode(chat_prompts(prompts, tokenizer), tokenizer)
 
 
-def looking_tokens(task: Task, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def image_prompt_tokens(task: Task, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Token ids of the prompt that all vision students share, with `PICTURE_TOKENS` image tokens."""
-    turn = {"role": "user", "content": [{"type": "text", "text": task.looking_prompt}, {"type": "image"}]}
+    turn = {"role": "user", "content": [{"type": "text", "text": task.image_prompt}, {"type": "image"}]}
     prompt: str = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
     (tokens,) = encode([prompt.replace(PICTURE, PICTURE * PICTURE_TOKENS)], tokenizer)
     return tokens

@@ -62,7 +62,7 @@ SCRATCH = {
 
 def learning_rate(student: Student) -> float:
     """Peak learning rate of a student: its own if set, else that of its size."""
-    sizes = vision_students.SCRATCH if student.looks else SCRATCH
+    sizes = vision_students.SCRATCH if student.is_multimodal else SCRATCH
     return student.learning_rate or sizes[student.architecture].learning_rate
 
 
@@ -124,8 +124,8 @@ def load_model(source: str, **options: Any) -> PreTrainedModel:
     A folder of adapters gives the base model with the adapters loaded. Raises InputError if it cannot be loaded.
     """
     folder = Path(sources.local(source))
-    looks = (folder / PROCESSOR).is_file()
-    kind = AutoModelForImageTextToText if looks else AutoModelForCausalLM
+    is_vision = (folder / PROCESSOR).is_file()
+    kind = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
     base = _adapted(folder)
     if base is not None and sources.is_uri(base):  # transformers would take the URI for a hub name
         model = _load(kind, base, dtype=torch.float32, **options)
@@ -173,7 +173,7 @@ def export(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if vision.looks(plain):
+    if vision.is_vision_model(plain):
         vision_students.save_processor(folder)
     (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 
@@ -204,7 +204,7 @@ def training_flops(model: PreTrainedModel, body: int, tokens: int, supervised: i
     attention = 12 * config.num_hidden_layers * width * length / 2
     head = 6 * config.hidden_size * config.vocab_size
     seeing = 0.0
-    if vision.looks(model):
+    if vision.is_vision_model(model):
         seeing = tokens / length * 3 * vision.flops(model.model.visual)
         body -= sum(p.numel() for p in model.model.visual.parameters())
     return float(tokens * (6 * body + attention) + supervised * head + seeing)
@@ -217,7 +217,7 @@ def forward_flops(model: PreTrainedModel, tokens: int, supervised: int, length: 
 
 def _scratch(student: Student, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedModel:
     """A model of a built-in size, initialised from torch's current random state."""
-    if student.looks:
+    if student.is_multimodal:
         return vision_students.build(vision_students.SCRATCH[student.architecture], tokenizer)
     model = Qwen3ForCausalLM(_scratch_config(SCRATCH[student.architecture], tokenizer, max_length))
     _initialise(model, tokenizer)

@@ -1,7 +1,6 @@
 """Load a recipe: `extends`, overrides, and one-line error messages."""
 
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,34 +11,27 @@ from pydantic import BaseModel, ValidationError
 
 from tsd.errors import InputError, RecipeError
 from tsd.recipe import additions
+from tsd.recipe.renamed import new_name, new_value, renewed
 from tsd.recipe.section import Section, nearest
 from tsd.recipe.study import Recipe, located
 from tsd.recipe.teacher_kinds import kinds
 from tsd.tasks import modules
 
-# Keys that have another name by now, with their path.
-RENAMED = {
-    "training.optimiser": "optimizer",
-    "training.clip": "max_grad_norm",
-    "training.warmup": "warmup_ratio",
-    "training.patience": "early_stopping_patience",
-    "training.tokens_at_once": "micro_batch_tokens",
-    "training.checkpoint_activations": "activation_checkpointing",
-    "teacher.train.optimiser": "optimizer",
-    "teacher.batch_size": "in_flight",
-    "teacher.concurrent_batches": "in_flight",
-}
 WHOLE = ("mix",)  # mappings that are replaced as a whole, not merged
 
 
-def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
+def load(source: str, overrides: Sequence[str] = (), *, stored: bool = False) -> Recipe:
     """Load a recipe by name or path and apply overrides such as `series.count=1000`.
 
     The order of overrides matters only if two set the same field: plugins are loaded first, a section is set
     before its fields, and a teacher's kind before its other fields. Raises RecipeError with one line that names
     the place, the value and the fix.
+
+    stored: the file is a study's own recipe, which may have old names.
     """
     data = _resolve(source, ())
+    if stored:
+        data = renewed(data)
     given = {override.partition("=")[0] for override in overrides}
     ordered = sorted(overrides, key=_rank)
     first = [override for override in ordered if override.startswith("plugins=")]
@@ -210,13 +202,15 @@ def _first_problem(error: ValidationError) -> str:
     place = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         fields = list(_fields_at(problem["loc"][:-1]))
-        new = RENAMED.get(re.sub(r"^teachers\.[^.]+", "teacher", place))
+        new = new_name(place)
         if new in fields:
             return f"{place} is called {new} now"
         return f"unknown key {place}{nearest(str(location[-1]), fields)}"
     if problem["type"] == "missing":
         return f"{place} is missing"
     given = problem["input"]
+    if new := new_value(place, given):
+        return f"{place}: {given} is called {new} now"
     # A URI is rejected for the password in it, which a message must not repeat.
     shown = "" if isinstance(given, Mapping | BaseModel) or "://" in str(given) else f" is {given!r}:"
     message = problem["msg"].removeprefix("Value error, ")

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import InitErrorDetails
 
+from tsd.recipe.renamed import renewed
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -71,7 +73,8 @@ class Section(BaseModel):
         """
         identity = getattr(self, "identity", None)
         if identity is not None and stage is not None:
-            yield from ((f"{above}{name}", value, stage) for name, value in identity.items())
+            fields = renewed(identity, above.rstrip("."))
+            yield from ((f"{above}{name}", value, stage) for name, value in fields.items())
             return
         for field in type(self).model_fields:
             mark, value = self.shaped_by(field), getattr(self, field)

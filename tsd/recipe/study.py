@@ -154,7 +154,7 @@ class Recipe(Section):
         return _with_teachers(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _own_teachers_look_at_bare_plots(self) -> Self:
+    def _local_teachers_see_bare_plots(self) -> Self:
         for teacher in self.teachers.values() or [self.teacher]:
             if isinstance(teacher, ModelTeacher) and teacher.own and self.plots.style != "bare":
                 raise ValueError(
@@ -191,13 +191,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _machines_fit_students(self) -> Self:
-        for student in self.students.sizes:
+        for student in self.students.models:
             workers = student.workers or self.training.workers
             self.training.require_fair_shares(workers)
             if student.gpus is not None and (not self.training.gpu or (workers > 1 and student.gpus < 1)):
                 why = f"{workers} workers cannot share one" if self.training.gpu else "training.gpu is false"
                 raise ValueError(
-                    f"students.sizes: {student.name} requests {student.gpus:g} of a GPU, but {why}: "
+                    f"students.models: {student.name} requests {student.gpus:g} of a GPU, but {why}: "
                     "leave out its gpus"
                 )
         return self
@@ -269,8 +269,8 @@ class Recipe(Section):
     def require_enough_series(self) -> None:
         """Raise RecipeError if a split has too few series for what the recipe asks of it."""
         kept = (self.kept_share, self.kept_share, 1.0)
-        asked = (max(self.students.volumes), self.evaluation.validation_examples, self.evaluation.series)
-        fields = ("students.volumes", "evaluation.validation_examples", "evaluation.series")
+        asked = (max(self.students.train_sizes), self.evaluation.validation_examples, self.evaluation.series)
+        fields = ("students.train_sizes", "evaluation.validation_examples", "evaluation.series")
         for field, wanted, *shares, split in zip(fields, asked, self.series.split, kept, SPLITS, strict=True):
             there = int(self.series.count * prod(shares))
             if wanted > there:

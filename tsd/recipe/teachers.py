@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from tsd.recipe.renamed import first_names
 from tsd.recipe.section import EVERY, Positive, Section, Share, Uri
 
 ERROR_RATE = 0.04
@@ -62,7 +63,7 @@ SHAPING = {
     "kind",
     "model",
     "revision",
-    "view",
+    "modality",
     "choices",
     "structured",
     "temperature",
@@ -97,7 +98,7 @@ class ModelTeacher(Section):
     train: Training | None = None
     """Instead of `model`: train one if it does not exist yet, and store it in RUN/teacher. It is a small vision
     model with a short prompt of its own."""
-    view: Literal["plot", "numbers", "both"] = "plot"
+    modality: Literal["image", "text", "both"] = "image"
     """Input modality: the plot, the values as text, or both."""
     choices: bool = False
     """Restrict responses to the task's own phrasings (a schema of enums), for models that cannot phrase
@@ -118,7 +119,7 @@ class ModelTeacher(Section):
         shaping = self.model_dump(include={*SHAPING, *({"train"} if self.train else ())})
         if self.train:  # under the name that it has in the keys of all tables so far
             shaping["train"]["optimiser"] = shaping["train"].pop("optimizer")
-        return shaping
+        return first_names(shaping)
 
     @property
     def own(self) -> bool:
@@ -126,9 +127,9 @@ class ModelTeacher(Section):
         return self.train is not None
 
     @property
-    def sees_plots(self) -> bool:
+    def sees_images(self) -> bool:
         """Whether its prompts contain images."""
-        return self.view != "numbers"
+        return self.modality != "text"
 
     @model_serializer(mode="wrap")
     def _where_it_is_kept_follows(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -137,11 +138,11 @@ class ModelTeacher(Section):
         return {name: value for name, value in fields.items() if self.train is None or name != "model"}
 
     @model_validator(mode="after")
-    def _looks_as_it_learned(self) -> Self:
-        if self.own and (self.view != "plot" or self.temperature):
+    def _prompted_as_trained(self) -> Self:
+        if self.own and (self.modality != "image" or self.temperature):
             raise ValueError(
                 "a locally trained teacher sees plots and decodes greedily: leave out "
-                f"{'view' if self.view != 'plot' else 'temperature'}"
+                f"{'modality' if self.modality != 'image' else 'temperature'}"
             )
         return self
 
@@ -244,7 +245,7 @@ class ApiTeacher(ModelTeacher):
     """Seconds after which a request counts as failed."""
     retries: Annotated[int, Field(ge=0)] = 5
     """Maximum retries of a failed request. Rate-limit responses do not count as failures."""
-    patience: Annotated[float, Field(gt=0)] = 300.0
+    idle_timeout: Annotated[float, Field(gt=0)] = 300.0
     """Seconds without any response after which the stage stops."""
     quality: QualityConfig = QualityConfig()
     budget_usd: Annotated[float, Field(gt=0)] | None = None
@@ -320,7 +321,7 @@ class VllmTeacher(ModelTeacher):
     repairs: Annotated[int, Field(ge=0)] = 1
     """Maximum follow-up requests for an invalid or truncated response, with a description of the error."""
     quality: QualityConfig = QualityConfig()
-    patience: Annotated[float, Field(gt=0)] = 1800.0
+    idle_timeout: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without any response, engine start included, after which the stage stops."""
     replies_per_second: Annotated[float, Field(gt=0)] | None = None
     """Measured throughput per GPU (per engine on CPUs), for the dry run's estimate of hours."""

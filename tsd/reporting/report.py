@@ -17,7 +17,7 @@ from tsd.evaluation.paired import Comparison, Difference
 from tsd.evaluation.scoring import Beside, Clear
 from tsd.plots.figures import Figure
 from tsd.reporting.pages import percent, template
-from tsd.reporting.runs import Run, in_order, loss_of, mean_curve, readers_like, students_of
+from tsd.reporting.runs import Run, in_order, loss_of, mean_curve, students_of, text_counterparts
 from tsd.reporting.scaling_figure import BASELINE_NAMES, Baselines, Colours, Fits, draw, inline
 from tsd.storage.schemas import ALL_RIGHT, VALID
 from tsd.tasks import Task
@@ -78,16 +78,16 @@ class Study:
     facts: dict[str, str]
     objectives: Sequence[Comparison] = ()
     """SFT-only students and their distilled counterparts; see `tsd.evaluation.paired.compare`."""
-    views: Sequence[Comparison] = ()
+    modalities: Sequence[Comparison] = ()
     """Text students and vision students of the same size."""
-    views_at_flops: Sequence[Comparison] = ()
+    modalities_at_flops: Sequence[Comparison] = ()
     """The same at equal training FLOPs, by interpolation between the text students' runs."""
 
 
 def write(study: Study) -> str:
     """The HTML page. It loads nothing external and holds no credentials of URIs."""
     chosen, runs = best(study.runs), in_order(study.runs)
-    colours = Colours(students_of(runs), readers_like(runs))
+    colours = Colours(students_of(runs), text_counterparts(runs))
     drawn = {
         name: draw(study.task.names, runs, study.baselines, study.fits, colours, tall=name == "tall")
         for name in ("wide", "tall")
@@ -113,7 +113,7 @@ def write(study: Study) -> str:
         not_stated=NOT_STATED,
         comparison=comparison,
         apart=_apart,
-        both_views=len({run.get("view") or "numbers" for run in runs}) > 1,
+        both_modalities=len({run.get("modality") or "text" for run in runs}) > 1,
     )
 
 
@@ -125,14 +125,14 @@ def headlines(study: Study) -> list[str]:
         _law_line(study.fits.get("loss", "none was fitted.")),
         *teacher_line(study),
         *objective_line(study.objectives),
-        *view_line(study.views, study.views_at_flops),
+        *modality_line(study.modalities, study.modalities_at_flops),
     ]
 
 
 def scaling_figure(task: Task, runs: pa.Table, baselines: Baselines, fits: Fits) -> Figure:
     """Loss and the accuracy of each facet against training examples, one line per student."""
     rows = in_order(runs)
-    return draw(task.names, rows, baselines, fits, Colours(students_of(rows), readers_like(rows)))
+    return draw(task.names, rows, baselines, fits, Colours(students_of(rows), text_counterparts(rows)))
 
 
 def score_titles(task: Task) -> dict[str, str]:
@@ -187,8 +187,8 @@ def _data_line(runs: Sequence[Run]) -> str:
         f"{student} from {losses[0]:.3f} to {losses[-1]:.3f}"
         for student, losses in ((student, list(curve.values())) for student, curve in curves.items())
     )
-    volumes = sorted({examples for curve in curves.values() for examples in curve})
-    over = f"from {volumes[0]:,} to {volumes[-1]:,} examples: {ends}."
+    train_sizes = sorted({examples for curve in curves.values() for examples in curve})
+    over = f"from {train_sizes[0]:,} to {train_sizes[-1]:,} examples: {ends}."
     stalled = [
         student
         for student, curve in curves.items()
@@ -245,7 +245,7 @@ def objective_line(found: Sequence[Comparison]) -> list[str]:
     ]
 
 
-def view_line(found: Sequence[Comparison], at_flops: Sequence[Comparison] = ()) -> list[str]:
+def modality_line(found: Sequence[Comparison], at_flops: Sequence[Comparison] = ()) -> list[str]:
     """The effect of the input modality, in one line; none unless both modalities were trained."""
     if not found:
         return []

@@ -88,7 +88,7 @@ def _map(place: Path) -> dict[str, npt.NDArray[Any]]:
     for name, known in index["arrays"].items():
         dtype = np.dtype(known["dtype"])
         count = known["bytes"] // dtype.itemsize
-        # An empty file cannot be mapped. A view, since slices of np.memmap are slow.
+        # An empty file cannot be mapped. A modality, since slices of np.memmap are slow.
         whole = np.memmap(place / name, dtype, mode="r", shape=(count,)) if count else np.empty(0, dtype)
         arrays[name] = whole.view(np.ndarray)
     return arrays

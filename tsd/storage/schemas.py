@@ -159,7 +159,7 @@ RUN = (
     pa.field("run_id", pa.string(), nullable=False),
     pa.field("teacher", pa.string(), nullable=False),
     pa.field("student", pa.string(), nullable=False),
-    pa.field("view", pa.string()),  # modality: numbers (text) or plot (image); null in old records
+    pa.field("modality", pa.string()),  # text or image; null in old records
     pa.field("precision", pa.string()),  # of training: float32 or bfloat16
     pa.field("parameters", pa.int64(), nullable=False),
     pa.field("parameters_without_embeddings", pa.int64(), nullable=False),

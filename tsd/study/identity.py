@@ -41,8 +41,8 @@ def plots_identity(recipe: Recipe) -> list[Any]:
 
 def annotations_key(recipe: Recipe, series: datasets.Dataset) -> str:
     """Key of the annotations: prompt, teacher, plots and series."""
-    looks = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_plots
-    plots = plots_identity(recipe) if looks else []
+    sees_images = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_images
+    plots = plots_identity(recipe) if sees_images else []
     shown = [recipe.asks.version, recipe.teacher.identity, *plots, recipe.seed]
     return keys.digest(["annotations", *shown, series.digest])
 
@@ -70,7 +70,7 @@ def tokenizer_key(recipe: Recipe, student: Student, examples: str) -> str:
     """
     if student.source:
         return student.source
-    shaped = [VERSION, recipe.asks.version, recipe.training.max_length, student.looks]
+    shaped = [VERSION, recipe.asks.version, recipe.training.max_length, student.is_multimodal]
     return keys.digest(["tokenizer", *shaped, examples])
 
 
@@ -93,7 +93,7 @@ def _spec(recipe: Recipe, student: Student, train_size: int, seed: int, examples
     """The specification of one run. A distilled run also names the run that teaches it."""
     teacher_run = None
     if (teacher := recipe.students.teacher_of(student)) is not None:
-        most = max(recipe.students.volumes)
+        most = max(recipe.students.train_sizes)
         seeds = recipe.students.seeds_for(most)
         teacher_run = _spec(recipe, teacher, most, seed if seed in seeds else seeds[0], examples).run_id
     return RunSpec(

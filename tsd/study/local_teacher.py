@@ -96,7 +96,7 @@ def as_student(recipe: Recipe) -> Student:
     """Return the local teacher as the student that it is before training."""
     train = _asked(recipe)
     name = recipe.teacher.name
-    return Student(name=name, size=train.size, view="plot", learning_rate=train.learning_rate)
+    return Student(name=name, size=train.size, modality="image", learning_rate=train.learning_rate)
 
 
 def settings(recipe: Recipe) -> TrainingConfig:
@@ -139,7 +139,7 @@ def _sizes(recipe: Recipe) -> dict[str, int]:
 def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple["PreTrainedTokenizerBase", dict[str, "Corpus"]]:
     """Build the teacher's tokenizer, and its corpora for training and validation. series: by split."""
     from tsd.models.tokenizer import build_tokenizer
-    from tsd.training.corpus import looking_corpus
+    from tsd.training.corpus import image_corpus
 
     task, longest = recipe.asks, settings(recipe).max_length
     plain = [0] * len(task.phrasing_counts)  # the first sentence of each topic
@@ -147,10 +147,10 @@ def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple["PreTrainedTokeni
         split: [task.reply(truth, plain) for truth in series[split]["truth"].to_pylist()]
         for split in ("train", "validation")
     }
-    texts = [task.looking_prompt, *sorted(set(said["train"]))]
+    texts = [task.image_prompt, *sorted(set(said["train"]))]
     tokenizer = build_tokenizer(texts * 2, longest, pictures=True)  # twice, so that all words are frequent
     return tokenizer, {
-        split: looking_corpus(task, task.items(series[split]), replies, tokenizer, longest)
+        split: image_corpus(task, task.items(series[split]), replies, tokenizer, longest)
         for split, replies in said.items()
     }
 
@@ -184,7 +184,7 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
         model, tokenizer, record = _learn(recipe, run, series, folder, started, step, tracker)
     with reporter.stage("Score the teacher", TEST, "plots") as step:
         at_once = recipe.evaluation.batch_size
-        predictions = look(recipe.asks, model, tokenizer, series["test"], at_once, step.advance)
+        predictions = predict(recipe.asks, model, tokenizer, series["test"], at_once, step.advance)
     found = scoring.score(predictions)
     scores = {name: found[name].as_dict() for name in score_names(recipe.asks.names)}
     about = {"study": recipe.name, "recipe": keys.digest(recipe.model_dump(mode="json")), "teacher": "rules"}
@@ -308,7 +308,7 @@ def _alone() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def look(
+def predict(
     task: Task,
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",

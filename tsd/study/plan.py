@@ -136,11 +136,11 @@ def _ask_all(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
     if teacher.train and left.teacher:
         before, first = _own_teacher(recipe, left)
     if isinstance(teacher, LocalTeacher):
-        looking = _looking_seconds(recipe, teacher, count)
-        looked = f"have {teacher.name} describe {count:,} plots in {teacher.workers} processes"
-        return [*before, f"{looked}, {rounded(count * picture)} image tokens, $0"], _sum(first, looking)
+        inference = _inference_seconds(recipe, teacher, count)
+        described = f"have {teacher.name} describe {count:,} plots in {teacher.workers} processes"
+        return [*before, f"{described}, {rounded(count * picture)} image tokens, $0"], _sum(first, inference)
     lines = [*before, f"ask {teacher.name} {_where(teacher)} about {count:,} {task.unit}"]
-    if teacher.sees_plots:
+    if teacher.sees_images:
         drawn = " to ".join(
             f"{width} × {height}" for width, height in sorted({min(plots.sizes), max(plots.sizes)})
         )
@@ -179,9 +179,9 @@ def _own_teacher(recipe: Recipe, left: Remaining) -> tuple[list[str], float | No
     ], seconds
 
 
-def _looking_seconds(recipe: Recipe, teacher: LocalTeacher, count: int) -> float | None:
+def _inference_seconds(recipe: Recipe, teacher: LocalTeacher, count: int) -> float | None:
     """Seconds to annotate all plots with a local teacher. One of unknown size is timed as 0.3M."""
-    student = Student(name=teacher.name, size=teacher.train.size if teacher.train else "0.3M", view="plot")
+    student = Student(name=teacher.name, size=teacher.train.size if teacher.train else "0.3M", modality="image")
     each = training_rate(recipe.model_copy(update={"training": TrainingConfig()}), student).seconds
     if each is None:
         return None
@@ -256,8 +256,8 @@ def _train(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
     if not cells:
         return [DONE], 0.0
     seen = Counter[Student]()  # over all runs and epochs
-    for student, volume, _ in cells:
-        seen[student] += volume * training.epochs
+    for student, train_size, _ in cells:
+        seen[student] += train_size * training.epochs
     rates = {student: training_rate(recipe, student) for student in seen}
     taught = {student: _teaching_rate(recipe, student) for student in seen if student.distil}
     tokens = sum(seen[student] * rate.tokens for student, rate in rates.items())
@@ -291,7 +291,7 @@ def _taught(recipe: Recipe, student: Student, flops: float) -> str:
     """
     teacher = recipe.students.teacher_of(student)
     assert student.distil is not None
-    first = f" on {max(recipe.students.volumes):,} examples, trained before it" if teacher else ""
+    first = f" on {max(recipe.students.train_sizes):,} examples, trained before it" if teacher else ""
     name = student.distil.teacher
     return f"{student.name} is distilled from {name}{first}: {flops:.2g} FLOPs more for the teacher"
 
@@ -335,9 +335,9 @@ def _estimates(rates: Iterable[Rate]) -> list[str]:
     return [f"tokens and FLOPs are estimated from the models' names: {why}" for why in whys]
 
 
-def _run(student: Student, volume: int, seed: int) -> str:
+def _run(student: Student, train_size: int, seed: int) -> str:
     """Return the prefix of a run's id."""
-    return f"{student.name}-{volume}-s{seed}"
+    return f"{student.name}-{train_size}-s{seed}"
 
 
 def _of(count: int, every: int) -> str:

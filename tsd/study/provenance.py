@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from tsd.errors import StorageError
 from tsd.recipe import Recipe, Student, to_yaml
+from tsd.recipe.renamed import renewed
 from tsd.storage import folders, keys
 
 RECIPE = "recipe.yaml"
@@ -95,6 +96,7 @@ def read(recipe: Recipe) -> Recipe | None:
             f"{recipe.folder}/{RECIPE} is damaged: delete it; the recipe is then compared with the tables' keys"
         )
     require_layout(recipe.folder, content)
+    fields = renewed(fields)
     try:
         placed = {"name": recipe.name, "out": recipe.out, "plugins": recipe.plugins}
         return Recipe.model_validate({**fields, **placed, "task": _moved(fields.get("task"), recipe.task)})
@@ -147,10 +149,10 @@ def _made(folder: str) -> set[str]:
 
 def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, Any]]:
     """Yield path and value of each field that may no longer change, except students."""
-    looks = _shows_plots(recipe)
+    with_plots = _shows_plots(recipe)
     for path, value, stage in recipe.shaped():
         section = path.partition(".")[0]
-        if stage not in made or section in BY_NAME or (section == "plots" and not looks):
+        if stage not in made or section in BY_NAME or (section == "plots" and not with_plots):
             continue
         yield path, value
     if "train" in made:
@@ -159,7 +161,7 @@ def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, Any]]:
 
 def _shows_plots(recipe: Recipe) -> bool:
     """Whether plots affect any result: a teacher uses them, or they are stored."""
-    return bool(getattr(recipe.teacher, "sees_plots", False)) or "plots" in folders.names(recipe.folder)
+    return bool(getattr(recipe.teacher, "sees_images", False)) or "plots" in folders.names(recipe.folder)
 
 
 def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Difference]:
@@ -173,10 +175,10 @@ def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Differenc
     extra = [cell for cell in has if cell not in had] if command in LATER else []
     if not missing and not extra:
         return
-    for field in ("sizes", "volumes", "seeds"):
+    for field in ("models", "train_sizes", "seeds"):
         was, now = getattr(old.students, field), getattr(new.students, field)
-        if field == "sizes":
-            was, now = ({student.name: _shape(student) for student in sizes} for sizes in (was, now))
+        if field == "models":
+            was, now = ({student.name: _shape(student) for student in models} for models in (was, now))
         if was != now:
             yield Difference(old.folder, f"students.{field}", was, now)
 
@@ -184,8 +186,8 @@ def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Differenc
 def _cells(recipe: Recipe) -> dict[tuple[str, str], None]:
     """Return every run by the prefix of its id and the hash of its student."""
     return {
-        (f"{student.name}-{volume}-s{seed}", keys.digest(_shape(student))): None
-        for student, volume, seed in recipe.students.cells()
+        (f"{student.name}-{train_size}-s{seed}", keys.digest(_shape(student))): None
+        for student, train_size, seed in recipe.students.cells()
     }
 
 

@@ -164,9 +164,9 @@ def assemble(
         counts=examples.about,
         beside=_beside(said, annotations),
         facts=_facts(study, series, test) | {f"Failed: {run_id}": reason for run_id, reason in failed.items()},
-        objectives=comparisons.beside_words(study.recipe, known),
-        views=comparisons.beside_readers(study.recipe, known),
-        views_at_flops=comparisons.beside_readers_at_flops(study.recipe, known),
+        objectives=comparisons.distilled_against_sft(study.recipe, known),
+        modalities=comparisons.image_against_text(study.recipe, known),
+        modalities_at_flops=comparisons.image_against_text_at_flops(study.recipe, known),
     )
 
 
@@ -176,7 +176,7 @@ def useful_share(
     """Share of the wall time in which students trained or decoded, given the number of concurrent workers."""
     resource = "GPU" if recipe.training.gpu else "CPU"
     there = machines.get(resource, 1)
-    needs = {student.name: placement.need(student, recipe.training) for student in recipe.students.sizes}
+    needs = {student.name: placement.need(student, recipe.training) for student in recipe.students.models}
     shares = {name: need.workers * (need.gpus or need.cpus) / there for name, need in needs.items()}
     least = 1 / min(
         recipe.training.concurrent_trials, len(runs)
@@ -225,7 +225,7 @@ def _samples(
 def _seen(recipe: Recipe, series: pa.Table) -> dict[int, str]:
     """Return the plots that the teacher was shown, as base64 PNGs by series id; empty if it uses no images."""
     teacher = recipe.teacher
-    if not (isinstance(teacher, ModelTeacher) and teacher.sees_plots):
+    if not (isinstance(teacher, ModelTeacher) and teacher.sees_images):
         return {}
     plots = plot_table(recipe, series).to_pylist()
     return {plot["series_id"]: base64.b64encode(plot["png"]).decode() for plot in plots}

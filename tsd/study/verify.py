@@ -16,6 +16,7 @@ import yaml
 
 from tsd.errors import DataError, InputError, StorageError
 from tsd.recipe import Recipe
+from tsd.recipe.renamed import renewed
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, TOKENS, fingerprint
 from tsd.study import identity, provenance
@@ -142,6 +143,7 @@ def recipe_of(run: str) -> Recipe:
         fields = yaml.safe_load(content)
         if isinstance(fields, dict):
             provenance.require_layout(run, content)
+            fields = renewed(fields)
             _load_plugins(run, fields)
         place, _, name = run.rpartition("/")
         return Recipe.model_validate({**fields, "name": name, "out": place or "."})
@@ -348,7 +350,7 @@ def _check_records(run: str, recipe: Recipe | None, scored: Collection[str]) -> 
     if not names and not findings:
         return
     cells = (
-        {f"{student.name}-{volume}-s{seed}-" for student, volume, seed in recipe.students.cells()}
+        {f"{student.name}-{train_size}-s{seed}-" for student, train_size, seed in recipe.students.cells()}
         if recipe
         else ()
     )

@@ -185,7 +185,7 @@ class Task:
         return self.asked.format(*(" ".join(map(str, curve)) for curve in curves))
 
     @property
-    def looking_prompt(self) -> str:
+    def image_prompt(self) -> str:
         """The prompt of a vision student: the text before the image."""
         return re.sub(r" *\{\} *", " ", self.asked).strip()
 

@@ -120,7 +120,7 @@ def _page(recipe: Recipe, series: pa.Table, annotations: pa.Table, pictures: lis
     ]
     length = len(series["values"][0]) // recipe.asks.curves
     asked = (
-        recipe.asks.looking_prompt if getattr(recipe.teacher, "own", False) else recipe.asks.teacher_prompt(length)
+        recipe.asks.image_prompt if getattr(recipe.teacher, "own", False) else recipe.asks.teacher_prompt(length)
     )
     return template("preview").render(
         title=recipe.name, teacher=recipe.teacher.name, cards=cards, prompt=asked, facets=recipe.asks.names

@@ -62,7 +62,7 @@ def as_api(teacher: VllmTeacher, engines: int, base_url: str = f"http://{HOST}/v
 
     base_url: address of the client's engine. Nothing is paid for, and no limit of requests applies.
     """
-    same = ("train", "view", "choices", "temperature", "max_tokens", "repairs", "quality", "patience")
+    same = ("train", "modality", "choices", "temperature", "max_tokens", "repairs", "quality", "idle_timeout")
     return EngineApi(
         kind="openai",
         asked=teacher,
@@ -72,7 +72,7 @@ def as_api(teacher: VllmTeacher, engines: int, base_url: str = f"http://{HOST}/v
         structured="schema",
         in_flight=engines * teacher.in_flight,
         workers=engines,
-        timeout=teacher.patience,
+        timeout=teacher.idle_timeout,
         **{name: getattr(teacher, name) for name in same},
     )
 
@@ -148,9 +148,9 @@ def settings(teacher: VllmTeacher, model: str, config: Mapping[str, Any]) -> dic
         "served_model_name": teacher.name,
         "max_model_len": teacher.max_model_len,
         "tensor_parallel_size": teacher.tensor_parallel,
-        "limit_mm_per_prompt": {"image": int(teacher.sees_plots), "video": 0},
+        "limit_mm_per_prompt": {"image": int(teacher.sees_images), "video": 0},
         # Chat templates of vision-language models take a list of content parts, those of text models a string.
-        "chat_template_content_format": "openai" if teacher.sees_plots else "string",
+        "chat_template_content_format": "openai" if teacher.sees_images else "string",
         # JSON allows whitespace between tokens, and a weak model could emit it until max_tokens.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         "generation_config": "vllm",  # sampling is what the recipe says, not what the model's folder proposes

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tsd.errors import DataError, InputError
-from tsd.models.chat import chat_tokens, encode, looking_tokens, picture_place
+from tsd.models.chat import chat_tokens, encode, image_prompt_tokens, picture_place
 from tsd.plots.rasterised import Curve, Pixels, draw
 from tsd.recipe import TrainingConfig
 from tsd.rng import BATCHES, generator
@@ -186,7 +186,7 @@ def lacking(split: str, count: int, kept: int) -> str:
     """The message for a split with fewer examples than the recipe asks for."""
     return (
         f"{count:,} {split} examples are asked for and {kept:,} were kept: "
-        "raise series.count, or lower students.volumes or evaluation.validation_examples"
+        "raise series.count, or lower students.train_sizes or evaluation.validation_examples"
     )
 
 
@@ -201,14 +201,14 @@ def tokenise(
     prompts, completions = examples["prompt"].to_pylist(), examples["completion"].to_pylist()
     if task is not None:
         items = [task.curves_in(prompt) for prompt in prompts]
-        return looking_corpus(task, items, completions, tokenizer, max_length)
+        return image_corpus(task, items, completions, tokenizer, max_length)
     tokens, answers = joined(chat_tokens(prompts, tokenizer), completions, tokenizer)
     corpus = Corpus(tokens, answers, tokenizer.pad_token_id)
     corpus.require_usable(max_length)
     return corpus
 
 
-def looking_corpus(
+def image_corpus(
     task: Task,
     items: Sequence[Sequence[Curve]],
     completions: Sequence[str],
@@ -219,7 +219,7 @@ def looking_corpus(
 
     items: one or two series, (length,) uint8, per example. Raises DataError as `tokenise` does.
     """
-    shown = looking_tokens(task, tokenizer)
+    shown = image_prompt_tokens(task, tokenizer)
     tokens, answers = joined([shown] * len(items), completions, tokenizer)
     corpus = Corpus(tokens, answers, tokenizer.pad_token_id, Pictures(items, picture_place(shown, tokenizer)))
     corpus.require_usable(max_length)

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 from tsd.recipe import Student, TrainingConfig
+from tsd.recipe.renamed import first_names
 from tsd.recipe.section import Section
 from tsd.storage.keys import digest
 
@@ -43,12 +44,13 @@ class RunSpec:
             value = getattr(self, field.name)
             shaping = type(value).shaping() if isinstance(value, Section) else set()
             values[field.name] = value.model_dump(mode="json", include=shaping) if shaping else value
+        values["student"] = first_names(values["student"])
         return values
 
     @cached_property
     def tokens(self) -> str:
         """Key of the token parts that it is trained on: those of its tokenizer, modality and corpus."""
-        return digest(["tokens", VERSION, self.tokenizer, self.student.looks, self.corpus])
+        return digest(["tokens", VERSION, self.tokenizer, self.student.is_multimodal, self.corpus])
 
     @cached_property
     def run_id(self) -> str:
@@ -62,7 +64,7 @@ class RunRecord:
 
     run_id: str
     student: str
-    view: str
+    modality: str
     precision: Precision
     parameters: int
     parameters_without_embeddings: int

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tsd.errors import InputError
-from tsd.models.chat import chat_tokens, looking_tokens, picture_place
+from tsd.models.chat import chat_tokens, image_prompt_tokens, picture_place
 from tsd.storage import node_copy
 from tsd.storage.datasets import Dataset
 from tsd.tasks import Task
@@ -40,7 +40,7 @@ def token_table(
     if task is None:
         asked = chat_tokens(prompts, tokenizer)
     else:
-        shown = looking_tokens(task, tokenizer)
+        shown = image_prompt_tokens(task, tokenizer)
         asked, first = [shown] * len(prompts), picture_place(shown, tokenizer)
         values = [np.concatenate(task.curves_in(prompt)) for prompt in prompts]
         curves = pa.array(values, pa.list_(pa.uint8()))

@@ -72,7 +72,7 @@ def learn(
     record = RunRecord(
         run_id=run.run_id,
         student=student.name,
-        view=student.view,
+        modality=student.modality,
         precision=run.precision,
         parameters=sizes[0],
         parameters_without_embeddings=sizes[1],
@@ -114,7 +114,7 @@ def export(
     alone = student.lora is not None and student.lora.export == "adapter"
     whence = {**about, "source": student.source, "adapters": student.lora is not None, "alone": alone}
     learnt = {name: value for name, value in record.as_dict().items() if name != "ready_seconds"}
-    said = {"run": learnt, "length": length, "task": task, "view": student.view, "about": whence}
+    said = {"run": learnt, "length": length, "task": task, "modality": student.modality, "about": whence}
     students.export(model, tokenizer, folder, said, alone)
     if folder is not None:
         (folder / card.README).write_text(card.render(said), encoding="utf-8")

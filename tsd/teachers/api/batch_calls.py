@@ -84,12 +84,12 @@ class Calls:
         await self.client.close()
 
     async def retry(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Send a call until it succeeds, or stop the stage after `teacher.patience` seconds of silence."""
+        """Send a call until it succeeds, or stop the stage after `teacher.idle_timeout` seconds of silence."""
         began = time.monotonic()
 
         def silent(_: RetryCallState) -> bool:
             # A wait requested by the server is granted once. A further request to wait counts as silence.
-            return time.monotonic() - max(began, self._heard) > self.teacher.patience + self.requested_wait
+            return time.monotonic() - max(began, self._heard) > self.teacher.idle_timeout + self.requested_wait
 
         retrying = AsyncRetrying(
             stop=silent,

@@ -301,7 +301,7 @@ class ServerWatch:
             self._last_answer = now
         silent = now - self._last_answer
         live = self._teacher.mode == "live"  # in batch mode, the polling code detects silence
-        if live and silent > self._teacher.patience + granted:
+        if live and silent > self._teacher.idle_timeout + granted:
             return self.silence(silent)
         unreached = bool(self._failures) and all(NOT_REACHED in kind for kind in self._failures)
         if unreached and not self.answers and now - self._started > UNREACHED_SECONDS:
@@ -324,7 +324,7 @@ class ServerWatch:
             kinds = self._failures.most_common(1)
             seen = f" ({kinds[0][0]})" if kinds else ""
             said = f"given no answer for {clock(seconds)}{seen}: check whether it works"
-        return f"{self._teacher.place} has {said}, or raise teacher.patience; the same command goes on from here"
+        return f"{self._teacher.place} has {said}, or raise teacher.idle_timeout; the same command goes on"
 
 
 def _limited(teacher: ApiTeacher) -> bool:
