@@ -135,9 +135,9 @@ def patiently(rows: Iterator[Row], silent: Callable[[], float], seconds: float) 
             if silent() < seconds:
                 continue
             raise TeacherError(
-                f"no engine gave a reply for {clock(seconds)} (teacher.idle_timeout): check whether the cluster has "
-                f"the machines for it, and the engines' logs in {log_folder()} on them; the same command goes "
-                "on from here"
+                f"no engine gave a reply for {clock(seconds)} (teacher.idle_timeout): check whether the cluster "
+                f"has the machines for it, and the engines' logs in {log_folder()} on them; the same command "
+                "goes on from here"
             ) from None
         if item is None:
             return
