@@ -39,6 +39,7 @@ QUIET |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disab
 
 def main() -> None:
     """Time both checkouts in turns, print the rates, hold them against each other."""
+    options = measured.parser(__doc__).parse_args()
     checkouts = {HERE: measured.ROOT}
     if beside := os.environ.get("TSD_BESIDE"):
         checkouts[BESIDE] = Path(beside).resolve()
@@ -58,7 +59,7 @@ def main() -> None:
     if beside:
         share = median(rates[HERE]) / median(rates[BESIDE])
         bounds = [measured.Bound("rate, as a share of the other checkout's", share, least=0.9)]
-    measured.finish(__file__, {"series": MANY, "repeats": REPEATS, "every_rate": rates}, bounds)
+    measured.finish(__file__, {"series": MANY, "repeats": REPEATS, "every_rate": rates}, bounds, options.check)
 
 
 def seconds(checkout: Path, folder: str, count: int) -> float:

@@ -10,7 +10,6 @@ the first run of a trial on a machine does. Writes tokens.json. It took 40 minut
     python benchmarks/tokens.py --examples 32000
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from measured import ROOT, Bound, finish, show
+from measured import ROOT, Bound, finish, parser, show
 
 COUNT, PART = 512_000, 16_384  # examples; rows of a part, as in recipes/cluster.yaml
 FEW = 8_000  # that a worker tokenises itself
@@ -33,10 +32,9 @@ MOST_MB, MOST_SECONDS = 500.0, 20.0
 
 def main() -> None:
     """Make the corpus, tokenise it both ways, open it in workers, and hold the figures against the bounds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="exit 1 where a bound is missed")
-    parser.add_argument("--examples", type=int, default=COUNT, help="of the corpus; fewer write no record")
-    asked = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--examples", type=int, default=COUNT, help="of the corpus; fewer write no record")
+    asked = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found = measure(folder, asked.examples)
@@ -55,7 +53,7 @@ def main() -> None:
         ),
     ]
     if asked.examples == COUNT:
-        finish(__file__, {"rows": [before, after], "measured": found}, bounds)
+        finish(__file__, {"rows": [before, after], "measured": found}, bounds, asked.check)
 
 
 def measure(folder: Path, count: int) -> dict[str, Any]:
