@@ -183,13 +183,13 @@ def returning(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         + TEACHER.format(name="too_few")
         + "    def annotate(self, series):\n        return series.slice(1)\n",
     )
-    return load("laptop", [f"plugins=[{plugin}]", "teacher.kind=too_few", "curation.policies={numbers: null}"])
+    return load("laptop", [f"plugins=[{plugin}]", "teacher.kind=too_few", "curation.policies={text: null}"])
 
 
 def test_a_policy_that_returns_no_text_is_named(
     returning: Recipe, annotations: pa.Table, series: pa.Table
 ) -> None:
-    with pytest.raises(InputError, match="the policy numbers returned 3"):
+    with pytest.raises(InputError, match="the policy text returned 3"):
         curate(SINGLE, annotations, series, returning.curation)
 
 

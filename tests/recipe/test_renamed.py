@@ -64,8 +64,8 @@ def old_override(path: str) -> str:
     """An override that sets an old key."""
     if path.startswith("students.models."):
         return f"students.models=[{{name: a, size: 0.1M, {path.rpartition('.')[2]}: 1}}]"
-    if path == "teacher.patience":  # of teachers that wait for a server or an engine
-        return "teacher={kind: vllm, model: eyes, patience: 1}"
+    if path in ("teacher.patience", "teacher.batch_size", "teacher.concurrent_batches"):  # of some kinds only
+        return f"teacher={{kind: vllm, model: eyes, {path.rpartition('.')[2]}: 1}}"
     return f"{path}=1"
 
 
@@ -194,3 +194,10 @@ def test_no_key_of_an_annotation_changed(override: str, key: str) -> None:
 )
 def test_no_students_part_of_a_runs_id_changed(student: str, key: str) -> None:
     assert keys.digest(run(student).identity["student"]) == key
+
+
+def test_an_engines_old_keys_are_dropped_and_another_kinds_key_of_that_name_stays() -> None:
+    engine = {"teacher": {"kind": "vllm", "model": "eyes", "batch_size": 8, "concurrent_batches": 2}}
+    assert renewed(engine) == {"teacher": {"kind": "vllm", "model": "eyes"}}
+    for each in ({"kind": "local", "batch_size": 8}, {"train": {"batch_size": 8}}):
+        assert renewed({"teacher": each, "teachers": {"one": each}}) == {"teacher": each, "teachers": {"one": each}}

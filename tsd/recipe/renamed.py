@@ -26,6 +26,9 @@ RENAMED = {
     "students.models.view": "modality",
 }
 """New name of a key by its old path. `teacher` stands for each of `teachers` as well, a list for its items."""
+BUILT_IN = ("rules", "local", "openai", "vllm")
+OF_ENGINES = ("batch_size", "concurrent_batches")
+"""Old keys of vLLM engines, which shaped no reply. A teacher of another kind may have a key of the same name."""
 VALUES = {"plot": "image", "numbers": "text"}
 """New name of a modality by its old one."""
 FIRST = {new: old for old, new in VALUES.items()}
@@ -45,8 +48,14 @@ def new_value(place: str, value: Any) -> str | None:
 def renewed(fields: Mapping[Any, Any], place: str = "") -> dict[Any, Any]:
     """Stored fields under their current names. place: of the section that they are; default: a whole recipe."""
     found = {}
+    kind = fields.get("kind", "openai") if place == "teacher" else None
+    if kind and kind not in BUILT_IN:  # of a plugin, whose settings have names of its own
+        return dict(fields)
+    engine = kind == "vllm"
     for name, value in fields.items():
-        if place == "teachers":
+        if place == "teacher" and name in OF_ENGINES:
+            found |= {} if engine else {name: value}
+        elif place == "teachers":
             found[name] = _renewed(value, "teacher")
         else:
             path = f"{place}.{name}".lstrip(".")
