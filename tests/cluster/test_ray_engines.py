@@ -223,7 +223,7 @@ def test_the_token_of_an_engine_is_in_no_file(stage: Callable[..., Stage]) -> No
     one = stage(seconds=0.05)
     one.start()
     one.until(lambda: one.both_answered(50))
-    tokens = {process.environ()["VLLM_API_KEY"] for process in one.seen if process.is_running()}
+    tokens = {process.environ()["VLLM_API_KEY"] for process in fake_engine.alive(one.seen)}
     assert len(tokens) == 2
     said = " ".join(" ".join(process.cmdline()) for process in psutil.process_iter() if _readable(process))
     assert not [token for token in tokens if token in said]

@@ -161,6 +161,7 @@ class ServerProcess:
     def _listen(self) -> None:
         """Follow the supervisor's messages until it ends."""
         assert self._supervisor.stdout
+        self._supervisor.wait()  # the process that was started ends at once; the supervisor is its child
         with self._supervisor.stdout as messages:
             for message in messages:
                 word, number = message.split()
@@ -169,7 +170,6 @@ class ServerProcess:
                 else:
                     self._status = int(number)
                     self.over.set()
-        self._supervisor.wait()
         if self._status is None and self.pid is not None:  # the supervisor was killed: its work is done here
             _kill_session(self.pid)
         self.over.set()
