@@ -74,7 +74,9 @@ def test_tune_receives_each_trials_metrics_and_a_trial_that_it_stops_ends(worker
     result = alone([sys.executable, "-c", STOPPED, json.dumps(overrides)], environment(2), 900)
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
-    assert found["failed"] == {}
+    assert {name.rpartition("-")[0]: said for name, said in found["failed"].items()} == {
+        "0.03M-3200-s0": "Ray Tune stopped its trial"
+    }
     last = {row["run_id"].rpartition("-")[0]: row for row in found["rows"]}  # by the last run of each trial
     assert all(row["loss"] > 0 and row["step"] > 0 for row in last.values())
     assert 0.1 < last.pop("0.03M-3200-s0")["share"] < 1.0

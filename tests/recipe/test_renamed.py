@@ -200,4 +200,7 @@ def test_an_engines_old_keys_are_dropped_and_another_kinds_key_of_that_name_stay
     engine = {"teacher": {"kind": "vllm", "model": "eyes", "batch_size": 8, "concurrent_batches": 2}}
     assert renewed(engine) == {"teacher": {"kind": "vllm", "model": "eyes"}}
     for each in ({"kind": "local", "batch_size": 8}, {"train": {"batch_size": 8}}):
-        assert renewed({"teacher": each, "teachers": {"one": each}}) == {"teacher": each, "teachers": {"one": each}}
+        assert renewed({"teacher": each, "teachers": {"one": each}}) == {
+            "teacher": each,
+            "teachers": {"one": each},
+        }

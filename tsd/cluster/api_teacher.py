@@ -188,7 +188,7 @@ class Pool:
         self._rate_limiter = open_rate_limiter(teacher, folder, key)
         self._step, self._say, self._before = step, say, step.skipped
         self._models: set[str] = set()
-        self._answered, self._heard = 0, time.time()  # the latest response, by this machine's clock
+        self._answered, self._heard = 0, time.monotonic()  # the latest response
 
     def annotate(self, missing: Sequence[int]) -> dict[int, datasets.Part]:
         """Annotate parts. Returns them. Raises InputError if the stage was stopped."""
@@ -235,7 +235,7 @@ class Pool:
 
     def silent(self) -> float:
         """Seconds since the latest response, or since the start."""
-        return time.time() - self._heard
+        return time.monotonic() - self._heard
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -259,7 +259,7 @@ class Pool:
         step = self._step
         counts, _, paused = ray.get(self._rate_limiter.look.remote())
         if counts[ANSWERED] != self._answered:
-            self._answered, self._heard = counts[ANSWERED], time.time()
+            self._answered, self._heard = counts[ANSWERED], time.monotonic()
         step.skip(max(0, self._before + counts[EARLIER] - step.skipped))
         step.begin()  # time before the first reply was setup
         step.advance(max(0, counts[ROWS] - counts[EARLIER] - step.done), self._waits(paused) + tell(counts, step))
@@ -273,7 +273,7 @@ class Pool:
         if self.teacher.mode == "batch" or self.silent() < nodes.SILENT_SECONDS:
             return ""
         what = nodes.lacking(self.needs) or self.teacher.place
-        return f"waiting for {what} since {datetime.fromtimestamp(self._heard):%H:%M:%S}, "
+        return f"waiting for {what} since {datetime.fromtimestamp(time.time() - self.silent()):%H:%M:%S}, "
 
 
 def changes(known: set[str], now: Iterable[str]) -> list[str]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from rich.markup import escape
 
 from tsd.cluster import parts
-from tsd.errors import UserError
+from tsd.errors import TsdError
 from tsd.models.tokenizer import load_tokenizer
 from tsd.storage import datasets, folders
 from tsd.storage.schemas import TOKENS
@@ -36,38 +37,52 @@ def tokenise(study: StudyContext, planned: Sequence[RunSpec], missing: Sequence[
             folders.delete_folder(f"{folder}/{key}")
     wanted = {key: known[key] for key in dict.fromkeys([*(run.tokens for run in missing), *folders.names(folder)])}
     left = {key: run for key, run in wanted.items() if not datasets.find_finished(f"{folder}/{key}", TOKENS, key)}
-    if not missing and not left:
+    if not left:
         return {}
-    unusable = {key: reason for key, run in left.items() if (reason := _reason_against(run))}
-    _make(study, wanted, [key for key in left if key not in unusable])
-    return {run.run_id: unusable[run.tokens] for run in missing if run.tokens in unusable}
+    failed = {key: reason for key, run in left.items() if (reason := _reason_against(run))}
+    failed |= _make(study, wanted, [key for key in left if key not in failed])
+    needed = {run.tokens for run in missing}
+    for key in failed.keys() - needed:
+        folders.delete_folder(f"{folder}/{key}")
+        study.reporter.say(escape(f"  deleted tokens/{key}, which no run needs ({failed[key]})"))
+    return {run.run_id: failed[run.tokens] for run in missing if run.tokens in failed}
 
 
-def _make(study: StudyContext, wanted: Mapping[str, RunSpec], left: Sequence[str]) -> None:
-    """Write token parts. wanted: a run for each key; left: the keys whose parts are missing."""
-    examples, task, run_folder = study.open("examples"), study.recipe.asks, study.recipe.folder
+def _make(study: StudyContext, wanted: Mapping[str, RunSpec], left: Sequence[str]) -> dict[str, str]:
+    """Write token parts. wanted: a run for each key; left: the keys whose parts are missing.
+
+    Returns why keys could not be made.
+    """
+    examples, recipe = study.open("examples"), study.recipe
     total = sum(
         pc.sum(pc.is_in(table["split"], pa.array(SPLITS))).as_py() or 0 for table in examples.each_part(["split"])
     )
 
     def work(key: str, part: int) -> list[datasets.Part]:
         run = wanted[key]
-        tokenizer = _tokenizer(identity.tokenizer_folder(run_folder, run))
-        table, note = token_table(examples.read_part(part), tokenizer, task if run.student.is_multimodal else None)
-        return [datasets.write_part(f"{run_folder}/tokens/{key}", part, table, TOKENS, key, note)]
+        task = recipe.asks if run.student.is_multimodal else None
+        read = examples.read_part(part)
+        try:
+            table, note = token_table(read, _tokenizer(identity.tokenizer_folder(recipe.folder, run)), task)
+        except Exception as error:  # of the source's tokenizer or chat template: other students are not affected
+            raise parts.FailedError(_one_line(error)) from error
+        return [datasets.write_part(f"{recipe.folder}/tokens/{key}", part, table, TOKENS, key, note)]
 
     with study.reporter.stage("Tokenise", total * len(wanted), "examples") as step:
         step.skip(total * (len(wanted) - len(left)))
-        targets = [parts.Target(((f"{run_folder}/tokens/{key}", key),), examples.parts, key) for key in left]
+        targets = [parts.Target(((f"{recipe.folder}/tokens/{key}", key),), examples.parts, key) for key in left]
         lost = [find_lost(folder, key, examples.parts) for target in targets for folder, key in target.outputs]
         made = parts.make(work, targets, step)
         for key in left:
+            if key in made.failed:
+                continue
             (found,) = made.parts[key]
             about = summary([found[part].note for part in range(examples.parts)])
             parents = {"examples": examples.digest}
-            datasets.commit(f"{run_folder}/tokens/{key}", TOKENS, key, examples.parts, parents, found, about)
+            datasets.commit(f"{recipe.folder}/tokens/{key}", TOKENS, key, examples.parts, parents, found, about)
     for one in lost:
         one.say(study.reporter)
+    return made.failed
 
 
 def _reason_against(run: RunSpec) -> str | None:
@@ -76,9 +91,15 @@ def _reason_against(run: RunSpec) -> str | None:
         return None
     try:
         load_tokenizer(run.student.source)
-    except UserError as error:
-        return str(error)
+    except Exception as error:  # such as a package that the tokenizer needs and that is not installed
+        return _one_line(error)
     return None
+
+
+def _one_line(error: Exception) -> str:
+    """Format an error as one line."""
+    said = next(iter(str(error).strip().splitlines()), "")
+    return said if isinstance(error, TsdError) else f"{type(error).__name__}: {said}"
 
 
 @lru_cache(maxsize=2)  # a worker process loads a tokenizer once

@@ -139,6 +139,8 @@ def _train_together(
     runs = [run for trial in trials for run in trial.runs]
     done = finished(recipe, runs)
     failed = {**died, **_failed(folder, runs)}
+    left = [run.run_id for run in runs if run.run_id not in {*failed, *done, *passed_over}]
+    failed |= dict.fromkeys(left, "Ray Tune stopped its trial")
     return {run_id: reason for run_id, reason in failed.items() if run_id not in done}
 
 
@@ -222,6 +224,10 @@ class _Listener(tune.Callback):  # type: ignore[misc]
             self.collect(0)
             self._note_waits({_name(trial) for trial in trials if trial.status == "RUNNING"})
 
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        """Called by Tune when a trial has ended or was stopped. A stopped one may still be training."""
+        self.board.stop.remote(_name(trial))
+
     def collect(self, patience: float) -> None:
         """Ask the board for metrics, and report what arrives within `patience` seconds."""
         if self.pending is None:
@@ -276,12 +282,14 @@ def _trial(config: dict[str, Any], settings: TrialSettings) -> None:
     with ThreadPoolExecutor(1) as pool:
         training = pool.submit(_train_with_fit_nodes, settings, trial)
         try:
-            while not training.done():
-                wait([training], REPORT_SECONDS)
+            over = False
+            while not over:
+                over = training.done()  # asked before the metrics, so that the last ones are reported
                 latest = answer_within(settings.board.latest_of.remote(trial.name), None, BOARD_SECONDS)
                 if latest is not None and latest != reported:
                     reported = latest
                     tune.report({**latest[1], "run_id": latest[0]})
+                wait([training], REPORT_SECONDS)
         except SystemExit:  # raised by `tune.report` once Tune has stopped the trial
             settings.board.stop.remote(trial.name)
             raise
@@ -297,6 +305,8 @@ def _train_with_fit_nodes(settings: TrialSettings, trial: Trial) -> None:
         except TrainingFailedError as error:
             need = settings.need
             found = _unfit_nodes(error) or (nodes.ask_all(need) if need else {})
+            if answer_within(settings.board.is_stopped.remote(trial.name), False, BOARD_SECONDS):
+                return
             if not found.keys() - unfit.keys():
                 for run in trial.runs:
                     keep_failure(settings.folder, run.run_id, _last_line(error))

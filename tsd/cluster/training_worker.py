@@ -4,6 +4,7 @@ import importlib
 import logging
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from tsd.cluster.low_overhead import quick_imports
 from tsd.cluster.node_checks import Need
 from tsd.errors import DataError, TrainingError, UserError
 from tsd.recipe import TrainingConfig
-from tsd.storage import datasets, folders
+from tsd.storage import datasets, folders, node_copy
 from tsd.storage.schemas import TOKENS
 from tsd.study.identity import tokenizer_folder
 from tsd.study.trials import Trial
@@ -102,24 +103,34 @@ def train_in_worker(config: dict[str, Any]) -> None:
             importlib.import_module(name)
     if answer_within(settings.board.is_stopped.remote(trial.name), False, BOARD_SECONDS):
         return
-    for run in trial.runs:
-        done = folders.read_json(f"{settings.folder}/records", f"{run.run_id}.json") is not None
-        if done or run.run_id in settings.passed_over:
-            continue
-        try:
-            _learn(settings, trial.name, run)
-        except (UserError, TrainingError) as error:
-            keep_failure(settings.folder, run.run_id, str(error))
-        except StoppedByTuneError:
-            if ray.train.get_context().get_world_size() == 1:
-                return
-            raise  # ends the other workers, which wait for this one; after the restart all return at once
+    alone = ray.train.get_context().get_world_size() == 1
+    with ExitStack() as held:
+        for run in trial.runs:
+            if _is_over(settings, run):
+                continue
+            try:
+                _learn(settings, trial.name, run, held)
+            except (UserError, TrainingError) as error:
+                keep_failure(settings.folder, run.run_id, str(error))
+                if isinstance(error, UserError) and not alone:
+                    raise  # perhaps of this machine only: the other workers must not wait for this one
+            except StoppedByTuneError:
+                if alone:
+                    return
+                raise  # ends the other workers, which wait for this one; after the restart all return at once
 
 
-def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
+def _is_over(settings: TrialSettings, run: RunSpec) -> bool:
+    """Whether a run is finished, failed for good, or is not to be trained."""
+    places = (f"{settings.folder}/records", f"{settings.folder}/{FAILED}")
+    known = any(folders.read_json(place, f"{run.run_id}.json") is not None for place in places)
+    return known or run.run_id in settings.passed_over
+
+
+def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -> None:
     """Train one student and store it: load tokenizer, tokens and teacher, then train, export and record.
 
-    Only rank 0 writes the student folder and, last, its record.
+    held: keeps the machine's copy of the tokens for the trial's next run. Only rank 0 writes the student folder and, last, its record.
     """
     started = time.perf_counter()
     import torch
@@ -136,14 +147,19 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
         torch.set_num_threads(how.threads)
     tokenizer = load_tokenizer(tokenizer_folder(folder, run))
     tokens = datasets.open_dataset(f"{folder}/tokens/{run.tokens}", TOKENS)
+    held.enter_context(node_copy.in_use(tokens))
     counts = {"train": run.examples, "validation": run.validation_examples}
     teacher = distillation.load_teacher(run, folder, place)
 
+    posted: list[Any] = []  # the calls that were not answered yet
+
     def post(now: loop.Progress) -> None:
-        if place.rank == 0:
-            posted = settings.board.post.remote(trial, run.run_id, trainer.metrics(now))
-            if answer_within(posted, False, BOARD_SECONDS):
-                raise StoppedByTuneError
+        if place.rank:
+            return
+        posted.append(settings.board.post.remote(trial, run.run_id, trainer.metrics(now)))
+        answered, posted[:] = ray.wait(posted, num_returns=len(posted), timeout=0)
+        if any(answer_within(call, False, BOARD_SECONDS) for call in answered):
+            raise StoppedByTuneError
 
     def keep(part: Path, now: loop.Progress) -> None:
         folders.add_files(str(part), f"{folder}/trials/{trial}/{_checkpoint_name(run, now)}")

@@ -33,44 +33,87 @@ def mapped(dataset: Dataset, parts: int, flatten: Callable[[pa.Table], Arrays]) 
     flatten: maps the table of one part to arrays, (values,) each. The arrays of all parts follow one another.
     Raises DataError if a part is damaged, StorageError if the machine's temporary directory is full.
     """
-    place = shared_folder("tokens") / dataset.digest
-    with ExitStack() as held:
-        with alone(place):
+    place = _place(dataset)
+    with in_use(dataset):
+        with _disk_errors(place), alone(place):
             _extend(place, dataset, parts, flatten)
             arrays = _map(place)
+        yield arrays
+
+
+@contextmanager
+def in_use(dataset: Dataset) -> Iterator[None]:
+    """Keep the copy of a dataset on this machine while this context lasts, if there is one."""
+    place = _place(dataset)
+    with ExitStack() as held:
+        with _disk_errors(place), alone(place):
+            _delete_unused(but=place)
             using = held.enter_context(open(place.with_suffix(".used"), "w"))
             fcntl.flock(using, fcntl.LOCK_SH)
         try:
-            yield arrays
+            yield
         finally:
             with alone(place), suppress(BlockingIOError):  # raised while another process uses it
                 fcntl.flock(using, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(place, ignore_errors=True)
 
 
+def _place(dataset: Dataset) -> Path:
+    return shared_folder("tokens") / dataset.digest
+
+
+def _delete_unused(but: Path) -> None:
+    """Delete the copies of other datasets whose users were killed."""
+    for place in but.parent.iterdir():
+        if place != but and place.is_dir():
+            with suppress(BlockingIOError), ExitStack() as held:
+                for suffix in (".lock", ".used"):
+                    lock = held.enter_context(open(place.with_suffix(suffix), "a"))
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(place, ignore_errors=True)
+
+
 def _extend(place: Path, dataset: Dataset, parts: int, flatten: Callable[[pa.Table], Arrays]) -> None:
-    """Append the parts that a copy lacks. The lock must be held."""
+    """Append the parts that a copy lacks. The lock must be held. After an error the copy is as before."""
     index = _read_index(place)
     if index is None:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
         index = {"parts": 0, "arrays": {}}
-    with ExitStack() as files:
-        opened: dict[str, BinaryIO] = {}
-        for part in range(index["parts"], parts):
-            arrays = flatten(dataset.read_part(part))
-            with _disk_errors(place):
-                for name, array in arrays.items():
+    try:
+        with ExitStack() as files:
+            opened: dict[str, BinaryIO] = {}
+            for part in range(index["parts"], parts):
+                for name, array in flatten(dataset.read_part(part)).items():
                     known = index["arrays"].setdefault(name, {"bytes": 0, "dtype": array.dtype.str})
                     if name not in opened:
-                        opened[name] = files.enter_context(open(place / name, "ab"))
+                        opened[name] = files.enter_context(open(place / name, "ab", buffering=0))
                         opened[name].truncate(known["bytes"])  # an earlier process was killed while it appended
-                    opened[name].write(np.ascontiguousarray(array, known["dtype"]).data)
+                    _write_all(opened[name], np.ascontiguousarray(array, known["dtype"]))
                     known["bytes"] += array.size * np.dtype(known["dtype"]).itemsize
-    with _disk_errors(place):
         unfinished = place / f".{INDEX}"
         unfinished.write_text(json.dumps({**index, "parts": max(parts, index["parts"])}))
         os.replace(unfinished, place / INDEX)
+    except BaseException:
+        _shrink(place)
+        raise
+
+
+def _write_all(file: BinaryIO, array: npt.NDArray[Any]) -> None:
+    """Write an array to an unbuffered file, which may take it in pieces."""
+    left = memoryview(array).cast("B") if array.size else memoryview(b"")
+    while len(left):
+        left = left[file.write(left) :]
+
+
+def _shrink(place: Path) -> None:
+    """Free the space of what was appended after the index was written."""
+    index = _read_index(place)
+    if index is None:
+        shutil.rmtree(place, ignore_errors=True)
+        return
+    for name, known in index["arrays"].items():
+        os.truncate(place / name, known["bytes"])
 
 
 def _read_index(place: Path) -> dict[str, Any] | None:
@@ -88,7 +131,7 @@ def _map(place: Path) -> dict[str, npt.NDArray[Any]]:
     for name, known in index["arrays"].items():
         dtype = np.dtype(known["dtype"])
         count = known["bytes"] // dtype.itemsize
-        # An empty file cannot be mapped. A modality, since slices of np.memmap are slow.
+        # An empty file cannot be mapped. A plain array, since slices of np.memmap are slow.
         whole = np.memmap(place / name, dtype, mode="r", shape=(count,)) if count else np.empty(0, dtype)
         arrays[name] = whole.view(np.ndarray)
     return arrays

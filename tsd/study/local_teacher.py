@@ -24,6 +24,7 @@ from tsd.models import card
 from tsd.plots import rasterised
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, Student, Training, TrainingConfig, to_yaml
+from tsd.series.processes import added
 from tsd.storage import folders, keys
 from tsd.storage.schemas import ALL_RIGHT, VALID, score_names
 from tsd.tasks import Task
@@ -89,6 +90,8 @@ def key(recipe: Recipe) -> str:
     train = _asked(recipe)
     series = recipe.series.model_dump(exclude={"count", "split", "blocks_per_part"})
     drawn = [generator.VERSION, rasterised.VERSION, runs.VERSION, recipe.seed, series]
+    if processes := {name: process.version for name, process in added(recipe.series.mix).items()}:
+        drawn.append(processes)
     return keys.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, train.model_dump()])
 
 

@@ -67,6 +67,8 @@ def _wait(server: "subprocess.Popen[bytes]") -> None:
 
 def end(server: "subprocess.Popen[bytes]") -> None:
     """End the server and all that it has started: by request, and after `TERM_SECONDS` by force."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # nothing may interrupt the end
+        signal.signal(number, signal.SIG_IGN)
     if server.poll() is None:
         server.terminate()
         with suppress(subprocess.TimeoutExpired):

@@ -308,7 +308,7 @@ class ServerWatch:
             (kind, _), *_ = self._failures.most_common(1)
             said = kind.removeprefix(FAILED).removeprefix(NOT_REACHED)
             return (
-                f"{self._teacher.place} cannot be reached: {said}: check teacher.base_url and whether the "
+                f"{self._teacher.place} cannot be reached: {said}: check {self._teacher.checks} and whether the "
                 "server runs; the same command goes on from here"
             )
         return None

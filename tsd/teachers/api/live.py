@@ -91,8 +91,8 @@ class OpenAIApi:
             asked = self._prompts(series.take(missing), [keys[row] for row in missing]) if missing else []
             for row, question in zip(missing, asked, strict=True):
                 if isinstance(question, Reply):
-                    replies[row] = question
-                    self._limiter.counts.settled(question)
+                    reply = replies[row] = outcome(self._questions.task, replies[row], [question])
+                    self._limiter.counts.settled(reply)
                     self._rows.release()
                     continue
                 task = asyncio.create_task(self._describe(question, replies[row], journal))
