@@ -85,7 +85,7 @@ def test_it_is_not_trained_twice_nor_is_another_one_put_in_its_place(once: tuple
     asked, _ = once
     before = weights(asked)
     assert "the teacher exists already" in trained(asked)
-    with pytest.raises(InputError, match="holds a teacher that differs from teacher.train"):
+    with pytest.raises(InputError, match=r"holds a teacher that differs from teacher\.train"):
         trained(asked.model_copy(update={"seed": 5}))
     assert weights(asked) == before
 

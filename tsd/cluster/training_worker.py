@@ -130,7 +130,8 @@ def _is_over(settings: TrialSettings, run: RunSpec) -> bool:
 def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -> None:
     """Train one student and store it: load tokenizer, tokens and teacher, then train, export and record.
 
-    held: keeps the machine's copy of the tokens for the trial's next run. Only rank 0 writes the student folder and, last, its record.
+    held: keeps the machine's copy of the tokens for the trial's next run.
+    Only rank 0 writes the student folder and, last, its record.
     """
     started = time.perf_counter()
     import torch
