@@ -47,7 +47,7 @@ def new_value(place: str, value: Any) -> str | None:
 
 def renewed(fields: Mapping[Any, Any], place: str = "") -> dict[Any, Any]:
     """Stored fields under their current names. place: of the section that they are; default: a whole recipe."""
-    found = {}
+    found: dict[Any, Any] = {}
     kind = fields.get("kind", "openai") if place == "teacher" else None
     if kind and kind not in BUILT_IN:  # of a plugin, whose settings have names of its own
         return dict(fields)

@@ -101,7 +101,7 @@ def _extend(place: Path, dataset: Dataset, parts: int, flatten: Callable[[pa.Tab
 
 def _write_all(file: BinaryIO, array: npt.NDArray[Any]) -> None:
     """Write an array to an unbuffered file, which may take it in pieces."""
-    left = memoryview(array).cast("B") if array.size else memoryview(b"")
+    left = array.data.cast("B") if array.size else memoryview(b"")
     while len(left):
         left = left[file.write(left) :]
 
