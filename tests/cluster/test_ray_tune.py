@@ -31,7 +31,7 @@ tables, tuner = [], tune.Tuner
 class Watched(tuner):
     def __init__(self, *arguments, run_config, **named):
         # A stopper of Tune's own: the trial of the long run ends before its last step.
-        run_config.stop = lambda _, result: "-3200-" in result["run_id"] and result["share"] > 0.1
+        run_config.stop = lambda _, result: "-3200-" in result.get("run_id", "") and result["share"] > 0.1
         super().__init__(*arguments, run_config=run_config, **named)
 
     def fit(self):

@@ -18,6 +18,7 @@ import ray
 import ray.train
 from ray import tune
 from ray.train import TrainingFailedError
+from ray.tune.logger import JsonLoggerCallback
 
 from tsd.cluster import nodes
 from tsd.cluster.low_overhead import LowOverheadTrainer
@@ -121,7 +122,7 @@ def _train_together(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=f"{folder}/trials",
-            callbacks=[listener],
+            callbacks=[listener, JsonLoggerCallback()],  # Tune's result table is read from the files of the latter
             # Only for a dead process: failures of Train's own attempts are recorded, not raised.
             failure_config=tune.FailureConfig(max_failures=recipe.training.max_failures),
             verbose=0,

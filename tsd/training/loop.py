@@ -129,10 +129,10 @@ def train(
                 progress.judge(held_out(), config.early_stopping_patience)
                 model.train()
                 started += time.perf_counter() - asked  # evaluation does not count as training time
+            if progress.step % report_every == 0:
+                report(progress)
             if progress.step % config.checkpoint_every == 0 and progress.step < steps:
                 save(progress)
-            elif progress.step % report_every == 0:
-                report(progress)
 
 
 def _backward(
