@@ -2,17 +2,15 @@
 
 import asyncio
 import contextlib
-import json
 import threading
 import time
-from collections.abc import Collection, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Coroutine, Iterable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar
 
 import ray
 
-from tsd.cluster import nodes
+from tsd.cluster import nodes, parts
 from tsd.cluster.session import on_driver
 from tsd.errors import InputError, StorageError
 from tsd.progress import Step, clock
@@ -57,17 +55,16 @@ def ask(
     assert isinstance(recipe.teacher, ApiTeacher)
     teacher = recipe.teacher
     require_key(teacher)  # raised here, not in a worker
-    found = datasets.finished_parts(folder, key)
+    made = parts.find([parts.Target(((folder, key),), series.parts)])
+    (found,) = made.parts[""]
     step.skip(sum(part.rows for part in found.values()))
-    missing = [part for part in range(series.parts) if part not in found]
-    if not missing:
+    if not made.missing:
         return found
     require_journals(teacher, folder, lost, found, series)
-    if 0 in missing:  # else the bill of a later preview counts where it is stored
+    if 0 not in found:  # else the bill of a later preview counts where it is stored
         adopt_preview(folder)
     keep_address(teacher, folder, say)
-    pool = Pool(recipe, teacher, series, folder, key, step, say)
-    return found | pool.annotate(missing)
+    return Pool(recipe, teacher, series, folder, key, step, say).annotate(made)
 
 
 class _RateLimiter(RateLimiter):
@@ -114,17 +111,16 @@ class Asker:
         self.limiter, self.api = self._run(self._open(rate_limiter, share))
         self.guard = asyncio.run_coroutine_threadsafe(self._guard(claim), self.loop)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Map one row with a part number to the part's metadata as JSON, null if the stage was stopped."""
-        part = int(batch["part"][0])
+    def __call__(self, _: str, part: int) -> list[datasets.Part]:
+        """Annotate a part and write it. Raises FailedError if the stage was stopped."""
         made = None
         if not self.limiter.stopped.is_set():
             with Journal(self.folder, part) as journal:
                 # Checked while holding the journal's lock: its previous holder may have just written the part.
-                made = datasets.find_part(self.folder, part, self.key)
-                if made is None:
-                    made = self._make(part, journal)
-        return {"part": [part], "made": [json.dumps(made and asdict(made))]}
+                made = datasets.find_part(self.folder, part, self.key) or self._make(part, journal)
+        if made is None:
+            raise parts.FailedError("the stage was stopped: the same command goes on from here")
+        return [made]
 
     def _make(self, part: int, journal: Journal) -> datasets.Part | None:
         table = self._run(self.api.annotate(part, self.series.read_part(part), journal))
@@ -190,48 +186,42 @@ class Pool:
         self._models: set[str] = set()
         self._answered, self._heard = 0, time.monotonic()  # the latest response
 
-    def annotate(self, missing: Sequence[int]) -> dict[int, datasets.Part]:
-        """Annotate parts. Returns them. Raises InputError if the stage was stopped."""
+    def annotate(self, made: parts.Made) -> parts.Parts:
+        """Annotate the missing parts. Returns all. Raises InputError if the stage was stopped."""
         with self._watched():
-            made = {int(row["part"]): json.loads(row["made"]) for row in self.rows(missing)}
+            self._make(made)
         _, stopped, _ = ray.get(self._rate_limiter.look.remote())
-        if stopped:
-            raise InputError(stopped)
-        if any(one is None for one in made.values()):  # the rate limiter was restarted and lost the reason
-            raise InputError("the stage was stopped: the same command goes on from here")
+        if stopped or made.failed:  # a rate limiter that was restarted lost the reason
+            raise InputError(stopped or "; ".join(made.failed.values()))
         step = self._step
         step.advance(self.series.rows - step.skipped - step.done)  # rows not yet reported by killed workers
-        return {part: datasets.Part(**one) for part, one in made.items()}
+        (found,) = made.parts.values()
+        return found[0]
 
-    def rows(self, missing: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """Yield the number and, as JSON, the metadata of each part, in any order."""
-        teacher = self.teacher
+    def _make(self, made: parts.Made) -> None:
+        """Have the workers annotate the missing parts."""
+        teacher, missing = self.teacher, len(made.missing)
         batches = teacher.batch.at_once if teacher.mode == "batch" else None
-        workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
+        workers = min(teacher.workers, missing, batches or teacher.in_flight)
         share = (batches or teacher.in_flight) // workers
         # A batch only waits. With few parts, the first worker that is ready must not take them all.
-        at_once = share if batches else min(PARTS_AT_ONCE, -(-len(missing) // workers))
-        return nodes.done(
-            self.worker,
-            [{"part": part} for part in missing],
-            arguments=(
-                self.recipe,
-                teacher,
-                self.series,
-                self.folder,
-                self.key,
-                self._rate_limiter,
-                share,
-                locks.claim(self.folder),
-            ),
-            compute=ray.data.ActorPoolStrategy(
-                size=workers,
-                max_tasks_in_flight_per_actor=at_once,
-                max_concurrent_calls_per_actor=at_once,
-                enable_true_multi_threading=True,
-            ),
-            **self.needs,
+        at_once = share if batches else min(PARTS_AT_ONCE, -(-missing // workers))
+        lock = locks.claim(self.folder)
+        arguments = (self.recipe, teacher, self.series, self.folder, self.key, self._rate_limiter, share, lock)
+        pool = ray.data.ActorPoolStrategy(
+            size=workers,
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
+            enable_true_multi_threading=True,
         )
+        # Guarded by the workers themselves: a stop at once would lose the replies under way.
+        options = {"guarded": False, "watch": self.watch, "compute": pool, **self.needs}
+        for _ in parts.make_missing(self.worker, made, arguments=arguments, **options):
+            pass  # the rate limiter counts what the progress line shows
+
+    def watch(self, rows: Iterator[parts.Row]) -> Iterator[parts.Row]:
+        """Wrap the iterator of the workers' results."""
+        return rows
 
     def silent(self) -> float:
         """Seconds since the latest response, or since the start."""

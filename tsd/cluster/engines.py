@@ -7,7 +7,7 @@ repairs, retries and quality check. The driver sees counts alone.
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from queue import Empty, Queue
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from tsd.cluster import parts
 from tsd.cluster.api_teacher import WORKER_CPUS, Asker, Pool
 from tsd.errors import InputError, TeacherError
 from tsd.models import sources
@@ -30,7 +31,6 @@ GPU_ENGINE_CPUS = 1.0  # logical CPUs of an engine on GPUs, and of the plots tha
 QUEUED = 1024  # results that wait for the driver
 NAMED = re.compile(r"[\w.]+(Error|Exception): ")
 
-Row = dict[str, Any]
 
 
 def ask(
@@ -42,18 +42,17 @@ def ask(
     """
     assert isinstance(recipe.teacher, VllmTeacher)
     teacher = recipe.teacher
-    found = datasets.finished_parts(folder, key)
+    made = parts.find([parts.Target(((folder, key),), series.parts)])
+    (found,) = made.parts[""]
     step.skip(sum(part.rows for part in found.values()))
-    missing = [part for part in range(series.parts) if part not in found]
-    if not missing:
+    if not made.missing:
         return found
     require_engine(teacher)
-    if 0 in missing:
+    if 0 not in found:
         adopt_preview(folder)
     # An engine takes whole parts, so more engines than parts would have nothing to do.
-    api = vllm_engine.as_api(teacher, engines=min(teacher.replicas, len(missing)))
-    pool = EnginePool(recipe, api, series, folder, key, step, say, **needs(teacher))
-    return found | pool.annotate(missing)
+    api = vllm_engine.as_api(teacher, engines=min(teacher.replicas, len(made.missing)))
+    return EnginePool(recipe, api, series, folder, key, step, say, **needs(teacher)).annotate(made)
 
 
 def require_engine(teacher: VllmTeacher) -> None:
@@ -106,18 +105,18 @@ class EnginePool(Pool):
 
     worker = EngineAsker
 
-    def rows(self, missing: Sequence[int]) -> Iterator[Row]:
-        """Yield the number and, as JSON, the metadata of each part. Raises TeacherError if no reply comes."""
-        return patiently(super().rows(missing), self.silent, self.teacher.idle_timeout)
+    def watch(self, rows: Iterator[parts.Row]) -> Iterator[parts.Row]:
+        """Wrap the iterator of the workers' results. Raises TeacherError if no reply comes."""
+        return patiently(rows, self.silent, self.teacher.idle_timeout)
 
 
-def patiently(rows: Iterator[Row], silent: Callable[[], float], seconds: float) -> Iterator[Row]:
+def patiently(rows: Iterator[parts.Row], silent: Callable[[], float], seconds: float) -> Iterator[parts.Row]:
     """Yield rows as they arrive. silent: seconds since the latest reply.
 
     Raises TeacherError if there is none for `seconds`, or if a worker fails. Ray restarts a dead worker forever,
     and waits forever for machines that it does not get.
     """
-    queue: Queue[Row | BaseException | None] = Queue(QUEUED)
+    queue: Queue[parts.Row | BaseException | None] = Queue(QUEUED)
 
     def fill() -> None:
         try:

@@ -14,6 +14,7 @@ from tsd.progress import Step
 from tsd.storage import datasets, locks
 
 Parts = dict[int, datasets.Part]
+Row = dict[str, Any]  # a worker's result: target, part, and the parts' metadata as JSON or why it failed
 
 
 class Work(Protocol):
@@ -41,10 +42,22 @@ class Target:
 
 @dataclass
 class Made:
-    """Result: the parts of each target's outputs, existing and new, and why targets failed."""
+    """The parts of targets: which are finished, which are missing, and why targets failed."""
 
+    targets: Sequence[Target]
     parts: dict[str, list[Parts]]
+    """The finished parts of each target's outputs."""
     failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[dict[str, Any]]:
+        """Target and number of each part that some output lacks."""
+        return [
+            {"target": target.name, "part": part}
+            for target in self.targets
+            for part in range(target.parts)
+            if not all(part in output for output in self.parts[target.name])
+        ]
 
 
 def _rows(part: datasets.Part) -> float:
@@ -53,6 +66,16 @@ def _rows(part: datasets.Part) -> float:
 
 def _nothing(target: str, made: Sequence[datasets.Part]) -> str:
     return ""  # the step's note stays as it is
+
+
+def _as_they_come(rows: Iterator[Row]) -> Iterator[Row]:
+    return rows
+
+
+def find(targets: Sequence[Target]) -> Made:
+    """Find the parts of targets that are finished."""
+    found = {target.name: [datasets.finished_parts(*output) for output in target.outputs] for target in targets}
+    return Made(targets, found)
 
 
 def make(
@@ -74,22 +97,45 @@ def make(
     returns the step's note.
     options: of `Dataset.map_batches`, such as the resources of a worker.
     """
-    made = Made(
-        {target.name: [datasets.finished_parts(*output) for output in target.outputs] for target in targets}
-    )
-    missing = list(_missing(targets, made))
+    made = find(targets)
     step.skip(sum(size(part) for found in made.parts.values() for part in _complete(found)))
-    if not missing:
-        return made
-    outputs = {target.name: target.outputs for target in targets}
-    claim = locks.claim(targets[0].outputs[0][0])
+    missing = made.missing
     if isinstance(work, type):
-        options = {"concurrency": (1, min(workers, len(missing))), **options}
+        options = {"concurrency": (1, max(1, min(workers, len(missing)))), **options}
+    for name, written in make_missing(work, made, step, arguments=arguments, **options):
+        step.advance(sum(map(size, written)), describe(name, written))
+    return made
+
+
+def make_missing(
+    work: Work | type[Work],
+    made: Made,
+    step: Step | None = None,
+    *,
+    arguments: Sequence[Any] = (),
+    guarded: bool = True,
+    watch: Callable[[Iterator[Row]], Iterator[Row]] = _as_they_come,
+    **options: Any,
+) -> Iterator[tuple[str, Sequence[datasets.Part]]]:
+    """Make the missing parts and add them to `made`. Yields them as they come, with their target's name.
+
+    step: shows what is waited for; None if the caller does.
+    guarded: whether workers stop at once if another command has taken over the folder; False if the work does
+    that itself.
+    watch: wraps the iterator of the workers' results, to raise where none comes for too long.
+    work, arguments, options: as for `make`.
+    """
+    missing = made.missing
+    if not missing:
+        return
+    outputs = {target.name: target.outputs for target in made.targets}
+    claim = locks.claim(made.targets[0].outputs[0][0]) if guarded else None
+    if isinstance(work, type):
         rows = nodes.done(_Kept, missing, step, (work, arguments, outputs, claim), **options)
     else:
         rows = nodes.done(_Worker(work, outputs, claim), missing, step, **options)
     # Ray Data carries only names, part numbers and counts, so its memory does not grow with the data.
-    for row in rows:
+    for row in watch(rows):
         name, part = str(row["target"]), int(row["part"])
         if row["failed"]:
             made.failed[name] = row["failed"]
@@ -97,23 +143,13 @@ def make(
         written = [datasets.Part(**one) for one in json.loads(row["made"])]
         for output, one in zip(made.parts[name], written, strict=True):
             output[part] = one
-        step.advance(sum(map(size, written)), describe(name, written))
-    return made
+        yield name, written
 
 
 def _complete(outputs: Sequence[Parts]) -> Iterator[datasets.Part]:
     """Yield the parts that no output lacks, of all outputs."""
     for part in set.intersection(*map(set, outputs)):
         yield from (output[part] for output in outputs)
-
-
-def _missing(targets: Sequence[Target], made: Made) -> Iterator[dict[str, Any]]:
-    """Yield target and number of each part that some output lacks."""
-    for target in targets:
-        found = made.parts[target.name]
-        for part in range(target.parts):
-            if not all(part in output for output in found):
-                yield {"target": target.name, "part": part}
 
 
 class _Worker:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsd.plots.rasterised import SIDE
-from tsd.recipe.renamed import renewed
 from tsd.tasks import named
 
 CARD, README = "tsd.json", "README.md"
@@ -56,7 +55,7 @@ def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | 
         "causal ",
         f"Series are given as whole numbers from 0 to 99, {points} of them, as in the examples;",
     )
-    image = renewed(card, "students.models").get("modality") == "image"
+    image = card["modality"] == "image"
     if image:
         how = USE_VISION.format(prompt=json.dumps(task.image_prompt), tokens=task.reply_tokens)
         kind, given = (

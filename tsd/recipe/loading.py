@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from tsd.errors import InputError, RecipeError
 from tsd.recipe import additions
-from tsd.recipe.renamed import new_name, new_value, renewed
+from tsd.recipe.renamed import new_name, new_value
 from tsd.recipe.section import Section, nearest
 from tsd.recipe.study import Recipe, located
 from tsd.recipe.teacher_kinds import kinds
@@ -20,18 +21,14 @@ from tsd.tasks import modules
 WHOLE = ("mix",)  # mappings that are replaced as a whole, not merged
 
 
-def load(source: str, overrides: Sequence[str] = (), *, stored: bool = False) -> Recipe:
+def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe by name or path and apply overrides such as `series.count=1000`.
 
     The order of overrides matters only if two set the same field: plugins are loaded first, a section is set
     before its fields, and a teacher's kind before its other fields. Raises RecipeError with one line that names
     the place, the value and the fix.
-
-    stored: the file is a study's own recipe, which may have old names.
     """
     data = _resolve(source, ())
-    if stored:
-        data = renewed(data)
     given = {override.partition("=")[0] for override in overrides}
     ordered = sorted(overrides, key=_rank)
     first = [override for override in ordered if override.startswith("plugins=")]
@@ -196,28 +193,42 @@ def _drop_what_does_not_fit(
 
 
 def _first_problem(error: ValidationError) -> str:
-    """The first validation error as one line, with the number of further ones."""
-    problem = error.errors()[0]
-    location = [part for part in problem["loc"] if part not in (*kinds(), "[key]")]
-    place = ".".join(str(part) for part in location)
+    """One validation error as one line, with the number of further ones: a renamed key or value, else the first."""
+    problems = error.errors()
+    problem = next((each for each in problems if _renaming(each)), problems[0])
+    # Errors at a prefix of the first one's place follow from it and are not counted.
+    others = [each for each in problems if each["loc"] != problem["loc"][: len(each["loc"])]]
+    return (_renaming(problem) or _complaint(problem)) + (f" (and {len(others)} more)" if others else "")
+
+
+def _renaming(problem: ErrorDetails) -> str | None:
+    """Say the new name of a key or value that was renamed; None if the problem is another one."""
+    place = ".".join(map(str, _location(problem)))
     if problem["type"] == "extra_forbidden":
-        fields = list(_fields_at(problem["loc"][:-1]))
         new = new_name(place)
-        if new in fields:
-            return f"{place} is called {new} now"
-        return f"unknown key {place}{nearest(str(location[-1]), fields)}"
+        return f"{place} is called {new} now" if new in _fields_at(problem["loc"][:-1]) else None
+    new = new_value(place, problem["input"])
+    return f"{place}: {problem['input']} is called {new} now" if new else None
+
+
+def _complaint(problem: ErrorDetails) -> str:
+    """A validation error as one line: place, value, and what is wrong."""
+    location = _location(problem)
+    place, given = ".".join(map(str, location)), problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {place}{nearest(str(location[-1]), list(_fields_at(problem['loc'][:-1])))}"
     if problem["type"] == "missing":
         return f"{place} is missing"
-    given = problem["input"]
-    if new := new_value(place, given):
-        return f"{place}: {given} is called {new} now"
     # A URI is rejected for the password in it, which a message must not repeat.
     shown = "" if isinstance(given, Mapping | BaseModel) or "://" in str(given) else f" is {given!r}:"
     message = problem["msg"].removeprefix("Value error, ")
-    # Errors at a prefix of the first one's place follow from it and are not counted.
-    more = sum(other["loc"] != problem["loc"][: len(other["loc"])] for other in error.errors()[1:])
     said = f"{place}{shown or ':'} " if place else ""  # errors that span sections name the fields themselves
-    return f"{said}{message[0].lower()}{message[1:]}" + (f" (and {more} more)" if more else "")
+    return f"{said}{message[0].lower()}{message[1:]}"
+
+
+def _location(problem: ErrorDetails) -> list[int | str]:
+    """The place of a problem in the recipe, without the marks that pydantic adds."""
+    return [part for part in problem["loc"] if part not in (*kinds(), "[key]")]
 
 
 def _fields_at(location: Sequence[int | str]) -> Iterator[str]:

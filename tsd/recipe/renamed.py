@@ -1,7 +1,6 @@
-"""Recipe keys and values that have other names now: messages for old recipes, and reading of stored ones.
+"""Recipe keys and values that have other names now: messages for old recipes.
 
-Keys of tables and ids of runs are computed under the first names of a field, so a renamed field changes none of
-them.
+Keys of tables are computed under the first names of a field, so a renamed field changes none of them.
 """
 
 import re
@@ -26,55 +25,35 @@ RENAMED = {
     "students.models.view": "modality",
 }
 """New name of a key by its old path. `teacher` stands for each of `teachers` as well, a list for its items."""
-BUILT_IN = ("rules", "local", "openai", "vllm")
-OF_ENGINES = ("batch_size", "concurrent_batches")
-"""Old keys of vLLM engines, which shaped no reply. A teacher of another kind may have a key of the same name."""
 VALUES = {"plot": "image", "numbers": "text"}
 """New name of a modality by its old one."""
+OF_VALUES = ("teacher.modality", "students.modality", "students.models.modality")
+"""Paths of the keys that have such a value."""
 FIRST = {new: old for old, new in VALUES.items()}
 
 
 def new_name(place: str) -> str | None:
     """The new name of a key at a place such as `teachers.mine.view` or `students.models.0.view`, if it has one."""
-    path = re.sub(r"^teachers\.[^.]+", "teacher", place)
-    return RENAMED.get(re.sub(r"\.\d+(?=\.)", "", path))
+    return RENAMED.get(_path(place))
 
 
 def new_value(place: str, value: Any) -> str | None:
     """The new name of a value at a place of a recipe, if it has one."""
-    return VALUES.get(value) if place.endswith("modality") and isinstance(value, str) else None
+    return VALUES.get(value) if _path(place) in OF_VALUES and isinstance(value, str) else None
 
 
-def renewed(fields: Mapping[Any, Any], place: str = "") -> dict[Any, Any]:
-    """Stored fields under their current names. place: of the section that they are; default: a whole recipe."""
-    found: dict[Any, Any] = {}
-    kind = fields.get("kind", "openai") if place == "teacher" else None
-    if kind and kind not in BUILT_IN:  # of a plugin, whose settings have names of its own
-        return dict(fields)
-    engine = kind == "vllm"
-    for name, value in fields.items():
-        if place == "teacher" and name in OF_ENGINES:
-            found |= {} if engine else {name: value}
-        elif place == "teachers":
-            found[name] = _renewed(value, "teacher")
-        else:
-            path = f"{place}.{name}".lstrip(".")
-            current = RENAMED.get(path, name)
-            found[current] = _renewed(value, f"{place}.{current}".lstrip("."))
+def _path(place: str) -> str:
+    """The path of a key as `RENAMED` has it: the same for each teacher, and for each item of a list."""
+    return re.sub(r"\.\d+(?=\.)", "", re.sub(r"^teachers\.[^.]+", "teacher", place))
+
+
+def first_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A teacher's settings under the names and values with which the keys of tables are computed."""
+    found = dict(settings)
+    if "modality" in found:
+        modality = found.pop("modality")
+        found["view"] = FIRST.get(modality, modality)
+    if "train" in found:
+        found["train"] = dict(found["train"])
+        found["train"]["optimiser"] = found["train"].pop("optimizer")
     return found
-
-
-def _renewed(value: Any, place: str) -> Any:
-    if isinstance(value, Mapping):
-        return renewed(value, place)
-    if isinstance(value, list):
-        return [_renewed(one, place) for one in value]
-    return new_value(place, value) or value
-
-
-def first_names(fields: dict[str, Any]) -> dict[str, Any]:
-    """A section's fields under the names and values with which keys and ids are computed."""
-    if "modality" not in fields:
-        return fields
-    others = {name: value for name, value in fields.items() if name != "modality"}
-    return {**others, "view": FIRST.get(fields["modality"], fields["modality"])}

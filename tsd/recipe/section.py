@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import InitErrorDetails
 
-from tsd.recipe.renamed import renewed
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
@@ -71,10 +70,9 @@ class Section(BaseModel):
 
         stage: of fields without an annotation. A section with an `identity` is represented by that alone.
         """
-        identity = getattr(self, "identity", None)
+        identity = getattr(self, "current_identity", getattr(self, "identity", None))
         if identity is not None and stage is not None:
-            fields = renewed(identity, above.rstrip("."))
-            yield from ((f"{above}{name}", value, stage) for name, value in fields.items())
+            yield from ((f"{above}{name}", value, stage) for name, value in identity.items())
             return
         for field in type(self).model_fields:
             mark, value = self.shaped_by(field), getattr(self, field)

@@ -115,11 +115,13 @@ class ModelTeacher(Section):
 
     @property
     def identity(self) -> dict[str, Any]:
+        """The settings that determine its responses, under the names that the keys of tables have."""
+        return first_names(self.current_identity)
+
+    @property
+    def current_identity(self) -> dict[str, Any]:
         """The settings that determine its responses. Excludes how fast and how often requests are sent."""
-        shaping = self.model_dump(include={*SHAPING, *({"train"} if self.train else ())})
-        if self.train:  # under the name that it has in the keys of all tables so far
-            shaping["train"]["optimiser"] = shaping["train"].pop("optimizer")
-        return first_names(shaping)
+        return self.model_dump(include={*SHAPING, *({"train"} if self.train else ())})
 
     @property
     def own(self) -> bool:
@@ -344,7 +346,7 @@ class VllmTeacher(ModelTeacher):
         return int(split) * int(self.engine.get("pipeline_parallel_size", 1)) if self.gpu else 0
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def current_identity(self) -> dict[str, Any]:
         """The settings that determine its responses. Excludes the number and use of machines."""
         shaping = {name: value for name, value in self.engine.items() if name not in RUNNING}
-        return {**super().identity, "engine": shaping}
+        return {**super().current_identity, "engine": shaping}

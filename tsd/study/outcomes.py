@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from tsd.errors import DataError
 from tsd.recipe import Recipe
-from tsd.recipe.renamed import renewed
 from tsd.storage import folders
 from tsd.training.runs import RunRecord, RunSpec
 
@@ -24,7 +23,7 @@ def finished(recipe: Recipe, runs: Sequence[RunSpec]) -> dict[str, RunRecord]:
         if fields is None:
             continue
         try:
-            records[run.run_id] = RunRecord(**renewed(fields, "students.models"))
+            records[run.run_id] = RunRecord(**fields)
         except TypeError as error:
             why = str(error).partition(" ")[2]
             raise DataError(folders.damaged(f"{folder}/{name}", f"it is not a record ({why})", folder)) from None

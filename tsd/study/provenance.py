@@ -14,11 +14,10 @@ from pydantic import ValidationError
 
 from tsd.errors import StorageError
 from tsd.recipe import Recipe, Student, to_yaml
-from tsd.recipe.renamed import renewed
 from tsd.storage import folders, keys
 
 RECIPE = "recipe.yaml"
-LAYOUT = b"# layout 2 of a study's folder\n"
+LAYOUT = b"# layout 3 of a study's folder\n"
 """First line of the stored recipe. Change it whenever older folders cannot be continued: they are refused."""
 MADE = {
     "generate": ("series",),
@@ -96,7 +95,6 @@ def read(recipe: Recipe) -> Recipe | None:
             f"{recipe.folder}/{RECIPE} is damaged: delete it; the recipe is then compared with the tables' keys"
         )
     require_layout(recipe.folder, content)
-    fields = renewed(fields)
     try:
         placed = {"name": recipe.name, "out": recipe.out, "plugins": recipe.plugins}
         return Recipe.model_validate({**fields, **placed, "task": _moved(fields.get("task"), recipe.task)})

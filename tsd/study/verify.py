@@ -16,7 +16,6 @@ import yaml
 
 from tsd.errors import DataError, InputError, StorageError
 from tsd.recipe import Recipe
-from tsd.recipe.renamed import renewed
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, TOKENS, fingerprint
 from tsd.study import identity, provenance
@@ -143,7 +142,6 @@ def recipe_of(run: str) -> Recipe:
         fields = yaml.safe_load(content)
         if isinstance(fields, dict):
             provenance.require_layout(run, content)
-            fields = renewed(fields)
             _load_plugins(run, fields)
         place, _, name = run.rpartition("/")
         return Recipe.model_validate({**fields, "name": name, "out": place or "."})

@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import Any, Final, Literal
 
 from tsd.recipe import Student, TrainingConfig
-from tsd.recipe.renamed import first_names
 from tsd.recipe.section import Section
 from tsd.storage.keys import digest
 
@@ -44,7 +43,6 @@ class RunSpec:
             value = getattr(self, field.name)
             shaping = type(value).shaping() if isinstance(value, Section) else set()
             values[field.name] = value.model_dump(mode="json", include=shaping) if shaping else value
-        values["student"] = first_names(values["student"])
         return values
 
     @cached_property
