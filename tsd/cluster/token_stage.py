@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from tsd.cluster import parts
 from tsd.errors import TsdError
-from tsd.models.tokenizer import load_tokenizer
+from tsd.models.tokenizer import load_tokenizer, tokenizer_digest
 from tsd.storage import datasets, folders
 from tsd.storage.schemas import TOKENS
 from tsd.study import identity
@@ -36,16 +36,44 @@ def tokenise(study: StudyContext, planned: Sequence[RunSpec], missing: Sequence[
         if key not in known:  # of other examples, or of students that the study no longer has
             folders.delete_folder(f"{folder}/{key}")
     wanted = {key: known[key] for key in dict.fromkeys([*(run.tokens for run in missing), *folders.names(folder)])}
-    left = {key: run for key, run in wanted.items() if not datasets.find_finished(f"{folder}/{key}", TOKENS, key)}
-    if not left:
-        return {}
-    failed = {key: reason for key, run in left.items() if (reason := _reason_against(run))}
-    failed |= _make(study, wanted, [key for key in left if key not in failed])
     needed = {run.tokens for run in missing}
+    trained = {run.tokens: run.run_id for run in planned if run not in missing}
+    failed = _settle_sources(study, [wanted[key] for key in wanted if key in needed], trained)
+    left = [key for key in wanted if not datasets.find_finished(f"{folder}/{key}", TOKENS, key)]
+    if to_make := [key for key in left if key not in failed]:
+        failed |= _make(study, wanted, to_make)
     for key in failed.keys() - needed:
         folders.delete_folder(f"{folder}/{key}")
         study.reporter.say(escape(f"  deleted tokens/{key}, which no run needs ({failed[key]})"))
     return {run.run_id: failed[run.tokens] for run in missing if run.tokens in failed}
+
+
+def _settle_sources(study: StudyContext, needed: Sequence[RunSpec], trained: Mapping[str, str]) -> dict[str, str]:
+    """Delete token parts that were made with other tokenizer files than a source has now.
+
+    needed: a run for each key. trained: a finished run by key. Returns why keys cannot be used: their source has no
+    usable tokenizer, or it has changed since other students were trained with it.
+    """
+    failed = dict[str, str]()
+    for run in needed:
+        key = run.tokens
+        if run.student.source is None:
+            continue
+        try:
+            digest = tokenizer_digest(load_tokenizer(run.student.source))
+        except Exception as error:  # such as a package that the tokenizer needs and that is not installed
+            failed[key] = _one_line(error)
+            continue
+        place = f"{study.recipe.folder}/tokens/{key}"
+        if all(part.note["tokenizer"] == digest for part in datasets.finished_parts(place, key).values()):
+            continue
+        changed = f"the tokenizer of {run.student.source} is another one than when its examples were tokenised"
+        if key in trained:
+            failed[key] = f"{changed}, and {trained[key]} was trained with that one: set the source back"
+        else:
+            study.reporter.say(escape(f"  {changed}: tokens/{key} is made again"))
+            folders.delete_folder(place)
+    return failed
 
 
 def _make(study: StudyContext, wanted: Mapping[str, RunSpec], left: Sequence[str]) -> dict[str, str]:
@@ -63,10 +91,11 @@ def _make(study: StudyContext, wanted: Mapping[str, RunSpec], left: Sequence[str
         task = recipe.asks if run.student.is_multimodal else None
         read = examples.read_part(part)
         try:
-            table, note = token_table(read, _tokenizer(identity.tokenizer_folder(recipe.folder, run)), task)
+            tokenizer, digest = _tokenizer(identity.tokenizer_folder(recipe.folder, run))
+            table, note = token_table(read, tokenizer, task)
         except Exception as error:  # of the source's tokenizer or chat template: other students are not affected
             raise parts.FailedError(_one_line(error)) from error
-        return [datasets.write_part(f"{recipe.folder}/tokens/{key}", part, table, TOKENS, key, note)]
+        return [datasets.write_part(f"{recipe.folder}/tokens/{key}", part, table, TOKENS, key, {**note, "tokenizer": digest})]
 
     with study.reporter.stage("Tokenise", total * len(wanted), "examples") as step:
         step.skip(total * (len(wanted) - len(left)))
@@ -77,23 +106,17 @@ def _make(study: StudyContext, wanted: Mapping[str, RunSpec], left: Sequence[str
             if key in made.failed:
                 continue
             (found,) = made.parts[key]
-            about = summary([found[part].note for part in range(examples.parts)])
+            notes = [found[part].note for part in range(examples.parts)]
+            if len({note["tokenizer"] for note in notes}) > 1:
+                made.failed[key] = f"the nodes have different files of {wanted[key].student.source}"
+                folders.delete_folder(f"{recipe.folder}/tokens/{key}")
+                continue
+            about = summary(notes)
             parents = {"examples": examples.digest}
             datasets.commit(f"{recipe.folder}/tokens/{key}", TOKENS, key, examples.parts, parents, found, about)
     for one in lost:
         one.say(study.reporter)
     return made.failed
-
-
-def _reason_against(run: RunSpec) -> str | None:
-    """Why the tokenizer of a run's source cannot be used; None if it can."""
-    if run.student.source is None:
-        return None
-    try:
-        load_tokenizer(run.student.source)
-    except Exception as error:  # such as a package that the tokenizer needs and that is not installed
-        return _one_line(error)
-    return None
 
 
 def _one_line(error: Exception) -> str:
@@ -103,6 +126,8 @@ def _one_line(error: Exception) -> str:
 
 
 @lru_cache(maxsize=2)  # a worker process loads a tokenizer once
-def _tokenizer(source: str) -> "PreTrainedTokenizerBase":
+def _tokenizer(source: str) -> "tuple[PreTrainedTokenizerBase, str]":
+    """The tokenizer of a folder or source, and its digest."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each CPU has a worker of its own
-    return load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
+    return tokenizer, tokenizer_digest(tokenizer)

@@ -12,6 +12,7 @@ from tsd.errors import InputError
 from tsd.models import sources
 from tsd.plots.rasterised import PICTURE, PICTURE_END, PICTURE_START, VIDEO
 from tsd.series.truth import TOP
+from tsd.storage import keys
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
@@ -86,3 +87,11 @@ def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:  # any token will do: padding is masked and never supervised
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of what a tokenizer makes of a text: its vocabulary and rules, special tokens, and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # None for tokenizers in plain Python
+    rules = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return keys.digest([type(tokenizer).__name__, rules, special, tokenizer.chat_template])
