@@ -12,6 +12,24 @@ from dataclasses import dataclass
 
 BUCKET = "studies"
 SECONDS = 60.0  # until it must answer
+# moto checks the condition of a write and then writes: of two threads both may win. S3 lets one win.
+SERVER = """
+import functools, threading
+from moto import server
+from moto.s3.responses import S3Response
+
+put, one_at_a_time = S3Response.put_object, threading.Lock()
+
+
+@functools.wraps(put)
+def put_object(self):
+    with one_at_a_time:
+        return put(self)
+
+
+S3Response.put_object = put_object
+server.main()
+"""
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,7 @@ def serving_s3() -> Iterator[S3]:
         port = free.getsockname()[1]
     endpoint = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [sys.executable, "-c", SERVER, "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
