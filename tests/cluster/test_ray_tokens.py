@@ -34,18 +34,18 @@ def tokenised(missing):
     return {"failed": failed, "tokens": table["tokens"][0].as_py()}
 
 
-def change():
+def change(role, other):
     template = source / "chat_template.jinja"
-    template.write_text(template.read_text() + " ")
+    template.write_text(template.read_text().replace(role, other))
 
 
 with session():
     study = Study(recipe, Reporter(Console(file=sys.stderr, width=300)))
     runs = plan_runs(recipe, study.open("examples").digest)
     found = [tokenised(runs), tokenised(runs)]
-    change()
+    change("assistant", "system")
     found += [tokenised(runs)]
-    change()
+    change("system", "user")
     found += [tokenised(runs[1:])]
 print(json.dumps({"ids": [run.run_id for run in runs], "found": found}))
 """

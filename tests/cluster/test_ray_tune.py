@@ -1,6 +1,7 @@
 """Ray Tune on a real Ray: it receives the metrics of every trial, and what it stops ends."""
 
 import json
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -64,12 +65,15 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_tune_receives_each_trials_metrics_and_a_trial_that_it_stops_ends(workers: int, examples: Path) -> None:
+def test_tune_receives_each_trials_metrics_and_a_trial_that_it_stops_ends(
+    workers: int, examples: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(examples / "tiny", tmp_path / "tiny")  # runs do not depend on the number of workers
     settings = (
         *("students.train_sizes=[200,300,3200]", f"training.workers={workers}", "training.concurrent_trials=1"),
-        *(f"out={examples}", "training.epochs=8"),
+        *(f"out={tmp_path}", "training.epochs=8", "training.checkpoint_every=1000"),
     )
-    words = command(examples, *settings)
+    words = command(tmp_path, *settings)
     overrides = [value for flag, value in pairwise(words) if flag == "--set"]
     result = alone([sys.executable, "-c", STOPPED, json.dumps(overrides)], environment(2), 900)
     assert result.returncode == 0, result.stderr[-3000:]
