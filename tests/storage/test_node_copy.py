@@ -173,27 +173,41 @@ def test_a_damaged_part_is_named_and_what_was_copied_before_it_stays_usable(
 
 
 FULL = """
-import sys, tempfile
+import os, sys, tempfile
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_node_copy import SCHEMA, filled, flatten
 from tsd.errors import StorageError
 from tsd.storage import node_copy
-tempfile.tempdir = sys.argv[1]
-try:
-    with node_copy.mapped(filled(Path({folder!r}), 20000), 4, flatten):
-        print("fits")
-except StorageError as error:
-    print(error)
+tempfile.tempdir = disk = sys.argv[1]
+
+
+def with_a_third(table):
+    return {{**flatten(table), "few": table["id"].to_numpy()[:3]}}
+
+
+data = filled(Path({folder!r}), 5000)
+with node_copy.mapped(data, 1, with_a_third) as first:
+    before = os.statvfs(disk).f_bfree
+    try:
+        with node_copy.mapped(data, 4, with_a_third):
+            print("fits")
+    except StorageError as error:
+        print(error)
+    print(os.statvfs(disk).f_bfree - before, len(first["id"]), first["few"].tolist())
+    with node_copy.mapped(data, 1, with_a_third) as again:
+        print((again["id"] == first["id"]).all())
 """
 
 
-def test_a_full_disk_is_named_with_the_variable_that_names_another(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_with_the_variable_that_names_another_and_is_freed(tmp_path: Path) -> None:
     code = FULL.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "table"))
     done = mounted("size=256k", tmp_path / "small", code, imports=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
+    line, after, same_values = done.stdout.splitlines()
     assert "no space left on device; set TMPDIR to a folder with more space" in line
+    assert after == "0 5000 [0, 1, 2]"  # blocks that are still taken, and the copy before
+    assert same_values == "True"
 
 
 def test_many_processes_that_open_and_close_at_once_all_read_the_same(dataset: Dataset, tmp_path: Path) -> None:
