@@ -113,7 +113,7 @@ def write(study: Study) -> str:
         not_stated=NOT_STATED,
         comparison=comparison,
         apart=_apart,
-        both_modalities=len({run.get("modality") or "text" for run in runs}) > 1,
+        both_modalities=len({run["modality"] for run in runs}) > 1,
     )
 
 

@@ -22,8 +22,8 @@ def size_of(run: Run) -> int:
 
 
 def sees_images(run: Run) -> bool:
-    """Whether a run's student is a vision student. Null in a table means text."""
-    return run.get("modality") == "image"
+    """Whether a run's student is a vision student."""
+    return bool(run["modality"] == "image")
 
 
 def text_counterparts(runs: Sequence[Run]) -> dict[str, str]:

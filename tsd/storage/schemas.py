@@ -159,25 +159,25 @@ RUN = (
     pa.field("run_id", pa.string(), nullable=False),
     pa.field("teacher", pa.string(), nullable=False),
     pa.field("student", pa.string(), nullable=False),
-    pa.field("modality", pa.string()),  # text or image; null in old records
-    pa.field("precision", pa.string()),  # of training: float32 or bfloat16
+    pa.field("modality", pa.string(), nullable=False),  # text or image
+    pa.field("precision", pa.string(), nullable=False),  # of training: float32 or bfloat16
     pa.field("parameters", pa.int64(), nullable=False),
     pa.field("parameters_without_embeddings", pa.int64(), nullable=False),
     pa.field("examples", pa.int64(), nullable=False),
     pa.field("tokens", pa.int64(), nullable=False),
     pa.field("supervised_tokens", pa.int64(), nullable=False),
     pa.field("flops", pa.float64(), nullable=False),  # with attention and head, see `students.training_flops`
-    pa.field("flops_6nd", pa.float64()),  # 6·N·D, N without embeddings
+    pa.field("flops_6nd", pa.float64(), nullable=False),  # 6·N·D, N without embeddings
     pa.field("distilled_from", pa.string()),  # null for SFT only, as is the next field
     pa.field("teacher_flops", pa.float64()),  # FLOPs of the teacher's forward passes
     pa.field("steps", pa.int64(), nullable=False),
-    pa.field("stopped_early", pa.bool_()),  # null in old records
+    pa.field("stopped_early", pa.bool_(), nullable=False),
     pa.field("seed", pa.int64(), nullable=False),
     pa.field("validation_loss", pa.float64(), nullable=False),
     pa.field("train_seconds", pa.float64(), nullable=False),
     pa.field("decode_seconds", pa.float64()),
     pa.field("tokens_per_second", pa.float64(), nullable=False),
-    pa.field("utilisation", pa.float64()),
+    pa.field("utilisation", pa.float64(), nullable=False),
 )
 
 

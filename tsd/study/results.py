@@ -82,10 +82,10 @@ def drop_predictions_of_other_engines(study: StudyContext, keys: Mapping[str, st
 
 
 def _complete_card(study: StudyContext, run_id: str, scores: Mapping[str, Mapping[str, float]]) -> None:
-    """Rewrite a student's model card with its scores; an earlier version wrote no metadata for one."""
+    """Rewrite a student's model card with its scores. One whose metadata were deleted keeps its card."""
     folder = f"{study.recipe.folder}/students/{run_id}"
     said = folders.read_fields(folder, card.CARD)
-    if said is not None and "about" in said:
+    if said is not None:
         folders.write_bytes(folder, card.README, card.render(said, scores).encode())
 
 
