@@ -3,11 +3,11 @@
 Each ablation times tsd's code and the plain way on the same work in one process, in turns, and says what it gains
 and what the laptop study would take without it. A gain is that of the median of the turns' ratios, the cases
 weighted by how often the laptop study does them, or equally where it does none. Shares are of the 18 minutes that
-the laptop study takes on two quiet cores. Both ways run on one thread, and seconds are the processor's. `--only`
-measures some and keeps the rest of ablations.json. Five minutes on two quiet cores.
+the laptop study takes on two quiet cores. On one thread seconds are the processor's; those of processes are the
+clock's. `--only` measures some and keeps the rest of ablations.json. Twenty minutes on two quiet cores.
 
     OMP_NUM_THREADS=1 python benchmarks/ablations.py --check
-    OMP_NUM_THREADS=1 python benchmarks/ablations.py --only forward --only plots
+    OMP_NUM_THREADS=1 python benchmarks/ablations.py --only forward --only muon
     python benchmarks/ablations.py --table    # what docs/ablations.md shows of ablations.json
 """
 
@@ -49,10 +49,26 @@ ABLATIONS = {
         "`torch.optim.Muon` beside AdamW",
         "it trains sharded matrices, which torch's does not",
     ),
+    "checkpoints": Ablation(
+        "`Checkpoints` of `tsd/training/checkpoints.py`: written in the background",
+        "`torch.distributed.checkpoint.save`, for which training waits",
+        "GPUs need not wait for a slow store",
+    ),
+    "decoding": Ablation("`tsd/inference/decoding.py`", "`generate` of transformers on the same batch"),
+    "fast decoder": Ablation(
+        "`FastDecoder` of `tsd/inference/decoding.py` alone", "the model's forward pass on the same cache"
+    ),
     "plots": Ablation(
         "`tsd/plots/plotter.py` and `tsd/plots/png.py`: celiagg, ISA-L",
         "cached matplotlib background, line by matplotlib, PNG by Pillow",
     ),
+    "weights": Ablation(
+        "`fill` of `tsd/models/weights.py`",
+        "`HuggingFaceStorageReader` of torch.distributed.checkpoint",
+        "it refuses weights of other names or shapes in one line",
+    ),
+    "trainer": Ablation("`LowOverheadTrainer` of `tsd/cluster/low_overhead.py`", "`ray.train.torch.TorchTrainer`"),
+    "imports": Ablation("`quick_imports` of `tsd/cluster/low_overhead.py`", "imports with garbage collection"),
 }
 
 

@@ -5,8 +5,12 @@ losses, replies and weights up to rounding.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,16 +18,24 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.state_dict import get_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.qwen3.modeling_qwen3 import rotate_half
 
+from tsd.inference import decoding
 from tsd.models import forward, vision
 from tsd.models.chat import chat_prompts
+from tsd.models.weights import _once
 from tsd.plots.figures import FigureCanvasAgg
 from tsd.plots.plotter import Look, figure
 from tsd.plots.rasterised import GRID, Curve, Pixels
+from tsd.tasks import Task
 from tsd.training import corpus, loop, optimizer
+from tsd.training.checkpoints import PROGRESS
 
 ADAMW_RATE = 0.2  # RMS of an update of torch's Muon with adjust_lr_fn="match_rms_adamw", in learning rates
 
@@ -94,6 +106,13 @@ def _attend(attention: Any, states: Tensor, turn: tuple[Tensor, Tensor]) -> Tens
     return attended
 
 
+@contextmanager
+def models_forward() -> Iterator[None]:
+    """Decode by the model's own forward pass, on tsd's cache."""
+    with mock.patch.object(decoding, "_is_plain", return_value=False):
+        yield
+
+
 @torch.inference_mode()
 def generate(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], max_new_tokens: int
@@ -108,6 +127,19 @@ def generate(
         return_tensors="pt",
     )
     return _replies(model, tokenizer, max_new_tokens, **asked)
+
+
+@torch.inference_mode()
+def generate_from_images(
+    model: Any, tokenizer: PreTrainedTokenizerBase, task: Task, ink: Pixels, max_new_tokens: int
+) -> list[str]:
+    """`tsd.inference.decoding.describe` by transformers, as one batch."""
+    model.eval()
+    inputs = torch.tensor([corpus.looking_tokens(task, tokenizer)] * len(ink))  # (batch, length)
+    shown = _shown(model, inputs, ink)
+    return _replies(
+        model, tokenizer, max_new_tokens, input_ids=inputs, attention_mask=torch.ones_like(inputs), **shown
+    )
 
 
 def _replies(model: Any, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, **asked: Tensor) -> list[str]:
@@ -156,6 +188,21 @@ def make_optimizer(model: PreTrainedModel, config: Any) -> torch.optim.Optimizer
     return Muon(loop.make_optimizer(model, config).param_groups, lr=0.0, betas=config.betas, fused=True)
 
 
+def save_checkpoint(
+    model: PreTrainedModel,
+    made: torch.optim.Optimizer,
+    keep: Callable[[Path, loop.Progress], None],
+    progress: loop.Progress,
+) -> None:
+    """Write a checkpoint as `tsd.training.checkpoints` does, while training waits. keep: stores the folder."""
+    weights, moments = get_state_dict(model, made)
+    with tempfile.TemporaryDirectory() as folder:
+        save({"model": weights, "optimizer": moments}, checkpoint_id=folder)
+        torch.save({"cpu": torch.get_rng_state()}, Path(folder, "random-0.pt"))
+        Path(folder, PROGRESS).write_text(json.dumps(asdict(progress)))
+        keep(Path(folder), progress)
+
+
 class Plotter:
     """Plots of one series each: matplotlib draws the line on a background that it drew once, Pillow encodes."""
 
@@ -188,3 +235,18 @@ class Plotter:
             canvas.draw()
             self.sheets[layout] = canvas, canvas.copy_from_bbox(drawn.bbox), line
         return self.sheets[layout]
+
+
+@torch.no_grad()
+def fill(model: PreTrainedModel, source: str) -> PreTrainedModel:
+    """`tsd.models.weights.fill` by torch.distributed.checkpoint, for a model without adapters.
+
+    Collective if the model is sharded.
+    """
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    for name, buffer in model.named_buffers():
+        buffer.copy_(buffers[name])
+    load(_once(model.state_dict(keep_vars=True)), storage_reader=HuggingFaceStorageReader(source))
+    return model
