@@ -244,7 +244,7 @@ def background_checkpoints(turns: int = 5, steps: int = 20) -> list[Case]:
     tokenizer, examples = _lessons()
     settings = LAPTOP.training.model_copy(update={"checkpoint_every": steps // 2})
     few = corpus.tokenise(examples.slice(0, steps * settings.batch_size), tokenizer, MAX_LENGTH)
-    model = students.build(LAPTOP.students.sizes[-1], tokenizer, SEED, MAX_LENGTH)
+    model = students.build(LAPTOP.students.models[-1], tokenizer, SEED, MAX_LENGTH)
     optimizer, place = loop.make_optimizer(model, settings), loop.WorkerContext()
 
     def train(save: Callable[[loop.Progress], None]) -> None:
@@ -312,9 +312,9 @@ def _decoded(reply: Callable[[Any, Any, list[str]], list[str]]) -> list[Case]:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tokenizer, examples = _lessons()
     prompts = examples["prompt"].to_pylist()[-LAPTOP.evaluation.batch_size :]
-    runs = len(list(LAPTOP.students.cells())) // len(LAPTOP.students.sizes)
+    runs = len(list(LAPTOP.students.cells())) // len(LAPTOP.students.models)
     found = []
-    for student, turns in zip(LAPTOP.students.sizes, (5, 5, 3), strict=True):
+    for student, turns in zip(LAPTOP.students.models, (5, 5, 3), strict=True):
         model = decoding_benchmark.student(student.name, tokenizer, examples)
         works = {
             OURS: partial(decode, model, tokenizer, prompts, LAPTOP.max_new_tokens),
