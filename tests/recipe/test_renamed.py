@@ -9,6 +9,7 @@ from tsd.storage import keys
 
 API = "teacher={kind: openai, model: eyes, base_url: 'https://host/v1', modality: "
 
+
 def complaint(*overrides: str) -> str:
     """What a recipe with these overrides is refused with."""
     with pytest.raises(RecipeError) as caught:
@@ -48,7 +49,9 @@ def test_an_old_value_is_refused_in_one_line_that_names_the_new_one(place: str, 
 @pytest.mark.parametrize("place", ["teacher.engine.modality", "evaluation.modality", "modality"])
 def test_a_value_of_another_key_of_that_name_is_no_old_one(place: str) -> None:
     assert new_value(place, "plot") is None
-    assert new_value("teachers.mine.modality", "plot") == new_value("students.models.3.modality", "plot") == "image"
+    assert (
+        new_value("teachers.mine.modality", "plot") == new_value("students.models.3.modality", "plot") == "image"
+    )
 
 
 def test_a_renamed_key_is_named_beside_another_problem() -> None:

@@ -32,7 +32,6 @@ QUEUED = 1024  # results that wait for the driver
 NAMED = re.compile(r"[\w.]+(Error|Exception): ")
 
 
-
 def ask(
     recipe: Recipe, series: datasets.Dataset, folder: str, key: str, step: Step, say: Say = print
 ) -> dict[int, datasets.Part]:

@@ -101,7 +101,11 @@ def _make(
             table, note = token_table(read, tokenizer, task)
         except Exception as error:  # of the source's tokenizer or chat template: other students are not affected
             raise parts.FailedError(_one_line(error)) from error
-        return [datasets.write_part(f"{recipe.folder}/tokens/{key}", part, table, TOKENS, key, {**note, "tokenizer": digest})]
+        return [
+            datasets.write_part(
+                f"{recipe.folder}/tokens/{key}", part, table, TOKENS, key, {**note, "tokenizer": digest}
+            )
+        ]
 
     with study.reporter.stage("Tokenise", total * len(wanted), "examples") as step:
         step.skip(total * (len(wanted) - len(left)))
