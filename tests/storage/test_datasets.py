@@ -345,25 +345,6 @@ def test_a_part_that_is_made_again_with_other_bytes_is_refused(tmp_path: Path) -
     assert list(datasets.lost_parts(folder, KEY)) == [0]  # and stays lost
 
 
-def test_a_part_of_a_version_without_checksums_is_made_again_as_that_version_did(tmp_path: Path) -> None:
-    folder = str(tmp_path)
-    metadata = {datasets.KEY: KEY.encode(), datasets.NOTE: b"null"}
-    pq.write_table(
-        rejects(1, 2).replace_schema_metadata(metadata), tmp_path / datasets.part_name(0), compression="zstd"
-    )
-    datasets.commit(folder, REJECTS, KEY, 1, {})
-    manifest = json.loads((tmp_path / manifests.MANIFEST).read_text())
-    del manifest["parts"][0]["bytes"]
-    del manifest[manifests.DIGEST]
-    folders.write_json(folder, manifests.MANIFEST, manifest)
-    whole = (tmp_path / datasets.part_name(0)).read_bytes()
-    assert datasets.open_dataset(folder, REJECTS).read().equals(rejects(1, 2))
-    (tmp_path / datasets.part_name(0)).unlink()
-    made = {0: datasets.write_part(folder, 0, rejects(1, 2), REJECTS, KEY)}
-    datasets.commit(folder, REJECTS, KEY, 1, {}, made)
-    assert (tmp_path / datasets.part_name(0)).read_bytes() == whole
-
-
 def test_a_manifest_that_was_cut_is_written_anew_from_the_parts(tmp_path: Path) -> None:
     fill(tmp_path, rejects(1, 2), rejects(3))
     manifest = (tmp_path / manifests.MANIFEST).read_bytes()

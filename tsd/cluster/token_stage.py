@@ -54,9 +54,9 @@ def _settle_sources(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Delete token parts that were made with other tokenizer files than a source has now.
 
-    needed: a run for each key. trained: a finished run by key. Returns why keys cannot be used (their source has no
-    usable tokenizer, or it has changed since other students were trained with it), and the digests of the sources'
-    tokenizers; both by key.
+    needed: a run for each key. trained: a finished run by key. Returns why keys cannot be used (their source has
+    no usable tokenizer, or it has changed since other students were trained with it), and the digests of the
+    sources' tokenizers; both by key.
     """
     failed, digests = dict[str, str](), dict[str, str]()
     for run in needed:

@@ -193,7 +193,7 @@ def _drop_what_does_not_fit(
 
 
 def _first_problem(error: ValidationError) -> str:
-    """One validation error as one line, with the number of further ones: a renamed key or value, else the first."""
+    """One validation error as one line, and the number of others: a renamed key or value, else the first."""
     problems = error.errors()
     problem = next((each for each in problems if _renaming(each)), problems[0])
     # Errors at a prefix of the first one's place follow from it and are not counted.
