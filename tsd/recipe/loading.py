@@ -206,7 +206,8 @@ def _renaming(problem: ErrorDetails) -> str | None:
     place = ".".join(map(str, _location(problem)))
     if problem["type"] == "extra_forbidden":
         new = new_name(place)
-        return f"{place} is called {new} now" if new in _fields_at(problem["loc"][:-1]) else None
+        there = list(_fields_at(problem["loc"][:-1]))
+        return f"{place} is called {new} now" if new in there else None
     new = new_value(place, problem["input"])
     return f"{place}: {problem['input']} is called {new} now" if new else None
 
