@@ -30,7 +30,7 @@ def card(task: str = "single", **about: Any) -> dict[str, Any]:
         "adapters": False,
         "alone": False,
     }
-    return {"run": RUN, "length": [64, 128], "task": task, "about": known | about}
+    return {"run": RUN, "length": [64, 128], "task": task, "modality": "text", "about": known | about}
 
 
 def front(text: str) -> dict[str, Any]:
