@@ -81,8 +81,8 @@ def needs(teacher: VllmTeacher) -> dict[str, Any]:
 class EngineAsker(Asker):
     """Worker beside an engine of its own, which it starts, and starts again if it ends or hangs.
 
-    Requests wait while the engine does not answer. Those that were under way when it ended are sent again, few at a
-    time, so that a row that ends the engine is found.
+    Requests wait while the engine does not answer. Those that were under way when it ended are sent again, few at
+    a time, so that a row that ends the engine is found.
     """
 
     def __init__(self, recipe: Recipe, teacher: vllm_engine.EngineApi, *others: Any) -> None:
