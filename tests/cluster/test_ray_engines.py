@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ import pytest
 from support import fake_engine
 from support.commands import ROOT, alone, command, environment, kill_a_worker_of, kill_all_of, run_alone
 
+from tsd.recipe import PlotConfig, VllmTeacher
 from tsd.storage import datasets
 from tsd.tasks import SINGLE
+from tsd.teachers.prompts import Questions
+from tsd.teachers.vllm_engine import RETRIES
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -114,12 +117,12 @@ class Stage:
         assert self.process.returncode == 0, printed[-3000:]
         return str(printed)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The annotations. Every series has a reply."""
+    def rows(self, errors: Sequence[int] = ()) -> list[dict[str, Any]]:
+        """The annotations. Every series has a reply, but for those that are named."""
         folder = str(self.out / "tiny/annotations")
         rows = datasets.open_dataset(folder, SINGLE.tables.annotations).read().to_pylist()
         assert [row["series_id"] for row in rows] == list(range(COUNT))
-        assert {row["status"] for row in rows} == {"ok"}
+        assert [row["series_id"] for row in rows if row["status"] != "ok"] == [*errors]
         return list(rows)
 
     def again(self) -> int:
@@ -169,6 +172,23 @@ def test_of_two_engines_one_is_killed_and_only_its_rows_in_flight_are_asked_agai
     assert twice <= {line["request"] for line in lines[killed]}
     assert sum(row["attempts"] - 1 for row in one.rows()) <= IN_FLIGHT
     assert not fake_engine.alive(one.seen, WITHIN)
+
+
+def test_a_row_that_ends_its_engine_each_time_is_an_error_and_the_stage_goes_on(
+    stage: Callable[..., Stage], drawn: Path
+) -> None:
+    deadly = 700
+    asked = VllmTeacher.model_validate({"kind": "vllm", "model": "eyes", "modality": "text"})
+    asking = Questions(asked, SINGLE, PlotConfig(), 0)
+    row = datasets.open_dataset(str(drawn / "series"), SINGLE.tables.series).read().slice(deadly, 1)
+    (question,) = asking.ask(row, asking.keys(row))
+    one = stage(seconds=0.05, deadly=[fake_engine.named(question.messages)])
+    one.start()
+    one.end()
+    found = one.rows(errors=[deadly])[deadly]
+    assert found["status"] == "error"
+    assert found["reason"] == f"the engine ended {RETRIES + 1} times while it answered this row alone"
+    assert len(fake_engine.lines(one.engines)) <= 2 + 2 + RETRIES + 1  # ended among others, among few, and alone
 
 
 def test_a_worker_that_is_killed_takes_its_engine_with_it_and_the_stage_goes_on(

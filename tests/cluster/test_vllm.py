@@ -47,6 +47,7 @@ SHOWN = 200  # series that a teacher of one's own describes
 STUDY = (f"series.count={COUNT}", f"series.length=[{SHORT}, {LONG}]", "plots.width=196", "plots.height=140")
 TEACHER = ("teacher.modality=both", "teacher.choices=true", "teacher.max_tokens=200")
 SMALL = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 16, "skip_mm_profiling": True}
+PATHS = ("/v1/models", "/health", "/metrics", "/tokenize", "/invocations", "/ping", "/docs", "/openapi.json")
 FEW = {  # what keeps an engine small on a machine without GPU and without network
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -132,8 +133,17 @@ def engines() -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
+def without_token() -> dict[str, int]:
+    """The status of that engine's answers to who has no token, by path."""
+    return {}
+
+
+@pytest.fixture(scope="module")
 def stopped(
-    tmp_path_factory: pytest.TempPathFactory, model: Path, engines: list[psutil.Process]
+    tmp_path_factory: pytest.TempPathFactory,
+    model: Path,
+    engines: list[psutil.Process],
+    without_token: dict[str, int],
 ) -> tuple[Path, dict[str, Any]]:
     """A study whose annotation was killed once some replies had come; the study, and those replies by key."""
     out = tmp_path_factory.mktemp("pipeline")
@@ -154,9 +164,21 @@ def stopped(
             assert time.monotonic() < until, "no replies came"
             time.sleep(0.05)
         engines += [process for each in engines_of(model) for process in each]
+        without_token |= {path: status_of(engines[1], path) for path in PATHS}
     finally:
         kill_session(process)
     return out / "tiny", {line["key"]: line for line in replies_in(journal)}
+
+
+def status_of(engine: psutil.Process, path: str) -> int:
+    """The status of an engine's answer to who has no token."""
+    (port,) = [word.partition("=")[2] for word in engine.cmdline() if word.startswith("--port=")]
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
 
 
 def engines_of(model: Path) -> list[list[psutil.Process]]:
@@ -216,6 +238,12 @@ def test_no_process_of_an_engine_outlives_its_driver_by_half_a_minute(
 ) -> None:
     assert len(engines) >= 3  # a supervisor, a server and vLLM's own child
     assert not alive(engines, 30)
+
+
+def test_no_path_of_an_engine_answers_who_has_no_token(
+    stopped: tuple[Path, dict[str, Any]], without_token: dict[str, int]
+) -> None:
+    assert without_token == dict.fromkeys(PATHS, 401)
 
 
 def test_rows_in_are_rows_out_and_a_question_too_long_ends_nothing(

@@ -7,6 +7,7 @@ it does, as JSON. It keeps one line for each request that it begins and that it 
 import hashlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -30,7 +31,9 @@ def settings(folder: Path, **more: Any) -> dict[str, str]:
     """Environment variables of an engine that keeps its lines in a folder.
 
     seconds: of an answer. fail: what it says before it ends at once. lives: seconds until it ends by itself.
-    limit: characters of a request's messages, above which it is refused.
+    limit: characters of a request's messages, above which it is refused. deadly: requests that end it (`named`).
+    loads: seconds until it listens. freezes, stalls: number of answers after which the first engine stands still,
+    and after which it answers nothing but the list of models.
     """
     from support.api_server import SOUND
 
@@ -43,6 +46,11 @@ def program(folder: Path) -> Path:
     path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).resolve()}" "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
+
+
+def named(messages: list[dict[str, Any]]) -> str:
+    """The name of a request in an engine's lines."""
+    return hashlib.sha256(json.dumps(messages).encode()).hexdigest()
 
 
 def lines(folder: Path) -> dict[int, list[dict[str, Any]]]:
@@ -84,6 +92,7 @@ class Engine(ThreadingHTTPServer):
     def __init__(self, port: int, model: str, told: dict[str, Any]) -> None:
         self.model, self.told, self.token = model, told, os.environ["VLLM_API_KEY"]
         self.log = Path(told["folder"], f"{os.getpid()}.jsonl")
+        self.first, self.answered = not lines(self.log.parent), 0
         self.log.touch()
         self.writing = Lock()
         super().__init__(("127.0.0.1", port), Handler)
@@ -113,19 +122,24 @@ class Handler(BaseHTTPRequestHandler):
         if body["model"] != self.server.model or "json_schema" not in body["response_format"]:
             self.send({"error": {"message": f"no model {body['model']}, or no schema"}}, 404)
             return
-        said = json.dumps(body["messages"])
-        request = hashlib.sha256(said.encode()).hexdigest()
-        told = self.server.told
-        if len(said) > told.get("limit", 1e9):
+        request, told = named(body["messages"]), self.server.told
+        if len(json.dumps(body["messages"])) > told.get("limit", 1e9):
             self.send({"error": {"message": "This model's maximum context length is less", "code": 400}}, 400)
             return
         row = isinstance(body["messages"][0]["content"], list)  # else a test request of the client
         if row:
             self.server.note(ASKED, request)
+        if request in told.get("deadly", ()):
+            os._exit(9)
+        if self.server.answered >= told.get("freezes", 1e9) and self.server.first:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if self.server.answered >= told.get("stalls", 1e9) and self.server.first:
+            time.sleep(600)
         time.sleep(told.get("seconds", 0.0))
         message = {"role": "assistant", "content": told["reply"]}
         usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
         choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+        self.server.answered += 1
         if row:
             self.server.note(ANSWERED, request)
         self.send({"object": "chat.completion", "model": body["model"], "choices": choices, "usage": usage})
@@ -159,6 +173,7 @@ def main() -> None:
     if "fail" in told:
         print(told["fail"], file=sys.stderr, flush=True)
         raise SystemExit(1)
+    time.sleep(told.get("loads", 0.0))
     engine = Engine(int(flags["--port"]), flags["--served-model-name"], told)
     if "lives" in told:
         Thread(target=lambda: (time.sleep(told["lives"]), os._exit(3)), daemon=True).start()

@@ -18,7 +18,7 @@ from tsd.errors import InputError, RecipeError, TeacherError
 from tsd.generation.generator import draw_table
 from tsd.recipe import Recipe, VllmTeacher, load
 from tsd.tasks import SINGLE
-from tsd.teachers import vllm_engine
+from tsd.teachers import engine_server, vllm_engine
 from tsd.teachers.api.account import Earlier
 from tsd.teachers.api.limits import RateLimiter
 from tsd.teachers.api.live_requests import MOST_REFUSALS
@@ -115,6 +115,8 @@ def test_the_command_names_interpreter_model_name_and_an_address_of_this_machine
     (structured,) = [word for word in words if word.startswith("--structured-outputs-config=")]
     assert json.loads(structured.partition("=")[2]) == {"backend": "xgrammar", "disable_any_whitespace": True}
     assert '--hf-overrides={"text_config": {"architectures": ["Qwen3ForCausalLM"]}}' in words
+    assert "--middleware=tsd_engine_guard.RequireToken" in words
+    assert (vllm_engine.MODULES / "tsd_engine_guard.py").is_file()
     other = vllm_engine.command(teacher(model="eyes", engine_python="/opt/vllm/bin/python"), PORT)
     assert other[0] == "/opt/vllm/bin/python"
 
@@ -138,10 +140,43 @@ def test_qwen3_vl_is_told_its_language_part_where_neither_its_config_nor_the_rec
     assert {**asked.get("hf_overrides", {}), **found} == found  # what else the recipe says stays
 
 
-@pytest.mark.parametrize("name", ["api_key", "api-key", "host", "port", "served_model_name", "ssl_keyfile"])
+@pytest.mark.parametrize(
+    "name",
+    ["api_key", "api-key", "host", "port", "served_model_name", "ssl_keyfile", "api-ke", "api_key.x", "ssl"],
+)
 def test_address_and_token_of_a_server_are_not_the_recipe_s_to_set(name: str) -> None:
-    with pytest.raises(RecipeError, match=f"engine must not hold {name.replace('-', '_')}, which tsd sets itself"):
+    first = name.partition(".")[0].replace("-", "_")
+    with pytest.raises(RecipeError, match=f"engine must not hold {first}, which tsd sets itself"):
         load("laptop", ["teacher={kind: vllm}", "teacher.model=x", f"teacher.engine={{{name}: a}}"])
+
+
+def test_names_of_arguments_mean_the_same_with_hyphens_and_with_underscores() -> None:
+    told = {"tensor-parallel-size": 4, "max-model-len": 77, "max-num-seqs": 8, "dtype": "half", "revision": "b"}
+    hyphens = teacher(engine=told)
+    assert hyphens == teacher(engine={name.replace("-", "_"): value for name, value in told.items()})
+    assert hyphens.gpus == 4
+    assert hyphens.identity["engine"].keys() == {"tensor_parallel_size", "max_model_len", "dtype", "revision"}
+    words = list(vllm_engine.flags(vllm_engine.settings(hyphens, "/models/eyes", {})))
+    assert [word for word in words if word.startswith("--max-model-len")] == ["--max-model-len=77"]
+
+
+def test_a_field_of_an_argument_keeps_its_name() -> None:
+    told = teacher(engine={"hf-overrides.rope_theta": 1.5, "speculative_config.eagle-3": True}).engine
+    assert list(vllm_engine.flags(told)) == ["--hf-overrides.rope_theta=1.5", "--speculative-config.eagle-3=true"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ("{max-num-seqs: 8, max_num_seqs: 9}", "max_num_seqs is there twice"),
+        ("{'seed=1 --api-key': x}", "is no name of an argument"),
+        ("{'seed=1': true}", "is no name of an argument"),
+        ("{'': true}", "is no name of an argument"),
+    ],
+)
+def test_an_argument_has_one_name_and_no_value_in_it(engine: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        load("laptop", ["teacher={kind: vllm}", "teacher.model=x", f"teacher.engine={engine}"])
 
 
 def test_a_token_of_a_hub_does_not_stand_in_a_recipe() -> None:
@@ -226,20 +261,101 @@ def test_rows_are_answered_by_an_engine_and_those_too_long_for_it_are_errors_and
     long = draw_table(SINGLE, longer.series, 0, 0, MOST_REFUSALS + 15)
     few, rest = MOST_REFUSALS + 10, 5
     both = pa.concat_tables([series.slice(0, 1), long.slice(0, few), series.slice(1, 1), long.slice(few, rest)])
-    with vllm_engine.serving(asked) as api:
-        rows = Asked(api, both, tmp_path / "annotations").table.to_pylist()
+    with vllm_engine.serving(asked) as (api, keeper):
+        rows = Asked(api, both, tmp_path / "annotations", keeper=keeper).table.to_pylist()
     assert [row["status"] for row in rows] == ["ok", *["error"] * few, "ok", *["error"] * rest]
     assert all("context length" in row["reason"] for row in rows if row["status"] == "error")
     assert {row["model"] for row in rows if row["status"] == "ok"} == {asked.name}
 
 
 def test_rows_that_are_all_refused_stop_the_stage(engine: Any, series: pa.Table, tmp_path: Path) -> None:
-    with vllm_engine.serving(engine({"limit": 10}, modality="text")) as api:
-        asked = Asked(api, series.slice(0, 100), tmp_path / "annotations")
+    with vllm_engine.serving(engine({"limit": 10}, modality="text")) as (api, keeper):
+        asked = Asked(api, series.slice(0, 100), tmp_path / "annotations", keeper=keeper)
     assert asked.table is None
     assert str(asked.stopped).startswith("the engine will not serve ")
     assert "context length" in str(asked.stopped)
     assert "teacher.max_model_len" in str(asked.stopped)
+
+
+def requests_of(asked: VllmTeacher, rows: pa.Table) -> list[str]:
+    """The names of the requests about some rows."""
+    asking = Questions(vllm_engine.as_api(asked, 1), SINGLE, PLOTS, 0)
+    return [fake_engine.named(question.messages) for question in asking.ask(rows, asking.keys(rows))]
+
+
+@pytest.mark.parametrize("place", [[0], [20], [20, 21]], ids=["the first", "one among others", "two together"])
+def test_a_row_that_ends_the_engine_each_time_becomes_an_error_and_the_others_are_answered(
+    engine: Any, series: pa.Table, tmp_path: Path, quick: None, place: list[int]
+) -> None:
+    few = series.slice(0, 60)
+    asked = engine({}, modality="text", in_flight=24)
+    names = requests_of(asked, few)
+    deadly = [names[row] for row in place]
+    asked = engine({"seconds": 0.05, "deadly": deadly}, modality="text", in_flight=24)
+    with vllm_engine.serving(asked) as (api, keeper):
+        found = Asked(api, few, tmp_path / "annotations", keeper=keeper)
+    assert found.table is not None, found.stopped
+    rows = found.table.to_pylist()
+    assert [row for row in range(60) if rows[row]["status"] != "ok"] == place
+    tries = vllm_engine.RETRIES + 1
+    for row in place:
+        said = f"the engine ended {tries} times while it answered this row alone"
+        assert (rows[row]["status"], rows[row]["reason"]) == ("error", said)
+    assert len(fake_engine.lines(tmp_path)) <= 1 + len(place) * (tries + 2)
+    counts = fake_engine.counted(tmp_path, fake_engine.ASKED)
+    assert max(count for name, count in counts.items() if name not in deadly) <= 1 + 2 * len(place)
+
+
+def test_an_engine_that_ends_at_every_request_stops_the_stage_in_its_own_words(
+    engine: Any, series: pa.Table, tmp_path: Path, quick: None
+) -> None:
+    few = series.slice(0, 20)
+    names = requests_of(engine({}, modality="text"), few)
+    asked = engine({"deadly": names}, modality="text")
+    with vllm_engine.serving(asked) as (api, keeper):
+        found = Asked(api, few, tmp_path / "annotations", keeper=keeper)
+    assert found.table is None
+    assert str(found.stopped).startswith("the engine ended 6 times: ")
+    assert len(fake_engine.lines(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("how", ["freezes", "stalls"])
+def test_the_rows_of_an_engine_that_hangs_are_asked_of_the_next_one(
+    engine: Any, series: pa.Table, tmp_path: Path, quick: None, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_server, "ANSWER_SECONDS", 0.5)
+    asked = engine({how: 20, "seconds": 0.05}, modality="text", in_flight=8, hang_timeout=3)
+    with vllm_engine.serving(asked) as (api, keeper):
+        table = Asked(api, series.slice(0, 60), tmp_path / "annotations", keeper=keeper).table
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert len(fake_engine.lines(tmp_path)) == 2
+
+
+def test_a_slow_engine_is_left_alone(engine: Any, series: pa.Table, tmp_path: Path) -> None:
+    asked = engine({"seconds": 3.0, "loads": 3.0}, modality="text", in_flight=4, hang_timeout=1)
+    with vllm_engine.serving(asked) as (api, keeper):
+        table = Asked(api, series.slice(0, 8), tmp_path / "annotations", keeper=keeper).table
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert set(table["attempts"].to_pylist()) == {1}
+    assert len(fake_engine.lines(tmp_path)) == 1
+
+
+def test_a_preview_goes_on_though_a_row_ends_the_engine_and_stops_if_the_engine_is_given_up(
+    engine: Any, recipe: Recipe, series: pa.Table, tmp_path: Path, quick: None
+) -> None:
+    few = series.slice(0, 6)
+    for deadly in (1, 6):
+        asked = engine({}, modality="text")
+        asking = recipe.model_copy(update={"teacher": asked, "plots": PLOTS})
+        names = requests_of(asked, few)
+        asking = asking.model_copy(update={"teacher": engine({"deadly": names[:deadly]}, modality="text")})
+        folder = str(tmp_path / f"study-{deadly}/annotations")
+        if deadly == 1:
+            table, _ = preview(asking, few, folder, Earlier())
+            assert table["status"].to_pylist() == ["error", *["ok"] * 5]
+        else:
+            with pytest.raises(InputError, match="the engine ended 6 times: "):
+                preview(asking, few, folder, Earlier())
 
 
 def test_a_preview_starts_an_engine_and_ends_it(
@@ -258,6 +374,14 @@ def test_a_preview_whose_engine_does_not_start_says_why(
     asking = recipe.model_copy(update={"teacher": engine({"fail": "ValueError: no such model"})})
     with pytest.raises(TeacherError, match="the engine does not start: ValueError: no such model; its log is "):
         preview(asking, series.slice(0, 3), str(tmp_path / "study/annotations"), Earlier())
+
+
+def test_a_preview_whose_engine_loads_for_too_long_ends(engine: Any) -> None:
+    with (
+        pytest.raises(TeacherError, match=r"the engine did not answer within 1\.0 s \(teacher\.idle_timeout\)"),
+        vllm_engine.serving(engine({"loads": 60}, idle_timeout=1)),
+    ):
+        pass
 
 
 def test_requests_wait_while_a_worker_s_server_is_held() -> None:

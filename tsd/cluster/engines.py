@@ -8,7 +8,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from queue import Empty, Queue
 from typing import Any
 
@@ -25,7 +24,7 @@ from tsd.storage import datasets, folders
 from tsd.teachers import vllm_engine
 from tsd.teachers.api.history import Say, adopt_preview
 from tsd.teachers.api.responses import SHOWN
-from tsd.teachers.engine_server import EngineServer, log_folder
+from tsd.teachers.engine_log import log_folder
 
 GPU_ENGINE_CPUS = 1.0  # logical CPUs of an engine on GPUs, and of the plots that its worker draws
 QUEUED = 1024  # results that wait for the driver
@@ -78,25 +77,19 @@ def needs(teacher: VllmTeacher) -> dict[str, Any]:
 
 
 class EngineAsker(Asker):
-    """Worker beside an engine of its own. It starts the engine, and starts it again if it ends.
+    """Worker beside an engine of its own, which it starts, and starts again if it ends or hangs.
 
-    Requests wait while the engine does not answer. Those that were under way when it ended are sent again.
+    Requests wait while the engine does not answer. Those that were under way when it ended are sent again, few at
+    a time, so that a row that ends the engine is found.
     """
 
     def __init__(self, recipe: Recipe, teacher: vllm_engine.EngineApi, *others: Any) -> None:
         """teacher: how an engine is asked, except for its address. others: as for `Asker`."""
-        asked = teacher.asked
-        server = EngineServer(partial(vllm_engine.command, asked), vllm_engine.TOKEN)
-        os.environ[vllm_engine.TOKEN] = server.token  # where the client finds it
-        super().__init__(recipe, teacher.model_copy(update={"base_url": server.base_url}), *others)
-        self.limiter.hold(True)
-        threading.Thread(target=self._keep, args=(server,), daemon=True).start()
-
-    def _keep(self, server: EngineServer) -> None:
-        """Keep the engine running. If that is not possible, stop the stage with the reason."""
-        reason = server.run(lambda there: self.limiter.hold(not there), self.limiter.stopped.is_set)
-        if reason:
-            self._run(self.limiter.stop(reason))
+        keeper = vllm_engine.EngineKeeper(teacher.asked)
+        os.environ[vllm_engine.TOKEN] = keeper.server.token  # where the client finds it
+        super().__init__(recipe, teacher.model_copy(update={"base_url": keeper.server.base_url}), *others)
+        keeper.attach(self.limiter, self.loop)
+        keeper.start()
 
 
 class EnginePool(Pool):

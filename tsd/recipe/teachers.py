@@ -4,7 +4,14 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tsd.recipe.renamed import first_names
 from tsd.recipe.section import EVERY, Positive, Section, Share, Uri
@@ -86,8 +93,9 @@ RUNNING = {
 # Arguments of vLLM's server that would change who may ask it, and where, as what and by which protocol.
 CLOSED = (
     *("api_key", "config", "grpc", "headless", "host", "middleware", "model", "port", "root_path"),
-    *("served_model_name", "uds"),
+    *("served_model_name", "ssl_", "uds"),
 )
+ARGUMENT = re.compile(r"[A-Za-z]\w*(\.[\w.+-]+)?")  # the part behind a point names a field of a mapping
 
 
 class ModelTeacher(Section):
@@ -325,17 +333,35 @@ class VllmTeacher(ModelTeacher):
     quality: QualityConfig = QualityConfig()
     idle_timeout: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without any response, engine start included, after which the stage stops."""
+    hang_timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds without a sign of life of an engine, after which it is ended and started again. Its start does not
+    count. Signs are responses, and answers to checks until a response takes ten times as long as any before."""
     replies_per_second: Annotated[float, Field(gt=0)] | None = None
     """Measured throughput per GPU (per engine on CPUs), for the dry run's estimate of hours."""
     usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 0.0
     """For the dry run's estimate of dollars."""
 
+    @field_validator("engine")
+    @classmethod
+    def _names_as_in_python(cls, told: dict[str, Any]) -> dict[str, Any]:
+        named: dict[str, Any] = {}
+        for name, value in told.items():
+            first, point, field = name.partition(".")
+            plain = first.replace("-", "_") + point + field
+            if not ARGUMENT.fullmatch(plain):
+                raise ValueError(f"{name!r} is no name of an argument, such as max_num_seqs")
+            if plain in named:
+                raise ValueError(f"{plain} is there twice, with - and with _: leave one out")
+            named[plain] = value
+        return named
+
     @model_validator(mode="after")
     def _the_address_and_the_token_are_not_set_here(self) -> Self:
-        for name in (name.replace("-", "_") for name in self.engine):
-            if name in CLOSED or name.startswith("ssl_"):
+        for name in (name.partition(".")[0] for name in self.engine):
+            # The server takes the beginning of a name for the name.
+            if name.startswith("ssl_") or any(closed.startswith(name) for closed in CLOSED):
                 raise ValueError(f"engine must not hold {name}, which tsd sets itself: leave it out")
-            if name == "hf_token":
+            if "hf_token".startswith(name):
                 raise ValueError("engine must not hold hf_token, which would be shown: set HF_TOKEN instead")
         return self
 

@@ -1,12 +1,13 @@
-"""Run a server that ends with its owner: `python engine_supervisor.py LOG COMMAND …`.
+"""Run a server that ends with its owner: `python engine_supervisor.py ENVIRONMENT COMMAND …`.
 
 Standard input is a pipe whose write end only the owner holds. When the owner ends, however it ends, the pipe
 closes and every process of the server is ended. Standard output tells the owner the server's process id and, at
-its end, its exit status; it closes when no process of the server is left. This file is run as a script and imports
-nothing of tsd, so that it starts at once.
+its end, its exit status; it closes when no process of the server is left. What the server prints goes to standard
+error. This file is run as a script and imports nothing of tsd, so that it starts at once.
 """
 
 import ctypes
+import json
 import os
 import select
 import signal
@@ -23,28 +24,34 @@ DEATH_SIGNAL, SUBREAPER = 1, 36  # prctl(2): PR_SET_PDEATHSIG, PR_SET_CHILD_SUBR
 NOT_STARTED = 127  # exit status of a command that cannot be run, as in a shell
 
 
-def main(log: str, command: list[str]) -> None:
-    """Run the command until it ends or standard input closes. Its output is appended to the file `log`."""
+def main(environment: str, command: list[str]) -> None:
+    """Run the command until it ends or standard input closes.
+
+    environment: variables that the server alone has, as JSON; null for those that it does not get.
+    """
+    changes = json.loads(environment)
+    own = {name: text for name, text in {**os.environ, **changes}.items() if text is not None}
     if os.fork():  # Ray's workers kill their children when they exit, and this process must outlive its owner
         os._exit(0)
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _stop)
     _control(SUBREAPER, 1)  # what the server leaves behind becomes a child of this process, and is found below
-    with open(log, "ab") as output:
-        try:
-            server = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=lambda: _control(DEATH_SIGNAL, signal.SIGKILL),  # should this process be killed
-            )
-        except OSError as error:
-            output.write(f"{type(error).__name__}: {error}\n".encode())
-            _tell("ended", NOT_STARTED)
-            return
+    try:
+        server = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            stderr=2,
+            env=own,
+            start_new_session=True,
+            preexec_fn=lambda: _control(DEATH_SIGNAL, signal.SIGKILL),  # should this process be killed
+        )
+    except OSError as error:
+        with suppress(OSError):  # a full disk
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        _tell("ended", NOT_STARTED)
+        return
     _tell("started", server.pid)
     try:
         _wait(server)

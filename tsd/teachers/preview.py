@@ -50,24 +50,37 @@ def _ask(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tup
         with folders.local_copy(teacher.model) as model:
             return Local(teacher, recipe.asks, Path(model)).annotate(series), drawn
     if isinstance(teacher, VllmTeacher):
-        with vllm_engine.serving(teacher) as api:
-            return _ask_api(recipe, api, series, folder, earlier)
+        with vllm_engine.serving(teacher) as (api, keeper):
+            return _ask_api(recipe, api, series, folder, earlier, keeper)
     return _ask_api(recipe, teacher, series, folder, earlier)
 
 
 def _ask_api(
-    recipe: Recipe, teacher: ApiTeacher, series: pa.Table, folder: str, earlier: Earlier
+    recipe: Recipe,
+    teacher: ApiTeacher,
+    series: pa.Table,
+    folder: str,
+    earlier: Earlier,
+    keeper: vllm_engine.EngineKeeper | None = None,
 ) -> tuple[pa.Table, list[str]]:
-    """Return the annotations by a live API, and the plots as base64 PNG if the teacher uses images."""
+    """Return the annotations by a live API, and the plots as base64 PNG if the teacher uses images.
+
+    keeper: of the engine that is asked, if it is one.
+    """
     questions = Questions(teacher, recipe.asks, recipe.plots, recipe.seed)
     shown = [_picture(question.messages) for question in questions.ask(series, questions.keys(series))]
     live = teacher.model_copy(update={"mode": "live", "in_flight": min(teacher.in_flight, 4)})
-    return asyncio.run(_live(Questions(live, recipe.asks, recipe.plots, recipe.seed), series, folder, earlier)), [
-        one for one in shown if one
-    ]
+    asking = Questions(live, recipe.asks, recipe.plots, recipe.seed)
+    return asyncio.run(_live(asking, series, folder, earlier, keeper)), [one for one in shown if one]
 
 
-async def _live(questions: Questions, series: pa.Table, folder: str, earlier: Earlier) -> pa.Table:
+async def _live(
+    questions: Questions,
+    series: pa.Table,
+    folder: str,
+    earlier: Earlier,
+    keeper: vllm_engine.EngineKeeper | None,
+) -> pa.Table:
     """Annotate series through a live API, with a separate journal.
 
     Replies already in the journal of the full run are copied, so they are not paid for again.
@@ -77,6 +90,8 @@ async def _live(questions: Questions, series: pa.Table, folder: str, earlier: Ea
     assert isinstance(teacher, ApiTeacher)
     rate_limiter = RateLimiter(teacher, earlier)
     async with RateLimiterClient(rate_limiter, teacher, teacher.in_flight) as limiter:
+        if keeper:
+            keeper.attach(limiter, asyncio.get_running_loop())
         asker = OpenAIApi(questions, limiter, teacher.in_flight)
         watching = asyncio.create_task(_watch(rate_limiter))
         try:

@@ -1,5 +1,6 @@
-"""A vLLM engine as a recipe describes it: the command line of its server, and how the API client asks it."""
+"""A vLLM engine as a recipe describes it: its command line, how the API client asks it, and its keeper."""
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -7,18 +8,25 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from queue import SimpleQueue
+from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from tsd.errors import InputError, TeacherError, how_to_install
 from tsd.models import sources
+from tsd.progress import clock
 from tsd.recipe import ApiTeacher, VllmTeacher
-from tsd.teachers.engine_server import HOST, EngineServer
+from tsd.teachers import engine_modules
+from tsd.teachers.api.worker import RateLimiterClient
+from tsd.teachers.engine_server import HOST, EngineServer, Seen
 
 SERVER = "vllm.entrypoints.openai.api_server"
 TOKEN = "VLLM_API_KEY"  # environment variable in which the server and its client look for the token
+GUARD = "tsd_engine_guard.RequireToken"  # asks for the token where the server does not
+MODULES = Path(engine_modules.__file__).parent
+RETRIES = 2  # of a row that ends the engine, each of which costs a start
 # Arguments of which the server has no opposite.
 SWITCHES = ("aggregate_engine_logging", "data_parallel_multi_port_external_lb", "disable_log_stats")
 # Architecture of the language model by `model_type`. vLLM 0.29 requires it, and the model configs omit it.
@@ -73,6 +81,7 @@ def as_api(teacher: VllmTeacher, engines: int, base_url: str = f"http://{HOST}/v
         in_flight=engines * teacher.in_flight,
         workers=engines,
         timeout=teacher.idle_timeout,
+        retries=RETRIES,
         **{name: getattr(teacher, name) for name in same},
     )
 
@@ -93,32 +102,95 @@ def require_python(teacher: VllmTeacher) -> None:
         )
 
 
-@contextmanager
-def serving(teacher: VllmTeacher) -> Iterator[EngineApi]:
-    """Run an engine on this machine inside this context. Yields how it is asked.
+class EngineKeeper:
+    """Keeps a teacher's engine running on this machine, in a thread, for one client.
 
-    Raises TeacherError, in the engine's own words, if it does not start.
+    The client's requests wait while the engine does not answer. If the engine is given up, the client stops.
+    """
+
+    def __init__(self, teacher: VllmTeacher) -> None:
+        self.server = EngineServer(partial(command, teacher), TOKEN, MODULES, teacher.hang_timeout)
+        self.events = SimpleQueue[str]()
+        """An empty text each time that the engine begins to answer; at last why it is given up, if it is."""
+        self._client: tuple[RateLimiterClient, asyncio.AbstractEventLoop] | None = None
+        self._answers, self._changing = False, threading.Lock()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    def start(self) -> None:
+        """Start the engine, and start it again whenever it ends."""
+        self._thread.start()
+
+    def attach(self, client: RateLimiterClient, loop: asyncio.AbstractEventLoop) -> None:
+        """Set the client that alone asks this engine. loop: the event loop of its requests."""
+        with self._changing:
+            self._client = client, loop
+            self._hold()
+
+    def close(self) -> None:
+        """End the engine and wait until it has ended."""
+        self.server.close()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        reason = self.server.run(self._available, self._stopped, self._seen)
+        if reason and self._client:
+            client, loop = self._client
+            stopping = client.stop(reason)
+            try:
+                asyncio.run_coroutine_threadsafe(stopping, loop)
+            except RuntimeError:  # the loop is closed: nobody waits
+                stopping.close()
+        self.events.put(reason or "")
+
+    def _available(self, there: bool) -> None:
+        with self._changing:
+            self._answers = there
+            self._hold()
+        if there:
+            self.events.put("")
+
+    def _hold(self) -> None:
+        if self._client:
+            client, loop = self._client
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(client.hold, not self._answers)
+
+    def _stopped(self) -> bool:
+        return self._client is not None and self._client[0].stopped.is_set()
+
+    def _seen(self) -> Seen:
+        """Return what the client has seen. As long as no row was answered, the engine is at fault for its ends."""
+        if self._client is None:
+            return Seen()
+        client, _ = self._client
+        state, suspects = client.server, client.suspects
+        explained = suspects.blamed if suspects.answers else 0
+        return Seen(state.last_answer, state.overdue(self.server.hang_seconds), explained)
+
+
+@contextmanager
+def serving(teacher: VllmTeacher) -> Iterator[tuple[EngineApi, EngineKeeper]]:
+    """Run an engine on this machine inside this context. Yields how it is asked, and its keeper.
+
+    Raises TeacherError, in the engine's own words, if it does not start, or not within `teacher.idle_timeout`.
     """
     require_python(teacher)
-    server, events = EngineServer(partial(command, teacher), TOKEN), SimpleQueue[str]()
-
-    def available(there: bool) -> None:
-        if there:
-            events.put("")
-
-    def keep() -> None:
-        events.put(server.run(available, lambda: False) or "")
-
-    keeper, before = threading.Thread(target=keep, daemon=True), os.environ.get(TOKEN)
-    os.environ[TOKEN] = server.token  # where the client finds it
+    keeper, before = EngineKeeper(teacher), os.environ.get(TOKEN)
+    os.environ[TOKEN] = keeper.server.token  # where the client finds it
     keeper.start()
     try:
-        if reason := events.get():
+        try:
+            reason = keeper.events.get(timeout=teacher.idle_timeout)
+        except Empty:
+            reason = (
+                f"the engine did not answer within {clock(teacher.idle_timeout)} (teacher.idle_timeout): see its "
+                f"log {keeper.server.log}"
+            )
+        if reason:
             raise TeacherError(reason)
-        yield as_api(teacher, 1, server.base_url)
+        yield as_api(teacher, 1, keeper.server.base_url), keeper
     finally:
-        server.close()
-        keeper.join()
+        keeper.close()
         if before is None:
             del os.environ[TOKEN]
         else:
@@ -156,6 +228,7 @@ def settings(teacher: VllmTeacher, model: str, config: Mapping[str, Any]) -> dic
         "generation_config": "vllm",  # sampling is what the recipe says, not what the model's folder proposes
         "disable_log_stats": True,
         "disable_uvicorn_access_log": True,
+        "middleware": GUARD,
         **completed(teacher.engine, config),
     }
 
@@ -185,11 +258,15 @@ def flags(told: Mapping[str, Any]) -> Iterator[str]:
     """Yield arguments as words of a command line: {"max_num_seqs": 8} as --max-num-seqs=8.
 
     True and False become --name and --no-name, a mapping becomes JSON, a list several words. None, and False where
-    there is no --no-name, are left out: they are vLLM's default.
+    there is no --no-name, are left out: they are vLLM's default. A name with a point is that of a mapping and of a
+    field of it, which has a value in any case.
     """
     for name, value in told.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
+        first, point, field = name.partition(".")
+        flag = f"--{first.replace('_', '-')}{point}{field}"
+        if point:
+            yield f"{flag}={value if isinstance(value, str) else json.dumps(value)}"
+        elif value is True:
             yield flag
         elif value is False:
             yield from () if name in SWITCHES else (flag.replace("--", "--no-", 1),)

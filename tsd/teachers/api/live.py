@@ -22,6 +22,7 @@ from tsd.teachers.api.live_outages import OutageDetector
 from tsd.teachers.api.live_requests import FinalError, RequestSender
 from tsd.teachers.api.messages import StoppedError
 from tsd.teachers.api.responses import SHOWN, clean
+from tsd.teachers.api.suspects import Suspect
 from tsd.teachers.api.worker import RateLimiterClient, Ticket
 from tsd.teachers.prompts import Question, Questions, repair, repair_tokens
 
@@ -141,12 +142,13 @@ class OpenAIApi:
         """Request the reply to a prompt, or to a repair request for the reply `before`.
 
         A failed try counts only if the server responds to other requests before and after it. Otherwise the server
-        itself is at fault.
+        itself is at fault. If the server ended, `Suspects` judges the row.
         """
         messages = [*question.messages, *(repair(before) if before else [])]
         estimate = question.tokens + (repair_tokens(before) if before else 0)
         tried: list[Reply] = []
         counted, worked, ended = 0, False, 0.0
+        row, doubts = Suspect(self._teacher.retries), 0  # doubts: ends of the server before the last try
         whole: Reply | None = None
 
         def keep(ticket: Ticket, reply: Reply, known: bool) -> None:
@@ -157,13 +159,17 @@ class OpenAIApi:
 
         async def attempt() -> Reply | None:
             """Make one try; return None if the number of retries is used up."""
-            nonlocal counted, worked, ended
-            if tried and not tried[-1].input_tokens:
-                counted += await self._outages.works(ended, worked, journal) and worked
+            nonlocal counted, worked, ended, doubts
+            if tried and not tried[-1].input_tokens and row.doubts == doubts:
+                works = await self._outages.works(ended, worked, journal)
+                counted += works and worked and row.doubts == doubts
             if counted <= self._teacher.retries:
                 await self._outages.wait_out(journal)
-                reply, worked = await self._sender.send(messages, estimate, journal, keep)
+                doubts = row.doubts
+                reply, worked = await self._sender.send(messages, estimate, journal, keep, row)
                 ended = time.monotonic()
+                if reply.status != "error" or reply.input_tokens:
+                    self._limiter.suspects.answered(row)
                 tried.append(reply)
                 counted += reply.status == "error" and reply.input_tokens > 0
             return tried[-1] if counted <= self._teacher.retries else None
@@ -178,4 +184,6 @@ class OpenAIApi:
             await retrying(attempt)
         except FinalError as final:
             tried.append(final.reply)
+        finally:
+            self._limiter.suspects.clear(row)
         return whole or outcome(self._questions.task, before, tried)
