@@ -13,6 +13,7 @@ from tsd.errors import InputError, RecipeError
 from tsd.recipe import additions
 from tsd.recipe.renamed import new_name, new_value, renewed
 from tsd.recipe.section import Section, nearest
+from tsd.recipe.stored import references, relocated
 from tsd.recipe.study import Recipe, located
 from tsd.recipe.teacher_kinds import kinds
 from tsd.tasks import modules
@@ -31,7 +32,7 @@ def load(source: str, overrides: Sequence[str] = (), *, stored: bool = False) ->
     """
     data = _resolve(source, ())
     if stored:
-        data = renewed(data)
+        data = _renewed(source, data)
     given = {override.partition("=")[0] for override in overrides}
     ordered = sorted(overrides, key=_rank)
     first = [override for override in ordered if override.startswith("plugins=")]
@@ -43,7 +44,7 @@ def load(source: str, overrides: Sequence[str] = (), *, stored: bool = False) ->
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(f"recipe {source}: {_first_problem(error)}") from None
+        raise RecipeError(f"recipe {source}: {first_problem(error)}") from _cause(error)
 
 
 def names() -> list[str]:
@@ -51,20 +52,33 @@ def names() -> list[str]:
     return sorted(Path(str(entry)).stem for entry in _folder().iterdir() if str(entry).endswith(".yaml"))
 
 
-def to_yaml(recipe: Recipe) -> str:
-    """The fully resolved recipe as YAML. Loading it gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
+def to_yaml(recipe: Recipe, stored: bool = False) -> str:
+    """The fully resolved recipe as YAML. Loading it gives the same recipe.
+
+    stored: for the study's folder, with a digest for each module outside tsd.
+    """
+    fields = {**recipe.model_dump(mode="json"), **(references(recipe) if stored else {})}
+    return yaml.safe_dump(fields, sort_keys=False, width=100)
 
 
-def _load_plugins(source: str, data: Mapping[str, Any]) -> None:
-    """Load the plugins of a recipe, since overrides may name what they add. What is no list is refused later."""
-    given = data.get("plugins")
+def _renewed(source: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a study's own recipe under current names, with its modules where they are now."""
     try:
-        for one in given if isinstance(given, list) else []:
-            if isinstance(one, str):
-                modules.load(modules.located(one))
+        return relocated(renewed(data), str(Path(source).parent))
+    except (InputError, ValueError) as error:
+        raise RecipeError(f"recipe {source}: {error}") from error
+
+
+def _load_plugins(source: str, data: dict[str, Any]) -> None:
+    """Load the plugins of a recipe, in place, since overrides may name what they add."""
+    if "plugins" not in data:
+        return
+    try:
+        data["plugins"] = [modules.found(one) for one in modules.listed(data["plugins"])]
+        for one in data["plugins"]:
+            modules.load(one)
     except InputError as error:
-        raise RecipeError(f"recipe {source}: plugins: {error}") from None
+        raise RecipeError(f"recipe {source}: plugins: {error}") from error
 
 
 def _folder() -> Any:
@@ -187,29 +201,38 @@ def _drop_what_does_not_fit(
     """
     if field == "kind" and str(value) in kinds():
         fields = kinds()[str(value)].model_fields
-        for other in [other for other in teacher if other not in fields]:
+        # Fields of a plugin's kind have meanings of their own, whatever their names.
+        added = teacher.get("kind") != value and not additions.TEACHERS.keys().isdisjoint(
+            (str(value), str(teacher.get("kind")))
+        )
+        for other in [other for other in teacher if added or other not in fields]:
             del teacher[other]
+    if str(teacher.get("kind")) in additions.TEACHERS:
+        return
     instead = {"model": "train", "train": "model"}.get(field)
     alone = f"{above}.kind" in given and f"{above}.{instead}" not in given
     if instead is not None and value is not None and alone:
         teacher.pop(instead, None)
 
 
-def _first_problem(error: ValidationError) -> str:
-    """The first validation error as one line, with the number of further ones."""
+def first_problem(error: ValidationError) -> str:
+    """The first validation error of a recipe as one line, with the number of further ones."""
     problem = error.errors()[0]
-    location = [part for part in problem["loc"] if part not in (*kinds(), "[key]")]
+    location = [
+        part for i, part in enumerate(problem["loc"]) if part != "[key]" and not _is_kind(problem["loc"], i)
+    ]
     place = ".".join(str(part) for part in location)
+    renamed = not _is_added(problem["loc"])  # a plugin's settings never had other names
     if problem["type"] == "extra_forbidden":
         fields = list(_fields_at(problem["loc"][:-1]))
         new = new_name(place)
-        if new in fields:
+        if renamed and new in fields:
             return f"{place} is called {new} now"
         return f"unknown key {place}{nearest(str(location[-1]), fields)}"
     if problem["type"] == "missing":
         return f"{place} is missing"
     given = problem["input"]
-    if new := new_value(place, given):
+    if renamed and (new := new_value(place, given)):
         return f"{place}: {given} is called {new} now"
     # A URI is rejected for the password in it, which a message must not repeat.
     shown = "" if isinstance(given, Mapping | BaseModel) or "://" in str(given) else f" is {given!r}:"
@@ -220,16 +243,34 @@ def _first_problem(error: ValidationError) -> str:
     return f"{said}{message[0].lower()}{message[1:]}" + (f" (and {more} more)" if more else "")
 
 
+def _cause(error: ValidationError) -> Exception | None:
+    """The exception of a validator that is the first validation error, if there is one."""
+    found = error.errors()[0].get("ctx", {}).get("error")
+    return found if isinstance(found, Exception) else None
+
+
+def _is_kind(location: Sequence[int | str], i: int) -> bool:
+    """Whether a part of a location is no key of the recipe but the kind of a teacher, as pydantic inserts it."""
+    place = {"teacher": 1, "teachers": 2}.get(str(location[0]))
+    return i == place and location[i] in kinds()
+
+
+def _is_added(location: Sequence[int | str]) -> bool:
+    """Whether a location is in the settings of a plugin's teacher or policy."""
+    kind = any(_is_kind(location, i) and part in additions.TEACHERS for i, part in enumerate(location))
+    return kind or tuple(location[:2]) == ("curation", "policies")
+
+
 def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
     """The valid field names at a location in the recipe, as pydantic reports it.
 
     Names that are no fields are keys of a mapping.
     """
     models: list[Any] = [Recipe]
-    for part in location:
-        if part in kinds():
+    for i, part in enumerate(location):
+        if _is_kind(location, i):
             models = [kinds()[str(part)]]
-        elif part in additions.POLICIES:
+        elif tuple(location[:i]) == ("curation", "policies") and part in additions.POLICIES:
             models = [additions.POLICIES[str(part)].settings]
         elif isinstance(part, str) and any(part in model.model_fields for model in models):
             fields = [model.model_fields[part] for model in models if part in model.model_fields]

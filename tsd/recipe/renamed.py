@@ -55,6 +55,8 @@ def renewed(fields: Mapping[Any, Any], place: str = "") -> dict[Any, Any]:
     for name, value in fields.items():
         if place == "teacher" and name in OF_ENGINES:
             found |= {} if engine else {name: value}
+        elif place == "curation" and name == "policies":  # of plugins, as well
+            found[name] = value
         elif place == "teachers":
             found[name] = _renewed(value, "teacher")
         else:
