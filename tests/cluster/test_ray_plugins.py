@@ -20,10 +20,19 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 SMALL = (
     "series.count=3072",
     "teacher={kind: terse, phrasing: 0}",
-    "curation.policies={brief: {most_words: 30}}",
+    "plugins=[PROJECT/my_additions.py, PROJECT/choosy.py]",
+    "curation.policies={brief: {most_words: 30}, choosy: null}",
     "students={models: [0.03M], train_sizes: [64], seeds: [0]}",
     "evaluation={series: 40, validation_examples: 40, batch_size: 40, metrics: [balanced_trend]}",
 )
+
+CHOOSY = """from tsd.plugins import add_policy
+
+
+@add_policy("choosy", version="1")
+def choosy(task, case, settings):
+    return "narrow" if case.truth["range"] == "narrow" else None
+"""
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("project")
     require_own_disks(place)
     write_files(place)
+    (place / "choosy.py").write_text(CHOOSY)
     return place
 
 
@@ -46,7 +56,8 @@ def cluster(project: Path) -> Iterator[Cluster]:
 def test_a_study_with_plugins_of_all_kinds_runs_on_nodes_that_lack_their_files(
     cluster: Cluster, project: Path, tmp_path: Path
 ) -> None:
-    sets = [*SMALL, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+    small = [each.replace("PROJECT", str(project)) for each in SMALL]
+    sets = [*small, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
     process = subprocess.Popen(
         [*TSD, "study", str(project / "mine.yaml"), "--out", str(tmp_path), *(f"--set={each}" for each in sets)],
         cwd=ROOT,
@@ -81,7 +92,8 @@ def require_made_by_plugins(recipe: Recipe) -> None:
     assert set(annotations["teacher"].to_pylist()) == {"terse"}
     assert annotations["labels"].to_pylist() == series["truth"].to_pylist()
     rejects = datasets.open_dataset(f"{folder}/rejects", REJECTS).read()["reason"].to_pylist()
-    assert set(rejects) == {"brief: more than 30 words"}
+    narrow = [row["range"] for row in series["truth"].to_pylist()].count("narrow")
+    assert rejects == ["choosy: narrow"] * narrow
     examples = datasets.open_dataset(f"{folder}/examples", EXAMPLES)
     assert examples.rows + len(rejects) == recipe.series.count
     (row,) = datasets.open_dataset(f"{folder}/runs", tables.runs).read().to_pylist()
