@@ -2,7 +2,7 @@
 
 import json
 import pickle
-import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +14,7 @@ import pytest
 import yaml
 from rich.console import Console
 from support.commands import ROOT, SHARED, TSD, run
+from support.tutorial import write_files
 
 from tsd.curation import curate
 from tsd.evaluation import metrics, scoring
@@ -30,15 +31,12 @@ from tsd.study.plan import plan
 from tsd.tasks import SINGLE
 from tsd.teachers import in_process
 
-BLOCK = re.compile(r"```(?:python|yaml)\n# ([\w.]+)\n(.*?)```", re.DOTALL)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tutorial's files."""
     place = tmp_path_factory.mktemp("tutorial")
-    for name, text in BLOCK.findall((ROOT / "docs" / "extending.md").read_text()):
-        (place / name).write_text(text)
+    write_files(place)
     return place
 
 
@@ -148,11 +146,13 @@ def test_the_recipe_is_printed_with_its_settings_and_loads_again(folder: Path, t
     assert yaml.safe_load(text)["plugins"] == [str(folder / "my_additions.py")]
 
 
-def test_a_recipe_in_another_process_loads_its_plugins_first(
-    mine: Recipe, series: pa.Table, tmp_path: Path
+def test_a_recipe_brings_its_plugins_to_a_process_that_lacks_their_files(
+    folder: Path, series: pa.Table, tmp_path: Path
 ) -> None:
-    recipe = mine.model_copy(update={"teacher": additions.TEACHERS["terse"].settings(kind="terse")})
+    shutil.copytree(folder, tmp_path / "gone")
+    recipe = load(str(tmp_path / "gone" / "mine.yaml"), ["teacher={kind: terse}"])
     (tmp_path / "recipe").write_bytes(pickle.dumps(recipe))
+    shutil.rmtree(tmp_path / "gone")
     code = (
         "import pickle, sys\n"
         "from pathlib import Path\n"

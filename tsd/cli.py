@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tsd import __version__
-from tsd.errors import InputError, TsdError, UserError
+from tsd.errors import TRACEBACK, InputError, PluginError, TsdError, UserError
 
 if TYPE_CHECKING:
     from tsd.study.findings import Finding
@@ -342,10 +342,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise KeyboardInterrupt
         if code:
             sys.exit(code)
-    except UserError as error:
-        _leave(str(error), 2)
     except TsdError as error:
-        _leave(str(error), 1)
+        _show_trace(error)
+        _leave(str(error), 2 if isinstance(error, UserError) else 1)
     except (KeyboardInterrupt, typer.Abort):
         _leave("stopped; the same command goes on from here", STOPPED)
     except Exception as error:
@@ -354,7 +353,13 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(2)
         cause = getattr(error, "cause", None)  # what a Ray task raised
         if isinstance(cause, TsdError):
+            _show_trace(cause)
             _leave(str(cause), 2 if isinstance(cause, UserError) else 1)
+        from tsd.tasks.modules import blamed
+
+        if failure := blamed(error):
+            _show_trace(failure)
+            _leave(str(failure), 2)
         raise
 
 
@@ -368,6 +373,15 @@ def _calm_surroundings() -> None:
         warnings.resetwarnings()
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
+
+
+def _show_trace(error: BaseException | None) -> None:
+    """Print the traceback of a plugin's exception that led to an error, if the environment asks for it."""
+    while os.environ.get(TRACEBACK) and error is not None:
+        if isinstance(error, PluginError) and error.trace:
+            print(error.trace, file=sys.stderr)
+            return
+        error = error.__cause__ or error.__context__
 
 
 def _leave(message: str, code: int) -> None:

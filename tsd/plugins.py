@@ -3,7 +3,8 @@
 A plugin is a module that a recipe names in `plugins`. Its decorators give each addition a name, by which recipes
 refer to it, and a version, which is part of the key of every artefact that the addition shapes: change it with
 the code. A decorator raises ValueError, which ends the command in one line, if the name is taken or the addition
-cannot be used. docs/extending.md is a tutorial. A new task is no plugin: a recipe's `task` names it directly.
+cannot be used. What an addition raises or returns wrong later ends it in one line as well. docs/extending.md is a
+tutorial. A new task is no plugin: a recipe's `task` names it directly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,8 +47,9 @@ def add_process(
 
     As in `tsd.series.processes`, the function gets `own`, the parameters by name, (batch,) each; `time` from 0
     to 1, (length, 1); `shocks` of unit variance, (length, batch). It returns the mean curve, (length, batch) or
-    (length, 1), of size about 1, and draws from `rng` alone. ranges: of its parameters, which become columns of
-    the series table. swings: add the curve to a linear drift rather than make it the drift.
+    (length, 1), finite floats of size about 1, and draws from `rng` alone. It may change the shocks in place, and
+    nothing else. ranges: of its parameters, which become columns of the series table. swings: add the curve to a
+    linear drift rather than make it the drift.
     """
 
     def add(curve: C) -> C:

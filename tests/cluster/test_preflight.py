@@ -22,6 +22,7 @@ from tsd.models.tokenizer import build_tokenizer
 from tsd.progress import Step
 from tsd.recipe import Recipe, Student, load
 from tsd.storage import datasets, folders
+from tsd.tasks import modules
 
 
 @pytest.fixture(scope="module")
@@ -369,11 +370,14 @@ def test_a_long_wait_says_what_it_is_for_and_since_when_until_it_is_over(monkeyp
 
 def test_a_node_that_lacks_a_plugin_is_named_with_what_to_do(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
-    need = node_checks.Need(str(tmp_path), "token", outside=(str(plugin), "nowhere.at_all"))
-    fault = node_checks.fault_here(need)
-    assert f"lacks the plugin {plugin} (there is no file {plugin})" in fault
-    assert "submitted working directory" in fault
-    plugin.write_text("")
-    fault = node_checks.fault_here.__wrapped__(need)
+    broken, whole = modules.Sent(str(plugin), b"import nowhere_to_be_found"), modules.Sent(str(plugin), b"X = 1")
+    package = modules.Sent("nowhere.at_all")
+    fault = node_checks.fault_here(node_checks.Need(str(tmp_path), "token", outside=(broken, package)))
+    assert f"cannot use a plugin: {plugin} cannot be loaded" in fault
+    assert "nowhere_to_be_found" in fault
+    assert "install what it imports there" in fault
+    assert not plugin.exists()
+    fault = node_checks.fault_here(node_checks.Need(str(tmp_path), "token", outside=(whole, package)))
     assert "lacks the plugin nowhere.at_all (there is no module nowhere.at_all" in fault
+    assert "submitted working directory" in fault
     assert len(fault.splitlines()) == 1

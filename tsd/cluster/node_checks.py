@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from pyarrow import fs
 
-from tsd.errors import InputError, UserError
+from tsd.errors import InputError, PluginError, UserError
 from tsd.storage import folders
 from tsd.tasks import modules
 
@@ -31,8 +31,8 @@ class Need:
     """Model folders that the recipe names by path."""
     packages: tuple[str, ...] = ()
     """Required modules, besides tsd's dependencies."""
-    outside: tuple[str, ...] = ()
-    """Plugins, and the module of the task, as the recipe names them."""
+    outside: tuple[modules.Sent, ...] = ()
+    """Plugins, and the module of the task; files come with their content."""
     versions: tuple[tuple[str, str], ...] = ()
     """Versions by package, and of Python, that must equal the driver's."""
 
@@ -63,11 +63,13 @@ def _packages_fault(need: Need) -> str | None:
 def _outside_fault(need: Need) -> str | None:
     for module in need.outside:
         try:
-            modules.load(module)
+            module.load()
+        except PluginError as error:
+            return f"cannot use a plugin: {error}: install what it imports there"
         except InputError as error:
             return (
-                f"lacks the plugin {module} ({error}): put it into the submitted working directory, or install it "
-                "there"
+                f"lacks the plugin {module.name} ({error}): put it into the submitted working directory, or "
+                "install it there"
             )
     return None
 

@@ -33,9 +33,11 @@ from tsd.cluster.training_worker import (
     train_in_worker,
 )
 from tsd.recipe import Recipe
+from tsd.recipe.stored import task_reference
 from tsd.storage import folders, keys
 from tsd.study.outcomes import finished
 from tsd.study.trials import Trial
+from tsd.tasks import modules
 from tsd.training.runs import RunSpec
 
 Report = Callable[[str, dict[str, float]], None]
@@ -92,7 +94,8 @@ def _train_together(
     settings = TrialSettings(
         folder=folder,
         training=recipe.training,
-        task=recipe.task,
+        task=task_reference(recipe),
+        outside=tuple(modules.sent(one) for one in recipe.outside),
         length=recipe.series.length,
         about={
             "study": recipe.name,

@@ -24,7 +24,7 @@ from tsd.storage import datasets, folders, node_copy
 from tsd.storage.schemas import TOKENS
 from tsd.study.identity import tokenizer_folder
 from tsd.study.trials import Trial
-from tsd.tasks import named
+from tsd.tasks import modules, named
 from tsd.training.runs import RunSpec
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ class TrialSettings:
     """Of the study; absolute, or a URI."""
     training: TrainingConfig
     task: str
+    """Its name, with a digest of its module if that is outside tsd."""
+    outside: tuple[modules.Sent, ...]
+    """Plugins, and the module of the task."""
     length: int | tuple[int, ...]
     """Points of a series, as the recipe states them."""
     about: dict[str, str]
@@ -97,6 +100,8 @@ def train_in_worker(config: dict[str, Any]) -> None:
     settings: TrialSettings = config["settings"]
     trial: Trial = config["trial"]
     nodes.require_fit(settings.need)
+    for module in settings.outside:
+        module.load()
     settings.board.begin.remote(trial.name)
     with quick_imports():
         for name in LIBRARIES:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from tsd.errors import InputError
+from tsd.errors import PluginError, plugin_error, source
 from tsd.recipe import CurationConfig
 from tsd.recipe.additions import POLICIES
 from tsd.storage.keys import digest
@@ -165,12 +165,19 @@ def _first(task: Task, case: Case, config: CurationConfig, policies: Sequence[Po
 def _of_plugins(task: Task, case: Case, config: CurationConfig) -> str | None:
     """The reason of the first policy of a plugin that rejects, in alphabetical order, or None.
 
-    Raises InputError if one returns anything else.
+    Raises PluginError if one fails, or returns anything else.
     """
     for name, settings in sorted(config.policies.items()):
-        reason = POLICIES[name].reject(task, case, settings)
+        reject = POLICIES[name].reject
+        try:
+            reason = reject(task, case, settings)
+        except Exception as error:  # whatever code from outside raises
+            raise plugin_error(f"the policy {name}", reject, error) from error
         if reason is not None and not isinstance(reason, str):
-            raise InputError(f"the policy {name} returned {reason!r}: return the reason of a rejection, or None")
+            raise PluginError(
+                f"the policy {name}, in {source(reject)}, returned {reason!r}: return the reason of a rejection, "
+                "or None"
+            )
         if reason is not None:
             return f"{name}: {reason}"
     return None

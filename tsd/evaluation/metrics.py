@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 
-from tsd.errors import InputError
+from tsd.errors import PluginError, plugin_error, source
 from tsd.evaluation.intervals import CONFIDENCE, Interval
 
 RESAMPLES = 200
@@ -15,7 +15,7 @@ def measure(name: str, metric: Callable[[pa.Table, pa.ChunkedArray], float], pre
     """Compute a metric with its percentile bootstrap interval (Efron 1979), the same for the same predictions.
 
     metric: a function of predictions and of their column `truth` that returns a number from 0 to 1. predictions:
-    at least one row. Raises InputError if the metric fails, or if its number is none from 0 to 1.
+    at least one row. Raises PluginError if the metric fails, or if its number is none from 0 to 1.
     """
     value = _fraction(name, metric, predictions)
     rng, rows = np.random.default_rng(0), predictions.num_rows
@@ -26,12 +26,14 @@ def measure(name: str, metric: Callable[[pa.Table, pa.ChunkedArray], float], pre
 
 
 def _fraction(name: str, metric: Callable[[pa.Table, pa.ChunkedArray], float], predictions: pa.Table) -> float:
-    """The number of a metric. Raises InputError, in one line, if there is none."""
+    """The number of a metric. Raises PluginError if there is none."""
+    what = f"the metric {name}"
     try:
         value = float(metric(predictions, predictions["truth"]))
     except Exception as error:  # whatever code from outside raises
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the metric {name} failed on {predictions.num_rows:,} predictions: {said}") from None
+        raise plugin_error(f"{what}, given {predictions.num_rows:,} predictions,", metric, error) from error
     if not 0 <= value <= 1:
-        raise InputError(f"the metric {name} returned {value:g}: return a number from 0 to 1, the more the better")
+        raise PluginError(
+            f"{what}, in {source(metric)}, returned {value:g}: return a number from 0 to 1, the more the better"
+        )
     return value

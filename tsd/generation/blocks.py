@@ -6,17 +6,30 @@ give the same bytes. Each block generates more candidates than needed and keeps 
 balanced classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tsd.errors import PluginError, plugin_error, source
 from tsd.generation.parameters import Targets, design
 from tsd.recipe import SeriesConfig
 from tsd.rng import SERIES, fast_generator, generator
-from tsd.series.processes import SCALED, Array, ornstein_uhlenbeck, own_ranges, processes_of
+from tsd.series.processes import (
+    PROCESSES,
+    SCALED,
+    Array,
+    Curve,
+    Process,
+    fault_of,
+    ornstein_uhlenbeck,
+    own_ranges,
+    processes_of,
+)
 from tsd.series.truth import TOP
 from tsd.tasks import Task
 
@@ -166,15 +179,39 @@ def _curves(
     """The mean curve of each series, (length, batch), and the parameters of its process. May change the shocks."""
     curve, processes = np.empty_like(shocks), processes_of(config.mix)
     special = {name: np.full(len(process), np.nan, np.float32) for name in own_ranges(processes)}
-    for i, kind in enumerate(processes.values()):
+    for i, (title, kind) in enumerate(processes.items()):
         these = slice(*np.searchsorted(process, [i, i + 1]))
         if these.start == these.stop:
             continue
         for name, span in kind.ranges.items():
             special[name][these] = rng.uniform(*config.ranges.get(name, span[:2]), these.stop - these.start)
         own = {name: special[name][these] for name in kind.ranges}
-        curve[:, these] = kind.curve(own, time, shocks[:, these], rng)
+        draw: Curve = kind.curve if title in PROCESSES else partial(_checked, title, kind)
+        curve[:, these] = draw(own, time, shocks[:, these], rng)
     return curve, special
+
+
+def _checked(
+    name: str, process: Process, own: Mapping[str, Array], time: Array, shocks: Array, rng: np.random.Generator
+) -> Array:
+    """The curve of a process from a plugin, which may change the shocks in place and nothing else.
+
+    Raises PluginError, with the parameters of a series, if it fails or returns anything but finite floats.
+    """
+    try:
+        curve = process.curve({key: _read_only(each) for key, each in own.items()}, _read_only(time), shocks, rng)
+        fault = fault_of(curve, own, shocks)
+    except Exception as error:  # whatever code from outside raises
+        raise plugin_error(f"the process {name}", process.curve, error) from error
+    if fault:
+        raise PluginError(f"the process {name}, in {source(process.curve)}, {fault}")
+    return curve
+
+
+def _read_only(values: Array) -> Array:
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def _keep(task: Task, groups: list[Group]) -> Block:

@@ -36,7 +36,7 @@ def explain(
     """
     with _at_hand(model) as folder:
         card = read_card(folder, model)
-        task = named(card["task"])
+        task = named(card["task"], folder)
         if task.curves > 1:
             raise InputError(
                 f"{model} was trained to read {task.curves} series at once: give a student of one series"

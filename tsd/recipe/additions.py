@@ -2,18 +2,21 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
+from tsd.errors import source
 from tsd.recipe.section import Section, nearest, validated
 from tsd.storage.schemas import ALL_RIGHT, RUN, VALID
 from tsd.tasks import Case, Task
 
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 KINDS = ("rules", "local", "openai", "vllm")  # of built-in teachers
+REASONS = ("form", "invalid", "error", "refused", "truncated")  # with which built-in policies reject
 
 # Arguments: task, case, the policy's settings. Returns the reason for a rejection, or None.
 Policy: TypeAlias = Callable[[Task, Case, Any], str | None]
@@ -87,6 +90,8 @@ def add_policy(name: str, reject: Policy, version: str, settings: type[Section] 
     before = POLICIES.get(name)
     _require_free("policy", name, reject, before and before.reject)
     _require_call("policy", name, reject, "task", "case", "settings")
+    if name in REASONS:
+        raise ValueError(f"the policy {name!r} has the name of a built-in reason for a rejection: give it another")
     _require_section("policy", name, settings, Section)
     POLICIES[name] = PolicyEntry(reject, settings, version)
 
@@ -141,9 +146,9 @@ def _require_free(what: str, name: str, new: object, before: object) -> None:
     """Raise ValueError for a name that no recipe could hold, or that another plugin has taken."""
     if not NAME.fullmatch(name):
         raise ValueError(f"the {what} {name!r} must be called by small letters, digits and _, a letter first")
-    if before and getattr(before, "__module__", None) != getattr(new, "__module__", None):
-        other = getattr(before, "__module__", "another plugin")
-        raise ValueError(f"{other} adds a {what} {name!r} as well: give yours another name")
+    owner = getattr(before, "__module__", None)
+    if before and owner in sys.modules and owner != getattr(new, "__module__", None):  # it did not fail to load
+        raise ValueError(f"{source(before)} adds a {what} {name!r} as well: give yours another name")
 
 
 def _require_call(what: str, name: str, function: Callable[..., object], *arguments: str) -> None:
@@ -155,5 +160,9 @@ def _require_call(what: str, name: str, function: Callable[..., object], *argume
 
 
 def _require_section(what: str, name: str, settings: object, base: type[Section]) -> None:
+    """Raise ValueError unless settings are a section whose fields hide nothing of the base class."""
     if not (isinstance(settings, type) and issubclass(settings, base)):
         raise ValueError(f"the settings of the {what} {name!r} must be a subclass of {base.__name__}")
+    for field in settings.model_fields:
+        if field not in base.model_fields and hasattr(base, field):
+            raise ValueError(f"the settings of the {what} {name!r} cannot have a field {field!r}: rename it")

@@ -14,6 +14,7 @@ from tsd.errors import InputError, RecipeError
 from tsd.recipe import additions
 from tsd.recipe.renamed import new_name, new_value
 from tsd.recipe.section import Section, nearest
+from tsd.recipe.stored import references, relocated
 from tsd.recipe.study import Recipe, located
 from tsd.recipe.teacher_kinds import kinds
 from tsd.tasks import modules
@@ -21,14 +22,18 @@ from tsd.tasks import modules
 WHOLE = ("mix",)  # mappings that are replaced as a whole, not merged
 
 
-def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
+def load(source: str, overrides: Sequence[str] = (), *, stored: bool = False) -> Recipe:
     """Load a recipe by name or path and apply overrides such as `series.count=1000`.
 
     The order of overrides matters only if two set the same field: plugins are loaded first, a section is set
     before its fields, and a teacher's kind before its other fields. Raises RecipeError with one line that names
     the place, the value and the fix.
+
+    stored: the file is a study's own recipe, whose modules may have moved.
     """
     data = _resolve(source, ())
+    if stored:
+        data = _relocated(source, data)
     given = {override.partition("=")[0] for override in overrides}
     ordered = sorted(overrides, key=_rank)
     first = [override for override in ordered if override.startswith("plugins=")]
@@ -40,7 +45,7 @@ def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(f"recipe {source}: {_first_problem(error)}") from None
+        raise RecipeError(f"recipe {source}: {first_problem(error)}") from _cause(error)
 
 
 def names() -> list[str]:
@@ -48,20 +53,33 @@ def names() -> list[str]:
     return sorted(Path(str(entry)).stem for entry in _folder().iterdir() if str(entry).endswith(".yaml"))
 
 
-def to_yaml(recipe: Recipe) -> str:
-    """The fully resolved recipe as YAML. Loading it gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
+def to_yaml(recipe: Recipe, stored: bool = False) -> str:
+    """The fully resolved recipe as YAML. Loading it gives the same recipe.
+
+    stored: for the study's folder, with a digest for each module outside tsd.
+    """
+    fields = {**recipe.model_dump(mode="json"), **(references(recipe) if stored else {})}
+    return yaml.safe_dump(fields, sort_keys=False, width=100)
 
 
-def _load_plugins(source: str, data: Mapping[str, Any]) -> None:
-    """Load the plugins of a recipe, since overrides may name what they add. What is no list is refused later."""
-    given = data.get("plugins")
+def _relocated(source: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a study's own recipe with its modules where they are now."""
     try:
-        for one in given if isinstance(given, list) else []:
-            if isinstance(one, str):
-                modules.load(modules.located(one))
+        return relocated(data, str(Path(source).parent))
+    except (InputError, ValueError) as error:
+        raise RecipeError(f"recipe {source}: {error}") from error
+
+
+def _load_plugins(source: str, data: dict[str, Any]) -> None:
+    """Load the plugins of a recipe, in place, since overrides may name what they add."""
+    if "plugins" not in data:
+        return
+    try:
+        data["plugins"] = [modules.found(one) for one in modules.listed(data["plugins"])]
+        for one in data["plugins"]:
+            modules.load(one)
     except InputError as error:
-        raise RecipeError(f"recipe {source}: plugins: {error}") from None
+        raise RecipeError(f"recipe {source}: plugins: {error}") from error
 
 
 def _folder() -> Any:
@@ -184,15 +202,21 @@ def _drop_what_does_not_fit(
     """
     if field == "kind" and str(value) in kinds():
         fields = kinds()[str(value)].model_fields
-        for other in [other for other in teacher if other not in fields]:
+        # Fields of a plugin's kind have meanings of their own, whatever their names.
+        added = teacher.get("kind") != value and not additions.TEACHERS.keys().isdisjoint(
+            (str(value), str(teacher.get("kind")))
+        )
+        for other in [other for other in teacher if added or other not in fields]:
             del teacher[other]
+    if str(teacher.get("kind")) in additions.TEACHERS:
+        return
     instead = {"model": "train", "train": "model"}.get(field)
     alone = f"{above}.kind" in given and f"{above}.{instead}" not in given
     if instead is not None and value is not None and alone:
         teacher.pop(instead, None)
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     """One validation error as one line, and the number of others: a renamed key or value, else the first."""
     problems = error.errors()
     problem = next((each for each in problems if _renaming(each)), problems[0])
@@ -203,6 +227,8 @@ def _first_problem(error: ValidationError) -> str:
 
 def _renaming(problem: ErrorDetails) -> str | None:
     """Say the new name of a key or value that was renamed; None if the problem is another one."""
+    if _is_added(problem["loc"]):  # a plugin's settings never had other names
+        return None
     place = ".".join(map(str, _location(problem)))
     if problem["type"] == "extra_forbidden":
         new = new_name(place)
@@ -229,7 +255,26 @@ def _complaint(problem: ErrorDetails) -> str:
 
 def _location(problem: ErrorDetails) -> list[int | str]:
     """The place of a problem in the recipe, without the marks that pydantic adds."""
-    return [part for part in problem["loc"] if part not in (*kinds(), "[key]")]
+    location = problem["loc"]
+    return [part for i, part in enumerate(location) if part != "[key]" and not _is_kind(location, i)]
+
+
+def _cause(error: ValidationError) -> Exception | None:
+    """The exception of a validator that is the first validation error, if there is one."""
+    found = error.errors()[0].get("ctx", {}).get("error")
+    return found if isinstance(found, Exception) else None
+
+
+def _is_kind(location: Sequence[int | str], i: int) -> bool:
+    """Whether a part of a location is no key of the recipe but the kind of a teacher, as pydantic inserts it."""
+    place = {"teacher": 1, "teachers": 2}.get(str(location[0]))
+    return i == place and location[i] in kinds()
+
+
+def _is_added(location: Sequence[int | str]) -> bool:
+    """Whether a location is in the settings of a plugin's teacher or policy."""
+    kind = any(_is_kind(location, i) and part in additions.TEACHERS for i, part in enumerate(location))
+    return kind or tuple(location[:2]) == ("curation", "policies")
 
 
 def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
@@ -238,10 +283,10 @@ def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
     Names that are no fields are keys of a mapping.
     """
     models: list[Any] = [Recipe]
-    for part in location:
-        if part in kinds():
+    for i, part in enumerate(location):
+        if _is_kind(location, i):
             models = [kinds()[str(part)]]
-        elif part in additions.POLICIES:
+        elif tuple(location[:i]) == ("curation", "policies") and part in additions.POLICIES:
             models = [additions.POLICIES[str(part)].settings]
         elif isinstance(part, str) and any(part in model.model_fields for model in models):
             fields = [model.model_fields[part] for model in models if part in model.model_fields]

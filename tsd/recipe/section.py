@@ -3,11 +3,14 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ErrorType
+
+from tsd.errors import plugin_error
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
@@ -88,17 +91,27 @@ S = TypeVar("S", bound=Section)
 
 
 def validated(section: type[S], value: Any, place: str) -> S:
-    """Validate a section that a plugin defines. Raises ValidationError, with `place` before each location."""
+    """Validate a section that a plugin defines.
+
+    Raises ValidationError, with `place` before each location, and ValueError if a validator of the plugin fails.
+    """
     try:
         return section.model_validate({} if value is None else value)
     except ValidationError as error:
+        known = get_args(ErrorType)  # a validator may also raise an error of its own type
         found = [
             InitErrorDetails(
-                type=each["type"], loc=(place, *each["loc"]), input=each["input"], ctx=each.get("ctx", {})
+                type=each["type"] if each["type"] in known else PydanticCustomError("value_error", each["msg"]),
+                loc=(place, *each["loc"]),
+                input=each["input"],
+                ctx=each.get("ctx", {}),
             )
             for each in error.errors()
         ]
         raise ValidationError.from_exception_data(section.__name__, found) from None
+    except Exception as error:  # whatever code from outside raises
+        failure = plugin_error(f"the settings of {place}", section, error)
+        raise ValueError(str(failure)) from failure
 
 
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]

@@ -1,7 +1,7 @@
 """The recipe of a whole study."""
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from math import prod
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self, SupportsIndex
 from pydantic import AfterValidator, Field, model_validator
 
 from tsd.errors import InputError, RecipeError
+from tsd.recipe.additions import TEACHERS
 from tsd.recipe.curation import CurationConfig
 from tsd.recipe.section import EVERY, MACHINE, Section, Shapes, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
@@ -34,10 +35,12 @@ def _known_task(name: str) -> str:
     if ":" not in name and name not in TASKS:
         raise ValueError(f"unknown task{nearest(name, list(TASKS))}")
     try:
-        named(located(name))
+        module, colon, attribute = name.rpartition(":")
+        whole = f"{modules.found(module)}{colon}{attribute}" if colon else name
+        named(whole)
     except InputError as error:
-        raise ValueError(str(error)) from None
-    return located(name)
+        raise ValueError(str(error)) from error
+    return whole
 
 
 @cache
@@ -49,10 +52,10 @@ def _extended(task: str, processes: tuple[str, ...], metrics: tuple[str, ...]) -
     return replace(built, parameters=(*built.parameters, *own_ranges(added(processes))), metrics=metrics)
 
 
-def _unpickled(kind: type["Recipe"], plugins: tuple[str, ...], state: bytes) -> "Recipe":
+def _unpickled(kind: type["Recipe"], plugins: tuple[modules.Sent, ...], state: bytes) -> "Recipe":
     """A recipe in another process. Its plugins are loaded before anything that refers to them is unpickled."""
     for plugin in plugins:
-        modules.load(plugin)
+        plugin.load()
     recipe = kind.__new__(kind)
     recipe.__setstate__(pickle.loads(state))
     return recipe
@@ -63,7 +66,7 @@ def _of_a_kind(teacher: Any, folder: str) -> Any:
 
     Raises ValueError for a teacher with both `model` and `train`.
     """
-    if not isinstance(teacher, dict):
+    if not isinstance(teacher, dict) or _is_added(teacher):
         return teacher
     if teacher.get("train") is None:
         return {"kind": "rules", **teacher}
@@ -76,7 +79,14 @@ def _of_a_kind(teacher: Any, folder: str) -> Any:
 
 def _is_own(teacher: Any) -> bool:
     """Whether a teacher is trained by the study or run locally."""
-    return isinstance(teacher, dict) and (teacher.get("train") is not None or teacher.get("kind") == "local")
+    if not isinstance(teacher, dict) or _is_added(teacher):
+        return False
+    return teacher.get("train") is not None or teacher.get("kind") == "local"
+
+
+def _is_added(teacher: Mapping[str, Any]) -> bool:
+    """Whether a teacher is of a kind that a plugin adds, whose fields have meanings of their own."""
+    return isinstance(teacher.get("kind"), str) and teacher["kind"] in TEACHERS
 
 
 def _with_teachers(fields: dict[str, Any]) -> dict[str, Any]:
@@ -98,15 +108,14 @@ def _with_teachers(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _with_plugins(fields: dict[str, Any]) -> dict[str, Any]:
     """Load the plugins, whose names the sections use, and make their paths absolute. Raises ValueError."""
-    given = fields.get("plugins")
-    if not isinstance(given, list | tuple) or not all(isinstance(one, str) for one in given):
+    if "plugins" not in fields:
         return fields
-    plugins = [modules.located(one) for one in given]
     try:
+        plugins = [modules.found(one) for one in modules.listed(fields["plugins"])]
         for one in plugins:
             modules.load(one)
     except InputError as error:
-        raise ValueError(f"plugins: {error}") from None
+        raise ValueError(f"plugins: {error}") from error
     return {**fields, "plugins": plugins}
 
 
@@ -146,12 +155,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _plugins_come_first(cls, value: Any) -> Any:
-        return _with_plugins(value) if isinstance(value, dict) else value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _what_teachers_leave_out(cls, value: Any) -> Any:
-        return _with_teachers(value) if isinstance(value, dict) else value
+        return _with_teachers(_with_plugins(value)) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _local_teachers_see_bare_plots(self) -> Self:
@@ -235,10 +239,11 @@ class Recipe(Section):
         return tuple(dict.fromkeys((*self.plugins, *([module] if colon else []))))
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
-        """Pickle the recipe so that its plugins are loaded wherever it is unpickled."""
+        """Pickle the recipe with the files of its plugins, which are loaded wherever it is unpickled."""
         if not self.outside:
             return super().__reduce_ex__(protocol)
-        return _unpickled, (type(self), self.outside, pickle.dumps(self.__getstate__()))
+        sent = tuple(modules.sent(one) for one in self.outside)
+        return _unpickled, (type(self), sent, pickle.dumps(self.__getstate__()))
 
     def shaped(self, stage: str | None = None, above: str = "") -> Iterator[tuple[str, Any, str]]:
         """As of any section. A task outside tsd counts by its own name, wherever its file is."""

@@ -64,7 +64,7 @@ def _tasks(run: str) -> list[Task]:
     found = list(TASKS.values())
     for folder in (run, os.path.dirname(run)):  # the folder may be the dataset itself
         if os.path.isfile(f"{folder}/recipe.yaml"):
-            found.append(load(f"{folder}/recipe.yaml").asks)
+            found.append(load(f"{folder}/recipe.yaml", stored=True).asks)
     return found
 
 
@@ -74,7 +74,7 @@ def _config(run: str, style: str | None) -> tuple[PlotConfig, int]:
         raise InputError(f"--style {style}: there is no such style{nearest(style, get_args(Style))}")
     for folder in (run, os.path.dirname(run)):  # the folder may be the dataset itself
         if os.path.isfile(f"{folder}/recipe.yaml"):
-            recipe = load(f"{folder}/recipe.yaml")
+            recipe = load(f"{folder}/recipe.yaml", stored=True)
             return recipe.plots.model_copy(update={"style": style or recipe.plots.style}), recipe.seed
     return PlotConfig.model_validate({"style": style} if style else {}), 0
 

@@ -6,6 +6,7 @@ the batch. `tsd.generation.parameters.design` chooses the scale of curves and sh
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -175,8 +176,10 @@ def add(name: str, process: Process) -> None:
     if name in PROCESSES:
         raise ValueError(f"there is a built-in process {name!r}: give yours another name")
     before = ADDED.get(name)
-    if before and before.curve.__module__ != process.curve.__module__:
-        raise ValueError(f"{before.curve.__module__} adds a process {name!r} as well: give yours another name")
+    owner = sys.modules.get(before.curve.__module__) if before else None  # None if that module failed to load
+    if before and owner and before.curve.__module__ != process.curve.__module__:
+        file = getattr(owner, "__file__", owner.__name__)
+        raise ValueError(f"{file} adds a process {name!r} as well: give yours another name")
     others = {**PROCESSES, **{other: found for other, found in ADDED.items() if other != name}}
     taken = {*SCALED, "tau", *own_ranges(others)}
     if both := sorted(taken & process.ranges.keys()):
@@ -217,12 +220,40 @@ def _require_usable(name: str, process: Process) -> None:
     rng = np.random.default_rng(0)
     own = {key: np.full(2, (span.low + span.high) / 2, np.float32) for key, span in process.ranges.items()}
     time = np.linspace(0, 1, 64, dtype=np.float32)[:, None]
-    curve = np.asarray(process.curve(own, time, rng.standard_normal((64, 2), np.float32), rng))
-    if curve.shape not in ((64, 1), (64, 2)) or not np.isfinite(curve).all():
-        raise ValueError(
-            f"the process {name!r} must return finite numbers, (length, batch) or (length, 1); for 64 points of 2 "
-            f"series it returned {curve.shape}"
+    for fixed in (time, *own.values()):
+        fixed.flags.writeable = False
+    shocks = rng.standard_normal((64, 2), np.float32)
+    if fault := fault_of(process.curve(own, time, shocks, rng), own, shocks):
+        raise ValueError(f"the process {name!r} {fault}")
+
+
+def fault_of(curve: object, own: Own, shocks: Array) -> str | None:
+    """What is wrong with the curve that a process returned, or with the shocks that it left; None if nothing is.
+
+    own, shocks: (batch,) each and (length, batch), as the process was given them. The text names the
+    parameters of the first wrong series.
+    """
+    length, batch = shocks.shape
+    found = np.asarray(curve)
+    if found.dtype.kind != "f" or found.shape not in ((length, 1), (length, batch)):
+        spans = "".join(f", {key} from {column.min():.6g} to {column.max():.6g}" for key, column in own.items())
+        return (
+            f"returned {found.dtype} of shape {found.shape} for {length} points of {batch} series{spans}: return "
+            "finite floats, (length, batch) or (length, 1)"
         )
+    with np.errstate(over="ignore"):
+        single = found.astype(np.float32, copy=False)  # as the tables have it
+    for what, values in (("returned", single), ("left shocks with", shocks)):
+        finite = np.isfinite(values)
+        if not finite.all():
+            wrong = np.flatnonzero(~finite.all(axis=0))
+            first = wrong[0]
+            given = "".join(f", {key} {column[first]:.6g}" for key, column in own.items())
+            return (
+                f"{what} {values[~finite[:, first], first][0]} for {length} points{given} ({len(wrong)} of "
+                f"{values.shape[1]} series): return finite floats"
+            )
+    return None
 
 
 def ornstein_uhlenbeck(

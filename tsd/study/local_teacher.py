@@ -24,6 +24,7 @@ from tsd.models import card
 from tsd.plots import rasterised
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, Student, Training, TrainingConfig, to_yaml
+from tsd.recipe.stored import task_reference
 from tsd.series.processes import added
 from tsd.storage import folders, keys
 from tsd.storage.schemas import ALL_RIGHT, VALID, score_names
@@ -194,8 +195,8 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
     with tempfile.TemporaryDirectory() as local:
         from tsd.training.trainer import export
 
-        length = recipe.series.length
-        export(model, tokenizer, Path(local), run.student, record, task=recipe.task, length=length, about=about)
+        task, length = task_reference(recipe), recipe.series.length
+        export(model, tokenizer, Path(local), run.student, record, task=task, length=length, about=about)
         said = {**json.loads(Path(local, card.CARD).read_text()), "key": key(recipe)}
         Path(local, card.CARD).write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
         Path(local, card.README).write_text(card.render(said, scores), encoding="utf-8")

@@ -12,9 +12,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from tsd.errors import StorageError
-from tsd.recipe import Recipe, Student, to_yaml
+from tsd.errors import InputError, StorageError
+from tsd.recipe import ModelTeacher, Recipe, Student, stored, to_yaml
 from tsd.storage import folders, keys
+from tsd.tasks import modules
 
 RECIPE = "recipe.yaml"
 LAYOUT = b"# layout 3 of a study's folder\n"
@@ -73,7 +74,7 @@ def keep(recipe: Recipe, command: str) -> None:
         there = read(one)
         trained = "train" in _made(one.folder)
         if there is None or (_identity(there) != _identity(one) and (not trained or command in (*GROWS, *LATER))):
-            folders.write_bytes(one.folder, RECIPE, LAYOUT + to_yaml(one).encode())
+            folders.write_bytes(one.folder, RECIPE, LAYOUT + to_yaml(one, stored=True).encode())
 
 
 def read(recipe: Recipe) -> Recipe | None:
@@ -82,29 +83,49 @@ def read(recipe: Recipe) -> Recipe | None:
     None if there is none; then only the tables' keys can be compared. Raises StorageError if the file is damaged,
     or of an earlier version.
     """
-    content = folders.read_bytes(recipe.folder, RECIPE)
+    fields = _read_fields(recipe.folder)
+    if fields is None:
+        return None
+    placed = {"name": recipe.name, "out": recipe.out, "plugins": recipe.plugins}
+    try:
+        moved = {**fields, **placed, "task": _moved(fields.get("task"), recipe.task)}
+        return Recipe.model_validate(stored.relocated(moved, recipe.folder))
+    except (ValidationError, InputError):
+        return None
+
+
+def changed_modules(recipe: Recipe) -> list[str]:
+    """Return one line for each plugin, and for the task's module, that changed since the recipe was stored.
+
+    Raises StorageError as `read` does.
+    """
+    return list(stored.changes(_read_fields(recipe.folder) or {}, recipe))
+
+
+def _read_fields(folder: str) -> dict[str, Any] | None:
+    """Return the fields of a stored recipe under current names; None without one. Raises StorageError."""
+    content = folders.read_bytes(folder, RECIPE)
     if content is None:
         return None
     try:
         fields = yaml.safe_load(content)
         whole = isinstance(fields, dict) and "tracking" in fields  # the last section
-    except (yaml.YAMLError, UnicodeDecodeError):
+        modules.listed(fields.get("plugins", []) if whole else [])
+    except (yaml.YAMLError, UnicodeDecodeError, InputError):
         whole = False
     if not whole:
         raise StorageError(
-            f"{recipe.folder}/{RECIPE} is damaged: delete it; the recipe is then compared with the tables' keys"
+            f"{folder}/{RECIPE} is damaged: delete it; the recipe is then compared with the tables' keys"
         )
-    require_layout(recipe.folder, content)
-    try:
-        placed = {"name": recipe.name, "out": recipe.out, "plugins": recipe.plugins}
-        return Recipe.model_validate({**fields, **placed, "task": _moved(fields.get("task"), recipe.task)})
-    except ValidationError:
-        return None
+    require_layout(folder, content)
+    found: dict[str, Any] = fields
+    return found
 
 
-def _moved(stored: Any, task: str) -> Any:
+def _moved(written: Any, task: str) -> Any:
     """A stored task, with the path that `task` has if both name the same file and object."""
-    return task if str(stored).rpartition("/")[2] == task.rpartition("/")[2] else stored
+    same = modules.unpinned(str(written)).rpartition("/")[2] == task.rpartition("/")[2]
+    return task if same else written
 
 
 def require_layout(folder: str, content: bytes) -> None:
@@ -159,7 +180,8 @@ def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, Any]]:
 
 def _shows_plots(recipe: Recipe) -> bool:
     """Whether plots affect any result: a teacher uses them, or they are stored."""
-    return bool(getattr(recipe.teacher, "sees_images", False)) or "plots" in folders.names(recipe.folder)
+    sees_images = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_images
+    return sees_images or "plots" in folders.names(recipe.folder)
 
 
 def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Difference]:

@@ -13,14 +13,16 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
+from pydantic import ValidationError
 
 from tsd.errors import DataError, InputError, StorageError
-from tsd.recipe import Recipe
+from tsd.recipe import ModelTeacher, Recipe, stored
+from tsd.recipe.loading import first_problem
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, TOKENS, fingerprint
 from tsd.study import identity, provenance
 from tsd.study.findings import Checked, Finding
-from tsd.tasks import TASKS, modules
+from tsd.tasks import TASKS
 from tsd.teachers.api.journal import ADDRESSES, FOLDER, Journal, parts_with_journals
 from tsd.teachers.api.journal_archive import ARCHIVE
 
@@ -67,7 +69,8 @@ def check(run: str) -> Iterator[Checked]:
 def _check_study(run: str) -> Iterator[Checked]:
     """Check the tables, folders, records and pages of a study, then those of its teachers."""
     recipe, unreadable = _recipe(run)
-    yield Checked(provenance.RECIPE, "" if unreadable else "can be read", unreadable)
+    changed = provenance.changed_modules(recipe) if recipe else []
+    yield Checked(provenance.RECIPE, "; ".join(["can be read", *changed]) if recipe else "", unreadable)
     children = sorted({*_children(f"{run}/teachers"), *(recipe.teachers if recipe else ())})
     scored = [] if children else _scored(run)
     for name in TABLES:
@@ -130,7 +133,8 @@ def stages(run: str) -> list[str]:
 def recipe_of(run: str) -> Recipe:
     """Return the recipe that made a study, with its current folder. Raises DataError if there is none.
 
-    Raises InputError if one of its plugins is not there any more.
+    Its plugins are looked for where the recipe names them, in `run`, and in the current folder. Raises InputError
+    if one is in none of them.
     """
     run = run.rstrip("/")
     content = folders.read_bytes(run, provenance.RECIPE)
@@ -142,25 +146,17 @@ def recipe_of(run: str) -> Recipe:
         fields = yaml.safe_load(content)
         if isinstance(fields, dict):
             provenance.require_layout(run, content)
-            _load_plugins(run, fields)
+            fields = stored.relocated(fields, run)
         place, _, name = run.rpartition("/")
         return Recipe.model_validate({**fields, "name": name, "out": place or "."})
+    except InputError as error:
+        raise InputError(f"{run} needs what its recipe names: {error}") from error
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        what = str(error).strip().splitlines()[0]
+        what = first_problem(error) if isinstance(error, ValidationError) else str(error).strip().splitlines()[0]
         raise DataError(
             f"{run}/{provenance.RECIPE} is damaged ({what}): delete it and run the command that made the "
             "study, which makes what is missing again"
         ) from None
-
-
-def _load_plugins(run: str, fields: Mapping[str, Any]) -> None:
-    """Load the modules outside tsd that a stored recipe names. Raises InputError if one is not there any more."""
-    for name in (*(fields.get("plugins") or ()), str(fields.get("task")).rpartition(":")[0]):
-        try:
-            if name:
-                modules.load(str(name))
-        except InputError as error:
-            raise InputError(f"{run} needs what its recipe names: {error}") from None
 
 
 def _children(folder: str) -> list[str]:
@@ -296,7 +292,8 @@ def _check_folders(run: str, recipe: Recipe | None, children: Collection[str]) -
     needed: dict[str, str | None] = {}
     if recipe and not children and (after := _after(run, "tokenizers", children)):
         needed = dict.fromkeys(_tokenizers(run, recipe), after)
-    if recipe and not children and getattr(recipe.teacher, "train", None):
+    trained = recipe and isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.train
+    if trained and not children:
         needed["teacher"] = "annotations" if _begun(run, "annotations") else None
     there = [f"{kind}/{name}" for kind in ("students", "tokenizers") for name in _children(f"{run}/{kind}")]
     for name in (*there, *(name for name in needed if name not in there and name != "teacher"), "teacher"):

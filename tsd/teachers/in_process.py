@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 
-from tsd.errors import DataError, InputError
+from tsd.errors import DataError, PluginError, plugin_error, source
 from tsd.recipe import AddedTeacher, Recipe, RulesTeacher
 from tsd.recipe.additions import TEACHERS, Annotator
 from tsd.storage.schemas import conform
@@ -16,17 +16,29 @@ KINDS = (RulesTeacher, AddedTeacher)
 def annotate(recipe: Recipe, series: pa.Table) -> pa.Table:
     """Annotate series with the teacher of a recipe, which must be one of `KINDS`.
 
-    Raises InputError if a plugin's teacher returns no annotations of these series.
+    Raises PluginError if a plugin's teacher fails, or returns no annotations of these series.
     """
-    table = _annotator(recipe).annotate(series)
     if isinstance(recipe.teacher, RulesTeacher):
-        return table
+        return _annotator(recipe).annotate(series)
+    assert isinstance(recipe.teacher, AddedTeacher)
+    build = TEACHERS[recipe.teacher.kind].build
+    what = f"the teacher {recipe.teacher.kind}"
+    try:
+        table = _annotator(recipe).annotate(series)
+    except Exception as error:  # whatever code from outside raises
+        raise plugin_error(what, build, error) from error
+    what = f"{what}, in {source(build)},"
+    if not isinstance(table, pa.Table):
+        raise PluginError(f"{what} returned {type(table).__name__}: return the table that to_annotations makes")
     try:
         table = conform(table, recipe.asks.tables.annotations)
-    except DataError as error:
-        raise InputError(f"the teacher {recipe.teacher.name} returned no table of annotations: {error}") from None
+    except (DataError, pa.ArrowException) as error:
+        raise PluginError(f"{what} returned no table of annotations: {error}") from None
     if table["series_id"].to_pylist() != series["series_id"].to_pylist():
-        raise InputError(f"the teacher {recipe.teacher.name} must return one row per series, in their order")
+        raise PluginError(
+            f"{what} returned {table.num_rows:,} rows for {series.num_rows:,} series: return one row per series, "
+            "in their order"
+        )
     return table
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from tsd.errors import InputError
-from tsd.recipe import ApiTeacher, LocalTeacher, Recipe, VllmTeacher
+from tsd.recipe import ApiTeacher, LocalTeacher, ModelTeacher, Recipe, VllmTeacher
 from tsd.reporting.pages import template
 from tsd.storage import folders
 from tsd.teachers import in_process, vllm_engine
@@ -135,7 +135,9 @@ def _page(recipe: Recipe, series: pa.Table, annotations: pa.Table, pictures: lis
     ]
     length = len(series["values"][0]) // recipe.asks.curves
     asked = (
-        recipe.asks.image_prompt if getattr(recipe.teacher, "own", False) else recipe.asks.teacher_prompt(length)
+        recipe.asks.image_prompt
+        if isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.own
+        else recipe.asks.teacher_prompt(length)
     )
     return template("preview").render(
         title=recipe.name, teacher=recipe.teacher.name, cards=cards, prompt=asked, facets=recipe.asks.names
