@@ -1,0 +1,62 @@
+"""Noise: what is left around line, waves, shift and slow bends, as a standard deviation in value units."""
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from numpy.polynomial import polynomial
+
+from tsd.series.robust.waves import Column, Points
+
+LOW, MEDIUM, HIGH = 0, 1, 2
+LEVELS = (2.0, 10.0)  # standard deviations in value units between the classes
+WINDOW, DEGREE = 11, 2  # of the local polynomial
+KEPT = 0.7  # fraction of the residuals, the smallest in size, from which the deviation is measured
+# The mean square of those residuals by that of all, for a normal distribution: 1 − 2qφ(q) / KEPT, q the quantile
+# that KEPT of the sizes lie below.
+QUANTILE = 1.0364334
+TRIMMED = 1 - 2 * QUANTILE * float(np.exp(-(QUANTILE**2) / 2) / np.sqrt(2 * np.pi)) / KEPT
+
+
+def roughness(residual: Points) -> Points:
+    """The residual of a local quadratic over 11 points, (batch, points), each point with the variance of white noise.
+
+    Savitzky and Golay 1964, with polynomials of the last 11 points at the ends (Gorry 1990). residual: (batch,
+    points), from the waves.
+    """
+    rough: Points = residual @ _smoother(residual.shape[1])
+    return rough
+
+
+def deviation(rough: Points) -> Column:
+    """The standard deviation of each series, (batch,) in value units: a trimmed one, for normal noise without bias.
+
+    Three tenths of the points may be edges or outliers. It is less variable than the median absolute deviation, and
+    less biased for noise with short tails (Rousseeuw and Croux 1993 compare such estimators).
+    rough: (batch, points), of `roughness`.
+    """
+    count = round(KEPT * rough.shape[1])
+    squares = np.square(rough)
+    squares.partition(count, axis=1)
+    return np.sqrt(squares[:, :count].mean(axis=1) / TRIMMED).astype(np.float64)
+
+
+def level(deviations: Column) -> npt.NDArray[np.int8]:
+    """The class of each standard deviation, (batch,): LOW, MEDIUM or HIGH. Exactly 2 and exactly 10 are medium."""
+    found: npt.NDArray[np.int8] = (deviations >= LEVELS[0]).astype(np.int8)
+    found += deviations > LEVELS[1]
+    return found
+
+
+@lru_cache(maxsize=8)  # lengths
+def _smoother(points: int) -> npt.NDArray[np.float32]:
+    """Weights, (points, points), that turn a series into its scaled residual: a column a point."""
+    places = np.arange(WINDOW) - WINDOW // 2
+    powers = polynomial.polyvander(places.astype(np.float64), DEGREE)
+    hat = powers @ np.linalg.pinv(powers)  # (window, window): row i smooths the window's point i
+    weights = np.eye(points)
+    for point in range(points):
+        start = min(max(point - WINDOW // 2, 0), points - WINDOW)
+        weights[start : start + WINDOW, point] -= hat[point - start]
+    scaled: npt.NDArray[np.float32] = (weights / np.linalg.norm(weights, axis=0)).astype(np.float32)
+    return scaled
