@@ -15,6 +15,7 @@ LARGEST = 4.0  # sizes above this many medians count as this many: an outlier or
 FLOOR = 0.4  # value units: least median for that
 SPREAD = 0.7  # standard deviation of the sizes of normal noise by their mean, cut at four medians
 LEAST_Z = 4.6  # standard errors of the largest contrast
+WITHIN = 0.87  # weight of a stretch within the series, which has two changes to choose, beside one to its end
 LEAST_RATIO = 1.6  # mean size in the louder by that in the quieter stretch
 LEAST_UNITS = 1.6  # mean size in the louder stretch in value units, of a standard deviation of 2
 DEVIATION = 1.2533  # standard deviation of a normal distribution by its mean size
@@ -39,13 +40,14 @@ class Contrasts:
     """Stretches of consecutive parts against the rest of the series: to the end, and within it.
 
     first, last (stretches,) parts: first of the stretch and first after it. weights (parts, stretches) float32: the
-    mean of the stretch minus the mean of the rest, of sums by parts, by its standard error for unit variance. inside
-    (stretches,): points of the stretch. starts (parts,): first point of each part.
+    mean of the stretch minus the mean of the rest, of sums by parts, by its standard error for unit variance; less
+    within the series. factor (stretches,): how much less. inside (stretches,): points of the stretch. starts (parts,): first point of each part.
     """
 
     first: npt.NDArray[np.intp]
     last: npt.NDArray[np.intp]
     weights: npt.NDArray[np.float32]
+    factor: npt.NDArray[np.float64]
     inside: npt.NDArray[np.intp]
     starts: npt.NDArray[np.intp]
 
@@ -72,7 +74,7 @@ def find(rough: Points) -> Volatility:
     mean = np.maximum(sums.sum(axis=1) / points, 1e-6).astype(np.float64)
     inside = contrasts.inside[best]
     outside = points - inside
-    difference = score * np.sqrt(points / (inside * outside))
+    difference = score / contrasts.factor[best] * np.sqrt(points / (inside * outside))
     stretch, rest = mean + difference * outside / points, mean - difference * inside / points
     loud, quiet = np.maximum(stretch, rest), np.maximum(np.minimum(stretch, rest), 1e-6)
     held = (np.abs(score) >= LEAST_Z * SPREAD * mean) & (loud >= LEAST_RATIO * quiet) & (loud >= LEAST_UNITS)
@@ -106,4 +108,5 @@ def _contrasts(points: int) -> Contrasts:
     part = np.arange(parts)[:, None]
     within = (part >= first) & (part < last)  # (parts, stretches)
     weights = np.where(within, 1 / inside, -1 / (points - inside)) * np.sqrt(inside * (points - inside) / points)
-    return Contrasts(first, last, weights.astype(np.float32), inside, starts[:-1])
+    factor = np.where(last == parts, 1.0, WITHIN)
+    return Contrasts(first, last, (weights * factor).astype(np.float32), factor, inside, starts[:-1])
