@@ -1,7 +1,7 @@
 """Series of known kinds for `truth.py`: each with the size, place and frequency of what it has.
 
-"10 % noise" is normal noise with a standard deviation of a tenth of the signal's height from trough to crest, added
-before the series is scaled to 0–99 by its own range and rounded.
+"10 % noise" is normal noise with a standard deviation of a tenth of the signal's height from trough to crest,
+added before the series is scaled to 0–99 by its own range and rounded.
 """
 
 from collections.abc import Callable
@@ -118,6 +118,19 @@ def ramp_and_waves(rng: np.random.Generator, count: int, points: int) -> Array:
     """A ramp and two waves of half its height."""
     both = waves(rng, np.full(count, 7.0), points) + waves(rng, np.full(count, 2.3), points)
     return ramp(rng, count, points) + both / 2
+
+
+def staircase(rng: np.random.Generator, count: int, points: int) -> Array:
+    """Four steps in one direction, with a little noise."""
+    stairs = np.floor(4 * clock(points)) / 3
+    return signs(rng, count) * stairs + 0.05 * white(rng, count, points)
+
+
+def pulse(rng: np.random.Generator, count: int, points: int) -> Array:
+    """A shift and, a quarter of the length later, the shift back, with a little noise."""
+    at = rng.uniform(0.2, 0.5, (count, 1))
+    time = clock(points)
+    return signs(rng, count) * ((time >= at) & (time < at + 0.25)) + 0.05 * white(rng, count, points)
 
 
 def nothing(rng: np.random.Generator, count: int, points: int) -> Array:

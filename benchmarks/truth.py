@@ -8,6 +8,7 @@ minutes; the real series need .venv-real, which is set up once.
     OMP_NUM_THREADS=1 python benchmarks/truth.py --check
 """
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from known_series import (
     louder,
     noisy,
     nothing,
+    pulse,
     ramp,
     ramp_and_waves,
     saturating,
@@ -30,6 +32,7 @@ from known_series import (
     shifted,
     sine,
     spiked,
+    staircase,
     step,
     step_and_season,
     uniform,
@@ -130,7 +133,7 @@ def trend_rates(points: int, count: int) -> Rates:
         "AR(1) .8": autoregressive(0.8),
         "AR(1) .95": autoregressive(0.95),
         "random walk": autoregressive(1.0),
-        **{name: signal for name, signal in SINES.items()},
+        **SINES,
         **{f"{name} + 10 %": noisy(signal, 0.1) for name, signal in SINES.items()},
         "sine 1 + 30 %": noisy(SINES["sine 1"], 0.3),
     }
@@ -184,6 +187,7 @@ def season_rates(points: int, count: int) -> Rates:
         "random walk": autoregressive(1.0),
         "ramp": ramp,
         "step": step,
+        "staircase": staircase,
         **{f"season of 3–30 + {noise:.0%}": noisy(many, noise) for noise in (*NOISES, 0.5)},
     }.items():
         rates[f"season: {name}, found"] = share(signal, points, count, lambda m: m.season > 0)
@@ -214,6 +218,8 @@ def shift_rates(points: int, count: int) -> Rates:
         "sine 1 + 30 %": noisy(sine(1, 1), 0.3),
         **{f"ramp + {noise:.0%}": noisy(ramp, noise) for noise in NOISES},
         "saturating": saturating,
+        "staircase": staircase,
+        "pulse": pulse,
     }.items():
         rates[f"shift: {name}, found"] = share(signal, points, count, lambda m: m.shift != 0)
     for size in (2.0, 3.0, 5.0):
@@ -237,7 +243,11 @@ def outlier_rates(points: int, count: int) -> Rates:
         "step + 10 %": noisy(step, 0.1),
     }.items():
         rates[f"outlier: {name}, found"] = share(signal, points, count, lambda m: m.outlier != 0)
-    for name, size, below in (("6 sd", 6.0, nothing), ("8 sd", 8.0, nothing), ("8 sd on a shift", 8.0, large_step)):
+    for name, size, below in (
+        ("6 sd", 6.0, nothing),
+        ("8 sd", 8.0, nothing),
+        ("8 sd on a shift", 8.0, large_step),
+    ):
         known, found = found_in(partial(spiked, size=size, below=below), points, count)
         right = (found.outlier == known.sign) & (np.abs(found.outlier_place - known.what) <= 1)
         rates[f"outlier: {name}, found"] = float(right.mean())
@@ -272,7 +282,7 @@ def measure_cost() -> Rates:
         "paper's truth": lambda: SINGLE.measure(values),
         "robust truth": lambda: measure(values),
     }
-    return {name: RATED / seconds for name, seconds in medians(dict(works), REPEATS).items()}
+    return {name: RATED / seconds for name, seconds in medians(dict(works), REPEATS, time.process_time).items()}
 
 
 def bounds_of(rates: Rates) -> list[Bound]:

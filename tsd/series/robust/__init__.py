@@ -16,9 +16,10 @@ from tsd.series.robust import noise, outlier, season, shift, trend, volatility, 
 
 __all__ = ["Measures", "measure"]
 
-BLOCK = 2**16  # points measured at once: float32 arrays of 256 kB
+BLOCK = 2**17  # points measured at once: float32 arrays of 512 kB
 LEAST_ROWS = 64  # series in a block; a multiple of what matrix kernels compute at once
 SHORTEST = 32  # points
+LEAST_RANGE = 12.0  # value units: on the fixed scale a smaller range counts as this one, whose quarter is 3 units
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Measures:
 def measure(values: npt.NDArray[np.uint8] | npt.NDArray[np.floating]) -> Measures:
     """Measure each series.
 
-    values: (batch, points), 0–99, of at least 32 points. Raises ValueError for another shape or for values that are
-    not finite.
+    values: (batch, points), 0–99, of at least 32 points. Raises ValueError for another shape or for values that
+    are not finite.
     """
     if values.ndim != 2 or values.shape[1] < SHORTEST:
         raise ValueError(f"series must be (batch, points) with {SHORTEST} points or more, and are {values.shape}")
@@ -82,24 +83,27 @@ def measure(values: npt.NDArray[np.uint8] | npt.NDArray[np.floating]) -> Measure
         some = values[first : first + rows]
         block[: len(some)] = some
         if not np.isfinite(block).all():
-            raise ValueError("series must be finite, and some values are not: fill or leave out missing ones first")
+            raise ValueError(
+                "series must be finite, and some values are not: fill or leave out missing ones first"
+            )
         measured = _measure(block)
         parts.append({field.name: getattr(measured, field.name)[: len(some)] for field in fields(Measures)})
     return Measures(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def block_rows(points: int) -> int:
-    """Series in a block: 512 at 128 points."""
+    """Series in a block: 1,024 at 128 points."""
     return max(LEAST_ROWS, BLOCK // points // LEAST_ROWS * LEAST_ROWS)
 
 
 def _measure(values: waves.Points) -> Measures:
     """`measure` for one block. values: (rows, points) float32; changed."""
     points = values.shape[1]
-    low, high = values.min(axis=1), values.max(axis=1)
+    rows = np.arange(len(values))
+    low, high = values[rows, values.argmin(axis=1)], values[rows, values.argmax(axis=1)]  # faster than min and max
     # Half the sum is exact for integers: on one scale a series and the same series higher up become equal.
     values -= ((low + high) * np.float32(0.5))[:, None]
-    extent = (high - low).astype(np.float64)
+    extent = np.maximum(high - low, LEAST_RANGE).astype(np.float64)
     line, around_line = trend.fit_line(values)
     first, around_wave = waves.take_off(
         around_line, line.energy, waves.strongest(waves.spectrum(around_line), points)
@@ -109,17 +113,24 @@ def _measure(values: waves.Points) -> Measures:
     twice = waves.sum_of_squares(rest)
     seasons = season.find(rest, (first, second), (line.energy, once))
     seasonal = seasons.found > season.NONE
+    # The trend is that of the series without its season, so the wave beside its line is the other one.
+    slope = line.slope - seasons.wave.tilt
+    beside = second.where(seasonal & ~seasons.second, first)
+    on_line, on_one, on_both = (waves.moments(each) for each in (around_line, around_wave, rest))
+    around = on_one.where(seasonal, on_line)
+    swapped = np.flatnonzero(seasons.second)
+    around.put(swapped, waves.moments(rest[swapped] + waves.curve(first.rows(swapped), points, straightened=True)))
+    around_beside = on_both.where(seasonal, on_one)
     shifts, level = shift.find(values, seasons, extent, np.where(seasonal, twice, once))
     shifted = np.flatnonzero(shifts.direction)
     rest[shifted] = level[shifted] - shift.levels(shifts.place[shifted], level[shifted])
     season.take_off_shape(rest, seasons)
-    trends = trend.find(
-        values, line, around_line, first, around_wave, shifts.size.astype(np.float64), extent
-    )
+    trends = trend.find(values, slope, around, beside, around_beside, shifts.size.astype(np.float64), extent)
     rough = noise.roughness(rest)
-    deviation = noise.deviation(rough)
+    sizes = noise.sizes_of(rough)
+    deviation = noise.deviation(sizes)
     outliers = outlier.find(rest, deviation, extent)
-    changes = volatility.find(rough)
+    changes = volatility.find(rough, sizes[:, points // 2])
     return Measures(
         trend=trends.direction,
         trend_near_tie=trends.near_tie,

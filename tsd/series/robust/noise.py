@@ -10,7 +10,8 @@ from tsd.series.robust.waves import Column, Points
 
 LOW, MEDIUM, HIGH = 0, 1, 2
 LEVELS = (2.0, 10.0)  # standard deviations in value units between the classes
-WINDOW, DEGREE = 11, 2  # of the local polynomial
+WINDOW = 11  # points of the local polynomial from 128 on; of a shorter series as large a fraction, to a reader
+LEAST_WINDOW, DEGREE = 5, 2
 KEPT = 0.7  # fraction of the residuals, the smallest in size, from which the deviation is measured
 # The mean square of those residuals by that of all, for a normal distribution: 1 − 2qφ(q) / KEPT, q the quantile
 # that KEPT of the sizes lie below.
@@ -19,26 +20,31 @@ TRIMMED = 1 - 2 * QUANTILE * float(np.exp(-(QUANTILE**2) / 2) / np.sqrt(2 * np.p
 
 
 def roughness(residual: Points) -> Points:
-    """The residual of a local quadratic over 11 points, (batch, points), each point with the variance of white noise.
+    """The residual of a local quadratic, (batch, points), scaled so that white noise keeps its variance.
 
-    Savitzky and Golay 1964, with polynomials of the last 11 points at the ends (Gorry 1990). residual: (batch,
+    Savitzky and Golay 1964, with polynomials of the last points at the ends (Gorry 1990). residual: (batch,
     points), from the waves.
     """
     rough: Points = residual @ _smoother(residual.shape[1])
     return rough
 
 
-def deviation(rough: Points) -> Column:
-    """The standard deviation of each series, (batch,) in value units: a trimmed one, for normal noise without bias.
+def sizes_of(rough: Points) -> Points:
+    """The absolute values of each series, ascending, (batch, points). numpy sorts faster than it selects."""
+    sizes = np.abs(rough)
+    sizes.sort(axis=1)
+    return sizes
 
-    Three tenths of the points may be edges or outliers. It is less variable than the median absolute deviation, and
-    less biased for noise with short tails (Rousseeuw and Croux 1993 compare such estimators).
-    rough: (batch, points), of `roughness`.
+
+def deviation(sizes: Points) -> Column:
+    """A trimmed standard deviation of each series, (batch,) in value units, without bias for normal noise.
+
+    Three tenths of the points may be edges or outliers. It is less variable than the median absolute deviation,
+    and less biased for noise with short tails (Rousseeuw and Croux 1993 compare such estimators). sizes: (batch,
+    points), of `sizes_of`.
     """
-    count = round(KEPT * rough.shape[1])
-    squares = np.square(rough)
-    squares.partition(count, axis=1)
-    return np.sqrt(squares[:, :count].mean(axis=1) / TRIMMED).astype(np.float64)
+    smallest = sizes[:, : round(KEPT * sizes.shape[1])]
+    return np.sqrt(np.vecdot(smallest, smallest) / (smallest.shape[1] * TRIMMED)).astype(np.float64)
 
 
 def level(deviations: Column) -> npt.NDArray[np.int8]:
@@ -48,15 +54,21 @@ def level(deviations: Column) -> npt.NDArray[np.int8]:
     return found
 
 
+def window(points: int) -> int:
+    """Points of the local polynomial, an odd number: 5 of 64, 11 of 128 and more."""
+    return min(max(2 * round((WINDOW * points / 128 - 1) / 2) + 1, LEAST_WINDOW), WINDOW)
+
+
 @lru_cache(maxsize=8)  # lengths
 def _smoother(points: int) -> npt.NDArray[np.float32]:
     """Weights, (points, points), that turn a series into its scaled residual: a column a point."""
-    places = np.arange(WINDOW) - WINDOW // 2
+    width = window(points)
+    places = np.arange(width) - width // 2
     powers = polynomial.polyvander(places.astype(np.float64), DEGREE)
     hat = powers @ np.linalg.pinv(powers)  # (window, window): row i smooths the window's point i
     weights = np.eye(points)
     for point in range(points):
-        start = min(max(point - WINDOW // 2, 0), points - WINDOW)
-        weights[start : start + WINDOW, point] -= hat[point - start]
+        start = min(max(point - width // 2, 0), points - width)
+        weights[start : start + width, point] -= hat[point - start]
     scaled: npt.NDArray[np.float32] = (weights / np.linalg.norm(weights, axis=0)).astype(np.float32)
     return scaled

@@ -13,7 +13,7 @@ LEAST_SIZE = 0.2  # of the series' range
 LEAST_UNITS = 3.0  # value units
 LEAST_DEVIATIONS = 5.0  # times 1.4826 · the median absolute value of all distances
 FLOOR = 1.0  # value units: the rounding of a smooth series
-CANDIDATE = 3.5  # noise deviations, which are less than those of the distances: most series end here
+CANDIDATE = 4.0  # noise deviations, which are less than those of the distances: most series end here
 ALIKE = 0.7  # size of a further one by the largest: then there are several
 SEVERAL = 3  # the most that are still outliers; more are the way that the series is
 
@@ -22,8 +22,8 @@ SEVERAL = 3  # the most that are still outliers; more are the way that the serie
 class Outlier:
     """The outlier of each series, (batch,) each.
 
-    direction: +1 a spike, −1 a dip, 0 none. place: index of the largest one, −1 without one. size: its distance from
-    what is around it in value units. count: how many there are of like size and in the same direction.
+    direction: +1 a spike, −1 a dip, 0 none. place: index of the largest one, −1 without one. size: its distance
+    from what is around it in value units. count: how many there are of like size and in the same direction.
     """
 
     direction: npt.NDArray[np.int8]
@@ -35,8 +35,8 @@ class Outlier:
 def find(residual: Points, noise: Column, extent: Column) -> Outlier:
     """Find the point that is farthest from its surroundings, and judge it.
 
-    residual: (batch, points), from line, waves and shift. noise: (batch,) standard deviation. extent: (batch,) range
-    of the series.
+    residual: (batch, points), from line, waves and shift. noise: (batch,) standard deviation. extent: (batch,)
+    range of the series.
 
     The Hampel identifier (Hampel 1974; Pearson 2002) with the point's own neighbourhood left out: the distance of
     each point to the mean of the medians left and right of it, in units of the median of all distances.
@@ -69,7 +69,7 @@ def _distances(residual: Points) -> tuple[Points, Points]:
     wide[:, SIDE:-SIDE] = residual
     wide[:, :SIDE] = residual[:, SIDE:0:-1]
     wide[:, -SIDE:] = residual[:, -2 : -SIDE - 2 : -1]
-    # The median of four is the mean of the larger of the two minima and the smaller of the two maxima of its pairs.
+    # The median of four is the mean of the larger minimum and the smaller maximum of its two pairs.
     low, high = np.minimum(wide[:, :-1], wide[:, 1:]), np.maximum(wide[:, :-1], wide[:, 1:])
     medians = np.maximum(low[:, :-2], low[:, 2:])  # (batch, points + 5): of four points from each on
     medians += np.minimum(high[:, :-2], high[:, 2:])
@@ -81,12 +81,10 @@ def _distances(residual: Points) -> tuple[Points, Points]:
     return np.subtract(residual, around, out=around), np.abs(gap, out=gap)
 
 
-def _judge(
-    distance: Points, gap: Points, least: Column
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int8]]:
-    """The index of the largest outlier of each series, and how many like it there are; 0 if it is none. (batch,)."""
+def _judge(distance: Points, gap: Points, least: Column) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int8]]:
+    """The index of the largest outlier of each series, and how many there are like it, 0 if none. (batch,)."""
     size = np.abs(distance)
-    middle = np.median(size, axis=1).astype(np.float64)
+    middle = np.sort(size, axis=1)[:, size.shape[1] // 2].astype(np.float64)
     gate = np.maximum(LEAST_DEVIATIONS * np.maximum(1.4826 * middle, FLOOR), least)
     # A point beside an edge is far from the mean of two different surroundings: it is none.
     size[gap > SAME_AROUND * size] = 0

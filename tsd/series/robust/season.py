@@ -11,6 +11,7 @@ from tsd.series.robust.waves import (
     Points,
     Wave,
     curve,
+    moments,
     persistence,
     sum_of_squares,
     take_off,
@@ -20,26 +21,30 @@ from tsd.series.robust.waves import (
 
 NONE, WEAK, STRONG = 0, 1, 2
 LEAST_CYCLES = 2.75  # fewer are a bend
-LEAST_SHARE = 0.25  # of the variance around line and other wave
+LEAST_SHARE = 0.25  # of the variance around the line
+SECOND_SHARE = 0.4  # of the variance around line and first wave, for the second one: it was chosen from more
 STRONG_SHARE = 0.5  # of the same: a season as large as all that it is mixed with
 ABOVE_BACKGROUND = 12.0  # times the power that autocorrelated noise has at this frequency
+SECOND_ABOVE = 30.0  # the same for the second wave
 LEAST_HEIGHT = 5.0  # value units from crest to trough: the rounding of a clean ramp has waves of one unit
 IN_PHASE = 0.9  # cosine between the two halves; also |sum| by sum of sizes for the three thirds
 LEAST_BALANCE = 0.15  # amplitude of the smaller half by that of the larger
 WAVE_PARAMETERS = 8  # of a line and a wave whose frequency was searched for
-HARMONICS = (2, 3, 4)
-FASTEST = 0.45  # cycles per point of a harmonic that is still a wave
+HARMONICS = (2, 3, 4, 5)
+FASTEST = 0.5  # cycles per point of a harmonic
 
 
 @dataclass(frozen=True)
 class Season:
     """The season of each series, (batch,) each.
 
-    found: NONE, WEAK or STRONG. wave: its fundamental, zero where there is none.
+    found: NONE, WEAK or STRONG. wave: its fundamental, zero where there is none. second: whether it is the second
+    wave that was taken off.
     """
 
     found: npt.NDArray[np.int8]
     wave: Wave
+    second: npt.NDArray[np.bool_]
 
 
 def find(residual: Points, waves: tuple[Wave, Wave], energies: tuple[Column, Column]) -> Season:
@@ -48,22 +53,22 @@ def find(residual: Points, waves: tuple[Wave, Wave], energies: tuple[Column, Col
     residual: (batch, points), from the line and both waves. energies: sums of squares around the line, and
     around line and first wave.
 
-    A harmonic test in the way of Fisher (1929) and Siegel (1980), against the spectrum of an AR(1) instead of a flat
-    one, as is usual for climate series (Mann and Lees 1996). The amplitudes of halves and thirds must agree in
-    phase, which waves of noise and quasi-cycles do not.
+    A harmonic test in the way of Fisher (1929) and Siegel (1980), against the spectrum of an AR(1) instead of a
+    flat one, as is usual for climate series (Mann and Lees 1996). The amplitudes of halves and thirds must agree
+    in phase, which waves of noise and quasi-cycles do not.
     """
     first, other = waves
     points = residual.shape[1]
     slow = (first.frequency < LEAST_CYCLES) | ~first.entered
     second = other.entered & (other.frequency >= LEAST_CYCLES) & (slow | (other.energy > first.energy))
-    wave = _chosen(second, other, first)
+    wave = other.where(second, first)
     # Around the second wave the first one is off, around the first one only the line is.
     around = np.where(second, energies[1], energies[0])
     share = wave.energy / np.maximum(around, NOTHING * points)
     candidates = np.flatnonzero(
         wave.entered
         & (wave.frequency >= LEAST_CYCLES)
-        & (share >= LEAST_SHARE)
+        & (share >= np.where(second, SECOND_SHARE, LEAST_SHARE))
         & (wave.height >= LEAST_HEIGHT)
     )
     found = np.zeros(len(residual), np.int8)
@@ -72,10 +77,12 @@ def find(residual: Points, waves: tuple[Wave, Wave], energies: tuple[Column, Col
         rest = residual[candidates]
         loose = ~second[candidates] & other.entered[candidates]
         rest[loose] += curve(other.rows(candidates[loose]), points, straightened=True)
-        held = _above_background(rest, chosen) & _in_phase(rest, chosen)
+        above = np.where(second[candidates], SECOND_ABOVE, ABOVE_BACKGROUND)
+        held = (chosen.energy >= above * _background(rest, chosen)) & _in_phase(rest, chosen)
         strong = share[candidates] >= STRONG_SHARE
         found[candidates] = np.where(held, np.where(strong, STRONG, WEAK), NONE)
-    return Season(found, _kept(wave, found > NONE))
+    there = found > NONE
+    return Season(found, _kept(wave, there), second & there)
 
 
 def take_off_shape(residual: Points, season: Season) -> None:
@@ -96,23 +103,22 @@ def take_off_shape(residual: Points, season: Season) -> None:
         part *= amplitude[:, None]
         rest -= part
     for times in HARMONICS:
-        fast = np.flatnonzero(times * frequency <= FASTEST * points)
+        fast = np.flatnonzero(times * frequency < FASTEST * points)
         if len(fast):
             some = rest[fast]
             rest[fast] = take_off(some, sum_of_squares(some), times * frequency[fast], least=0.0)[1]
     residual[rows] = rest
 
 
-def _above_background(rest: Points, wave: Wave) -> npt.NDArray[np.bool_]:
-    """Whether the power is far above that of an AR(1) with the variance and persistence of the rest. (batch,)."""
+def _background(rest: Points, wave: Wave) -> Column:
+    """The power that an AR(1) like the rest, in variance and persistence, has at the frequency. (batch,)."""
     points = rest.shape[1]
-    energy = sum_of_squares(rest)
-    rho = persistence(rest, energy, WAVE_PARAMETERS)
+    sums = moments(rest)
+    rho = persistence(sums, WAVE_PARAMETERS)
     omega = 2 * np.pi / points * wave.frequency
-    variance = energy / (points - WAVE_PARAMETERS)
-    background = variance * (1 - rho**2) / (1 - 2 * rho * np.cos(omega) + rho**2)
-    held: npt.NDArray[np.bool_] = wave.energy >= ABOVE_BACKGROUND * 2 * background
-    return held
+    variance = sums.energy / (points - WAVE_PARAMETERS)
+    density: Column = variance * (1 - rho**2) / (1 - 2 * rho * np.cos(omega) + rho**2)
+    return 2 * density  # of cosine and sine together
 
 
 def _in_phase(rest: Points, wave: Wave) -> npt.NDArray[np.bool_]:
@@ -142,11 +148,6 @@ def _in_phase(rest: Points, wave: Wave) -> npt.NDArray[np.bool_]:
     return held
 
 
-def _chosen(which: npt.NDArray[np.bool_], one: Wave, other: Wave) -> Wave:
-    """One wave or the other for each series."""
-    return Wave(**{name: np.where(which, value, vars(other)[name]) for name, value in vars(one).items()})
-
-
 def _kept(wave: Wave, there: npt.NDArray[np.bool_]) -> Wave:
     """The wave where it is a season, zero elsewhere."""
     return replace(
@@ -154,4 +155,6 @@ def _kept(wave: Wave, there: npt.NDArray[np.bool_]) -> Wave:
         even=np.where(there, wave.even, 0.0),
         odd=np.where(there, wave.odd, 0.0),
         energy=np.where(there, wave.energy, 0.0),
+        lift=np.where(there, wave.lift, 0.0),
+        tilt=np.where(there, wave.tilt, 0.0),
     )

@@ -1,6 +1,7 @@
 """Level shift: the series has two levels, and goes from one to the other at once."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from tsd.series.robust.waves import (
     Column,
     Points,
     curve,
+    moments,
     persistence,
     spread,
     sum_of_squares,
@@ -30,8 +32,8 @@ MEANS = 2  # fitted parameters
 class Shift:
     """The level shift of each series, (batch,) each.
 
-    direction: −1 down, 0 none, +1 up. place: index of the first point after it, −1 without one. size: difference of
-    the two levels in value units, 0 without one.
+    direction: −1 down, 0 none, +1 up. place: index of the first point after it, −1 without one. size: difference
+    of the two levels in value units, 0 without one.
     """
 
     direction: npt.NDArray[np.int8]
@@ -43,8 +45,8 @@ def find(values: Points, season: Season, extent: Column, around_wave: Column) ->
     """Search the best split into two levels, and judge it.
 
     values: (batch, points), centred. extent: (batch,) range of the series. around_wave: (batch,) sum of squares
-    around the line and the waves that the split competes with. Returns the shift and (batch, points) values without
-    season.
+    around the line and the waves that the split competes with. Returns the shift and (batch, points) values
+    without season.
 
     The split is the maximum of the CUSUM statistic, the least-squares estimate of one change in the mean (Hawkins
     1977; the first split of binary segmentation, Scott and Knott 1974). It must explain more than a line and than
@@ -57,9 +59,9 @@ def find(values: Points, season: Season, extent: Column, around_wave: Column) ->
         level[seasonal] -= curve(season.wave.rows(seasonal), points)
     level -= level.mean(axis=1, keepdims=True)
     energy = sum_of_squares(level)
-    gain, first = _best_split(level)
-    size = -gain[1] * points / (first * (points - first))
-    explained = gain[0]
+    score, first = _best_split(level)
+    explained = score**2
+    size = -score * np.sqrt(points / (first * (points - first)))
     slope = np.vecdot(level, wave_table(points).time).astype(np.float64)
     around_line = energy - slope**2 / spread(points)
     rest = energy - explained
@@ -91,21 +93,23 @@ def edge(points: int) -> int:
     return max(LEAST_EDGE, round(EDGE * points))
 
 
-def _best_split(level: Points) -> tuple[tuple[Column, Column], npt.NDArray[np.intp]]:
-    """The split that explains most: sum of squares that it explains, CUSUM there, and first index after it.
+def _best_split(level: Points) -> tuple[Column, npt.NDArray[np.intp]]:
+    """The split that explains most: its CUSUM statistic, and the first index after it. (batch,) each.
 
-    level: (batch, points) of mean zero. (batch,) each.
+    level: (batch, points) of mean zero. The statistic is the root of the sum of squares that the split explains,
+    with the sign of the mean before it.
     """
-    points = level.shape[1]
-    first, last = edge(points), points - edge(points)
-    sums = np.cumsum(level[:, :last], axis=1)[:, first - 1 :]  # (batch, splits): of the points before a split
-    before = np.arange(first, last + 1)
-    weights = (points / (before * (points - before))).astype(np.float32)
-    explained = np.square(sums)
-    explained *= weights
-    best = explained.argmax(axis=1)
-    rows = np.arange(len(level))
-    return (explained[rows, best].astype(np.float64), sums[rows, best].astype(np.float64)), best + first
+    scores = level @ _splits(level.shape[1])  # (batch, splits)
+    best = np.abs(scores).argmax(axis=1)
+    return scores[np.arange(len(level)), best].astype(np.float64), best + edge(level.shape[1])
+
+
+@lru_cache(maxsize=8)  # lengths
+def _splits(points: int) -> npt.NDArray[np.float32]:
+    """Weights, (points, splits): the sum of the points before a split by its standard error."""
+    before = np.arange(edge(points), points - edge(points) + 1)
+    weights = (np.arange(points)[:, None] < before) * np.sqrt(points / (before * (points - before)))
+    return weights.astype(np.float32)
 
 
 def _abrupt(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDArray[np.bool_]:
@@ -113,7 +117,9 @@ def _abrupt(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDA
     window = min(LARGEST_WINDOW, edge(level.shape[1]))
     near = first[:, None] + np.arange(-window, window)  # (batch, 2 · window)
     around = np.take_along_axis(level, near, axis=1)
-    jump = np.median(around[:, window:], axis=1) - np.median(around[:, :window], axis=1)
+    before, after = (np.sort(side, axis=1) for side in (around[:, :window], around[:, window:]))
+    middle = slice((window - 1) // 2, window // 2 + 1)  # one point, or two of an even number
+    jump = after[:, middle].mean(axis=1) - before[:, middle].mean(axis=1)
     part = jump / size
     held: npt.NDArray[np.bool_] = (part >= ABRUPT[0]) & (part <= ABRUPT[1])
     return held
@@ -123,9 +129,9 @@ def _significant(level: Points, first: npt.NDArray[np.intp], size: Column) -> np
     """Whether the two means differ for autocorrelated noise: the variance of a mean is inflated. (batch,)."""
     points = level.shape[1]
     rest = level - levels(first.astype(np.int32), level)
-    energy = sum_of_squares(rest)
-    rho = persistence(rest, energy, MEANS)
-    variance = np.maximum(energy / (points - MEANS), NOTHING) * (1 + rho) / (1 - rho)
+    sums = moments(rest)
+    rho = persistence(sums, MEANS)
+    variance = np.maximum(sums.energy / (points - MEANS), NOTHING) * (1 + rho) / (1 - rho)
     error = np.sqrt(variance * points / (first * (points - first)))
     held: npt.NDArray[np.bool_] = np.abs(size) >= LEAST_Z * error
     return held

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from tsd.series.robust.waves import (
     NOTHING,
     Column,
+    Moments,
     Points,
     Wave,
     persistence,
@@ -18,7 +19,10 @@ from tsd.series.robust.waves import (
 
 ENDS = 20 / 128  # fraction of the series in the window at either end
 SHIFT = 0.25  # of the range: a level shift of this size is a direction
-BIG, BIG_ENDS = 0.25, 0.125  # of the range: change, and difference of the ends, of a trend that must be significant
+BIG, BIG_ENDS = (
+    0.25,
+    0.125,
+)  # of the range: change, and difference of the ends, of a trend that must be significant
 PLAIN, PLAIN_ENDS = 0.35, 0.3  # of the range: change and ends that any reader calls a trend
 LEAST_T = 3.0  # of the slope beside the wave, for AR(1) noise
 LEAST_UNIT_ROOT_T = 2.5  # of Perron and Yabu's statistic
@@ -57,29 +61,37 @@ def fit_line(values: Points) -> tuple[Line, Points]:
 
 
 def find(
-    values: Points, line: Line, around_line: Points, wave: Wave, around_wave: Points, shift: Column, extent: Column
+    values: Points,
+    alone: Column,
+    around_line: Moments,
+    wave: Wave,
+    around_wave: Moments,
+    shift: Column,
+    extent: Column,
 ) -> Trend:
     """Judge the direction of each series.
 
-    values: (batch, points), centred. around_line, around_wave: residuals of the line, and of line and wave. shift:
-    (batch,) size of a level shift, signed. extent: (batch,) range of the series.
+    values: (batch, points), centred. alone: (batch,) slope of the line without a wave,
+    of the series without its season. around_line, around_wave: sums of the
+    residuals of this line, and of line and wave. shift: (batch,) size of a level shift, signed. extent: (batch,)
+    range of the series.
 
     A direction is a level shift of a quarter of the range; or a change of a quarter that is significant, by the t
-    of the slope with the variance of AR(1) noise, a wave fitted beside it, or by the test of Perron and Yabu (2009),
-    which holds for noise with a unit root as well; or a change of a third of the range between the ends. The change
-    is the smaller one of the lines with and without the wave, and none if they disagree: a cycle is no trend.
+    of the slope with the variance of AR(1) noise, a wave fitted beside it, or by the test of Perron and Yabu
+    (2009), which holds for noise with a unit root as well; or a change of a third of the range between the ends.
+    The change is the smaller one of the lines with and without the wave, and none if they disagree: a cycle is no
+    trend.
     """
     points = values.shape[1]
-    extent = np.maximum(extent, 1e-6)
-    beside = line.slope - wave.tilt
-    agree = line.slope * beside > 0
-    slope = np.where(agree, np.where(np.abs(beside) < np.abs(line.slope), beside, line.slope), 0.0)
+    beside = alone - wave.tilt
+    agree = alone * beside > 0
+    slope = np.where(agree, np.where(np.abs(beside) < np.abs(alone), beside, alone), 0.0)
     change = slope * (points - 1) / extent
     ends = _ends(values) / extent
     agree &= change * ends > 0
     size, apart = np.where(agree, np.abs(change), 0.0), np.where(agree, np.abs(ends), 0.0)
     t = np.abs(_slope_t(beside, wave, around_wave))
-    unit_root_t = np.abs(perron_yabu(line, around_line))
+    unit_root_t = np.abs(perron_yabu(alone, around_line))
     step = np.abs(shift) / extent
 
     def directed(scale: float) -> npt.NDArray[np.bool_]:
@@ -97,30 +109,27 @@ def find(
     return Trend(direction, tie, np.where(agree, change, 0.0).astype(np.float32))
 
 
-def perron_yabu(line: Line, residual: Points) -> Column:
-    """The t of the slope by feasible quasi-differences, (batch,): normal for stationary noise and for a unit root.
+def perron_yabu(slope: Column, residual: Moments) -> Column:
+    """The t of the slope by quasi-differences, (batch,): normal for stationary noise and for a unit root.
 
-    Perron and Yabu 2009: ρ is set to 1 where its estimate is within 1 / √points of it. The first point is kept as it
-    is, which would tell the two directions of time apart: this is the mean of both. residual: (batch, points), from
-    the line.
+    Perron and Yabu 2009: ρ is set to 1 where its estimate is within 1 / √points of it. The first point is kept as
+    it is, which would tell the two directions of time apart: this is the mean of both. slope: (batch,) of the line
+    by least squares. residual: from that line.
     """
-    points = residual.shape[1]
-    rho = persistence(residual, line.energy, LINE_PARAMETERS)
+    points = residual.points
+    rho = persistence(residual, LINE_PARAMETERS)
     rho = np.where(rho > 1 - 1 / np.sqrt(points), 1.0, rho)
-    lagged = np.vecdot(residual[:, 1:], residual[:, :-1]).astype(np.float64)
-    first, last = residual[:, 0].astype(np.float64), residual[:, -1].astype(np.float64)
-    forward = _quasi_differenced_t(line, rho, lagged, first, last, points)
-    backward = _quasi_differenced_t(Line(-line.slope, line.energy), rho, lagged, last, first, points)
+    back = Moments(points, residual.energy, residual.lagged, residual.last, residual.first)
+    forward, backward = _quasi_differenced_t(slope, rho, residual), _quasi_differenced_t(-slope, rho, back)
     return (forward - backward) / 2
 
 
-def _quasi_differenced_t(
-    line: Line, rho: Column, lagged: Column, first: Column, last: Column, points: int
-) -> Column:
-    """The t of the slope after quasi-differences, (batch,), in closed sums: the residual is orthogonal to the line.
+def _quasi_differenced_t(line: Column, rho: Column, residual: Moments) -> Column:
+    """The t of the slope after quasi-differences, (batch,). The sums are closed, as a line leaves no slope.
 
-    rho, lagged, first, last: (batch,), the factor, the sum of products of neighbours, and the residuals at the ends.
+    line, rho: (batch,), the slope by least squares, and the factor.
     """
+    points, first, last = residual.points, residual.first, residual.last
     start, end = -(points - 1) / 2, (points - 1) / 2  # centred time of the two
     left = 1 - rho  # the constant after differencing
     # Regressors: left and left · t + rho for each point after the first, 1 and start for the first one.
@@ -129,24 +138,23 @@ def _quasi_differenced_t(
     times = start**2 + left**2 * (spread(points) - start**2) - 2 * left * rho * start + (points - 1) * rho**2
     level = first + left * (rho * last - first)
     moved = start * first + left * (rho * (end + 1) * last - start * first) + rho * (rho * last - first)
-    energy = line.energy - 2 * rho * lagged + rho**2 * (line.energy - last**2)
+    energy = residual.energy - 2 * rho * residual.lagged + rho**2 * (residual.energy - last**2)
     determinant = ones * times - mixed**2
     slope = (ones * moved - mixed * level) / determinant
     constant = (times * level - mixed * moved) / determinant
     rest = np.maximum(energy - constant * level - slope * moved, NOTHING * points)
     error = np.sqrt(rest / (points - LINE_PARAMETERS) * ones / determinant)
-    t: Column = (line.slope + slope) / error
+    t: Column = (line + slope) / error
     return t
 
 
-def _slope_t(slope: Column, wave: Wave, residual: Points) -> Column:
+def _slope_t(slope: Column, wave: Wave, residual: Moments) -> Column:
     """The t of the slope beside the wave, its variance inflated for AR(1) noise, (batch,)."""
-    points = residual.shape[1]
-    energy = sum_of_squares(residual)
-    without, beside = (persistence(residual, energy, used) for used in (LINE_PARAMETERS, WAVE_PARAMETERS))
+    points = residual.points
+    without, beside = (persistence(residual, used) for used in (LINE_PARAMETERS, WAVE_PARAMETERS))
     rho = np.where(wave.entered, beside, without)
     used = np.where(wave.entered, WAVE_PARAMETERS, LINE_PARAMETERS)
-    variance = np.maximum(energy / (points - used), NOTHING) * (1 + rho) / (1 - rho)
+    variance = np.maximum(residual.energy / (points - used), NOTHING) * (1 + rho) / (1 - rho)
     t: Column = slope / np.sqrt(variance * (1 / spread(points) + wave.tilt_variance))
     return t
 

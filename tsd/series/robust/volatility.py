@@ -6,16 +6,16 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from tsd.series.robust.waves import Column, Points
+from tsd.series.robust.waves import Points
 
 STEADY, GROWING, SHRINKING, BURSTS = 0, 1, 2, 3
 PARTS = 32  # of the series, between which changes are looked for; one less of an odd number of points
 LEAST_PARTS = 4  # of the louder and of the quieter stretch
 LARGEST = 4.0  # sizes above this many medians count as this many: an outlier or an edge is no burst
-FLOOR = 0.4  # value units: least median for that
+FLOOR = 0.5  # value units: least median for that
 SPREAD = 0.7  # standard deviation of the sizes of normal noise by their mean, cut at four medians
 LEAST_Z = 4.6  # standard errors of the largest contrast
-WITHIN = 0.87  # weight of a stretch within the series, which has two changes to choose, beside one to its end
+WITHIN = 0.85  # weight of a stretch within the series, which has two changes to choose, beside one to its end
 LEAST_RATIO = 1.6  # mean size in the louder by that in the quieter stretch
 LEAST_UNITS = 1.6  # mean size in the louder stretch in value units, of a standard deviation of 2
 DEVIATION = 1.2533  # standard deviation of a normal distribution by its mean size
@@ -25,9 +25,9 @@ DEVIATION = 1.2533  # standard deviation of a normal distribution by its mean si
 class Volatility:
     """The change of volatility of each series, (batch,) each.
 
-    kind: STEADY, GROWING, SHRINKING or BURSTS. place: index of the first point of the louder stretch where it grows
-    and in bursts, of the quieter one where it shrinks; −1 if steady. ratio: standard deviation of the louder by that
-    of the quieter stretch, 1 if steady.
+    kind: STEADY, GROWING, SHRINKING or BURSTS. place: index of the first point of the louder stretch where it
+    grows and in bursts, of the quieter one where it shrinks; −1 if steady. ratio: standard deviation of the louder
+    by that of the quieter stretch, 1 if steady.
     """
 
     kind: npt.NDArray[np.int8]
@@ -39,9 +39,11 @@ class Volatility:
 class Contrasts:
     """Stretches of consecutive parts against the rest of the series: to the end, and within it.
 
-    first, last (stretches,) parts: first of the stretch and first after it. weights (parts, stretches) float32: the
-    mean of the stretch minus the mean of the rest, of sums by parts, by its standard error for unit variance; less
-    within the series. factor (stretches,): how much less. inside (stretches,): points of the stretch. starts (parts,): first point of each part.
+    first, last (stretches,) parts: first of the stretch and first after it. weights (parts, stretches) float32:
+    the mean of the stretch minus the mean of the rest, of sums by parts, by its standard error for unit variance;
+    less within the series. factor (stretches,): how much less. inside (stretches,): points of the stretch. starts
+    (parts,): first point of each part. parts (points, parts) float32: 1 for the points of each part, so that a
+    product is its sums.
     """
 
     first: npt.NDArray[np.intp]
@@ -50,23 +52,23 @@ class Contrasts:
     factor: npt.NDArray[np.float64]
     inside: npt.NDArray[np.intp]
     starts: npt.NDArray[np.intp]
+    parts: npt.NDArray[np.float32]
 
 
-def find(rough: Points) -> Volatility:
+def find(rough: Points, medians: npt.NDArray[np.float32]) -> Volatility:
     """Search all stretches for the one whose residuals differ most in size from the rest, and judge it.
 
-    rough: (batch, points), of `tsd.series.robust.noise.roughness`.
+    rough: (batch, points), of `tsd.series.robust.noise.roughness`. medians: (batch,) of its sizes.
 
     A change of variance by cumulative sums, as of squares by Inclán and Tiao (1994), of sizes instead of squares,
-    which heavy tails move less; and over both ends of a stretch, circular binary segmentation (Olshen et al. 2004).
+    which heavy tails move less; and over both ends of a stretch, circular binary segmentation (Olshen et al.
+    2004).
     """
     points = rough.shape[1]
     contrasts = _contrasts(points)
     sizes = np.abs(rough)
-    middle = points // 2
-    medians = np.partition(sizes, middle, axis=1)[:, middle]
     np.minimum(sizes, (LARGEST * np.maximum(medians, np.float32(FLOOR)))[:, None], out=sizes)
-    sums = np.add.reduceat(sizes, contrasts.starts, axis=1)  # (batch, parts)
+    sums = sizes @ contrasts.parts  # (batch, parts)
     scores = sums @ contrasts.weights  # (batch, stretches)
     best = np.abs(scores).argmax(axis=1)
     rows = np.arange(len(rough))
@@ -108,5 +110,7 @@ def _contrasts(points: int) -> Contrasts:
     part = np.arange(parts)[:, None]
     within = (part >= first) & (part < last)  # (parts, stretches)
     weights = np.where(within, 1 / inside, -1 / (points - inside)) * np.sqrt(inside * (points - inside) / points)
+    point = np.arange(points)[:, None]
+    members = ((point >= starts[:-1]) & (point < starts[1:])).astype(np.float32)
     factor = np.where(last == parts, 1.0, WITHIN)
-    return Contrasts(first, last, (weights * factor).astype(np.float32), factor, inside, starts[:-1])
+    return Contrasts(first, last, (weights * factor).astype(np.float32), factor, inside, starts[:-1], members)

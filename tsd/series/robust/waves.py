@@ -61,15 +61,46 @@ class Wave:
         """From crest to trough, (batch,) in value units."""
         return 2 * np.hypot(self.even, self.odd)
 
+    def where(self, which: npt.NDArray[np.bool_], other: "Wave") -> "Wave":
+        """This wave where `which`, the other one elsewhere."""
+        return Wave(**{name: np.where(which, column, vars(other)[name]) for name, column in vars(self).items()})
+
     def rows(self, rows: npt.NDArray[np.intp]) -> "Wave":
         """The waves of some of the series."""
         return Wave(**{name: column[rows] for name, column in vars(self).items()})
 
 
+@dataclass(frozen=True)
+class Moments:
+    """Sums of a residual, (batch,) each: of squares, of products of neighbours, and its first and last point."""
+
+    points: int
+    energy: Column
+    lagged: Column
+    first: Column
+    last: Column
+
+    def where(self, which: npt.NDArray[np.bool_], other: "Moments") -> "Moments":
+        """Those of this residual where `which`, those of the other elsewhere."""
+        return Moments(
+            self.points,
+            np.where(which, self.energy, other.energy),
+            np.where(which, self.lagged, other.lagged),
+            np.where(which, self.first, other.first),
+            np.where(which, self.last, other.last),
+        )
+
+    def put(self, rows: npt.NDArray[np.intp], other: "Moments") -> None:
+        """Replace those of some series, in place. other: of these series."""
+        for name in ("energy", "lagged", "first", "last"):
+            getattr(self, name)[rows] = getattr(other, name)
+
+
 def spectrum(residual: Points) -> npt.NDArray[np.float32]:
     """The sum of squares that each wave of the table explains, (batch, waves).
 
-    A periodogram by least squares (Lomb 1976), with the line fitted jointly. residual: (batch, points), from a line.
+    A periodogram by least squares (Lomb 1976), with the line fitted jointly. residual: (batch, points), from a
+    line.
     """
     table = wave_table(residual.shape[1])
     amplitudes = residual @ table.basis  # (batch, 2 · waves)
@@ -98,6 +129,8 @@ def take_off(residual: Points, energy: Column, frequency: Column, least: float =
     points = residual.shape[1]
     cosine, sine = turns(frequency, points)
     level, slope, even_norm, odd_norm = overlaps(frequency, points)
+    # Near two points a cycle one of the two is hardly there.
+    even_norm, odd_norm = np.maximum(even_norm, 0.02 * points), np.maximum(odd_norm, 0.02 * points)
     even = np.vecdot(residual, cosine) / even_norm
     odd = np.vecdot(residual, sine) / odd_norm
     explained = even**2 * even_norm + odd**2 * odd_norm
@@ -135,10 +168,10 @@ def curve(wave: Wave, points: int, straightened: bool = False) -> Points:
 
 
 def overlaps(frequency: Column, points: int) -> tuple[Column, Column, Column, Column]:
-    """What a wave shares with a line: mean of the cosine, slope of the sine, and both norms without them. (batch,).
+    """What waves share with a line: mean of the cosine, slope of the sine; norms without them. (batch,) each.
 
-    With ω = 2π · frequency / points, the sum of cos(ωt) over the centred points is sin(pω/2) / sin(ω/2), Dirichlet's
-    kernel; the sum of t · sin(ωt) is minus its derivative; and cos² and sin² are (1 ± cos 2ωt) / 2.
+    With ω = 2π · frequency / points, the sum of cos(ωt) over the centred points is sin(pω/2) / sin(ω/2),
+    Dirichlet's kernel; the sum of t · sin(ωt) is minus its derivative; and cos² and sin² are (1 ± cos 2ωt) / 2.
     """
     omega = 2 * np.pi / points * frequency
     half, whole = omega / 2, points * omega / 2
@@ -161,7 +194,7 @@ def spread(points: int) -> float:
 
 @lru_cache(maxsize=8)  # lengths; one of 1,024 points takes 11 MB
 def wave_table(points: int) -> WaveTable:
-    """The table of a length. At 128 points: 169 waves × 2 × 128 points × 4 bytes = 173 kB, which a core's L2 holds."""
+    """The table of a length. At 128 points: 169 waves Ã 2 Ã 128 Ã 4 bytes = 173 kB, within an L2 cache."""
     first, last = SLOWEST - SPACING, points / POINTS_PER_CYCLE + SPACING
     frequencies = np.arange(round(first / SPACING), int(last / SPACING) + 1) * SPACING
     time = np.arange(points) - (points - 1) / 2
@@ -172,14 +205,21 @@ def wave_table(points: int) -> WaveTable:
     return WaveTable(frequencies, np.hstack([even, odd]).astype(np.float32), time.astype(np.float32))
 
 
-def persistence(residual: Points, energy: Column, used: int) -> Column:
+def moments(residual: Points) -> Moments:
+    """What the tests need of residuals of mean zero. residual: (batch, points)."""
+    lagged = np.vecdot(residual[:, 1:], residual[:, :-1])
+    first, last = residual[:, 0].astype(np.float64), residual[:, -1].astype(np.float64)
+    return Moments(residual.shape[1], sum_of_squares(residual), lagged.astype(np.float64), first, last)
+
+
+def persistence(residual: Moments, used: int) -> Column:
     """The autocorrelation at lag 1 of each residual, corrected for the parameters that were fitted, (batch,) 0–1.
 
-    A fit of a line lowers it by (2 + 4ρ) / points to first order (Kendall 1954, Tanaka 1984), and of `used` parameters
-    by (used + 2 · used · ρ) / points; this is solved for ρ. energy: (batch,) the sum of squares.
+    A fit of a line lowers it by (2 + 4ρ) / points to first order (Kendall 1954, Tanaka 1984), and of `used`
+    parameters by (used + 2 · used · ρ) / points; this is solved for ρ.
     """
-    points = residual.shape[1]
-    raw = np.vecdot(residual[:, 1:], residual[:, :-1]) / np.maximum(energy, NOTHING * points)
+    points = residual.points
+    raw = residual.lagged / np.maximum(residual.energy, NOTHING * points)
     return np.clip((points * raw + used) / (points - 2 * used), 0.0, 0.995)
 
 
