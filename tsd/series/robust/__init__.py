@@ -111,7 +111,7 @@ def _measure(values: waves.Points) -> Measures:
     once = waves.sum_of_squares(around_wave)
     second, rest = waves.take_off(around_wave, once, waves.strongest(waves.spectrum(around_wave), points))
     twice = waves.sum_of_squares(rest)
-    seasons = season.find(rest, (first, second), (line.energy, once))
+    seasons = season.find(rest, line.slope, (first, second), (line.energy, once))
     seasonal = seasons.found > season.NONE
     # The trend is that of the series without its season, so the wave beside its line is the other one.
     slope = line.slope - seasons.wave.tilt

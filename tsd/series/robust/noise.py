@@ -10,7 +10,7 @@ from tsd.series.robust.waves import Column, Points
 
 LOW, MEDIUM, HIGH = 0, 1, 2
 LEVELS = (2.0, 10.0)  # standard deviations in value units between the classes
-WINDOW = 11  # points of the local polynomial from 128 on; of a shorter series as large a fraction, to a reader
+WINDOW = 11  # points of the local polynomial from 128 on; fewer for a shorter series, whose bends are as many
 LEAST_WINDOW, DEGREE = 5, 2
 KEPT = 0.7  # fraction of the residuals, the smallest in size, from which the deviation is measured
 # The mean square of those residuals by that of all, for a normal distribution: 1 − 2qφ(q) / KEPT, q the quantile
@@ -55,20 +55,33 @@ def level(deviations: Column) -> npt.NDArray[np.int8]:
 
 
 def window(points: int) -> int:
-    """Points of the local polynomial, an odd number: 5 of 64, 11 of 128 and more."""
-    return min(max(2 * round((WINDOW * points / 128 - 1) / 2) + 1, LEAST_WINDOW), WINDOW)
+    """Points of the local polynomial, an odd number: 5 of 32, 7 of 64, 11 of 128 and more."""
+    return min(max(2 * round((WINDOW * (points / 128) ** 0.5 - 1) / 2) + 1, LEAST_WINDOW), WINDOW)
+
+
+def memory(points: int) -> npt.NDArray[np.float64]:
+    """The autocorrelation that smoothing leaves in the roughness of white noise, from lag 1 to its last."""
+    width = window(points)
+    filtered = np.eye(width)[width // 2] - _hat(width)[width // 2]
+    products = np.correlate(filtered, filtered, "full")
+    return products[width:] / products[width - 1]
 
 
 @lru_cache(maxsize=8)  # lengths
 def _smoother(points: int) -> npt.NDArray[np.float32]:
     """Weights, (points, points), that turn a series into its scaled residual: a column a point."""
     width = window(points)
-    places = np.arange(width) - width // 2
-    powers = polynomial.polyvander(places.astype(np.float64), DEGREE)
-    hat = powers @ np.linalg.pinv(powers)  # (window, window): row i smooths the window's point i
+    hat = _hat(width)
     weights = np.eye(points)
     for point in range(points):
         start = min(max(point - width // 2, 0), points - width)
         weights[start : start + width, point] -= hat[point - start]
     scaled: npt.NDArray[np.float32] = (weights / np.linalg.norm(weights, axis=0)).astype(np.float32)
     return scaled
+
+
+def _hat(width: int) -> npt.NDArray[np.float64]:
+    """The hat matrix of the local polynomial, (width, width): row i smooths the i-th of its points."""
+    powers = polynomial.polyvander(np.arange(width) - width // 2, DEGREE)
+    hat: npt.NDArray[np.float64] = powers @ np.linalg.pinv(powers)
+    return hat

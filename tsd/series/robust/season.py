@@ -29,6 +29,7 @@ SECOND_ABOVE = 30.0  # the same for the second wave
 LEAST_HEIGHT = 5.0  # value units from crest to trough: the rounding of a clean ramp has waves of one unit
 IN_PHASE = 0.9  # cosine between the two halves; also |sum| by sum of sizes for the three thirds
 LEAST_BALANCE = 0.15  # amplitude of the smaller half by that of the larger
+REVERSES = 2.3  # steepest slope of the season by that of the line; the teeth of a monotone staircase have 2
 WAVE_PARAMETERS = 8  # of a line and a wave whose frequency was searched for
 HARMONICS = (2, 3, 4, 5)
 FASTEST = 0.5  # cycles per point of a harmonic
@@ -47,11 +48,11 @@ class Season:
     second: npt.NDArray[np.bool_]
 
 
-def find(residual: Points, waves: tuple[Wave, Wave], energies: tuple[Column, Column]) -> Season:
+def find(residual: Points, slope: Column, waves: tuple[Wave, Wave], energies: tuple[Column, Column]) -> Season:
     """Judge the stronger of the two waves that has enough cycles.
 
-    residual: (batch, points), from the line and both waves. energies: sums of squares around the line, and
-    around line and first wave.
+    residual: (batch, points), from the line and both waves. slope: (batch,) of the line. energies: sums of squares
+    around the line, and around line and first wave.
 
     A harmonic test in the way of Fisher (1929) and Siegel (1980), against the spectrum of an AR(1) instead of a
     flat one, as is usual for climate series (Mann and Lees 1996). The amplitudes of halves and thirds must agree
@@ -65,11 +66,13 @@ def find(residual: Points, waves: tuple[Wave, Wave], energies: tuple[Column, Col
     # Around the second wave the first one is off, around the first one only the line is.
     around = np.where(second, energies[1], energies[0])
     share = wave.energy / np.maximum(around, NOTHING * points)
+    steepest = np.pi / points * wave.frequency * wave.height
     candidates = np.flatnonzero(
         wave.entered
         & (wave.frequency >= LEAST_CYCLES)
         & (share >= np.where(second, SECOND_SHARE, LEAST_SHARE))
         & (wave.height >= LEAST_HEIGHT)
+        & (steepest >= REVERSES * np.abs(slope - wave.tilt))
     )
     found = np.zeros(len(residual), np.int8)
     if len(candidates):
