@@ -213,6 +213,24 @@ def test_noise_that_grows_shrinks_and_comes_in_bursts_is_told_apart() -> None:
     assert (found.volatility_ratio[:3] > 2).all()
 
 
+def test_a_staircase_rises_and_has_no_season() -> None:
+    steps = np.arange(128) // 32 * 33
+    found = one(np.clip(steps + np.random.default_rng(8).normal(0, 2, 128), 0, 99).round().astype(np.uint8))
+    assert (found["trend"], found["season"], found["shift"]) == (1, 0, 0)
+
+
+def test_a_ramp_under_two_waves_rises() -> None:
+    time = np.arange(128) / 128
+    raw = time + np.sin(2 * np.pi * 7 * time) / 4 + np.sin(2 * np.pi * 2.3 * time) / 4
+    assert measure(scaled(np.stack([raw, -raw]))).trend.tolist() == [1, -1]
+
+
+def test_on_the_fixed_scale_a_change_of_less_than_three_units_is_flat() -> None:
+    ramp = np.arange(128) / 127
+    found = measure(np.rint(50 + np.array([[2.0], [8.0]]) * ramp).astype(np.uint8))
+    assert found.trend.tolist() == [0, 1]
+
+
 def test_a_season_and_a_step_of_the_same_size_are_both_found() -> None:
     time = np.arange(128)
     found = one(scaled(np.sin(2 * np.pi * 6 * time / 128) / 2 + (time >= 70)))

@@ -1,6 +1,7 @@
 """Noise: what is left around line, waves, shift and slow bends, as a standard deviation in value units."""
 
 from functools import lru_cache
+from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,9 @@ def deviation(sizes: Points) -> Column:
     points), of `sizes_of`.
     """
     smallest = sizes[:, : round(KEPT * sizes.shape[1])]
-    return np.sqrt(np.vecdot(smallest, smallest) / (smallest.shape[1] * TRIMMED)).astype(np.float64)
+    mean = np.vecdot(smallest, smallest) / (smallest.shape[1] * TRIMMED)
+    found: Column = np.sqrt(mean).astype(np.float64)
+    return found
 
 
 def level(deviations: Column) -> npt.NDArray[np.int8]:
@@ -56,7 +59,8 @@ def level(deviations: Column) -> npt.NDArray[np.int8]:
 
 def window(points: int) -> int:
     """Points of the local polynomial, an odd number: 5 of 32, 7 of 64, 11 of 128 and more."""
-    return min(max(2 * round((WINDOW * (points / 128) ** 0.5 - 1) / 2) + 1, LEAST_WINDOW), WINDOW)
+    odd = 2 * round((WINDOW * sqrt(points / 128) - 1) / 2) + 1
+    return min(max(odd, LEAST_WINDOW), WINDOW)
 
 
 def memory(points: int) -> npt.NDArray[np.float64]:
@@ -64,7 +68,8 @@ def memory(points: int) -> npt.NDArray[np.float64]:
     width = window(points)
     filtered = np.eye(width)[width // 2] - _hat(width)[width // 2]
     products = np.correlate(filtered, filtered, "full")
-    return products[width:] / products[width - 1]
+    remembered: npt.NDArray[np.float64] = products[width:] / products[width - 1]
+    return remembered
 
 
 @lru_cache(maxsize=8)  # lengths

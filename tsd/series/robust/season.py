@@ -56,7 +56,8 @@ def find(residual: Points, slope: Column, waves: tuple[Wave, Wave], energies: tu
 
     A harmonic test in the way of Fisher (1929) and Siegel (1980), against the spectrum of an AR(1) instead of a
     flat one, as is usual for climate series (Mann and Lees 1996). The amplitudes of halves and thirds must agree
-    in phase, which waves of noise and quasi-cycles do not.
+    in phase, which waves of noise and quasi-cycles do not. And the season must go against the trend: a staircase
+    has none.
     """
     first, other = waves
     points = residual.shape[1]

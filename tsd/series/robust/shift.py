@@ -85,7 +85,8 @@ def levels(places: npt.NDArray[np.int32], level: Points) -> Points:
     after = np.arange(level.shape[1]) >= places[:, None]
     late = np.where(after, level, np.float32(0)).sum(axis=1) / after.sum(axis=1)
     early = np.where(after, np.float32(0), level).sum(axis=1) / (~after).sum(axis=1)
-    return np.where(after, late[:, None], early[:, None]).astype(np.float32)
+    both: Points = np.where(after, late[:, None], early[:, None]).astype(np.float32)
+    return both
 
 
 def edge(points: int) -> int:

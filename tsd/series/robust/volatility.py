@@ -15,7 +15,7 @@ LEAST_PARTS = 4  # of the louder and of the quieter stretch
 LARGEST = 4.0  # sizes above this many medians count as this many: an outlier or an edge is no burst
 FLOOR = 0.5  # value units: least median for that
 SPREAD = 0.7  # standard deviation of the sizes of normal noise by their mean, cut at four medians
-LEAST_Z = 4.1  # standard errors of the largest contrast
+LEAST_Z = 3.8  # standard errors of the largest contrast
 WITHIN = 0.85  # weight of a stretch within the series, which has two changes to choose, beside one to its end
 LEAST_RATIO = 1.6  # mean size in the louder by that in the quieter stretch
 LEAST_UNITS = 1.6  # mean size in the louder stretch in value units, of a standard deviation of 2
@@ -113,7 +113,7 @@ def _contrasts(points: int) -> Contrasts:
     weights = np.where(within, 1 / inside, -1 / (points - inside)) * np.sqrt(inside * (points - inside) / points)
     point = np.arange(points)[:, None]
     members = ((point >= starts[:-1]) & (point < starts[1:])).astype(np.float32)
-    # The sizes of two normal numbers of correlation Ï are correlated by (â(1 â ÏÂ²) + Ï Â· asin Ï â 1) / (Ï/2 â 1).
+    # Sizes of normal numbers of correlation ρ have the correlation (√(1 − ρ²) + ρ · asin ρ − 1) / (π/2 − 1).
     rho = memory(points)
     correlation = (np.sqrt(1 - rho**2) + rho * np.arcsin(rho) - 1) / (np.pi / 2 - 1)
     factor = np.where(last == parts, 1.0, WITHIN) / np.sqrt(1 + 2 * correlation.sum())

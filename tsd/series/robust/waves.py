@@ -106,7 +106,8 @@ def spectrum(residual: Points) -> npt.NDArray[np.float32]:
     amplitudes = residual @ table.basis  # (batch, 2 · waves)
     np.square(amplitudes, out=amplitudes)
     waves = len(table.frequencies)
-    return np.add(amplitudes[:, :waves], amplitudes[:, waves:])
+    power: npt.NDArray[np.float32] = amplitudes[:, :waves] + amplitudes[:, waves:]
+    return power
 
 
 def strongest(power: npt.NDArray[np.float32], points: int) -> Column:
@@ -117,7 +118,8 @@ def strongest(power: npt.NDArray[np.float32], points: int) -> Column:
     left, top, right = (power[rows, best + step].astype(np.float64) for step in (-1, 0, 1))
     bend = np.minimum(left - 2 * top + right, -1e-12)
     offset = np.clip(0.5 * (left - right) / bend, -0.5, 0.5)
-    return np.maximum(table.frequencies[best] + SPACING * offset, SLOWEST)
+    refined: Column = np.maximum(table.frequencies[best] + SPACING * offset, SLOWEST)
+    return refined
 
 
 def take_off(residual: Points, energy: Column, frequency: Column, least: float = ENTERS) -> tuple[Wave, Points]:
@@ -194,9 +196,9 @@ def spread(points: int) -> float:
 
 @lru_cache(maxsize=8)  # lengths; one of 1,024 points takes 11 MB
 def wave_table(points: int) -> WaveTable:
-    """The table of a length. At 128 points: 169 waves Ã 2 Ã 128 Ã 4 bytes = 173 kB, within an L2 cache."""
+    """The table of a length. At 128 points: 169 waves × 2 × 128 × 4 bytes = 173 kB, within an L2 cache."""
     first, last = SLOWEST - SPACING, points / POINTS_PER_CYCLE + SPACING
-    frequencies = np.arange(round(first / SPACING), int(last / SPACING) + 1) * SPACING
+    frequencies: Column = np.arange(round(first / SPACING), int(last / SPACING) + 1).astype(np.float64) * SPACING
     time = np.arange(points) - (points - 1) / 2
     angle = 2 * np.pi / points * time[:, None] * frequencies  # (points, waves)
     level, slope, even_norm, odd_norm = overlaps(frequencies, points)
@@ -225,7 +227,8 @@ def persistence(residual: Moments, used: int) -> Column:
 
 def sum_of_squares(residual: Points) -> Column:
     """The sum of squares of each series, (batch,)."""
-    return np.vecdot(residual, residual).astype(np.float64)
+    energy: Column = np.vecdot(residual, residual).astype(np.float64)
+    return energy
 
 
 def _column(numbers: Column) -> npt.NDArray[np.float32]:
