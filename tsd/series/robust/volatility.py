@@ -19,7 +19,7 @@ LEAST_Z = 3.8  # standard errors of the largest contrast
 WITHIN = 0.85  # weight of a stretch within the series, which has two changes to choose, beside one to its end
 LEAST_RATIO = 1.6  # mean size in the louder by that in the quieter stretch
 LEAST_UNITS = 1.6  # mean size in the louder stretch in value units, of a standard deviation of 2
-DEVIATION = 1.2533  # standard deviation of a normal distribution by its mean size
+ROUNDING = 0.25  # value units: mean size of what rounding to integers leaves, the least that counts as noise
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def find(rough: Points, medians: npt.NDArray[np.float32]) -> Volatility:
     outside = points - inside
     difference = score / contrasts.factor[best] * np.sqrt(points / (inside * outside))
     stretch, rest = mean + difference * outside / points, mean - difference * inside / points
-    loud, quiet = np.maximum(stretch, rest), np.maximum(np.minimum(stretch, rest), 1e-6)
+    loud, quiet = np.maximum(stretch, rest), np.maximum(np.minimum(stretch, rest), ROUNDING)
     held = (np.abs(score) >= LEAST_Z * SPREAD * mean) & (loud >= LEAST_RATIO * quiet) & (loud >= LEAST_UNITS)
     first, last = contrasts.first[best], contrasts.last[best]
     to_end, grows = last == len(contrasts.starts), score > 0
