@@ -2,6 +2,7 @@
 
 import re
 
+from tsd.tasks.language.phrases.noise import NOISE, RATIO, SCATTERED
 from tsd.tasks.language.words import NEGATION, NOT_MENTIONED, WAVERING, Reading, quote
 
 _LOW = r"low|minimal|little|small|minor|weak|slight|negligible|mild|faint|limited"
@@ -48,6 +49,7 @@ _NOISE_IS = re.compile(
 _BARE_AMOUNT = re.compile(
     rf"(?:^|(?<=[.,;:] ))(?:(?:a|very|quite|rather|\w+ly) )*{_AMOUNT}(?: (?:level|intensity))?\b(?=[.,;]|$)"
 )
+_HAS_RATIO = re.compile(r"signal|s/n|snr")
 _HOW_NOISY = re.compile(
     r"\b(?:(?P<low>(?:slightly|barely|hardly) noisy|smooth)"
     r"|(?P<high>(?:very|highly|extremely|strongly) noisy))\b"
@@ -58,7 +60,8 @@ def read_noise(text: str) -> Reading:
     """The noise level stated for the noise, or for fluctuations if none is stated for the noise."""
     if not text:
         return NOT_MENTIONED
-    text = _NEGATED_LEVEL.sub(" ", _NO_NOISE.sub("noise is low", text))
+    whole = RATIO.plain(text) if _HAS_RATIO.search(text) else text
+    text = _NEGATED_LEVEL.sub(" ", _NO_NOISE.sub("noise is low", whole))
     text = _OF_OTHERS.sub(" ", text)
     of_noise = _OF_FLUCTUATIONS.sub(" ", text)
     for patterns, said in (
@@ -70,7 +73,17 @@ def read_noise(text: str) -> Reading:
         found = [match for pattern in patterns for match in pattern.finditer(said)]
         if found:
             return _one_level(found, said)
-    return Reading(None, "no level is named")
+    return _by_phrases(whole)
+
+
+def _by_phrases(text: str) -> Reading:
+    """The level stated in other words, such as "jagged" and "large deviations"."""
+    levels = set(NOISE.meanings(text))
+    if not levels and "nois" not in text:
+        levels = set(SCATTERED.meanings(text))
+    if len(levels) > 1:
+        return Reading(None, f"{quote(text)} names {'two' if len(levels) == 2 else 'three'} levels")
+    return Reading(levels.pop()) if levels else Reading(None, "no level is named", silent=True)
 
 
 def _one_level(found: list[re.Match[str]], text: str) -> Reading:
