@@ -211,8 +211,8 @@ class Task:
     def restate(self, text: str, labels: Labels, topics: Collection[str], choice: Sequence[int]) -> str:
         """A response with its text on some topics replaced by phrasings of these labels.
 
-        Text on other topics is unchanged, except free sentences that also name one of these. A label of None is left
-        out. choice: phrasing index for each of the task's topics, below `phrasing_counts`.
+        Text on other topics is unchanged, except free sentences that also name one of these. A label of None is
+        left out. choice: phrasing index for each of the task's topics, below `phrasing_counts`.
         """
         said, problem = topics_of(text, self.topics)
         if problem == NO_JSON and said:  # free sentences on one topic may name another

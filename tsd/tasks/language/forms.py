@@ -111,7 +111,7 @@ _HEAD = re.compile(
     re.IGNORECASE,
 )
 _SUBORDINATE = re.compile(r"\s*(?:after|before|following|until|despite|where|which|when)\b", re.IGNORECASE)
-_WITH_NOISE = re.compile(  # "a rise marred by strong noise", "a noise-free rise": of these the noise is not the subject
+_WITH_NOISE = re.compile(  # where noise is not the subject: "a rise marred by noise", "a noise-free rise"
     r"\b(?:by|of|with|amid|under|in|despite) (?:[\w-]+ ){0,3}noise\b|\bnoise-", re.IGNORECASE
 )
 _OF_A_MOVEMENT = re.compile(  # "at the end of the rise" does not say that the series rises

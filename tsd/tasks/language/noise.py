@@ -1,6 +1,7 @@
 """Parse the noise level from sentences. See the package docstring for the rules."""
 
 import re
+from functools import lru_cache
 
 from tsd.tasks.language.phrases.noise import NOISE, RATIO, SCATTERED
 from tsd.tasks.language.words import NEGATION, NOT_MENTIONED, WAVERING, Reading, quote
@@ -49,18 +50,18 @@ _NOISE_IS = re.compile(
 _BARE_AMOUNT = re.compile(
     rf"(?:^|(?<=[.,;:] ))(?:(?:a|very|quite|rather|\w+ly) )*{_AMOUNT}(?: (?:level|intensity))?\b(?=[.,;]|$)"
 )
-_HAS_RATIO = re.compile(r"signal|s/n|snr")
 _HOW_NOISY = re.compile(
     r"\b(?:(?P<low>(?:slightly|barely|hardly) noisy|smooth)"
     r"|(?P<high>(?:very|highly|extremely|strongly) noisy))\b"
 )
 
 
+@lru_cache(maxsize=1024)  # teachers repeat their sentences
 def read_noise(text: str) -> Reading:
     """The noise level stated for the noise, or for fluctuations if none is stated for the noise."""
     if not text:
         return NOT_MENTIONED
-    whole = RATIO.plain(text) if _HAS_RATIO.search(text) else text
+    whole = RATIO.plain(text)
     text = _NEGATED_LEVEL.sub(" ", _NO_NOISE.sub("noise is low", whole))
     text = _OF_OTHERS.sub(" ", text)
     of_noise = _OF_FLUCTUATIONS.sub(" ", text)

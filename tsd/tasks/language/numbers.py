@@ -2,11 +2,9 @@
 
 import re
 
-_HINT = re.compile(r"\d|\b(?:third|quarter|fifth|tenth|eighth)s?\b")  # most texts have none
+_DIGIT = re.compile(r"\d")
 _ABOUT = r"(?:about |around |roughly |approximately |nearly |almost |some |~ ?)?"
-_POINTS = (
-    r"(?:(?:data |time )?(?:points?|values?|steps?|samples?|observations?|readings?|measurements?)|days?)"
-)
+_POINTS = r"(?:(?:data |time )?(?:points?|values?|steps?|samples?|observations?|readings?|measurements?)|days?)"
 _INDEX = r"(?:x|t|i|n|index|position|point|step|time ?step|time|sample|observation|reading|day|no\.?|number|#)"
 _ORDINAL = r"(?:st|nd|rd|th)"
 
@@ -62,7 +60,7 @@ def place_numbers(text: str) -> str:
 
     An index alone is a place only if the text says the length of the series.
     """
-    if not _HINT.search(text):
+    if not _DIGIT.search(text) and not any(part in text for part in _PARTS):  # as most texts
         return text
     lengths = {found[found.lastgroup or 0] for found in _LENGTH.finditer(text)}
     lengths |= {found["length"] for found in _OF_LENGTH.finditer(text)}

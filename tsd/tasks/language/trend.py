@@ -24,16 +24,17 @@ _NO_TREND = re.compile(
     r"|trend|direction|tendency|slope|drift(?:s|ing)?|net changes?|(?P<change>changes?|movements?))\b"
     r"(?P<phase> (?:at first|initially|until|at the (?:start|beginning)))?"
 )
+_NEGATES = re.compile(rf"{NEGATION}|{_HARDLY_ANY}|\bnon-")
 _MOVE = r"(?:rise|drop|dip|increase|decrease|fall|decline)"
 _NOISE = r"(?:noise|variance|variability|volatility|scatter|spread|amplitude)"
 _TREND_ASIDES = re.compile(
-    rf"\b(?:(?:{UP}|{DOWN}|{FLAT}) (?:in (?:the )?)?(?:{WAVERING}|noise|rate|pace|speed)"
+    rf"\b(?:(?:{UP}|{DOWN}|{FLAT}) (?:(?:in (?:the )?)?(?:{WAVERING}|noise|rate|pace|speed)"
+    r"|briefly|temporarily|momentarily)"
     rf"|{_NOISE}(?: level| intensity)?(?: (?:that|which|is|are|also|\w+ly)){{0,3}} (?:{UP}|{DOWN}|{FLAT})"
     r"|(?:despite|in spite of|notwithstanding|except(?: for)?|apart from|aside from|regardless of)\b[^,.;]*"
     r"|if\b[^,.;]*"
     r"|(?:occasional|brief|temporary|momentary|short-lived|sporadic|local) (?:[\w-]+ )?"
     rf"{_MOVE}s?(?: and {_MOVE}s?)?"
-    rf"|(?:{UP}|{DOWN}) (?:briefly|temporarily|momentarily)"
     r"|(?:minor|small|slight|some|few|several|sharp|sudden|frequent) (?:[\w-]+ )?"
     rf"{_MOVE}s(?: and {_MOVE}s)?)\b"
 )
@@ -43,11 +44,13 @@ _EITHER_TREND = re.compile(
     rf"|{DOWN}|{FLAT})\b"
     r"|\brevers(?:e|al)"
 )
+_EITHER_MARKS = (" or ", "/", "revers")
 _OPENING = re.compile(r"(^|[.] )((?:overall|generally|in general|on the whole|on average|mostly)),")
 _SUCCESSION = re.compile(r"\b(?:then|followed by|before|until|after|afterwards|finally|subsequent\w*)\b")
 _PHASE = re.compile(r"[.,;]|\b(?:then|followed by|before|but|while|whereas|although|though|until|with)\b")
 
 
+@lru_cache(maxsize=1024)  # teachers repeat their sentences
 def read_trend(text: str) -> Reading:
     """The stated direction of the whole series. text: normalised, see `normal`."""
     if not text:
@@ -59,9 +62,13 @@ def read_trend(text: str) -> Reading:
 
 def _direction_of(text: str) -> Reading:
     """The direction stated in the words of `_DIRECTION` alone."""
-    text = _NO_TREND.sub(_no_trend, text)
-    text = _NEGATED_TREND.sub(" ", _TREND_ASIDES.sub(" ", text))
-    if either := _EITHER_TREND.search(text):
+    negates = _NEGATES.search(text)  # most texts do not
+    if negates:
+        text = _NO_TREND.sub(_no_trend, text)
+    text = _TREND_ASIDES.sub(" ", text)
+    if negates:
+        text = _NEGATED_TREND.sub(" ", text)
+    if any(mark in text for mark in _EITHER_MARKS) and (either := _EITHER_TREND.search(text)):
         return Reading(None, f"{quote(either[0])} is no one direction")
     # "Overall, it rises" states the overall direction; in "Overall, it rises, then falls" neither phase is
     # overall.

@@ -20,8 +20,7 @@ _WHERE = r"(?= (?:is |at|in|on|near|early|late|mid))"
 _THINGS = r"(?:values?|numbers?|readings?|observations?|points?|ones?|levels?|measurements?|samples?|figures?)"
 _BIGGEST_AT = r"(?= (?:at|in|on|near|towards?|is|are|was|comes|occurs|early|late|of all)\b|[.,;:]|$)"
 _MANY = one_of(
-    "several many multiple numerous few various two three four five repeated recurring regular"
-    " periodic similar"
+    "several many multiple numerous few various two three four five repeated recurring regular periodic similar"
 )
 _NOT_NEAR = r"(?<!near )(?<!at )(?<!towards )(?<!to )(?<!from )(?<!off )(?<!around )(?<!of )"
 _NOT_A_PART = r"(?! (?:half|left|right|panel|edge|part))"
@@ -34,6 +33,11 @@ _SIDE = (
 _REGION = r"(?:border|boundary|corner|margin|extreme|part|portion|section|region)"
 
 EXTREMA = Phrases(
+    r"top summit crest apex zenith pinnacle culminat high\b highs\b tall biggest greatest largest bottom floor"
+    r" valley rock low\b lows\b deepest smallest extreme peaks\b maxima minima troughs\b every\b each\b"
+    r" again repeated periodic regular once\b start(?:ing|ed) commenc open began ending ended finish"
+    r" clos(?:e|es|ed|ing)\b conclu left right first\b initial\b onset"
+    r" inception [01]\b half\b mid(?!dle) last\b final latest tail",
     # Waves have peaks that are no extremum of the whole
     (
         "",

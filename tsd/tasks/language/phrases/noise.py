@@ -42,8 +42,7 @@ _JUMPS = (
 )
 _LOTS = r"(?:a lot|lots|plenty|loads|tons|a great deal|a large amount|full)"
 _VERY = one_of(
-    "very quite pretty really so too rather extremely super highly heavily terribly incredibly"
-    " strongly"
+    "very quite pretty really so too rather extremely super highly heavily terribly incredibly strongly"
 )
 _SLIGHTLY = r"(?:slightly|a bit|a little|a tad|barely|hardly|scarcely)"
 _HARDLY_ANY = rf"(?:{NOT}|(?:hardly|barely|scarcely) any|almost no|next to no|practically no|virtually no)"
@@ -59,6 +58,7 @@ _PART = (  # "volatile at the end" is no level of the whole
 )
 
 NOISE = Phrases(
+    "",
     (
         "medium",
         (
@@ -120,6 +120,7 @@ NOISE = Phrases(
 )
 # For texts that do not mention noise: "small deviations". In "noise, with small deviations" no level is named.
 SCATTERED = Phrases(
+    "",
     ("", (rf"{NOT} (?:\w+ ){{0,2}}?(?:{_LITTLE}|{_GREAT}|{_MEDIUM})",)),
     ("low", (rf"{_LITTLE} {_DESCRIBED}{_VARIED}", rf"{_VARIED}{_BE} {_LITTLE}")),
     ("high", (rf"{_GREAT} {_DESCRIBED}{_VARIED}", rf"{_VARIED}{_BE} {_GREAT}")),
@@ -135,6 +136,7 @@ _IS = (
 _MUCH_SIGNAL = rf"(?:{_GREAT}|good|excellent)"
 _LITTLE_SIGNAL = rf"(?:{_LITTLE}|poor|bad)"
 RATIO = Phrases(
+    "signal s/n snr",
     ("", (rf"{NOT} (?:(?:an?|very|\w+ly) )*(?:{_MUCH_SIGNAL}|{_LITTLE_SIGNAL}|{_MEDIUM}) {_RATIO}",)),
     ("noise is low", (rf"{_MUCH_SIGNAL} {_RATIO}", rf"{_RATIO}{_IS}{_MUCH_SIGNAL}")),
     ("noise is high", (rf"{_LITTLE_SIGNAL} {_RATIO}", rf"{_RATIO}{_IS}{_LITTLE_SIGNAL}")),

@@ -17,7 +17,9 @@ _HIGHER = r"(?:up|higher|north(?:wards?)?|uphill)"
 _LOWER = r"(?:down|lower|south(?:wards?)?|downhill)"
 _LIMIT = r"(?! (?:to|until) (?:about |around |roughly )?(?:\d|the (?:max|limit)))"  # "values are up to 99"
 # "up" and "down" alone say a direction only after such words: not in "speeds up" or "is made up of".
-_LEADS = "is are was were then first overall generally mostly trend or nor neither back and way clearly steadily net"
+_LEADS = (
+    "is are was were then first overall generally mostly trend or nor neither back and way clearly steadily net"
+)
 _BEHIND = "|".join(rf"(?<=\b{lead} )" for lead in _LEADS.split())
 _AFTER = rf"(?:(?<=^)|(?<=[:=,;.(/] )|(?<=[:=])|{_BEHIND})"
 _IS_SAID = (
@@ -27,8 +29,7 @@ _IS_SAID = (
 
 # Comparisons of the ends of the series
 _END = one_of(
-    "end ends ended ending finish finishes finished finishing close closes closed closing concludes"
-    " lands"
+    "end ends ended ending finish finishes finished finishing close closes closed closing concludes lands"
 )
 _MUCH = r"(?:(?:\w+ly|well|far|much|a bit|a lot|a little|somewhat|way) ){0,2}"
 _ABOVE = one_of("higher above larger greater bigger up")
@@ -75,6 +76,16 @@ _OF_A_PART = (
 _MOVEMENT = rf"(?:{UP}|{DOWN}|gains?|loss(?:es)?|ascent|descent|reduction|erosion|decay|pace|rate)\b"
 
 TREND = Phrases(
+    r"up\b ups\b down\b higher lower north south uphill downhill above below beneath under larger greater bigger"
+    r" smaller low\b high\b where\b which\b same none\b nothing no\b n/a back\b starting initial\b original"
+    r" first\b"
+    r" positive negative surg soar skyrocket rall ascent advanc gain augment upswing bullish upside boom plung"
+    r" plummet"
+    r" slid tumbl slump collaps sank crash loss decay descent ero shr[aiu] bearish downside fall\b steady"
+    r" level hover"
+    r" range static unvary invariant trend-?free directionless mean average cent[er] baseline zero \d value hardly"
+    r" barely scarcely move budge anywhere nowhere spike jump setback correction retreat recovery uptick downtick"
+    r" pullback sell-off",
     # Neither direction: waves, and single events beside a direction ("rises, with a late slump")
     (
         "",
@@ -160,6 +171,11 @@ TREND = Phrases(
 
 # Weaker words, for texts that name no direction otherwise: "the rise weakens" is still a rise.
 TREND_IF_ALONE = Phrases(
+    r"augment expan strengthen appreciat upslope bigger larger higher greater pick rise\b positive reduc"
+    r" lessen wan taper"
+    r" weaken dwindl fad ebb depreciat retreat contract slide slip slump downswing downslope lowering"
+    r" shrinkage los"
+    r" smaller lower less negative balanced equilibrium mean revert none\b nothing steady level zero",
     (
         "rises",
         (
