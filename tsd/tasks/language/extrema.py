@@ -28,7 +28,7 @@ _WHOLE = (
     r"(?:series|period|data|dataset|plot|graph|chart|sequence|signal|timeline|timeframe|time|observations?|record"
     r"|range|interval|window|curve|axis|x-axis|line|span|measurements?|duration|trace)\b"
 )
-_COUPLED = r" ?(?:,? and|/|&|,? as well as) ?(?:the |its )?(?:global |overall |absolute )?"
+_COUPLED = r" ?(?:,? and(?: also)?|/|&|,? as well as) ?(?:the |its )?(?:global |overall |absolute )?"
 _EVENT = re.compile(
     # Matches without a group name are ignored: negated places, places of a part, coarse places, landmarks.
     rf"{NEGATION}(?: (?!and|but|while)[\w-]+){{0,4}}? {_PLACE}\b"

@@ -110,6 +110,7 @@ _HEAD = re.compile(
     rf"|(?P<extrema>extrem(?:a|um)|{MAXIMUM}|{MINIMUM})|(?P<trend>trend\w*|{UP}|{DOWN}|{FLAT}))\b",
     re.IGNORECASE,
 )
+_LONGEST = 1_000  # characters of a piece that is searched for phrases, so that hostile text is fast
 _SUBORDINATE = re.compile(r"\s*(?:after|before|following|until|despite|where|which|when)\b", re.IGNORECASE)
 _WITH_NOISE = re.compile(  # where noise is not the subject: "a rise marred by noise", "a noise-free rise"
     r"\b(?:by|of|with|amid|under|in|despite) (?:[\w-]+ ){0,3}noise\b|\bnoise-", re.IGNORECASE
@@ -183,7 +184,7 @@ def _topics_named(piece: str) -> list[str]:
     heads = [head.lastgroup for head in _HEAD.finditer(piece) if head.lastgroup]
     if "nois" in plain:
         heads.insert(0, "noise")
-    if heads or not _SUBORDINATE.match(piece):
+    if len(piece) < _LONGEST and (heads or not _SUBORDINATE.match(piece)):
         heads += [topic for topic, names in _PHRASES if names(plain)]
     return list(dict.fromkeys(heads))
 

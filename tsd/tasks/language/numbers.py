@@ -52,6 +52,12 @@ _FROM_TO = re.compile(
     rf" )?(?P<from>-?\d{{1,9}}(?:\.\d{{1,9}})?)"
     rf"(?: \w+ly)?(?: down| up)? to {_ABOUT}(?:a value of |values of )?(?P<to>-?\d{{1,9}}(?:\.\d{{1,9}})?)"
 )
+_NEAR_VALUE = rf"(?:at|near|from|around|with|close to) {_ABOUT}(?:a value of |values of )?"
+_START_END = re.compile(
+    rf"\b(?:start|begin)(?:s|ed|ing)? (?:off )?{_NEAR_VALUE}(?P<from>-?\d{{1,9}}(?:\.\d{{1,9}})?)(?![\d.]* ?%)"
+    rf"[^.;]{{0,40}}? (?:end|finish|close)(?:s|es|ed|ing|d)? (?:up )?{_NEAR_VALUE}"
+    r"(?P<to>-?\d{1,9}(?:\.\d{1,9})?)(?![\d.]* ?%)"
+)
 _LEAST_MOVE = 5.0  # a smaller difference states no direction
 
 
@@ -72,8 +78,10 @@ def place_numbers(text: str) -> str:
 
 
 def movements(text: str) -> str:
-    """The text with "goes from 10 to 90" replaced by "rises"."""
-    return _FROM_TO.sub(_movement, text) if "from" in text else text
+    """The text with "goes from 10 to 90" and "starts at 10 and ends at 90" replaced by "rises"."""
+    if not _DIGIT.search(text):
+        return text
+    return _START_END.sub(_movement, _FROM_TO.sub(_movement, text))
 
 
 def _place(share: float) -> str:

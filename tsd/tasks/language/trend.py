@@ -32,7 +32,7 @@ _TREND_ASIDES = re.compile(
     r"|briefly|temporarily|momentarily)"
     rf"|{_NOISE}(?: level| intensity)?(?: (?:that|which|is|are|also|\w+ly)){{0,3}} (?:{UP}|{DOWN}|{FLAT})"
     r"|(?:despite|in spite of|notwithstanding|except(?: for)?|apart from|aside from|regardless of)\b[^,.;]*"
-    r"|if\b[^,.;]*"
+    r"|if\b[^,.;]*|(?:(?<=^)|(?<=[.;] ))(?:had|should|were) (?:the|it|this|they)\b[^,.;]*"
     r"|(?:occasional|brief|temporary|momentary|short-lived|sporadic|local) (?:[\w-]+ )?"
     rf"{_MOVE}s?(?: and {_MOVE}s?)?"
     r"|(?:minor|small|slight|some|few|several|sharp|sudden|frequent) (?:[\w-]+ )?"

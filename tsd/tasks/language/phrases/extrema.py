@@ -9,12 +9,13 @@ _UNIT = (
     r"|eighths?"
     r"|moments?)"
 )
+_POINT = r"(?:data )?(?:point|value|reading|observation|sample|step)"
 _FEW = r"(?:couple of|handful of|dozen|two|three|four|five|ten)"
 _OF_ALL = r"(?! of (?!(?:the |this |its )?(?:series|curve|plot|line|data|chart|graph|signal)))"
 _LIES = (
     r"(?= (?:is|was|are|comes?|came|occurs?|sits?|lies?|appears?|falls?|at|in|on|near|towards?|early|late"
     r"|mid\w*|around"
-    r"|first|last|right|halfway|of the (?:series|period|window|sample|year|day|plot))\b|[.,;:]|$| =)"
+    r"|first|last|right|halfway|and|while|of the (?:series|period|window|sample|year|day|plot))\b|[.,;:]|$| =)"
 )
 _WHERE = r"(?= (?:is |at|in|on|near|early|late|mid))"
 _THINGS = r"(?:values?|numbers?|readings?|observations?|points?|ones?|levels?|measurements?|samples?|figures?)"
@@ -37,7 +38,8 @@ EXTREMA = Phrases(
     r" valley rock low\b lows\b deepest smallest extreme peaks\b maxima minima troughs\b every\b each\b"
     r" again repeated periodic regular once\b start(?:ing|ed) commenc open began ending ended finish"
     r" clos(?:e|es|ed|ing)\b conclu left right first\b initial\b onset"
-    r" inception [01]\b half\b mid(?!dle) last\b final latest tail",
+    r" inception [01]\b half\b mid(?!dle) last\b final latest tail ceiling least\b max(?:es|ed) crest second"
+    r" third fourth fifth [2-5](?:nd|rd|th) penultimate next",
     # Waves have peaks that are no extremum of the whole
     (
         "",
@@ -50,9 +52,11 @@ EXTREMA = Phrases(
     (
         "maximum",
         (
-            rf"{_NOT_NEAR}(?:the|its|global|absolute|overall|very) (?:top|summit|crest|apex|zenith|pinnacle)"
+            rf"{_NOT_NEAR}(?:the|its|global|absolute|overall|very) (?:top|summit|crest|apex|zenith|pinnacle"
+            rf"|ceiling)"
             rf"{_NOT_A_PART}{_OF_ALL}",
-            r"(?:tops?|topped|topping) out|culminat(?:es|ed|ing|ion)|top (?:value|point)s?|top(?=:| =)",
+            r"(?:tops?|topped|topping|max(?:es|ed)) out|crest(?:s|ed)|culminat(?:es|ed|ing|ion)|top (?:value"
+            r"|point)s?|top(?=:| =)",
             rf"(?:(?<=^)|(?<=[.,;] ))top{_WHERE}",
             r"(?:high|tallest) (?:point|spot|mark)s?",
             rf"(?:biggest|greatest|largest) {_THINGS}|(?:the|its) (?:biggest|greatest|largest){_BIGGEST_AT}",
@@ -65,17 +69,21 @@ EXTREMA = Phrases(
         (
             rf"{_NOT_NEAR}(?:the|its|global|absolute|overall|very) (?:bottom|floor|valley)"
             rf"{_NOT_A_PART}{_OF_ALL}",
-            r"(?:bottoms?|bottomed|bottoming) out|rock[- ]bottom|bottom (?:value|point)s?|bottom(?=:| =)",
+            r"(?:bottoms?|bottomed|bottoming) out|rock[- ]bottom|bottom (?:value|point)s?|bottom(?=:| =)"
+            r"|bottoms(?= (?:at|in|near|around|early|late))",
             rf"(?:(?<=^)|(?<=[.,;] ))bottom{_WHERE}",
             r"(?:low|deepest) (?:point|spot|mark)s?|deepest (?:value|trough|valley|dip)",
-            rf"smallest {_THINGS}|(?:the|its) smallest{_BIGGEST_AT}",
+            rf"(?:smallest|least) {_THINGS}|(?:the|its) (?:smallest|least){_BIGGEST_AT}",
             r"(?:record|all-time|period|session|global|absolute|overall|series) lows?",
             rf"(?:the|its|their) lows?{_LIES}|lows?(?= ?[:=])",
         ),
     ),
     ("extrema", (r"(?:the |both )?extremes|extreme (?:values|points)",)),
     # "Opens at its low", "closes at its high"
-    ("starts", (r"(?:starting|commences|opens|opening|started|began)(?= (?:off )?(?:at|with|from|near|on) )",)),
+    (
+        "starts",
+        (r"(?:starting|commences|opens|opened|opening|started|began)(?= (?:off )?(?:at|with|from|near|on) )",),
+    ),
     ("ends", (r"(?:ending|finishing|closes|closing|closed|concludes|ended|finished)(?= (?:at|with|near|on) )",)),
     (
         "beginning",
@@ -83,7 +91,9 @@ EXTREMA = Phrases(
             rf"(?:far|extreme) left(?:-hand)?{_BORDER}|leftmost(?: {_UNIT}| part| end)?",
             rf"left(?:-hand)? {_REGION}",
             rf"(?:on|at|to|in|towards?|near) (?:the )?(?:very )?left(?:-hand)?{_BORDER}{_SIDE}",
-            rf"first {_UNIT}|(?:first|initial) {_FEW} {_UNIT}",
+            rf"first {_UNIT}|(?:second|third|fourth|fifth|2nd|3rd|4th|5th) {_POINT}|(?:first|initial) {_FEW}"
+            rf" {_UNIT}",
+            r"the (?:very )?first(?=[.,;]|$)",
             r"onset|inception|commencement|(?:opening|initial|starting) (?:stretch|phase|stages?|days?|moments)",
             r"(?:index|position|x|t|time|step)(?: ?[=:] ?| )[01](?![\d.]| ?[-–/%]| of| out)",
         ),
@@ -102,7 +112,9 @@ EXTREMA = Phrases(
             rf"right(?:-hand)? {_REGION}",
             rf"(?:on|at|to|in|towards?|near) the (?:very )?right(?:-hand)?{_BORDER}{_SIDE}|(?:on|at)"
             rf" right(?=[.,;]|$)",
-            rf"(?:last|final|latest) {_UNIT}|(?:last|final) {_FEW} {_UNIT}",
+            rf"(?:last|final|latest|penultimate|(?:second|third|next)[- ]to[- ]last) {_UNIT}|(?:last|final)"
+            rf" {_FEW} {_UNIT}",
+            r"the (?:very )?last(?=[.,;]|$)",
             r"(?:last|final|closing) (?:stretch|phase|moments|part|portion|section|segment|stages?|quarter)",
             r"(?:at|on|near|towards?|by|in|around) (?:the|its) (?:very )?(?:close|finish|final|conclusion|last"
             r"|tail end|tail)"

@@ -8,7 +8,7 @@ ROUGH = one_of(
     "volatile jagged jumpy choppy erratic ragged chaotic spiky shaky bumpy turbulent messy noisy scattered"
     " jittery rough"
 )
-SMOOTH = one_of("smooth smoothly smoother clean cleanly crisp noiseless")
+SMOOTH = one_of("smooth smoothly smoother clean cleanly crisp noiseless quiet calm")
 _LITTLE = one_of(
     "low minimal little small minor weak slight negligible mild faint limited tiny minute minuscule marginal"
     " subtle"
@@ -73,6 +73,7 @@ NOISE = Phrases(
         "low",
         (
             rf"{NOT} (?:\w+ )?{ROUGH} at all|not at all {ROUGH}",
+            r"(?:(?:hardly|barely|scarcely) any|not much)(?=[.,;]|$)",
             rf"{_HARDLY_ANY} (?:(?:any|visible|real|apparent) )?(?:noise|{SCATTER})",
         ),
     ),
@@ -108,6 +109,8 @@ NOISE = Phrases(
             rf"{_LOUD} (?:\w+ )?(?:noise|amounts? of noise)|noise{_BE} (?:{_LOUD}|dominant|dominating)",
             r"(?:strongly|heavily|badly|severely|highly) (?:disturbed|affected|contaminated|corrupted|perturbed)",
             rf"{_VARIES} (?:around |about |up and down )?{_WILDLY}|{_JUMPS}",
+            r"noise dominates|(?:dominated|swamped|drowned|buried|overwhelmed) (?:by|in) (?:the )?noise|^(?:a"
+            r" lot|lots|plenty)(?=[.,;]|$)",
             r"widely scattered|scattered widely|all over the place",
             r"(?:wildly|widely|violently|strongly|heavily) (?:fluctuating|varying|swinging|jumping)",
             rf"(?:wild|huge|violent|massive|enormous) {_DESCRIBED}{_VARIED}",

@@ -85,7 +85,7 @@ TREND = Phrases(
     r" level hover"
     r" range static unvary invariant trend-?free directionless mean average cent[er] baseline zero \d value hardly"
     r" barely scarcely move budge anywhere nowhere spike jump setback correction retreat recovery uptick downtick"
-    r" pullback sell-off",
+    r" pullback sell sold escalat mount retreat sag flatlin stay remain keep kept",
     # Neither direction: waves, and single events beside a direction ("rises, with a late slump")
     (
         "",
@@ -101,6 +101,7 @@ TREND = Phrases(
             rf"{_END} (?:up |off |out )?(?:at an? )?{_MUCH}{_ABOVE} (?:level |value |point )?{_OUTSET}",
             rf"{_LAST} {_MUCH}{_ABOVE} {_FIRST}",
             rf"{_ABOVE} {_AT_ITS_END}",
+            rf"(?:is|are|lies|sits) {_MUCH}{_ABOVE} (?:at|by|near|towards) the end(?! of (?!the series))",
             rf"{_STARTS}low{_AND_ENDS}high",
             r"from (?:\w+ )?low(?: values?| levels?| numbers?)? to (?:\w+ )?high",
         ),
@@ -111,6 +112,7 @@ TREND = Phrases(
             rf"{_END} (?:up |off |out )?(?:at an? )?{_MUCH}{_BELOW} (?:level |value |point )?{_OUTSET}",
             rf"{_LAST} {_MUCH}{_BELOW} {_FIRST}",
             rf"{_BELOW} {_AT_ITS_END}",
+            rf"(?:is|are|lies|sits) {_MUCH}{_BELOW} (?:at|by|near|towards) the end(?! of (?!the series))",
             rf"{_STARTS}high{_AND_ENDS}low",
             r"from (?:\w+ )?high(?: values?| levels?| numbers?)? to (?:\w+ )?low",
         ),
@@ -132,6 +134,7 @@ TREND = Phrases(
             rf"{_AFTER}up{_LIMIT}",
             one_of("soar soars soared soaring surge surges surged surging skyrocket skyrockets skyrocketed"),
             one_of("rally rallies rallied rallying ascent ascents advance advances advanced advancing"),
+            one_of("escalates escalated escalating mounts mounting"),
             one_of("gain gains gained gaining augmentation upswing uphill bullish upside boom booms booming"),
             rf"{_IS_SAID} positive",
         ),
@@ -145,6 +148,8 @@ TREND = Phrases(
             one_of("tumbles tumbled tumbling slumps slumped slumping collapses collapsed collapsing sank"),
             one_of("crashes crashed crashing losses loss decay decays decayed decaying descent descents"),
             one_of("erosion erodes eroding shrink shrinks shrinking shrank shrunk downhill bearish downside"),
+            one_of("retreats retreated retreating sags sagged sagging"),
+            r"(?:sells|sold|selling) off",
             r"(?:a|an|the|sharp|steep|slow|gradual|sudden|strong|steady|rapid|clear) fall(?= in\b)",
             rf"{_IS_SAID} negative",
         ),
@@ -159,10 +164,13 @@ TREND = Phrases(
             rf"steady (?:line|series|signal|level|state){_OF_A_PART}|steady (?:throughout|overall)",
             rf"(?:more or less|\w+ly|about|almost|quite|rather|pretty much|pretty) level{_OF_A_PART}"
             r"(?=[.,;]|$| (?:from|over|throughout|with|around|across|all|and|at|for|line)\b)",
-            r"hover(?:s|ed|ing)?|range-?bound|static|unvarying|invariant|trend-?free|directionless",
+            r"hover(?:s|ed|ing)?|flatlin(?:es?|ed|ing)|range-?bound|static|unvarying|invariant|trend-?free"
+            r"|directionless",
             rf"{_WAVERS} (?:\w+ly )?(?:around|about|round|near|at|close to) {_LEVEL}",
             r"(?:at|on|around|near|about) (?:\w+ly |about |almost |more or less |much )?the same"
             r" (?:level|height|value|values|range|band)",
+            r"(?:stays?|stayed|remains?|remained|keeps?|kept) (?:\w+ly |about |almost |more or less |much"
+            r" )?the same",
             r"(?:hardly|barely|scarcely) (?:move|moves|moving|moved|vary|varies|budges?)",
             r"(?:does|do|did)(?:n't| not) (?:\w+ly )?(?:move|budge|go anywhere)|goes nowhere",
         ),
@@ -175,12 +183,15 @@ TREND_IF_ALONE = Phrases(
     r" lessen wan taper"
     r" weaken dwindl fad ebb depreciat retreat contract slide slip slump downswing downslope lowering"
     r" shrinkage los"
-    r" smaller lower less negative balanced equilibrium mean revert none\b nothing steady level zero",
+    r" smaller lower less negative balanced equilibrium mean revert none\b nothing steady level zero swell"
+    r" doubl tripl eas halv deflat",
     (
         "rises",
         (
             one_of("augments augmenting expand expands expanded expanding expansion strengthens strengthening"),
-            one_of("appreciates appreciation upslope"),
+            one_of(
+                "appreciates appreciation upslope swells swelling doubles doubled triples tripled strengthened"
+            ),
             r"(?:gets?|getting|becomes?|becoming) (?:\w+ly )?(?:bigger|larger|higher|greater)",
             r"(?:bigger|larger|higher|greater) and (?:bigger|larger|higher|greater)",
             r"(?:larger|bigger|higher|greater) (?:numbers |values |ones )?(?:later|towards the end|with time)",
@@ -195,7 +206,8 @@ TREND_IF_ALONE = Phrases(
             one_of("reduce reduces reduced reducing reduction reductions lessens lessening wanes waning taper"),
             one_of("tapers tapered tapering weaken weakens weakening dwindles dwindling fade fades fading"),
             one_of("ebbs ebbing depreciates depreciation retreat retreats contracts contraction slide slip"),
-            one_of("slump downswing downslope lowering shrinkage"),
+            one_of("slump downswing downslope lowering shrinkage weakened faded eases easing eased"),
+            one_of("halves halved deflates"),
             r"(?:lose|loses|lost|losing) (?:\w+ )?(?:height|ground|value|level)",
             r"(?:gets?|getting|becomes?|becoming) (?:\w+ly )?(?:smaller|lower|less)",
             r"(?:smaller|lower|less) and (?:smaller|lower|less)",
