@@ -1,7 +1,7 @@
 """Free text, as people, analysts and models write about a plot, read against the labels that a person reads.
 
-The reader was written with `sentences_dev.jsonl` in view. `sentences_held_out.jsonl` is the other half of the same
-set, split at random, and `sentences_late.jsonl` was written afterwards in other styles. Both were only scored.
+The reader was written with `sentences_dev.jsonl` in view. `sentences_held_out.jsonl` is the other half of the same set,
+split at random. `sentences_late.jsonl` was written after the reader, in other styles. Both were only scored.
 """
 
 import json
