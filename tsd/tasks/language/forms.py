@@ -102,7 +102,7 @@ def _plain(value: object, depth: int = 0) -> str:
 
 # ---- Prose: each piece of a sentence is assigned to the topic that it names
 
-_PIECE = re.compile(r"([,;]|\s[/|–—]\s|\b(?:and|with|while|whereas|but)\b)", re.IGNORECASE)
+_PIECE = re.compile(r"([,;]|\s[/|–—]\s|\b(?:and|with|while|whereas|but|whose)\b)", re.IGNORECASE)
 _MARKUP = re.compile(r"[*#`]+")
 _COLON = re.compile(r":\s+")
 _HEAD = re.compile(

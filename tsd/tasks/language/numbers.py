@@ -10,16 +10,20 @@ _ORDINAL = r"(?:st|nd|rd|th)"
 
 _LENGTH = re.compile(
     rf"\b(?:(?:of|with|in|over|all|has|the) (?:all |the |a total of )?(?P<points>\d{{2,6}}) {_POINTS}"
-    r"|out of (?P<whole>\d{2,6}))\b"
+    rf"|out of (?P<whole>\d{{2,6}})|(?P<all>\d{{2,6}}) {_POINTS} (?:in total|altogether|long))\b"
 )
 _AT_INDEX = re.compile(
     rf"\b{_INDEX} ?(?:number |no\. ?|index )?(?:=|≈|~|is|of|:)? ?{_ABOUT}(?P<first>\d{{1,6}})(?: ?[-–]"
     rf" ?(?P<last>\d{{1,6}}))?"
     rf"(?![.\d]*\d| ?%)|\b(?P<ordinal>\d{{1,6}}){_ORDINAL} {_POINTS}"
 )
+_WHERE = (
+    rf"(?:{_INDEX} ?(?:number |no\. ?)?[=≈~:]? ?"
+    r"|(?:at|near|around|by|after|on|to) (?:the )?|(?<=[=:] )|(?<=[=:]))"
+)
 _OF_LENGTH = re.compile(
-    rf"\b(?:{_INDEX} ?(?:number |no\. ?)?[=≈~:]? ?|(?:at|near|around|by|after|on|to) (?:the )?){_ABOUT}"
-    rf"(?P<index>\d{{1,6}}){_ORDINAL}?(?: {_POINTS})?(?: ?/ ?| ?[,(]? ?(?:out of|of) (?:the |all |a total of )?)"
+    rf"\b{_WHERE}{_ABOUT}(?P<index>\d{{1,6}}){_ORDINAL}?(?: {_POINTS})?"
+    r"(?: ?/ ?| ?[,(]? ?(?:out of|of) (?:the |all |a total of )?)"
     rf"(?P<length>\d{{2,6}})\b(?: {_POINTS}\b)?"
 )
 
@@ -33,6 +37,10 @@ _PERCENT = re.compile(
     r"\b(?P<where>at|after|around|near|towards?|about|roughly|approximately|to|by|(?:in|within) the (?:first"
     r"|last|final))"
     rf" (?:the )?{_ABOUT}(?P<percent>\d{{1,6}}(?:\.\d+)?) ?(?:%|per ?cent\b){_OF_VALUES}{_OF_THE_WAY}"
+)
+_PERCENT_OF_WAY = re.compile(
+    r"(?:~ ?)?\b(?P<percent>\d{1,6}(?:\.\d+)?) ?(?:%|per ?cent) of (?:the|its)"
+    r" (?:way|length|series|period|time axis|time|x-axis|record|run|plot)\b(?: through| along)?"
 )
 _COUNTS = {"a": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "seven": 7, "nine": 9, "1": 1, "2": 2}
 _PARTS = {"third": 3, "quarter": 4, "fifth": 5, "eighth": 8, "tenth": 10}
@@ -70,7 +78,7 @@ def place_numbers(text: str) -> str:
         return text
     lengths = {found[found.lastgroup or 0] for found in _LENGTH.finditer(text)}
     lengths |= {found["length"] for found in _OF_LENGTH.finditer(text)}
-    text = _OF_LENGTH.sub(_of_length, _FRACTION.sub(_fraction, _PERCENT.sub(_percent, text)))
+    text = _OF_LENGTH.sub(_of_length, _FRACTION.sub(_fraction, _percents(text)))
     length = int(lengths.pop()) if len(lengths) == 1 else 0
     if length < _SHORTEST:
         return text
@@ -89,6 +97,12 @@ def _place(share: float) -> str:
     if not 0 <= share <= 1 or any(abs(share - border) < _NEAR for border in _BORDERS):
         return " "
     return "at the beginning" if share < _BORDERS[0] else "at the end" if share > _BORDERS[1] else "in the middle"
+
+
+def _percents(text: str) -> str:
+    """The text with "at 95 %" and "95 % of the way" replaced by places."""
+    text = _PERCENT.sub(_percent, text)
+    return _PERCENT_OF_WAY.sub(lambda found: _place(float(found["percent"]) / 100), text)
 
 
 def _percent(found: re.Match[str]) -> str:

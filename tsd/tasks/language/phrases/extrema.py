@@ -38,7 +38,7 @@ EXTREMA = Phrases(
     r" valley rock low\b lows\b deepest smallest extreme peaks\b maxima minima troughs\b every\b each\b"
     r" again repeated periodic regular once\b start(?:ing|ed) commenc open began ending ended finish"
     r" clos(?:e|es|ed|ing)\b conclu left right first\b initial\b onset"
-    r" inception [01]\b half\b mid(?!dle) last\b final latest tail ceiling least\b max(?:es|ed) crest second"
+    r" inception [01]\b half\b mid(?!dle) last\b final latest tail ceiling least\b max(?:es|ed) crest argm second"
     r" third fourth fifth [2-5](?:nd|rd|th) penultimate next",
     # Waves have peaks that are no extremum of the whole
     (
@@ -55,7 +55,8 @@ EXTREMA = Phrases(
             rf"{_NOT_NEAR}(?:the|its|global|absolute|overall|very) (?:top|summit|crest|apex|zenith|pinnacle"
             rf"|ceiling)"
             rf"{_NOT_A_PART}{_OF_ALL}",
-            r"(?:tops?|topped|topping|max(?:es|ed)) out|crest(?:s|ed)|culminat(?:es|ed|ing|ion)|top (?:value"
+            r"(?:tops?|topped|topping|max(?:es|ed)) out|crest(?:s|ed)|argmax|culminat(?:es|ed|ing|ion)|top"
+            r" (?:value"
             r"|point)s?|top(?=:| =)",
             rf"(?:(?<=^)|(?<=[.,;] ))top{_WHERE}",
             r"(?:high|tallest) (?:point|spot|mark)s?",
@@ -69,7 +70,7 @@ EXTREMA = Phrases(
         (
             rf"{_NOT_NEAR}(?:the|its|global|absolute|overall|very) (?:bottom|floor|valley)"
             rf"{_NOT_A_PART}{_OF_ALL}",
-            r"(?:bottoms?|bottomed|bottoming) out|rock[- ]bottom|bottom (?:value|point)s?|bottom(?=:| =)"
+            r"(?:bottoms?|bottomed|bottoming) out|argmin|rock[- ]bottom|bottom (?:value|point)s?|bottom(?=:| =)"
             r"|bottoms(?= (?:at|in|near|around|early|late))",
             rf"(?:(?<=^)|(?<=[.,;] ))bottom{_WHERE}",
             r"(?:low|deepest) (?:point|spot|mark)s?|deepest (?:value|trough|valley|dip)",
@@ -102,7 +103,7 @@ EXTREMA = Phrases(
         "middle",
         (
             r"half way|midst|mid[- ]?section|mid[- ]?(?:series|sample|period|way|course|plot|range|term|window)",
-            r"(?:at|around|near|about|to|after) (?:the )?half(?= of (?:the|its)|[.,;]|$)",
+            r"(?:at|around|near|about|to|after) (?:\w+ly |about )?(?:the )?half(?= of (?:the|its)|[.,;]|$)",
         ),
     ),
     (

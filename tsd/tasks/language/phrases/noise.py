@@ -6,7 +6,7 @@ from tsd.tasks.language.phrases import NOT, Phrases, one_of
 
 ROUGH = one_of(
     "volatile jagged jumpy choppy erratic ragged chaotic spiky shaky bumpy turbulent messy noisy scattered"
-    " jittery rough"
+    " jittery rough zigzag wild"
 )
 SMOOTH = one_of("smooth smoothly smoother clean cleanly crisp noiseless quiet calm")
 _LITTLE = one_of(
@@ -25,7 +25,8 @@ SCATTER = (
     r"(?:scatter(?:ing)?|jitters?|wiggl(?:es?|ing)|deviations?|residuals?|volatility|disturbances?"
     r"|perturbations?|spread"
     r"|(?:random|erratic) (?:variations?|fluctuations?|movements?)"
-    r"|point-to-point (?:variations?|fluctuations?|changes?))"
+    r"|(?:point|step|day|week|month|year)-to-(?:point|step|day|week|month|year)"
+    r" (?:variations?|variability|fluctuations?|changes?))"
 )
 _SWINGS = r"(?:fluctuations?|variations?|variability|ups and downs|swings|dispersion)"
 _VARIED = rf"(?:{SCATTER}|{_SWINGS})"
@@ -104,7 +105,8 @@ NOISE = Phrases(
     (
         "high",
         (
-            rf"(?:{_VERY} )+{ROUGH}|volatile|jagged|jumpy|choppy|erratic|ragged|chaotic|spiky|messy|jittery",
+            rf"(?:{_VERY} )+{ROUGH}|volatile|jagged|jumpy|choppy|erratic|ragged|chaotic|spiky|messy|jittery"
+            rf"|zigzag",
             rf"{_LOTS} of {_DESCRIBED}(?:noise|{_VARIED})|much noise",
             rf"{_LOUD} (?:\w+ )?(?:noise|amounts? of noise)|noise{_BE} (?:{_LOUD}|dominant|dominating)",
             r"(?:strongly|heavily|badly|severely|highly) (?:disturbed|affected|contaminated|corrupted|perturbed)",
@@ -134,17 +136,17 @@ SCATTERED = Phrases(
 _RATIO = r"(?:signal[- ]to[- ]noise(?:[- ]ratio)?|s/n(?: ratio)?|snr)"
 _IS = (
     r"(?: (?:of|in|for) (?:the|this) \w+(?: \w+)?)?"
-    r"(?:(?: is| appears?| seems?| looks?| stays?| remains?| to be| \w+ly| very| quite)+ |: ?| ?= ?)"
+    r"(?:(?: is| appears?| seems?| looks?| stays?| remains?| to be| this| that| \w+ly| very| quite)+ |: ?| ?= ?)"
 )
 _MUCH_SIGNAL = rf"(?:{_GREAT}|good|excellent)"
 _LITTLE_SIGNAL = rf"(?:{_LITTLE}|poor|bad)"
 RATIO = Phrases(
     "signal s/n snr",
     ("", (rf"{NOT} (?:(?:an?|very|\w+ly) )*(?:{_MUCH_SIGNAL}|{_LITTLE_SIGNAL}|{_MEDIUM}) {_RATIO}",)),
-    ("noise is low", (rf"{_MUCH_SIGNAL} {_RATIO}", rf"{_RATIO}{_IS}{_MUCH_SIGNAL}")),
-    ("noise is high", (rf"{_LITTLE_SIGNAL} {_RATIO}", rf"{_RATIO}{_IS}{_LITTLE_SIGNAL}")),
-    ("noise is medium", (rf"{_MEDIUM} {_RATIO}", rf"{_RATIO}{_IS}{_MEDIUM}")),
-    ("", (rf"{_RATIO}(?: (?:is|was) (?:not|neither)(?: \w+){{1,3}})?",)),
+    ("noise is low", (rf"{_MUCH_SIGNAL} (?:\w+ )?{_RATIO}", rf"{_RATIO}{_IS}{_MUCH_SIGNAL}")),
+    ("noise is high", (rf"{_LITTLE_SIGNAL} (?:\w+ )?{_RATIO}", rf"{_RATIO}{_IS}{_LITTLE_SIGNAL}")),
+    ("noise is medium", (rf"{_MEDIUM} (?:\w+ )?{_RATIO}", rf"{_RATIO}{_IS}{_MEDIUM}")),
+    ("", (rf"{_RATIO}[^.,;]*",)),  # no level of the noise itself
 )
 
 # Words by which a piece of prose is about noise if it names no other topic

@@ -130,7 +130,7 @@ TREND = Phrases(
     (
         "rises",
         (
-            rf"{_GO}{_THEN} {_HIGHER}{_LIMIT}|(?:going|goes) to up",
+            rf"{_GO}{_THEN} {_HIGHER}{_LIMIT}|(?:going|goes) to up|up and to the right",
             rf"{_AFTER}up{_LIMIT}",
             one_of("soar soars soared soaring surge surges surged surging skyrocket skyrockets skyrocketed"),
             one_of("rally rallies rallied rallying ascent ascents advance advances advanced advancing"),
@@ -183,7 +183,8 @@ TREND_IF_ALONE = Phrases(
     r" lessen wan taper"
     r" weaken dwindl fad ebb depreciat retreat contract slide slip slump downswing downslope lowering"
     r" shrinkage los"
-    r" smaller lower less negative balanced equilibrium mean revert none\b nothing steady level zero swell"
+    r" smaller lower less negative balanced equilibrium mean revert none\b nothing steady level zero near"
+    r" slope trend swell"
     r" doubl tripl eas halv deflat",
     (
         "rises",
@@ -220,7 +221,8 @@ TREND_IF_ALONE = Phrases(
         "flat",
         (
             r"balanced|equilibrium|mean[- ]revert\w*|reverts? to (?:its|the|an?) (?:mean|average)",
-            r"^(?:none|nothing|steady|level)(?=[.,;]|$)|zero (?:trend|slope|drift)",
+            r"^(?:none|nothing|steady|level)(?=[.,;]|$)|(?:near-?)?zero (?:trend|slope|drift)",
+            r"(?:slope|trend)(?: is| of)?(?: \w+ly| very| about| almost| near| close to)* zero",
         ),
     ),
 )
