@@ -1,4 +1,4 @@
-# The commands that one needs to know. `make study` and `make test` set everything up themselves.
+# The main commands. `make study` and `make test` set up their environments.
 # CUDA=yes accepts a CUDA build of torch where pip finds no CPU build.
 PYTHON ?= python3.11
 CUDA ?= no
@@ -11,7 +11,7 @@ PARALLEL ?= --numprocesses auto --dist worksteal
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 
-.PHONY: study test test-default test-ray test-long test-vllm check format setup environments clean
+.PHONY: study test test-default test-ray test-long test-vllm check format reference setup environments clean
 
 study: setup ## the main job: a finished small study and its report
 	$(BIN)/tsd study $(RECIPE)
@@ -39,12 +39,15 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+reference: setup ## docs/recipe.md and docs/recipe.schema.json, from the recipe's models
+	$(BIN)/tsd recipes reference docs
+
 setup: .venv/ready
 
 environments: ## both, at the same time: pip works on one core
 	@$(MAKE) --no-print-directory --jobs 2 .venv/ready .venv-vllm/ready
 
-# What another Python left of an unfinished set-up is replaced. Older pips download what they only should list.
+# An unfinished set-up by another Python is replaced. Older pips download what they should only list.
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { echo "Python 3.11, 3.12 or 3.13 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
 	@[ "$$($(PYTHON) -c '$(VERSION)')" = "$$($(BIN)/python -c '$(VERSION)' 2>/dev/null)" ] || $(PYTHON) -m venv --clear .venv

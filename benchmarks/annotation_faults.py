@@ -18,7 +18,6 @@ some. About an hour on two cores.
     python benchmarks/annotation_faults.py --kinds timeout,batch-html-once
 """
 
-import argparse
 import io
 import json
 import os
@@ -69,11 +68,11 @@ TEACHER = (
     "teacher={kind: openai}",
     f"teacher.model={MODEL}",
     f"teacher.key_env={KEY_ENV}",
-    "teacher.view=numbers",
+    "teacher.modality=text",
     f"teacher.in_flight={IN_FLIGHT}",
     "teacher.workers=1",
     "teacher.timeout=5",
-    "teacher.patience=60",
+    "teacher.idle_timeout=60",
     "teacher.usd_per_million_input=1000",
     "teacher.usd_per_million_output=1000",
 )
@@ -119,11 +118,10 @@ class Outcome:
 
 def main() -> None:
     """Run all kinds, or some; print what came of each; hold it against what was expected."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], add_help=False)
+    parser = measured.parser(__doc__)
     parser.add_argument("--kinds", default="", help="some kinds by name, parted by commas")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="kinds that share one Ray session")
-    asked, others = parser.parse_known_args()
-    sys.argv[1:] = others
+    asked = parser.parse_args()
     chosen = [KINDS[name] for name in asked.kinds.split(",") if name] or list(KINDS.values())
     os.environ |= {KEY_ENV: KEY, "TSD_CPUS": "4", "RAY_AUTH_MODE": "disabled"}
     began = time.monotonic()
@@ -139,7 +137,7 @@ def main() -> None:
     print(f"{len(outcomes)} kinds in {(time.monotonic() - began) / 60:.1f} min")
     if asked.kinds:
         sys.exit(any(outcome.problems for outcome in outcomes))
-    measured.finish(__file__, {"kinds": [record(outcome) for outcome in outcomes]}, bounds(outcomes))
+    measured.finish(__file__, {"kinds": [record(outcome) for outcome in outcomes]}, bounds(outcomes), asked.check)
 
 
 def bounds(outcomes: Sequence[Outcome]) -> list[measured.Bound]:
@@ -372,7 +370,7 @@ class Stage(Run):
             self.outcome.stop, self.outcome.first = stop, ledger(self.url, self.kind)
             if self.kind.expected.stop and self.kind.expected.goes_on:
                 ledger(self.url, self.kind, "heal")
-                if again := self.once("patience=60"):
+                if again := self.once("idle_timeout=60"):
                     self.outcome.problems.append(f"once the server behaved it stopped again: {again}")
         self.collect()
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 from matplotlib.figure import Figure
-from measured import Bound, finish, show
+from measured import Bound, finish, parser, show
 from rich.console import Console
 
 from tsd.cluster import stages
@@ -106,6 +106,7 @@ def draw(count: int, folder: str) -> dict[str, Any]:
 
 def main() -> None:
     """Draw, print, keep, check."""
+    options = parser(__doc__).parse_args()
     with session():
         with tempfile.TemporaryDirectory() as folder:
             draw(4 * BLOCKS_PER_PART * 1024, folder)
@@ -116,7 +117,7 @@ def main() -> None:
     curves = [result.pop("memory") for result in results]
     show("Series through Ray Data to Parquet", results)
     carried = carry_on(results[-1])
-    show("Carried on to 1 billion series on 1,000 cores: calculated, not measured", carried)
+    show("Extrapolated to 1 billion series on 1,000 cores: calculated, not measured", carried)
     picture(curves).savefig(Path(__file__).with_suffix(".png"), dpi=120)
     small, large = results
     finish(
@@ -131,6 +132,7 @@ def main() -> None:
             Bound("GiB at most, 5 million", large["peak_gib"], most=4),
             Bound("memory of 5 million over that of 1 million", large["peak_gib"] / small["peak_gib"], most=1.25),
         ],
+        options.check,
     )
 
 

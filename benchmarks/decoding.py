@@ -1,18 +1,15 @@
-"""Replies per second of `decode`, and beside it transformers' generate on the same students, prompts and batches.
+"""Replies per second of `decode` and of transformers' generate on the same students, prompts and batches.
 
-Students of three sizes are trained for a moment, so that replies end by themselves and not all at once. Prompts
-are series of 128 points, or of 32, 64, 128 and 256 in equal shares. Both sides go from prompts to texts on one
-thread in float32; generate has its own cache, is padded on the left and stops at the same token. Seconds are the
-processor's, which on one thread are the clock's where nobody else is at work. The two sides take turns, each first
-in every other one; a ratio is the median of the turns' ratios, with the quartiles beside it. Writes decoding.json
-beside itself. Five minutes.
+Students of three sizes are trained for a moment, so that replies end at different lengths. Prompts are series
+of 128 points, or of 32, 64, 128 and 256 in equal shares. Both sides go from prompts to texts on one thread in
+float32; generate has its own cache, pads on the left and stops at the same token. Seconds are CPU time, which
+equals wall time for one thread on an idle machine. The two sides take turns and alternate in going first; a ratio
+is the median over the turns, with quartiles. Writes decoding.json beside itself. Five minutes.
 
     OMP_NUM_THREADS=1 python benchmarks/decoding.py --check
 """
 
-import gc
 import os
-import time
 from collections.abc import Callable, Sequence
 from statistics import median, quantiles
 from typing import Any
@@ -20,7 +17,8 @@ from typing import Any
 import pyarrow as pa
 import torch
 from lessons import lessons
-from measured import Bound, finish, show
+from measured import Bound, finish, in_turns, parser, show
+from plain import generate
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from tsd.generation.generator import draw_table
@@ -37,6 +35,7 @@ EXAMPLES, FEWEST, MOST_TOKENS = 1000, 4, 80
 
 def main() -> None:
     """Time both ways for each size, kind of prompts and batch."""
+    options = parser(__doc__).parse_args()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     recipe = load("laptop", ["teacher={kind: rules}", f"series.length={list(MIXED)}"])
@@ -56,7 +55,7 @@ def main() -> None:
                 for batch in TURNS
             ]
     show("Replies per second, one thread", results)
-    finish(__file__, {"examples": EXAMPLES, "turns": TURNS, "results": results}, bounds(results))
+    finish(__file__, {"examples": EXAMPLES, "turns": TURNS, "results": results}, bounds(results), options.check)
 
 
 def student(size: str, tokenizer: PreTrainedTokenizerBase, examples: pa.Table) -> PreTrainedModel:
@@ -90,7 +89,7 @@ def compare(
     batches = [list(prompts[first : first + batch]) for first in range(0, len(prompts), batch)]
     works: dict[str, Callable[[], list[str]]] = {
         "tsd": lambda: [text for few in batches for text in decode(model, tokenizer, few, MOST_TOKENS)],
-        "generate": lambda: [text for few in batches for text in generate(model, tokenizer, few)],
+        "generate": lambda: [text for few in batches for text in generate(model, tokenizer, few, MOST_TOKENS)],
     }
     ours, theirs = (work() for work in works.values())
     tokens = [len(ids) for ids in tokenizer(ours, add_special_tokens=False)["input_ids"]]
@@ -106,39 +105,6 @@ def compare(
         "mean_tokens": sum(tokens) / len(tokens),
         "longest": max(tokens),
     }
-
-
-def in_turns(works: dict[str, Callable[[], list[str]]], turns: int) -> dict[str, list[float]]:
-    """Seconds of each work in each turn; who was first is last in the next, so each as often follows itself."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(turns):
-        for name in list(works)[:: -1 if turn % 2 else 1]:
-            gc.collect()  # one work's garbage is not another's
-            started = time.process_time()
-            works[name]()
-            seconds[name].append(time.process_time() - started)
-    return seconds
-
-
-@torch.inference_mode()
-def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[str]:
-    """The same by transformers, as one batch."""
-    asked: Any = tokenizer(
-        corpus.chat_prompts(prompts, tokenizer),
-        add_special_tokens=False,
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-    )
-    replies = model.generate(
-        **asked,
-        do_sample=False,
-        max_new_tokens=MOST_TOKENS,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    texts: list[str] = tokenizer.batch_decode(replies[:, asked["input_ids"].shape[1] :], skip_special_tokens=True)
-    return texts
 
 
 def bounds(results: Sequence[dict[str, Any]]) -> list[Bound]:

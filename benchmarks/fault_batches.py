@@ -212,7 +212,7 @@ def kind(name: str, about: str, ways: Ways | None = None, answer: Giver = sound,
     """A kind in batch mode, none of which may delete what nobody read."""
     expected = more.pop("expected", Expected())
     if expected.stop:  # what does not come is not waited for as long as elsewhere
-        more.setdefault("settings", ("patience=12", "batch.idle_timeout=12"))
+        more.setdefault("settings", ("idle_timeout=12", "batch.idle_timeout=12"))
     return Kind(
         f"batch-{name}", about, answer, replace(expected, also=_both(expected.also)), batch=ways or Ways(), **more
     )

@@ -11,6 +11,7 @@ it was written to a connection that was still open. Prints its address once it l
     python benchmarks/fault_server.py
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -469,4 +470,5 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     asyncio.run(serve())

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from large import EXAMPLES, SUPERVISED, TOKENS, write_model
-from measured import finish, show
+from measured import finish, parser, show
 from transformers import PreTrainedModel
 
 from tsd.models import memory, students
@@ -69,7 +69,10 @@ CASES = (
 
 def main() -> None:
     """Take each case in turn, print a row for each, keep them all."""
-    if "--table" in sys.argv:
+    options = parser(__doc__)
+    options.add_argument("--table", action="store_true", help="print the table of docs/large.md and stop")
+    asked = options.parse_args()
+    if asked.table:
         table(json.loads(Path(__file__).with_suffix(".json").read_text())["results"])
         return
     if not torch.cuda.is_available():

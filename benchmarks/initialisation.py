@@ -1,6 +1,6 @@
-"""How much a student's start matters: transformers' own, unit gain, and unit gain with the values in order.
+"""The effect of a student's initialisation: transformers' default, unit gain, and unit gain with ordered values.
 
-Trains the same student on the same examples from each start, one after the other on one thread, and prints
+Trains the same student on the same examples from each initialisation, one after another on one thread, and prints
 held-out loss and label accuracy. Writes initialisation.json beside itself. About six minutes.
 
     python benchmarks/initialisation.py
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lessons import lessons
+from measured import parser
 
 from tsd.inference.decoding import decode
 from tsd.models import students
@@ -28,6 +29,7 @@ STARTS = ("transformers' own", "unit gain", "unit gain, values in order")
 
 def main() -> None:
     """Train from each start and write the table."""
+    parser(__doc__).parse_args()
     torch.set_num_threads(1)
     recipe = load("laptop", ["teacher={kind: rules}", "series.count=13000"])
     series, examples, tokenizer = lessons(recipe, recipe.series.count)

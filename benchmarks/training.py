@@ -13,6 +13,7 @@ minute). Writes training.json. Eight minutes on two quiet cores.
     python benchmarks/training.py --check
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -50,8 +51,11 @@ SAME = 1e-4  # how far the trainers' first losses may lie apart, relatively
 
 def main() -> None:
     """Let all train in turns, print the rates, hold them against the bounds."""
-    if sys.argv[1:2] == ["--serve"]:
-        serve(sys.argv[2])
+    parser = measured.parser(__doc__)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)  # of the processes that this one starts
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve)
         return
     python = measured.environment(".venv-trl", TRL)
     workers = {kind: Worker(python, kind) for kind in (TSD, TRAINER, DEFAULT, GROUPED, PACKED)}
@@ -66,7 +70,9 @@ def main() -> None:
     ]
     used = rates["10M", "fixed", TSD]["share of peak"]
     bounds.append(measured.Bound("model FLOPs at 10M, share of the matmul peak", used, least=UTILISATION))
-    measured.finish(__file__, {"batch": BATCH, "steps": STEPS, "turns": TURNS, "results": rows}, bounds)
+    measured.finish(
+        __file__, {"batch": BATCH, "steps": STEPS, "turns": TURNS, "results": rows}, bounds, options.check
+    )
 
 
 def compare(workers: dict[str, "Worker"], size: str, points: str) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ LAYERS = (
     {"training", "curation"},
     {"inference", "reporting"},
     {"teachers"},
-    {"study"},
+    {"study", "plugins"},
     {"cluster"},
     {"cli"},
     {"__main__"},

@@ -46,7 +46,7 @@ def refused(capsys):
         ("training.batch_size=big", "training.batch_size is 'big'"),
         ("series.count=0", "series.count is 0"),
         ("series.split=[0.9,0.9,0.1]", "split must sum to 1"),
-        ("students.sizes=[0.3m]", "did you mean '0.3M'?"),
+        ("students.models=[0.3m]", "did you mean '0.3M'?"),
         ("series.count", "expected a.b=value"),
     ],
 )
@@ -106,7 +106,9 @@ def test_a_recipe_that_is_shown_loads_to_the_same_recipe(name, tmp_path, capsys)
     assert load(str(path)) == load(name, ["seed=7"])
 
 
-@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS), ("recipes", "show")])
+@pytest.mark.parametrize(
+    "command", [(), *((name,) for name in COMMANDS), ("recipes", "show"), ("recipes", "reference")]
+)
 def test_every_command_explains_itself(command, capsys):
     group = typer.main.get_command(app)
     assert set(group.commands) == set(COMMANDS)

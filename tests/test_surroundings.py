@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 SMALL = (
     "series.count=1000",
     "teacher={kind: rules}",
-    "students.sizes=[0.03M]",
-    "students.volumes=[16]",
+    "students.models=[0.03M]",
+    "students.train_sizes=[16]",
     "evaluation={series: 50, validation_examples: 50}",
 )
 DRAWN = """

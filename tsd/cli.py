@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tsd import __version__
-from tsd.errors import InputError, TsdError, UserError
+from tsd.errors import TRACEBACK, InputError, PluginError, TsdError, UserError
 
 if TYPE_CHECKING:
     from tsd.study.findings import Finding
@@ -21,9 +21,10 @@ app = typer.Typer(
     name="tsd",
     help="""Distil the reading of time series into small language models.
 
-    A study goes one way: [bold]generate[/] series whose truth is known, [bold]annotate[/] them with a teacher,
-    [bold]curate[/] what it said, [bold]train[/] students of several sizes on several volumes, [bold]evaluate[/]
-    them, [bold]report[/] how they scale. [bold]study[/] does all of it and goes on where it was stopped.
+    A study has six stages: [bold]generate[/] series with known ground truth, [bold]annotate[/] them with a
+    teacher, [bold]curate[/] its replies, [bold]train[/] students of several sizes on several train sizes,
+    [bold]evaluate[/] them, and [bold]report[/] how they scale. [bold]study[/] runs all stages and continues
+    where it was stopped.
 
     Start with: [bold]tsd study laptop[/]""",
     rich_markup_mode="rich",
@@ -42,7 +43,7 @@ Out = Annotated[
     str | None, typer.Option(help="The folder that holds studies: a path or a URI such as s3://bucket/x.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print what would be done and how long it takes; do nothing.")
+    bool, typer.Option("--dry-run", help="Print what would be done and how long it would take; do nothing.")
 ]
 
 
@@ -59,14 +60,14 @@ def options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """The options of `tsd` itself; its help stands above."""
+    """The options of `tsd` itself; its help text is given above."""
 
 
 @app.command()
 def study(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False) -> None:
-    """Run a whole study, from drawing series to the report; started again, it goes on where it was stopped.
+    """Run a whole study, from generating series to the report. Started again, it continues where it was stopped.
 
-    Example: tsd study laptop --set students.volumes=[500,2000] --set name=small
+    Example: tsd study laptop --set students.train_sizes=[500,2000] --set name=small
     """
     _stage(recipe, set_, out, dry_run, "study")
 
@@ -75,7 +76,7 @@ def study(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None
 def generate(
     recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False
 ) -> None:
-    """Draw the series and measure what is true of them. Writes RUN/series."""
+    """Generate the series and measure their ground truth. Writes RUN/series."""
     _stage(recipe, set_, out, dry_run, "generate")
 
 
@@ -88,11 +89,11 @@ def annotate(
     preview: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1000, help="Ask about so many rows first, show plots, replies, labels and cost, and stop."
+            min=1, max=1000, help="Annotate only so many rows, show plots, replies, labels and cost, and stop."
         ),
     ] = None,
     retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Ask the rows again that ended as error, and no others.")
+        bool, typer.Option("--retry-errors", help="Annotate the rows again that ended as error, and no others.")
     ] = False,
 ) -> None:
     """Have the teacher describe every series. Reads RUN/series, writes RUN/annotations.
@@ -106,7 +107,7 @@ def annotate(
 def curate(
     recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False
 ) -> None:
-    """Keep the descriptions that hold up. Reads RUN/annotations, writes RUN/examples and RUN/rejects."""
+    """Sort the replies into examples and rejects. Reads RUN/annotations, writes RUN/examples and RUN/rejects."""
     _stage(recipe, set_, out, dry_run, "curate")
 
 
@@ -134,9 +135,9 @@ def report(
 
 @app.command()
 def check(recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None) -> None:
-    """Check what a study needs, a line each: keys, addresses, models, packages, GPUs, storage, MLflow; do nothing.
+    """Check what a study needs, one line each: keys, addresses, models, packages, GPUs, storage, MLflow.
 
-    Every command checks the same at its start. On a cluster (RAY_ADDRESS) every node that is up is asked, too.
+    Every command does the same at its start. On a cluster (RAY_ADDRESS) every running node is checked, too.
     """
     from tsd.recipe import load
 
@@ -182,10 +183,10 @@ def explain(
         typer.Option(metavar="NUMBER", help="A number that stands for a missing value, or `none`; repeatable."),
     ] = None,
 ) -> None:
-    """Print what a trained student says of a series of your own.
+    """Print a trained student's description of a series from your own file.
 
-    Rows are sorted by their times; separators, decimal signs, units, totals and codes for missing values are
-    found, and what was done is said. What can be read in two ways is refused: the options settle it.
+    Rows are sorted by time. Separators, decimal signs, units, totals and codes for missing values are detected,
+    and every change is reported. An ambiguous file is refused, and the message names the option that decides.
     """
     from tsd.inference import explain as explaining
     from tsd.measurements import Hints
@@ -201,16 +202,16 @@ def explain(
 def look(
     run: Annotated[str, typer.Argument(help="A run folder such as runs/laptop, or a dataset of series.")],
     plots: Annotated[bool, typer.Option("--plots", help="A page of plots by class.")] = False,
-    out: Annotated[str | None, typer.Option(help="The file to write, if not RUN/plots.html.")] = None,
-    per_class: Annotated[int, typer.Option(min=1, max=1000, help="Series of each cell.")] = 6,
-    style: Annotated[str | None, typer.Option(help="paper, compact or bare; left out, the recipe's.")] = None,
+    out: Annotated[str | None, typer.Option(help="The file to write. Default: RUN/plots.html.")] = None,
+    per_class: Annotated[int, typer.Option(min=1, max=1000, help="Series per combination of classes.")] = 6,
+    style: Annotated[str | None, typer.Option(help="paper, compact or bare. Default: the recipe's.")] = None,
 ) -> None:
-    """Write a page that shows what a run holds, and print where it lies.
+    """Write a page that shows the content of a run, and print its path.
 
     Example: tsd look runs/laptop --plots
     """
     if not plots:
-        raise InputError("say what to look at: --plots shows the series as a teacher sees them")
+        raise InputError("tsd look needs an option: --plots writes a page of the series as a teacher sees them")
     from tsd.reporting.gallery import show_plots
 
     print(show_plots(run, out, per_class, style))
@@ -220,12 +221,12 @@ def look(
 def verify(
     run: Annotated[str, typer.Argument(help="A run folder such as runs/laptop.")],
     repair: Annotated[
-        bool, typer.Option("--repair", help="Make what is damaged again, by the stages that made it.")
+        bool, typer.Option("--repair", help="Make damaged files again, with the stages that made them.")
     ] = False,
 ) -> None:
-    """Read every file of a run and say which are missing, cut or changed: a line a table and a line a finding.
+    """Read every file of a run and report which are missing, truncated or changed, one line per table and finding.
 
-    Exit code 0 where all that is there is sound, also of an unfinished study; 1 where something is damaged.
+    Exit code 0: all existing files are intact, also those of an unfinished study. Exit code 1: some are damaged.
     Example: tsd verify runs/laptop --repair
     """
     from tsd.errors import DataError
@@ -238,16 +239,16 @@ def verify(
         finished = finished and checked.finished
         print("\n".join(checked.lines), flush=True)
     if not findings and not finished:
-        print(f"{run} is not finished, and what is there of it is sound: the command that made it goes on with it")
+        print(f"{run} is not finished, and its files are intact: the command that made it continues it")
     if findings and not repair:
-        raise DataError(f"{run} is damaged, see above: `tsd verify {run} --repair` makes it again")
+        raise DataError(f"{run} is damaged, see above: `tsd verify {run} --repair` makes damaged files again")
     if findings:
         from tsd.cluster import commands
 
         commands.repair(run, findings)
 
 
-teacher_app = typer.Typer(help="Teachers of your own: small models that look at plots.", no_args_is_help=True)
+teacher_app = typer.Typer(help="Train small vision-language models as teachers.", no_args_is_help=True)
 app.add_typer(teacher_app, name="teacher")
 
 
@@ -255,16 +256,17 @@ app.add_typer(teacher_app, name="teacher")
 def train_teacher(
     recipe: RecipeName = "laptop", set_: Overrides = None, out: Out = None, dry_run: DryRun = False
 ) -> None:
-    """Train the teacher that the recipe describes (teacher.train), and say how well it reads plots.
+    """Train the teacher that the recipe describes (teacher.train), and print its scores.
 
-    `tsd study` does so by itself. The folder it names is a plain one of transformers: `vllm serve` takes it, too.
+    `tsd study` does this, too. The result is a transformers model folder, which `vllm serve` can load.
     Example: tsd teacher train laptop --set teacher.train.pictures=4000 --set name=careless
     """
     _stage(recipe, set_, out, dry_run, "teacher")
 
 
 recipes_app = typer.Typer(
-    help="List recipes, or show one with everything it inherits.", invoke_without_command=True
+    help="List recipes, show one with everything it inherits, or write the reference of all keys.",
+    invoke_without_command=True,
 )
 app.add_typer(recipes_app, name="recipes")
 
@@ -280,11 +282,27 @@ def recipes(context: typer.Context) -> None:
 
 
 @recipes_app.command()
-def show(recipe: RecipeName, set_: Overrides = None) -> None:
-    """Print the whole resolved recipe; save it to a file to start your own."""
-    from tsd.recipe import load, to_yaml
+def show(
+    recipe: RecipeName,
+    set_: Overrides = None,
+    comments: Annotated[
+        bool, typer.Option("--comments", help="Print each key's description above it, and mark defaults.")
+    ] = False,
+) -> None:
+    """Print the fully resolved recipe. Save it to a file to start your own."""
+    from tsd.recipe import load, reference, to_yaml
 
-    print(to_yaml(load(recipe, set_ or [])), end="")
+    write = reference.commented if comments else to_yaml
+    print(write(load(recipe, set_ or [])), end="")
+
+
+@recipes_app.command("reference")
+def write_reference(folder: Annotated[str, typer.Argument(help="The folder to write into.")] = "docs") -> None:
+    """Write the reference of all recipe keys: recipe.md for people, and recipe.schema.json for editors."""
+    from tsd.recipe import reference
+
+    for path in reference.write(folder):
+        print(path)
 
 
 def _stage(
@@ -315,7 +333,7 @@ def _stage(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command: exit code 2 and one line for what the user can mend, 1 for what failed, 130 if stopped."""
+    """Run the command. Exit code: 2 for an error that the user can fix, 1 for another one, 130 if stopped."""
     signal.signal(signal.SIGTERM, _stop)
     _calm_surroundings()
     try:
@@ -324,10 +342,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise KeyboardInterrupt
         if code:
             sys.exit(code)
-    except UserError as error:
-        _leave(str(error), 2)
     except TsdError as error:
-        _leave(str(error), 1)
+        _show_trace(error)
+        _leave(str(error), 2 if isinstance(error, UserError) else 1)
     except (KeyboardInterrupt, typer.Abort):
         _leave("stopped; the same command goes on from here", STOPPED)
     except Exception as error:
@@ -336,7 +353,13 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(2)
         cause = getattr(error, "cause", None)  # what a Ray task raised
         if isinstance(cause, TsdError):
+            _show_trace(cause)
             _leave(str(cause), 2 if isinstance(cause, UserError) else 1)
+        from tsd.tasks.modules import blamed
+
+        if failure := blamed(error):
+            _show_trace(failure)
+            _leave(str(failure), 2)
         raise
 
 
@@ -350,6 +373,15 @@ def _calm_surroundings() -> None:
         warnings.resetwarnings()
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
+
+
+def _show_trace(error: BaseException | None) -> None:
+    """Print the traceback of a plugin's exception that led to an error, if the environment asks for it."""
+    while os.environ.get(TRACEBACK) and error is not None:
+        if isinstance(error, PluginError) and error.trace:
+            print(error.trace, file=sys.stderr)
+            return
+        error = error.__cause__ or error.__context__
 
 
 def _leave(message: str, code: int) -> None:

@@ -1,4 +1,4 @@
-"""The table of `docs/experiments.md` on students and teachers with faults of their own, from the finished studies.
+"""The table of `docs/experiments.md` on students and teachers with systematic errors, from the finished studies.
 
 python docs/studies/student_or_teacher.py
 """
@@ -20,7 +20,7 @@ RECIPES = ("student_or_teacher.yaml", "student_or_teacher_curated.yaml")
 
 
 def main() -> None:
-    """Print a line for each teacher, curation, student and volume."""
+    """Print a line for each teacher, curation, student and train size."""
     print("| teacher | curation | student | examples | all four right, %, teacher → student | difference |")
     print("|---|---|---|---|---|---|")
     for name in RECIPES:

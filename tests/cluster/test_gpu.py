@@ -14,6 +14,7 @@ from support.commands import command, run
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen3Config, Qwen3ForCausalLM
 
 from tsd.inference.decoding import decode
+from tsd.models.chat import chat_prompts
 from tsd.models.forward import lean
 from tsd.models.students import build, export, load_model
 from tsd.models.tokenizer import build_tokenizer
@@ -21,7 +22,7 @@ from tsd.recipe import Student, TrainingConfig
 from tsd.storage import datasets, folders
 from tsd.tasks import SINGLE
 from tsd.training.checkpoints import Checkpoints, restore
-from tsd.training.corpus import Corpus, chat_prompts, pack, tokenise
+from tsd.training.corpus import Corpus, pack, tokenise
 from tsd.training.loop import (
     Progress,
     WorkerContext,
@@ -199,7 +200,7 @@ def test_a_gpus_peak_is_that_of_bfloat16() -> None:
 
 @pytest.mark.ray
 def test_a_study_trains_several_students_on_one_gpu_and_ends_with_its_report(tmp_path: Path) -> None:
-    sizes = "students.sizes=[{name: 0.03M, gpus: 0.5}, {name: 0.3M, gpus: 0.5}]"
+    sizes = "students.models=[{name: 0.03M, gpus: 0.5}, {name: 0.3M, gpus: 0.5}]"
     run(command(tmp_path, "training.gpu=true", sizes))
     runs = datasets.open_dataset(str(tmp_path / "tiny" / "runs"), SINGLE.tables.runs).read()
     assert runs.num_rows == 4

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,13 +15,14 @@ from support.commands import ROOT, TSD, environment
 from support.s3_server import S3
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, PreTrainedTokenizerFast
 
-from tsd.cluster import demands, nodes, preflight
+from tsd.cluster import demands, node_checks, nodes, preflight
 from tsd.cluster.demands import Demand, Machines
 from tsd.models import students
 from tsd.models.tokenizer import build_tokenizer
 from tsd.progress import Step
 from tsd.recipe import Recipe, Student, load
 from tsd.storage import datasets, folders
+from tsd.tasks import modules
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +128,8 @@ mamba = another_model(MambaConfig(vocab_size=400, hidden_size=16, num_hidden_lay
     [
         (without_template, "has no chat template: use an Instruct model"),
         (without_end, "has no eos_token"),
-        (template_that_wants_a_system, "does not take a user's turn: the first turn must be the system"),
-        (template_that_is_silent, "leaves out what a user says"),
+        (template_that_wants_a_system, "does not accept a user turn: the first turn must be the system"),
+        (template_that_is_silent, "omits the user's message"),
         (cut_weights, "model.safetensors has"),
         (cut_header, "model.safetensors is cut off"),
         (no_weights, "has no model.safetensors"),
@@ -153,7 +155,7 @@ def test_a_source_that_no_student_can_start_from_is_one_line(
 
 def findings_of_students(*sources: str) -> list[demands.Finding]:
     named = ", ".join(f"{{name: s{i}, source: '{one}', learning_rate: 1.0e-4}}" for i, one in enumerate(sources))
-    recipe = load("laptop", ["teacher={kind: rules}", "out=/nowhere", f"students.sizes=[{named}]"])
+    recipe = load("laptop", ["teacher={kind: rules}", "out=/nowhere", f"students.models=[{named}]"])
     return list(preflight._students(recipe))
 
 
@@ -196,7 +198,7 @@ def deaf() -> Iterator[int]:
 
 def asking(out: Path, url: str, *more: str) -> Recipe:
     teacher = f"teacher={{kind: openai, model: any, base_url: '{url}', key_env: TSD_TEST_KEY}}"
-    return load("laptop", [teacher, "students.sizes=[0.03M]", f"out={out}", *more])
+    return load("laptop", [teacher, "students.models=[0.03M]", f"out={out}", *more])
 
 
 def test_a_missing_key_and_a_server_that_is_not_there_are_both_said(
@@ -234,13 +236,24 @@ def test_a_finished_table_asks_for_no_key_and_a_report_for_no_source(
 ) -> None:
     monkeypatch.delenv("TSD_TEST_KEY", raising=False)
     recipe = asking(
-        tmp_path, "http://127.0.0.1:9/v1", "students.sizes=[{name: a, source: /no/where, learning_rate: 1}]"
+        tmp_path, "http://127.0.0.1:9/v1", "students.models=[{name: a, source: /no/where, learning_rate: 1}]"
     )
     datasets.commit(f"{recipe.folder}/annotations", recipe.asks.tables.annotations, "key", 0, {})
     assert not of("key", recipe)
     assert not of("teacher", recipe)
     assert [found.ok for found in of("student", recipe)] == [False]
     assert not preflight.problems(preflight.before_ray(recipe, "report"))
+
+
+def test_an_engine_with_an_interpreter_of_its_own_needs_no_vllm_beside_tsd(tmp_path: Path) -> None:
+    engine = ["teacher={kind: vllm, model: eyes-7b, gpu: false}", f"out={tmp_path}"]
+    own = [*engine, f"teacher.engine_python={sys.executable}"]
+    asked, alone = load("laptop", engine), load("laptop", own)
+    assert preflight.packages(asked, "annotate") == ["vllm"]
+    assert preflight.packages(alone, "annotate") == []
+    said = {found.what: found for found in preflight.before_ray(alone, "annotate")}
+    assert said["packages"].ok
+    assert sys.executable in said["packages"].said
 
 
 def test_gpus_that_this_machine_lacks_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,13 +269,13 @@ def test_gpus_that_this_machine_lacks_are_said_at_once(tmp_path: Path, monkeypat
     wide = load("laptop", ["teacher={kind: rules}", f"out={tmp_path}", "training.workers=8"])
     monkeypatch.setenv("TSD_CPUS", "2")
     (found,) = [found for found in of("machines", wide) if not found.ok]
-    assert "8 workers of 1 CPU each, and this machine has 2 CPUs" in found.said
+    assert "8 workers of 1 CPU each, but this machine has 2 CPUs" in found.said
 
 
 def test_a_tracking_store_that_cannot_be_used_is_said(tmp_path: Path, free_port: int) -> None:
     (tmp_path / "notes.txt").write_text("not a database at all")
     uris = {
-        f"sqlite:///{tmp_path}/notes.txt": "is no SQLite database",
+        f"sqlite:///{tmp_path}/notes.txt": "is not an SQLite database",
         f"sqlite:///{tmp_path}/notes.txt/mlflow.db": "cannot be written to",
         f"http://127.0.0.1:{free_port}": f"nothing listens on port {free_port}",
         f"sqlite:///{tmp_path}/new/mlflow.db": "",
@@ -282,7 +295,7 @@ GPUS = Demand("training", 16, (("GPU", 1.0),), "fix")
     ("machines", "said"),
     [
         ([Machines("a", {"CPU": 8}, 4), Machines("gpu", {"CPU": 96, "GPU": 8}, 2)], ""),
-        ([Machines("a", {"CPU": 8}, 4), Machines("gpu", {"CPU": 96, "GPU": 8}, 1)], "together hold 8 of them"),
+        ([Machines("a", {"CPU": 8}, 4), Machines("gpu", {"CPU": 96, "GPU": 8}, 1)], "together have 8 of them"),
         ([Machines("a", {"CPU": 8}, 4), Machines("gpu", {"CPU": 96, "GPU": 8}, 0)], "no node or node type"),
         ([Machines("this machine", {"CPU": 8}, 1)], "this machine has 0 GPUs"),
     ],
@@ -297,7 +310,7 @@ def test_node_types_that_start_from_nothing_are_counted_by_what_they_may_become(
 def test_every_problem_is_told_before_ray_is_started_and_nothing_is_drawn(tmp_path: Path) -> None:
     sets = (
         "teacher={kind: openai, model: any, base_url: 'http://127.0.0.1:9/v1', key_env: TSD_TEST_KEY}",
-        "students.sizes=[{name: a, source: /no/where/model, learning_rate: 1.0e-4}]",
+        "students.models=[{name: a, source: /no/where/model, learning_rate: 1.0e-4}]",
         "training.workers=64",
         "training.batch_size=64",
         f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
@@ -353,3 +366,18 @@ def test_a_long_wait_says_what_it_is_for_and_since_when_until_it_is_over(monkeyp
     assert rows == [1, 2]
     assert any(note.startswith("waiting for ") and " since " in note for note in shown[:-2])
     assert shown[-2:] == ["", ""]
+
+
+def test_a_node_that_lacks_a_plugin_is_named_with_what_to_do(tmp_path: Path) -> None:
+    plugin = tmp_path / "plugin.py"
+    broken, whole = modules.Sent(str(plugin), b"import nowhere_to_be_found"), modules.Sent(str(plugin), b"X = 1")
+    package = modules.Sent("nowhere.at_all")
+    fault = node_checks.fault_here(node_checks.Need(str(tmp_path), "token", outside=(broken, package)))
+    assert f"cannot use a plugin: {plugin} cannot be loaded" in fault
+    assert "nowhere_to_be_found" in fault
+    assert "install what it imports there" in fault
+    assert not plugin.exists()
+    fault = node_checks.fault_here(node_checks.Need(str(tmp_path), "token", outside=(whole, package)))
+    assert "lacks the plugin nowhere.at_all (there is no module nowhere.at_all" in fault
+    assert "submitted working directory" in fault
+    assert len(fault.splitlines()) == 1

@@ -49,7 +49,7 @@ def teacher(server: Server, **more: object) -> list[str]:
         "model": "seer",
         "base_url": server.url,
         "key_env": KEY,
-        "view": "numbers",
+        "modality": "text",
         "in_flight": IN_FLIGHT,
         **more,
     }
@@ -244,7 +244,7 @@ def test_parts_that_are_lost_and_rows_that_failed_are_made_again_without_paying_
         command(tmp_path, *asking, stage="curate"),
     )
     assert server.asked == paid + 2  # the lost part cost nothing, and each failed row one request
-    assert "2 rows ended as error and are asked again" in printed
+    assert "2 rows ended as error and are annotated again" in printed
     after = datasets.open_dataset(str(folder), SINGLE.tables.annotations).read()
     assert set(after["status"].to_pylist()) == {"ok"}
     same = [after[row].equals(table[row]) for row in ("series_id", "request_key")]

@@ -20,27 +20,27 @@ from tsd.training.runs import RunSpec
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 SIZES = (
-    "students.sizes=[0.03M, 0.1M, {name: taught, size: 0.03M, distil: {teacher: 0.1M}}, "
+    "students.models=[0.03M, 0.1M, {name: taught, size: 0.03M, distil: {teacher: 0.1M}}, "
     "{name: failing, size: 0.03M, learning_rate: 1.0e+30}, "
     "{name: untaught, size: 0.03M, distil: {teacher: failing}}]"
 )
 CHAIN = (
-    "students.sizes=[{name: last, size: 0.03M, distil: {teacher: next}}, "
+    "students.models=[{name: last, size: 0.03M, distil: {teacher: next}}, "
     "{name: next, size: 0.1M, distil: {teacher: 0.3M}}, 0.3M, 0.03M]"
 )
 
 
 def planned(*overrides: str) -> tuple[Recipe, list[RunSpec]]:
-    """A study of four students on two volumes with two seeds, and its runs."""
+    """A study of four students on two train sizes with two seeds, and its runs."""
     recipe = load(
         "laptop",
-        ["teacher={kind: rules}", CHAIN, "students.volumes=[500,2000]", "students.seeds=[0,1]", *overrides],
+        ["teacher={kind: rules}", CHAIN, "students.train_sizes=[500,2000]", "students.seeds=[0,1]", *overrides],
     )
     return recipe, plan_runs(recipe, "digest")
 
 
 def by_cell(runs: list[RunSpec]) -> dict[tuple[str, int, int], RunSpec]:
-    """The runs by student, volume and seed."""
+    """The runs by student, train size and seed."""
     return {(run.student.name, run.examples, run.seed): run for run in runs}
 
 
@@ -70,9 +70,9 @@ def test_a_teacher_with_other_tokens_is_refused_before_anything_is_trained(tmp_p
     for name, words in (("same", "a hill a hill"), ("other", "a vale a vale of tears of tears")):
         build_tokenizer([words], 99).save_pretrained(tmp_path / name)
     for name in ("same", "other"):
-        size = f"students.sizes=[{{name: 0.03M, distil: {{teacher: {tmp_path / name}}}}}]"
+        size = f"students.models=[{{name: 0.03M, distil: {{teacher: {tmp_path / name}}}}}]"
         recipe = load("laptop", ["teacher={kind: rules}", f"out={tmp_path}", "name=tiny", size])
-        own = tokenizer_key(recipe, recipe.students.sizes[0], "examples")
+        own = tokenizer_key(recipe, recipe.students.models[0], "examples")
         build_tokenizer(["a hill a hill"], 99).save_pretrained(tmp_path / "tiny" / "tokenizers" / own)
         if name == "same":
             require_fitting_teachers(recipe, "examples")
@@ -87,7 +87,7 @@ def test_a_teacher_with_other_tokens_is_refused_before_anything_is_trained(tmp_p
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """Such a study, and what it printed."""
     out = tmp_path_factory.mktemp("runs")
-    arguments = command(out, SIZES, *BRIEF, "students.volumes=[200]")
+    arguments = command(out, SIZES, *BRIEF, "students.train_sizes=[200]")
     result = ended(arguments, 2, timeout=600)
     return out / "tiny", result
 
@@ -116,7 +116,7 @@ def test_its_report_sets_it_beside_the_one_that_learned_from_words(
     done: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     folder, result = done
-    assert "Words or a bigger student: in 1 comparison of" in " ".join(result.stdout.split())
+    assert "SFT and knowledge distillation: in 1 comparison of" in " ".join(result.stdout.split())
     assert 'id="objectives"' in (folder / "report.html").read_text()
 
 

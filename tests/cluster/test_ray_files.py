@@ -64,7 +64,7 @@ def test_deleted_and_cut_parts_of_every_table_are_made_again_with_the_same_bytes
     before, parts = contents(study), sorted(study.rglob("part-*.parquet"))
     tables = {str(path.parent.relative_to(study)) for path in parts}
     assert {table.split("/")[0] for table in tables} == {
-        *("series", "plots", "annotations", "verdicts", "examples", "rejects", "predictions", "runs")
+        *("series", "plots", "annotations", "verdicts", "examples", "rejects", "tokens", "predictions", "runs")
     }
     for number, path in enumerate(parts):
         if number % 2:

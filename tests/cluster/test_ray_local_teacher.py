@@ -17,8 +17,8 @@ PICTURES = 1500
 OWN = (
     f"teacher={{kind: local, train: {{size: 0.03M, pictures: {PICTURES}, batch_size: 8}}}}",
     "series.count=3000",
-    "students.sizes=[0.03M, {name: looks, size: 0.03M, view: plot}]",
-    "students.volumes=[200]",
+    "students.models=[0.03M, {name: looks, size: 0.03M, modality: image}]",
+    "students.train_sizes=[200]",
     "curation.against_truth=keep",
 )
 
@@ -28,7 +28,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """The study of a teacher of one's own, and what its commands printed: its teacher first, then the rest."""
     out = tmp_path_factory.mktemp("looking")
     printed = run_each(command(out, *OWN, stage="teacher train"), command(out, *OWN), timeout=600)
-    return out / "tiny", printed.split("the teacher lies in")
+    return out / "tiny", printed.split("the teacher is stored in")
 
 
 def test_training_a_teacher_says_how_well_it_reads_and_where_it_lies(study: tuple[Path, list[str]]) -> None:
@@ -42,7 +42,7 @@ def test_training_a_teacher_says_how_well_it_reads_and_where_it_lies(study: tupl
     assert {"preprocessor_config.json", "generation_config.json"} <= files
     card = (folder / "teacher/README.md").read_text()
     assert f"{PICTURES:,} descriptions" in card
-    assert "| share right |" in card
+    assert "| score | share right |" in card
 
 
 def test_the_study_takes_the_teacher_that_is_there(study: tuple[Path, list[str]]) -> None:
@@ -56,7 +56,8 @@ def test_the_study_takes_the_teacher_that_is_there(study: tuple[Path, list[str]]
 
 def test_what_the_teacher_said_is_what_its_folder_says_of_the_plots(study: tuple[Path, list[str]]) -> None:
     from tsd.inference.decoding import describe
-    from tsd.models.students import load_model, load_tokenizer
+    from tsd.models.students import load_model
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.plots.rasterised import draw
 
     folder, _ = study
@@ -74,11 +75,11 @@ def test_what_the_teacher_said_is_what_its_folder_says_of_the_plots(study: tuple
 def test_students_of_both_views_are_trained_and_scored(study: tuple[Path, list[str]]) -> None:
     folder, _ = study
     runs = datasets.open_dataset(str(folder / "runs"), SINGLE.tables.runs).read().to_pylist()
-    views = {run["student"]: run["view"] for run in runs}
-    assert views == {"0.03M": "numbers", "looks": "plot"}
-    by_view = {run["view"]: run for run in runs}
-    assert by_view["plot"]["flops"] < by_view["numbers"]["flops"]
-    sizes = [by_view[view]["parameters_without_embeddings"] for view in ("plot", "numbers")]
+    modalities = {run["student"]: run["modality"] for run in runs}
+    assert modalities == {"0.03M": "text", "looks": "image"}
+    by_modality = {run["modality"]: run for run in runs}
+    assert by_modality["image"]["flops"] < by_modality["text"]["flops"]
+    sizes = [by_modality[modality]["parameters_without_embeddings"] for modality in ("image", "text")]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
     assert all(run[ALL_RIGHT] for run in runs)
 
@@ -90,4 +91,4 @@ def test_the_report_shows_what_the_teacher_saw_and_sets_the_views_side_by_side(
     page = (folder / "report.html").read_text()
     assert 4 <= page.count("What the teacher saw") == page.count("data:image/png;base64,")
     assert "img-src data:" in page  # else a browser shows none of them
-    assert "Numbers or a plot: in 1 comparison at equal parameters and examples" in page
+    assert "Text and image input: in 1 comparison at equal parameters and examples" in page

@@ -27,7 +27,7 @@ TINY = (
     "name=tiny",
     "teacher={kind: rules}",
     "series.count=4000",
-    "students.volumes=[64]",
+    "students.train_sizes=[64]",
     "students.seeds=[0]",
     "training.checkpoint_every=16",
     "evaluation.series=40",
@@ -121,9 +121,7 @@ def test_node_types_that_start_from_nothing_are_held_against_what_the_recipe_ask
     assert checked(16) == (0, [])
     code, (line,) = checked(17)
     assert code == 2
-    assert (
-        "asks for 17 workers of 1 GPU each, and all nodes and node types of the cluster together hold 16" in line
-    )
+    assert "needs 17 workers of 1 GPU each, but all nodes and node types of the cluster together have 16" in line
 
 
 def board() -> psutil.Process | None:
@@ -141,7 +139,7 @@ def test_a_study_in_an_object_store_goes_on_without_its_progress_actor(
     tokenizer = build_tokenizer(["Describe the series: 1 2 3"] * 2, 2048)
     export(build(Student(name="0.03M"), tokenizer, 0, 2048), tokenizer, tmp_path / "small", {})
     folders.copy_folder(str(tmp_path / "small"), source)
-    students = f"students.sizes=[0.03M, {{name: from-source, source: '{source}', learning_rate: 1.0e-3}}]"
+    students = f"students.models=[0.03M, {{name: from-source, source: '{source}', learning_rate: 1.0e-3}}]"
     process = start(cluster, out, tmp_path, students, "training.epochs=4")
     killed = 0
     until = time.monotonic() + 300

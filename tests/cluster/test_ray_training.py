@@ -19,14 +19,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 RUN = "0.03M-3200-s0-*"
 SHORT = ("0.03M-300-s0-*", "0.03M-200-s0-*")  # share a trial where one is under way at a time
-TRAINED = ("students.sizes=[0.03M]", "students.volumes=[3200]", "training.checkpoint_every=10")
-VOLUMES = "students.volumes=[200,300,3200]"
+TRAINED = ("students.models=[0.03M]", "students.train_sizes=[3200]", "training.checkpoint_every=10")
+TRAIN_SIZES = "students.train_sizes=[200,300,3200]"
 
 
 def with_a_run_that_fails(out: Path, stage: str) -> subprocess.CompletedProcess[str]:
     """Two students, of which one has a learning rate that no number withstands."""
-    sizes = "students.sizes=[0.03M, {name: 0.1M, learning_rate: 1.0e+30}]"
-    arguments = command(out, sizes, VOLUMES, stage=stage)
+    sizes = "students.models=[0.03M, {name: 0.1M, learning_rate: 1.0e+30}]"
+    arguments = command(out, sizes, TRAIN_SIZES, stage=stage)
     return ended(arguments, 2, timeout=600)
 
 
@@ -71,7 +71,7 @@ def test_what_failed_is_tried_again_by_the_same_command_and_nothing_else_is(
     again = with_a_run_that_fails(out, "train")
     assert again.returncode == 1
     assert "3 of 6 runs failed" in again.stderr
-    run(command(out, "students.sizes=[0.03M]", VOLUMES, stage="train"), cpus=2)  # without it
+    run(command(out, "students.models=[0.03M]", TRAIN_SIZES, stage="train"), cpus=2)  # without it
     assert {path: path.stat().st_mtime_ns for path in born} == born
 
 
@@ -80,7 +80,7 @@ def test_workers_killed_again_and_again_end_with_the_weights_of_some_that_nobody
 ) -> None:
     rng, trials = random.Random(11), examples / "tiny" / "trials"
     kills = 5 if long else 2
-    settings = (VOLUMES, "training.concurrent_trials=1", f"training.max_failures={kills + 2}")
+    settings = (TRAIN_SIZES, "training.concurrent_trials=1", f"training.max_failures={kills + 2}")
     process = start(command(examples, *TRAINED, *settings, stage="train"))
     killed: list[set[Path]] = [set()]
 
@@ -150,7 +150,7 @@ def test_two_workers_shard_a_student_and_one_alone_goes_on_with_it_to_the_same_l
 
 
 def test_two_workers_stop_early_at_the_same_step(examples: Path) -> None:
-    sizes, few = "students.sizes=[{name: 0.03M, learning_rate: 0.3}]", "students.volumes=[40]"
+    sizes, few = "students.models=[{name: 0.03M, learning_rate: 0.3}]", "students.train_sizes=[40]"
     patience = ("training.epochs=60", "training.early_stopping_patience=1", "training.workers=2")
     run(command(examples, sizes, few, *patience, stage="train"), cpus=2)
     (record,) = (json.loads(path.read_text()) for path in (examples / "tiny" / "records").iterdir())
@@ -189,7 +189,7 @@ def test_a_student_that_cannot_reply_is_named_the_others_are_scored_and_it_is_tr
     source = tmp_path / "source"
     shutil.copytree(next((done[0] / "tiny" / "students").glob("0.03M-200-*")), source)
     adapted = f"{{name: adapted, source: {source}, learning_rate: 1.0e-3, lora: {{export: adapter}}}}"
-    settings = (f"students.sizes=[0.03M, {adapted}]", "students.volumes=[40]")
+    settings = (f"students.models=[0.03M, {adapted}]", "students.train_sizes=[40]")
     run(command(examples, *settings, stage="train"), cpus=2)
     source.rename(tmp_path / "gone")  # its adapters alone cannot reply without it
     arguments = command(examples, *settings, stage="evaluate")

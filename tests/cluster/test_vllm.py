@@ -1,4 +1,4 @@
-"""A real vLLM engine on CPUs, inside the pipeline and as a server that the API teacher asks.
+"""A real vLLM engine on CPUs, started by the pipeline and as a server that the API teacher asks.
 
 Two models: a tiny Qwen2.5-VL of random weights and Qwen's real vocabulary, which says nonsense and is asked too
 much, killed and started again; and a teacher of one's own, trained here, whose replies are held against the truth
@@ -10,10 +10,13 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -24,6 +27,7 @@ import psutil
 import pytest
 from jsonschema import validate
 from support.commands import ROOT, command, environment, run_alone, run_on_one_ray
+from support.fake_engine import alive
 
 from tsd.recipe import Recipe, load
 from tsd.storage import datasets
@@ -41,8 +45,9 @@ SHORT, LONG = 32, 1024  # points; the numbers of a long series are more than the
 LONGEST = 2048  # tokens
 SHOWN = 200  # series that a teacher of one's own describes
 STUDY = (f"series.count={COUNT}", f"series.length=[{SHORT}, {LONG}]", "plots.width=196", "plots.height=140")
-TEACHER = ("teacher.view=both", "teacher.choices=true", "teacher.max_tokens=200")
+TEACHER = ("teacher.modality=both", "teacher.choices=true", "teacher.max_tokens=200")
 SMALL = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 16, "skip_mm_profiling": True}
+PATHS = ("/v1/models", "/health", "/metrics", "/tokenize", "/invocations", "/ping", "/docs", "/openapi.json")
 FEW = {  # what keeps an engine small on a machine without GPU and without network
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -85,13 +90,14 @@ def made(by: str, folder: Path) -> Path:
 
 def test_a_student_that_was_exported_says_in_vllm_what_it_says_here(tmp_path: Path) -> None:
     from tsd.inference.decoding import decode
-    from tsd.models.students import load_model, load_tokenizer
+    from tsd.models.students import load_model
+    from tsd.models.tokenizer import load_tokenizer
 
     source = made("save_tiny_text_qwen", tmp_path / "hub")
     student = f"{{name: hub, source: {source}, learning_rate: 3.0e-2}}"
-    few = ("series.count=1000", f"series.length={SHORT}", "students.volumes=[16]")
+    few = ("series.count=1000", f"series.length={SHORT}", "students.train_sizes=[16]")
     some = ("evaluation.series=20", "evaluation.validation_examples=20", "evaluation.max_new_tokens=40")
-    recipe = (f"students.sizes=[{student}]", *few, *some, "evaluation.vllm=true")
+    recipe = (f"students.models=[{student}]", *few, *some, "evaluation.vllm=true")
     run_alone(command(tmp_path, *recipe), cpus=2, timeout=900)
     (folder,) = (tmp_path / "tiny/students").iterdir()
     predictions = tmp_path / "tiny/predictions" / folder.name
@@ -107,7 +113,7 @@ def test_a_student_that_was_exported_says_in_vllm_what_it_says_here(tmp_path: Pa
 
 
 def piped(model: Path) -> tuple[str, ...]:
-    """Overrides: the engine runs inside the pipeline, eight rows come back together."""
+    """Overrides: the pipeline starts the engine, with eight requests under way."""
     return (
         *STUDY,
         *TEACHER,
@@ -115,14 +121,30 @@ def piped(model: Path) -> tuple[str, ...]:
         f"teacher.model={model}",
         "teacher.gpu=false",
         f"teacher.max_model_len={LONGEST}",
-        "teacher.batch_size=8",
-        "teacher.concurrent_batches=1",
+        "teacher.in_flight=8",
         f"teacher.engine={json.dumps(SMALL)}",
     )
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[Path, dict[str, Any]]:
+def engines() -> list[psutil.Process]:
+    """The processes of the engine that `stopped` started, once it was killed."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def without_token() -> dict[str, int]:
+    """The status of that engine's answers to who has no token, by path."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def stopped(
+    tmp_path_factory: pytest.TempPathFactory,
+    model: Path,
+    engines: list[psutil.Process],
+    without_token: dict[str, int],
+) -> tuple[Path, dict[str, Any]]:
     """A study whose annotation was killed once some replies had come; the study, and those replies by key."""
     out = tmp_path_factory.mktemp("pipeline")
     run_alone(command(out, *STUDY, stage="generate"), cpus=2)
@@ -137,13 +159,37 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[Path
     )
     try:
         until = time.monotonic() + 600
-        while len(lines_of(journal)) < 4:
+        while len(replies_in(journal)) < 4:
             assert process.poll() is None, "the stage ended before it could be killed"
             assert time.monotonic() < until, "no replies came"
             time.sleep(0.05)
+        engines += [process for each in engines_of(model) for process in each]
+        without_token |= {path: status_of(engines[1], path) for path in PATHS}
     finally:
         kill_session(process)
-    return out / "tiny", {line["key"]: line for line in lines_of(journal)}
+    return out / "tiny", {line["key"]: line for line in replies_in(journal)}
+
+
+def status_of(engine: psutil.Process, path: str) -> int:
+    """The status of an engine's answer to who has no token."""
+    (port,) = [word.partition("=")[2] for word in engine.cmdline() if word.startswith("--port=")]
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def engines_of(model: Path) -> list[list[psutil.Process]]:
+    """The processes of each engine that runs with a model: its supervisor, its server, and what that started."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = " ".join(process.cmdline())
+            if "engine_supervisor.py" in words and f"--model={model}" in words:
+                found.append([process, *process.children(), *process.children()[0].children(recursive=True)])
+    return found
 
 
 def questions(study: Path, model: Path) -> list[Question]:
@@ -163,10 +209,11 @@ def kill_session(leader: subprocess.Popen[bytes]) -> None:
     leader.wait(30)
 
 
-def lines_of(journal: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal's files."""
+def replies_in(journal: Path) -> list[dict[str, Any]]:
+    """The lines of a journal's files that hold a reply."""
     texts = [file.read_text() for file in sorted(journal.glob("*.jsonl"))]
-    return [json.loads(line) for text in texts for line in text.splitlines()[:-1] if line]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()[:-1] if line]
+    return [line for line in lines if "key" in line]
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +231,19 @@ def lengths(stopped: tuple[Path, dict[str, Any]]) -> dict[int, int]:
     study, _ = stopped
     series = datasets.open_dataset(str(study / "series"), SINGLE.tables.series).read()
     return dict(zip(series["series_id"].to_pylist(), map(len, series["values"]), strict=True))
+
+
+def test_no_process_of_an_engine_outlives_its_driver_by_half_a_minute(
+    stopped: tuple[Path, dict[str, Any]], engines: list[psutil.Process]
+) -> None:
+    assert len(engines) >= 3  # a supervisor, a server and vLLM's own child
+    assert not alive(engines, 30)
+
+
+def test_no_path_of_an_engine_answers_who_has_no_token(
+    stopped: tuple[Path, dict[str, Any]], without_token: dict[str, int]
+) -> None:
+    assert without_token == dict.fromkeys(PATHS, 401)
 
 
 def test_rows_in_are_rows_out_and_a_question_too_long_ends_nothing(
@@ -237,47 +297,6 @@ def test_killed_and_started_again_the_replies_that_had_come_are_not_asked_again(
         assert (after[key]["text"], after[key]["latency_ms"]) == (reply["text"], reply["latency_ms"])
     left = [path.name for path in (study / "annotations/replies").iterdir()]
     assert left == ["part-00000000.jsonl.zst"]  # kept, so that the part can be made again
-
-
-# Of four rows one has a picture that ends too early, and one could not be drawn.
-BREAK = """
-import base64, io, json, sys
-from PIL import Image
-from tsd.cluster.session import session  # before Ray, which reads its settings when it is imported
-import ray
-from tsd.cluster.vllm_teacher import processor, read
-from tsd.recipe import load
-
-recipe = load("laptop", ["teacher={kind: rules}", *sys.argv[1:]])
-whole = io.BytesIO()
-Image.new("L", (196, 140), 255).save(whole, "PNG")
-def about(picture):
-    url = "data:image/png;base64," + base64.b64encode(picture).decode()
-    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": url}}]
-    return [{"role": "user", "content": parts}]
-
-asked = [about(whole.getvalue()), about(whole.getvalue()[:40]), about(whole.getvalue()), []]
-rows = [{"part": 0, "key": str(i), "asked": json.dumps(one), "failed": ""} for i, one in enumerate(asked)]
-rows[3]["failed"] = "ValueError: it cannot be drawn"
-with session():
-    before = processor(recipe.teacher, "{}")
-    del before.stages["vLLMEngineStage"]  # what it is given is what counts here
-    for row in before(ray.data.from_items(rows, override_num_blocks=1)).iter_rows():
-        failed = row["__inference_error__"]
-        reply = json.loads(read(recipe.teacher, row)["reply"]) if failed else {"status": "ok"}
-        print(json.dumps({"key": row["key"], "prompt": row.get("prompt"), **reply}))
-"""
-
-
-def test_a_row_that_the_stages_before_the_engine_cannot_take_is_an_error_and_the_others_pass(model: Path) -> None:
-    printed = run_alone([sys.executable, "-c", BREAK, *piped(model)], cpus=2)
-    found = {row["key"]: row for row in map(json.loads, printed.splitlines())}
-    assert sorted(found) == ["0", "1", "2", "3"]
-    for key in "02":
-        assert (found[key]["status"], "What is it?" in found[key]["prompt"]) == ("ok", True)
-    assert found["1"]["status"] == "error"
-    assert "Error: " in found["1"]["reason"]
-    assert (found["3"]["status"], found["3"]["reason"]) == ("error", "ValueError: it cannot be drawn")
 
 
 # ---- A teacher of one's own, in all three ways
@@ -351,6 +370,68 @@ def by_transformers(own: Path) -> list[str]:
 def recipe_of_own(study: Path, kind: str = "local") -> Recipe:
     """The recipe of the study whose teacher was trained."""
     return load("laptop", [*OWN, f"out={study.parent}", "name=tiny", f"teacher.kind={kind}"])
+
+
+def test_of_two_engines_one_is_killed_and_only_its_rows_in_flight_are_asked_again(
+    own: Path, piped_own: object, tmp_path: Path
+) -> None:
+    count, in_flight = 2048, 16
+    study = tmp_path / "tiny"
+    shutil.copytree(own / "teacher", study / "teacher")
+    more = (f"series.count={count}", "series.blocks_per_part=1", "teacher.replicas=2")
+    more += (f"teacher.in_flight={in_flight}", f"teacher.engine={json.dumps(SMALL)}")
+    run_alone(command(tmp_path, *OWN, *more[:2], stage="generate"), cpus=2)
+    process = subprocess.Popen(
+        command(tmp_path, *OWN, *ENGINE, *more, stage="annotate"),
+        cwd=ROOT,
+        env=environment(2),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    started: list[psutil.Process] = []
+    try:
+        parts = [study / f"annotations/replies/part-0000000{part}" for part in (0, 1)]
+        until = time.monotonic() + 900
+        while min(len(replies_in(part)) for part in parts) < 20:
+            assert process.poll() is None, process.communicate()[0][-3000:]
+            assert time.monotonic() < until, "no replies came from both engines"
+            time.sleep(0.2)
+        both = engines_of(study / "teacher")
+        assert len(both) == 2
+        started = [one for each in both for one in each]
+        tokens = {one.environ()["VLLM_API_KEY"] for one in started}
+        assert len(tokens) == 2
+        assert unauthorised(both[0][1]) == 401
+        both[0][1].kill()
+        printed = process.communicate(timeout=900)[0]
+        assert process.returncode == 0, printed[-3000:]
+    finally:
+        if process.poll() is None:
+            kill_session(process)
+    rows = datasets.open_dataset(str(study / "annotations"), SINGLE.tables.annotations).read().to_pylist()
+    assert [row["series_id"] for row in rows] == list(range(count))
+    assert {row["status"] for row in rows} <= {"ok", "invalid", "truncated"}
+    repaired = sum(row["status"] != "ok" for row in rows)  # asked once more for another reason
+    assert 0 < sum(row["attempts"] - 1 for row in rows) <= in_flight + repaired
+    assert not alive(started, 30)
+    logs = list(Path(tempfile.gettempdir(), f"tsd-engines-{os.getuid()}").glob("*.log"))
+    assert logs
+    for log in logs:
+        assert not [token for token in tokens if token in log.read_text(errors="replace")]
+
+
+def unauthorised(server: psutil.Process) -> int:
+    """The status that a server answers to who has no token. Its command line names no token either."""
+    words = server.cmdline()
+    assert server.environ()["VLLM_API_KEY"] not in " ".join(words)
+    (port,) = [word.partition("=")[2] for word in words if word.startswith("--port=")]
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_a_teacher_of_one_s_own_sees_what_is_true(own: Path, piped_own: list[dict[str, Any]]) -> None:

@@ -445,4 +445,4 @@ def test_a_teachers_table_names_every_facet_every_reason_and_what_an_example_too
         int(line.split()[0].replace(",", "")) for line in lines if line.startswith("   ") and "right" not in line
     ]
     assert sum(listed) == counts["replies"] - counts["kept"]
-    assert any("0 tokens in, 0 out and $0" in line for line in lines)
+    assert any("0 input tokens, 0 output tokens and $0" in line for line in lines)

@@ -25,7 +25,7 @@ THOUSANDS = ((3e4, 1e5, 4e5, 2e6), (250, 1000, 4000, 16000))
 
 
 def crossed(levels: tuple[tuple[float, ...], tuple[float, ...]]) -> tuple[Floats, Floats]:
-    """Every size with every volume: two columns."""
+    """Every size with every train size: two columns."""
     grid = np.array(list(product(*levels)), dtype=np.float64)
     return grid[:, 0], grid[:, 1]
 
@@ -139,7 +139,7 @@ def test_two_sizes_never_determine_an_exponent_however_clean_the_runs() -> None:
     n, d = crossed(((1e5, 1e6), (250, 1000, 4000, 16000)))
     found = fit_with_intervals(n, d, TINY.predict(n, d), seed=0, resamples=20)
     assert not found.determined
-    assert "alpha rests on two distinct sizes" in found.note
+    assert "alpha is fitted to two distinct sizes only" in found.note
     assert "beta rests" not in found.note
 
 
@@ -157,13 +157,13 @@ def test_the_same_loss_everywhere_determines_no_exponent() -> None:
     found = fit_with_intervals(n, d, np.full(len(n), 0.7), seed=0, resamples=5)
     assert found.law.predict(n, d) == pytest.approx(np.full(len(n), 0.7), rel=1e-3)
     assert "does not fall over these sizes" in found.note
-    assert "does not fall over these volumes" in found.note
+    assert "does not fall over these train sizes" in found.note
 
 
-def test_volumes_in_proportion_to_sizes_are_said_to_be_inseparable() -> None:
+def test_train_sizes_in_proportion_to_sizes_are_said_to_be_inseparable() -> None:
     n = np.repeat([3e4, 1e5, 4e5, 2e6, 8e6, 3e7], 3)
     found = fit_with_intervals(n, 20 * n, noisy(TINY, n, 20 * n, 0.02, seed=1), seed=0, resamples=10)
-    assert "rise together" in found.note
+    assert "sizes and train sizes are correlated" in found.note
 
 
 def test_resamples_of_a_single_size_are_left_out_and_counted() -> None:
@@ -171,7 +171,7 @@ def test_resamples_of_a_single_size_are_left_out_and_counted() -> None:
     found = fit_with_intervals(n, d, TINY.predict(n, d), seed=0, resamples=60)
     # The only run of the larger size is missed by (4/5)^5 = 33 % of the resamples.
     assert 30 <= found.resamples <= 50
-    assert f"{60 - found.resamples} resamples held a single size or volume" in found.note
+    assert f"{60 - found.resamples} resamples held a single size or train size" in found.note
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_resamples_of_a_single_size_are_left_out_and_counted() -> None:
     [
         ([1, 2, 3, 4], [1, 2, 3, 4], [4, 3, 2, 1], "needs 5 runs, got 4"),
         ([7] * 6, [1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1], "two distinct sizes, all runs have 7"),
-        ([1, 2, 3, 4, 5, 6], [9] * 6, [6, 5, 4, 3, 2, 1], "two distinct volumes, all runs have 9"),
+        ([1, 2, 3, 4, 5, 6], [9] * 6, [6, 5, 4, 3, 2, 1], "two distinct train sizes, all runs have 9"),
         ([1, 2, 3, 4, 5, 6], [1, 2, 1, 2, 1, 2], [6, 5, 4, 3, 2, 0], "losses must be positive .* got 0"),
         ([1, 2, 3, 4, 5, 6], [1, 2, 1, 2, 1, 2], [6, 5, 4, 3, 2, np.nan], "losses must be .* got nan"),
         ([1, 2, 3, 4, 5, 6], [1, 2, 1, 2, 1], [6, 5, 4, 3, 2, 1], "three columns of one length"),
@@ -214,7 +214,7 @@ def test_a_budget_of_nothing_buys_no_optimum() -> None:
         compute_optimal(LANGUAGE, 0)
 
 
-def test_the_prediction_broadcasts_sizes_against_volumes() -> None:
+def test_the_prediction_broadcasts_sizes_against_train_sizes() -> None:
     grid = LANGUAGE.predict(np.array([[1e8], [1e9]]), np.array([1e9, 1e10, 1e11]))
     assert grid.shape == (2, 3)
     assert grid[1, 2] == pytest.approx(1.8 + 480 / 1e9**0.35 + 2100 / 1e11**0.37)

@@ -19,11 +19,11 @@ from transformers import (
 )
 
 from tsd.inference.decoding import READ_AT_ONCE, ROOM, closed_ranks, decode, slabs
+from tsd.models.chat import chat_prompts
 from tsd.models.students import build
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import Student
 from tsd.tasks import SINGLE
-from tsd.training.corpus import chat_prompts
 
 # Ends some replies before 24 tokens, a few of them at once, and not others.
 END_BIAS = 2.0

@@ -63,9 +63,9 @@ def looking(tmp_path_factory):
     from tsd.recipe import Student
 
     folder = tmp_path_factory.mktemp("looking") / "student"
-    tokenizer = build_tokenizer([SINGLE.looking_prompt] * 2, 512, pictures=True)
-    model = students.build(Student(name="0.03M", view="plot"), tokenizer, 0, 512)
-    students.export(model, tokenizer, folder, {"length": LENGTH, "task": "single", "view": "plot"})
+    tokenizer = build_tokenizer([SINGLE.image_prompt] * 2, 512, pictures=True)
+    model = students.build(Student(name="0.03M", modality="image"), tokenizer, 0, 512)
+    students.export(model, tokenizer, folder, {"length": LENGTH, "task": "single", "modality": "image"})
     return folder
 
 
@@ -153,7 +153,7 @@ def test_a_file_without_a_header_does_not_lose_its_first_value_silently(refused)
 
 
 def test_a_missing_file_and_a_folder_are_told_apart(refused, tmp_path):
-    assert "gone.csv is not there" in refused(file=tmp_path / "gone.csv")
+    assert "gone.csv does not exist" in refused(file=tmp_path / "gone.csv")
     assert "is a folder" in refused(file=tmp_path)
 
 
@@ -199,7 +199,7 @@ def test_ten_million_rows_are_refused_quickly_and_in_little_memory(tmp_path, stu
 
 
 def test_a_missing_model_folder_is_named(refused, ramp, tmp_path):
-    assert "nowhere is not there" in refused(file=ramp, model=tmp_path / "nowhere")
+    assert "nowhere does not exist" in refused(file=ramp, model=tmp_path / "nowhere")
 
 
 def test_a_folder_of_students_names_one_to_take(refused, ramp, students_folder):
@@ -290,7 +290,7 @@ def test_an_untrained_student_is_not_made_to_say_more_than_it_does(ramp, student
             main(["explain", str(ramp), "--model", str(students_folder / "untrained"), *more])
         assert left.value.code == 1
         if not more:
-            assert "no answer that can be read" in capsys.readouterr().out
+            assert "reply cannot be parsed" in capsys.readouterr().out
     answer = json.loads(capsys.readouterr().out)
     assert answer["sentences"] == []
     assert set(answer["labels"].values()) == {None}
@@ -343,8 +343,8 @@ def test_a_student_behind_a_uri_is_fetched_and_only_a_missing_one_is_called_miss
     folders.write_bytes(s3.uri("explain"), "ramp.csv", ramp.read_bytes())
     main(["explain", s3.uri("explain/ramp.csv"), "--model", s3.uri("explain/students/trained")])
     assert "column 'level', 32 rows" in capsys.readouterr().out
-    assert "is not there" in refused(file=ramp, model=students_folder.as_uri() + "/nobody")
-    assert "is not there" in refused(file=ramp, model=s3.uri("explain/nobody"))
+    assert "does not exist" in refused(file=ramp, model=students_folder.as_uri() + "/nobody")
+    assert "does not exist" in refused(file=ramp, model=s3.uri("explain/nobody"))
     several = refused(file=ramp, model=s3.uri("explain/students"))
     assert f"such as {s3.uri('explain/students/trained')}" in several
     assert "cannot be fetched" in refused(file=ramp, model="nowhere://bucket/student")
@@ -420,7 +420,8 @@ def test_a_card_names_one_length_or_several(tmp_path):
 def test_a_student_that_looks_is_shown_the_plot_of_the_series(looking, tmp_path, capsys):
     from tsd.inference.decoding import describe
     from tsd.inference.explain import MAX_NEW_TOKENS, NO_ANSWER
-    from tsd.models.students import load_model, load_tokenizer
+    from tsd.models.students import load_model
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.plots.rasterised import draw
 
     file = tmp_path / "mine.csv"

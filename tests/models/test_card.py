@@ -30,7 +30,7 @@ def card(task: str = "single", **about: Any) -> dict[str, Any]:
         "adapters": False,
         "alone": False,
     }
-    return {"run": RUN, "length": [64, 128], "task": task, "about": known | about}
+    return {"run": RUN, "length": [64, 128], "task": task, "modality": "text", "about": known | about}
 
 
 def front(text: str) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def test_a_card_says_data_teacher_loss_and_where_it_comes_from(task: str) -> Non
     )
     assert [words for words in (*said, RUN["run_id"]) if words not in text] == []
     assert "trained from scratch" in text
-    assert "| share right |" not in text
+    assert "| score |" not in text
     compile(text.split("```python")[1].split("```")[0], "card", "exec")
 
 
@@ -67,21 +67,21 @@ def test_a_base_model_is_named_for_a_hub_and_a_folder_by_its_name_alone() -> Non
     assert front(hub)["library_name"] == "transformers"
     folder = render(card(source="/home/somebody/models/small/", adapters=True))
     assert "base_model" not in front(folder)
-    assert "the model folder small, by low-rank adapters, merged into it" in folder
+    assert "the model folder small and trained with low-rank adapters, merged into it" in folder
     assert "somebody" not in folder
 
 
 def test_adapters_that_stand_alone_say_so() -> None:
     text = render(card(source="Qwen/Qwen3-0.6B", adapters=True, alone=True))
     assert front(text)["library_name"] == "peft"
-    assert "lie here alone" in text
+    assert "stored here without the base model" in text
 
 
 def test_the_card_of_a_student_that_looks_says_how_to_show_it_a_plot() -> None:
-    text = render({**card(), "view": "plot"})
+    text = render({**card(), "modality": "image"})
     assert "from their plots" in text
     assert front(text)["pipeline_tag"] == "image-text-to-text"
     code = text.split("```python")[1].split("```")[0]
     compile(code, "card", "exec")
     assert "AutoProcessor" in code
-    assert TASKS["single"].looking_prompt in code
+    assert TASKS["single"].image_prompt in code

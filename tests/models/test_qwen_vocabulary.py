@@ -10,9 +10,11 @@ from support.tiny_qwen import save_tiny_text_qwen
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tsd.inference.decoding import decode
-from tsd.models.students import build, export, load_model, load_tokenizer
+from tsd.models.chat import chat_prompts
+from tsd.models.students import build, export, load_model
+from tsd.models.tokenizer import load_tokenizer
 from tsd.recipe import Lora, Student, TrainingConfig
-from tsd.training.corpus import Corpus, chat_prompts, tokenise
+from tsd.training.corpus import Corpus, tokenise
 from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimizer, train
 
 STEPS, BATCH = 4, 2

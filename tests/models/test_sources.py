@@ -16,11 +16,12 @@ from support.s3_server import S3
 from transformers import PreTrainedTokenizerFast
 
 from tsd.cluster.decoding import Decoder
+from tsd.cluster.parts import FailedError
 from tsd.errors import InputError
 from tsd.inference.decoding import decode
 from tsd.models import sources, weights
-from tsd.models.students import build, export, load_model, load_tokenizer
-from tsd.models.tokenizer import build_tokenizer
+from tsd.models.students import build, export, load_model
+from tsd.models.tokenizer import build_tokenizer, load_tokenizer
 from tsd.recipe import Lora, Recipe, Student, load
 from tsd.storage import datasets, folders
 from tsd.tasks import SINGLE
@@ -152,10 +153,14 @@ def test_a_student_that_cannot_reply_leaves_the_others_their_replies(
     config.write_text(json.dumps(json.loads(config.read_text()) | {"num_attention_heads": 0}))
     runs = ("good", "bad")
     decoder = Decoder(small, drawn, dict.fromkeys(runs, "greedy"), dict.fromkeys(runs, "k"))
-    rows = [decoder({"run": [run], "chunk": [0]}) for run in ("good", "bad", "good", "bad")]
-    failed = [row["failed"][0] for row in rows]
-    assert failed[0] == failed[2] == ""
-    assert failed[1] == failed[3] != ""
-    assert "\n" not in failed[1]
+    failed = []
+    for _ in range(2):
+        (part,) = decoder("good", 0)
+        assert part.rows == 4
+        with pytest.raises(FailedError) as caught:
+            decoder("bad", 0)
+        failed.append(str(caught.value))
+    assert failed[0] == failed[1] != ""
+    assert "\n" not in failed[0]
     predictions = Path(small.folder) / "predictions"
     assert [path.name for path in predictions.iterdir()] == ["good"]

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from tsd.errors import InputError
 from tsd.inference.decoding import decode
+from tsd.models.chat import chat_prompts
 from tsd.models.students import (
     SCRATCH,
     build,
@@ -28,7 +29,6 @@ from tsd.models.students import (
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import SCRATCH_SIZES, Lora, Student
 from tsd.tasks import SINGLE
-from tsd.training.corpus import chat_prompts
 
 
 @pytest.fixture(scope="module")

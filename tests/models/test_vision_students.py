@@ -12,15 +12,16 @@ from transformers import AutoModelForImageTextToText
 from tsd.generation import generator
 from tsd.inference.decoding import describe
 from tsd.models import students, vision, vision_students
+from tsd.models.chat import image_prompt_tokens
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import RulesTeacher, Student, TrainingConfig, load
 from tsd.tasks import SINGLE
 from tsd.teachers.rules import Rules
-from tsd.training.corpus import Corpus, looking_tokens, tokenise
+from tsd.training.corpus import Corpus, tokenise
 from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimizer, summed_loss, train
 
 RECIPE = load("laptop", [])
-SMALL = Student(name="0.1M", view="plot")
+SMALL = Student(name="0.1M", modality="image")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def examples(series: pa.Table) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def tokenizer(examples: pa.Table) -> Any:
-    texts = [SINGLE.looking_prompt, *examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
+    texts = [SINGLE.image_prompt, *examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
     return build_tokenizer(texts, 2048, pictures=True)
 
 
@@ -90,7 +91,7 @@ def test_replies_are_those_of_generate(corpus: Corpus, tokenizer: Any, tmp_path:
     assert corpus.pictures is not None
     ink = corpus.pictures.draw(range(40))
     said = describe(students.load_model(str(tmp_path)), tokenizer, SINGLE, ink, 60)
-    prompt = torch.tensor([looking_tokens(SINGLE, tokenizer)])
+    prompt = torch.tensor([image_prompt_tokens(SINGLE, tokenizer)])
     for picture, text in zip(ink[:12], said, strict=False):
         pixels, grid = processed(picture[None])
         kinds = (prompt == tokenizer.convert_tokens_to_ids("<|image_pad|>")).int()
@@ -132,7 +133,7 @@ def test_a_student_that_looks_learns(corpus: Corpus, tokenizer: Any) -> None:
 @pytest.mark.parametrize("name", vision_students.SCRATCH)
 def test_students_that_look_are_as_large_as_those_that_read(name: str, tokenizer: Any) -> None:
     looking, reading = (
-        students.parameter_counts(students.build(Student(name=name, view=view), tokenizer, 0, 2048))[1]
-        for view in ("plot", "numbers")
+        students.parameter_counts(students.build(Student(name=name, modality=modality), tokenizer, 0, 2048))[1]
+        for modality in ("image", "text")
     )
     assert looking == pytest.approx(reading, rel=0.01)

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwe
 from tsd.errors import InputError
 from tsd.inference.decoding import decode
 from tsd.models import weights
-from tsd.models.students import build, export, load_model, load_tokenizer
-from tsd.models.tokenizer import build_tokenizer
+from tsd.models.students import build, export, load_model
+from tsd.models.tokenizer import build_tokenizer, load_tokenizer
 from tsd.recipe import Lora, Student, TrainingConfig
 from tsd.training.corpus import Corpus
 from tsd.training.loop import Progress, WorkerContext, make_optimizer, shard, train
@@ -233,7 +233,7 @@ def damaged(source: str, folder: Path, change: Callable[[dict[str, torch.Tensor]
     [
         (lambda state: state.pop("model.norm.weight"), r"lacks the weights model\.norm\.weight$"),
         (lambda state: [state.pop(name) for name in sorted(state)[2:7]], "lacks the weights .* and 2 more$"),
-        (lambda state: state.update(extra=torch.zeros(2)), "has, and the model does not, the weights extra$"),
+        (lambda state: state.update(extra=torch.zeros(2)), "has weights that the model lacks: extra$"),
         (lambda state: state.update({"model.norm.weight": torch.ones(17)}), r"of shape \(17,\).*are \(16,\)$"),
     ],
     ids=["one missing", "five missing", "one left over", "a wrong shape"],

@@ -47,7 +47,7 @@ def test_each_teacher_stands_beside_its_own_student_with_intervals(page: Page) -
             "80.0 [75.0–85.0]",
             "90.0 [85.0–95.0]",
             "80.0 [75.0–85.0]",
-            "not to be told from it",
+            "not significantly different from it",
         ],
     ]
     assert rows[0][2:4] == ["80.0 [62.7–90.5]"] * 2
@@ -65,7 +65,7 @@ def test_every_run_of_every_teacher_has_a_row_and_one_of_each_is_the_best(page: 
 def test_the_headlines_say_for_each_teacher_whether_its_student_is_better() -> None:
     first, second = comparison.headlines(STUDIES)
     assert first == teacher_line(STUDY)[0]
-    assert second.endswith("the student is not to be told from its teacher.")
+    assert second.endswith("the student is not significantly different from its teacher.")
     assert comparison.headlines([replace(STUDY, beside={})]) == []
 
 

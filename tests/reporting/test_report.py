@@ -32,7 +32,7 @@ FITTED = FittedLaw(
     resamples=200,
     note="",
 )
-UNDETERMINED = replace(FITTED, note="alpha rests on two distinct sizes, where any value of it fits as well")
+UNDETERMINED = replace(FITTED, note="alpha is fitted to two distinct sizes only, so any value fits equally well")
 
 BASELINES = {
     "trend": {"chance": 1 / 3, "majority": 0.412},
@@ -262,7 +262,7 @@ def test_a_student_may_be_called_anything() -> None:
     assert "<b>" not in {tag for tag, _ in page.tags}
 
 
-def test_every_run_has_a_row_with_its_numbers_and_they_are_sorted_by_size_volume_and_seed() -> None:
+def test_every_run_has_a_row_with_its_numbers_and_they_are_sorted_by_size_train_size_and_seed() -> None:
     page = read(replace(STUDY, runs=table(ROWS[::-1])))
     rows = [row for row in page.cells if len(row) == 17 and row[0].split()[0] in SIZES]
     assert [(row[0].split()[0], row[2], row[3]) for row in rows] == [
@@ -282,7 +282,7 @@ def test_a_run_that_stopped_early_is_marked_and_the_mark_explained(page: Page) -
         ["small", "35,000", "500", "1"],
         ["large", "305,000", "500", "1"],
     ]
-    assert "† one that stopped early" in marked.text
+    assert "† a run that stopped early" in marked.text
 
 
 def test_the_run_with_the_lowest_loss_is_the_only_one_marked_best(page: Page) -> None:
@@ -300,7 +300,7 @@ def test_baselines_stand_under_the_scores_that_they_are_for(page: Page) -> None:
     assert rows == {
         "Baseline: chance": ["33.3", "33.3", "33.3", "33.3", "1.2", "–"],
         "Baseline: majority": ["41.2", "36.3", "42.0", "43.0", "9.0", "–"],
-        "Baseline: place given trend": ["–", "–", "61.1", "60.2", "–", "–"],
+        "Baseline: majority place given trend": ["–", "–", "61.1", "60.2", "–", "–"],
     }
 
 
@@ -362,7 +362,7 @@ def test_laws_stand_with_their_intervals_and_what_their_runs_do_not_determine(pa
 
 
 def test_time_and_classes_are_shown_as_shares(page: Page) -> None:
-    assert "80.0 % of 1 min 30 s went into training and decoding proper." in page.text
+    assert "80.0 % of 1 min 30 s was spent on training and decoding students." in page.text
     assert ["Train", "", "1 min 12 s", "80.0 %"] in page.cells
     assert ["trend decreasing", "", "30.0 %"] in page.cells
 
@@ -372,7 +372,7 @@ def test_a_teacher_is_shown_with_its_accuracy_its_confusion_and_what_an_example_
         "The teacher, pixtral, gave 30 replies (28 ok, 2 refused), of which 20 (66.7 %) became examples; 4 of"
         in page.text
     )
-    assert "took 1,500 tokens in, 75 out and $0.003" in page.text
+    assert "cost 1,500 input tokens, 75 output tokens and $0.003" in page.text
     (trend,) = (row for row in page.cells if row[0] == "trend" and len(row) == 8)
     assert trend == [
         "trend", "96.7", "80.0 [62.7–90.5]", "80.0 [62.7–90.5]",
@@ -399,8 +399,8 @@ def test_every_reason_is_shown_with_its_rows_and_its_first_replies(page: Page) -
 @pytest.mark.parametrize(
     ("teacher_only", "student_only", "said"),
     [
-        (0, 0, "not to be told from"),
-        (10, 12, "not to be told from"),
+        (0, 0, "not significantly different from"),
+        (10, 12, "not significantly different from"),
         (5, 30, "better than"),
         (30, 5, "worse than"),
     ],
@@ -422,7 +422,7 @@ def test_the_headlines_name_the_best_student_what_data_does_and_the_exponents() 
     assert report.headlines(STUDY) == [
         "Best student: large on 2,000 examples, chosen by the lowest held-out loss (0.400): "
         "trend 60.0 % (majority 41.2 %), noise 60.0 % (majority 36.3 %), "
-        "maximum 60.0 % (place given trend 61.1 %), minimum 60.0 % (place given trend 60.2 %), "
+        "maximum 60.0 % (majority place given trend 61.1 %), minimum 60.0 % (majority place given trend 60.2 %), "
         "all four right 60.0 % (majority 9.0 %).",
         "Held-out loss falls with data at every size, from 500 to 2,000 examples: "
         "small from 0.820 to 0.600, large from 0.720 to 0.410.",
@@ -446,9 +446,9 @@ def test_a_size_whose_loss_stalls_or_rises_with_data_is_named() -> None:
     assert "small from 0.800 to 0.600" in line
 
 
-def test_a_single_volume_is_drawn_and_said_to_tell_nothing_of_data() -> None:
+def test_a_single_train_size_is_drawn_and_said_to_tell_nothing_of_data() -> None:
     study = replace(STUDY, runs=table([row for row in ROWS if row["examples"] == 500]))
-    assert "say nothing of what more data does" in report.headlines(study)[1]
+    assert "do not show the effect of more data" in report.headlines(study)[1]
     assert len(read(study).rows) > 0
 
 
@@ -487,7 +487,7 @@ def test_near_ties_are_set_aside_facet_by_facet() -> None:
     assert cells["noise"][2] == "–"
 
 
-# ---- Words or a bigger student
+# ---- SFT and knowledge distillation
 
 
 CLOSER = Difference(0.61, 0.58, Interval(-0.03, -0.04, -0.02))
@@ -501,7 +501,7 @@ COMPARED = [
 
 def test_a_report_says_what_a_bigger_student_taught_beside_words() -> None:
     page = read(replace(STUDY, objectives=COMPARED)).text
-    assert "Words or a bigger student" in page
+    assert "SFT and knowledge distillation" in page
     for said in ("−0.0300 [−0.0400 to −0.0200]", "+2.0 [−1.0 to +5.0]", "−0.0500 [one seed]", "1.80"):
         assert said in page
     (line,) = report.objective_line(COMPARED)
@@ -517,29 +517,29 @@ def test_only_a_difference_whose_interval_leaves_out_nothing_is_in_bold() -> Non
 
 
 def test_a_report_says_what_looking_is_worth_beside_reading() -> None:
-    page = read(replace(STUDY, views=COMPARED)).text
-    assert "Numbers or a plot" in page
+    page = read(replace(STUDY, modalities=COMPARED)).text
+    assert "Text and image input" in page
     assert "−0.0300 [−0.0400 to −0.0200]" in page
-    (line,) = report.view_line(COMPARED)
+    (line,) = report.modality_line(COMPARED)
     assert line in page
     assert "in 2 comparisons" in line
     assert "a lower held-out loss once and a higher one never, more facets right never and fewer once" in line
     assert "At equal FLOPs" not in page
-    assert "Numbers or a plot" not in report.write(STUDY)
+    assert "Text and image input" not in report.write(STUDY)
 
 
 def test_a_report_sets_the_views_side_by_side_at_equal_flops_where_there_are_runs_on_either_side() -> None:
-    page = read(replace(STUDY, views=COMPARED, views_at_flops=COMPARED[:1])).text
+    page = read(replace(STUDY, modalities=COMPARED, modalities_at_flops=COMPARED[:1])).text
     assert page.count("At equal FLOPs") == 2  # as a headline and above its table
     assert page.count("−0.0300 [−0.0400 to −0.0200]") == 2
-    (line,) = report.view_line(COMPARED, COMPARED[:1])
+    (line,) = report.modality_line(COMPARED, COMPARED[:1])
     assert line.endswith("At equal FLOPs, in 1 comparison, it has more facets right never and fewer never.")
 
 
 def test_a_student_that_looks_has_the_colour_of_its_size_a_hollow_mark_and_no_law() -> None:
-    looking = [{**row, "student": "small-plot", "view": "plot"} for row in ROWS if row["student"] == "small"]
+    looking = [{**row, "student": "small-plot", "modality": "image"} for row in ROWS if row["student"] == "small"]
     rows = runs.in_order(table(ROWS + looking))
-    assert runs.readers_like(rows) == {"small-plot": "small"}
+    assert runs.text_counterparts(rows) == {"small-plot": "small"}
     figure = report.scaling_figure(SINGLE, table(ROWS + looking), BASELINES, {"loss": FITTED})
     drawn = {line.get_label(): line for line in figure.legends[0].legend_handles}
     assert drawn["small-plot"].get_color() == drawn["small"].get_color() != drawn["large"].get_color()
@@ -551,7 +551,7 @@ def test_a_student_that_looks_has_the_colour_of_its_size_a_hollow_mark_and_no_la
 
 
 def test_a_study_without_distilled_students_says_nothing_of_them() -> None:
-    assert "bigger student" not in report.write(STUDY)
+    assert "knowledge distillation" not in report.write(STUDY)
     assert report.objective_line([]) == []
 
 

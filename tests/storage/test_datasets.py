@@ -345,25 +345,6 @@ def test_a_part_that_is_made_again_with_other_bytes_is_refused(tmp_path: Path) -
     assert list(datasets.lost_parts(folder, KEY)) == [0]  # and stays lost
 
 
-def test_a_part_of_a_version_without_checksums_is_made_again_as_that_version_did(tmp_path: Path) -> None:
-    folder = str(tmp_path)
-    metadata = {datasets.KEY: KEY.encode(), datasets.NOTE: b"null"}
-    pq.write_table(
-        rejects(1, 2).replace_schema_metadata(metadata), tmp_path / datasets.part_name(0), compression="zstd"
-    )
-    datasets.commit(folder, REJECTS, KEY, 1, {})
-    manifest = json.loads((tmp_path / manifests.MANIFEST).read_text())
-    del manifest["parts"][0]["bytes"]
-    del manifest[manifests.DIGEST]
-    folders.write_json(folder, manifests.MANIFEST, manifest)
-    whole = (tmp_path / datasets.part_name(0)).read_bytes()
-    assert datasets.open_dataset(folder, REJECTS).read().equals(rejects(1, 2))
-    (tmp_path / datasets.part_name(0)).unlink()
-    made = {0: datasets.write_part(folder, 0, rejects(1, 2), REJECTS, KEY)}
-    datasets.commit(folder, REJECTS, KEY, 1, {}, made)
-    assert (tmp_path / datasets.part_name(0)).read_bytes() == whole
-
-
 def test_a_manifest_that_was_cut_is_written_anew_from_the_parts(tmp_path: Path) -> None:
     fill(tmp_path, rejects(1, 2), rejects(3))
     manifest = (tmp_path / manifests.MANIFEST).read_bytes()
@@ -425,7 +406,7 @@ def test_the_study_of_a_tables_folder_is_named_in_the_fix() -> None:
         (b'"key": |"kex": ', "it has no key"),
         (b'"parents"|"parent"', "it has no parents"),
         (b'"key": "0|"key": "1', "it does not hold what was written"),
-        (b'"digest"|"digesu"', "it does not hold what was written"),
+        (b'"digest"|"digesu"', "it has no digest"),
         (b'"rows": 1|"rows": 2', "it does not hold what was written"),
     ],
 )
@@ -449,12 +430,13 @@ def test_a_manifest_of_which_a_byte_was_changed_is_damaged_and_not_of_another_re
     assert path.read_bytes() == before
 
 
-def test_the_manifest_of_an_earlier_version_has_no_digest_and_its_dataset_keeps_its_name(tmp_path: Path) -> None:
+def test_a_manifest_without_its_digest_is_damaged(tmp_path: Path) -> None:
     made = fill(tmp_path, rejects(1))
     fields = {name: value for name, value in made.manifest.items() if name != manifests.DIGEST}
     assert made.digest == made.manifest[manifests.DIGEST] == keys.digest(fields)
     folders.write_json(str(tmp_path), manifests.MANIFEST, fields)
-    assert datasets.open_dataset(str(tmp_path), REJECTS).digest == made.digest
+    with pytest.raises(DataError, match="has no digest"):
+        datasets.open_dataset(str(tmp_path), REJECTS)
 
 
 def test_another_recipes_folder_is_refused_without_the_advice_to_delete_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.s3_server import S3
+from support.s3_server import S3, WITHOUT_CONDITIONS, serving_s3
 
 from tsd.errors import StorageError
 from tsd.storage import folders, lock_files, locks
@@ -115,6 +115,21 @@ def test_of_many_that_come_at_once_one_gets_the_lock(folder: str, holders: ExitS
         process.stdin.flush()
     said = [process.stdout.readline().strip() for process in processes if process.stdout]
     assert sorted(said) == ["held", "refused", "refused", "refused"]
+
+
+def test_a_store_that_ignores_the_conditions_of_writes_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving_s3(WITHOUT_CONDITIONS) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        for _ in range(2):
+            with pytest.raises(StorageError) as caught, locks.hold(server.uri(tmp_path.name), "tsd study mine"):
+                pass
+            said = str(caught.value)
+            assert said.startswith(f"{server.uri(tmp_path.name)} cannot be locked: its store ignores")
+            assert len(said.splitlines()) == 1
+            assert files(server.uri(tmp_path.name)) == []
 
 
 def test_kill_9_frees_a_folder_on_a_disk_at_once(tmp_path: Path, holders: ExitStack) -> None:

@@ -31,7 +31,7 @@ STUDENT: dict[str, Any] = {
     "size": "0.1M",
     "source": "hub/other",
     "lora": Lora(),
-    "view": "plot",
+    "modality": "image",
     "learning_rate": 1e-4,
     "workers": 2,
     "gpus": 0.5,
@@ -119,24 +119,24 @@ def planned(*changes: str) -> dict[str, RunSpec]:
 
 
 def test_a_study_that_grows_keeps_its_runs_and_only_adds_some() -> None:
-    before = planned("students.sizes=[0.03M]", "students.volumes=[100]", "students.seeds=[0]")
+    before = planned("students.models=[0.03M]", "students.train_sizes=[100]", "students.seeds=[0]")
     for change in (
-        ("students.sizes=[0.03M, 0.1M]", "students.volumes=[100]", "students.seeds=[0]"),
-        ("students.sizes=[0.03M]", "students.volumes=[100, 9000]", "students.seeds=[0]"),
+        ("students.models=[0.03M, 0.1M]", "students.train_sizes=[100]", "students.seeds=[0]"),
+        ("students.models=[0.03M]", "students.train_sizes=[100, 9000]", "students.seeds=[0]"),
         (
-            "students.sizes=[0.03M, {name: eyes, size: 0.03M, view: plot}]",
-            "students.volumes=[100]",
+            "students.models=[0.03M, {name: eyes, size: 0.03M, modality: image}]",
+            "students.train_sizes=[100]",
             "students.seeds=[0]",
         ),
-        ("students.sizes=[0.03M]", "students.volumes=[100]", "students.seeds=[0, 1, 2]"),
+        ("students.models=[0.03M]", "students.train_sizes=[100]", "students.seeds=[0, 1, 2]"),
     ):
         assert before.keys() < planned(*change).keys()
 
 
 def test_students_that_see_plots_have_a_vocabulary_of_their_own() -> None:
     text, image = planned(
-        "students.sizes=[0.03M, {name: eyes, size: 0.03M, view: plot}]",
-        "students.volumes=[100]",
+        "students.models=[0.03M, {name: eyes, size: 0.03M, modality: image}]",
+        "students.train_sizes=[100]",
         "students.seeds=[0]",
     ).values()
     assert text.tokenizer != image.tokenizer

@@ -71,7 +71,7 @@ def test_it_is_kept_with_its_scores_and_tracked_as_a_run_of_the_study(once: tupl
     asked, printed = once
     assert f"{PICTURES:,} plots" in printed
     assert "valid 100.0%" in printed
-    assert "| share right |" in Path(asked.folder, "teacher/README.md").read_text()
+    assert "| score | share right |" in Path(asked.folder, "teacher/README.md").read_text()
     assert not Path(asked.folder, "teacher-checkpoints").exists()
     client = MlflowClient(asked.tracking.uri)
     runs = client.search_runs([client.get_experiment_by_name(asked.tracking.experiment).experiment_id])
@@ -84,8 +84,8 @@ def test_it_is_kept_with_its_scores_and_tracked_as_a_run_of_the_study(once: tupl
 def test_it_is_not_trained_twice_nor_is_another_one_put_in_its_place(once: tuple[Recipe, str]) -> None:
     asked, _ = once
     before = weights(asked)
-    assert "the teacher is there" in trained(asked)
-    with pytest.raises(InputError, match="holds another teacher"):
+    assert "the teacher exists already" in trained(asked)
+    with pytest.raises(InputError, match=r"holds a teacher that differs from teacher\.train"):
         trained(asked.model_copy(update={"seed": 5}))
     assert weights(asked) == before
 

@@ -91,8 +91,8 @@ def planned(*overrides: str) -> list[Trial]:
 
 def test_a_student_waits_for_the_run_that_it_learns_from_and_that_one_has_its_seed_or_the_first() -> None:
     trials = planned(
-        "students.sizes=[0.3M, {name: taught, size: 0.03M, distil: {teacher: 0.3M}}]",
-        "students.volumes=[100, 4000]",
+        "students.models=[0.3M, {name: taught, size: 0.03M, distil: {teacher: 0.3M}}]",
+        "students.train_sizes=[100, 4000]",
         "students.seeds={100: [0, 1], every: [1, 2]}",
     )
     runs = {run.run_id: (run, trial.wave) for trial in trials for run in trial.runs}
@@ -111,7 +111,7 @@ def test_a_runs_id_knows_nothing_of_the_machines_and_all_of_what_shapes_weights(
 
     usual = ids()
     for override in (
-        "students.sizes=[{name: 0.03M, workers: 2}, 0.1M, 0.3M]",
+        "students.models=[{name: 0.03M, workers: 2}, 0.1M, 0.3M]",
         "training.workers=2",
         "training.concurrent_trials=1",
     ):

@@ -17,8 +17,8 @@ SMALL = (
     "series.count=600",
     "evaluation.validation_examples=50",
     "series.length=64",
-    "students.sizes=[0.03M,0.1M]",
-    "students.volumes=[16,48]",
+    "students.models=[0.03M,0.1M]",
+    "students.train_sizes=[16,48]",
     "students.seeds=[0,1]",
     "training.epochs=2",
     "training.batch_size=4",
@@ -51,10 +51,10 @@ def test_a_plan_of_a_study_has_a_line_for_each_stage_and_a_sum(said):
 
 
 def test_rows_are_those_of_the_recipe(said):
-    assert "draw 600 series of 64 points" in said
+    assert "generate 600 series of 64 points" in said
     assert "600 replies by the rules teacher" in said
-    assert "train 8 students (2 sizes × 2 data volumes × 2 seeds) in 7 trials" in said
-    assert _number(said, " examples, about") == 2 * 2 * 2 * (16 + 48)  # sizes × seeds × epochs × volumes
+    assert "train 8 students (2 models × 2 train sizes × 2 seeds) in 7 trials" in said
+    assert _number(said, " examples, about") == 2 * 2 * 2 * (16 + 48)  # sizes × seeds × epochs × train sizes
     assert _number(said, " replies, about") == 8 * 50
 
 
@@ -78,7 +78,7 @@ def test_tokens_and_flops_are_those_of_the_real_examples(small, said):
     tokenizer = build_tokenizer([*prompts, *described["text"].to_pylist()], 2048)
     corpus = tokenise(examples, tokenizer, 2048)
     length, answer = corpus.lengths.mean(), (corpus.lengths - corpus.answers).mean()
-    rows = 2 * 2 * (16 + 48)  # seeds × epochs × volumes, for each size
+    rows = 2 * 2 * (16 + 48)  # seeds × epochs × train sizes, for each size
     flops = 0.0
     for name in ("0.03M", "0.1M"):
         size = students.SCRATCH[name]
@@ -164,7 +164,7 @@ def test_the_hours_and_dollars_of_an_engine_follow_its_rate_on_a_gpu():
 
 
 def test_numbers_instead_of_plots_cost_text_tokens_and_no_images():
-    numbers = _asking("teacher.view=numbers")
+    numbers = _asking("teacher.modality=text")
     assert "images" not in numbers
     more = _number(numbers, " text tokens in") - _number(_asking(), " text tokens in")
     assert more == pytest.approx(1e6 * 128 * 2.5, rel=0.01)
@@ -217,7 +217,7 @@ def test_a_student_for_gpus_is_counted_without_its_weights_and_not_timed(tmp_pat
     students.export(model, tokenizer, tmp_path, {"length": 64})
     (tmp_path / "model.safetensors").unlink()
     sizes = [{"name": "mine", "source": str(tmp_path), "learning_rate": 1e-4}]
-    recipe = load("laptop", [*SMALL, f"students.sizes={sizes}", "training.gpu=true", "training.max_length=512"])
+    recipe = load("laptop", [*SMALL, f"students.models={sizes}", "training.gpu=true", "training.max_length=512"])
     said = plan(recipe, "train")
     assert "time not known here" in said
     assert _number(said, " FLOPs") > 6 * 100_800 * _number(said, " tokens, ")
@@ -246,31 +246,34 @@ def test_the_plan_of_curation_with_a_model_names_it_and_its_sentences():
 
 def test_a_distilled_student_costs_its_own_flops_and_a_third_of_its_teacher_s(small):
     def planned(*sizes):
-        return plan(load("laptop", [*SMALL, f"students.sizes=[{','.join(sizes)}]"]), "train")
+        return plan(load("laptop", [*SMALL, f"students.models=[{','.join(sizes)}]"]), "train")
 
     alone, teacher = (_number(planned(size), " FLOPs") for size in ("0.03M", "0.1M"))
     said = planned("0.1M", "{name: taught, size: 0.03M, distil: {teacher: 0.1M}}")
-    assert "taught learns from 0.1M on 48 examples, trained before it" in said
-    assert _number(said, " FLOPs more, the teacher's") == pytest.approx(teacher / 3, rel=0.06)  # two digits each
+    assert "taught is distilled from 0.1M on 48 examples, trained before it" in said
+    assert _number(said, " FLOPs more for the teacher") == pytest.approx(teacher / 3, rel=0.06)  # two digits each
     assert _number(said.splitlines()[2], " FLOPs") == pytest.approx(alone + teacher, rel=0.06)
 
 
 def test_a_teacher_of_one_s_own_is_trained_before_it_looks_and_the_plan_says_so():
     small = [*SMALL, "teacher={kind: local, train: {size: 0.03M, pictures: 700}}"]
     lines = plan(load("laptop", small), "annotate").splitlines()
-    assert "train own-0.03M to look, on 700 plots of other series and their truth: about" in lines[1]
-    assert "have own-0.03M look at 600 plots in 2 processes, 9,600 image tokens, $0" in lines[2]
+    assert "train the teacher own-0.03M on 700 plots of other series with known truth: about" in lines[1]
+    assert "have own-0.03M describe 600 plots in 2 processes, 9,600 image tokens, $0" in lines[2]
     alone = plan(load("laptop", small), "teacher")
-    assert "train own-0.03M to look" in alone
-    assert "look at 600 plots" not in alone
+    assert "train the teacher own-0.03M" in alone
+    assert "describe 600 plots" not in alone
 
 
 def test_students_that_look_are_planned_with_the_tokens_of_a_picture():
-    def tokens(view):
-        said = plan(load("laptop", [*SMALL, f"students={{sizes: [0.1M], volumes: [48], view: {view}}}"]), "train")
+    def tokens(modality):
+        said = plan(
+            load("laptop", [*SMALL, f"students={{models: [0.1M], train_sizes: [48], modality: {modality}}}"]),
+            "train",
+        )
         return _number(said, " tokens,")
 
-    assert 48 * 50 < tokens("plot") < tokens("numbers") / 1.3
+    assert 48 * 50 < tokens("image") < tokens("text") / 1.3
 
 
 # ---- What an earlier start has finished, and what cannot be reached
@@ -314,7 +317,7 @@ def test_a_dry_run_needs_no_hub_and_says_that_it_estimates(name, flops, tmp_path
 def test_a_folder_of_a_model_that_is_not_there_is_no_unreachable_hub(no_hub, tmp_path):
     sizes = [{"name": "mine", "source": str(tmp_path / "none"), "learning_rate": 1e-4}]
     with pytest.raises(InputError, match="none"):
-        plan(load("laptop", [*SMALL, f"students.sizes={sizes}", "training.gpu=true", f"out={tmp_path}"]), "train")
+        plan(load("laptop", [*SMALL, f"students.models={sizes}", "training.gpu=true", f"out={tmp_path}"]), "train")
 
 
 def test_a_dry_run_says_that_a_folder_cannot_be_seen_and_plans_the_whole(monkeypatch):
@@ -323,7 +326,7 @@ def test_a_dry_run_says_that_a_folder_cannot_be_seen_and_plans_the_whole(monkeyp
         monkeypatch.setenv(name, "none")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     said = plan(load("laptop", [*SMALL, "out=s3://bucket/tsd"]), "curate")
-    assert "What lies in s3://bucket/tsd/laptop could not be seen, so this is the whole" in said
+    assert "s3://bucket/tsd/laptop could not be read, so this plan covers the whole study" in said
     assert "sort 600 replies" in said
 
 
@@ -381,7 +384,7 @@ def test_a_dry_run_of_a_study_that_was_stopped_counts_what_is_left(tmp_path):
     said = plan(mine, "study")
     assert "generate   nothing to do" in said
     assert "write 2,048 replies by the rules teacher" in said
-    assert "6,144 replies are there" in said
+    assert "6,144 replies exist already" in said
     for table in ("examples",):
         _part_of(mine.folder, table, 8)
     for run in _runs(mine):

@@ -14,7 +14,11 @@ from tsd.study import provenance
 
 COMMANDS = ("study", "generate", "annotate", "curate", "train", "evaluate", "report")
 MADE = ("series", "annotations", "verdicts", "examples", "rejects", "records", "students", "predictions", "runs")
-SMALL = ("name=mine", "teacher={kind: rules}", "students={sizes: [0.03M, 0.1M], volumes: [200, 400], seeds: [0]}")
+SMALL = (
+    "name=mine",
+    "teacher={kind: rules}",
+    "students={models: [0.03M, 0.1M], train_sizes: [200, 400], seeds: [0]}",
+)
 
 
 def recipe(out: Path, *changes: str) -> Recipe:
@@ -27,8 +31,8 @@ def finished(out: Path, *changes: str, tables: tuple[str, ...] = MADE) -> Path:
     made = recipe(out, *changes)
     for table in tables:
         folders.write_bytes(f"{made.folder}/{table}", "part-00000000.parquet", b"a part")
-    for student, volume, seed in made.students.cells() if "records" in tables else ():
-        folders.write_json(f"{made.folder}/records", f"{student.name}-{volume}-s{seed}-01234567.json", {})
+    for student, train_size, seed in made.students.cells() if "records" in tables else ():
+        folders.write_json(f"{made.folder}/records", f"{student.name}-{train_size}-s{seed}-01234567.json", {})
     folders.write_bytes(made.folder, provenance.RECIPE, provenance.LAYOUT + to_yaml(made).encode())
     folders.write_bytes(made.folder, "report.html", b"the report")
     return Path(made.folder)
@@ -70,9 +74,9 @@ def test_every_command_refuses_a_folder_of_another_recipe_and_leaves_every_file_
         ("training.optimizer=adamw", "training.optimizer"),
         ("evaluation.series=10", "evaluation.series"),
         ("evaluation.validation_examples=10", "evaluation.validation_examples"),
-        ("students.volumes=[200]", "students.volumes was [200, 400] and is [200]"),
-        ("students.sizes=[0.03M]", "students.sizes"),
-        ("students.sizes=[{name: 0.03M, learning_rate: 0.5}, 0.1M]", "students.sizes"),
+        ("students.train_sizes=[200]", "students.train_sizes was [200, 400] and is [200]"),
+        ("students.models=[0.03M]", "students.models"),
+        ("students.models=[{name: 0.03M, learning_rate: 0.5}, 0.1M]", "students.models"),
         ("students.seeds=[1]", "students.seeds"),
         ("teachers={a: {kind: rules}}", "teacher was rules and is a now"),
     ],
@@ -94,7 +98,7 @@ def test_whatever_shapes_a_table_that_is_there_may_not_change(tmp_path: Path, ch
         "training.packing=true",
         "training.checkpoint_every=7",
         "evaluation.workers=1",
-        "students.sizes=[{name: 0.03M, workers: 2}, 0.1M]",
+        "students.models=[{name: 0.03M, workers: 2}, 0.1M]",
         "plots.width=560",
     ],
 )
@@ -112,9 +116,9 @@ def test_what_is_for_the_machines_alone_may_change_and_the_kept_recipe_stays(
 
 @pytest.mark.parametrize(
     "change",
-    ["students.sizes=[0.03M, 0.1M, 0.3M]", "students.volumes=[200, 400, 800]", "students.seeds=[0, 1]"],
+    ["students.models=[0.03M, 0.1M, 0.3M]", "students.train_sizes=[200, 400, 800]", "students.seeds=[0, 1]"],
 )
-def test_students_volumes_and_seeds_may_come_on_top_once_they_are_trained(tmp_path: Path, change: str) -> None:
+def test_students_train_sizes_and_seeds_may_come_on_top_once_they_are_trained(tmp_path: Path, change: str) -> None:
     folder = finished(tmp_path)
     before = bytes_of(folder)
     more = recipe(tmp_path, change)
@@ -133,7 +137,7 @@ def test_students_volumes_and_seeds_may_come_on_top_once_they_are_trained(tmp_pa
 
 def test_a_student_that_never_finished_may_be_left_out(tmp_path: Path) -> None:
     folder = finished(tmp_path)
-    less = recipe(tmp_path, "students.sizes=[0.03M]")
+    less = recipe(tmp_path, "students.models=[0.03M]")
     for record in folder.glob("records/0.1M-*"):
         record.unlink()
     provenance.require(less, "train")
@@ -143,7 +147,7 @@ def test_a_student_that_never_finished_may_be_left_out(tmp_path: Path) -> None:
 
 def test_later_stages_may_change_until_they_are_begun(tmp_path: Path) -> None:
     finished(tmp_path, tables=("series", "annotations"))
-    changed = recipe(tmp_path, "curation.caps=0.5", "training.epochs=3", "students.sizes=[0.3M]")
+    changed = recipe(tmp_path, "curation.caps=0.5", "training.epochs=3", "students.models=[0.3M]")
     provenance.require(changed, "curate")
     provenance.keep(changed, "curate")
     assert provenance.read(changed) == changed

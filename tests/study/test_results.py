@@ -13,14 +13,14 @@ from tsd.storage.schemas import EXAMPLES
 from tsd.study import identity, provenance, remaining, results
 from tsd.study.context import StudyContext
 
-SIZES = "students.sizes=[0.1M, {name: taught, size: 0.03M, distil: {teacher: 0.1M}}]"
+SIZES = "students.models=[0.1M, {name: taught, size: 0.03M, distil: {teacher: 0.1M}}]"
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     """A study of two students, of which one learns from the other."""
     return load(
-        "laptop", ["teacher={kind: rules}", SIZES, "students.volumes=[100]", f"out={tmp_path}", "name=tiny"]
+        "laptop", ["teacher={kind: rules}", SIZES, "students.train_sizes=[100]", f"out={tmp_path}", "name=tiny"]
     )
 
 
@@ -55,7 +55,7 @@ def test_what_is_left_to_train_is_known_by_exact_ids(recipe: Recipe) -> None:
         folders.write_json(f"{recipe.folder}/records", f"{run.run_id}.json", {})
     assert remaining.of(recipe).is_trained("taught-100-s0")
     more = recipe.model_copy(
-        update={"students": recipe.students.model_copy(update={"volumes": (100, 200)})}
+        update={"students": recipe.students.model_copy(update={"train_sizes": (100, 200)})}
     )  # the teacher's run on most examples is another one now
     assert remaining.of(more).is_trained("0.1M-100-s0")
     assert not remaining.of(more).is_trained("taught-100-s0")

@@ -22,8 +22,8 @@ TABLES = SINGLE.tables
 RUN = "a-10-s0-01234567"
 BRIEF = (
     "teacher={kind: rules}",
-    "students.sizes=[{name: a, size: 0.03M, learning_rate: 1e-3}]",
-    "students.volumes=[10]",
+    "students.models=[{name: a, size: 0.03M, learning_rate: 1e-3}]",
+    "students.train_sizes=[10]",
     "students.seeds=[0]",
     "name=tiny",
 )
@@ -80,7 +80,7 @@ def finish(place: Path, series: Path, recipe: Recipe) -> None:
     fill(place / "examples", EXAMPLES, 8, series, said)
     fill(place / "rejects", REJECTS, 2, series, said)
     examples = datasets.open_dataset(str(place / "examples"), EXAMPLES).digest
-    for student in recipe.students.sizes:
+    for student in recipe.students.models:
         seal(place / "tokenizers" / identity.tokenizer_key(recipe, student, examples), tokenizer="{}")
     seal(place / f"students/{RUN}", weights="weights")
     folders.write_json(str(place / "records"), f"{RUN}.json", {"run_id": RUN})
@@ -143,7 +143,7 @@ def test_a_table_that_later_ones_were_made_from_is_damaged_without_its_manifest_
         (run / table / manifests.MANIFEST).unlink()
     else:
         shutil.rmtree(run / table)
-    assert states(run)[table].startswith("manifest.json is missing, and ")
+    assert states(run)[table].startswith("manifest.json is missing, but ")
     assert verify.stages(str(run)) == list(verify.STAGES)
 
 
@@ -168,24 +168,24 @@ RECORD, ARCHIVED = f"records/{RUN}.json", "annotations/replies/part-00000000.jso
 @pytest.mark.parametrize(
     ("damage", "name", "said"),
     [
-        (deleted("records"), "records", f"{RUN}.json is missing, and its row in runs is there"),
-        (deleted("records", "students", "predictions"), "records", f"{RUN}.json is missing, and its row in runs"),
+        (deleted("records"), "records", f"{RUN}.json is missing, but its row in runs exists"),
+        (deleted("records", "students", "predictions"), "records", f"{RUN}.json is missing, but its row in runs"),
         (
             deleted("records", "students", "predictions"),
             PREDICTED,
-            "manifest.json is missing, and its row in runs",
+            "manifest.json is missing, but its row in runs",
         ),
-        (deleted("records", "runs"), "records", f"{RUN}.json is missing, and predictions/{RUN} is there"),
+        (deleted("records", "runs"), "records", f"{RUN}.json is missing, but predictions/{RUN} exists"),
         (deleted("students"), "records", f"{RUN}.json has no student"),
         (
             deleted(f"students/{RUN}/weights", f"students/{RUN}/files.json"),
             f"students/{RUN}",
             "its files they are",
         ),
-        (deleted("report.html"), "report.html", "report.html is missing, and scaling.png is there"),
-        (written("report.html", b""), "report.html", "report.html is cut or empty"),
-        (written("report.html", b"<html>"), "report.html", "report.html is cut or empty"),
-        (written("scaling.png", b"\x89PNG"), "scaling.png", "scaling.png is cut or empty"),
+        (deleted("report.html"), "report.html", "report.html is missing, but scaling.png exists"),
+        (written("report.html", b""), "report.html", "report.html is truncated or empty"),
+        (written("report.html", b"<html>"), "report.html", "report.html is truncated or empty"),
+        (written("scaling.png", b"\x89PNG"), "scaling.png", "scaling.png is truncated or empty"),
         (written(ARCHIVED, b"garbage"), "annotations/replies", "part-00000000.jsonl.zst is damaged"),
         (written(ARCHIVED, b""), "annotations/replies", "part-00000000.jsonl.zst is damaged"),
         (written(RECORD, b"[]"), "records", f"{RUN}.json is damaged"),
@@ -214,7 +214,7 @@ def test_what_is_lost_or_damaged_of_a_finished_study_is_said(
 def test_a_tokenizer_that_a_trained_student_needs_is_missed(run: Path) -> None:
     (tokenizer,) = (run / "tokenizers").iterdir()
     deleted(f"tokenizers/{tokenizer.name}")(run)
-    assert states(run) == {f"tokenizers/{tokenizer.name}": "is missing, and students is there"}
+    assert states(run) == {f"tokenizers/{tokenizer.name}": "is missing, but students exists"}
 
 
 def test_a_folder_of_an_earlier_version_is_refused_in_one_line(run: Path, recipe: Recipe) -> None:
@@ -266,7 +266,7 @@ def test_a_study_that_was_stopped_is_unfinished_and_not_damaged(
 
 
 def test_the_recipe_says_which_runs_are_still_to_be_trained(run: Path, recipe: Recipe) -> None:
-    more = load("laptop", [*BRIEF, f"out={recipe.out}", "students.volumes=[10, 20]"])
+    more = load("laptop", [*BRIEF, f"out={recipe.out}", "students.train_sizes=[10, 20]"])
     (run / "recipe.yaml").write_text(stored(more))
     assert states(run) == {"records": "unfinished"}
 
@@ -295,10 +295,10 @@ def test_a_study_with_several_teachers_misses_the_runs_and_the_folder_of_each(tm
     assert states(run) == {}
     shutil.rmtree(run / "teachers/one/runs")
     assert states(run) == {
-        "runs": "was made from one, which is not there",
-        "teachers/one/runs": "manifest.json is missing, and report.html is there",
+        "runs": "was made from one, which does not exist",
+        "teachers/one/runs": "manifest.json is missing, but report.html exists",
     }
     shutil.rmtree(run / "teachers")
-    assert states(run)["runs"] == "was made from one, which is not there"
+    assert states(run)["runs"] == "was made from one, which does not exist"
     shutil.rmtree(run / "series")
-    assert states(run)["series"] == "manifest.json is missing, and runs is there"
+    assert states(run)["series"] == "manifest.json is missing, but runs exists"

@@ -16,6 +16,7 @@ from tsd.teachers.api.live import OpenAIApi
 from tsd.teachers.api.messages import Counts
 from tsd.teachers.api.worker import RateLimiterClient
 from tsd.teachers.prompts import Questions
+from tsd.teachers.vllm_engine import EngineKeeper
 
 PLOTS = PlotConfig(width=196, height=140)
 KEY = "TSD_TEST_KEY"  # the environment variable of the key
@@ -45,17 +46,23 @@ class Asked:
         series: pa.Table,
         folder: Path | str,
         task: Task = SINGLE,
+        keeper: EngineKeeper | None = None,
     ) -> None:
+        """keeper: of the engine that is asked, if it is one."""
         self.seen: list[Counts] = []
-        self.table, self.stopped, self.counts = asyncio.run(self._ask(teacher, series, folder, task))
+        self.table, self.stopped, self.counts = asyncio.run(self._ask(teacher, series, folder, task, keeper))
 
-    async def _ask(self, teacher: ApiTeacher, series: pa.Table, folder: Path | str, task: Task) -> Any:
+    async def _ask(
+        self, teacher: ApiTeacher, series: pa.Table, folder: Path | str, task: Task, keeper: EngineKeeper | None
+    ) -> Any:
         earlier = Earlier()
         for history in read_all(str(folder), parts_with_journals(str(folder))).values():
             earlier.add(history.account)
         rate_limiter, batch = RateLimiter(teacher, earlier), teacher.mode == "batch"
         share = teacher.batch.at_once if batch else teacher.in_flight
         async with RateLimiterClient(rate_limiter, teacher, share) as limiter:
+            if keeper:
+                keeper.attach(limiter, asyncio.get_running_loop())
             asker = (BatchApi if batch else OpenAIApi)(Questions(teacher, task, PLOTS, 0), limiter, share)
             watch = asyncio.create_task(self._watch(rate_limiter))
             with Journal(str(folder), 0) as journal:

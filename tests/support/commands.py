@@ -22,8 +22,8 @@ TINY = (
     "name=tiny",
     "teacher={kind: rules}",
     "series.count=6000",
-    "students.sizes=[0.03M]",
-    "students.volumes=[200,1600]",
+    "students.models=[0.03M]",
+    "students.train_sizes=[200,1600]",
     "students.seeds=[0]",
     "training.checkpoint_every=40",
     "evaluation.series=200",
@@ -31,7 +31,7 @@ TINY = (
     "evaluation.validation_examples=100",
 )
 # What a study takes where nobody looks at how much its students have learned.
-BRIEF = ("series.count=4000", "students.volumes=[40]")
+BRIEF = ("series.count=4000", "students.train_sizes=[40]")
 
 
 def command(out: Path, *extra: str, stage: str = "study") -> list[str]:

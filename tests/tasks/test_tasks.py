@@ -350,4 +350,4 @@ def test_a_student_s_prompt_gives_back_the_series_that_it_holds(task: Task, data
     curves = task.curves_in(task.student_prompt(values))
     assert np.concatenate(curves).tolist() == values
     assert [curve.dtype for curve in curves] == [np.uint8] * task.curves
-    assert not any(sign.isdigit() or sign in "{}" for sign in task.looking_prompt)
+    assert not any(sign.isdigit() or sign in "{}" for sign in task.image_prompt)

@@ -29,7 +29,7 @@ def test_a_preview_shows_plot_reply_thought_labels_and_cost_and_is_not_paid_for_
     assert server.asked == 5
     assert (page.count("<img"), page.count(THOUGHT)) == (5, 5)
     said = lines(table, 64_000)
-    assert "5 of 5 can be used" in said[-1]
+    assert "5 of 5 are usable" in said[-1]
     assert "for all 64,000" in said[-1]
     assert earlier_requests(folder, "key").billed.usd == pytest.approx(sum(table["cost_usd"].to_pylist()))
 

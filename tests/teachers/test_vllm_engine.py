@@ -1,19 +1,33 @@
-"""What a vLLM engine is told by a recipe, what becomes of its output, and how the stage ends when it is silent."""
+"""What a vLLM engine is told by a recipe, how the API client asks it, and how the stage ends when it is silent."""
 
 import asyncio
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from support import fake_engine
+from support.asked import PLOTS, Asked
 
-from tsd.errors import RecipeError, TeacherError
-from tsd.recipe import VllmTeacher, load
-from tsd.teachers import vllm_engine
+from tsd.errors import InputError, RecipeError, TeacherError
+from tsd.generation.generator import draw_table
+from tsd.recipe import Recipe, VllmTeacher, load
+from tsd.tasks import SINGLE
+from tsd.teachers import engine_server, vllm_engine
+from tsd.teachers.api.account import Earlier
+from tsd.teachers.api.limits import RateLimiter
+from tsd.teachers.api.live_requests import MOST_REFUSALS
+from tsd.teachers.api.worker import RateLimiterClient
+from tsd.teachers.preview import preview
+from tsd.teachers.prompts import Questions
 
 LIMIT = 50  # tokens
+PORT = 4711
 
 
 def teacher(**changes: Any) -> VllmTeacher:
@@ -21,53 +35,90 @@ def teacher(**changes: Any) -> VllmTeacher:
     return VllmTeacher.model_validate({"kind": "vllm", "model": "Qwen/Qwen2.5-VL-7B-Instruct", **changes})
 
 
-def output(text: str, tokens: int, error: str = "") -> dict[str, Any]:
-    """A row as `ray.data.llm` gives it back."""
-    counted = {"num_input_tokens": 700, "num_generated_tokens": tokens, "time_taken_llm": 1.5}
-    return {"generated_text": text, "__inference_error__": error, **counted}
+def settings(**changes: Any) -> dict[str, Any]:
+    """What the server of such a teacher is told, with a model whose config says nothing."""
+    return vllm_engine.settings(teacher(**changes), "/models/eyes", {})
 
 
+# ---- What the server is told
+
+
+@pytest.mark.ray
 def test_replicas_and_gpus_are_those_of_the_recipe() -> None:
-    told = vllm_engine.settings(teacher(replicas=3, tensor_parallel=4, accelerator="H100", max_model_len=2000), {})
-    assert told["concurrency"] == (3, 3)
-    assert told["engine_kwargs"]["tensor_parallel_size"] == 4
-    assert told["accelerator_type"] == "H100"
-    assert (
-        told["placement_group_config"] is None
-    )  # a GPU and a CPU for each of tensor_parallel, which is Ray's own
-    assert told["engine_kwargs"]["max_model_len"] == 2000
-    assert told["prepare_multimodal_stage"]["model_config_kwargs"]["max_model_len"] == 2000
+    from tsd.cluster.engines import needs
+
+    asked = teacher(replicas=3, tensor_parallel=4, accelerator="H100", max_model_len=2000)
+    assert vllm_engine.as_api(asked, engines=3).workers == 3
+    assert needs(asked) == {"num_cpus": 1.0, "num_gpus": 4, "accelerator_type": "H100"}
+    told = vllm_engine.settings(asked, "/models/eyes", {})
+    assert (told["tensor_parallel_size"], told["max_model_len"]) == (4, 2000)
+    assert needs(teacher(tensor_parallel=2, engine={"pipeline_parallel_size": 2}))["num_gpus"] == 4
+
+
+@pytest.mark.ray
+def test_without_gpus_an_engine_asks_for_none() -> None:
+    from tsd.cluster.engines import needs
+
+    assert teacher(gpu=False, tensor_parallel=4).gpus == 0
+    assert needs(teacher(gpu=False)).keys() == {"num_cpus"}
+    assert 2 * needs(teacher(gpu=False))["num_cpus"] <= 1  # a machine of two CPUs has room beside two engines
 
 
 def test_a_model_that_is_shown_numbers_alone_need_not_see() -> None:
-    told = {view: vllm_engine.settings(teacher(view=view), {}) for view in ("plot", "numbers", "both")}
-    images = {view: one["engine_kwargs"]["limit_mm_per_prompt"]["image"] for view, one in told.items()}
-    forms = {view: one["prepare_multimodal_stage"]["chat_template_content_format"] for view, one in told.items()}
-    assert images == {"plot": 1, "numbers": 0, "both": 1}
-    assert forms == {"plot": "openai", "numbers": "string", "both": "openai"}
+    told = {modality: settings(modality=modality) for modality in ("image", "text", "both")}
+    assert {modality: one["limit_mm_per_prompt"]["image"] for modality, one in told.items()} == {
+        "image": 1,
+        "text": 0,
+        "both": 1,
+    }
+    forms = {modality: one["chat_template_content_format"] for modality, one in told.items()}
+    assert forms == {"image": "openai", "text": "string", "both": "openai"}
 
 
-def test_without_gpus_an_engine_asks_for_none() -> None:
-    (bundle,) = vllm_engine.settings(teacher(gpu=False), {})["placement_group_config"].values()
-    assert "GPU" not in bundle
-    assert bundle["CPU"] + 2 * vllm_engine.STAGE_CPUS + 1 <= 2  # a machine of two CPUs draws plots beside it
+def test_arguments_of_the_engine_win() -> None:
+    told = settings(engine={"tokenizer_mode": "mistral", "max_model_len": 77, "dtype": "half"})
+    assert (told["max_model_len"], told["dtype"], told["tokenizer_mode"]) == (77, "half", "mistral")
 
 
-def test_arguments_of_the_engine_win_and_reach_the_stages_that_read_the_model() -> None:
-    told = vllm_engine.settings(
-        teacher(engine={"tokenizer_mode": "mistral", "max_model_len": 77, "dtype": "half"}), {}
-    )
-    assert told["engine_kwargs"]["max_model_len"] == 77
-    assert told["engine_kwargs"]["dtype"] == "half"
-    assert told["prepare_multimodal_stage"]["model_config_kwargs"]["tokenizer_mode"] == "mistral"
-    assert "dtype" not in told["prepare_multimodal_stage"]["model_config_kwargs"]
+def test_arguments_are_words_of_a_command_line() -> None:
+    told = {
+        "max_num_seqs": 8,
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+        "hf_overrides": {"text_config": {"architectures": ["Qwen3ForCausalLM"]}},
+        "allowed_media_domains": ["a.org", "b.org"],
+        "seed": None,
+        "disable_log_stats": False,
+        "dtype": "float32",
+    }
+    assert list(vllm_engine.flags(told)) == [
+        "--max-num-seqs=8",
+        "--enforce-eager",
+        "--no-enable-prefix-caching",
+        '--hf-overrides={"text_config": {"architectures": ["Qwen3ForCausalLM"]}}',
+        *("--allowed-media-domains", "a.org", "b.org"),
+        "--dtype=float32",
+    ]
 
 
-def test_a_request_holds_the_schema_and_the_sampling() -> None:
-    messages = [{"role": "user", "content": "?"}]
-    asked = vllm_engine.request(teacher(temperature=0.5, max_tokens=LIMIT), '{"type": "object"}', messages, "")
-    sampling = {"temperature": 0.5, "max_tokens": LIMIT, "structured_outputs": {"json": '{"type": "object"}'}}
-    assert asked == {"messages": messages, "sampling_params": sampling, vllm_engine.ERROR: ""}
+def test_the_command_names_interpreter_model_name_and_an_address_of_this_machine_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "eyes").mkdir()
+    (tmp_path / "eyes/config.json").write_text('{"model_type": "qwen3_vl"}')
+    monkeypatch.chdir(tmp_path)
+    asked = teacher(model="eyes", engine={"max_num_seqs": 8})
+    program, *words = vllm_engine.command(asked, PORT)
+    assert (program, words[:2]) == (sys.executable, ["-m", "vllm.entrypoints.openai.api_server"])
+    assert f"--model={tmp_path / 'eyes'}" in words
+    assert {"--served-model-name=eyes", "--host=127.0.0.1", f"--port={PORT}", "--max-num-seqs=8"} <= set(words)
+    (structured,) = [word for word in words if word.startswith("--structured-outputs-config=")]
+    assert json.loads(structured.partition("=")[2]) == {"backend": "xgrammar", "disable_any_whitespace": True}
+    assert '--hf-overrides={"text_config": {"architectures": ["Qwen3ForCausalLM"]}}' in words
+    assert "--middleware=tsd_engine_guard.RequireToken" in words
+    assert (vllm_engine.MODULES / "tsd_engine_guard.py").is_file()
+    other = vllm_engine.command(teacher(model="eyes", engine_python="/opt/vllm/bin/python"), PORT)
+    assert other[0] == "/opt/vllm/bin/python"
 
 
 @pytest.mark.parametrize(
@@ -84,47 +135,97 @@ def test_a_request_holds_the_schema_and_the_sampling() -> None:
 def test_qwen3_vl_is_told_its_language_part_where_neither_its_config_nor_the_recipe_names_it(
     config: dict[str, Any], asked: dict[str, Any], told: list[str] | None
 ) -> None:
-    settings = vllm_engine.settings(teacher(engine=asked), config)
-    found = settings["engine_kwargs"].get("hf_overrides", {})
+    found = vllm_engine.settings(teacher(engine=asked), "/models/eyes", config).get("hf_overrides", {})
     assert found.get("text_config", {}).get("architectures") == told
     assert {**asked.get("hf_overrides", {}), **found} == found  # what else the recipe says stays
-    # the stage before the engine reads the same model
-    assert settings["prepare_multimodal_stage"]["model_config_kwargs"].get("hf_overrides", {}) == found
 
 
 @pytest.mark.parametrize(
-    ("row", "status", "reason"),
+    "name",
+    ["api_key", "api-key", "host", "port", "served_model_name", "ssl_keyfile", "api-ke", "api_key.x", "ssl"],
+)
+def test_address_and_token_of_a_server_are_not_the_recipe_s_to_set(name: str) -> None:
+    first = name.partition(".")[0].replace("-", "_")
+    with pytest.raises(RecipeError, match=f"engine must not hold {first}, which tsd sets itself"):
+        load("laptop", ["teacher={kind: vllm}", "teacher.model=x", f"teacher.engine={{{name}: a}}"])
+
+
+def test_names_of_arguments_mean_the_same_with_hyphens_and_with_underscores() -> None:
+    told = {"tensor-parallel-size": 4, "max-model-len": 77, "max-num-seqs": 8, "dtype": "half", "revision": "b"}
+    hyphens = teacher(engine=told)
+    assert hyphens == teacher(engine={name.replace("-", "_"): value for name, value in told.items()})
+    assert hyphens.gpus == 4
+    assert hyphens.identity["engine"].keys() == {"tensor_parallel_size", "max_model_len", "dtype", "revision"}
+    words = list(vllm_engine.flags(vllm_engine.settings(hyphens, "/models/eyes", {})))
+    assert [word for word in words if word.startswith("--max-model-len")] == ["--max-model-len=77"]
+
+
+def test_a_field_of_an_argument_keeps_its_name() -> None:
+    told = teacher(engine={"hf-overrides.rope_theta": 1.5, "speculative_config.eagle-3": True}).engine
+    assert list(vllm_engine.flags(told)) == ["--hf-overrides.rope_theta=1.5", "--speculative-config.eagle-3=true"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
     [
-        (output('{"trend": "It rises."}', LIMIT - 1), "ok", None),
-        (output('{"trend": "It rises."}', LIMIT), "ok", None),  # it ended with its last token
-        (output('{"trend": "It ri', LIMIT), "truncated", "teacher.max_tokens"),
-        (output('{"trend": "It\trises."}', LIMIT), "ok", None),  # JSON but for a raw tab, which engines let pass
-        (output("", 0, "ValueError: the prompt\n  is too long"), "error", "ValueError: the prompt is too long"),
+        ("{max-num-seqs: 8, max_num_seqs: 9}", "max_num_seqs is there twice"),
+        ("{'seed=1 --api-key': x}", "is no name of an argument"),
+        ("{'seed=1': true}", "is no name of an argument"),
+        ("{'': true}", "is no name of an argument"),
     ],
 )
-def test_what_comes_out_of_the_engine_is_a_reply(row: dict[str, Any], status: str, reason: str | None) -> None:
-    reply = vllm_engine.read_output(row, LIMIT)
-    assert reply.status == status
-    assert (reason in reply.reason) if reason and reply.reason else reason == reply.reason
-    if status == "error":
-        assert (reply.text, reply.output_tokens) == (None, 0)
-    else:
-        assert reply.text == row["generated_text"]
-        assert (reply.input_tokens, reply.output_tokens) == (700, row["num_generated_tokens"])
-        assert reply.latency_ms == 1500
+def test_an_argument_has_one_name_and_no_value_in_it(engine: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        load("laptop", ["teacher={kind: vllm}", "teacher.model=x", f"teacher.engine={engine}"])
 
 
-def test_halves_of_letters_and_nuls_do_not_reach_the_tables() -> None:
-    reply = vllm_engine.read_output(output("a\udc80b\0c", 3), LIMIT)
-    assert reply.text == "a?b�c"
-    json.dumps(reply.text).encode()
+def test_a_token_of_a_hub_does_not_stand_in_a_recipe() -> None:
+    with pytest.raises(RecipeError, match="set HF_TOKEN instead") as caught:
+        load("laptop", ["teacher={kind: vllm}", "teacher.model=x", "teacher.engine={hf_token: hf_secret}"])
+    assert "hf_secret" not in str(caught.value)
+
+
+def test_an_interpreter_that_is_no_program_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(InputError, match=r"teacher\.engine_python"):
+        vllm_engine.require_python(teacher(engine_python=str(tmp_path / "python")))
+    vllm_engine.require_python(teacher(engine_python=sys.executable))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # the machines with GPUs may have it
+    vllm_engine.require_python(teacher(engine_python=str(tmp_path / "python")))
+
+
+# ---- How it is asked
+
+
+def test_an_engine_is_asked_as_the_recipe_says_and_under_the_keys_that_its_replies_always_had(
+    recipe: Recipe, series: pa.Table
+) -> None:
+    asked = teacher(modality="both", choices=True, temperature=0.5, max_tokens=LIMIT, in_flight=7, repairs=3)
+    api = vllm_engine.as_api(asked, engines=2, base_url="http://127.0.0.1:1/v1")
+    assert (api.model, api.name, api.identity) == (asked.name, asked.name, asked.identity)
+    assert (api.in_flight, api.workers, api.repairs, api.structured) == (14, 2, 3, "schema")
+    assert (api.modality, api.choices, api.temperature, api.max_tokens) == ("both", True, 0.5, LIMIT)
+    assert api.usd(10**6, 10**6) == 0
+    few = series.slice(0, 3)
+    mine, its = (Questions(one, SINGLE, PLOTS, 0) for one in (asked, api))
+    assert mine.keys(few) == its.keys(few)
+    assert [one.messages for one in mine.ask(few, "abc")] == [one.messages for one in its.ask(few, "abc")]
+
+
+def test_request_keys_are_those_of_the_engine_inside_ray_s_own_pipeline(series: pa.Table) -> None:
+    # As commit fd32b57 made it, so replies in the journals of that version are used again.
+    asking = Questions(teacher(max_tokens=LIMIT), SINGLE, PLOTS, 0)
+    assert asking.keys(series.slice(0, 1)) == ["3bd013d79787fe340ae9436965663b5a"]
 
 
 def test_how_an_engine_runs_is_no_part_of_what_it_replies() -> None:
     plain = teacher().identity
     running = {"gpu_memory_utilization": 0.5, "max_num_seqs": 8, "enforce_eager": True}
-    assert teacher(replicas=8, tensor_parallel=4, gpu=False, batch_size=4, engine=running).identity == plain
-    shaping = [{"engine": {"dtype": "half"}}, {"max_model_len": 99}, {"choices": True}, {"view": "both"}]
+    assert teacher(replicas=8, tensor_parallel=4, gpu=False, in_flight=4, engine=running).identity == plain
+    assert teacher(engine_python="/opt/python", repairs=0, quality={"last": 7}).identity == plain
+    shaping = [{"engine": {"dtype": "half"}}, {"max_model_len": 99}, {"choices": True}, {"modality": "both"}]
     assert len({json.dumps(teacher(**change).identity) for change in shaping} | {json.dumps(plain)}) == 5
 
 
@@ -135,82 +236,211 @@ def test_a_recipe_names_the_field_of_a_vllm_teacher_that_is_wrong() -> None:
         load("laptop", ["teacher={kind: vllm}"])
 
 
-@pytest.mark.ray
-def test_a_series_that_cannot_be_drawn_is_an_error_of_its_row_and_ends_nothing(series: pa.Table) -> None:
-    import numpy as np
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Start a fake engine for a teacher with some settings, whose own are `told`."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "eyes").mkdir()
+    (tmp_path / "eyes/config.json").write_text("{}")
+    program = str(fake_engine.program(tmp_path))
 
-    from tsd.cluster.vllm_teacher import draw, read, request
+    def asked(told: dict[str, Any], **changes: Any) -> VllmTeacher:
+        for name, value in fake_engine.settings(tmp_path, **told).items():
+            monkeypatch.setenv(name, value)
+        return teacher(model=str(tmp_path / "eyes"), gpu=False, engine_python=program, **changes)
 
-    recipe = load("laptop", ["teacher={kind: vllm}", "teacher.model=x", "plots.width=196", "plots.height=140"])
-    values = series["values"].slice(0, 8).to_pylist()
-    values[3] = []
-    at, field = series.schema.get_field_index("values"), series.schema.field("values")
-    rows = series.slice(0, 8).set_column(at, field, pa.array(values, field.type))
-
-    class Parts:
-        def read_part(self, part: int) -> pa.Table:
-            return rows
-
-    (drawn,) = draw(recipe, Parts(), {"part": np.array([7]), "known": [[]]})
-    assert drawn["part"] == [7] * 8
-    assert len(set(drawn["key"])) == 8
-    assert [bool(why) for why in drawn["failed"]] == [row == 3 for row in range(8)]
-    asked = [dict(zip(drawn, row, strict=True)) for row in zip(*drawn.values(), strict=True)]
-    found = read(recipe.teacher, {**asked[3], **request(recipe.teacher, "{}", asked[3])})
-    reply = json.loads(found["reply"])
-    assert (found["part"], found["key"], reply["status"]) == (7, drawn["key"][3], "error")
-    assert reply["reason"] == " ".join(drawn["failed"][3].split())
-    assert "Error: " in reply["reason"]
+    yield asked
+    assert vllm_engine.TOKEN not in os.environ
 
 
-@pytest.mark.ray
-def test_a_row_that_one_of_rays_stages_cannot_take_is_an_error_that_later_stages_let_pass() -> None:
-    from ray import cloudpickle
-    from ray.llm._internal.batch.stages.base import StatefulStageUDF
+def test_rows_are_answered_by_an_engine_and_those_too_long_for_it_are_errors_and_stop_nothing(
+    engine: Any, series: pa.Table, tmp_path: Path
+) -> None:
+    asked = engine({"seconds": 1.0, "limit": 2000}, modality="text", in_flight=8)
+    longer = load("laptop", ["teacher={kind: rules}", "series.length=512"])
+    long = draw_table(SINGLE, longer.series, 0, 0, MOST_REFUSALS + 15)
+    few, rest = MOST_REFUSALS + 10, 5
+    both = pa.concat_tables([series.slice(0, 1), long.slice(0, few), series.slice(1, 1), long.slice(few, rest)])
+    with vllm_engine.serving(asked) as (api, keeper):
+        rows = Asked(api, both, tmp_path / "annotations", keeper=keeper).table.to_pylist()
+    assert [row["status"] for row in rows] == ["ok", *["error"] * few, "ok", *["error"] * rest]
+    assert all("context length" in row["reason"] for row in rows if row["status"] == "error")
+    assert {row["model"] for row in rows if row["status"] == "ok"} == {asked.name}
 
-    from tsd.cluster.vllm_teacher import row_by_row
 
-    class Prepare(StatefulStageUDF):
-        async def udf(self, batch: list[dict[str, Any]]) -> Any:
-            for row in reversed(batch):  # in any order, as Ray's own
-                yield {self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN], "half": 12 // row["size"]}
+def test_rows_that_are_all_refused_stop_the_stage(engine: Any, series: pa.Table, tmp_path: Path) -> None:
+    with vllm_engine.serving(engine({"limit": 10}, modality="text")) as (api, keeper):
+        asked = Asked(api, series.slice(0, 100), tmp_path / "annotations", keeper=keeper)
+    assert asked.table is None
+    assert str(asked.stopped).startswith("the engine will not serve ")
+    assert "context length" in str(asked.stopped)
+    assert "teacher.max_model_len" in str(asked.stopped)
 
-    async def through(kind: type, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        (out,) = [one async for one in kind("data", ["size"])({"data": rows})]
-        return list(out["data"])
 
-    sizes = (1, 0, 3)
-    with pytest.raises(ZeroDivisionError):
-        asyncio.run(through(Prepare, [{"size": size, vllm_engine.ERROR: ""} for size in sizes]))
-    spared = cloudpickle.loads(cloudpickle.dumps(row_by_row(Prepare)))  # as it comes to a worker
-    rows = asyncio.run(through(spared, [{"size": size, vllm_engine.ERROR: ""} for size in sizes]))
-    assert [row.get("half") for row in rows] == [12, None, 4]
-    assert [row[vllm_engine.ERROR].partition(":")[0] for row in rows] == ["", "ZeroDivisionError", ""]
-    assert asyncio.run(through(Prepare, rows)) == rows
+def requests_of(asked: VllmTeacher, rows: pa.Table) -> list[str]:
+    """The names of the requests about some rows."""
+    asking = Questions(vllm_engine.as_api(asked, 1), SINGLE, PLOTS, 0)
+    return [fake_engine.named(question.messages) for question in asking.ask(rows, asking.keys(rows))]
+
+
+@pytest.mark.parametrize("place", [[0], [20], [20, 21]], ids=["the first", "one among others", "two together"])
+def test_a_row_that_ends_the_engine_each_time_becomes_an_error_and_the_others_are_answered(
+    engine: Any, series: pa.Table, tmp_path: Path, quick: None, place: list[int]
+) -> None:
+    few = series.slice(0, 60)
+    asked = engine({}, modality="text", in_flight=24)
+    names = requests_of(asked, few)
+    deadly = [names[row] for row in place]
+    asked = engine({"seconds": 0.05, "deadly": deadly}, modality="text", in_flight=24)
+    with vllm_engine.serving(asked) as (api, keeper):
+        found = Asked(api, few, tmp_path / "annotations", keeper=keeper)
+    assert found.table is not None, found.stopped
+    rows = found.table.to_pylist()
+    assert [row for row in range(60) if rows[row]["status"] != "ok"] == place
+    tries = vllm_engine.RETRIES + 1
+    for row in place:
+        said = f"the engine ended {tries} times while it answered this row alone"
+        assert (rows[row]["status"], rows[row]["reason"]) == ("error", said)
+    assert len(fake_engine.lines(tmp_path)) <= 1 + len(place) * (tries + 2)
+    counts = fake_engine.counted(tmp_path, fake_engine.ASKED)
+    assert max(count for name, count in counts.items() if name not in deadly) <= 1 + 2 * len(place)
+
+
+def test_an_engine_that_ends_at_every_request_stops_the_stage_in_its_own_words(
+    engine: Any, series: pa.Table, tmp_path: Path, quick: None
+) -> None:
+    few = series.slice(0, 20)
+    names = requests_of(engine({}, modality="text"), few)
+    asked = engine({"deadly": names}, modality="text")
+    with vllm_engine.serving(asked) as (api, keeper):
+        found = Asked(api, few, tmp_path / "annotations", keeper=keeper)
+    assert found.table is None
+    assert str(found.stopped).startswith("the engine ended 6 times: ")
+    assert len(fake_engine.lines(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("how", ["freezes", "stalls"])
+def test_the_rows_of_an_engine_that_hangs_are_asked_of_the_next_one(
+    engine: Any, series: pa.Table, tmp_path: Path, quick: None, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_server, "ANSWER_SECONDS", 0.5)
+    asked = engine({how: 20, "seconds": 0.05}, modality="text", in_flight=8, hang_timeout=3)
+    with vllm_engine.serving(asked) as (api, keeper):
+        table = Asked(api, series.slice(0, 60), tmp_path / "annotations", keeper=keeper).table
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert len(fake_engine.lines(tmp_path)) == 2
+
+
+def test_a_slow_engine_is_left_alone(engine: Any, series: pa.Table, tmp_path: Path) -> None:
+    asked = engine({"seconds": 3.0, "loads": 3.0}, modality="text", in_flight=4, hang_timeout=1)
+    with vllm_engine.serving(asked) as (api, keeper):
+        table = Asked(api, series.slice(0, 8), tmp_path / "annotations", keeper=keeper).table
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert set(table["attempts"].to_pylist()) == {1}
+    assert len(fake_engine.lines(tmp_path)) == 1
+
+
+def test_a_preview_goes_on_though_a_row_ends_the_engine_and_stops_if_the_engine_is_given_up(
+    engine: Any, recipe: Recipe, series: pa.Table, tmp_path: Path, quick: None
+) -> None:
+    few = series.slice(0, 6)
+    for deadly in (1, 6):
+        asked = engine({}, modality="text")
+        asking = recipe.model_copy(update={"teacher": asked, "plots": PLOTS})
+        names = requests_of(asked, few)
+        asking = asking.model_copy(update={"teacher": engine({"deadly": names[:deadly]}, modality="text")})
+        folder = str(tmp_path / f"study-{deadly}/annotations")
+        if deadly == 1:
+            table, _ = preview(asking, few, folder, Earlier())
+            assert table["status"].to_pylist() == ["error", *["ok"] * 5]
+        else:
+            with pytest.raises(InputError, match="the engine ended 6 times: "):
+                preview(asking, few, folder, Earlier())
+
+
+def test_a_preview_starts_an_engine_and_ends_it(
+    engine: Any, recipe: Recipe, series: pa.Table, tmp_path: Path
+) -> None:
+    asking = recipe.model_copy(update={"teacher": engine({}), "plots": PLOTS})
+    table, page = preview(asking, series.slice(0, 3), str(tmp_path / "study/annotations"), Earlier())
+    assert table["status"].to_pylist() == ["ok"] * 3
+    assert page.count("<img") == 3
+    assert sum(fake_engine.counted(tmp_path, fake_engine.ANSWERED).values()) == 3
+
+
+def test_a_preview_whose_engine_does_not_start_says_why(
+    engine: Any, recipe: Recipe, series: pa.Table, tmp_path: Path
+) -> None:
+    asking = recipe.model_copy(update={"teacher": engine({"fail": "ValueError: no such model"})})
+    with pytest.raises(TeacherError, match="the engine does not start: ValueError: no such model; its log is "):
+        preview(asking, series.slice(0, 3), str(tmp_path / "study/annotations"), Earlier())
+
+
+def test_a_preview_whose_engine_loads_for_too_long_ends(engine: Any) -> None:
+    with (
+        pytest.raises(TeacherError, match=r"the engine did not answer within 1\.0 s \(teacher\.idle_timeout\)"),
+        vllm_engine.serving(engine({"loads": 60}, idle_timeout=1)),
+    ):
+        pass
+
+
+def test_requests_wait_while_a_worker_s_server_is_held() -> None:
+    async def waits() -> list[bool]:
+        api = vllm_engine.as_api(teacher(), 1)
+        limiter = RateLimiterClient(RateLimiter(api, Earlier()), api, 1)
+        passed = []
+        limiter.hold(True)
+        waiting = asyncio.create_task(limiter.clear())
+        await asyncio.sleep(0.2)
+        passed.append(waiting.done())
+        limiter.hold(False)
+        await asyncio.wait_for(waiting, 2)
+        passed.append(waiting.done())
+        limiter.hold(True)
+        limiter.stopped.set()
+        await asyncio.wait_for(limiter.clear(), 2)  # a stage that was stopped waits for nothing
+        return passed
+
+    assert asyncio.run(waits()) == [False, True]
+
+
+# ---- How the stage ends
 
 
 @pytest.mark.ray
 def test_an_engine_that_falls_silent_ends_the_stage() -> None:
-    from tsd.cluster.vllm_teacher import patiently
+    from tsd.cluster.engines import patiently
 
     def rows() -> Iterator[dict[str, Any]]:
         yield {"part": 1}
         time.sleep(5)
         yield {"part": 2}
 
-    waiting = patiently(rows(), 0.2)
+    began = time.monotonic()
+    waiting = patiently(rows(), lambda: time.monotonic() - began, 0.2)
     assert next(waiting) == {"part": 1}
     started = time.monotonic()
-    with pytest.raises(TeacherError, match=r"no reply for 0\.2 s"):
+    with pytest.raises(TeacherError, match=r"no engine gave a reply for 0\.2 s"):
         next(waiting)
     assert time.monotonic() - started < 2
 
 
 @pytest.mark.ray
-def test_an_engine_that_does_not_start_is_one_line_that_names_the_cause() -> None:
+def test_replies_within_a_part_are_no_silence() -> None:
+    from tsd.cluster.engines import patiently
+
+    def rows() -> Iterator[dict[str, Any]]:
+        time.sleep(1)
+        yield {"part": 1}
+
+    assert list(patiently(rows(), lambda: 0.1, 0.2)) == [{"part": 1}]
+
+
+@pytest.mark.ray
+def test_a_worker_that_fails_is_one_line_that_names_the_cause() -> None:
     from ray.exceptions import RayError
 
-    from tsd.cluster.vllm_teacher import cause_of, patiently
+    from tsd.cluster.engines import cause_of, patiently
 
     trace = (
         "ray::Worker died\n  File x\nOSError: no model\n  File y\nTypeError: no argument 'x'\n  hint: none such\n"
@@ -223,35 +453,20 @@ def test_an_engine_that_does_not_start_is_one_line_that_names_the_cause() -> Non
         yield {}
 
     with pytest.raises(TeacherError) as caught:
-        list(patiently(rows(), 5))
+        list(patiently(rows(), lambda: 0, 5))
     assert str(caught.value).startswith("the engine stopped: TypeError: no argument 'x' hint: none such (")
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.ray
 def test_rows_that_come_pass_through_and_other_errors_stay_what_they_are() -> None:
-    from tsd.cluster.vllm_teacher import patiently
+    from tsd.cluster.engines import patiently
 
-    assert list(patiently(iter([{"part": 1}, {"part": 2}]), 5)) == [{"part": 1}, {"part": 2}]
+    assert list(patiently(iter([{"part": 1}, {"part": 2}]), lambda: 0, 5)) == [{"part": 1}, {"part": 2}]
 
     def rows() -> Iterator[dict[str, Any]]:
         raise KeyError("part")
         yield {}
 
     with pytest.raises(KeyError):
-        list(patiently(rows(), 5))
-
-
-@pytest.mark.ray
-def test_rows_that_all_fail_from_the_first_on_stop_the_stage_and_others_are_rows_with_a_reason() -> None:
-    from tsd.cluster.vllm_teacher import MOST_ERRORS, unless_all_fail
-
-    def rows(*statuses: str) -> Iterator[dict[str, Any]]:
-        return ({"reply": json.dumps({"status": one, "reason": "too long"})} for one in statuses)
-
-    failed = ["error"] * MOST_ERRORS
-    with pytest.raises(TeacherError, match=r"too long; the same command"):
-        list(unless_all_fail(rows(*failed), answered=False))
-    assert len(list(unless_all_fail(rows(*failed[1:]), answered=False))) == MOST_ERRORS - 1
-    assert len(list(unless_all_fail(rows("ok", *failed, *failed), answered=False))) == 2 * MOST_ERRORS + 1
-    assert len(list(unless_all_fail(rows(*failed, *failed), answered=True))) == 2 * MOST_ERRORS
+        list(patiently(rows(), lambda: 0, 5))

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from tsd.errors import DataError, InputError
+from tsd.models.chat import chat_prompts
 from tsd.models.tokenizer import build_tokenizer
 from tsd.recipe import TrainingConfig
-from tsd.training.corpus import Batches, Corpus, chat_prompts, collate, pack, portions, select, share, tokenise
+from tsd.training.corpus import Batches, Corpus, collate, pack, portions, select, share, tokenise
 
 
 @pytest.fixture(scope="module")
@@ -228,16 +229,16 @@ def test_a_packed_example_without_supervised_tokens_is_an_error(corpus: Corpus) 
         pack(Corpus(corpus.tokens, answers, corpus.pad), [0, 1, 2])
 
 
-# ---- Volumes
+# ---- Train sizes
 
 
-def test_a_volume_holds_every_smaller_one_and_only_its_split(examples: pa.Table) -> None:
+def test_a_train_size_holds_every_smaller_one_and_only_its_split(examples: pa.Table) -> None:
     large, small = select([examples], "train", 300), select([examples], "train", 100)
     assert large.slice(0, 100).equals(small)
     assert set(large["split"].to_pylist()) == {"train"}
 
 
-def test_no_part_is_read_beyond_those_that_a_volume_needs(examples: pa.Table) -> None:
+def test_no_part_is_read_beyond_those_that_a_train_size_needs(examples: pa.Table) -> None:
     def parts() -> Iterator[pa.Table]:
         yield examples.slice(0, 200)
         yield examples.slice(200)

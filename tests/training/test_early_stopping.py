@@ -187,7 +187,7 @@ def test_laws_are_fitted_without_runs_that_stopped_early() -> None:
             "validation_loss": pa.float64(),
             "distilled_from": pa.string(),
             "stopped_early": pa.bool_(),
-            "view": pa.string(),
+            "modality": pa.string(),
         }
     )
     said = fit_laws(pa.Table.from_pylist([*rows, {**rows[0], "stopped_early": None}], schema), [], 100)["loss"]
@@ -196,8 +196,11 @@ def test_laws_are_fitted_without_runs_that_stopped_early() -> None:
 
 def test_one_law_is_not_fitted_to_students_that_read_and_students_that_look() -> None:
     run = {"parameters_without_embeddings": 30_000, "validation_loss": 0.5, "distilled_from": None}
-    views = ("numbers", "numbers", None, "plot", "plot", "plot", "plot")
-    rows = [{**run, "examples": 500 * i, "stopped_early": False, "view": view} for i, view in enumerate(views, 1)]
+    modalities = ("text", "text", None, "image", "image", "image", "image")
+    rows = [
+        {**run, "examples": 500 * i, "stopped_early": False, "modality": modality}
+        for i, modality in enumerate(modalities, 1)
+    ]
     assert str(fit_laws(pa.Table.from_pylist(rows), [], 100)["loss"]).endswith("needs 5 runs, got 3")
     looking = pa.Table.from_pylist(rows[3:])
     assert str(fit_laws(looking, [], 100)["loss"]).endswith("needs 5 runs, got 4")

@@ -544,9 +544,17 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights_bit_for_bit(
 
 def test_a_checkpoint_is_saved_every_so_many_steps_and_not_at_the_end(corpus: Corpus, tokenizer: Any) -> None:
     saved: list[int] = []
+    reported: list[int] = []
     config = CONFIG.model_copy(update={"checkpoint_every": 5})
-    run(student(tokenizer), corpus, config, save=lambda now: saved.append(now.step))
+    run(
+        student(tokenizer),
+        corpus,
+        config,
+        save=lambda now: saved.append(now.step),
+        report=lambda now: reported.append(now.step),
+    )
     assert saved == [5, 10, 15]
+    assert reported == list(range(1, 21))  # the steps of a checkpoint, too
 
 
 # ---- FSDP2 over gloo: two workers, full or with adapters

@@ -2,15 +2,15 @@
 
 import asyncio
 import contextlib
-import json
 import threading
+import time
 from collections.abc import Collection, Coroutine, Iterable, Iterator
-from dataclasses import asdict
+from datetime import datetime
 from typing import Any, TypeVar
 
 import ray
 
-from tsd.cluster import nodes
+from tsd.cluster import nodes, parts
 from tsd.cluster.session import on_driver
 from tsd.errors import InputError, StorageError
 from tsd.progress import Step, clock
@@ -24,7 +24,7 @@ from tsd.teachers.api.history import Say, adopt_preview, earlier_requests, keep_
 from tsd.teachers.api.journal import Journal
 from tsd.teachers.api.limits import RateLimiter
 from tsd.teachers.api.live import OpenAIApi
-from tsd.teachers.api.messages import EARLIER, MODEL, ROWS, Counts
+from tsd.teachers.api.messages import ANSWERED, EARLIER, MODEL, ROWS, Counts
 from tsd.teachers.api.worker import RateLimiterClient
 from tsd.teachers.prompts import Questions
 
@@ -52,43 +52,19 @@ def ask(
     lost: parts that were finished and are missing; they are restored from their journals. say: prints a line.
     Raises InputError if the stage was stopped; replies received until then are kept.
     """
-    teacher = _api(recipe)
+    assert isinstance(recipe.teacher, ApiTeacher)
+    teacher = recipe.teacher
     require_key(teacher)  # raised here, not in a worker
-    found = datasets.finished_parts(folder, key)
+    made = parts.find([parts.Target(((folder, key),), series.parts)])
+    (found,) = made.parts[""]
     step.skip(sum(part.rows for part in found.values()))
-    missing = [part for part in range(series.parts) if part not in found]
-    if not missing:
+    if not made.missing:
         return found
     require_journals(teacher, folder, lost, found, series)
-    if 0 in missing:  # else the bill of a later preview counts where it is stored
+    if 0 not in found:  # else the bill of a later preview counts where it is stored
         adopt_preview(folder)
     keep_address(teacher, folder, say)
-    rate_limiter = open_rate_limiter(teacher, folder, key)
-    batches = teacher.batch.at_once if teacher.mode == "batch" else None
-    workers = min(teacher.workers, len(missing), batches or teacher.in_flight)
-    share = (batches or teacher.in_flight) // workers
-    at_once = share if batches else PARTS_AT_ONCE  # a batch only waits
-    rows = nodes.done(
-        Asker,
-        [{"part": part} for part in missing],
-        arguments=(recipe, series, folder, key, rate_limiter, share, locks.claim(folder)),
-        num_cpus=WORKER_CPUS,
-        compute=ray.data.ActorPoolStrategy(
-            size=workers,
-            max_tasks_in_flight_per_actor=at_once,
-            max_concurrent_calls_per_actor=at_once,
-            enable_true_multi_threading=True,
-        ),
-    )
-    with _watched(rate_limiter, step, say):
-        made = {int(row["part"]): json.loads(row["made"]) for row in rows}
-    _, stopped, _ = ray.get(rate_limiter.look.remote())
-    if stopped:
-        raise InputError(stopped)
-    if any(one is None for one in made.values()):  # the rate limiter was restarted and lost the reason of the stop
-        raise InputError("the stage was stopped: the same command goes on from here")
-    step.advance(series.rows - step.skipped - step.done)  # rows not yet reported by killed workers
-    return found | {part: datasets.Part(**one) for part, one in made.items()}
+    return Pool(recipe, teacher, series, folder, key, step, say).annotate(made)
 
 
 class _RateLimiter(RateLimiter):
@@ -118,6 +94,7 @@ class Asker:
     def __init__(
         self,
         recipe: Recipe,
+        teacher: ApiTeacher,
         series: datasets.Dataset,
         folder: str,
         key: str,
@@ -125,24 +102,25 @@ class Asker:
         share: int,
         claim: locks.Claim | None,
     ) -> None:
-        """claim: the driver's lock on the study's folder; the worker stops when it is lost."""
-        self.recipe, self.series, self.folder, self.key = recipe, series, folder, key
+        """teacher: how the server is asked. claim: the driver's lock on the study's folder; the worker stops when
+        it is lost.
+        """
+        self.recipe, self.teacher, self.series, self.folder, self.key = recipe, teacher, series, folder, key
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         self.limiter, self.api = self._run(self._open(rate_limiter, share))
         self.guard = asyncio.run_coroutine_threadsafe(self._guard(claim), self.loop)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Map one row with a part number to the part's metadata as JSON, null if the stage was stopped."""
-        part = int(batch["part"][0])
+    def __call__(self, _: str, part: int) -> list[datasets.Part]:
+        """Annotate a part and write it. Raises FailedError if the stage was stopped."""
         made = None
         if not self.limiter.stopped.is_set():
             with Journal(self.folder, part) as journal:
                 # Checked while holding the journal's lock: its previous holder may have just written the part.
-                made = datasets.find_part(self.folder, part, self.key)
-                if made is None:
-                    made = self._make(part, journal)
-        return {"part": [part], "made": [json.dumps(made and asdict(made))]}
+                made = datasets.find_part(self.folder, part, self.key) or self._make(part, journal)
+        if made is None:
+            raise parts.FailedError("the stage was stopped: the same command goes on from here")
+        return [made]
 
     def _make(self, part: int, journal: Journal) -> datasets.Part | None:
         table = self._run(self.api.annotate(part, self.series.read_part(part), journal))
@@ -154,11 +132,9 @@ class Asker:
         return made
 
     async def _open(self, rate_limiter: Any, share: int) -> tuple[RateLimiterClient, OpenAIApi | BatchApi]:
-        recipe = self.recipe
-        assert isinstance(recipe.teacher, ApiTeacher)
-        questions = Questions(recipe.teacher, recipe.asks, recipe.plots, recipe.seed)
-        limiter = await RateLimiterClient(_Remote(rate_limiter), recipe.teacher, share).__aenter__()
-        kind = BatchApi if recipe.teacher.mode == "batch" else OpenAIApi
+        questions = Questions(self.teacher, self.recipe.asks, self.recipe.plots, self.recipe.seed)
+        limiter = await RateLimiterClient(_Remote(rate_limiter), self.teacher, share).__aenter__()
+        kind = BatchApi if self.teacher.mode == "batch" else OpenAIApi
         return limiter, kind(questions, limiter, share)
 
     async def _guard(self, claim: locks.Claim | None) -> None:
@@ -186,34 +162,108 @@ class _Remote:
         return getattr(self._handle, name).remote
 
 
-@contextlib.contextmanager
-def _watched(rate_limiter: Any, step: Step, say: Say) -> Iterator[None]:
-    """Show the rate limiter's counts in the progress line inside this context."""
-    over = threading.Event()
-    before = step.skipped
-    models: set[str] = set()
+class Pool:
+    """The workers of a stage, their rate limiter, and what the driver shows of them."""
 
-    def look() -> None:
-        counts, _, paused = ray.get(rate_limiter.look.remote())
-        step.skip(max(0, before + counts[EARLIER] - step.skipped))
+    worker: type[Asker] = Asker
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        teacher: ApiTeacher,
+        series: datasets.Dataset,
+        folder: str,
+        key: str,
+        step: Step,
+        say: Say,
+        **needs: Any,
+    ) -> None:
+        """teacher: how the workers ask their server. needs: resources of a worker, as for `map_batches`."""
+        self.recipe, self.teacher, self.series, self.folder, self.key = recipe, teacher, series, folder, key
+        self.needs = needs or {"num_cpus": WORKER_CPUS}
+        self._rate_limiter = open_rate_limiter(teacher, folder, key)
+        self._step, self._say, self._before = step, say, step.skipped
+        self._models: set[str] = set()
+        self._answered, self._heard = 0, time.monotonic()  # the latest response
+
+    def annotate(self, made: parts.Made) -> parts.Parts:
+        """Annotate the missing parts. Returns all. Raises InputError if the stage was stopped."""
+        with self._watched():
+            self._make(made)
+        _, stopped, _ = ray.get(self._rate_limiter.look.remote())
+        if stopped or made.failed:  # a rate limiter that was restarted lost the reason
+            raise InputError(stopped or "; ".join(made.failed.values()))
+        step = self._step
+        step.advance(self.series.rows - step.skipped - step.done)  # rows not yet reported by killed workers
+        (found,) = made.parts.values()
+        return found[0]
+
+    def _make(self, made: parts.Made) -> None:
+        """Have the workers annotate the missing parts."""
+        teacher, missing = self.teacher, len(made.missing)
+        batches = teacher.batch.at_once if teacher.mode == "batch" else None
+        workers = min(teacher.workers, missing, batches or teacher.in_flight)
+        share = (batches or teacher.in_flight) // workers
+        # A batch only waits. With few parts, the first worker that is ready must not take them all.
+        at_once = share if batches else min(PARTS_AT_ONCE, -(-missing // workers))
+        lock = locks.claim(self.folder)
+        arguments = (self.recipe, teacher, self.series, self.folder, self.key, self._rate_limiter, share, lock)
+        pool = ray.data.ActorPoolStrategy(
+            size=workers,
+            max_tasks_in_flight_per_actor=at_once,
+            max_concurrent_calls_per_actor=at_once,
+            enable_true_multi_threading=True,
+        )
+        # Guarded by the workers themselves: a stop at once would lose the replies under way.
+        options = {"guarded": False, "watch": self.watch, "compute": pool, **self.needs}
+        for _ in parts.make_missing(self.worker, made, arguments=arguments, **options):
+            pass  # the rate limiter counts what the progress line shows
+
+    def watch(self, rows: Iterator[parts.Row]) -> Iterator[parts.Row]:
+        """Wrap the iterator of the workers' results."""
+        return rows
+
+    def silent(self) -> float:
+        """Seconds since the latest response, or since the start."""
+        return time.monotonic() - self._heard
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Show the rate limiter's counts in the progress line inside this context."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(LOOK_SECONDS):
+                self._look()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join(10)
+        self._look()  # once more, for the final counts
+
+    def _look(self) -> None:
+        step = self._step
+        counts, _, paused = ray.get(self._rate_limiter.look.remote())
+        if counts[ANSWERED] != self._answered:
+            self._answered, self._heard = counts[ANSWERED], time.monotonic()
+        step.skip(max(0, self._before + counts[EARLIER] - step.skipped))
         step.begin()  # time before the first reply was setup
-        waits = f"the server asked to wait, {clock(paused)} left, " if paused > LONG_PAUSE else ""
-        step.advance(max(0, counts[ROWS] - counts[EARLIER] - step.done), waits + tell(counts, step))
-        for line in changes(models, [name for name in counts if name.startswith(MODEL)]):
-            say(line)
+        step.advance(max(0, counts[ROWS] - counts[EARLIER] - step.done), self._waits(paused) + tell(counts, step))
+        for line in changes(self._models, [name for name in counts if name.startswith(MODEL)]):
+            self._say(line)
 
-    def watch() -> None:
-        while not over.wait(LOOK_SECONDS):
-            look()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join(10)
-    look()  # once more, for the final counts
+    def _waits(self, paused: float) -> str:
+        """Say what is waited for, and since when; "" if nothing is. paused: seconds left of a pause."""
+        if paused > LONG_PAUSE:
+            return f"the server asked to wait, {clock(paused)} left, "
+        if self.teacher.mode == "batch" or self.silent() < nodes.SILENT_SECONDS:
+            return ""
+        what = nodes.lacking(self.needs) or self.teacher.place
+        return f"waiting for {what} since {datetime.fromtimestamp(time.time() - self.silent()):%H:%M:%S}, "
 
 
 def changes(known: set[str], now: Iterable[str]) -> list[str]:
@@ -227,8 +277,3 @@ def changes(known: set[str], now: Iterable[str]) -> list[str]:
     ]
     known.update(new)
     return lines
-
-
-def _api(recipe: Recipe) -> ApiTeacher:
-    assert isinstance(recipe.teacher, ApiTeacher)
-    return recipe.teacher

@@ -6,6 +6,8 @@ Ray and torch are imported only once they are needed: what is wrong with a folde
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+
 from tsd.recipe import Recipe
 from tsd.storage import locks
 from tsd.storage.folders import require_writable
@@ -32,6 +34,8 @@ def _run_alone(recipe: Recipe, stage: str, preview: int | None, retry_errors: bo
 
     reporter = Reporter()
     provenance.require(recipe, stage)
+    for line in provenance.changed_modules(recipe):
+        reporter.say(f"[yellow]changed:[/] {escape(line)}")
     preflight.require(preflight.before_ray(recipe, stage, asks=bool(preview or retry_errors)))
     if stage == "teacher":
         from tsd.study.local_teacher import prepare_alone

@@ -3,14 +3,14 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from tsd.cluster import nodes
+from tsd.cluster import parts
 from tsd.errors import InputError, TsdError, how_to_install
+from tsd.models.chat import chat_tokens
 from tsd.plots.rasterised import draw
 from tsd.progress import Reporter
 from tsd.recipe import Recipe
@@ -18,7 +18,6 @@ from tsd.storage import datasets, folders
 from tsd.study import identity
 from tsd.study.identity import Engine
 from tsd.study.scored_series import test_series
-from tsd.training.corpus import chat_tokens
 from tsd.training.runs import RunSpec
 
 
@@ -40,38 +39,39 @@ def decode(recipe: Recipe, runs: Sequence[RunSpec], series: datasets.Dataset, re
         raise InputError(f"evaluation.vllm=true needs vLLM, which is not installed here: {how_to_install('vllm')}")
     chunks = -(-len(test_series(recipe, series)) // recipe.evaluation.batch_size)
     schema = recipe.asks.tables.predictions
-    specs = {run.run_id: run for run in runs}
-    keys = {run_id: identity.predictions_key(recipe, run, series) for run_id, run in specs.items()}
-    engines = {run_id: identity.engine_of(recipe, run.student) for run_id, run in specs.items()}
-    places = {run_id: f"{recipe.folder}/predictions/{run_id}" for run_id in specs}
-    open_runs = [run for run in specs if not datasets.find_finished(places[run], schema, keys[run])]
-    work = [
-        {"run": run, "chunk": chunk}
-        for run in open_runs
-        for chunk in sorted(set(range(chunks)) - set(datasets.finished_parts(places[run], keys[run])))
+    keys = {run.run_id: identity.predictions_key(recipe, run, series) for run in runs}
+    engines = {run.run_id: identity.engine_of(recipe, run.student) for run in runs}
+    places = {run_id: f"{recipe.folder}/predictions/{run_id}" for run_id in keys}
+    targets = [
+        parts.Target(((places[run], key),), chunks, run)
+        for run, key in keys.items()
+        if not datasets.find_finished(places[run], schema, key)
     ]
-    made = Decoded(dict.fromkeys(open_runs, 0.0), {})
-    with reporter.stage("Decode", len(specs) * chunks, "batches") as step:
-        step.skip(len(specs) * chunks - len(work))
-        rows = nodes.done(
+    seconds = {target.name: 0.0 for target in targets}
+    with reporter.stage("Decode", len(keys) * chunks, "batches") as step:
+        step.skip((len(keys) - len(targets)) * chunks)
+
+        def describe(run: str, made: Sequence[datasets.Part]) -> str:
+            seconds[run] += sum(part.note or 0.0 for part in made)  # unknown if its worker died afterwards
+            return run
+
+        made = parts.make(
             Decoder,
-            work,
+            targets,
             step,
             arguments=(recipe, series, engines, keys),
-            concurrency=(1, max(1, min(recipe.evaluation.workers, len(work)))),
+            size=lambda _: 1,
+            describe=describe,
+            workers=recipe.evaluation.workers,
             num_cpus=1,
             num_gpus=1 if recipe.training.gpu else 0,
         )
-        for row in rows:
-            if row["failed"]:
-                made.failed[row["run"]] = row["failed"]
-                continue
-            made.seconds[row["run"]] += row["seconds"]
-            step.advance(1, row["run"])
-        for run in open_runs:
-            if run not in made.failed:
-                datasets.commit(places[run], schema, keys[run], chunks, {"series": series.digest})
-    return made
+        for target in targets:
+            if target.name not in made.failed:
+                (found,) = made.parts[target.name]
+                parents = {"series": series.digest}
+                datasets.commit(places[target.name], schema, keys[target.name], chunks, parents, found)
+    return Decoded(seconds, made.failed)
 
 
 class Decoder:
@@ -91,26 +91,21 @@ class Decoder:
         if not recipe.training.gpu:
             torch.set_num_threads(recipe.training.threads)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Map one row with run and chunk to run, seconds and error message, which is empty on success."""
-        run, chunk = str(batch["run"][0]), int(batch["chunk"][0])
+    def __call__(self, run: str, chunk: int) -> list[datasets.Part]:
+        """Decode one batch of the test series by a run's student, and write it. Raises FailedError."""
         size = self.recipe.evaluation.batch_size
         rows = self.test.slice(chunk * size, size)
-        seconds = 0.0
-        if run not in self.failed:
-            try:
-                reply = self._student(run)
-                started = time.perf_counter()
-                texts = reply(rows)
-                seconds = time.perf_counter() - started
-            except Exception as error:  # the model is at fault: other students are still decoded
-                self.failed[run] = _one_line(error)
-                self._forget()
-        if run not in self.failed:
-            self._write(run, chunk, rows, texts)
-        return {"run": [run], "seconds": [seconds], "failed": [self.failed.get(run, "")]}
-
-    def _write(self, run: str, chunk: int, rows: pa.Table, texts: Sequence[str]) -> None:
+        if run in self.failed:
+            raise parts.FailedError(self.failed[run])
+        try:
+            reply = self._student(run)
+            started = time.perf_counter()
+            texts = reply(rows)
+            seconds = time.perf_counter() - started
+        except Exception as error:  # the model is at fault: other students are still decoded
+            self.failed[run] = _one_line(error)
+            self._forget()
+            raise parts.FailedError(self.failed[run]) from error
         task = self.recipe.asks
         table = pa.table(
             {
@@ -121,9 +116,9 @@ class Decoder:
                 "truth": rows["truth"],
             }
         )
-        datasets.write_part(
-            f"{self.recipe.folder}/predictions/{run}", chunk, table, task.tables.predictions, self.keys[run]
-        )
+        folder, schema = f"{self.recipe.folder}/predictions/{run}", task.tables.predictions
+        part = datasets.write_part(folder, chunk, table, schema, self.keys[run])
+        return [replace(part, note=seconds)]  # not stored: the same predictions have the same bytes
 
     def _forget(self) -> None:
         """Free the loaded student before another one needs its memory."""
@@ -142,8 +137,9 @@ class Decoder:
         """Load a student into its engine and return the function that generates its responses."""
         from tsd.inference.decoding import decode as reply
         from tsd.inference.decoding import describe
-        from tsd.models.students import load_model, load_tokenizer
-        from tsd.models.vision import looks
+        from tsd.models.students import load_model
+        from tsd.models.tokenizer import load_tokenizer
+        from tsd.models.vision import is_vision_model
 
         tokenizer, gpu, most = load_tokenizer(str(folder)), self.recipe.training.gpu, self.recipe.max_new_tokens
         task = self.recipe.asks
@@ -154,7 +150,7 @@ class Decoder:
             loaded = self.held.enter_context(vllm.Engine(folder, tokenizer, longest, most, gpu))
             return lambda rows: loaded.decode(self._prompts(rows))
         model = load_model(str(folder)).to("cuda" if gpu else "cpu")
-        if looks(model):
+        if is_vision_model(model):
             return lambda rows: describe(model, tokenizer, task, draw(task.items(rows)), most)
         return lambda rows: reply(model, tokenizer, self._prompts(rows), max_new_tokens=most)
 

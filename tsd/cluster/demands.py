@@ -59,7 +59,7 @@ def demands(recipe: Recipe, asked: set[str]) -> list[Demand]:
         found.append(_demand("decoding", 1, {"CPU": 1.0, "GPU": 1.0}, "training"))
     for teacher in recipe.teachers.values() or [recipe.teacher]:
         if "annotate" in asked and isinstance(teacher, VllmTeacher) and teacher.gpu:
-            group = {"GPU": float(teacher.tensor_parallel)}
+            group = {"GPU": float(teacher.gpus)}
             found.append(_demand(f"the teacher {teacher.model}", teacher.replicas, group, "teacher"))
     return list(dict.fromkeys(found))
 
@@ -74,7 +74,7 @@ def _demand(what: str, workers: int, each: Resources, section: str) -> Demand:
         "stage": "start a node that has one",
         "teacher": "lower teacher.replicas or teacher.tensor_parallel, or set teacher.gpu=false for a tiny model",
     }[section]
-    return Demand(f"{what} asks for {group}", workers, tuple(each.items()), fix)
+    return Demand(f"{what} needs {group}", workers, tuple(each.items()), fix)
 
 
 def room(asked: Iterable[Demand], machines: list[Machines]) -> Iterator[Finding]:
@@ -82,7 +82,7 @@ def room(asked: Iterable[Demand], machines: list[Machines]) -> Iterator[Finding]
     for demand in asked:
         lack = shortage(demand, machines)
         if lack:
-            yield Finding("machines", f"{demand.what}, and {lack}: {demand.fix}", ok=False)
+            yield Finding("machines", f"{demand.what}, but {lack}: {demand.fix}", ok=False)
         else:
             yield Finding("machines", demand.what)
 
@@ -102,7 +102,7 @@ def shortage(demand: Demand, machines: list[Machines]) -> str:
         return f"{only.name} has {has}"
     if there <= 0:
         return f"no node or node type of the cluster has enough {names}s"
-    return f"all nodes and node types of the cluster together hold {there:g} of them"
+    return f"all nodes and node types of the cluster together have {there:g} of them"
 
 
 def this_machine(recipe: Recipe, asked: set[str]) -> Machines:
@@ -119,12 +119,12 @@ def unfinished(recipe: Recipe) -> list[Student]:
     """Return the students with an unfinished run, over all teachers."""
     found: dict[str, Student] = {}
     for one in recipe.by_teacher.values() or [recipe]:
-        missing = {student.name for student in one.students.sizes}
+        missing = {student.name for student in one.students.models}
         try:
             runs = identity.plan_runs(one, datasets.open_dataset(f"{one.folder}/examples", EXAMPLES).digest)
             done = outcomes.finished(one, runs)
             missing = {run.student.name for run in runs if run.run_id not in done}
         except (TsdError, OSError, ValueError):
             pass  # no examples yet, or damaged ones, which the stage reports
-        found |= {student.name: student for student in one.students.sizes if student.name in missing}
+        found |= {student.name: student for student in one.students.models if student.name in missing}
     return list(found.values())

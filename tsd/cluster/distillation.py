@@ -19,10 +19,10 @@ def require_fitting_teachers(recipe: Recipe, examples: str) -> None:
     examples: digest of the examples table. The study's own tokenizers must be there; teachers that the study
     trains from scratch use them too.
     """
-    distilled = [(student, student.distil) for student in recipe.students.sizes if student.distil]
+    distilled = [(student, student.distil) for student in recipe.students.models if student.distil]
     if not distilled:
         return
-    from tsd.models.students import load_tokenizer
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.training.distillation import require_same_tokens  # loads torch
 
     for student, distil in distilled:

@@ -1,9 +1,9 @@
 """Fit the scaling laws of a study, all at once on Ray."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -22,23 +22,25 @@ def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[st
     """
     stopped = pc.fill_null(runs["stopped_early"], False)
     runs = runs.filter(pc.and_(pc.is_null(runs["distilled_from"]), pc.invert(stopped)))
-    looks = pc.fill_null(pc.equal(runs["view"], "plot"), False)
-    if len(pc.unique(looks)) > 1:
-        runs = runs.filter(pc.invert(looks))
+    image = pc.fill_null(pc.equal(runs["modality"], "image"), False)
+    if len(pc.unique(image)) > 1:
+        runs = runs.filter(pc.invert(image))
     columns = {"loss": runs["validation_loss"].to_numpy()}
     for name in scores:
         correct = pc.struct_field(runs[name], "value").to_numpy()
         columns[name] = np.maximum(1.0 - correct, 0.5 / test_series)
-    sizes, volumes = runs["parameters_without_embeddings"].to_numpy(), runs["examples"].to_numpy()
+    sizes, train_sizes = runs["parameters_without_embeddings"].to_numpy(), runs["examples"].to_numpy()
     if len(runs) < laws.FEWEST_RUNS:
-        return {name: _fit(sizes, volumes, column) for name, column in columns.items()}
+        return {name: _fit(sizes, train_sizes, column) for name, column in columns.items()}
     fit = ray.remote(_fit).options(num_cpus=1)
-    waiting = {name: fit.remote(sizes, volumes, column) for name, column in columns.items()}
+    waiting = {name: fit.remote(sizes, train_sizes, column) for name, column in columns.items()}
     return {name: ray.get(result) for name, result in waiting.items()}
 
 
-def _fit(sizes: Any, volumes: Any, losses: Any) -> laws.FittedLaw | str:
+def _fit(
+    sizes: npt.NDArray[np.int64], train_sizes: npt.NDArray[np.int64], losses: npt.NDArray[np.float64]
+) -> laws.FittedLaw | str:
     try:
-        return laws.fit_with_intervals(sizes, volumes, losses, seed=0, resamples=RESAMPLES)
+        return laws.fit_with_intervals(sizes, train_sizes, losses, seed=0, resamples=RESAMPLES)
     except ValueError as error:
         return str(error)

@@ -11,8 +11,9 @@ from typing import Any
 import ray
 from pyarrow import fs
 
-from tsd.errors import UserError
+from tsd.errors import InputError, PluginError, UserError
 from tsd.storage import folders
+from tsd.tasks import modules
 
 PROBES = ".nodes"  # in a study's folder, while a command runs
 SAME = ("ray", "torch", "transformers", "pyarrow")  # packages whose versions must equal the driver's on every node
@@ -30,6 +31,8 @@ class Need:
     """Model folders that the recipe names by path."""
     packages: tuple[str, ...] = ()
     """Required modules, besides tsd's dependencies."""
+    outside: tuple[modules.Sent, ...] = ()
+    """Plugins, and the module of the task; files come with their content."""
     versions: tuple[tuple[str, str], ...] = ()
     """Versions by package, and of Python, that must equal the driver's."""
 
@@ -38,7 +41,7 @@ class Need:
 def fault_here(need: Need) -> str | None:
     """Return why the node of this process cannot work for a study; None if it can."""
     try:
-        return _packages_fault(need) or _storage_fault(need) or _models_fault(need)
+        return _packages_fault(need) or _outside_fault(need) or _storage_fault(need) or _models_fault(need)
     except UserError as error:
         return str(error)
     except Exception as error:  # any error of a file system or object store
@@ -54,6 +57,20 @@ def _packages_fault(need: Need) -> str | None:
         if mine.get(name) != version:
             there = f"{name} {mine[name]}" if name in mine else f"no {name}"
             return f"has {there} and the driver has {version}: install the same there"
+    return None
+
+
+def _outside_fault(need: Need) -> str | None:
+    for module in need.outside:
+        try:
+            module.load()
+        except PluginError as error:
+            return f"cannot use a plugin: {error}: install what it imports there"
+        except InputError as error:
+            return (
+                f"lacks the plugin {module.name} ({error}): put it into the submitted working directory, or "
+                "install it there"
+            )
     return None
 
 

@@ -35,9 +35,10 @@ from tsd.cluster.node_checks import (
     unseen,
 )
 from tsd.cluster.session import own_ray
-from tsd.errors import InputError
+from tsd.errors import InputError, PluginError
 from tsd.progress import Step
 from tsd.storage import folders
+from tsd.tasks import modules
 
 NODE_ID = "ray.io/node-id"  # the label that Ray gives every node
 ANSWER_SECONDS = 120.0  # timeout for a node to start a process and respond
@@ -99,12 +100,16 @@ def selector(unfit: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def watched(
-    folder: str, models: Sequence[str], packages: Sequence[str], say: Callable[[str], None]
+    folder: str,
+    models: Sequence[str],
+    packages: Sequence[str],
+    say: Callable[[str], None],
+    outside: Sequence[str] = (),
 ) -> Iterator[None]:
     """Check the nodes of the joined cluster inside this context. Does nothing on a local Ray.
 
     folder: the study's folder; models: model folders that the recipe names by path; packages: required modules;
-    say: prints a line.
+    say: prints a line; outside: plugins, and the module of the task.
     Raises InputError, with one line per node, if a running node is unfit.
     """
     global current
@@ -113,7 +118,8 @@ def watched(
         return
     before, token = current, os.urandom(8).hex()
     place = f"{folder.rstrip('/')}/{PROBES}"
-    need = Need(folder, token, tuple(models), tuple(packages), package_versions())
+    sent = tuple(modules.sent(one) for one in outside)
+    need = Need(folder, token, tuple(models), tuple(packages), sent, package_versions())
     current = Nodes(need, say)
     try:
         folders.write_bytes(place, token, token.encode())
@@ -162,7 +168,8 @@ def done(
     work: maps a batch of one item ({"part": [3]}) to another, or a class that is constructed from `arguments` in
     each worker and then called in this way.
     items: columns by name, or part numbers. step: shows what is waited for. options: of `Dataset.map_batches`.
-    Raises RayError if a worker fails for another reason than an unfit node.
+    Raises PluginError if code from outside fails in a worker, RayError if a worker fails for another reason than
+    an unfit node.
     """
     left = items
     while len(left):
@@ -174,6 +181,8 @@ def done(
                 if row["fault"]:
                     current.exclude(row["node"], row["fault"])
                     again.append(left[row["item"]])
+                elif row["failed"]:
+                    raise PluginError(*json.loads(row["failed"]))
                 else:
                     yield json.loads(row["made"])
         except RayError:
@@ -326,11 +335,14 @@ class _Kept:
 
 def _row(number: int, need: Need | None, work: Any, items: Items) -> dict[str, Any]:
     fault = fault_here(need) if need else None
-    made = "null"
+    made, failed = "null", ""
     if fault is None:
         item = items[number]
         columns = item if isinstance(item, Mapping) else {"part": int(item)}
         given = {name: [value] for name, value in columns.items()}
-        made = json.dumps({name: plain(values[0]) for name, values in work(given).items()})
+        try:
+            made = json.dumps({name: plain(values[0]) for name, values in work(given).items()})
+        except PluginError as error:  # a result: Ray would report a failed task in many lines
+            failed = json.dumps([str(error), error.trace])
     node = ray.get_runtime_context().get_node_id()
-    return {"item": [number], "node": [node], "fault": [fault or ""], "made": [made]}
+    return {"item": [number], "node": [node], "fault": [fault or ""], "failed": [failed], "made": [made]}

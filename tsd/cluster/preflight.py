@@ -64,9 +64,7 @@ def on_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
     if to_come is None:  # an autoscaler that does not expose its node types
         unknown = [demand for demand in demands(recipe, asked) if shortage(demand, there)]
         for demand in unknown:
-            yield Finding(
-                "machines", f"{demand.what}: no node that is up has them, and the autoscaler may start some"
-            )
+            yield Finding("machines", f"{demand.what}: no running node has them, but the autoscaler may start one")
         return
     kinds = [Machines(f"node type {name}", resources, most) for name, (resources, most) in to_come.items()]
     yield from room(demands(recipe, asked), [*there, *kinds])
@@ -82,7 +80,8 @@ def of_cluster(recipe: Recipe, stage: str) -> Iterator[Finding]:
     with session():
         yield from on_cluster(recipe, stage)
         try:
-            with nodes.watched(recipe.folder, model_folders(recipe), packages(recipe, stage), print):
+            needed = model_folders(recipe), packages(recipe, stage)
+            with nodes.watched(recipe.folder, *needed, print, recipe.outside):
                 yield Finding("nodes", f"all {len(nodes.machines())} see {recipe.folder} and have what it takes")
         except UserError as error:
             for line in str(error).splitlines():
@@ -102,8 +101,8 @@ def require(findings: Iterable[Finding]) -> None:
 
 def model_folders(recipe: Recipe) -> list[str]:
     """Return the model folders that the recipe names by an absolute path: all nodes must have them."""
-    named = [student.source for student in recipe.students.sizes]
-    named += [student.distil.teacher for student in recipe.students.sizes if student.distil]
+    named = [student.source for student in recipe.students.models]
+    named += [student.distil.teacher for student in recipe.students.models if student.distil]
     for teacher in recipe.teachers.values() or [recipe.teacher]:
         if isinstance(teacher, VllmTeacher) and teacher.train is None:
             named.append(teacher.model)
@@ -116,7 +115,9 @@ def packages(recipe: Recipe, stage: str) -> list[str]:
     """Return the modules that every node needs besides tsd's dependencies."""
     teachers = recipe.teachers.values() or [recipe.teacher]
     asked = set(WHOLE) if stage == "study" else {stage}
-    engine = "annotate" in asked and any(isinstance(one, VllmTeacher) for one in teachers)
+    engine = "annotate" in asked and any(
+        isinstance(one, VllmTeacher) and one.engine_python is None for one in teachers
+    )
     return ["vllm"] if engine or ("evaluate" in asked and recipe.evaluation.vllm) else []
 
 
@@ -134,7 +135,7 @@ def _teacher(recipe: Recipe, asks: bool) -> Iterator[Finding]:
         yield _found("key", lambda: _key(teacher))
         yield _found("teacher", lambda: f"{teacher.base_url} {reach(teacher.base_url, 'teacher.base_url')}")
     elif isinstance(teacher, VllmTeacher):
-        yield _found("packages", lambda: _vllm("teacher.kind=vllm"))
+        yield _found("packages", lambda: _engine(teacher))
         if teacher.train is None:
             yield _found("teacher", lambda: _folder(teacher.model))
     elif isinstance(teacher, LocalTeacher) and teacher.train is None:
@@ -145,7 +146,7 @@ def _key(teacher: ApiTeacher) -> str:
     from tsd.teachers.api.connection import require_key
 
     require_key(teacher)
-    return f"${teacher.key_variable} is set" if teacher.key_variable else "none is asked for"
+    return f"${teacher.key_variable} is set" if teacher.key_variable else "not needed"
 
 
 def _folder(model: str) -> str:
@@ -159,12 +160,12 @@ def _folder(model: str) -> str:
 
 def _whole_model(model: str) -> str:
     _folder(model)
-    from tsd.models.students import load_tokenizer
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.models.weights import require_whole
 
     load_tokenizer(model)
     require_whole(model)
-    return f"{model} is whole"
+    return f"{model} is complete"
 
 
 def _nli(recipe: Recipe) -> str:
@@ -172,7 +173,7 @@ def _nli(recipe: Recipe) -> str:
     from tsd.curation.nli import require_contradiction  # torch and transformers
 
     require_contradiction(recipe.curation.nli.model)
-    return f"{recipe.curation.nli.model} tells contradictions"
+    return f"{recipe.curation.nli.model} detects contradictions"
 
 
 def _students(recipe: Recipe) -> Iterator[Finding]:
@@ -194,7 +195,8 @@ def _usable(source: str) -> str:
 
 def _can_teach(student: Student) -> str:
     """Check that an already trained model can teach a student, and that their vocabularies match."""
-    from tsd.models.students import load_tokenizer, require_usable
+    from tsd.models.students import require_usable
+    from tsd.models.tokenizer import load_tokenizer
     from tsd.training.distillation import require_same_tokens
 
     assert student.distil
@@ -204,11 +206,18 @@ def _can_teach(student: Student) -> str:
     return f"{student.distil.teacher} can teach {student.name}"
 
 
+def _engine(teacher: VllmTeacher) -> str:
+    from tsd.teachers.vllm_engine import require_python
+
+    require_python(teacher)
+    return f"{teacher.engine_python} starts the engine" if teacher.engine_python else "vllm is installed"
+
+
 def _vllm(field: str) -> str:
     if importlib.util.find_spec("vllm") is None:
         raise InputError(
             f"{field} needs vLLM, which is not installed here: run `pip install -c constraints-vllm.txt -e "
-            "'.[vllm]'` in tsd's checkout, in an environment of its own"
+            "'.[vllm]'` in tsd's checkout, in a separate environment"
         )
     return "vllm is installed"
 
@@ -227,7 +236,7 @@ def _require_database(path: Path, uri: str) -> None:
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(len(HEADER)) != HEADER:
-                raise InputError(f"tracking.uri {uri}: {path} is no SQLite database: name another file")
+                raise InputError(f"tracking.uri {uri}: {path} is not an SQLite database: name another file")
     there = next(one for one in (path, *path.absolute().parents) if one.exists())
     if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
         raise InputError(f"tracking.uri {uri}: {there} cannot be written to: name another file")

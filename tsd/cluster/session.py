@@ -22,6 +22,7 @@ for name, value in {
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_worker_maximum_startup_concurrency": "8",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",  # for a stopped trial to end before its process takes the next one
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }.items():
     os.environ.setdefault(name, value)

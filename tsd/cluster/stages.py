@@ -1,34 +1,24 @@
-"""The stages that run on Ray Data, part by part: generate, annotate, curate, decode.
+"""The stages that make tables with Ray Data, part by part: generate, annotate, curate."""
 
-Each finished part is on disk before Ray receives its result. So a stopped stage resumes with the missing parts,
-and the files do not depend on the number of workers.
-"""
-
-import json
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict
+from collections.abc import Collection
 from functools import lru_cache
-from typing import Any
-
-import numpy as np
 
 from tsd import curation
-from tsd.cluster import nodes
+from tsd.cluster import parts
+from tsd.cluster.parts import Target
 from tsd.evaluation import scoring
 from tsd.generation import generator
 from tsd.progress import Reporter, Step
-from tsd.recipe import LocalTeacher, Recipe, RulesTeacher, VllmTeacher
-from tsd.storage import datasets, locks
+from tsd.recipe import LocalTeacher, Recipe, VllmTeacher
+from tsd.storage import datasets
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS
 from tsd.study import identity
 from tsd.study.lost_parts import find_lost
 from tsd.study.plot_tables import plot_table
+from tsd.teachers import in_process
 from tsd.teachers.api.counts import tally
-from tsd.teachers.rules import Rules
 
-Parts = dict[int, datasets.Part]
-Work = Callable[[int], Sequence[datasets.Part]]  # compute one part of every output
 SEEN = ("series_id", "split", "values", "truth")  # columns of a series that curation uses
 
 
@@ -39,7 +29,7 @@ def generate(recipe: Recipe, reporter: Reporter) -> datasets.Dataset:
     per_part = recipe.series.blocks_per_part * generator.BLOCK
     count = recipe.series.count
 
-    def work(part: int) -> list[datasets.Part]:
+    def work(_: str, part: int) -> list[datasets.Part]:
         first = part * per_part
         table = generator.draw_table(recipe.asks, recipe.series, recipe.seed, first, min(per_part, count - first))
         return [datasets.write_part(folder, part, table, schema, key, scoring.tally(recipe.asks, table))]
@@ -48,11 +38,11 @@ def generate(recipe: Recipe, reporter: Reporter) -> datasets.Dataset:
         if done:
             step.skip(done.rows)
             return done
-        parts = -(-count // per_part)
-        lost = find_lost(folder, key, parts)
-        (made,) = _run(work, parts, [(folder, key)], step)
-        counted = scoring.add(made[part].note for part in range(parts))
-        drawn = datasets.commit(folder, schema, key, parts, {}, made, scoring.about(recipe.asks, counted))
+        total = -(-count // per_part)
+        lost = find_lost(folder, key, total)
+        (made,) = parts.make(work, [Target(((folder, key),), total)], step).parts[""]
+        counted = scoring.add(made[part].note for part in range(total))
+        drawn = datasets.commit(folder, schema, key, total, {}, made, scoring.about(recipe.asks, counted))
     lost.say(reporter)
     return drawn
 
@@ -62,7 +52,7 @@ def draw_plots(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> 
     folder, key = f"{recipe.folder}/plots", identity.plots_key(recipe, series)
     done = datasets.find_finished(folder, PLOTS, key)
 
-    def work(part: int) -> list[datasets.Part]:
+    def work(_: str, part: int) -> list[datasets.Part]:
         return [datasets.write_part(folder, part, plot_table(recipe, series.read_part(part)), PLOTS, key)]
 
     with reporter.stage("Draw plots", series.rows, "plots") as step:
@@ -70,7 +60,7 @@ def draw_plots(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> 
             step.skip(done.rows)
             return done
         lost = find_lost(folder, key, series.parts)
-        (made,) = _run(work, series.parts, [(folder, key)], step)
+        (made,) = parts.make(work, [Target(((folder, key),), series.parts)], step).parts[""]
         drawn = datasets.commit(folder, PLOTS, key, series.parts, {"series": series.digest}, made)
     lost.say(reporter)
     return drawn
@@ -81,11 +71,9 @@ def annotate(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> da
     folder, key = f"{recipe.folder}/annotations", identity.annotations_key(recipe, series)
     schema, parents = recipe.asks.tables.annotations, {"series": series.digest}
     done = datasets.find_finished(folder, schema, key)
-    rules = _rules(recipe) if isinstance(recipe.teacher, RulesTeacher) else None
 
-    def work(part: int) -> list[datasets.Part]:
-        assert rules
-        table = rules.annotate(series.read_part(part))
+    def work(_: str, part: int) -> list[datasets.Part]:
+        table = in_process.annotate(recipe, series.read_part(part))
         return [datasets.write_part(folder, part, table, schema, key, tally(table))]
 
     with reporter.stage(f"Ask the teacher ({recipe.teacher.name})", series.rows, "replies") as step:
@@ -93,8 +81,8 @@ def annotate(recipe: Recipe, series: datasets.Dataset, reporter: Reporter) -> da
             step.skip(done.rows)
             return done
         lost = find_lost(folder, key, series.parts)
-        if rules:
-            (made,) = _run(work, series.parts, [(folder, key)], step)
+        if isinstance(recipe.teacher, in_process.KINDS):
+            (made,) = parts.make(work, [Target(((folder, key),), series.parts)], step).parts[""]
         else:
             made = _ask(recipe, series, folder, key, step, lost.parts, reporter)
         counted: Counter[str] = Counter()
@@ -113,16 +101,16 @@ def _ask(
     step: Step,
     lost: Collection[int],
     reporter: Reporter,
-) -> Parts:
+) -> parts.Parts:
     """Annotate the missing parts with the teacher of the recipe.
 
     lost: parts that existed before; for paid teachers they are restored from the journal only.
     """
     # Imported here: openai and matplotlib delay the start of workers that do not need them.
     if isinstance(recipe.teacher, VllmTeacher):
-        from tsd.cluster import vllm_teacher
+        from tsd.cluster import engines
 
-        return vllm_teacher.ask(recipe, series, folder, key, step)
+        return engines.ask(recipe, series, folder, key, step, say=reporter.say)
     if isinstance(recipe.teacher, LocalTeacher):
         from tsd.cluster import local_teacher
 
@@ -143,7 +131,7 @@ def curate(
     whole = all(done) and datasets.find_finished(f"{recipe.folder}/verdicts", recipe.asks.tables.verdicts, key)
     verdicts = None if whole else _judge(recipe, series, annotations, key, parents, reporter)
 
-    def work(part: int) -> list[datasets.Part]:
+    def work(_: str, part: int) -> list[datasets.Part]:
         assert verdicts
         judged = verdicts.read_part(part)
         examples, rejects, counts = curation.sort_out(
@@ -161,7 +149,7 @@ def curate(
         assert verdicts
         settled = curation.settle(recipe.asks, verdicts.read(curation.needed(recipe.curation)), recipe.curation)
         lost = [find_lost(folder, key, series.parts) for folder in (kept, rejected)]
-        good, bad = _run(work, series.parts, [(kept, key), (rejected, key)], step)
+        good, bad = parts.make(work, [Target(((kept, key), (rejected, key)), series.parts)], step).parts[""]
         counted = curation.about(curation.add(good[part].note for part in range(series.parts)))
         both = (
             datasets.commit(kept, EXAMPLES, key, series.parts, parents, good, counted),
@@ -184,7 +172,7 @@ def _judge(
     folder, schema = f"{recipe.folder}/verdicts", recipe.asks.tables.verdicts
     done = datasets.find_finished(folder, schema, key)
 
-    def work(part: int) -> list[datasets.Part]:
+    def work(_: str, part: int) -> list[datasets.Part]:
         said, known = annotations.read_part(part), series.read_part(part, SEEN)
         table = curation.judge(recipe.asks, said, known, recipe.curation, _contradictions(recipe))
         return [datasets.write_part(folder, part, table, schema, key)]
@@ -198,15 +186,10 @@ def _judge(
 
             require_contradiction(recipe.curation.nli.model)  # raised here, not in a worker
         lost = find_lost(folder, key, series.parts)
-        (made,) = _run(work, series.parts, [(folder, key)], step)
+        (made,) = parts.make(work, [Target(((folder, key),), series.parts)], step).parts[""]
         judged = datasets.commit(folder, schema, key, series.parts, parents, made)
     lost.say(reporter)
     return judged
-
-
-def _rules(recipe: Recipe) -> Rules:
-    assert isinstance(recipe.teacher, RulesTeacher)
-    return Rules(recipe.teacher, recipe.asks, recipe.seed)
 
 
 @lru_cache(maxsize=1)  # a worker reuses expensive objects for all parts
@@ -216,38 +199,3 @@ def _contradictions(recipe: Recipe) -> curation.Contradictions | None:
     from tsd.curation.nli import Inference
 
     return Inference(recipe.curation.nli)
-
-
-def _run(work: Work, parts: int, outputs: Sequence[tuple[str, str]], step: Step) -> list[Parts]:
-    """Compute the parts that some output lacks. Returns the parts of each output, existing and new.
-
-    work: computes one part of every output. outputs: folder and key of each.
-    """
-    found = [datasets.finished_parts(folder, key) for folder, key in outputs]
-    there = [part for part in range(parts) if all(part in old for old in found)]
-    step.skip(sum(old[part].rows for part in there for old in found))
-    missing = np.setdiff1d(np.arange(parts), there)
-    if len(missing) == 0:
-        return found
-
-    claim = locks.claim(outputs[0][0])
-
-    def make_one(part: int) -> Sequence[datasets.Part]:
-        if claim:
-            claim.require()  # another command may have taken over the folder from a stalled driver
-        # Ray repeats the whole task of a worker that died: outputs that it has written are reused.
-        written = [datasets.find_part(folder, part, key) for folder, key in outputs]
-        whole = [one for one in written if one is not None]
-        return whole if len(whole) == len(outputs) else work(part)
-
-    def make(batch: dict[str, Any]) -> dict[str, Any]:
-        part = int(batch["part"][0])
-        return {"part": [part], "made": [json.dumps([asdict(one) for one in make_one(part)])]}
-
-    # Ray Data carries only part numbers and counts, so its memory does not grow with the series.
-    for row in nodes.done(make, missing, step):
-        made = [datasets.Part(**one) for one in json.loads(row["made"])]
-        for output, one in zip(found, made, strict=True):
-            output[int(row["part"])] = one
-        step.advance(sum(one.rows for one in made))
-    return found

@@ -139,7 +139,7 @@ def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Ite
         if not own_ray():
             preflight.require(preflight.on_cluster(recipe, command))
         models, packages = preflight.model_folders(recipe), preflight.packages(recipe, command)
-        stack.enter_context(nodes.watched(recipe.folder, models, packages, reporter.say))
+        stack.enter_context(nodes.watched(recipe.folder, models, packages, reporter.say, recipe.outside))
         yield study
 
 

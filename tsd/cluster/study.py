@@ -104,13 +104,13 @@ class Study(StudyContext):
         if not rows:
             self.reporter.say("  no row is an error")
             return
-        self.reporter.say(f"  {rows:,} rows ended as error and are asked again")
-        made = [f"{self.recipe.folder}/{name}" for name in provenance.MADE["curate"]]
+        self.reporter.say(f"  {rows:,} rows ended as error and are annotated again")
+        made = [f"{self.recipe.folder}/{name}" for name in (*provenance.MADE["curate"], "tokens")]
         made = [folder for folder in made if folders.names(folder)]
         for folder in made:  # they cost nothing, and are outdated now
             folders.delete_folder(folder)
         if made:
-            self.reporter.say("  what was curated from them is made anew by the next command that needs it")
+            self.reporter.say("  the tables curated from them were deleted; the next command makes them again")
 
     def curate(self) -> None:
         """Curate the annotations and print how many were kept."""
@@ -158,8 +158,7 @@ class Study(StudyContext):
 
     def report(self) -> reporting.Study:
         """Fit the scaling laws and write the report. Returns its content."""
-        runs = self.open("runs").read()
-        results.require_own_runs(self, runs)
+        runs = results.read_own_runs(self)
         scores = [name for name in self.scores if name != VALID]
         with self.reporter.stage("Fit and report", 2, "parts") as step:
             fits = self.timed("Fit the laws", lambda: fit_laws(runs, scores, self.recipe.evaluation.series))
@@ -189,6 +188,6 @@ def class_lines(task: Task, shares: Mapping[str, Mapping[str, float]]) -> list[s
     ]
     if rare:
         lines.append(
-            f"[yellow]rare classes, hard for students to learn:[/] {', '.join(rare)}; see series in the recipe"
+            f"[yellow]rare classes, which are hard to learn:[/] {', '.join(rare)}; change `series` in the recipe"
         )
     return lines

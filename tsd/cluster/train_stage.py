@@ -2,12 +2,13 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from tsd.cluster import distillation
+from tsd.cluster.token_stage import tokenise
 from tsd.errors import TrainingError
 from tsd.progress import Step
 from tsd.recipe import Recipe, Student
@@ -16,6 +17,9 @@ from tsd.study import identity, outcomes, placement, restoring, trials
 from tsd.study.context import StudyContext
 from tsd.training.corpus import select
 from tsd.training.runs import RunSpec
+
+if TYPE_CHECKING:
+    from tsd.tracking.tracker import Tracker
 
 TRAINING = "Train the students"
 
@@ -32,7 +36,10 @@ def train(study: StudyContext) -> None:
     runs = identity.plan_runs(recipe, examples.digest)
     study.tracker.tag({"examples": examples.digest, "teacher": study.teacher})
     lost = restoring.restore_records(recipe, runs, study.reporter)
-    failed = study.timed(TRAINING, lambda: _train(study, runs))
+    done = outcomes.finished(recipe, runs)
+    missing = [run for run in runs if run.run_id not in done]
+    untrainable = study.timed("Tokenise", lambda: tokenise(study, runs, missing))
+    failed = study.timed(TRAINING, lambda: _train(study, runs, untrainable))
     restoring.hold_against(recipe, lost, study.reporter)
     for run_id, reason in failed.items():
         study.reporter.say(f"  [yellow]failed:[/] {escape(f'{run_id}: {reason}')}")
@@ -53,7 +60,7 @@ def require_all_trained(study: StudyContext, decoded: bool = True) -> None:
 def require_examples(recipe: Recipe, examples: datasets.Dataset) -> None:
     """Raise InputError, before any training, if fewer examples were kept than required."""
     for split, count in (
-        ("train", max(recipe.students.volumes)),
+        ("train", max(recipe.students.train_sizes)),
         ("validation", recipe.evaluation.validation_examples),
     ):
         select(examples.each_part(["split"]), split, count)
@@ -62,7 +69,7 @@ def require_examples(recipe: Recipe, examples: datasets.Dataset) -> None:
 def prepare_tokenizers(study: StudyContext, examples: datasets.Dataset) -> None:
     """Build the tokenizers of students trained from scratch that are missing or damaged: one for each key."""
     wanted: dict[str, Student] = {}
-    for student in study.recipe.students.sizes:
+    for student in study.recipe.students.models:
         if not student.source:
             wanted.setdefault(identity.tokenizer_key(study.recipe, student, examples.digest), student)
     for key, student in wanted.items():
@@ -82,15 +89,18 @@ def _build_tokenizer(recipe: Recipe, student: Student, examples: datasets.Datase
 
     columns = examples.each_part(["split", "prompt", "completion"])
     taught = select(columns, "train", EXAMPLES, or_all=True)
-    asked = [recipe.asks.looking_prompt] * 2  # twice, so that its words are frequent
+    asked = [recipe.asks.image_prompt] * 2  # twice, so that its words are frequent
     texts = [*asked, *taught["prompt"].to_pylist(), *taught["completion"].to_pylist()]
     with tempfile.TemporaryDirectory() as local:
-        build_tokenizer(texts, recipe.training.max_length, student.looks).save_pretrained(local)
+        build_tokenizer(texts, recipe.training.max_length, student.is_multimodal).save_pretrained(local)
         folders.copy_folder(local, folder, sealed=True)
 
 
-def _train(study: StudyContext, runs: Sequence[RunSpec]) -> dict[str, str]:
-    """Train the unfinished runs and show the progress. Returns why runs failed, by run id."""
+def _train(study: StudyContext, runs: Sequence[RunSpec], untrainable: Mapping[str, str]) -> dict[str, str]:
+    """Train the unfinished runs and show the progress. Returns why runs failed, by run id.
+
+    untrainable: why runs cannot be trained at all, by run id.
+    """
     done = outcomes.finished(study.recipe, runs)
     planned = trials.plan_trials(study.recipe, runs)
     missing = [trial for trial in planned if any(run.run_id not in done for run in trial.runs)]
@@ -102,7 +112,9 @@ def _train(study: StudyContext, runs: Sequence[RunSpec]) -> dict[str, str]:
             from tsd.cluster import training  # torch and Ray's trainer: not needed by other stages
 
             progress = Progress(study.tracker, step, sizes, len(done), len(runs))
-            failed = training.train_all(study.recipe, missing, progress, lambda note: step.advance(0, note))
+            failed = training.train_all(
+                study.recipe, missing, progress, lambda note: step.advance(0, note), untrainable
+            )
             outcomes.note_failures(study.recipe, failed)
             for run_id, reason in failed.items():
                 study.tracker.fail(run_id, reason)
@@ -114,7 +126,7 @@ def _train(study: StudyContext, runs: Sequence[RunSpec]) -> dict[str, str]:
 class Progress:
     """Follows the trials: updates the progress bar and logs to MLflow."""
 
-    def __init__(self, tracker: Any, step: Step, sizes: dict[str, float], done: int, total: int) -> None:
+    def __init__(self, tracker: "Tracker", step: Step, sizes: dict[str, float], done: int, total: int) -> None:
         self.tracker = tracker
         self.step, self.sizes, self.done, self.total = step, sizes, done, total
         self.seen: dict[str, float] = {}

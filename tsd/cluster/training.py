@@ -8,6 +8,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import ray
 import ray.train
 from ray import tune
 from ray.train import TrainingFailedError
+from ray.tune.logger import JsonLoggerCallback
 
 from tsd.cluster import nodes
 from tsd.cluster.low_overhead import LowOverheadTrainer
@@ -31,9 +33,11 @@ from tsd.cluster.training_worker import (
     train_in_worker,
 )
 from tsd.recipe import Recipe
+from tsd.recipe.stored import task_reference
 from tsd.storage import folders, keys
 from tsd.study.outcomes import finished
 from tsd.study.trials import Trial
+from tsd.tasks import modules
 from tsd.training.runs import RunSpec
 
 Report = Callable[[str, dict[str, float]], None]
@@ -42,26 +46,31 @@ PATIENCE = 60.0  # seconds that a run waits for longer ones to start first
 
 
 def train_all(
-    recipe: Recipe, trials: Sequence[Trial], report: Report, waiting: Callable[[str], None] = lambda _: None
+    recipe: Recipe,
+    trials: Sequence[Trial],
+    report: Report,
+    waiting: Callable[[str], None] = lambda _: None,
+    untrainable: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Train the trials' runs, several trials concurrently. report(run_id, metrics) is called as they progress.
 
     waiting: called with a message if no trial has got its machines for a while.
+    untrainable: why runs cannot be trained at all, by run id.
 
-    Finished runs are skipped, as are runs whose teacher failed. Returns why runs failed, by run id. Failed runs do
-    not block the others, and keep their last checkpoint.
+    Finished runs are skipped, as are untrainable ones and those whose teacher failed. Returns why runs failed, by
+    run id. Failed runs do not block the others, and keep their last checkpoint.
     """
-    failed: dict[str, str] = {}
+    failed = dict(untrainable or {})
     for wave in sorted({trial.wave for trial in trials}):
         together = [trial for trial in trials if trial.wave == wave]
-        untaught = {
+        failed |= {
             run.run_id: f"its teacher {run.teacher_run} failed"
             for trial in together
             for run in trial.runs
             if run.teacher_run in failed
         }
-        taught = [trial for trial in together if any(run.run_id not in untaught for run in trial.runs)]
-        failed |= untaught | (_train_together(recipe, taught, report, waiting, set(untaught)) if taught else {})
+        left = [trial for trial in together if any(run.run_id not in failed for run in trial.runs)]
+        failed |= _train_together(recipe, left, report, waiting, set(failed)) if left else {}
     return failed
 
 
@@ -85,7 +94,8 @@ def _train_together(
     settings = TrialSettings(
         folder=folder,
         training=recipe.training,
-        task=recipe.task,
+        task=task_reference(recipe),
+        outside=tuple(modules.sent(one) for one in recipe.outside),
         length=recipe.series.length,
         about={
             "study": recipe.name,
@@ -115,7 +125,7 @@ def _train_together(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=f"{folder}/trials",
-            callbacks=[listener],
+            callbacks=[listener, JsonLoggerCallback()],  # Tune's result table is read from the files of the latter
             # Only for a dead process: failures of Train's own attempts are recorded, not raised.
             failure_config=tune.FailureConfig(max_failures=recipe.training.max_failures),
             verbose=0,
@@ -133,6 +143,8 @@ def _train_together(
     runs = [run for trial in trials for run in trial.runs]
     done = finished(recipe, runs)
     failed = {**died, **_failed(folder, runs)}
+    left = [run.run_id for run in runs if run.run_id not in {*failed, *done, *passed_over}]
+    failed |= dict.fromkeys(left, "Ray Tune stopped its trial")
     return {run_id: reason for run_id, reason in failed.items() if run_id not in done}
 
 
@@ -151,7 +163,9 @@ class _Board:
 
     def __init__(self) -> None:
         self.news: dict[str, dict[str, float]] = {}
+        self.latest: dict[str, tuple[str, dict[str, float]]] = {}
         self.at_work: set[str] = set()
+        self.stopped: set[str] = set()
         self.unfit: dict[str, str] = {}
 
     def begin(self, trial: str) -> None:
@@ -162,10 +176,24 @@ class _Board:
         """Return the trials that had their machines so far."""
         return self.at_work
 
-    def post(self, trial: str, run_id: str, metrics: dict[str, float]) -> None:
-        """Record the metrics of a run. Only its latest metrics are kept."""
+    def post(self, trial: str, run_id: str, metrics: dict[str, float]) -> bool:
+        """Record the metrics of a run. Only its latest metrics are kept. Returns whether the trial was stopped."""
         self.at_work.add(trial)
         self.news[run_id] = metrics
+        self.latest[trial] = run_id, metrics
+        return trial in self.stopped
+
+    def stop(self, trial: str) -> None:
+        """Record that Tune has stopped a trial."""
+        self.stopped.add(trial)
+
+    def is_stopped(self, trial: str) -> bool:
+        """Whether Tune has stopped a trial."""
+        return trial in self.stopped
+
+    def latest_of(self, trial: str) -> tuple[str, dict[str, float]] | None:
+        """Return the run that a trial trains or trained last, and its latest metrics."""
+        return self.latest.get(trial)
 
     def exclude(self, node: str, fault: str) -> None:
         """Record that a node is unfit."""
@@ -199,6 +227,10 @@ class _Listener(tune.Callback):  # type: ignore[misc]
             self.asked = time.monotonic()
             self.collect(0)
             self._note_waits({_name(trial) for trial in trials if trial.status == "RUNNING"})
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        """Called by Tune when a trial has ended or was stopped. A stopped one may still be training."""
+        self.board.stop.remote(_name(trial))
 
     def collect(self, patience: float) -> None:
         """Ask the board for metrics, and report what arrives within `patience` seconds."""
@@ -240,12 +272,36 @@ def _name(trial: Any) -> str:
 
 
 def _trial(config: dict[str, Any], settings: TrialSettings) -> None:
-    """Run one trial with Ray Train. The run's name lets a restart resume from its last checkpoint."""
+    """Run one trial with Ray Train. The run's name lets a restart resume from its last checkpoint.
+
+    Meanwhile the metrics of the run that is trained are reported to Ray Tune, for its result table, stoppers and
+    searchers.
+    """
     trial = settings.trials[config["trial"]]
     before = list(settings.trials).index(trial.name)
     if before >= settings.at_once:
         _let_go_first(settings.board, list(settings.trials)[:before])
     forget_cut_off_snapshot(f"{settings.folder}/trials/{trial.name}")
+    reported = None
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(_train_with_fit_nodes, settings, trial)
+        try:
+            over = False
+            while not over:
+                over = training.done()  # asked before the metrics, so that the last ones are reported
+                latest = answer_within(settings.board.latest_of.remote(trial.name), None, BOARD_SECONDS)
+                if latest is not None and latest != reported:
+                    reported = latest
+                    tune.report({**latest[1], "run_id": latest[0]})
+                wait([training], REPORT_SECONDS)
+        except SystemExit:  # raised by `tune.report` once Tune has stopped the trial
+            settings.board.stop.remote(trial.name)
+            raise
+        training.result()
+
+
+def _train_with_fit_nodes(settings: TrialSettings, trial: Trial) -> None:
+    """Train the trial's runs, again without the nodes that turn out to be unfit. Records why runs failed."""
     unfit = dict(settings.unfit)
     while True:
         try:
@@ -253,6 +309,8 @@ def _trial(config: dict[str, Any], settings: TrialSettings) -> None:
         except TrainingFailedError as error:
             need = settings.need
             found = _unfit_nodes(error) or (nodes.ask_all(need) if need else {})
+            if answer_within(settings.board.is_stopped.remote(trial.name), False, BOARD_SECONDS):
+                return
             if not found.keys() - unfit.keys():
                 for run in trial.runs:
                     keep_failure(settings.folder, run.run_id, _last_line(error))

@@ -1,14 +1,14 @@
 """What a Ray Train worker does: load or resume a run, train it, report, export."""
 
-import contextlib
 import importlib
 import logging
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 import ray.train
@@ -20,11 +20,18 @@ from tsd.cluster.low_overhead import quick_imports
 from tsd.cluster.node_checks import Need
 from tsd.errors import DataError, TrainingError, UserError
 from tsd.recipe import TrainingConfig
-from tsd.storage import datasets, folders
-from tsd.storage.schemas import EXAMPLES
+from tsd.storage import datasets, folders, node_copy
+from tsd.storage.schemas import TOKENS
+from tsd.study.identity import tokenizer_folder
 from tsd.study.trials import Trial
-from tsd.tasks import TASKS
+from tsd.tasks import modules, named
 from tsd.training.runs import RunSpec
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel
+
+    from tsd.training.loop import Progress, WorkerContext
 
 STEP = "-step-"
 FAILED = "trials/failed"  # in a study's folder: one file per failed run with the reason
@@ -43,7 +50,10 @@ class TrialSettings:
     """Of the study; absolute, or a URI."""
     training: TrainingConfig
     task: str
-    length: Any
+    """Its name, with a digest of its module if that is outside tsd."""
+    outside: tuple[modules.Sent, ...]
+    """Plugins, and the module of the task."""
+    length: int | tuple[int, ...]
     """Points of a series, as the recipe states them."""
     about: dict[str, str]
     """Study, digest of its recipe, and teacher, for the model cards."""
@@ -61,6 +71,10 @@ class TrialSettings:
     """What each node is checked for before it works."""
     unfit: dict[str, str]
     """Nodes that failed the check, and why."""
+
+
+class StoppedByTuneError(Exception):
+    """Raised in the first worker of a trial that Ray Tune has stopped."""
 
 
 def keep_failure(folder: str, run_id: str, reason: str) -> None:
@@ -86,31 +100,50 @@ def train_in_worker(config: dict[str, Any]) -> None:
     settings: TrialSettings = config["settings"]
     trial: Trial = config["trial"]
     nodes.require_fit(settings.need)
+    for module in settings.outside:
+        module.load()
     settings.board.begin.remote(trial.name)
     with quick_imports():
         for name in LIBRARIES:
             importlib.import_module(name)
-    for run in trial.runs:
-        done = folders.read_json(f"{settings.folder}/records", f"{run.run_id}.json") is not None
-        if done or run.run_id in settings.passed_over:
-            continue
-        try:
-            _learn(settings, trial.name, run)
-        except (UserError, TrainingError) as error:
-            keep_failure(settings.folder, run.run_id, str(error))
+    if answer_within(settings.board.is_stopped.remote(trial.name), False, BOARD_SECONDS):
+        return
+    alone = ray.train.get_context().get_world_size() == 1
+    with ExitStack() as held:
+        for run in trial.runs:
+            if _is_over(settings, run):
+                continue
+            try:
+                _learn(settings, trial.name, run, held)
+            except (UserError, TrainingError) as error:
+                keep_failure(settings.folder, run.run_id, str(error))
+                if isinstance(error, UserError) and not alone:
+                    raise  # perhaps of this machine only: the other workers must not wait for this one
+            except StoppedByTuneError:
+                if alone:
+                    return
+                raise  # ends the other workers, which wait for this one; after the restart all return at once
 
 
-def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
-    """Train one student and store it: load tokenizer, examples and teacher, then train, export and record.
+def _is_over(settings: TrialSettings, run: RunSpec) -> bool:
+    """Whether a run is finished, failed for good, or is not to be trained."""
+    places = (f"{settings.folder}/records", f"{settings.folder}/{FAILED}")
+    known = any(folders.read_json(place, f"{run.run_id}.json") is not None for place in places)
+    return known or run.run_id in settings.passed_over
 
+
+def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -> None:
+    """Train one student and store it: load tokenizer, tokens and teacher, then train, export and record.
+
+    held: keeps the machine's copy of the tokens for the trial's next run.
     Only rank 0 writes the student folder and, last, its record.
     """
     started = time.perf_counter()
     import torch
     from ray.train.torch import get_device
 
-    from tsd.models import students
-    from tsd.training import corpus, loop, trainer
+    from tsd.models.tokenizer import load_tokenizer
+    from tsd.training import loop, token_parts, trainer
 
     context = ray.train.get_context()
     how, folder, student = settings.training, settings.folder, run.student
@@ -118,44 +151,51 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
     place = loop.WorkerContext(context.get_world_rank(), context.get_world_size(), device)
     if not how.gpu:
         torch.set_num_threads(how.threads)
-    with (
-        folders.local_copy(f"{folder}/tokenizers/{run.tokenizer}")
-        if not student.source
-        else contextlib.nullcontext(student.source) as source
-    ):
-        tokenizer = students.load_tokenizer(source)
-    examples = datasets.open_dataset(f"{folder}/examples", EXAMPLES)
-    task = TASKS[settings.task] if student.looks else None
-    corpora = {
-        split: corpus.tokenise(corpus.select(examples.each_part(), split, count), tokenizer, how.max_length, task)
-        for split, count in (("train", run.examples), ("validation", run.validation_examples))
-    }
+    tokenizer = load_tokenizer(tokenizer_folder(folder, run))
+    tokens = datasets.open_dataset(f"{folder}/tokens/{run.tokens}", TOKENS)
+    held.enter_context(node_copy.in_use(tokens))
+    counts = {"train": run.examples, "validation": run.validation_examples}
     teacher = distillation.load_teacher(run, folder, place)
 
+    posted: list[Any] = []  # the calls that were not answered yet
+
     def post(now: loop.Progress) -> None:
-        if place.rank == 0:
-            settings.board.post.remote(trial, run.run_id, trainer.metrics(now))
+        if place.rank:
+            return
+        posted.append(settings.board.post.remote(trial, run.run_id, trainer.metrics(now)))
+        answered, posted[:] = ray.wait(posted, num_returns=len(posted), timeout=0)
+        if any(answer_within(call, False, BOARD_SECONDS) for call in answered):
+            raise StoppedByTuneError
 
     def keep(part: Path, now: loop.Progress) -> None:
         folders.add_files(str(part), f"{folder}/trials/{trial}/{_checkpoint_name(run, now)}")
 
-    model, record, end = trainer.learn(
-        run,
-        tokenizer,
-        corpora,
-        how,
-        place,
-        started=started,
-        resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{trial}"),
-        keep=keep,
-        tell=partial(_tell, run),
-        report=post,
-        teacher=teacher,
-    )
+    with token_parts.corpora(tokens, counts, how.max_length, named(settings.task).curves) as corpora:
+        model, record, end = trainer.learn(
+            run,
+            tokenizer,
+            corpora,
+            how,
+            place,
+            started=started,
+            resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{trial}"),
+            keep=keep,
+            tell=partial(_tell, run),
+            report=post,
+            teacher=teacher,
+        )
     writes = place.rank == 0
-    asked = {"task": settings.task, "length": settings.length, "about": settings.about}
     with tempfile.TemporaryDirectory() as local:
-        trainer.export(model, tokenizer, Path(local) if writes else None, student, record, **asked)
+        trainer.export(
+            model,
+            tokenizer,
+            Path(local) if writes else None,
+            student,
+            record,
+            task=settings.task,
+            length=settings.length,
+            about=settings.about,
+        )
         if writes:
             folders.copy_folder(local, f"{folder}/students/{run.run_id}", sealed=True)
     if writes:
@@ -165,7 +205,7 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec) -> None:
         answer_within(settings.board.post.remote(trial, run.run_id, last), None, BOARD_SECONDS)
 
 
-def _tell(run: RunSpec, progress: Any) -> None:
+def _tell(run: RunSpec, progress: "Progress") -> None:
     """Report a checkpoint that all workers have stored: a restart resumes from it."""
     from tsd.training.trainer import metrics
 
@@ -178,11 +218,13 @@ def _tell(run: RunSpec, progress: Any) -> None:
     )
 
 
-def _checkpoint_name(run: RunSpec, progress: Any) -> str:
+def _checkpoint_name(run: RunSpec, progress: "Progress") -> str:
     return f"{run.run_id}{STEP}{progress.step:08d}"
 
 
-def _restore(model: Any, optimizer: Any, *, run: RunSpec, place: Any, trial: str) -> Any:
+def _restore(
+    model: "PreTrainedModel", optimizer: "Optimizer", *, run: RunSpec, place: "WorkerContext", trial: str
+) -> "Progress":
     """Load the run's last complete checkpoint, if there is one. Returns its progress.
 
     trial: the folder of the checkpoints. It is listed if Ray reports none, because it was killed while writing its
@@ -199,7 +241,7 @@ def _restore(model: Any, optimizer: Any, *, run: RunSpec, place: Any, trial: str
         with folders.local_copy(f"{trial}/{Path(path).name}") as folder:
             if checkpoints.is_whole(Path(folder)):
                 return checkpoints.restore(Path(folder), model, optimizer, place)
-        log.warning("%s is damaged: the run goes on from the checkpoint before, if any", path)
+        log.warning("%s is damaged: the run continues from the previous checkpoint, if any", path)
     return Progress()
 
 
@@ -215,6 +257,6 @@ def forget_cut_off_snapshot(trial: str) -> None:
     try:
         folders.read_json(trial, SNAPSHOT)
     except DataError:
-        log.warning("%s/%s is cut off: it is made anew", trial, SNAPSHOT)
+        log.warning("%s/%s is truncated: it is written again", trial, SNAPSHOT)
         files, root = folders.filesystem(trial)
         files.delete_file(f"{root}/{SNAPSHOT}")

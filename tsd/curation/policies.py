@@ -1,21 +1,23 @@
 """Per-annotation policies: functions from a case to the reason for its rejection, or None.
 
 An incomplete response is rejected first. Then labels are corrected as the recipe asks. Then missing and wrong
-labels are rejected.
+labels are rejected. Policies of plugins come last.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import pyarrow as pa
 
+from tsd.errors import PluginError, plugin_error, source
 from tsd.recipe import CurationConfig
+from tsd.recipe.additions import POLICIES
 from tsd.storage.keys import digest
 from tsd.storage.schemas import conform
-from tsd.tasks import Labels, Task
+from tsd.tasks import Case, Task
 
 
 class Contradictions(Protocol):
@@ -24,21 +26,6 @@ class Contradictions(Protocol):
     def find(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Which hypotheses contradict their premise. pairs: (premise, hypothesis)."""
         ...
-
-
-@dataclass(frozen=True)
-class Case:
-    """A response, the labels that it states, and the true labels."""
-
-    status: str
-    reason: str | None
-    """Why the status is not `ok`."""
-    text: str
-    labels: Labels
-    truth: Labels
-    key: str
-    """Key of the request, from which the phrasings of corrections are chosen."""
-    corrected: bool = False
 
 
 Policy = Callable[[Task, Case, CurationConfig], str | None]
@@ -71,7 +58,7 @@ def judge(
         reason = _first(task, case, config, BEFORE_CORRECTION)
         if reason is None:
             case = correct(task, case, config)
-            reason = _first(task, case, config, AFTER_CORRECTION)
+            reason = _first(task, case, config, AFTER_CORRECTION) or _of_plugins(task, case, config)
         rows.append((said["series_id"], split, key, case, reason))
     reasons = [row[-1] for row in rows]
     if contradictions is not None:
@@ -173,6 +160,27 @@ def _first(task: Task, case: Case, config: CurationConfig, policies: Sequence[Po
     """The reason of the first policy that rejects."""
     reasons = (policy(task, case, config) for policy in policies)
     return next((reason for reason in reasons if reason is not None), None)
+
+
+def _of_plugins(task: Task, case: Case, config: CurationConfig) -> str | None:
+    """The reason of the first policy of a plugin that rejects, in alphabetical order, or None.
+
+    Raises PluginError if one fails, or returns anything else.
+    """
+    for name, settings in sorted(config.policies.items()):
+        reject = POLICIES[name].reject
+        try:
+            reason = reject(task, case, settings)
+        except Exception as error:  # whatever code from outside raises
+            raise plugin_error(f"the policy {name}", reject, error) from error
+        if reason is not None and not isinstance(reason, str):
+            raise PluginError(
+                f"the policy {name}, in {source(reject)}, returned {reason!r}: return the reason of a rejection, "
+                "or None"
+            )
+        if reason is not None:
+            return f"{name}: {reason}"
+    return None
 
 
 def _contradicted(

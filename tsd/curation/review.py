@@ -44,7 +44,7 @@ def lines(counts: Counts) -> list[str]:
     """A table of the teacher for the terminal: stated labels and accuracy per facet, and reasons for rejection."""
     said, taught = counts["said"], counts["taught"]
     wide = max(map(len, said))
-    table = [f"{'':<{wide}}  stated    right, of all replies   right, of what is trained on"]
+    table = [f"{'':<{wide}}  stated    right, all replies      right, as trained on"]
     for facet in said:
         silent = stated(said[facet])
         share = "     –" if silent is None else f"{silent:6.1%}"
@@ -53,8 +53,8 @@ def lines(counts: Counts) -> list[str]:
     each = per_kept(counts)
     table.append(f"replies: {statuses(counts)}")
     table.append(
-        f"a kept example took {each['input_tokens']:,.0f} tokens in, {each['output_tokens']:,.0f} out "
-        f"and ${each['cost_usd']:.3g}"
+        f"a kept example cost {each['input_tokens']:,.0f} input tokens, {each['output_tokens']:,.0f} output "
+        f"tokens and ${each['cost_usd']:.3g}"
         + (f"; {counts['corrected']:,} were corrected" if counts["corrected"] else "")
     )
     told = [f"{found['rows']:>9,}  {found['reason']}" for found in counts["rejects"][:MOST_TOLD]]

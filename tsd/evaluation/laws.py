@@ -39,8 +39,8 @@ class Law:
 
     def predict(self, n: npt.ArrayLike, d: npt.ArrayLike) -> Floats:
         """The loss for sizes n and training set sizes d, which broadcast, in the units of the fit."""
-        size, volume = np.asarray(n, dtype=np.float64), np.asarray(d, dtype=np.float64)
-        return np.asarray(self.E + self.A / size**self.alpha + self.B / volume**self.beta)
+        size, train_size = np.asarray(n, dtype=np.float64), np.asarray(d, dtype=np.float64)
+        return np.asarray(self.E + self.A / size**self.alpha + self.B / train_size**self.beta)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def fit_with_intervals(
     point, objective = _minimise(runs, np.ones(len(runs.log_loss)), _grid(runs))
     draws = [counts for counts in _draws(len(runs.log_loss), seed, resamples) if _fittable(runs, counts)]
     if not draws:
-        raise ValueError(f"none of {resamples} resamples holds two distinct sizes and volumes")
+        raise ValueError(f"none of {resamples} resamples holds two distinct sizes and train sizes")
     fits = [_law(runs, *_minimise(runs, counts, _nearby(runs, point))) for counts in draws]
     law = _law(runs, point, objective)
     intervals = {name: _ends([getattr(each, name) for each in fits]) for name in PARAMETERS}
@@ -124,15 +124,15 @@ def compute_optimal(law: Law, flops: float) -> tuple[float, float]:
     log_g = np.log(law.alpha * law.A / (law.beta * law.B)) / both
     log_budget = np.log(flops / 6)
     size = np.exp(log_g + law.beta / both * log_budget)
-    volume = np.exp(-log_g + law.alpha / both * log_budget)
-    return float(size), float(volume)
+    train_size = np.exp(-log_g + law.alpha / both * log_budget)
+    return float(size), float(train_size)
 
 
 def _centred(n: npt.ArrayLike, d: npt.ArrayLike, loss: npt.ArrayLike, delta: float) -> _Runs:
     """Check the runs and centre their logarithms. Raises ValueError as `fit` does."""
     columns = {
         name: np.asarray(column, dtype=np.float64)
-        for name, column in {"sizes": n, "volumes": d, "losses": loss}.items()
+        for name, column in {"sizes": n, "train sizes": d, "losses": loss}.items()
     }
     _check(columns)
     log_n, log_d, log_loss = (np.log(column) for column in columns.values())
@@ -154,7 +154,7 @@ def _check(columns: dict[str, Floats]) -> None:
     """Raise ValueError for columns of different shapes, too few runs, or values without a logarithm."""
     shapes = {column.shape for column in columns.values()}
     if len(shapes) > 1 or len(next(iter(shapes))) != 1:
-        raise ValueError(f"sizes, volumes and losses must be three columns of one length, got {shapes}")
+        raise ValueError(f"sizes, train sizes and losses must be three columns of one length, got {shapes}")
     count = columns["losses"].size
     if count < FEWEST_RUNS:
         raise ValueError(f"a law of {len(PARAMETERS)} parameters needs {FEWEST_RUNS} runs, got {count}")
@@ -162,7 +162,7 @@ def _check(columns: dict[str, Floats]) -> None:
         bad = column[~(np.isfinite(column) & (column > 0))]
         if bad.size:
             raise ValueError(f"{name} must be positive and finite to have a logarithm, got {bad[0]}")
-    for name in ("sizes", "volumes"):
+    for name in ("sizes", "train sizes"):
         if np.unique(columns[name]).size < 2:
             raise ValueError(f"a law needs two distinct {name}, all runs have {columns[name][0]:g}")
 
@@ -269,20 +269,20 @@ def _doubts(runs: _Runs, law: Law, intervals: dict[str, tuple[float, float]], lo
     log_n, log_d, lowest = runs.log_n + runs.centre[0], runs.log_d + runs.centre[1], np.exp(runs.centre[2])
     for name, height, exponent, what, logs in (
         ("alpha", law.A, law.alpha, "sizes", log_n),
-        ("beta", law.B, law.beta, "volumes", log_d),
+        ("beta", law.B, law.beta, "train sizes", log_d),
     ):
         fall = np.ptp(height * np.exp(-exponent * logs)) / lowest
         # Two levels give one difference for a coefficient and an exponent, so a perfect fit proves nothing.
         if np.unique(logs).size < 3:
-            doubts.append(f"{name} rests on two distinct {what}, where any value of it fits as well")
+            doubts.append(f"{name} is fitted to two distinct {what} only, so any value fits equally well")
         elif fall < FLAT:
             doubts.append(f"{name} = {exponent:.3g} has no meaning: the loss does not fall over these {what}")
         elif exponent == LARGEST_EXPONENT:
-            doubts.append(f"{name} is {exponent:g}, the end of the search: no power law shows in these {what}")
+            doubts.append(f"{name} is {exponent:g}, the limit of the search: these {what} show no power law")
         elif (width := intervals[name][1] - intervals[name][0]) > exponent:
             doubts.append(f"{name} = {exponent:.3g} has an interval {width:.3g} wide, wider than itself")
     if abs(np.corrcoef(runs.log_n, runs.log_d)[0, 1]) > ALIGNED:
-        doubts.append("sizes and volumes rise together, so that what each of them does cannot be told apart")
+        doubts.append("sizes and train sizes are correlated, so their effects cannot be separated")
     if lost:
-        doubts.append(f"{lost} resamples held a single size or volume and were left out")
+        doubts.append(f"{lost} resamples held a single size or train size and were left out")
     return doubts

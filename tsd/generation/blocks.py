@@ -6,17 +6,30 @@ give the same bytes. Each block generates more candidates than needed and keeps 
 balanced classes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tsd.errors import PluginError, plugin_error, source
 from tsd.generation.parameters import Targets, design
 from tsd.recipe import SeriesConfig
 from tsd.rng import SERIES, fast_generator, generator
-from tsd.series.processes import PROCESSES, SCALED, Array, ornstein_uhlenbeck, own_ranges
+from tsd.series.processes import (
+    PROCESSES,
+    SCALED,
+    Array,
+    Curve,
+    Process,
+    fault_of,
+    ornstein_uhlenbeck,
+    own_ranges,
+    processes_of,
+)
 from tsd.series.truth import TOP
 from tsd.tasks import Task
 
@@ -34,7 +47,7 @@ class Block:
 
     values      uint8, the points of all series concatenated
     lengths     (batch,) int32
-    process     (batch,) index into the names of `PROCESSES`
+    process     (batch,) index into `processes_of` the mix
     parameters  by name, (batch,) float32, NaN if a process does not have the parameter
     measures    by name, (batch,), as the task measures them
     classes     by facet, (batch,), indices of classes
@@ -61,24 +74,25 @@ def draw_block(task: Task, config: SeriesConfig, seed: int, block: int, stream: 
 
 @dataclass(frozen=True)
 class Plan:
-    """Targets of the candidates of one length, in the order of `PROCESSES`, (batch,) each."""
+    """Targets of the candidates of one length, in the order of their processes, (batch,) each."""
 
     length: int
     place: npt.NDArray[np.intp]  # index among all candidates of the block
-    process: npt.NDArray[np.intp]  # index into PROCESSES, ascending
+    process: npt.NDArray[np.intp]  # index into `processes_of` the mix, ascending
     targets: Targets
 
 
 def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Plan]:
     """Stratified targets for all candidates of a block: process, length, scaling, trend and noise class."""
-    weights = np.array([config.mix.get(name, 0.0) for name in PROCESSES])
+    processes = processes_of(config.mix)
+    weights = np.array([config.mix.get(name, 0.0) for name in processes])
     process = stratum(weights, (np.arange(count) + rng.random()) / count)
     lengths, owns, trend, noise = _lattice(rng, count, 4)  # (candidates,) uniform in 0–1, low discrepancy
     own = owns < config.own_range
     length = stratum(np.ones(len(config.lengths)), lengths)
     trends = (stratum(np.array(shares), trend) for shares in (config.own_trend_shares, config.trend_shares))
     noises = (stratum(np.array(shares), noise) for shares in (config.own_noise_shares, config.noise_shares))
-    swings = np.array([process.swings for process in PROCESSES.values()])[process]
+    swings = np.array([process.swings for process in processes.values()])[process]
     targets = Targets(np.where(own, *trends), np.where(own, *noises), own, swings)
     place = rng.permutation(count)
     if len(config.lengths) == 1:
@@ -163,17 +177,41 @@ def _curves(
     config: SeriesConfig, rng: np.random.Generator, process: npt.NDArray[np.intp], time: Array, shocks: Array
 ) -> tuple[Array, Columns]:
     """The mean curve of each series, (length, batch), and the parameters of its process. May change the shocks."""
-    curve = np.empty_like(shocks)
-    special = {name: np.full(len(process), np.nan, np.float32) for name in own_ranges()}
-    for i, kind in enumerate(PROCESSES.values()):
+    curve, processes = np.empty_like(shocks), processes_of(config.mix)
+    special = {name: np.full(len(process), np.nan, np.float32) for name in own_ranges(processes)}
+    for i, (title, kind) in enumerate(processes.items()):
         these = slice(*np.searchsorted(process, [i, i + 1]))
         if these.start == these.stop:
             continue
         for name, span in kind.ranges.items():
             special[name][these] = rng.uniform(*config.ranges.get(name, span[:2]), these.stop - these.start)
         own = {name: special[name][these] for name in kind.ranges}
-        curve[:, these] = kind.curve(own, time, shocks[:, these], rng)
+        draw: Curve = kind.curve if title in PROCESSES else partial(_checked, title, kind)
+        curve[:, these] = draw(own, time, shocks[:, these], rng)
     return curve, special
+
+
+def _checked(
+    name: str, process: Process, own: Mapping[str, Array], time: Array, shocks: Array, rng: np.random.Generator
+) -> Array:
+    """The curve of a process from a plugin, which may change the shocks in place and nothing else.
+
+    Raises PluginError, with the parameters of a series, if it fails or returns anything but finite floats.
+    """
+    try:
+        curve = process.curve({key: _read_only(each) for key, each in own.items()}, _read_only(time), shocks, rng)
+        fault = fault_of(curve, own, shocks)
+    except Exception as error:  # whatever code from outside raises
+        raise plugin_error(f"the process {name}", process.curve, error) from error
+    if fault:
+        raise PluginError(f"the process {name}, in {source(process.curve)}, {fault}")
+    return curve
+
+
+def _read_only(values: Array) -> Array:
+    view = values.view()
+    view.flags.writeable = False
+    return view
 
 
 def _keep(task: Task, groups: list[Group]) -> Block:

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from tsd.generation.blocks import BLOCK, VERSION, Block, draw_block
 from tsd.generation.pairs import draw_pairs
 from tsd.recipe import SeriesConfig
-from tsd.series.processes import PROCESSES
+from tsd.series.processes import processes_of
 from tsd.storage.schemas import SPLITS, conform
-from tsd.tasks import PARAMETERS, Measures, Task
+from tsd.tasks import Measures, Task
 
 __all__ = ["BLOCK", "VERSION", "draw_table", "split_of"]
 
@@ -48,16 +48,15 @@ def split_of(ids: npt.NDArray[np.int64], shares: tuple[float, float, float]) -> 
 def _single_rows(task: Task, config: SeriesConfig, seed: int, number: int) -> pa.Table:
     """One block as an Arrow table, without the columns that depend on ids."""
     block = draw_block(task, config, seed, number)
-    return _laid_out(
-        task, block.lengths, block.values, block.measures, block.lengths, _process(block), _parameters(block)
-    )
+    process, parameters = _process(config, block), _parameters(task, block)
+    return _laid_out(task, block.lengths, block.values, block.measures, block.lengths, process, parameters)
 
 
 def _pair_rows(task: Task, config: SeriesConfig, seed: int, number: int) -> pa.Table:
     """One block of pairs as an Arrow table. `process` and `parameters` hold both series' entries."""
     drawn = draw_pairs(config, seed, number)
-    first, second = (_process(block) for block in drawn.series)
-    both = pa.concat_arrays([_parameters(block) for block in drawn.series])
+    first, second = (_process(config, block) for block in drawn.series)
+    both = pa.concat_arrays([_parameters(task, block) for block in drawn.series])
     in_turn = np.arange(2 * BLOCK).reshape(2, BLOCK).T.reshape(-1)  # first, second, first, second …
     parameters = pa.ListArray.from_arrays(np.arange(0, 2 * BLOCK + 1, 2, dtype=np.int32), both.take(in_turn))
     process = pc.binary_join_element_wise(first, second, ", ")
@@ -94,12 +93,12 @@ def _laid_out(
     )
 
 
-def _process(block: Block) -> pa.Array:
+def _process(config: SeriesConfig, block: Block) -> pa.Array:
     """The name of each series' process."""
-    return pa.array(list(PROCESSES)).take(pa.array(block.process))
+    return pa.array(list(processes_of(config.mix))).take(pa.array(block.process))
 
 
-def _parameters(block: Block) -> pa.StructArray:
+def _parameters(task: Task, block: Block) -> pa.StructArray:
     """The parameters of each series, null if its process does not have the parameter."""
-    columns = [pa.array(block.parameters[name], pa.float32(), from_pandas=True) for name in PARAMETERS]
-    return pa.StructArray.from_arrays(columns, names=list(PARAMETERS))
+    columns = [pa.array(block.parameters[name], pa.float32(), from_pandas=True) for name in task.parameters]
+    return pa.StructArray.from_arrays(columns, names=list(task.parameters))

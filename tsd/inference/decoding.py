@@ -24,10 +24,10 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from tsd.models import vision
+from tsd.models.chat import chat_tokens, image_prompt_tokens, picture_place
 from tsd.models.vision import patches_of
 from tsd.plots.rasterised import Pixels
 from tsd.tasks import Task
-from tsd.training.corpus import chat_tokens, looking_tokens, picture_place
 
 READ_AT_ONCE = 2048  # prompt tokens per prefill batch; the activations of a small student then fit a CPU's caches
 ROOM = 16  # response tokens by which the KV cache grows; spare columns between rows slow attention down
@@ -61,7 +61,7 @@ def describe(
     ink: (batch, SIDE, SIDE) uint8 rasterised plots.
     """
     model.eval()
-    prompt = looking_tokens(task, tokenizer)
+    prompt = image_prompt_tokens(task, tokenizer)
     shown = Shown(patches_of(ink).to(model.device), picture_place(prompt, tokenizer))
     batch = Batch(model, [prompt] * len(ink), max_new_tokens, shown)
     return _grown(batch, list(range(len(ink))), tokenizer, max_new_tokens)

@@ -17,10 +17,10 @@ from tsd.errors import InputError
 from tsd.plots.rasterised import draw
 from tsd.series.truth import TOP
 from tsd.storage import folders
-from tsd.tasks import TASKS, Task
+from tsd.tasks import TASKS, Task, named
 
 MAX_NEW_TOKENS = 128
-NO_ANSWER = "The student gave no answer that can be read: it may need more training."
+NO_ANSWER = "The student's reply cannot be parsed: it may need more training."
 GIVE = "give a student's folder, such as runs/laptop/students/NAME"
 
 
@@ -36,7 +36,7 @@ def explain(
     """
     with _at_hand(model) as folder:
         card = read_card(folder, model)
-        task = TASKS[card["task"]]
+        task = named(card["task"], folder)
         if task.curves > 1:
             raise InputError(
                 f"{model} was trained to read {task.curves} series at once: give a student of one series"
@@ -75,7 +75,7 @@ def _at_hand(model: str) -> Iterator[str]:
         try:
             folder = held.enter_context(folders.local_copy(model.rstrip("/")))
         except FileNotFoundError:
-            raise InputError(f"{model} is not there: {GIVE}") from None
+            raise InputError(f"{model} does not exist: {GIVE}") from None
         except (OSError, ValueError) as error:  # wrong credentials, no network, unknown storage scheme
             raise InputError(f"{model} cannot be fetched: {str(error).splitlines()[0]}") from None
         yield folder
@@ -89,7 +89,7 @@ def read_card(path: str, model: str | None = None) -> dict[str, Any]:
     model = model or path
     folder = Path(path)
     if not folder.is_dir():
-        what = "is a file and not a model folder" if folder.exists() else "is not there"
+        what = "is a file and not a model folder" if folder.exists() else "does not exist"
         raise InputError(f"{model} {what}: {GIVE}")
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
@@ -98,12 +98,13 @@ def read_card(path: str, model: str | None = None) -> dict[str, Any]:
     card = folder / "tsd.json"
     if not card.is_file():
         raise InputError(
-            f"{model} was not trained by tsd, it has no tsd.json to say how long its series were: {GIVE}"
+            f"{model} was not trained by tsd, since it has no tsd.json with the length of its series: {GIVE}"
         )
     try:
         read: dict[str, Any] = json.loads(card.read_text())
         read["length"] = [int(length) for length in np.atleast_1d(read["length"])]
-        if not read["length"] or min(read["length"]) < 2 or read["task"] not in TASKS:
+        known = ":" in read["task"] or read["task"] in TASKS
+        if not read["length"] or min(read["length"]) < 2 or not known:
             raise ValueError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{model}/tsd.json is damaged: train or copy the student again") from None
@@ -154,8 +155,9 @@ def _ask(folder: str, model: str, task: Task, values: npt.NDArray[np.int64]) -> 
     from transformers.utils import logging
 
     from tsd.inference.decoding import decode, describe
-    from tsd.models.students import load_model, load_tokenizer
-    from tsd.models.vision import looks
+    from tsd.models.students import load_model
+    from tsd.models.tokenizer import load_tokenizer
+    from tsd.models.vision import is_vision_model
 
     logging.disable_progress_bar()
     logging.set_verbosity(logging.CRITICAL)  # its loading reports span pages
@@ -165,7 +167,7 @@ def _ask(folder: str, model: str, task: Task, values: npt.NDArray[np.int64]) -> 
         missing = sorted(info["missing_keys"])
         if missing:
             raise InputError(f"its weights lack {missing[0]}")
-        if looks(student):
+        if is_vision_model(student):
             ink = draw([[values.astype(np.uint8)]])
             return describe(student, tokenizer, task, ink, MAX_NEW_TOKENS)[0]
         return decode(student, tokenizer, [task.student_prompt(values.tolist())], MAX_NEW_TOKENS)[0]

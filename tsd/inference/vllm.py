@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
 
-from tsd.training.corpus import chat_tokens
+from tsd.models.chat import chat_tokens
 
 MEMORY = 0.85  # fraction of GPU memory for weights and KV cache
 

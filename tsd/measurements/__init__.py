@@ -78,10 +78,10 @@ def read(file: str, column: str | None = None, hints: Hints | None = None) -> Me
 def _require_valid(hints: Hints) -> None:
     """Raise InputError for an invalid option."""
     if hints.decimal not in (None, numbers.POINT, numbers.COMMA):
-        raise InputError(f"--decimal {hints.decimal!r} is no decimal sign: say --decimal . or --decimal ,")
+        raise InputError(f"--decimal {hints.decimal!r} is not a decimal sign: say --decimal . or --decimal ,")
     if hints.dates is not None and hints.dates not in times.ORDERS:
         raise InputError(
-            f"--dates {hints.dates!r} is no order of a date{nearest(hints.dates, list(times.ORDERS))}"
+            f"--dates {hints.dates!r} is not an order of dates{nearest(hints.dates, list(times.ORDERS))}"
         )
 
 

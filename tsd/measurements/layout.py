@@ -44,7 +44,7 @@ def selected(table: Table, where: Sequence[str]) -> Table:
     for condition in where:
         splits = [(condition[: at.start()], condition[at.end() :]) for at in re.finditer("=", condition)]
         if not splits:
-            raise InputError(f"--where {condition!r} is no condition: say --where COLUMN=VALUE")
+            raise InputError(f"--where {condition!r} is not a condition: say --where COLUMN=VALUE")
         name, value = next((pair for pair in splits if pair[0].strip() in table.names), splits[0])
         cells = table.cells[column_named(table, name, "--where")]
         if value.strip() == ANY:
@@ -118,7 +118,7 @@ def without_footer(table: Table) -> Table:
     if kept == table.height:
         return table
     said = next(str(cells[kept]) for cells in table.cells if cells[kept] is not None)
-    table.notes.append(f"{table.unit} {table.lines[kept]}, {said!r}, sums the others up and was left out")
+    table.notes.append(f"{table.unit} {table.lines[kept]}, {said!r}, is the sum of the others and was left out")
     return table.filter(np.arange(table.height) < kept)
 
 

@@ -247,7 +247,7 @@ def _settled(cells: pl.Series, point: Numbers, comma: Numbers) -> Numbers:
     bare = np.abs(decimals.values[~with_mark & np.isfinite(decimals.values) & (decimals.values != 0)])
     if not len(bare) and np.allclose(a * 1000, b, rtol=1e-12):
         # Both interpretations are the same series on different scales, which min-max scaling makes equal.
-        said = f"{example!r} was read as {{}}; with --decimal {{}} it is {{}}, which changes the scale alone"
+        said = f"{example!r} was read as {{}}; with --decimal {{}} it is {{}}, which changes only the scale"
         chosen, rest = (decimals, thousands) if sign == POINT else (thousands, decimals)
         at = int(np.flatnonzero(differ)[0])
         notes = chosen.notes

@@ -111,7 +111,7 @@ def _without_codes(
                 marked = np.isclose(values, float(code.replace(",", ".")), rtol=1e-9, atol=0)
             except ValueError:
                 raise InputError(
-                    f"--missing {code!r} is no number: say one such as --missing -999, or none"
+                    f"--missing {code!r} is not a number: say one such as --missing -999, or none"
                 ) from None
             _mark(values, marked, notes, "as asked")
         return values
@@ -217,8 +217,8 @@ def _one_a_time(
     if differ.sum() > 0.1 * len(unique) and spread > SPREAD * np.ptp(values[known]):
         row = int(rows[np.flatnonzero(seconds == unique[differ][0])[0]])
         raise InputError(
-            f"{place.table.place(row)}: {int(differ.sum()):,} times in {_quoted(place.time)} stand in several "
-            "rows whose values differ much, as if several series were stacked: keep one row a time, or "
+            f"{place.table.place(row)}: {int(differ.sum()):,} times in {_quoted(place.time)} occur in several "
+            "rows with very different values, as if several series were stacked: keep one row a time, or "
             "say --time rows"
         )
     notes.append(f"rows that share a time: {doubled:,} times, the mean of each one's values was taken")
@@ -273,11 +273,11 @@ def _evened(
     step, span = float(np.quantile(steps, 0.1)), float(seconds[-1] - seconds[0])
     points = int(min(max(round(span / step) + 1, len(seconds)), MOST_ROWS))
     said = f"{_length(steps.min(), place.kind)} to {_length(steps.max(), place.kind)}"
-    notes.append(f"its steps are of {said}: resampled in time, linearly, to {points:,} even ones")
+    notes.append(f"its steps are {said}: resampled linearly in time to {points:,} even ones")
     if steps.max() > span / 3 and len(seconds) > 10:
         notes.append(
-            f"a gap of {_length(steps.max(), place.kind)} is {steps.max() / span:.0%} of the time: what is said "
-            "of it is a straight line"
+            f"a gap of {_length(steps.max(), place.kind)} is {steps.max() / span:.0%} of the time: it was filled "
+            "with a straight line"
         )
     grid = np.linspace(0.0, span, points)
     return np.interp(grid, (seconds - seconds[0])[known], values[known])
@@ -308,5 +308,5 @@ def _say_outlier(known: npt.NDArray[np.float64], notes: list[str]) -> None:
             verb, stands = ("are", "they stand") if " and " in value else ("is", "it stands")
             notes.append(
                 f"{value} ({counts[outer].sum():,} of {len(known):,} rows) {verb} far from the rest, which looks "
-                f"flat beside that: if {stands} for a missing value, say {missing}"
+                f"flat in comparison: if {stands} for a missing value, say {missing}"
             )

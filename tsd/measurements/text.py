@@ -55,7 +55,7 @@ def _at_hand(file: str) -> Iterator[Path]:
     if "://" not in file:
         path = Path(file)
         if not path.is_file():
-            what = "is a folder and not a CSV file" if path.is_dir() else "is not there"
+            what = "is a folder and not a CSV file" if path.is_dir() else "does not exist"
             raise InputError(f"{file} {what}: give the path of a CSV file")
         yield path
         return
@@ -68,7 +68,7 @@ def _at_hand(file: str) -> Iterator[Path]:
             with files.open_input_stream(path_there, compression=None) as source, local.open("wb") as copy:
                 shutil.copyfileobj(source, copy, CHUNK)
         except FileNotFoundError:
-            raise InputError(f"{file} is not there: give the path of a CSV file") from None
+            raise InputError(f"{file} does not exist: give the path of a CSV file") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{file} cannot be fetched: {str(error).splitlines()[0]}") from None
         yield local

@@ -164,7 +164,7 @@ def _found(table: Table, chosen: Times, used: Sequence[int], like: set[int]) -> 
         a, b = chosen.readings
         raise InputError(
             f"{table.place(int(both[0]))}, column {label!r}: {table.cells[used[0]][int(both[0])]!r} can be read "
-            f"{a} and {b}, and no row settles it: say --dates {a} or --dates {b}"
+            f"{a} and {b}, and no row decides it: say --dates {a} or --dates {b}"
         )
     notes = (chosen.note,) if chosen.note else ()
     return FoundTime(chosen.seconds, label, chosen.kind, frozenset(used), frozenset(like), notes)

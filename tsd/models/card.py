@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsd.plots.rasterised import SIDE
-from tsd.tasks import TASKS
+from tsd.tasks import named
 
 CARD, README = "tsd.json", "README.md"
 USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = "."  # where this file lies
+folder = "."  # the folder of this file
 tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
 turns = [{{"role": "user", "content": {prompt}}}]
 asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -19,10 +19,10 @@ reply = model.generate(**asked, max_new_tokens={tokens})[0, asked["input_ids"].s
 print(tokenizer.decode(reply, skip_special_tokens=True))
 ```"""
 
-USE_LOOKING = """```python
+USE_VISION = """```python
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-folder = "."  # where this file lies
+folder = "."  # the folder of this file
 processor, model = AutoProcessor.from_pretrained(folder), AutoModelForImageTextToText.from_pretrained(folder)
 shown = [{{"type": "text", "text": {prompt}}}, {{"type": "image", "path": "plot.png"}}]
 turns = [{{"role": "user", "content": shown}}]
@@ -37,60 +37,61 @@ print(processor.decode(reply, skip_special_tokens=True))
 def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None = None) -> str:
     """Render the model card as Markdown, with the YAML front matter that a model hub reads.
 
-    card: the content of `tsd.json`. scores: by name, the `value`, `low` and `high` of each score; None before
-    evaluation. Raises KeyError for a missing entry or an unknown task.
+    card: the content of `tsd.json`, perhaps with old names. scores: by name, the `value`, `low` and `high` of each
+    score; None before evaluation. Raises KeyError for a missing entry, InputError for an unknown task.
     """
-    run, about, task = card["run"], card["about"], TASKS[card["task"]]
+    run, about, task = card["run"], card["about"], named(card["task"])
     source, adapters = about["source"], about["adapters"]
     lengths = card["length"] if isinstance(card["length"], list | tuple) else [card["length"]]
     shown = "time series" if task.curves == 1 else "pairs of time series"
     points = " or ".join(map(str, lengths))
     started = f"started from {_named(source)}" if source else "was trained from scratch"
     if adapters:
-        started += ", by low-rank adapters, " + ("which lie here alone" if about["alone"] else "merged into it")
+        stored = "which are stored here without the base model" if about["alone"] else "merged into it"
+        started += f" and trained with low-rank adapters, {stored}"
     example = task.asked.format(*["37 41 40"] * task.curves)
     how = USE.format(prompt=json.dumps(example), tokens=task.reply_tokens)
     kind, given = (
         "causal ",
         f"Series are given as whole numbers from 0 to 99, {points} of them, as in the examples;",
     )
-    looks = card.get("view") == "plot"
-    if looks:
-        how = USE_LOOKING.format(prompt=json.dumps(task.looking_prompt), tokens=task.reply_tokens)
+    image = card["modality"] == "image"
+    if image:
+        how = USE_VISION.format(prompt=json.dumps(task.image_prompt), tokens=task.reply_tokens)
         kind, given = (
             "vision-",
             f"Plots are {SIDE} × {SIDE} pixels, a black line and its grey shadow on white, 0 to 99 upwards;",
         )
     paragraphs = [
-        _front(source, about["alone"], looks),
+        _front(source, about["alone"], image),
         f"# {run['run_id']}",
         f"A {kind}language model of {run['parameters']:,} parameters that describes {shown} in words"
-        f"{', from their plots' if looks else ''}. It {started}.",
-        "## What it learned from",
+        f"{', from their plots' if image else ''}. It {started}.",
+        "## Training data",
         f"{run['examples']:,} descriptions by the teacher {about['teacher']} of synthetic {shown} of {points} "
         f"points, whole numbers from 0 to 99: {run['tokens']:,} tokens in {run['steps']:,} steps, "
         f"{run['flops']:.3g} FLOPs. Seed {run['seed']}.",
-        "## How well it does",
+        "## Evaluation",
         *_measured(run, scores),
-        "## How to use it",
-        f"{given} `tsd explain FILE --model FOLDER` brings a series of your own to that form.",
+        "## Usage",
+        f"{given} `tsd explain FILE --model FOLDER` converts a series from your own file to this form.",
         how,
-        "## Where it comes from",
+        "## Provenance",
         f"tsd, study {about['study']}, recipe {about['recipe']} (digest), run {run['run_id']}.",
     ]
     return "\n\n".join(paragraphs) + "\n"
 
 
-def _front(source: str | None, alone: bool, looks: bool) -> str:
+def _front(source: str | None, alone: bool, image: bool) -> str:
     """The YAML front matter.
 
-    alone: the folder holds adapters only. looks: the model is a vision-language model.
+    alone: the folder holds adapters only. image: the model is a vision-language model.
     """
     lines = [
         "---",
         f"library_name: {'peft' if alone else 'transformers'}",
         *([f"base_model: {source}"] if source and _from_hub(source) else []),
-        f"pipeline_tag: {'image-text-to-text' if looks else 'text-generation'}",
+        f"pipeline_tag: {'image-text-to-text' if image else 'text-generation'}",
         "tags: [time-series, distillation, tsd]",
         "---",
     ]
@@ -103,8 +104,8 @@ def _measured(run: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] 
     if scores is None:
         return [loss]
     rows = [f"| {name} | {at['value']:.3f} | {at['low']:.3f}–{at['high']:.3f} |" for name, at in scores.items()]
-    table = "\n".join(["| share right | value | 95 % interval |", "|---|---|---|", *rows])
-    return [loss, "On test series that nobody trained on:", table]
+    table = "\n".join(["| score | share right | 95 % interval |", "|---|---|---|", *rows])
+    return [loss, "On test series that were not used for training:", table]
 
 
 def _named(source: str) -> str:

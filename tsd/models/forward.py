@@ -61,8 +61,8 @@ def lean(model: PreTrainedModel) -> Iterator[Callable[..., Tensor]]:
             functions[module] = partial(_norm, module)
         elif name.endswith("RotaryEmbedding") and not name.endswith("VisionRotaryEmbedding"):
             functions[module] = partial(_positions, module, model.config.get_text_config())
-    if vision.looks(model):
-        functions[model] = partial(_looking, model)
+    if vision.is_vision_model(model):
+        functions[model] = partial(_vision_forward, model)
     before = model.config._attn_implementation
     model.config._attn_implementation = NAME
     try:
@@ -202,7 +202,7 @@ def _logits(model: PreTrainedModel, **inputs: Any) -> Tensor:
     return cast(Tensor, out if isinstance(out, Tensor) else out.logits)
 
 
-def _looking(
+def _vision_forward(
     model: Any, *, input_ids: Tensor, patches: Tensor, first: int, wanted: Tensor, use_cache: bool, **settings: Any
 ) -> Tensor:
     """Forward pass of a Qwen3-VL whose rows all have the image tokens in the same columns.

@@ -4,18 +4,17 @@ Libraries load from a hub or a local folder only. `local` downloads the rest onc
 of a node share one copy.
 """
 
-import fcntl
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pyarrow import ArrowException, fs
+from safetensors import SafetensorError
 
 from tsd.errors import InputError
 from tsd.storage import folders, keys
+from tsd.storage.node_folders import alone, shared_folder
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")  # suffixes of weight files
 
@@ -35,7 +34,7 @@ def local(source: str, weights: bool = True) -> str:
     """
     if not is_uri(source):
         return source
-    with _readable(source):
+    with _listed(source):
         files, root = folders.filesystem(source)
         if isinstance(files, fs.LocalFileSystem):
             return root
@@ -48,8 +47,8 @@ def local(source: str, weights: bool = True) -> str:
         if not found:
             raise InputError(f"there is no model folder {source}")
         state = sorted((name, info.size, info.mtime_ns) for name, info in found.items())
-        place = _copies() / keys.digest([source, state])
-        with _alone(place):
+        place = shared_folder("models") / keys.digest([source, state])
+        with alone(place):
             if not place.is_dir():
                 unfinished = place.with_suffix(".unfinished")
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -60,25 +59,21 @@ def local(source: str, weights: bool = True) -> str:
     return str(place)
 
 
-def _copies() -> Path:
-    """The folder of this user's copies. Raises InputError if another user owns it."""
-    folder = Path(tempfile.gettempdir(), f"tsd-models-{os.getuid()}")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():  # another user could put a different model there
-        raise InputError(f"{folder} belongs to another user: set TMPDIR to a folder of your own")
-    return folder
-
-
 @contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """An exclusive lock on one copy, for the processes of this machine. It is released when its process ends."""
-    with open(place.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def readable(source: str) -> Iterator[None]:
+    """Turn a library's loading error into an InputError of one line that names the source."""
+    a_folder = ("/" in source or source.startswith(".")) and source.count("/") != 1 and not is_uri(source)
+    if a_folder and not Path(source).is_dir():
+        raise InputError(f"there is no model folder {source}")
+    try:
         yield
+    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{source} is not a model that transformers can load: {reason}") from None
 
 
 @contextmanager
-def _readable(source: str) -> Iterator[None]:
+def _listed(source: str) -> Iterator[None]:
     """Turn an error of pyarrow or the operating system into an InputError of one line that names the folder."""
     try:
         yield

@@ -15,7 +15,6 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -26,6 +25,7 @@ from transformers import (
 from tsd.errors import InputError
 from tsd.models import sources, vision, vision_students, weights
 from tsd.models.card import CARD
+from tsd.models.tokenizer import load_tokenizer
 from tsd.recipe import Lora, Student
 from tsd.series.truth import TOP
 
@@ -62,7 +62,7 @@ SCRATCH = {
 
 def learning_rate(student: Student) -> float:
     """Peak learning rate of a student: its own if set, else that of its size."""
-    sizes = vision_students.SCRATCH if student.looks else SCRATCH
+    sizes = vision_students.SCRATCH if student.is_multimodal else SCRATCH
     return student.learning_rate or sizes[student.architecture].learning_rate
 
 
@@ -86,25 +86,6 @@ def build(
     return weights.fill(divide(weights.outline(student.source, adapt)), student.source, device, seed)
 
 
-def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub name, folder or URI. Without a pad token, the end-of-sequence token is used.
-
-    Raises InputError if there is none, or if it has no chat template or no end-of-sequence token.
-    """
-    with weights.readable(source):
-        tokenizer = AutoTokenizer.from_pretrained(sources.local(source, weights=False))
-    if not tokenizer.chat_template:
-        raise InputError(f"the tokenizer of {source} has no chat template: use an Instruct model")
-    if tokenizer.eos_token_id is None:
-        raise InputError(
-            f"the tokenizer of {source} has no eos_token, so no reply would end: name one in its "
-            "tokenizer_config.json, or use an Instruct model"
-        )
-    if tokenizer.pad_token_id is None:  # any token will do: padding is masked and never supervised
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
 def require_usable(source: str) -> PreTrainedTokenizerBase:
     """Raise InputError unless a student can start from a source and be decoded. Returns the tokenizer.
 
@@ -117,22 +98,22 @@ def require_usable(source: str) -> PreTrainedTokenizerBase:
         prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # templates can raise any exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the chat template of {source} does not take a user's turn: {reason}") from None
+        raise InputError(f"the chat template of {source} does not accept a user turn: {reason}") from None
     if SAMPLE not in prompt:
-        raise InputError(f"the chat template of {source} leaves out what a user says: use an Instruct model")
+        raise InputError(f"the chat template of {source} omits the user's message: use an Instruct model")
     tokens = tokenizer(f"{prompt}{SAMPLE}{tokenizer.eos_token}", add_special_tokens=False)["input_ids"]
     if tokens[-1] != tokenizer.eos_token_id:
         raise InputError(
-            f"the tokenizer of {source} does not read its own eos_token {tokenizer.eos_token!r} as one"
+            f"the tokenizer of {source} does not encode its eos_token {tokenizer.eos_token!r} as one token"
         )
     model = weights.require_loadable(source)
     rows = model.get_input_embeddings().weight.shape[0]
     if max(*tokens, tokenizer.pad_token_id) >= rows:
-        raise InputError(f"the tokenizer of {source} has more tokens than its model, which knows {rows:,}")
+        raise InputError(f"the tokenizer of {source} has more tokens than its model's {rows:,}")
     takes = inspect.signature(type(model).forward).parameters
     lacking = [name for name in FORWARD if name not in takes]
     if lacking or getattr(type(model), "_is_stateful", False):
-        why = f"takes no {lacking[0]}" if lacking else "keeps a state in the place of keys and values"
+        why = f"takes no {lacking[0]}" if lacking else "keeps a recurrent state instead of keys and values"
         raise InputError(f"{source} cannot be decoded: its {type(model).__name__} {why}")
     return tokenizer
 
@@ -143,12 +124,12 @@ def load_model(source: str, **options: Any) -> PreTrainedModel:
     A folder of adapters gives the base model with the adapters loaded. Raises InputError if it cannot be loaded.
     """
     folder = Path(sources.local(source))
-    looks = (folder / PROCESSOR).is_file()
-    kind = AutoModelForImageTextToText if looks else AutoModelForCausalLM
+    is_vision = (folder / PROCESSOR).is_file()
+    kind = AutoModelForImageTextToText if is_vision else AutoModelForCausalLM
     base = _adapted(folder)
     if base is not None and sources.is_uri(base):  # transformers would take the URI for a hub name
         model = _load(kind, base, dtype=torch.float32, **options)
-        with weights.readable(source):
+        with sources.readable(source):
             (model[0] if isinstance(model, tuple) else model).load_adapter(str(folder))
         return model
     return _load(kind, source, dtype=torch.float32, **options)
@@ -192,7 +173,7 @@ def export(
         do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if vision.looks(plain):
+    if vision.is_vision_model(plain):
         vision_students.save_processor(folder)
     (folder / CARD).write_text(json.dumps(card, indent=1, sort_keys=True) + "\n")
 
@@ -223,7 +204,7 @@ def training_flops(model: PreTrainedModel, body: int, tokens: int, supervised: i
     attention = 12 * config.num_hidden_layers * width * length / 2
     head = 6 * config.hidden_size * config.vocab_size
     seeing = 0.0
-    if vision.looks(model):
+    if vision.is_vision_model(model):
         seeing = tokens / length * 3 * vision.flops(model.model.visual)
         body -= sum(p.numel() for p in model.model.visual.parameters())
     return float(tokens * (6 * body + attention) + supervised * head + seeing)
@@ -236,7 +217,7 @@ def forward_flops(model: PreTrainedModel, tokens: int, supervised: int, length: 
 
 def _scratch(student: Student, tokenizer: PreTrainedTokenizerBase, max_length: int) -> PreTrainedModel:
     """A model of a built-in size, initialised from torch's current random state."""
-    if student.looks:
+    if student.is_multimodal:
         return vision_students.build(vision_students.SCRATCH[student.architecture], tokenizer)
     model = Qwen3ForCausalLM(_scratch_config(SCRATCH[student.architecture], tokenizer, max_length))
     _initialise(model, tokenizer)
@@ -299,5 +280,5 @@ def _adapter(lora: Lora, source: str) -> Callable[[PreTrainedModel], PreTrainedM
 
 def _load(auto: Any, source: str, **options: Any) -> Any:
     """`from_pretrained` of an auto class, with loading errors turned into InputError."""
-    with weights.readable(source):
+    with sources.readable(source):
         return auto.from_pretrained(sources.local(source), **options)

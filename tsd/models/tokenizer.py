@@ -1,4 +1,4 @@
-"""The small tokenizer of students from scratch. It needs no torch, so that a study's driver can build it."""
+"""Tokenizers: the small one of students from scratch, and those of sources. Building one needs no torch."""
 
 import re
 from collections import Counter
@@ -6,10 +6,13 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import Unigram
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from tsd.errors import InputError
+from tsd.models import sources
 from tsd.plots.rasterised import PICTURE, PICTURE_END, PICTURE_START, VIDEO
 from tsd.series.truth import TOP
+from tsd.storage import keys
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
@@ -63,3 +66,32 @@ def build_tokenizer(texts: Iterable[str], max_length: int, pictures: bool = Fals
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
+
+
+def load_tokenizer(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub name, folder or URI. Without a pad token, the end-of-sequence token is used.
+
+    Raises InputError if there is none, or if it has no chat template or no end-of-sequence token.
+    """
+    from transformers import AutoTokenizer  # imports torch
+
+    with sources.readable(source):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(sources.local(source, weights=False))
+    if not tokenizer.chat_template:
+        raise InputError(f"the tokenizer of {source} has no chat template: use an Instruct model")
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"the tokenizer of {source} has no eos_token, so no reply would end: name one in its "
+            "tokenizer_config.json, or use an Instruct model"
+        )
+    if tokenizer.pad_token_id is None:  # any token will do: padding is masked and never supervised
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of what a tokenizer makes of a text: its vocabulary and rules, special tokens, and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # None for tokenizers in plain Python
+    rules = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return keys.digest([type(tokenizer).__name__, rules, special, tokenizer.chat_template])

@@ -18,7 +18,7 @@ PATCHES, TOKENS = GRID**2, PICTURE_TOKENS
 WHITE, RANGE = 1.0, 0.5  # the processor's mean and standard deviation: white pixels become 0, black pixels −2
 
 
-def looks(model: PreTrainedModel) -> bool:
+def is_vision_model(model: PreTrainedModel) -> bool:
     """Whether a model is a vision-language model."""
     return isinstance(model, Qwen3VLForConditionalGeneration)
 

@@ -14,22 +14,22 @@ from tsd.models.vision import RANGE, WHITE
 from tsd.plots.rasterised import GRID, MERGE, PATCH, PICTURE, PICTURE_END, PICTURE_START, SIDE, VIDEO
 
 HEAD = 32  # the smallest head size that vLLM's CPU attention supports
-SOFT_LOOKING, SOFT_READING = 0.3, 0.7  # query gain relative to unit gain: soft initial attention learns sooner
+SOFT_VISION, SOFT_TEXT = 0.3, 0.7  # query gain relative to unit gain: soft initial attention learns sooner
 LONGEST = 8192  # tokens; above any input, so that vLLM needs no explicit limit
 
 
 @dataclass(frozen=True)
 class Size:
-    """An architecture to train from scratch: the language model, and the vision encoder (`looking_*`)."""
+    """An architecture to train from scratch: the language model, and the vision encoder (`vision_*`)."""
 
     hidden: int
     mlp: int
     layers: int
     heads: int
-    looking_hidden: int
-    looking_mlp: int
-    looking_layers: int
-    looking_heads: int
+    vision_hidden: int
+    vision_mlp: int
+    vision_layers: int
+    vision_heads: int
     learning_rate: float
 
 
@@ -103,11 +103,11 @@ def _config(size: Size, tokenizer: PreTrainedTokenizerBase) -> Qwen3VLConfig:
             "bos_token_id": None,
         },
         vision_config={
-            "depth": size.looking_layers,
+            "depth": size.vision_layers,
             "hidden_act": "relu",  # a hard threshold: a peak reaches a level or does not
-            "hidden_size": size.looking_hidden,
-            "intermediate_size": size.looking_mlp,
-            "num_heads": size.looking_heads,
+            "hidden_size": size.vision_hidden,
+            "intermediate_size": size.vision_mlp,
+            "num_heads": size.vision_heads,
             "patch_size": PATCH,
             "spatial_merge_size": MERGE,
             "temporal_patch_size": 1,  # still images only
@@ -135,9 +135,9 @@ def _initialise(model: Qwen3VLForConditionalGeneration) -> None:
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     for block in model.model.visual.blocks:
-        block.attn.qkv.weight[: block.attn.qkv.in_features].mul_(SOFT_LOOKING)  # query rows
+        block.attn.qkv.weight[: block.attn.qkv.in_features].mul_(SOFT_VISION)  # query rows
     for layer in model.model.language_model.layers:
-        layer.self_attn.q_norm.weight.fill_(SOFT_READING)
+        layer.self_attn.q_norm.weight.fill_(SOFT_TEXT)
     places = model.model.visual.pos_embed.weight  # (GRID², width)
     rows = places.shape[1] // 2
     columns = places.shape[1] - rows

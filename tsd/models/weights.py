@@ -6,8 +6,7 @@ a model as safetensors files, with adapters merged or alone.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from huggingface_hub import get_safetensors_metadata, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from pyarrow import fs
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -62,7 +61,7 @@ def outline(source: str, adapt: Callable[[PreTrainedModel], PreTrainedModel] | N
     """
     from accelerate import init_empty_weights  # slow import, not needed for students from scratch
 
-    with readable(source):
+    with sources.readable(source):
         config = AutoConfig.from_pretrained(sources.local(source, weights=False))
         config.name_or_path = source  # not the local copy: adapters record it as their base model
         with init_empty_weights(include_buffers=False):
@@ -84,7 +83,7 @@ def fill(model: PreTrainedModel, source: str, device: str, seed: int) -> PreTrai
     model.tie_weights()  # restores the ties that to_empty broke
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
-    with readable(source):
+    with sources.readable(source):
         places = _places(source)
         wanted = _match(model, places, source)
         for file in sorted(set(places.values())):
@@ -155,25 +154,12 @@ def write(
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-@contextmanager
-def readable(source: str) -> Iterator[None]:
-    """Turn a library's loading error into an InputError of one line that names the source."""
-    a_folder = ("/" in source or source.startswith(".")) and source.count("/") != 1 and not sources.is_uri(source)
-    if a_folder and not Path(source).is_dir():
-        raise InputError(f"there is no model folder {source}")
-    try:
-        yield
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{source} is not a model that transformers can load: {reason}") from None
-
-
 def require_loadable(source: str) -> PreTrainedModel:
     """Raise InputError unless a source has exactly the weights of its model, by names, shapes and file sizes.
 
     Reads config and file headers but no weights. Returns the model on the meta device.
     """
-    with readable(source):
+    with sources.readable(source):
         stored = _shapes(source)
         model = outline(source)
         for name, tensor in _match(model, dict.fromkeys(stored, Path()), source).items():
@@ -183,7 +169,7 @@ def require_loadable(source: str) -> PreTrainedModel:
 
 def require_whole(source: str) -> None:
     """Raise InputError if a weight file of the source is missing, truncated or too long."""
-    with readable(source):
+    with sources.readable(source):
         _shapes(source)
 
 
@@ -209,7 +195,7 @@ def _shapes(source: str) -> dict[str, tuple[int, ...]]:
     headers = {file: _header(source, folder, file) for file in sorted(set(placed.values()))}
     for name, file in placed.items():
         if name not in headers[file]:
-            raise InputError(f"{source}: {INDEX} says that {file} holds {name}, and it does not")
+            raise InputError(f"{source}: {file} lacks {name}, which {INDEX} lists there: fetch it again")
     return {name: headers[file][name] for name, file in placed.items()}
 
 
@@ -260,10 +246,10 @@ def _match(model: PreTrainedModel, places: dict[str, Path], source: str) -> dict
     missing = [names[key][0] for key, name in matched.items() if name is None]
     # Old checkpoints store the frequencies of rotary embeddings, which are computed.
     left = [name for name in places if name not in known and not name.endswith("rotary_emb.inv_freq")]
-    for these, fault in ((missing, "lacks"), (left, "has, and the model does not,")):
+    for these, fault in ((missing, "lacks the weights"), (left, "has weights that the model lacks:")):
         if these:
             more = f" and {len(these) - NAMED} more" if len(these) > NAMED else ""
-            raise InputError(f"{source} {fault} the weights {', '.join(these[:NAMED])}{more}")
+            raise InputError(f"{source} {fault} {', '.join(these[:NAMED])}{more}")
     return {name: tensors[key] for key, name in matched.items() if name is not None}
 
 

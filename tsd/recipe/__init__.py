@@ -4,6 +4,7 @@ A recipe is a YAML file. It may extend another one, by name or path, and then se
 reported before any work starts, in one line: the field, its value, what was expected, and the closest valid name.
 """
 
+from tsd.recipe.additions import AddedTeacher
 from tsd.recipe.curation import CurationConfig, NliConfig
 from tsd.recipe.loading import load, names, to_yaml
 from tsd.recipe.section import EVERY, nearest
@@ -15,6 +16,7 @@ from tsd.recipe.training import SCRATCH_SIZES, Distil, Lora, Student, TrainingCo
 __all__ = [
     "EVERY",
     "SCRATCH_SIZES",
+    "AddedTeacher",
     "ApiTeacher",
     "CurationConfig",
     "Distil",

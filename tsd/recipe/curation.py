@@ -1,10 +1,11 @@
 """Recipe section: which annotations become training examples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, WithJsonSchema, field_validator, model_validator
 
+from tsd.recipe import additions
 from tsd.recipe.section import EVERY, Positive, Section, Share
 
 AgainstTruth = Literal["drop", "correct", "keep"]
@@ -42,6 +43,16 @@ class CurationConfig(Section):
     caps: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default={EVERY: 1.0})
     """Maximum fraction of the training examples that any class of a facet may have. `every` is for the facets not
     named; a single number is for all."""
+    policies: dict[str, Annotated[SerializeAsAny[Section], WithJsonSchema({"type": ["object", "null"]})]] = Field(
+        default={}
+    )
+    """Policies of plugins by name, each with its settings, such as {brief: {most_words: 40}}. They judge what the
+    policies above keep."""
+
+    @field_validator("policies", mode="before")
+    @classmethod
+    def _settings_of_policies(cls, value: Any) -> Any:
+        return additions.policy_settings(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -57,7 +68,7 @@ class CurationConfig(Section):
     @model_validator(mode="after")
     def _shortest_first(self) -> Self:
         if self.length[0] > self.length[1]:
-            raise ValueError(f"length must be least, most, not {list(self.length)}")
+            raise ValueError(f"length must be [minimum, maximum], not {list(self.length)}")
         return self
 
     def policy(self, facet: str) -> AgainstTruth:

@@ -1,7 +1,6 @@
 """Load a recipe: `extends`, overrides, and one-line error messages."""
 
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -9,40 +8,44 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from tsd.errors import RecipeError
+from tsd.errors import InputError, RecipeError
+from tsd.recipe import additions
+from tsd.recipe.renamed import new_name, new_value
 from tsd.recipe.section import Section, nearest
-from tsd.recipe.study import Recipe
-from tsd.recipe.teachers import TEACHERS
+from tsd.recipe.stored import references, relocated
+from tsd.recipe.study import Recipe, located
+from tsd.recipe.teacher_kinds import kinds
+from tsd.tasks import modules
 
-# Keys that have another name by now, with their path.
-RENAMED = {
-    "training.optimiser": "optimizer",
-    "training.clip": "max_grad_norm",
-    "training.warmup": "warmup_ratio",
-    "training.patience": "early_stopping_patience",
-    "training.tokens_at_once": "micro_batch_tokens",
-    "training.checkpoint_activations": "activation_checkpointing",
-    "teacher.train.optimiser": "optimizer",
-}
 WHOLE = ("mix",)  # mappings that are replaced as a whole, not merged
 
 
-def load(source: str, overrides: Sequence[str] = ()) -> Recipe:
+def load(source: str, overrides: Sequence[str] = (), *, stored: bool = False) -> Recipe:
     """Load a recipe by name or path and apply overrides such as `series.count=1000`.
 
-    The order of overrides matters only if two set the same field: a section is set before its fields, and a
-    teacher's kind before its other fields. Raises RecipeError with one line that names the place, the value and
-    the fix.
+    The order of overrides matters only if two set the same field: plugins are loaded first, a section is set
+    before its fields, and a teacher's kind before its other fields. Raises RecipeError with one line that names
+    the place, the value and the fix.
+
+    stored: the file is a study's own recipe, whose modules may have moved.
     """
     data = _resolve(source, ())
+    if stored:
+        data = _relocated(source, data)
     given = {override.partition("=")[0] for override in overrides}
-    for override in sorted(overrides, key=_rank):
+    ordered = sorted(overrides, key=_rank)
+    first = [override for override in ordered if override.startswith("plugins=")]
+    for override in first:
+        _apply(data, override, given)
+    _load_plugins(source, data)
+    for override in ordered[len(first) :]:
         _apply(data, override, given)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(f"recipe {source}: {_first_problem(error)}") from None
+        raise RecipeError(f"recipe {source}: {first_problem(error)}") from _cause(error)
 
 
 def names() -> list[str]:
@@ -50,9 +53,33 @@ def names() -> list[str]:
     return sorted(Path(str(entry)).stem for entry in _folder().iterdir() if str(entry).endswith(".yaml"))
 
 
-def to_yaml(recipe: Recipe) -> str:
-    """The fully resolved recipe as YAML. Loading it gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
+def to_yaml(recipe: Recipe, stored: bool = False) -> str:
+    """The fully resolved recipe as YAML. Loading it gives the same recipe.
+
+    stored: for the study's folder, with a digest for each module outside tsd.
+    """
+    fields = {**recipe.model_dump(mode="json"), **(references(recipe) if stored else {})}
+    return yaml.safe_dump(fields, sort_keys=False, width=100)
+
+
+def _relocated(source: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a study's own recipe with its modules where they are now."""
+    try:
+        return relocated(data, str(Path(source).parent))
+    except (InputError, ValueError) as error:
+        raise RecipeError(f"recipe {source}: {error}") from error
+
+
+def _load_plugins(source: str, data: dict[str, Any]) -> None:
+    """Load the plugins of a recipe, in place, since overrides may name what they add."""
+    if "plugins" not in data:
+        return
+    try:
+        data["plugins"] = [modules.found(one) for one in modules.listed(data["plugins"])]
+        for one in data["plugins"]:
+            modules.load(one)
+    except InputError as error:
+        raise RecipeError(f"recipe {source}: plugins: {error}") from error
 
 
 def _folder() -> Any:
@@ -66,6 +93,8 @@ def _resolve(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if source in seen:
         raise RecipeError(f"recipe {source} extends itself: {' → '.join((*seen, source))}")
     data = _read(source)
+    if source.endswith((".yaml", ".yml")):
+        _locate(data, str(Path(source).parent))
     parent = data.pop("extends", None)
     if parent is None:
         return data
@@ -74,6 +103,16 @@ def _resolve(source: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if parent.endswith((".yaml", ".yml")):
         parent = str(Path(source).parent / parent)
     return _merged(_resolve(parent, (*seen, source)), data)
+
+
+def _locate(data: dict[str, Any], folder: str) -> None:
+    """Make the paths of a recipe file's plugins and task absolute, in place. folder: the file's."""
+    if isinstance(data.get("plugins"), list):
+        data["plugins"] = [
+            modules.located(one, folder) if isinstance(one, str) else one for one in data["plugins"]
+        ]
+    if isinstance(data.get("task"), str):
+        data["task"] = located(data["task"], folder)
 
 
 def _read(source: str) -> dict[str, Any]:
@@ -122,10 +161,10 @@ def _merged(base: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _rank(override: str) -> tuple[int, bool]:
-    """Sort key of an override: fewer sections first, then `kind` before other fields."""
+def _rank(override: str) -> tuple[bool, int, bool]:
+    """Sort key of an override: plugins first, then fewer sections, then `kind` before other fields."""
     path = override.partition("=")[0].split(".")
-    return len(path), path[-1] != "kind"
+    return path != ["plugins"], len(path), path[-1] != "kind"
 
 
 def _apply(data: dict[str, Any], override: str, given: Collection[str]) -> None:
@@ -161,36 +200,81 @@ def _drop_what_does_not_fit(
 
     These are fields of another kind and, if the kind is set too, `model` beside `train` or the reverse.
     """
-    if field == "kind" and str(value) in TEACHERS:
-        fields = TEACHERS[str(value)].model_fields
-        for other in [other for other in teacher if other not in fields]:
+    if field == "kind" and str(value) in kinds():
+        fields = kinds()[str(value)].model_fields
+        # Fields of a plugin's kind have meanings of their own, whatever their names.
+        added = teacher.get("kind") != value and not additions.TEACHERS.keys().isdisjoint(
+            (str(value), str(teacher.get("kind")))
+        )
+        for other in [other for other in teacher if added or other not in fields]:
             del teacher[other]
+    if str(teacher.get("kind")) in additions.TEACHERS:
+        return
     instead = {"model": "train", "train": "model"}.get(field)
     alone = f"{above}.kind" in given and f"{above}.{instead}" not in given
     if instead is not None and value is not None and alone:
         teacher.pop(instead, None)
 
 
-def _first_problem(error: ValidationError) -> str:
-    """The first validation error as one line, with the number of further ones."""
-    problem = error.errors()[0]
-    location = [part for part in problem["loc"] if part not in (*TEACHERS, "[key]")]
-    place = ".".join(str(part) for part in location)
+def first_problem(error: ValidationError) -> str:
+    """One validation error as one line, and the number of others: a renamed key or value, else the first."""
+    problems = error.errors()
+    problem = next((each for each in problems if _renaming(each)), problems[0])
+    # Errors at a prefix of the first one's place follow from it and are not counted.
+    others = [each for each in problems if each["loc"] != problem["loc"][: len(each["loc"])]]
+    return (_renaming(problem) or _complaint(problem)) + (f" (and {len(others)} more)" if others else "")
+
+
+def _renaming(problem: ErrorDetails) -> str | None:
+    """Say the new name of a key or value that was renamed; None if the problem is another one."""
+    if _is_added(problem["loc"]):  # a plugin's settings never had other names
+        return None
+    place = ".".join(map(str, _location(problem)))
     if problem["type"] == "extra_forbidden":
-        if new := RENAMED.get(re.sub(r"^teachers\.[^.]+", "teacher", place)):
-            return f"{place} is called {new} now"
-        fields = list(_fields_at(problem["loc"][:-1]))
-        return f"unknown key {place}{nearest(str(location[-1]), fields)}"
+        new = new_name(place)
+        there = list(_fields_at(problem["loc"][:-1]))
+        return f"{place} is called {new} now" if new in there else None
+    new = new_value(place, problem["input"])
+    return f"{place}: {problem['input']} is called {new} now" if new else None
+
+
+def _complaint(problem: ErrorDetails) -> str:
+    """A validation error as one line: place, value, and what is wrong."""
+    location = _location(problem)
+    place, given = ".".join(map(str, location)), problem["input"]
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {place}{nearest(str(location[-1]), list(_fields_at(problem['loc'][:-1])))}"
     if problem["type"] == "missing":
         return f"{place} is missing"
-    given = problem["input"]
     # A URI is rejected for the password in it, which a message must not repeat.
     shown = "" if isinstance(given, Mapping | BaseModel) or "://" in str(given) else f" is {given!r}:"
     message = problem["msg"].removeprefix("Value error, ")
-    # Errors at a prefix of the first one's place follow from it and are not counted.
-    more = sum(other["loc"] != problem["loc"][: len(other["loc"])] for other in error.errors()[1:])
     said = f"{place}{shown or ':'} " if place else ""  # errors that span sections name the fields themselves
-    return f"{said}{message[0].lower()}{message[1:]}" + (f" (and {more} more)" if more else "")
+    return f"{said}{message[0].lower()}{message[1:]}"
+
+
+def _location(problem: ErrorDetails) -> list[int | str]:
+    """The place of a problem in the recipe, without the marks that pydantic adds."""
+    location = problem["loc"]
+    return [part for i, part in enumerate(location) if part != "[key]" and not _is_kind(location, i)]
+
+
+def _cause(error: ValidationError) -> Exception | None:
+    """The exception of a validator that is the first validation error, if there is one."""
+    found = error.errors()[0].get("ctx", {}).get("error")
+    return found if isinstance(found, Exception) else None
+
+
+def _is_kind(location: Sequence[int | str], i: int) -> bool:
+    """Whether a part of a location is no key of the recipe but the kind of a teacher, as pydantic inserts it."""
+    place = {"teacher": 1, "teachers": 2}.get(str(location[0]))
+    return i == place and location[i] in kinds()
+
+
+def _is_added(location: Sequence[int | str]) -> bool:
+    """Whether a location is in the settings of a plugin's teacher or policy."""
+    kind = any(_is_kind(location, i) and part in additions.TEACHERS for i, part in enumerate(location))
+    return kind or tuple(location[:2]) == ("curation", "policies")
 
 
 def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
@@ -199,9 +283,11 @@ def _fields_at(location: Sequence[int | str]) -> Iterator[str]:
     Names that are no fields are keys of a mapping.
     """
     models: list[Any] = [Recipe]
-    for part in location:
-        if part in TEACHERS:
-            models = [TEACHERS[str(part)]]
+    for i, part in enumerate(location):
+        if _is_kind(location, i):
+            models = [kinds()[str(part)]]
+        elif tuple(location[:i]) == ("curation", "policies") and part in additions.POLICIES:
+            models = [additions.POLICIES[str(part)].settings]
         elif isinstance(part, str) and any(part in model.model_fields for model in models):
             fields = [model.model_fields[part] for model in models if part in model.model_fields]
             models = [inner for field in fields for inner in _models_in(field.annotation)]

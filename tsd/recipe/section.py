@@ -3,10 +3,14 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ErrorType
+
+from tsd.errors import plugin_error
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, Share, Share]
@@ -23,7 +27,7 @@ def nearest(name: str, valid: Sequence[str]) -> str:
 
 def _no_password(uri: str) -> str:
     if "@" in urlsplit(uri).netloc:
-        raise ValueError("must not hold a user or a password: recipes are kept and shown; use the environment")
+        raise ValueError("must not hold a user or password, since recipes are stored: use environment variables")
     return uri
 
 
@@ -68,7 +72,7 @@ class Section(BaseModel):
 
         stage: of fields without an annotation. A section with an `identity` is represented by that alone.
         """
-        identity = getattr(self, "identity", None)
+        identity = getattr(self, "current_identity", getattr(self, "identity", None))
         if identity is not None and stage is not None:
             yield from ((f"{above}{name}", value, stage) for name, value in identity.items())
             return
@@ -81,6 +85,33 @@ class Section(BaseModel):
                 yield from value.shaped(its, f"{above}{field}.")
             else:
                 yield f"{above}{field}", value, its
+
+
+S = TypeVar("S", bound=Section)
+
+
+def validated(section: type[S], value: Any, place: str) -> S:
+    """Validate a section that a plugin defines.
+
+    Raises ValidationError, with `place` before each location, and ValueError if a validator of the plugin fails.
+    """
+    try:
+        return section.model_validate({} if value is None else value)
+    except ValidationError as error:
+        known = get_args(ErrorType)  # a validator may also raise an error of its own type
+        found = [
+            InitErrorDetails(
+                type=each["type"] if each["type"] in known else PydanticCustomError("value_error", each["msg"]),
+                loc=(place, *each["loc"]),
+                input=each["input"],
+                ctx=each.get("ctx", {}),
+            )
+            for each in error.errors()
+        ]
+        raise ValidationError.from_exception_data(section.__name__, found) from None
+    except Exception as error:  # whatever code from outside raises
+        failure = plugin_error(f"the settings of {place}", section, error)
+        raise ValueError(str(failure)) from failure
 
 
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from tsd.recipe.section import Positive, Range, Section, Share, Shares, Size, nearest
-from tsd.series.processes import PROCESSES, own_ranges
+from tsd.series.processes import PROCESSES, known, own_ranges
 
 SHORTEST, LONGEST = 32, 1024  # points in a series
 RASTERISED_SIDE, RASTERISED_TOKEN = 128, 32  # pixels of a rasterised plot's side and of an image token's side
@@ -82,8 +82,8 @@ class SeriesConfig(Section):
     @classmethod
     def _known_processes(cls, mix: dict[str, float]) -> dict[str, float]:
         for name in mix:
-            if name not in PROCESSES:
-                raise ValueError(f"there is no process {name!r}{nearest(name, list(PROCESSES))}")
+            if name not in known():
+                raise ValueError(f"there is no process {name!r}{nearest(name, list(known()))}")
         if not sum(mix.values()) > 0:
             raise ValueError("at least one process must have a weight above 0")
         return mix
@@ -91,7 +91,7 @@ class SeriesConfig(Section):
     @field_validator("ranges")
     @classmethod
     def _known_ranges(cls, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-        spans = own_ranges()
+        spans = own_ranges(known())
         for name, (low, high) in ranges.items():
             if name not in spans:
                 raise ValueError(f"no process has a {name!r}{nearest(name, list(spans))}")
@@ -139,7 +139,7 @@ class PlotConfig(Section):
             if pixels % PATCH:
                 below = pixels // PATCH * PATCH
                 raise ValueError(
-                    f"{name} must be a multiple of {PATCH}, the patches that a Qwen-VL looks at: "
+                    f"{name} must be a multiple of {PATCH}, the patch size of a Qwen-VL: "
                     f"{below} or {below + PATCH}, not {pixels}"
                 )
         return self

@@ -1,27 +1,64 @@
 """The recipe of a whole study."""
 
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
 from math import prod
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, SupportsIndex
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tsd.errors import RecipeError
+from tsd.errors import InputError, RecipeError
+from tsd.recipe.additions import TEACHERS
 from tsd.recipe.curation import CurationConfig
 from tsd.recipe.section import EVERY, MACHINE, Section, Shapes, Uri, nearest
 from tsd.recipe.series import PlotConfig, SeriesConfig
-from tsd.recipe.teachers import ApiTeacher, LocalTeacher, ModelTeacher, RulesTeacher, VllmTeacher
+from tsd.recipe.teacher_kinds import Teacher
+from tsd.recipe.teachers import ModelTeacher, RulesTeacher
 from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
+from tsd.series.processes import added, own_ranges
 from tsd.storage.schemas import SPLITS
-from tsd.tasks import TASKS, Task
+from tsd.tasks import TASKS, Task, modules, named
 
 # Generous bounds on the bytes over all tables.
 BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
 
 
+def located(task: str, folder: str = "") -> str:
+    """The name of a task, with the absolute path of its file if a file has it. folder: of relative paths."""
+    module, colon, attribute = task.rpartition(":")
+    return f"{modules.located(module, folder)}{colon}{attribute}"
+
+
 def _known_task(name: str) -> str:
-    if name not in TASKS:
+    if ":" not in name and name not in TASKS:
         raise ValueError(f"unknown task{nearest(name, list(TASKS))}")
-    return name
+    try:
+        module, colon, attribute = name.rpartition(":")
+        whole = f"{modules.found(module)}{colon}{attribute}" if colon else name
+        named(whole)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    return whole
+
+
+@cache
+def _extended(task: str, processes: tuple[str, ...], metrics: tuple[str, ...]) -> Task:
+    """A task whose tables have columns for plugins. processes: of plugins, in alphabetical order."""
+    built = named(task)
+    if not processes and not metrics:
+        return built
+    return replace(built, parameters=(*built.parameters, *own_ranges(added(processes))), metrics=metrics)
+
+
+def _unpickled(kind: type["Recipe"], plugins: tuple[modules.Sent, ...], state: bytes) -> "Recipe":
+    """A recipe in another process. Its plugins are loaded before anything that refers to them is unpickled."""
+    for plugin in plugins:
+        plugin.load()
+    recipe = kind.__new__(kind)
+    recipe.__setstate__(pickle.loads(state))
+    return recipe
 
 
 def _of_a_kind(teacher: Any, folder: str) -> Any:
@@ -29,26 +66,62 @@ def _of_a_kind(teacher: Any, folder: str) -> Any:
 
     Raises ValueError for a teacher with both `model` and `train`.
     """
-    if not isinstance(teacher, dict):
+    if not isinstance(teacher, dict) or _is_added(teacher):
         return teacher
     if teacher.get("train") is None:
         return {"kind": "rules", **teacher}
     if teacher.get("model") is not None:
         raise ValueError(
-            "a teacher has a model, or is trained and then kept with the study: leave out model or train"
+            "a teacher is either a named model or trained and stored with the study: leave out model or train"
         )
     return {"kind": "local", **teacher, "model": f"{folder}/teacher"}
 
 
 def _is_own(teacher: Any) -> bool:
     """Whether a teacher is trained by the study or run locally."""
-    return isinstance(teacher, dict) and (teacher.get("train") is not None or teacher.get("kind") == "local")
+    if not isinstance(teacher, dict) or _is_added(teacher):
+        return False
+    return teacher.get("train") is not None or teacher.get("kind") == "local"
+
+
+def _is_added(teacher: Mapping[str, Any]) -> bool:
+    """Whether a teacher is of a kind that a plugin adds, whose fields have meanings of their own."""
+    return isinstance(teacher.get("kind"), str) and teacher["kind"] in TEACHERS
+
+
+def _with_teachers(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the defaults that depend on the teacher: its kind, its folder, and the plot style."""
+    folder = f"{str(fields.get('out', OUT)).rstrip('/')}/{fields.get('name')}"
+    said = {name: fields[name] for name in ("teacher", "teachers") if isinstance(fields.get(name), dict)}
+    if "teacher" in said:
+        said["teacher"] = _of_a_kind(said["teacher"], folder)
+    if "teachers" in said:
+        said["teachers"] = {
+            name: _of_a_kind(one, f"{folder}/teachers/{name}") for name, one in said["teachers"].items()
+        }
+    own = any(map(_is_own, said.get("teachers", {}).values() or [said.get("teacher")]))
+    plots = fields.get("plots", {})
+    if own and isinstance(plots, dict):
+        said["plots"] = {"style": "bare", **plots}
+    return {**fields, **said}
+
+
+def _with_plugins(fields: dict[str, Any]) -> dict[str, Any]:
+    """Load the plugins, whose names the sections use, and make their paths absolute. Raises ValueError."""
+    if "plugins" not in fields:
+        return fields
+    try:
+        plugins = [modules.found(one) for one in modules.listed(fields["plugins"])]
+        for one in plugins:
+            modules.load(one)
+    except InputError as error:
+        raise ValueError(f"plugins: {error}") from error
+    return {**fields, "plugins": plugins}
 
 
 OUT = "runs"
 TaskName = Annotated[str, AfterValidator(_known_task)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-Teacher = Annotated[RulesTeacher | LocalTeacher | ApiTeacher | VllmTeacher, Field(discriminator="kind")]
 
 
 class Recipe(Section):
@@ -61,7 +134,11 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63), Shapes("generate")] = 0
     """The study's seed. A series depends only on it and on the series' id."""
     task: Annotated[TaskName, Shapes("generate")] = "single"
-    """The task of arXiv 2507.07439: `single` is about one series, `pair` about two."""
+    """The task of arXiv 2507.07439: `single` is about one series, `pair` about two. `package.module:TASK` or
+    `./file.py:TASK` is a task outside tsd."""
+    plugins: Annotated[tuple[str, ...], MACHINE] = ()
+    """Modules, or paths of .py files, that add processes, policies, metrics or teachers. A relative path starts at
+    the recipe's folder."""
     out: Annotated[Uri, MACHINE] = OUT
     """The folder for studies: a path, or a URI such as s3://bucket/studies."""
     series: Annotated[SeriesConfig, Shapes("generate")] = SeriesConfig()
@@ -77,38 +154,23 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _what_teachers_leave_out(cls, value: Any) -> Any:
-        """Fill in the defaults that depend on the teacher: its kind, its folder, and the plot style."""
-        if not isinstance(value, dict):
-            return value
-        folder = f"{str(value.get('out', OUT)).rstrip('/')}/{value.get('name')}"
-        said = {name: value[name] for name in ("teacher", "teachers") if isinstance(value.get(name), dict)}
-        if "teacher" in said:
-            said["teacher"] = _of_a_kind(said["teacher"], folder)
-        if "teachers" in said:
-            said["teachers"] = {
-                name: _of_a_kind(one, f"{folder}/teachers/{name}") for name, one in said["teachers"].items()
-            }
-        own = any(map(_is_own, said.get("teachers", {}).values() or [said.get("teacher")]))
-        plots = value.get("plots", {})
-        if own and isinstance(plots, dict):
-            said["plots"] = {"style": "bare", **plots}
-        return {**value, **said}
+    def _plugins_come_first(cls, value: Any) -> Any:
+        return _with_teachers(_with_plugins(value)) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _own_teachers_look_at_bare_plots(self) -> Self:
+    def _local_teachers_see_bare_plots(self) -> Self:
         for teacher in self.teachers.values() or [self.teacher]:
             if isinstance(teacher, ModelTeacher) and teacher.own and self.plots.style != "bare":
                 raise ValueError(
-                    f"plots.style is {self.plots.style!r}, and a teacher of one's own looks at bare plots: "
-                    "leave it out"
+                    f"plots.style is {self.plots.style!r}, but a locally trained teacher needs bare plots: "
+                    "leave plots.style out"
                 )
         return self
 
     @model_validator(mode="after")
     def _pairs_have_one_length(self) -> Self:
         if self.asks.curves > 1 and len(self.series.lengths) > 1:
-            raise ValueError(f"series.length must be one number for the task {self.task}, not a list")
+            raise ValueError(f"series.length must be one number for the task {self.asks.name}, not a list")
         return self
 
     @model_validator(mode="after")
@@ -121,17 +183,27 @@ class Recipe(Section):
         for field, facet in named:
             if facet not in self.asks.names:
                 known = nearest(facet, [EVERY, *self.asks.names])
-                raise ValueError(f"{field}.{facet}: the task {self.task} has no such facet{known}")
+                raise ValueError(f"{field}.{facet}: the task {self.asks.name} has no such facet{known}")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_have_names_of_their_own(self) -> Self:
+        for name in self.evaluation.metrics:
+            if name in self.asks.names or self.evaluation.metrics.count(name) > 1:
+                raise ValueError(f"evaluation.metrics: {name} is a facet of the task, or is named twice")
         return self
 
     @model_validator(mode="after")
     def _machines_fit_students(self) -> Self:
-        for student in self.students.sizes:
+        for student in self.students.models:
             workers = student.workers or self.training.workers
             self.training.require_fair_shares(workers)
             if student.gpus is not None and (not self.training.gpu or (workers > 1 and student.gpus < 1)):
                 why = f"{workers} workers cannot share one" if self.training.gpu else "training.gpu is false"
-                raise ValueError(f"students.sizes: {student.name} asks for {student.gpus:g} of a GPU, and {why}")
+                raise ValueError(
+                    f"students.models: {student.name} requests {student.gpus:g} of a GPU, but {why}: "
+                    "leave out its gpus"
+                )
         return self
 
     @model_validator(mode="after")
@@ -157,8 +229,26 @@ class Recipe(Section):
 
     @property
     def asks(self) -> Task:
-        """The task object that `task` names."""
-        return TASKS[self.task]
+        """The task object that `task` names. Its tables have columns for what the recipe uses of plugins."""
+        return _extended(self.task, tuple(added(self.series.mix)), self.evaluation.metrics)
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """The modules outside tsd that a process must load to work for the study."""
+        module, colon, _ = self.task.rpartition(":")
+        return tuple(dict.fromkeys((*self.plugins, *([module] if colon else []))))
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Pickle the recipe with the files of its plugins, which are loaded wherever it is unpickled."""
+        if not self.outside:
+            return super().__reduce_ex__(protocol)
+        sent = tuple(modules.sent(one) for one in self.outside)
+        return _unpickled, (type(self), sent, pickle.dumps(self.__getstate__()))
+
+    def shaped(self, stage: str | None = None, above: str = "") -> Iterator[tuple[str, Any, str]]:
+        """As of any section. A task outside tsd counts by its own name, wherever its file is."""
+        for path, value, its in super().shaped(stage, above):
+            yield path, self.asks.name if path == "task" else value, its
 
     @property
     def folder(self) -> str:
@@ -184,15 +274,15 @@ class Recipe(Section):
     def require_enough_series(self) -> None:
         """Raise RecipeError if a split has too few series for what the recipe asks of it."""
         kept = (self.kept_share, self.kept_share, 1.0)
-        asked = (max(self.students.volumes), self.evaluation.validation_examples, self.evaluation.series)
-        fields = ("students.volumes", "evaluation.validation_examples", "evaluation.series")
+        asked = (max(self.students.train_sizes), self.evaluation.validation_examples, self.evaluation.series)
+        fields = ("students.train_sizes", "evaluation.validation_examples", "evaluation.series")
         for field, wanted, *shares, split in zip(fields, asked, self.series.split, kept, SPLITS, strict=True):
             there = int(self.series.count * prod(shares))
             if wanted > there:
-                after = ", once curated," if shares[1] < 1 else ""
+                after = " after curation" if shares[1] < 1 else ""
                 raise RecipeError(
-                    f"{field} asks for {wanted:,} and the {split} split of {self.series.count:,} {self.asks.unit} "
-                    f"holds{after} about {there:,}: raise series.count"
+                    f"{field} needs {wanted:,}, but the {split} split of {self.series.count:,} {self.asks.unit} "
+                    f"has about {there:,}{after}: raise series.count"
                 )
 
     def require_own_teacher(self) -> None:
@@ -200,7 +290,7 @@ class Recipe(Section):
         for teacher in self.teachers.values() or [self.teacher]:
             if not isinstance(teacher, ModelTeacher) or teacher.train is None:
                 raise RecipeError(
-                    f"the teacher of {self.name} is not one to train: say how in teacher.train, such as "
+                    f"the teacher of {self.name} is not trained locally: set teacher.train, such as "
                     "teacher={kind: local, train: {pictures: 60000}}"
                 )
 

@@ -4,8 +4,16 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from tsd.recipe.renamed import first_names
 from tsd.recipe.section import EVERY, Positive, Section, Share, Uri
 
 ERROR_RATE = 0.04
@@ -16,6 +24,7 @@ class RulesTeacher(Section):
     """A rule-based teacher without a model: it states the measured labels in varied phrasings."""
 
     kind: Literal["rules"] = "rules"
+    """States the measured labels, without a model."""
     varied: bool = True
     """Whether phrasings vary. Otherwise a facet always has the same one."""
     error_rate: dict[str, Share] = Field(default={EVERY: ERROR_RATE})
@@ -61,7 +70,7 @@ SHAPING = {
     "kind",
     "model",
     "revision",
-    "view",
+    "modality",
     "choices",
     "structured",
     "temperature",
@@ -81,6 +90,13 @@ RUNNING = {
     *("max_num_batched_tokens", "max_num_seqs", "pipeline_parallel_size", "skip_mm_profiling"),
 }
 
+# Arguments of vLLM's server that would change who may ask it, and where, as what and by which protocol.
+CLOSED = (
+    *("api_key", "config", "grpc", "headless", "host", "middleware", "model", "port", "root_path"),
+    *("served_model_name", "ssl_", "uds"),
+)
+ARGUMENT = re.compile(r"[A-Za-z]\w*(\.[\w.+-]+)?")  # the part behind a point names a field of a mapping
+
 
 class ModelTeacher(Section):
     """A model that is prompted with each series."""
@@ -90,12 +106,13 @@ class ModelTeacher(Section):
     train: Training | None = None
     """Instead of `model`: train one if it does not exist yet, and store it in RUN/teacher. It is a small vision
     model with a short prompt of its own."""
-    view: Literal["plot", "numbers", "both"] = "plot"
+    modality: Literal["image", "text", "both"] = "image"
     """Input modality: the plot, the values as text, or both."""
     choices: bool = False
     """Restrict responses to the task's own phrasings (a schema of enums), for models that cannot phrase
     answers."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
+    """Sampling temperature. 0 decodes greedily."""
     max_tokens: Positive = 256
     """Maximum length of a response in tokens."""
 
@@ -106,11 +123,13 @@ class ModelTeacher(Section):
 
     @property
     def identity(self) -> dict[str, Any]:
+        """The settings that determine its responses, under the names that the keys of tables have."""
+        return first_names(self.current_identity)
+
+    @property
+    def current_identity(self) -> dict[str, Any]:
         """The settings that determine its responses. Excludes how fast and how often requests are sent."""
-        shaping = self.model_dump(include={*SHAPING, *({"train"} if self.train else ())})
-        if self.train:  # under the name that it has in the keys of all tables so far
-            shaping["train"]["optimiser"] = shaping["train"].pop("optimizer")
-        return shaping
+        return self.model_dump(include={*SHAPING, *({"train"} if self.train else ())})
 
     @property
     def own(self) -> bool:
@@ -118,9 +137,9 @@ class ModelTeacher(Section):
         return self.train is not None
 
     @property
-    def sees_plots(self) -> bool:
+    def sees_images(self) -> bool:
         """Whether its prompts contain images."""
-        return self.view != "numbers"
+        return self.modality != "text"
 
     @model_serializer(mode="wrap")
     def _where_it_is_kept_follows(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -129,11 +148,11 @@ class ModelTeacher(Section):
         return {name: value for name, value in fields.items() if self.train is None or name != "model"}
 
     @model_validator(mode="after")
-    def _looks_as_it_learned(self) -> Self:
-        if self.own and (self.view != "plot" or self.temperature):
+    def _prompted_as_trained(self) -> Self:
+        if self.own and (self.modality != "image" or self.temperature):
             raise ValueError(
-                "a teacher of one's own looks at plots and says what is likeliest: leave out "
-                f"{'view' if self.view != 'plot' else 'temperature'}"
+                "a locally trained teacher sees plots and decodes greedily: leave out "
+                f"{'modality' if self.modality != 'image' else 'temperature'}"
             )
         return self
 
@@ -142,6 +161,7 @@ class LocalTeacher(ModelTeacher):
     """A locally trained small vision model, run in the pipeline's own processes on CPUs."""
 
     kind: Literal["local"]
+    """A small vision model that tsd trains, run in the pipeline's processes."""
     workers: Positive = 2
     """Inference processes, one CPU each."""
     batch_size: Positive = 256
@@ -182,14 +202,14 @@ def _address(url: str) -> str:
     try:
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise ValueError("has a port that is no number from 0 to 65535") from None
+        raise ValueError("has a port that is not a number from 0 to 65535") from None
     if parts.scheme not in ("http", "https") or not host or re.search(r"\s", url):
         raise ValueError("must be an address such as https://host/v1")
     unknown = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if name != "api-version"]
     if unknown or parts.fragment:
         raise ValueError(
-            f"must not hold {f'?{unknown[0]}=' if unknown else '#'}…: an address is kept and shown; a key is "
-            "named by teacher.key_env, and of parameters only api-version is known"
+            f"must not hold {f'?{unknown[0]}=' if unknown else '#'}…, since addresses are stored and shown: set "
+            "teacher.key_env for a key; the only parameter allowed is api-version"
         )
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
@@ -208,6 +228,7 @@ class ApiTeacher(ModelTeacher):
     """A model behind an OpenAI-compatible API."""
 
     kind: Literal["openai"]
+    """A model behind an OpenAI-compatible API."""
     base_url: Annotated[Uri, AfterValidator(_address)] = "http://127.0.0.1:8000/v1"
     """Base URL of the API, usually ending in /v1. Default: the address of `vllm serve` on this machine. Responses
     do not depend on it: they are reused for another address that serves the same model."""
@@ -234,7 +255,7 @@ class ApiTeacher(ModelTeacher):
     """Seconds after which a request counts as failed."""
     retries: Annotated[int, Field(ge=0)] = 5
     """Maximum retries of a failed request. Rate-limit responses do not count as failures."""
-    patience: Annotated[float, Field(gt=0)] = 300.0
+    idle_timeout: Annotated[float, Field(gt=0)] = 300.0
     """Seconds without any response after which the stage stops."""
     quality: QualityConfig = QualityConfig()
     budget_usd: Annotated[float, Field(gt=0)] | None = None
@@ -244,7 +265,9 @@ class ApiTeacher(ModelTeacher):
     seconds_a_reply: Annotated[float, Field(gt=0)] = 4.0
     """Estimated seconds per response, for the dry run only."""
     usd_per_million_input: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million input tokens in dollars. 0: not known."""
     usd_per_million_output: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million output tokens in dollars. 0: not known."""
     batch: BatchConfig = BatchConfig()
 
     @model_validator(mode="after")
@@ -262,6 +285,21 @@ class ApiTeacher(ModelTeacher):
             return "OPENAI_API_KEY"
         return self.key_env
 
+    @property
+    def place(self) -> str:
+        """What messages call the server."""
+        return self.base_url
+
+    @property
+    def checks(self) -> str:
+        """The settings that a message about a refusal names."""
+        return "teacher.base_url, teacher.model and the key"
+
+    @property
+    def takes_schemas(self) -> bool:
+        """Whether the server is known to accept a JSON schema before it is asked."""
+        return False
+
     def usd(self, input_tokens: float, output_tokens: float) -> float:
         """Cost in dollars of so many tokens, at batch prices in batch mode."""
         dollars = (input_tokens * self.usd_per_million_input + output_tokens * self.usd_per_million_output) / 1e6
@@ -269,9 +307,10 @@ class ApiTeacher(ModelTeacher):
 
 
 class VllmTeacher(ModelTeacher):
-    """A model run by vLLM within the pipeline, on the cluster's machines."""
+    """A model run by vLLM within the pipeline, on the cluster's machines: a server for each engine."""
 
     kind: Literal["vllm"]
+    """A model run by vLLM within the pipeline."""
     replicas: Positive = 1
     """Number of engines, each with a copy of the model."""
     tensor_parallel: Positive = 1
@@ -282,30 +321,58 @@ class VllmTeacher(ModelTeacher):
     """GPU type to request from Ray, such as H100. Default: any."""
     max_model_len: Positive = 8192
     """Maximum length of prompt and response together in tokens, image tokens included."""
-    batch_size: Positive = 32
-    """Rows per batch that is sent to an engine."""
-    concurrent_batches: Positive = 8
-    """Concurrent batches per engine."""
+    in_flight: Positive = 256
+    """Maximum concurrent requests per engine."""
     engine: dict[str, Any] = Field(default={})
-    """Further vLLM engine arguments by their Python names, such as {dtype: float16}."""
-    patience: Annotated[float, Field(gt=0)] = 1800.0
+    """Further arguments of vLLM's server by their Python names, such as {dtype: float16}."""
+    engine_python: str | None = None
+    """Python interpreter that starts the engine, with vLLM in its environment, on every machine that has an
+    engine. Default: the one that runs tsd."""
+    repairs: Annotated[int, Field(ge=0)] = 1
+    """Maximum follow-up requests for an invalid or truncated response, with a description of the error."""
+    quality: QualityConfig = QualityConfig()
+    idle_timeout: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds without any response, engine start included, after which the stage stops."""
+    hang_timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds without a sign of life of an engine, after which it is ended and started again. Its start does not
+    count. Signs are responses, and answers to checks until a response takes ten times as long as any before."""
     replies_per_second: Annotated[float, Field(gt=0)] | None = None
     """Measured throughput per GPU (per engine on CPUs), for the dry run's estimate of hours."""
     usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 0.0
     """For the dry run's estimate of dollars."""
 
+    @field_validator("engine")
+    @classmethod
+    def _names_as_in_python(cls, told: dict[str, Any]) -> dict[str, Any]:
+        named: dict[str, Any] = {}
+        for name, value in told.items():
+            first, point, field = name.partition(".")
+            plain = first.replace("-", "_") + point + field
+            if not ARGUMENT.fullmatch(plain):
+                raise ValueError(f"{name!r} is no name of an argument, such as max_num_seqs")
+            if plain in named:
+                raise ValueError(f"{plain} is there twice, with - and with _: leave one out")
+            named[plain] = value
+        return named
+
+    @model_validator(mode="after")
+    def _the_address_and_the_token_are_not_set_here(self) -> Self:
+        for name in (name.partition(".")[0] for name in self.engine):
+            # The server takes the beginning of a name for the name.
+            if name.startswith("ssl_") or any(closed.startswith(name) for closed in CLOSED):
+                raise ValueError(f"engine must not hold {name}, which tsd sets itself: leave it out")
+            if "hf_token".startswith(name):
+                raise ValueError("engine must not hold hf_token, which would be shown: set HF_TOKEN instead")
+        return self
+
     @property
-    def identity(self) -> dict[str, Any]:
+    def gpus(self) -> int:
+        """GPUs of one engine, which are on one machine; 0 on CPUs."""
+        split = self.engine.get("tensor_parallel_size", self.tensor_parallel)
+        return int(split) * int(self.engine.get("pipeline_parallel_size", 1)) if self.gpu else 0
+
+    @property
+    def current_identity(self) -> dict[str, Any]:
         """The settings that determine its responses. Excludes the number and use of machines."""
         shaping = {name: value for name, value in self.engine.items() if name not in RUNNING}
-        return {**super().identity, "engine": shaping}
-
-
-# by kind, as pydantic names them in error locations
-TEACHERS: dict[str, type[Section]] = {
-    "rules": RulesTeacher,
-    "local": LocalTeacher,
-    "openai": ApiTeacher,
-    "vllm": VllmTeacher,
-}
+        return {**super().current_identity, "engine": shaping}

@@ -1,21 +1,25 @@
 """Recipe sections: students, training, evaluation and tracking."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from tsd.recipe import additions
 from tsd.recipe.section import EVERY, MACHINE, Decay, Positive, Section, Shapes, Share, Uri, nearest
 
-View = Literal["numbers", "plot"]
+Modality = Literal["text", "image"]
 
 
 class Lora(Section):
     """Low-rank adapters (LoRA) instead of full fine-tuning."""
 
     r: Positive = 4
+    """Rank of the adapters."""
     alpha: Positive = 32
+    """Their scale is alpha / r."""
     targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """Names of the layers that are adapted."""
     export: Literal["merged", "adapter"] = "merged"
     """`merged`: a plain model with the adapters merged. `adapter`: the small adapters only, in peft's format,
     which need the `source` whenever they are loaded."""
@@ -49,8 +53,8 @@ class Student(Section):
     """Hub name or folder of a model to start from, instead of training from scratch."""
     lora: Lora | None = None
     """Train adapters only. Needs a `source`."""
-    view: View = "numbers"
-    """Input modality: text (`numbers`) or image (`plot`). Default: `students.view`."""
+    modality: Modality = "text"
+    """Input modality: the values as text, or a plot. Default: `students.modality`."""
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate. Default: that of the size."""
     workers: Annotated[Positive | None, MACHINE] = None
@@ -69,17 +73,17 @@ class Student(Section):
     def _known_or_given(self) -> Self:
         """A known size, or a source with what it needs. Raises ValueError otherwise."""
         if self.source is None:
-            sizes = LOOKING_SIZES if self.looks else SCRATCH_SIZES
+            sizes = VISION_SIZES if self.is_multimodal else SCRATCH_SIZES
             if self.architecture not in sizes:
-                kind = " of a student that looks" if self.looks else ""
+                kind = " of a vision student" if self.is_multimodal else ""
                 raise ValueError(
                     f"unknown size{kind} {self.architecture!r}{nearest(self.architecture, sizes)}; "
                     "a student of another name needs a `size` or a `source`"
                 )
             if self.lora is not None:
-                raise ValueError("lora needs a `source`: there is nothing to adapt in a model from scratch")
-        elif self.looks:
-            raise ValueError("a student with a `source` reads numbers: those that look are trained from scratch")
+                raise ValueError("lora needs a `source`: a model from scratch has nothing to adapt")
+        elif self.is_multimodal:
+            raise ValueError("vision students are trained from scratch: leave out the `source` or the modality")
         elif self.size is not None:
             raise ValueError("a student has a `size` or a `source`, not both")
         elif self.learning_rate is None:
@@ -87,9 +91,9 @@ class Student(Section):
         return self
 
     @property
-    def looks(self) -> bool:
+    def is_multimodal(self) -> bool:
         """Whether it is a vision student."""
-        return self.view == "plot"
+        return self.modality == "image"
 
     @property
     def architecture(self) -> str:
@@ -99,76 +103,78 @@ class Student(Section):
     @property
     def start(self) -> tuple[Any, ...]:
         """What defines it except name and objective. Students with equal starts differ in their loss only."""
-        return self.source or self.architecture, self.view, self.lora, self.learning_rate
+        return self.source or self.architecture, self.modality, self.lora, self.learning_rate
 
 
 SCRATCH_SIZES = ("0.03M", "0.1M", "0.3M", "1M", "3M", "10M")
-LOOKING_SIZES = ("0.03M", "0.1M", "0.3M", "1M")
+VISION_SIZES = ("0.03M", "0.1M", "0.3M", "1M")
 
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-VolumeBound = Positive | Literal["every"]
+TrainSizeBound = Positive | Literal["every"]
 
 
 class StudentsConfig(Section):
     """Which students are trained, on how many examples, with which seeds."""
 
-    sizes: Annotated[tuple[Student, ...], Field(min_length=1)] = (
+    models: Annotated[tuple[Student, ...], Field(min_length=1)] = (
         Student(name="0.03M"),
         Student(name="0.1M"),
         Student(name="0.3M"),
     )
-    """The students. Sizes are numbers of parameters without embeddings."""
-    view: View = "numbers"
+    """The students. A built-in size is the number of parameters without embeddings."""
+    modality: Modality = "text"
     """Input modality of students: the values as text, or a plot. Vision students are trained from scratch only."""
-    volumes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (500, 2000, 8000)
+    train_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (500, 2000, 8000)
     """Numbers of training examples. Larger training sets contain the smaller ones."""
-    seeds: dict[VolumeBound, Seeds] = Field(default={EVERY: (0,)})
+    seeds: dict[TrainSizeBound, Seeds] = Field(default={EVERY: (0,)})
     """Each student is trained once per seed. Seeds can depend on the number of examples:
     `{2000: [0, 1, 2], every: [0]}` is three seeds up to 2,000 examples and one above. Small training sets vary
     most and cost least."""
 
     @model_validator(mode="before")
     @classmethod
-    def _a_view_for_every_student(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or "view" not in value:
+    def _a_modality_for_every_student(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("modality") not in get_args(Modality):
             return value
-        given = value.get("sizes", [student.name for student in cls.model_fields["sizes"].default])
+        given = value.get("models", [student.name for student in cls.model_fields["models"].default])
         if not isinstance(given, list | tuple):
             return value
-        named = [{"name": size} if isinstance(size, str) else size for size in given]
-        sizes = [{"view": value["view"], **size} if isinstance(size, dict) else size for size in named]
-        return {**value, "sizes": sizes}
+        named = [{"name": model} if isinstance(model, str) else model for model in given]
+        models = [
+            {"modality": value["modality"], **model} if isinstance(model, dict) else model for model in named
+        ]
+        return {**value, "models": models}
 
     @model_validator(mode="before")
     @classmethod
-    def _seeds_for_every_volume(cls, value: Any) -> Any:
+    def _seeds_for_every_train_size(cls, value: Any) -> Any:
         if not isinstance(value, dict) or "seeds" not in value:
             return value
         seeds = value["seeds"]
         return {**value, "seeds": {EVERY: (0,), **seeds} if isinstance(seeds, dict) else {EVERY: seeds}}
 
-    def seeds_for(self, volume: int) -> tuple[int, ...]:
+    def seeds_for(self, train_size: int) -> tuple[int, ...]:
         """The seeds for a number of training examples."""
-        bounds = [bound for bound in self.seeds if bound != EVERY and volume <= bound]
+        bounds = [bound for bound in self.seeds if bound != EVERY and train_size <= bound]
         return self.seeds[min(bounds) if bounds else EVERY]
 
     def cells(self) -> Iterator[tuple[Student, int, int]]:
         """The grid of runs: every student, number of examples and seed."""
-        for student in self.sizes:
-            for volume in self.volumes:
-                for seed in self.seeds_for(volume):
-                    yield student, volume, seed
+        for student in self.models:
+            for train_size in self.train_sizes:
+                for seed in self.seeds_for(train_size):
+                    yield student, train_size, seed
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         for name, items in (
-            ("sizes", [s.name for s in self.sizes]),
-            ("volumes", self.volumes),
+            ("models", [s.name for s in self.models]),
+            ("train_sizes", self.train_sizes),
             *(("seeds", seeds) for seeds in self.seeds.values()),
         ):
             if len(set(items)) < len(items):
-                raise ValueError(f"{name} names the same thing twice")
+                raise ValueError(f"{name} has the same entry twice: remove one")
         return self
 
     @model_validator(mode="after")
@@ -177,22 +183,21 @@ class StudentsConfig(Section):
 
         Raises ValueError otherwise.
         """
-        for student in self.sizes:
+        for student in self.models:
             if student.distil is None:
                 continue
             teacher = self.teacher_of(student)
             if teacher is None and "/" not in student.distil.teacher:
-                others = [other.name for other in self.sizes if other is not student]
+                others = [other.name for other in self.models if other is not student]
                 raise ValueError(
                     f"{student.name} has an unknown distil.teacher {student.distil.teacher!r}"
                     f"{nearest(student.distil.teacher, others) if others else ''}; "
-                    "a folder's or a hub's name has a / in it"
+                    "the name of a folder or hub model contains a /"
                 )
             self._refuse_a_circle(student)
-            if student.view != (teacher.view if teacher else "numbers"):
+            if student.modality != (teacher.modality if teacher else "text"):
                 raise ValueError(
-                    f"{student.name} cannot be distilled from {student.distil.teacher}: one looks at plots and "
-                    "the other reads numbers"
+                    f"{student.name} cannot be distilled from {student.distil.teacher}: their modalities differ"
                 )
             if teacher is not None and (teacher.source is None) != (student.source is None):
                 raise ValueError(
@@ -215,24 +220,26 @@ class StudentsConfig(Section):
     def teacher_of(self, student: Student) -> Student | None:
         """The student of this study that is the teacher of another one; None if there is none."""
         wanted = student.distil.teacher if student.distil else None
-        return next((other for other in self.sizes if other.name == wanted), None)
+        return next((other for other in self.models if other.name == wanted), None)
 
     def teachers_above(self, student: Student) -> int:
         """Number of students of this study that must be trained before this one, one after the other."""
         teacher = self.teacher_of(student)
         return 0 if teacher is None else 1 + self.teachers_above(teacher)
 
-    def in_words_of(self, student: Student) -> Student | None:
+    def sft_counterpart(self, student: Student) -> Student | None:
         """For a distilled student, its counterpart that is trained by SFT only."""
-        others = (other for other in self.sizes if student.distil and not other.distil)
+        others = (other for other in self.models if student.distil and not other.distil)
         return next((other for other in others if other.start == student.start), None)
 
-    def reading_like(self, student: Student) -> Student | None:
+    def text_counterpart(self, student: Student) -> Student | None:
         """For a vision student, the text student of its size. Both are trained by SFT only; None otherwise."""
-        if not student.looks or student.distil:
+        if not student.is_multimodal or student.distil:
             return None
-        readers = (other for other in self.sizes if not (other.looks or other.source or other.distil))
-        return next((other for other in readers if other.architecture == student.architecture), None)
+        text_students = (
+            other for other in self.models if not (other.is_multimodal or other.source or other.distil)
+        )
+        return next((other for other in text_students if other.architecture == student.architecture), None)
 
 
 class TrainingConfig(Section):
@@ -262,6 +269,7 @@ class TrainingConfig(Section):
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     """AdamW's decay rates of the moments."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay, of matrices."""
     warmup_ratio: Share = 0.05
     """Fraction of the steps with a linear warmup. A cosine then decays the learning rate to zero."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -292,13 +300,18 @@ class TrainingConfig(Section):
     def _patience_can_run_out(self) -> Self:
         patience = self.early_stopping_patience
         if patience and patience >= self.epochs:
-            raise ValueError(f"early_stopping_patience {patience} never stops a run of {self.epochs} epochs")
+            raise ValueError(
+                f"early_stopping_patience {patience} never stops a run of {self.epochs} epochs: lower it"
+            )
         return self
 
     def require_fair_shares(self, workers: int) -> None:
         """Raise ValueError if so many workers cannot divide a batch evenly."""
         if self.tokens_per_batch is None and self.batch_size % workers:
-            raise ValueError(f"batch_size {self.batch_size} cannot be shared by {workers} workers")
+            raise ValueError(f"batch_size {self.batch_size} must be a multiple of the {workers} workers")
+
+
+MetricName = Annotated[str, AfterValidator(additions.require_metric)]
 
 
 class EvaluationConfig(Section):
@@ -317,6 +330,8 @@ class EvaluationConfig(Section):
     """Decoding processes."""
     vllm: Annotated[bool | None, MACHINE] = None
     """Decode students with a `source` by vLLM. Default: on GPUs, if vLLM is installed."""
+    metrics: Annotated[tuple[MetricName, ...], Shapes("report")] = ()
+    """Metrics of plugins, by name. They may be added to a finished study: `tsd evaluate` measures them."""
 
 
 class TrackingConfig(Section):
@@ -325,3 +340,4 @@ class TrackingConfig(Section):
     uri: Uri = "sqlite:///runs/mlflow.db"
     """MLflow tracking URI. Credentials come from MLflow's environment variables."""
     experiment: str = "tsd"
+    """Name of the MLflow experiment."""

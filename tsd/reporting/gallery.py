@@ -50,7 +50,7 @@ def _open(run: str) -> tuple[Task, datasets.Dataset]:
             manifest = manifests.read_manifest(folder)
             if manifest is None:
                 continue
-            for task in TASKS.values():
+            for task in _tasks(run):
                 if manifest["schema"] == fingerprint(task.tables.series):
                     return task, datasets.open_dataset(folder, task.tables.series)
             raise InputError(f"{folder} holds another table than series: name a run folder")
@@ -59,13 +59,22 @@ def _open(run: str) -> tuple[Task, datasets.Dataset]:
     raise InputError(f"{run} holds no finished series: name a run folder such as runs/laptop")
 
 
+def _tasks(run: str) -> list[Task]:
+    """The tasks whose series a folder may hold: the built-in ones, and the recipe's with its plugins."""
+    found = list(TASKS.values())
+    for folder in (run, os.path.dirname(run)):  # the folder may be the dataset itself
+        if os.path.isfile(f"{folder}/recipe.yaml"):
+            found.append(load(f"{folder}/recipe.yaml", stored=True).asks)
+    return found
+
+
 def _config(run: str, style: str | None) -> tuple[PlotConfig, int]:
     """The run's plot settings and seed, with another style if one is named."""
     if style is not None and style not in get_args(Style):
         raise InputError(f"--style {style}: there is no such style{nearest(style, get_args(Style))}")
     for folder in (run, os.path.dirname(run)):  # the folder may be the dataset itself
         if os.path.isfile(f"{folder}/recipe.yaml"):
-            recipe = load(f"{folder}/recipe.yaml")
+            recipe = load(f"{folder}/recipe.yaml", stored=True)
             return recipe.plots.model_copy(update={"style": style or recipe.plots.style}), recipe.seed
     return PlotConfig.model_validate({"style": style} if style else {}), 0
 
@@ -129,7 +138,10 @@ def _card(task: Task, row: Row, picture: bytes) -> Row:
         **row,
         "picture": base64.b64encode(picture).decode(),
         "size": np.frombuffer(picture[16:24], ">u4").tolist(),  # width and height in a PNG's header
-        "facts": [("Process", _process(row)), *(_measured(row) if task.curves == 1 else row["truth"].items())],
+        "facts": [
+            ("Process", _process(row)),
+            *(_measured(row) if "argmax" in row["measures"] else row["truth"].items()),
+        ],
     }
 
 

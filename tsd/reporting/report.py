@@ -17,7 +17,7 @@ from tsd.evaluation.paired import Comparison, Difference
 from tsd.evaluation.scoring import Beside, Clear
 from tsd.plots.figures import Figure
 from tsd.reporting.pages import percent, template
-from tsd.reporting.runs import Run, in_order, loss_of, mean_curve, readers_like, students_of
+from tsd.reporting.runs import Run, in_order, loss_of, mean_curve, students_of, text_counterparts
 from tsd.reporting.scaling_figure import BASELINE_NAMES, Baselines, Colours, Fits, draw, inline
 from tsd.storage.schemas import ALL_RIGHT, VALID
 from tsd.tasks import Task
@@ -78,16 +78,16 @@ class Study:
     facts: dict[str, str]
     objectives: Sequence[Comparison] = ()
     """SFT-only students and their distilled counterparts; see `tsd.evaluation.paired.compare`."""
-    views: Sequence[Comparison] = ()
+    modalities: Sequence[Comparison] = ()
     """Text students and vision students of the same size."""
-    views_at_flops: Sequence[Comparison] = ()
+    modalities_at_flops: Sequence[Comparison] = ()
     """The same at equal training FLOPs, by interpolation between the text students' runs."""
 
 
 def write(study: Study) -> str:
     """The HTML page. It loads nothing external and holds no credentials of URIs."""
     chosen, runs = best(study.runs), in_order(study.runs)
-    colours = Colours(students_of(runs), readers_like(runs))
+    colours = Colours(students_of(runs), text_counterparts(runs))
     drawn = {
         name: draw(study.task.names, runs, study.baselines, study.fits, colours, tall=name == "tall")
         for name in ("wide", "tall")
@@ -113,7 +113,7 @@ def write(study: Study) -> str:
         not_stated=NOT_STATED,
         comparison=comparison,
         apart=_apart,
-        both_views=len({run.get("view") or "numbers" for run in runs}) > 1,
+        both_modalities=len({run["modality"] for run in runs}) > 1,
     )
 
 
@@ -125,20 +125,21 @@ def headlines(study: Study) -> list[str]:
         _law_line(study.fits.get("loss", "none was fitted.")),
         *teacher_line(study),
         *objective_line(study.objectives),
-        *view_line(study.views, study.views_at_flops),
+        *modality_line(study.modalities, study.modalities_at_flops),
     ]
 
 
 def scaling_figure(task: Task, runs: pa.Table, baselines: Baselines, fits: Fits) -> Figure:
     """Loss and the accuracy of each facet against training examples, one line per student."""
     rows = in_order(runs)
-    return draw(task.names, rows, baselines, fits, Colours(students_of(rows), readers_like(rows)))
+    return draw(task.names, rows, baselines, fits, Colours(students_of(rows), text_counterparts(rows)))
 
 
 def score_titles(task: Task) -> dict[str, str]:
     """Readable titles of a run's scores."""
     counted = {4: "four"}.get(len(task.names), str(len(task.names)))
-    return {**{name: name for name in task.names}, ALL_RIGHT: f"all {counted} right", VALID: "valid"}
+    metrics = {name: name.replace("_", " ") for name in task.metrics}
+    return {**{name: name for name in task.names}, ALL_RIGHT: f"all {counted} right", VALID: "valid", **metrics}
 
 
 def best(runs: pa.Table) -> Run:
@@ -181,13 +182,13 @@ def _data_line(runs: Sequence[Run]) -> str:
     curves = {student: mean_curve(runs, student, loss_of) for student in students_of(runs)}
     curves = {student: curve for student, curve in curves.items() if len(curve) > 1}
     if not curves:
-        return "Every student saw a single volume, so the runs say nothing of what more data does."
+        return "Every student was trained at a single train size, so the runs do not show the effect of more data."
     ends = ", ".join(
         f"{student} from {losses[0]:.3f} to {losses[-1]:.3f}"
         for student, losses in ((student, list(curve.values())) for student, curve in curves.items())
     )
-    volumes = sorted({examples for curve in curves.values() for examples in curve})
-    over = f"from {volumes[0]:,} to {volumes[-1]:,} examples: {ends}."
+    train_sizes = sorted({examples for curve in curves.values() for examples in curve})
+    over = f"from {train_sizes[0]:,} to {train_sizes[-1]:,} examples: {ends}."
     stalled = [
         student
         for student, curve in curves.items()
@@ -236,23 +237,23 @@ def objective_line(found: Sequence[Comparison]) -> list[str]:
         return []
     losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
     return [
-        f"Words or a bigger student: in {len(found)} comparison{'s' * (len(found) > 1)} of students that differ "
-        f"in nothing else, the distilled one has a lower held-out loss {_times(losses.count(-1))} and a higher "
-        f"one {_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
-        f"{_times(rights.count(-1))}; where neither is counted, seeds and series do not tell "
-        "(95 % intervals, not corrected for how many there are)."
+        f"SFT and knowledge distillation: in {len(found)} comparison{'s' * (len(found) > 1)} of students that "
+        f"differ in nothing else, the distilled one has a lower held-out loss {_times(losses.count(-1))} and a "
+        f"higher one {_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
+        f"{_times(rights.count(-1))}; the other differences are not significant "
+        "(95 % intervals, not corrected for multiple comparisons)."
     ]
 
 
-def view_line(found: Sequence[Comparison], at_flops: Sequence[Comparison] = ()) -> list[str]:
+def modality_line(found: Sequence[Comparison], at_flops: Sequence[Comparison] = ()) -> list[str]:
     """The effect of the input modality, in one line; none unless both modalities were trained."""
     if not found:
         return []
     losses, rights = ([getattr(each, name).sign for each in found] for name in ("loss", "right"))
     flops = sorted(each.flops for each in found)
     return [
-        f"Numbers or a plot: in {len(found)} comparison{'s' * (len(found) > 1)} at equal parameters and examples, "
-        f"the student that looks has a lower held-out loss {_times(losses.count(-1))} and a higher one "
+        f"Text and image input: in {len(found)} comparison{'s' * (len(found) > 1)} at equal parameters and "
+        f"examples, the vision student has a lower held-out loss {_times(losses.count(-1))} and a higher one "
         f"{_times(losses.count(1))}, more facets right {_times(rights.count(1))} and fewer "
         f"{_times(rights.count(-1))}, for {flops[0]:.2f} to {flops[-1]:.2f} times the FLOPs.{_at_flops(at_flops)}"
     ]
@@ -284,5 +285,5 @@ def _apart(found: Difference, scale: float, digits: int) -> str:
 def comparison(found: Beside) -> str:
     """Whether the student is significantly better or worse than its teacher."""
     if found.p >= CERTAIN:
-        return "not to be told from"
+        return "not significantly different from"
     return BETTER if found.student_only > found.teacher_only else "worse than"

@@ -21,18 +21,20 @@ def size_of(run: Run) -> int:
     return int(run["parameters_without_embeddings"])
 
 
-def looks(run: Run) -> bool:
-    """Whether a run's student is a vision student. Old tables have no `view`; their students read text."""
-    return run.get("view") == "plot"
+def sees_images(run: Run) -> bool:
+    """Whether a run's student is a vision student."""
+    return bool(run["modality"] == "image")
 
 
-def readers_like(runs: Sequence[Run]) -> dict[str, str]:
+def text_counterparts(runs: Sequence[Run]) -> dict[str, str]:
     """For each vision student, the text student of the same size, if there is one."""
     sizes = {run["student"]: size_of(run) for run in runs}
-    readers = [student for student in students_of(runs) if not any(looks(run) for run in runs_of(runs, student))]
+    text_students = [
+        student for student in students_of(runs) if not any(sees_images(run) for run in runs_of(runs, student))
+    ]
     found = {}
-    for student in dict.fromkeys(run["student"] for run in runs if looks(run)):
-        apart = {reader: abs(sizes[reader] / sizes[student] - 1) for reader in readers}
+    for student in dict.fromkeys(run["student"] for run in runs if sees_images(run)):
+        apart = {text_student: abs(sizes[text_student] / sizes[student] - 1) for text_student in text_students}
         nearest = min(apart, key=apart.__getitem__, default=None)
         if nearest is not None and apart[nearest] < ALIKE:
             found[student] = nearest

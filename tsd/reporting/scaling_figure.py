@@ -23,13 +23,13 @@ from tsd.plots.figures import (
     style,
     to_hex,
 )
-from tsd.reporting.runs import Run, accuracy_of, looks, loss_of, mean_curve, runs_of, size_of, students_of
+from tsd.reporting.runs import Run, accuracy_of, loss_of, mean_curve, runs_of, sees_images, size_of, students_of
 
 Baselines: TypeAlias = Mapping[str, Mapping[str, float]]
 Fits: TypeAlias = Mapping[str, FittedLaw | str]
 
 # The conditional baseline is for positions of extrema given the trend: see `tsd.tasks`.
-BASELINE_NAMES = {"chance": "chance", "majority": "majority", "given": "place given trend"}
+BASELINE_NAMES = {"chance": "chance", "majority": "majority", "given": "majority place given trend"}
 
 INK, SOFT, RULE = "#1f2329", "#68707a", "#dfe3e8"
 CSS_COLOURS = {INK: "--ink", SOFT: "--soft", RULE: "--rule"}
@@ -62,7 +62,7 @@ STYLE: dict[Any, Any] = {
 }
 BASELINE_STYLES: dict[str, Any] = {"majority": (0, (1, 2)), "given": (0, (5, 2.5))}
 LAW_STYLE: Any = (0, (4, 2))
-LOOKING_STYLE: Any = (0, (1, 1))
+VISION_STYLE: Any = (0, (1, 1))
 DODGE = 0.22  # fraction of the gap between two training set sizes over which runs are spread
 
 
@@ -133,8 +133,8 @@ def draw(
 
 def _draw_loss(axes: Axes, runs: Sequence[Run], fitted: FittedLaw | str | None, colours: Colours) -> None:
     """Plot the mean held-out loss per student, its runs, and the fitted law."""
-    volumes, marks = _volume_axis(axes, runs), _marks(runs)
-    both_views = len({looks(run) for run in runs}) > 1
+    train_sizes, marks = _train_size_axis(axes, runs), _marks(runs)
+    both_modalities = len({sees_images(run) for run in runs}) > 1
     for student, colour in colours.light.items():
         own = runs_of(runs, student)
         curve = mean_curve(own, student, loss_of)
@@ -146,9 +146,9 @@ def _draw_loss(axes: Axes, runs: Sequence[Run], fitted: FittedLaw | str | None, 
             markersize=5,
             **marks[student].point(colour, edge="white"),
         )
-        untold = own[0]["distilled_from"] is not None or (both_views and looks(own[0]))
+        untold = own[0]["distilled_from"] is not None or (both_modalities and sees_images(own[0]))
         if isinstance(fitted, FittedLaw) and not untold:  # the law is fitted to the other students only
-            fine = np.geomspace(volumes[0], volumes[-1], 60)
+            fine = np.geomspace(train_sizes[0], train_sizes[-1], 60)
             law = fitted.law.predict(size_of(own[0]), fine)
             axes.plot(fine, law, color=colour, linewidth=0.9, linestyle=LAW_STYLE)
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
@@ -163,7 +163,7 @@ def _draw_accuracy(
     colours: Colours,
 ) -> None:
     """Plot the mean accuracy on a facet per student, its runs with intervals, and the baselines."""
-    _volume_axis(axes, runs)
+    _train_size_axis(axes, runs)
     marks = _marks(runs)
     for kind, dashes in BASELINE_STYLES.items():
         if kind in baseline:
@@ -182,21 +182,21 @@ def _draw_accuracy(
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
 
 
-def _volume_axis(axes: Axes, runs: Sequence[Run]) -> list[int]:
+def _train_size_axis(axes: Axes, runs: Sequence[Run]) -> list[int]:
     """Set up a logarithmic axis with the training set sizes as ticks, thinned to fit. Returns the sizes."""
-    volumes = sorted({int(run["examples"]) for run in runs})
+    train_sizes = sorted({int(run["examples"]) for run in runs})
     axes.set_xscale("log")
-    room = 10 ** (0.5 * _gap(volumes))
-    axes.set_xlim(volumes[0] / room, volumes[-1] * room)
-    axes.xaxis.set_major_locator(FixedLocator(volumes[:: -(-len(volumes) // 5)]))
+    room = 10 ** (0.5 * _gap(train_sizes))
+    axes.set_xlim(train_sizes[0] / room, train_sizes[-1] * room)
+    axes.xaxis.set_major_locator(FixedLocator(train_sizes[:: -(-len(train_sizes) // 5)]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _compact(value)))
-    return volumes
+    return train_sizes
 
 
-def _gap(volumes: Sequence[int]) -> float:
+def _gap(train_sizes: Sequence[int]) -> float:
     """The smallest distance between two training set sizes, in powers of ten."""
-    return min((float(np.log10(after / before)) for before, after in pairwise(volumes)), default=0.3)
+    return min((float(np.log10(after / before)) for before, after in pairwise(train_sizes)), default=0.3)
 
 
 def _shifts(runs: Sequence[Run]) -> list[float]:
@@ -234,9 +234,11 @@ class Mark:
 
 def _marks(runs: Sequence[Run]) -> dict[str, Mark]:
     """Filled markers for text students; beside them, hollow ones and dotted lines for vision students."""
-    both_views = len({looks(run) for run in runs}) > 1
+    both_modalities = len({sees_images(run) for run in runs}) > 1
     return {
-        student: Mark(LOOKING_STYLE, True) if both_views and looks(runs_of(runs, student)[0]) else Mark("-", False)
+        student: Mark(VISION_STYLE, True)
+        if both_modalities and sees_images(runs_of(runs, student)[0])
+        else Mark("-", False)
         for student in students_of(runs)
     }
 

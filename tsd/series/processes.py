@@ -4,6 +4,9 @@ Arrays of points are time-major, (length, batch) float32, so that each time step
 the batch. `tsd.generation.parameters.design` chooses the scale of curves and shocks.
 """
 
+import inspect
+import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -38,6 +41,8 @@ class Process:
     """Relative frequency, unless a recipe sets `mix`."""
     swings: bool = False
     """Whether the curve is added to a linear drift with its own scale. Otherwise the curve is the drift."""
+    version: str = ""
+    """Of a process that a plugin adds: part of the key of its series. Change it with the curve."""
 
 
 def linear(own: Own, time: Array, shocks: Array, rng: np.random.Generator) -> Array:
@@ -158,10 +163,97 @@ PROCESSES: dict[str, Process] = {
 }
 
 
-def own_ranges(names: Iterable[str] | None = None) -> dict[str, Span]:
-    """The parameters that only some processes have, with default ranges. names: of processes, None for all."""
-    processes = PROCESSES.values() if names is None else (PROCESSES[name] for name in names)
-    return {name: span for process in processes for name, span in process.ranges.items()}
+ADDED: dict[str, Process] = {}  # by plugins; a series can only be of those that its recipe's mix names
+
+
+def add(name: str, process: Process) -> None:
+    """Add a process of a plugin, so that a recipe's mix can name it.
+
+    Raises ValueError if its name or one of its parameters is taken, or if its curve cannot be used.
+    """
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise ValueError(f"the process {name!r} must be called by small letters, digits and _, a letter first")
+    if name in PROCESSES:
+        raise ValueError(f"there is a built-in process {name!r}: give yours another name")
+    before = ADDED.get(name)
+    owner = sys.modules.get(before.curve.__module__) if before else None  # None if that module failed to load
+    if before and owner and before.curve.__module__ != process.curve.__module__:
+        file = getattr(owner, "__file__", owner.__name__)
+        raise ValueError(f"{file} adds a process {name!r} as well: give yours another name")
+    others = {**PROCESSES, **{other: found for other, found in ADDED.items() if other != name}}
+    taken = {*SCALED, "tau", *own_ranges(others)}
+    if both := sorted(taken & process.ranges.keys()):
+        raise ValueError(f"the process {name!r}: another one has a parameter {both[0]!r}: rename yours")
+    _require_usable(name, process)
+    ADDED[name] = process
+
+
+def known() -> dict[str, Process]:
+    """All processes, built-in and added."""
+    return {**PROCESSES, **ADDED}
+
+
+def added(mix: Iterable[str]) -> dict[str, Process]:
+    """The processes of plugins that a mix names, in alphabetical order."""
+    return {name: ADDED[name] for name in sorted(mix) if name in ADDED}
+
+
+def processes_of(mix: Iterable[str]) -> dict[str, Process]:
+    """The processes of which series of a mix may be: all built-in ones, and those of plugins that it names."""
+    return {**PROCESSES, **added(mix)}
+
+
+def own_ranges(processes: Mapping[str, Process] = PROCESSES) -> dict[str, Span]:
+    """The parameters that only some processes have, with default ranges."""
+    return {name: span for process in processes.values() for name, span in process.ranges.items()}
+
+
+def _require_usable(name: str, process: Process) -> None:
+    """Raise ValueError unless the curve of a process can be drawn from its ranges. Draws it once, at 64 points."""
+    try:
+        inspect.signature(process.curve).bind("own", "time", "shocks", "rng")
+    except TypeError as error:
+        raise ValueError(f"the process {name!r} must be a function of (own, time, shocks, rng): {error}") from None
+    for key, span in process.ranges.items():
+        if not span.least <= span.low <= span.high <= span.most:
+            raise ValueError(f"the process {name!r}: {key} is {span}, and must be least ≤ low ≤ high ≤ most")
+    rng = np.random.default_rng(0)
+    own = {key: np.full(2, (span.low + span.high) / 2, np.float32) for key, span in process.ranges.items()}
+    time = np.linspace(0, 1, 64, dtype=np.float32)[:, None]
+    for fixed in (time, *own.values()):
+        fixed.flags.writeable = False
+    shocks = rng.standard_normal((64, 2), np.float32)
+    if fault := fault_of(process.curve(own, time, shocks, rng), own, shocks):
+        raise ValueError(f"the process {name!r} {fault}")
+
+
+def fault_of(curve: object, own: Own, shocks: Array) -> str | None:
+    """What is wrong with the curve that a process returned, or with the shocks that it left; None if nothing is.
+
+    own, shocks: (batch,) each and (length, batch), as the process was given them. The text names the
+    parameters of the first wrong series.
+    """
+    length, batch = shocks.shape
+    found = np.asarray(curve)
+    if found.dtype.kind != "f" or found.shape not in ((length, 1), (length, batch)):
+        spans = "".join(f", {key} from {column.min():.6g} to {column.max():.6g}" for key, column in own.items())
+        return (
+            f"returned {found.dtype} of shape {found.shape} for {length} points of {batch} series{spans}: return "
+            "finite floats, (length, batch) or (length, 1)"
+        )
+    with np.errstate(over="ignore"):
+        single = found.astype(np.float32, copy=False)  # as the tables have it
+    for what, values in (("returned", single), ("left shocks with", shocks)):
+        finite = np.isfinite(values)
+        if not finite.all():
+            wrong = np.flatnonzero(~finite.all(axis=0))
+            first = wrong[0]
+            given = "".join(f", {key} {column[first]:.6g}" for key, column in own.items())
+            return (
+                f"{what} {values[~finite[:, first], first][0]} for {length} points{given} ({len(wrong)} of "
+                f"{values.shape[1]} series): return finite floats"
+            )
+    return None
 
 
 def ornstein_uhlenbeck(

@@ -160,7 +160,7 @@ def lost_parts(folder: str, key: str) -> dict[int, str]:
     for index, part in enumerate(manifest["parts"] if manifest else ()):
         there = found.get(index)
         if there is not None and there.rows != part["rows"]:
-            lost.setdefault(index, f"it has {there.rows:,} rows and not {part['rows']:,}")
+            lost.setdefault(index, f"it has {there.rows:,} rows instead of {part['rows']:,}")
     return dict(sorted(lost.items()))
 
 
@@ -239,11 +239,11 @@ def wrong_size(folder: str, manifest: Mapping[str, Any] | None) -> dict[int, str
     sizes = {info.base_name: info.size for info in listed}
     lost = {}
     for index, part in enumerate(manifest["parts"]):
-        size, whole = sizes.get(part["name"]), part.get("bytes")  # older manifests lack sizes
+        size, whole = sizes.get(part["name"]), part["bytes"]
         if size is None:
             lost[index] = "it is missing"
-        elif whole is not None and size != whole:
-            lost[index] = f"it has {size:,} bytes and not {whole:,}"
+        elif size != whole:
+            lost[index] = f"it has {size:,} bytes instead of {whole:,}"
     return lost
 
 
@@ -343,8 +343,6 @@ def _require_same_bytes(folder: str, manifest: Mapping[str, Any], made: Mapping[
         part = manifest["parts"][index]
         if seal["sha256"] == part["sha256"]:
             continue
-        if "bytes" not in part and _plain_digest(folder, index) == part["sha256"]:
-            continue
         set_aside(folder, index)
         versions = manifest["versions"]
         raise DataError(
@@ -352,18 +350,6 @@ def _require_same_bytes(folder: str, manifest: Mapping[str, Any], made: Mapping[
             f"pyarrow {versions['pyarrow']} wrote it (now {tsd.__version__} and {pa.__version__}): install those "
             f"versions, or delete {folder} and what was made from it"
         )
-
-
-def _plain_digest(folder: str, index: int) -> str:
-    """Rewrite a part as earlier versions did, without page checksums. Returns the digest of its bytes."""
-    files, root = filesystem(folder)
-    with files.open_input_file(f"{root}/{part_name(index)}") as source:
-        table = pq.read_table(source)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    content = sink.getvalue()
-    write_bytes(folder, part_name(index), content)
-    return hashlib.sha256(content).hexdigest()
 
 
 def _delete_unfinished(folder: str) -> None:

@@ -10,7 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 from pyarrow import fs
@@ -21,11 +21,18 @@ from tsd.storage import locks
 FILES = "files.json"  # in a sealed folder of plain files: size and digest of each file
 INSIDE = (  # contents of a study's folder
     *("series", "plots", "annotations", "verdicts", "examples", "rejects", "runs"),
-    *("predictions", "students", "records", "tokenizers", "teacher", "teachers", "trials"),
+    *("predictions", "students", "records", "tokenizers", "tokens", "teacher", "teachers", "trials"),
 )
 UNSEALED = ("README.md", FILES)  # a model card is rewritten by each evaluation
 READERS = 16  # concurrent reads, to hide the latency of object stores
 UNREADABLE = (pa.ArrowException, OSError, ValueError, IndexError)  # errors of pyarrow and json on damaged bytes
+
+
+class Seal(TypedDict):
+    """Size and digest of a file."""
+
+    bytes: int
+    sha256: str
 
 
 def is_damage(error: BaseException) -> bool:
@@ -50,7 +57,7 @@ def study_of(folder: str) -> str:
     path = folder.rstrip("/")
     while True:
         above, _, name = path.rpartition("/")
-        of_many = above.rpartition("/")[2] in ("predictions", "students", "teachers", "tokenizers")
+        of_many = above.rpartition("/")[2] in ("predictions", "students", "teachers", "tokenizers", "tokens")
         if not above or (name not in INSIDE and not of_many):
             return path
         path = above
@@ -164,7 +171,7 @@ def _write_seals(local: Path) -> None:
     (local / FILES).write_text(json.dumps(seals, indent=1) + "\n")
 
 
-def seals(folder: str) -> dict[str, dict[str, Any]]:
+def seals(folder: str) -> dict[str, Seal]:
     """Return size and digest of each file of a sealed folder, by name; empty if it is not sealed."""
     try:
         return _seals(folder)
@@ -172,7 +179,7 @@ def seals(folder: str) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _seals(folder: str) -> dict[str, dict[str, Any]]:
+def _seals(folder: str) -> dict[str, Seal]:
     seals = read_fields(folder, FILES) or {}
     if not all(isinstance(seal, dict) and seal.keys() >= {"bytes", "sha256"} for seal in seals.values()):
         raise DataError(damaged(f"{folder}/{FILES}", "it lacks sizes or digests", folder))
@@ -197,7 +204,7 @@ def damage(folder: str, read: bool = False) -> dict[str, str]:
         if info.type == fs.FileType.NotFound:
             wrong[name] = "it is missing"
         elif info.size != seal["bytes"]:
-            wrong[name] = f"it has {info.size:,} bytes and not {seal['bytes']:,}"
+            wrong[name] = f"it has {info.size:,} bytes instead of {seal['bytes']:,}"
         elif read and file_digest(folder, name) != seal["sha256"]:
             wrong[name] = "its bytes are not those that were written"
     return wrong

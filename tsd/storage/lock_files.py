@@ -179,12 +179,23 @@ class ObjectLockFile:
         from obstore.store import from_url
 
         parts = urlsplit(folder)
+        self._folder = folder
         retries: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
         address = f"{parts.scheme}://{parts.netloc}{parts.path}"
         self._store = from_url(address, retry_config=retries, **_access(folder))
 
     def create(self, content: bytes) -> Any:
-        return self._put(content, "create")
+        """Write the record if there is none. Raises StorageError if the store ignores the condition of a write."""
+        tag = self._put(content, "create")
+        if tag is not None and self._put(content, "create") is not None:
+            import obstore
+
+            obstore.delete(self._store, NAME)
+            raise StorageError(
+                f"{self._folder} cannot be locked: its store ignores the condition of a write (If-None-Match), so "
+                "two commands could write at once; name a folder on a disk or in another store with --out"
+            )
+        return tag
 
     def replace(self, content: bytes, tag: Any) -> Any:
         return self._put(content, tag)

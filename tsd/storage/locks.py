@@ -63,7 +63,7 @@ class Held:
                 self.beat()
         if self.lost is not None:
             raise StorageError(
-                f"{self.folder} was taken over by {self.lost} while this command stood still for more than "
+                f"{self.folder} was taken over by {self.lost} while this command was suspended for more than "
                 f"{STALE:.0f} s: nothing more was written; wait for it, or name another folder with --out"
             )
 
@@ -226,12 +226,12 @@ def _refusal(place: LockFile, folder: str) -> str:
         time.sleep(0.05)  # the other command holds the file and is about to write its record
         found = place.read()
     if found is None:
-        return f"{folder} is being taken by another command: start this one again"
+        return f"{folder} is being locked by another command: start this one again"
     other, age = _owner(found[0]), place.age()
     ends = (
         "wait for it, end it"
         if place.held_by_system is False
-        else f"its last sign of life is {age:.0f} s old, and after {STALE:.0f} s the folder is free: wait"
+        else f"its last renewal is {age:.0f} s old, and the folder is free after {STALE:.0f} s: wait"
     )
     return f"{folder} is in use by {other}: {ends}, or name another folder with --out"
 
@@ -280,6 +280,6 @@ def _place(folder: str) -> LockFile:
     if parts.scheme in OBJECT_STORES:
         return ObjectLockFile(folder)
     raise StorageError(
-        f"{folder} cannot be locked: studies lie on a disk or in one of {', '.join(OBJECT_STORES)}; "
+        f"{folder} cannot be locked: a study must be on a disk or in one of {', '.join(OBJECT_STORES)}; "
         "name another folder with --out"
     )

@@ -4,11 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsd.errors import DataError
-from tsd.storage.folders import (
-    damaged,
-    read_bytes,
-    read_fields,
-)
+from tsd.storage.folders import damaged, read_bytes, read_fields
 from tsd.storage.keys import digest
 
 MANIFEST = "manifest.json"
@@ -20,8 +16,9 @@ FIELDS = {
     "rows": int,
     "parts": list,
     "versions": dict,
+    DIGEST: str,
 }  # of a manifest
-OF_A_PART = {"name", "rows", "sha256"}
+OF_A_PART = {"name", "rows", "bytes", "sha256"}
 
 
 def has_damaged_manifest(folder: str) -> bool:
@@ -30,21 +27,16 @@ def has_damaged_manifest(folder: str) -> bool:
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:
-    """Return a dataset's manifest; None if there is none. Raises DataError if it is damaged.
-
-    A manifest without digest is of an earlier version. It may contain only the known fields, so that a damaged
-    digest field is detected.
-    """
+    """Return a dataset's manifest; None if there is none. Raises DataError if it is damaged."""
     manifest = read_fields(folder, MANIFEST)
     if manifest is None:
         return None
     lacks = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
     if not lacks and not all(isinstance(part, dict) and part.keys() >= OF_A_PART for part in manifest["parts"]):
-        lacks = ["name, rows or digest of a part"]
+        lacks = ["name, rows, bytes or digest of a part"]
     if lacks:
         raise DataError(damaged(f"{folder}/{MANIFEST}", f"it has no {lacks[0]}", folder))
-    known = {*FIELDS, "about", DIGEST}
-    if set(manifest) - known or manifest.get(DIGEST, digest_of(manifest)) != digest_of(manifest):
+    if manifest[DIGEST] != digest_of(manifest):
         raise DataError(damaged(f"{folder}/{MANIFEST}", "it does not hold what was written", folder))
     return manifest
 

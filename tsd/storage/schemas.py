@@ -24,6 +24,18 @@ EXAMPLES = pa.schema(
     ]
 )
 
+# An example as tokens: the prompt, then the response, which is supervised. The test split is left out.
+TOKENS = pa.schema(
+    [
+        pa.field("series_id", pa.int64(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("tokens", pa.list_(pa.int32()), nullable=False),
+        pa.field("prompt_length", pa.int32(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),  # tokens of prompt and response
+        pa.field("curves", pa.list_(pa.uint8())),  # of a vision student: the values of all curves; else null
+    ]
+)
+
 PLOTS = pa.schema(
     [
         pa.field("series_id", pa.int64(), nullable=False),
@@ -60,19 +72,26 @@ def labels_type(facets: Sequence[str]) -> pa.DataType:
     return pa.struct([(facet, pa.string()) for facet in facets])
 
 
-def score_names(facets: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of a run's scores: accuracy per facet, exact match of all facets, and the valid share."""
-    return (*facets, ALL_RIGHT, VALID)
+def score_names(facets: Sequence[str], metrics: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the names of a run's scores: accuracy per facet, exact match of all facets, the valid share, metrics.
+
+    metrics: names of metrics from plugins.
+    """
+    return (*facets, ALL_RIGHT, VALID, *metrics)
 
 
 def make_tables(
-    facets: Sequence[str], measures: Mapping[str, pa.DataType], parameters: Sequence[str], curves: int
+    facets: Sequence[str],
+    measures: Mapping[str, pa.DataType],
+    parameters: Sequence[str],
+    curves: int,
+    metrics: Sequence[str] = (),
 ) -> Tables:
     """Return the table schemas of a task.
 
     facets: their names. measures: type of each measured value, by name. parameters: parameters of the generating
     processes, null if a series' process lacks one. curves: series per item; if there are several, each has its own
-    parameters.
+    parameters. metrics: names of metrics from plugins, for the runs table.
     """
     labels = labels_type(facets)
     drawn = pa.struct([(name, pa.float32()) for name in parameters])
@@ -131,7 +150,7 @@ def make_tables(
                 pa.field("truth", labels, nullable=False),
             ]
         ),
-        runs=pa.schema([*RUN, *(pa.field(score, INTERVAL) for score in score_names(facets))]),
+        runs=pa.schema([*RUN, *(pa.field(score, INTERVAL) for score in score_names(facets, metrics))]),
     )
 
 
@@ -140,25 +159,25 @@ RUN = (
     pa.field("run_id", pa.string(), nullable=False),
     pa.field("teacher", pa.string(), nullable=False),
     pa.field("student", pa.string(), nullable=False),
-    pa.field("view", pa.string()),  # modality: numbers (text) or plot (image); null in old records
-    pa.field("precision", pa.string()),  # of training: float32 or bfloat16
+    pa.field("modality", pa.string(), nullable=False),  # text or image
+    pa.field("precision", pa.string(), nullable=False),  # of training: float32 or bfloat16
     pa.field("parameters", pa.int64(), nullable=False),
     pa.field("parameters_without_embeddings", pa.int64(), nullable=False),
     pa.field("examples", pa.int64(), nullable=False),
     pa.field("tokens", pa.int64(), nullable=False),
     pa.field("supervised_tokens", pa.int64(), nullable=False),
     pa.field("flops", pa.float64(), nullable=False),  # with attention and head, see `students.training_flops`
-    pa.field("flops_6nd", pa.float64()),  # 6·N·D, N without embeddings
+    pa.field("flops_6nd", pa.float64(), nullable=False),  # 6·N·D, N without embeddings
     pa.field("distilled_from", pa.string()),  # null for SFT only, as is the next field
     pa.field("teacher_flops", pa.float64()),  # FLOPs of the teacher's forward passes
     pa.field("steps", pa.int64(), nullable=False),
-    pa.field("stopped_early", pa.bool_()),  # null in old records
+    pa.field("stopped_early", pa.bool_(), nullable=False),
     pa.field("seed", pa.int64(), nullable=False),
     pa.field("validation_loss", pa.float64(), nullable=False),
     pa.field("train_seconds", pa.float64(), nullable=False),
     pa.field("decode_seconds", pa.float64()),
     pa.field("tokens_per_second", pa.float64(), nullable=False),
-    pa.field("utilisation", pa.float64()),
+    pa.field("utilisation", pa.float64(), nullable=False),
 )
 
 

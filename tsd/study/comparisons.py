@@ -24,53 +24,53 @@ def lookup(recipe: Recipe, runs: pa.Table) -> Known:
     return cache(partial(_learned, recipe, runs))
 
 
-def beside_words(recipe: Recipe, known: Known) -> list[Comparison]:
+def distilled_against_sft(recipe: Recipe, known: Known) -> list[Comparison]:
     """Compare each distilled student with its SFT-only counterpart, for each train size."""
-    return _beside(recipe, known, recipe.students.in_words_of)
+    return _beside(recipe, known, recipe.students.sft_counterpart)
 
 
-def beside_readers(recipe: Recipe, known: Known) -> list[Comparison]:
+def image_against_text(recipe: Recipe, known: Known) -> list[Comparison]:
     """Compare each vision-language student with the text student of its size, for each train size."""
-    return _beside(recipe, known, recipe.students.reading_like)
+    return _beside(recipe, known, recipe.students.text_counterpart)
 
 
-def beside_readers_at_flops(recipe: Recipe, known: Known) -> list[Comparison]:
+def image_against_text_at_flops(recipe: Recipe, known: Known) -> list[Comparison]:
     """Compare each vision-language student with the text student of its size at equal FLOPs.
 
     The text student is interpolated between its train sizes, seed by seed. Comparisons outside its range of FLOPs
     are omitted.
     """
     found = []
-    for student in recipe.students.sizes:
-        if (other := recipe.students.reading_like(student)) is None:
+    for student in recipe.students.models:
+        if (other := recipe.students.text_counterpart(student)) is None:
             continue
-        read = [known(other.name, volume) for volume in recipe.students.volumes]
-        for volume in recipe.students.volumes:
-            looked = known(student.name, volume)
+        text_runs = [known(other.name, train_size) for train_size in recipe.students.train_sizes]
+        for train_size in recipe.students.train_sizes:
+            image_runs = known(student.name, train_size)
             like = {
-                seed: paired.at_flops([each[seed] for each in read if seed in each], run.flops)
-                for seed, run in looked.items()
+                seed: paired.at_flops([each[seed] for each in text_runs if seed in each], run.flops)
+                for seed, run in image_runs.items()
             }
             between = {seed: run for seed, run in like.items() if run is not None}
-            found.append(compare((other.name, student.name), volume, between, looked))
+            found.append(compare((other.name, student.name), train_size, between, image_runs))
     return [each for each in found if each is not None]
 
 
 def _beside(recipe: Recipe, known: Known, like: Callable[[Student], Student | None]) -> list[Comparison]:
     """Compare each student with its counterpart, where it has one."""
     found = []
-    for student in recipe.students.sizes:
+    for student in recipe.students.models:
         if (other := like(student)) is None:
             continue
-        for volume in recipe.students.volumes:
-            both = [known(name, volume) for name in (other.name, student.name)]
-            found.append(compare((other.name, student.name), volume, *both))
+        for train_size in recipe.students.train_sizes:
+            both = [known(name, train_size) for name in (other.name, student.name)]
+            found.append(compare((other.name, student.name), train_size, *both))
     return [each for each in found if each is not None]
 
 
-def _learned(recipe: Recipe, runs: pa.Table, student: str, volume: int) -> dict[int, Learned]:
+def _learned(recipe: Recipe, runs: pa.Table, student: str, train_size: int) -> dict[int, Learned]:
     """Return the results of a student's runs on one train size, by seed."""
-    own = [run for run in runs.to_pylist() if (run["student"], run["examples"]) == (student, volume)]
+    own = [run for run in runs.to_pylist() if (run["student"], run["examples"]) == (student, train_size)]
     right = {
         run["seed"]: scoring.right(
             datasets.open_dataset(

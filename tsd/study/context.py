@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.markup import escape
 
@@ -15,6 +15,9 @@ from tsd.storage import datasets, folders
 from tsd.storage.schemas import EXAMPLES, REJECTS, score_names
 from tsd.study import identity, outcomes
 from tsd.training.runs import RunSpec
+
+if TYPE_CHECKING:
+    from tsd.tracking.tracker import Tracker
 
 T = TypeVar("T")
 
@@ -31,7 +34,7 @@ class StudyContext:
         self.series = series or f"{recipe.folder}/series"
         self.reporter = reporter
         self.tables = recipe.asks.tables
-        self.scores = score_names(recipe.asks.names)
+        self.scores = score_names(recipe.asks.names, recipe.asks.metrics)
 
     def open(self, name: str) -> datasets.Dataset:
         """Open a table of the study. Raises StorageError if it is not finished."""
@@ -72,7 +75,7 @@ class StudyContext:
         folders.write_json(self.recipe.folder, "timings.json", timings)
 
     @cached_property
-    def tracker(self) -> Any:
+    def tracker(self) -> "Tracker":
         """The MLflow tracker; imported here, since not every stage needs it."""
         from tsd.tracking.tracker import Tracker
 

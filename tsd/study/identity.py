@@ -10,6 +10,8 @@ from typing import Any, Literal
 from tsd import curation
 from tsd.generation import generator
 from tsd.recipe import ModelTeacher, Recipe, Student
+from tsd.recipe.additions import METRICS, POLICIES
+from tsd.series.processes import added
 from tsd.storage import datasets, keys
 from tsd.storage.schemas import fingerprint
 from tsd.training.runs import VERSION, Precision, RunSpec
@@ -18,9 +20,11 @@ Engine = Literal["greedy", "vllm"]
 
 
 def series_key(recipe: Recipe) -> str:
-    """Key of the series: generator, seed and the recipe's section."""
-    asked = [recipe.task, recipe.asks.version, fingerprint(recipe.asks.tables.series)]
-    return keys.digest(["series", generator.VERSION, *asked, recipe.seed, recipe.series.model_dump()])
+    """Key of the series: generator, seed, the recipe's section, and processes of plugins that it names."""
+    asked = [recipe.asks.name, recipe.asks.version, fingerprint(recipe.asks.tables.series)]
+    shaped = [*asked, recipe.seed, recipe.series.model_dump()]
+    processes = {name: process.version for name, process in added(recipe.series.mix).items()}
+    return keys.digest(["series", generator.VERSION, *shaped, *([processes] if processes else [])])
 
 
 def plots_key(recipe: Recipe, series: datasets.Dataset) -> str:
@@ -37,16 +41,25 @@ def plots_identity(recipe: Recipe) -> list[Any]:
 
 def annotations_key(recipe: Recipe, series: datasets.Dataset) -> str:
     """Key of the annotations: prompt, teacher, plots and series."""
-    looks = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_plots
-    plots = plots_identity(recipe) if looks else []
+    sees_images = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_images
+    plots = plots_identity(recipe) if sees_images else []
     shown = [recipe.asks.version, recipe.teacher.identity, *plots, recipe.seed]
     return keys.digest(["annotations", *shown, series.digest])
 
 
 def curation_key(recipe: Recipe, series: datasets.Dataset, annotations: datasets.Dataset) -> str:
-    """Key of verdicts, examples and rejects."""
+    """Key of verdicts, examples and rejects. Policies of plugins are part of it if the recipe names any."""
     parents = {"series": series.digest, "annotations": annotations.digest}
-    return keys.digest(["curate", curation.VERSION, recipe.asks.version, recipe.curation.model_dump(), parents])
+    settings = recipe.curation.model_dump()
+    policies = {name: [POLICIES[name].version, each] for name, each in settings.pop("policies").items()}
+    shaped = [recipe.asks.version, settings, parents, *([policies] if policies else [])]
+    return keys.digest(["curate", curation.VERSION, *shaped])
+
+
+def added_metrics(recipe: Recipe) -> list[dict[str, str]]:
+    """What metrics of plugins add to the key of the runs table: their versions by name, if there are any."""
+    metrics = {name: METRICS[name].version for name in recipe.evaluation.metrics}
+    return [metrics] if metrics else []
 
 
 def tokenizer_key(recipe: Recipe, student: Student, examples: str) -> str:
@@ -57,8 +70,13 @@ def tokenizer_key(recipe: Recipe, student: Student, examples: str) -> str:
     """
     if student.source:
         return student.source
-    shaped = [VERSION, recipe.asks.version, recipe.training.max_length, student.looks]
+    shaped = [VERSION, recipe.asks.version, recipe.training.max_length, student.is_multimodal]
     return keys.digest(["tokenizer", *shaped, examples])
+
+
+def tokenizer_folder(study_folder: str, run: RunSpec) -> str:
+    """Where the tokenizer of a run lies: in the study's folder, or the student's source."""
+    return run.student.source or f"{study_folder}/tokenizers/{run.tokenizer}"
 
 
 def precision(recipe: Recipe) -> Precision:
@@ -75,7 +93,7 @@ def _spec(recipe: Recipe, student: Student, train_size: int, seed: int, examples
     """The specification of one run. A distilled run also names the run that teaches it."""
     teacher_run = None
     if (teacher := recipe.students.teacher_of(student)) is not None:
-        most = max(recipe.students.volumes)
+        most = max(recipe.students.train_sizes)
         seeds = recipe.students.seeds_for(most)
         teacher_run = _spec(recipe, teacher, most, seed if seed in seeds else seeds[0], examples).run_id
     return RunSpec(

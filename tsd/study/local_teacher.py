@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from rich.markup import escape
@@ -24,6 +24,8 @@ from tsd.models import card
 from tsd.plots import rasterised
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, Student, Training, TrainingConfig, to_yaml
+from tsd.recipe.stored import task_reference
+from tsd.series.processes import added
 from tsd.storage import folders, keys
 from tsd.storage.schemas import ALL_RIGHT, VALID, score_names
 from tsd.tasks import Task
@@ -31,6 +33,9 @@ from tsd.training import runs
 from tsd.training.runs import RunRecord, RunSpec
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from tsd.tracking.tracker import Tracker
     from tsd.training.corpus import Corpus
     from tsd.training.loop import Progress, WorkerContext
@@ -53,11 +58,11 @@ def prepare(recipe: Recipe, reporter: Reporter, open_tracker: Callable[[], "Trac
     there = folders.read_fields(teacher.model, card.CARD)
     mine, wrong = there is not None and there.get("key") == key(recipe), folders.damage(teacher.model)
     if mine and not wrong:
-        reporter.say(f"  the teacher is there: {teacher.model}")
+        reporter.say(f"  the teacher exists already: {teacher.model}")
         return
     if there is not None and not mine:
         raise InputError(
-            f"{teacher.model} holds another teacher than teacher.train asks for: give the study another name, "
+            f"{teacher.model} holds a teacher that differs from teacher.train: give the study another name, "
             "or delete that folder"
         )
     _train(recipe, teacher.model, reporter, open_tracker())
@@ -86,6 +91,8 @@ def key(recipe: Recipe) -> str:
     train = _asked(recipe)
     series = recipe.series.model_dump(exclude={"count", "split", "blocks_per_part"})
     drawn = [generator.VERSION, rasterised.VERSION, runs.VERSION, recipe.seed, series]
+    if processes := {name: process.version for name, process in added(recipe.series.mix).items()}:
+        drawn.append(processes)
     return keys.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, train.model_dump()])
 
 
@@ -93,7 +100,7 @@ def as_student(recipe: Recipe) -> Student:
     """Return the local teacher as the student that it is before training."""
     train = _asked(recipe)
     name = recipe.teacher.name
-    return Student(name=name, size=train.size, view="plot", learning_rate=train.learning_rate)
+    return Student(name=name, size=train.size, modality="image", learning_rate=train.learning_rate)
 
 
 def settings(recipe: Recipe) -> TrainingConfig:
@@ -133,10 +140,10 @@ def _sizes(recipe: Recipe) -> dict[str, int]:
     return {"train": _asked(recipe).pictures, "validation": validation, "test": TEST}
 
 
-def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple[Any, dict[str, "Corpus"]]:
+def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple["PreTrainedTokenizerBase", dict[str, "Corpus"]]:
     """Build the teacher's tokenizer, and its corpora for training and validation. series: by split."""
     from tsd.models.tokenizer import build_tokenizer
-    from tsd.training.corpus import looking_corpus
+    from tsd.training.corpus import image_corpus
 
     task, longest = recipe.asks, settings(recipe).max_length
     plain = [0] * len(task.phrasing_counts)  # the first sentence of each topic
@@ -144,10 +151,10 @@ def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple[Any, dict[str, "C
         split: [task.reply(truth, plain) for truth in series[split]["truth"].to_pylist()]
         for split in ("train", "validation")
     }
-    texts = [task.looking_prompt, *sorted(set(said["train"]))]
+    texts = [task.image_prompt, *sorted(set(said["train"]))]
     tokenizer = build_tokenizer(texts * 2, longest, pictures=True)  # twice, so that all words are frequent
     return tokenizer, {
-        split: looking_corpus(task, task.items(series[split]), replies, tokenizer, longest)
+        split: image_corpus(task, task.items(series[split]), replies, tokenizer, longest)
         for split, replies in said.items()
     }
 
@@ -175,21 +182,21 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
         tokenizer=key(recipe),  # made of the same series
         precision="float32",
     )
-    with reporter.stage("Draw the teacher's series", sum(_sizes(recipe).values()), recipe.asks.unit) as step:
+    with reporter.stage("Generate the teacher's series", sum(_sizes(recipe).values()), recipe.asks.unit) as step:
         series = draw(recipe, step.advance)
     with reporter.stage("Train the teacher", train.pictures, "plots") as step:
         model, tokenizer, record = _learn(recipe, run, series, folder, started, step, tracker)
     with reporter.stage("Score the teacher", TEST, "plots") as step:
         at_once = recipe.evaluation.batch_size
-        predictions = look(recipe.asks, model, tokenizer, series["test"], at_once, step.advance)
+        predictions = predict(recipe.asks, model, tokenizer, series["test"], at_once, step.advance)
     found = scoring.score(predictions)
     scores = {name: found[name].as_dict() for name in score_names(recipe.asks.names)}
     about = {"study": recipe.name, "recipe": keys.digest(recipe.model_dump(mode="json")), "teacher": "rules"}
     with tempfile.TemporaryDirectory() as local:
         from tsd.training.trainer import export
 
-        length = recipe.series.length
-        export(model, tokenizer, Path(local), run.student, record, task=recipe.task, length=length, about=about)
+        task, length = task_reference(recipe), recipe.series.length
+        export(model, tokenizer, Path(local), run.student, record, task=task, length=length, about=about)
         said = {**json.loads(Path(local, card.CARD).read_text()), "key": key(recipe)}
         Path(local, card.CARD).write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
         Path(local, card.README).write_text(card.render(said, scores), encoding="utf-8")
@@ -197,7 +204,7 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
     folders.delete_folder(_checkpoints(folder))
     tracker.finish(record.as_dict(), {name: at["value"] for name, at in scores.items()}, int(time.time() * 1000))
     _say_scores(recipe.asks, predictions, scores, reporter)
-    reporter.say(f"  the teacher lies in {folder}")
+    reporter.say(f"  the teacher is stored in {folder}")
 
 
 def _learn(
@@ -208,7 +215,7 @@ def _learn(
     started: float,
     step: Step,
     tracker: "Tracker",
-) -> tuple[Any, Any, RunRecord]:
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", RunRecord]:
     """Return the trained model, its tokenizer and its record."""
     import torch
 
@@ -261,7 +268,7 @@ class _Course:
         self.shown = shown
         self.tracker.log(self.run_id, now.step, {"loss": now.loss}, int(time.time() * 1000))
 
-    def resume(self, model: Any, optimizer: Any) -> "Progress":
+    def resume(self, model: "PreTrainedModel", optimizer: "Optimizer") -> "Progress":
         """Load the last complete checkpoint of this teacher, if there is one. Returns its progress."""
         from tsd.training import checkpoints
         from tsd.training.loop import Progress
@@ -305,10 +312,10 @@ def _alone() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def look(
+def predict(
     task: Task,
-    model: Any,
-    tokenizer: Any,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
     series: pa.Table,
     at_once: int,
     advance: Callable[[int], None] = lambda _: None,

@@ -26,7 +26,7 @@ def finished(recipe: Recipe, runs: Sequence[RunSpec]) -> dict[str, RunRecord]:
             records[run.run_id] = RunRecord(**fields)
         except TypeError as error:
             why = str(error).partition(" ")[2]
-            raise DataError(folders.damaged(f"{folder}/{name}", f"it is no record ({why})", folder)) from None
+            raise DataError(folders.damaged(f"{folder}/{name}", f"it is not a record ({why})", folder)) from None
     return records
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from tsd.generation import generator
 from tsd.progress import clock
 from tsd.recipe import (
+    AddedTeacher,
     ApiTeacher,
     LocalTeacher,
     ModelTeacher,
@@ -65,16 +66,16 @@ def plan(recipe: Recipe, stage: str) -> str:
             lines.append(f"  {name:<{INDENT - 2}}{said[0]}{taught}" + (f": {took}" if seconds != 0 else ""))
             lines.extend(" " * INDENT + more for more in said[1:])
     if len(asked) > 1:
-        besides = f", and what {' and '.join(dict.fromkeys(unknown))} needs" if unknown else ""
-        lines.append(f"  {'in all':<{INDENT - 2}}about {clock(total)}{besides}; some seconds more to start Ray")
+        besides = f" without {' and '.join(dict.fromkeys(unknown))}" if unknown else ""
+        lines.append(f"  {'in all':<{INDENT - 2}}about {clock(total)}{besides}, and some seconds to start Ray")
     elif total == 0 and not unknown:
-        lines.append(f"There is nothing to do: all of it lies in {recipe.folder}.")
+        lines.append(f"There is nothing to do: {recipe.folder} has all results.")
     if unseen:
-        lines.append(f"What lies in {recipe.folder} could not be seen, so this is the whole: {unseen}")
+        lines.append(f"{recipe.folder} could not be read, so this plan covers the whole study: {unseen}")
     state = "This start has done nothing yet" if begun else "Nothing was done yet"
     lines.append(
-        f"{state}. Times are for this machine ({cpus()} CPUs) at the rate of a short trial just "
-        "now; what an earlier start has finished is not done again."
+        f"{state}. Times are estimates for this machine ({cpus()} CPUs), from a short trial just now. "
+        "Finished work of earlier starts is not repeated."
     )
     return "\n".join(lines)
 
@@ -85,7 +86,7 @@ def _left_over(share: float, said: list[str], seconds: float | None) -> tuple[li
         return said, seconds
     if share == 0:
         return [DONE], 0.0
-    first = f"{said[0]}, of which {1 - share:.0%} {'is' if share > 0.99 else 'are'} there"
+    first = f"{said[0]}, of which {1 - share:.0%} {'is' if share > 0.99 else 'are'} finished"
     return [first, *said[1:]], None if seconds is None else seconds * share
 
 
@@ -97,7 +98,7 @@ def _generate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
     seconds = seconds_of(lambda: generator.draw_table(recipe.asks, recipe.series, recipe.seed, 0, generator.BLOCK))
     size = count * recipe.series.points * recipe.asks.curves / 2**20
     lengths = " or ".join(map(str, recipe.series.lengths))
-    said = f"draw {count:,} {recipe.asks.unit} of {lengths} points, {size:,.1f} MiB of values"
+    said = f"generate {count:,} {recipe.asks.unit} of {lengths} points, {size:,.1f} MiB of values"
     return _left_over(left.series, [said], STAGE_SECONDS + seconds * count / generator.BLOCK / cpus())
 
 
@@ -107,7 +108,7 @@ def _annotate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
     said, seconds = _ask_all(recipe, left)
     if left.annotations < 1:
         there = recipe.series.count - round(recipe.series.count * left.annotations)
-        said = [f"{said[0]} ({there:,} replies are there)", *said[1:]]
+        said = [f"{said[0]} ({there:,} replies exist already)", *said[1:]]
     return said, seconds
 
 
@@ -124,6 +125,8 @@ def _ask_all(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
         each = seconds_of(lambda: rules.annotate(sample)) / len(sample)
         seconds = STAGE_SECONDS + each * count / cpus()
         return [f"write {count:,} replies by the rules teacher, no model: 0 images, 0 tokens, $0"], seconds
+    if isinstance(teacher, AddedTeacher):
+        return [f"write {count:,} replies by the teacher {teacher.name}, of a plugin: its cost is not known"], None
     task, plots = recipe.asks, recipe.plots
     text = float(np.mean([text_tokens(teacher, task, length) for length in recipe.series.lengths]))
     picture, reply = image_tokens(teacher, plots), task.reply_tokens * REPLY_SHARE
@@ -133,11 +136,11 @@ def _ask_all(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
     if teacher.train and left.teacher:
         before, first = _own_teacher(recipe, left)
     if isinstance(teacher, LocalTeacher):
-        looking = _looking_seconds(recipe, teacher, count)
-        looked = f"have {teacher.name} look at {count:,} plots in {teacher.workers} processes"
-        return [*before, f"{looked}, {rounded(count * picture)} image tokens, $0"], _sum(first, looking)
+        inference = _inference_seconds(recipe, teacher, count)
+        described = f"have {teacher.name} describe {count:,} plots in {teacher.workers} processes"
+        return [*before, f"{described}, {rounded(count * picture)} image tokens, $0"], _sum(first, inference)
     lines = [*before, f"ask {teacher.name} {_where(teacher)} about {count:,} {task.unit}"]
-    if teacher.sees_plots:
+    if teacher.sees_images:
         drawn = " to ".join(
             f"{width} × {height}" for width, height in sorted({min(plots.sizes), max(plots.sizes)})
         )
@@ -172,13 +175,13 @@ def _own_teacher(recipe: Recipe, left: Remaining) -> tuple[list[str], float | No
     ).seconds
     seconds = None if rate is None else OWN_SECONDS + rate * (train.pictures + local_teacher.TEST)
     return [
-        f"train {recipe.teacher.name} to look, on {train.pictures:,} plots of other series and their truth"
+        f"train the teacher {recipe.teacher.name} on {train.pictures:,} plots of other series with known truth"
     ], seconds
 
 
-def _looking_seconds(recipe: Recipe, teacher: LocalTeacher, count: int) -> float | None:
+def _inference_seconds(recipe: Recipe, teacher: LocalTeacher, count: int) -> float | None:
     """Seconds to annotate all plots with a local teacher. One of unknown size is timed as 0.3M."""
-    student = Student(name=teacher.name, size=teacher.train.size if teacher.train else "0.3M", view="plot")
+    student = Student(name=teacher.name, size=teacher.train.size if teacher.train else "0.3M", modality="image")
     each = training_rate(recipe.model_copy(update={"training": TrainingConfig()}), student).seconds
     if each is None:
         return None
@@ -196,15 +199,15 @@ def _where(teacher: ApiTeacher | VllmTeacher) -> str:
     if isinstance(teacher, ApiTeacher):
         batches = " in offline batches" if teacher.mode == "batch" else ""
         return f"at {urlsplit(teacher.base_url).hostname}{batches}"
-    machines = f"{teacher.replicas} × {teacher.tensor_parallel} GPUs" if teacher.gpu else "CPUs"
+    machines = f"{teacher.replicas} × {teacher.gpus} GPUs" if teacher.gpu else "CPUs"
     return f"inside the pipeline, on {machines},"
 
 
 def _engine_seconds(teacher: VllmTeacher, count: int) -> tuple[float | None, str]:
     """Return the seconds of vLLM engines, and a description of their rate."""
     if teacher.replies_per_second is None:
-        return None, "at no price but the machines'; their rate is not known (teacher.replies_per_second)"
-    machines = teacher.replicas * (teacher.tensor_parallel if teacher.gpu else 1)
+        return None, "the cost is that of the machines; set teacher.replies_per_second to estimate it"
+    machines = teacher.replicas * max(1, teacher.gpus)
     rate = machines * teacher.replies_per_second
     seconds = count / rate
     unit = "GPU hours" if teacher.gpu else "engine hours"
@@ -253,8 +256,8 @@ def _train(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
     if not cells:
         return [DONE], 0.0
     seen = Counter[Student]()  # over all runs and epochs
-    for student, volume, _ in cells:
-        seen[student] += volume * training.epochs
+    for student, train_size, _ in cells:
+        seen[student] += train_size * training.epochs
     rates = {student: training_rate(recipe, student) for student in seen}
     taught = {student: _teaching_rate(recipe, student) for student in seen if student.distil}
     tokens = sum(seen[student] * rate.tokens for student, rate in rates.items())
@@ -288,8 +291,9 @@ def _taught(recipe: Recipe, student: Student, flops: float) -> str:
     """
     teacher = recipe.students.teacher_of(student)
     assert student.distil is not None
-    first = f" on {max(recipe.students.volumes):,} examples, trained before it" if teacher else ""
-    return f"{student.name} learns from {student.distil.teacher}{first}: {flops:.2g} FLOPs more, the teacher's"
+    first = f" on {max(recipe.students.train_sizes):,} examples, trained before it" if teacher else ""
+    name = student.distil.teacher
+    return f"{student.name} is distilled from {name}{first}: {flops:.2g} FLOPs more for the teacher"
 
 
 def _teaching_rate(recipe: Recipe, student: Student) -> Rate:
@@ -320,7 +324,7 @@ def _evaluate(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]
         seconds = recipe.evaluation.series * sum(known) * 2 / 3 / min(recipe.evaluation.workers, cpus())
     return [
         f"have each of {_of(len(cells), len(every))} students describe {recipe.evaluation.series:,} test series",
-        f"{replies:,} replies, about {rounded(tokens)} tokens read and written",
+        f"{replies:,} replies, about {rounded(tokens)} tokens in and out",
         *_estimates(rates),
     ], seconds
 
@@ -331,9 +335,9 @@ def _estimates(rates: Iterable[Rate]) -> list[str]:
     return [f"tokens and FLOPs are estimated from the models' names: {why}" for why in whys]
 
 
-def _run(student: Student, volume: int, seed: int) -> str:
+def _run(student: Student, train_size: int, seed: int) -> str:
     """Return the prefix of a run's id."""
-    return f"{student.name}-{volume}-s{seed}"
+    return f"{student.name}-{train_size}-s{seed}"
 
 
 def _of(count: int, every: int) -> str:
@@ -341,7 +345,7 @@ def _of(count: int, every: int) -> str:
 
 
 def _report(recipe: Recipe, left: Remaining) -> tuple[list[str], float | None]:
-    return ["fit how loss and errors fall with size and data, and write report.html"], REPORT_SECONDS
+    return ["fit scaling laws of loss and error rates, and write report.html"], REPORT_SECONDS
 
 
 _PLANS: dict[str, Callable[[Recipe, Remaining], tuple[list[str], float | None]]] = {

@@ -1,11 +1,14 @@
 """Plots of series as a table, as a teacher sees them."""
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from tsd.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tsd.plots.plotter import Plotter
 
 
 def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
@@ -18,7 +21,7 @@ def plot_table(recipe: Recipe, series: pa.Table) -> pa.Table:
 
 
 @lru_cache(maxsize=1)
-def _plotter() -> Any:
+def _plotter() -> "Plotter":
     from tsd.plots.plotter import Plotter
 
     return Plotter()

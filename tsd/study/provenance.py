@@ -12,12 +12,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from tsd.errors import StorageError
-from tsd.recipe import Recipe, Student, to_yaml
+from tsd.errors import InputError, StorageError
+from tsd.recipe import ModelTeacher, Recipe, Student, stored, to_yaml
 from tsd.storage import folders, keys
+from tsd.tasks import modules
 
 RECIPE = "recipe.yaml"
-LAYOUT = b"# layout 2 of a study's folder\n"
+LAYOUT = b"# layout 3 of a study's folder\n"
 """First line of the stored recipe. Change it whenever older folders cannot be continued: they are refused."""
 MADE = {
     "generate": ("series",),
@@ -73,32 +74,58 @@ def keep(recipe: Recipe, command: str) -> None:
         there = read(one)
         trained = "train" in _made(one.folder)
         if there is None or (_identity(there) != _identity(one) and (not trained or command in (*GROWS, *LATER))):
-            folders.write_bytes(one.folder, RECIPE, LAYOUT + to_yaml(one).encode())
+            folders.write_bytes(one.folder, RECIPE, LAYOUT + to_yaml(one, stored=True).encode())
 
 
 def read(recipe: Recipe) -> Recipe | None:
-    """Return the recipe stored in a folder, with the name and location of `recipe`.
+    """Return the recipe stored in a folder, with the name and location of `recipe` and of its plugins.
 
     None if there is none; then only the tables' keys can be compared. Raises StorageError if the file is damaged,
     or of an earlier version.
     """
-    content = folders.read_bytes(recipe.folder, RECIPE)
+    fields = _read_fields(recipe.folder)
+    if fields is None:
+        return None
+    placed = {"name": recipe.name, "out": recipe.out, "plugins": recipe.plugins}
+    try:
+        moved = {**fields, **placed, "task": _moved(fields.get("task"), recipe.task)}
+        return Recipe.model_validate(stored.relocated(moved, recipe.folder))
+    except (ValidationError, InputError):
+        return None
+
+
+def changed_modules(recipe: Recipe) -> list[str]:
+    """Return one line for each plugin, and for the task's module, that changed since the recipe was stored.
+
+    Raises StorageError as `read` does.
+    """
+    return list(stored.changes(_read_fields(recipe.folder) or {}, recipe))
+
+
+def _read_fields(folder: str) -> dict[str, Any] | None:
+    """Return the fields of a stored recipe under current names; None without one. Raises StorageError."""
+    content = folders.read_bytes(folder, RECIPE)
     if content is None:
         return None
     try:
         fields = yaml.safe_load(content)
         whole = isinstance(fields, dict) and "tracking" in fields  # the last section
-    except (yaml.YAMLError, UnicodeDecodeError):
+        modules.listed(fields.get("plugins", []) if whole else [])
+    except (yaml.YAMLError, UnicodeDecodeError, InputError):
         whole = False
     if not whole:
         raise StorageError(
-            f"{recipe.folder}/{RECIPE} is damaged: delete it, and the tables' keys tell whether a recipe made them"
+            f"{folder}/{RECIPE} is damaged: delete it; the recipe is then compared with the tables' keys"
         )
-    require_layout(recipe.folder, content)
-    try:
-        return Recipe.model_validate({**fields, "name": recipe.name, "out": recipe.out})
-    except ValidationError:
-        return None
+    require_layout(folder, content)
+    found: dict[str, Any] = fields
+    return found
+
+
+def _moved(written: Any, task: str) -> Any:
+    """A stored task, with the path that `task` has if both name the same file and object."""
+    same = modules.unpinned(str(written)).rpartition("/")[2] == task.rpartition("/")[2]
+    return task if same else written
 
 
 def require_layout(folder: str, content: bytes) -> None:
@@ -141,10 +168,10 @@ def _made(folder: str) -> set[str]:
 
 def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, Any]]:
     """Yield path and value of each field that may no longer change, except students."""
-    looks = _shows_plots(recipe)
+    with_plots = _shows_plots(recipe)
     for path, value, stage in recipe.shaped():
         section = path.partition(".")[0]
-        if stage not in made or section in BY_NAME or (section == "plots" and not looks):
+        if stage not in made or section in BY_NAME or (section == "plots" and not with_plots):
             continue
         yield path, value
     if "train" in made:
@@ -153,7 +180,8 @@ def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, Any]]:
 
 def _shows_plots(recipe: Recipe) -> bool:
     """Whether plots affect any result: a teacher uses them, or they are stored."""
-    return bool(getattr(recipe.teacher, "sees_plots", False)) or "plots" in folders.names(recipe.folder)
+    sees_images = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_images
+    return sees_images or "plots" in folders.names(recipe.folder)
 
 
 def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Difference]:
@@ -167,10 +195,10 @@ def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Differenc
     extra = [cell for cell in has if cell not in had] if command in LATER else []
     if not missing and not extra:
         return
-    for field in ("sizes", "volumes", "seeds"):
+    for field in ("models", "train_sizes", "seeds"):
         was, now = getattr(old.students, field), getattr(new.students, field)
-        if field == "sizes":
-            was, now = ({student.name: _shape(student) for student in sizes} for sizes in (was, now))
+        if field == "models":
+            was, now = ({student.name: _shape(student) for student in models} for models in (was, now))
         if was != now:
             yield Difference(old.folder, f"students.{field}", was, now)
 
@@ -178,8 +206,8 @@ def _lost_students(old: Recipe, new: Recipe, command: str) -> Iterator[Differenc
 def _cells(recipe: Recipe) -> dict[tuple[str, str], None]:
     """Return every run by the prefix of its id and the hash of its student."""
     return {
-        (f"{student.name}-{volume}-s{seed}", keys.digest(_shape(student))): None
-        for student, volume, seed in recipe.students.cells()
+        (f"{student.name}-{train_size}-s{seed}", keys.digest(_shape(student))): None
+        for student, train_size, seed in recipe.students.cells()
     }
 
 

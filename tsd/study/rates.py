@@ -57,17 +57,17 @@ def training_rate(recipe: Recipe, student: Student) -> Rate:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from tsd.models import students
-    from tsd.models.tokenizer import build_tokenizer
+    from tsd.models.tokenizer import build_tokenizer, load_tokenizer
     from tsd.training.corpus import tokenise
 
     examples = _sample(recipe)
     folder, unreachable = hub.folder(student.source) if student.source else (None, None)
     if student.source and folder is None:
         return _from_name(student, examples, str(unreachable))
-    texts = [recipe.asks.looking_prompt, *examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
+    texts = [recipe.asks.image_prompt, *examples["prompt"].to_pylist(), *examples["completion"].to_pylist()]
     longest = recipe.training.max_length
-    tokenizer = students.load_tokenizer(folder) if folder else build_tokenizer(texts, longest, student.looks)
-    corpus = tokenise(examples, tokenizer, longest, recipe.asks if student.looks else None)
+    tokenizer = load_tokenizer(folder) if folder else build_tokenizer(texts, longest, student.is_multimodal)
+    corpus = tokenise(examples, tokenizer, longest, recipe.asks if student.is_multimodal else None)
     measured = not recipe.training.gpu
     if measured or student.source is None:
         torch.set_num_threads(recipe.training.threads)
@@ -144,10 +144,10 @@ def _seconds_per_example(recipe: Recipe, model: "PreTrainedModel", corpus: "Corp
 
 def counted_model(recipe: Recipe) -> str:
     students = recipe.students
-    seeds = sorted({len(students.seeds_for(volume)) for volume in students.volumes})
+    seeds = sorted({len(students.seeds_for(train_size)) for train_size in students.train_sizes})
     parts = (
-        (str(len(students.sizes)), "size"),
-        (str(len(students.volumes)), "data volume"),
+        (str(len(students.models)), "model"),
+        (str(len(students.train_sizes)), "train size"),
         (" to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1])))), "seed"),
     )
     return " × ".join(f"{count} {noun}{'' if count == '1' else 's'}" for count, noun in parts)

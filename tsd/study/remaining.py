@@ -48,7 +48,11 @@ def of(recipe: Recipe, series: str | None = None) -> Remaining:
     parts = -(-recipe.series.count // (recipe.series.blocks_per_part * BLOCK))
     share = partial(_share, parts=parts)
     teacher = recipe.teacher
-    own = isinstance(teacher, ModelTeacher) and teacher.train is not None
+    untrained = (
+        isinstance(teacher, ModelTeacher)
+        and teacher.train is not None
+        and "tsd.json" not in folders.names(teacher.model)
+    )
     planned = _planned(recipe)
     decoded = [
         run
@@ -59,7 +63,7 @@ def of(recipe: Recipe, series: str | None = None) -> Remaining:
         series=share(series or f"{folder}/series"),
         annotations=share(f"{folder}/annotations"),
         curation=share(f"{folder}/examples"),
-        teacher=own and "tsd.json" not in folders.names(str(getattr(teacher, "model", ""))),
+        teacher=untrained,
         records=frozenset(
             name for name in folders.names(f"{folder}/records") if planned is None or name in planned
         ),

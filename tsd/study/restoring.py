@@ -6,7 +6,6 @@ run is deterministic given the same examples, so its weights are compared with t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich.markup import escape
 
@@ -23,7 +22,7 @@ class LostStudent:
     """A student that must be trained again: the problems of its files, and their digests where known."""
 
     wrong: Mapping[str, str]
-    before: Mapping[str, Mapping[str, Any]]
+    before: Mapping[str, folders.Seal]
 
 
 def restore_records(recipe: Recipe, runs: Sequence[RunSpec], reporter: Reporter) -> dict[str, LostStudent]:
@@ -47,7 +46,7 @@ def restore_records(recipe: Recipe, runs: Sequence[RunSpec], reporter: Reporter)
         if whole.get("run_id") != run_id:
             record = {**folders.read_json(folder, card.CARD)["run"], **_decode_seconds(recipe, run_id)}
             folders.write_json(records, name, record)
-            reporter.say(escape(f"  records/{name} was damaged: written anew from students/{run_id}/{card.CARD}"))
+            reporter.say(escape(f"  records/{name} was damaged: rewritten from students/{run_id}/{card.CARD}"))
     return lost
 
 
@@ -69,7 +68,7 @@ def hold_against(recipe: Recipe, lost: Mapping[str, LostStudent], reporter: Repo
 
 
 def require_same(
-    folder: str, wrong: Mapping[str, str], before: Mapping[str, Mapping[str, Any]], reporter: Reporter
+    folder: str, wrong: Mapping[str, str], before: Mapping[str, folders.Seal], reporter: Reporter
 ) -> None:
     """Report that a sealed folder was rebuilt. Raises DataError if its files differ from the previous ones."""
     name, now = folder.removeprefix(folders.study_of(folder)).lstrip("/"), folders.seals(folder)
@@ -93,7 +92,7 @@ def _decode_seconds(recipe: Recipe, run_id: str) -> dict[str, float]:
     return {} if seconds is None else {"decode_seconds": seconds}
 
 
-def _weights(seals: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _weights(seals: Mapping[str, folders.Seal]) -> dict[str, folders.Seal]:
     """Select the files that determine predictions: the metadata contains timings, which differ each time."""
     return {name: seal for name, seal in seals.items() if name != card.CARD}
 

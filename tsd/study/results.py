@@ -9,21 +9,23 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 import tsd
 from tsd.errors import StorageError
-from tsd.evaluation import scoring
+from tsd.evaluation import metrics, scoring
+from tsd.evaluation.laws import FittedLaw
 from tsd.models import card
 from tsd.plots.figures import style
 from tsd.progress import Reporter
 from tsd.recipe import ModelTeacher, Recipe, to_yaml
+from tsd.recipe.additions import METRICS
 from tsd.reporting import report as reporting
 from tsd.storage import datasets, folders, keys, manifests
-from tsd.study import comparisons, placement, provenance
+from tsd.storage.schemas import fingerprint
+from tsd.study import comparisons, identity, placement, provenance
 from tsd.study.context import StudyContext
 from tsd.study.lost_parts import find_lost
 from tsd.study.plot_tables import plot_table
@@ -46,7 +48,10 @@ def score_runs(
         record = replace(known, decode_seconds=known.decode_seconds or seconds.get(run_id))
         if record != known:
             folders.write_json(f"{study.recipe.folder}/records", f"{run_id}.json", record.as_dict())
-        found = scoring.score(study.predictions_of(run_id).read())
+        said = study.predictions_of(run_id).read()
+        found = scoring.score(said)
+        for name in study.recipe.evaluation.metrics:
+            found[name] = metrics.measure(name, METRICS[name].measure, said)
         scored = {name: found[name].as_dict() for name in study.scores}
         _complete_card(study, run_id, scored)
         rows.append({**record.as_dict(), "teacher": study.teacher, **scored})
@@ -77,17 +82,17 @@ def drop_predictions_of_other_engines(study: StudyContext, keys: Mapping[str, st
 
 
 def _complete_card(study: StudyContext, run_id: str, scores: Mapping[str, Mapping[str, float]]) -> None:
-    """Rewrite a student's model card with its scores; an earlier version wrote no metadata for one."""
+    """Rewrite a student's model card with its scores. One whose metadata were deleted keeps its card."""
     folder = f"{study.recipe.folder}/students/{run_id}"
     said = folders.read_fields(folder, card.CARD)
-    if said is not None and "about" in said:
+    if said is not None:
         folders.write_bytes(folder, card.README, card.render(said, scores).encode())
 
 
 def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], reporter: Reporter) -> None:
     """Write the runs table of a study, unless the same table exists."""
     folder, schema = f"{recipe.folder}/runs", recipe.asks.tables.runs
-    key = keys.digest(["runs", runs.to_pylist(), dict(parents)])
+    key = keys.digest(["runs", runs.to_pylist(), dict(parents), *identity.added_metrics(recipe)])
     lost = None
     if manifests.made_by(folder) == key:
         if datasets.find_finished(folder, schema, key):
@@ -101,14 +106,23 @@ def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], repor
         lost.say(reporter)
 
 
-def require_own_runs(study: StudyContext, runs: pa.Table) -> None:
-    """Raise StorageError if the runs table holds runs of another recipe."""
+def read_own_runs(study: StudyContext) -> pa.Table:
+    """Read the runs table. Raises StorageError if it holds runs, or metrics, of another recipe."""
+    folder = f"{study.recipe.folder}/runs"
+    manifest = manifests.whole_manifest(folder)
+    if manifest and manifest["schema"] != fingerprint(study.tables.runs):
+        raise StorageError(
+            f"{folder} was written with other evaluation.metrics, or by another version of tsd: run "
+            "`tsd evaluate` with this recipe first"
+        )
+    runs = study.open("runs").read()
     planned = {run.run_id for run in study.planned_runs()}
     if others := [run_id for run_id in runs["run_id"].to_pylist() if run_id not in planned]:
         raise StorageError(
             f"{study.recipe.folder}/runs was made from another recipe: it holds {others[0]}, which this recipe "
             "does not train: name another folder with --out, or run `tsd evaluate` with this recipe first"
         )
+    return runs
 
 
 def write_report(study: StudyContext, shown: reporting.Study) -> None:
@@ -124,7 +138,7 @@ def write_report(study: StudyContext, shown: reporting.Study) -> None:
 
 
 def assemble(
-    study: StudyContext, runs: pa.Table, fits: dict[str, Any], machines: Mapping[str, float]
+    study: StudyContext, runs: pa.Table, fits: dict[str, FittedLaw | str], machines: Mapping[str, float]
 ) -> reporting.Study:
     """Collect the content of a report. machines: the number of CPUs and GPUs, as "CPU" and "GPU"."""
     recipe = study.recipe
@@ -150,9 +164,9 @@ def assemble(
         counts=examples.about,
         beside=_beside(said, annotations),
         facts=_facts(study, series, test) | {f"Failed: {run_id}": reason for run_id, reason in failed.items()},
-        objectives=comparisons.beside_words(study.recipe, known),
-        views=comparisons.beside_readers(study.recipe, known),
-        views_at_flops=comparisons.beside_readers_at_flops(study.recipe, known),
+        objectives=comparisons.distilled_against_sft(study.recipe, known),
+        modalities=comparisons.image_against_text(study.recipe, known),
+        modalities_at_flops=comparisons.image_against_text_at_flops(study.recipe, known),
     )
 
 
@@ -162,7 +176,7 @@ def useful_share(
     """Share of the wall time in which students trained or decoded, given the number of concurrent workers."""
     resource = "GPU" if recipe.training.gpu else "CPU"
     there = machines.get(resource, 1)
-    needs = {student.name: placement.need(student, recipe.training) for student in recipe.students.sizes}
+    needs = {student.name: placement.need(student, recipe.training) for student in recipe.students.models}
     shares = {name: need.workers * (need.gpus or need.cpus) / there for name, need in needs.items()}
     least = 1 / min(
         recipe.training.concurrent_trials, len(runs)
@@ -211,7 +225,7 @@ def _samples(
 def _seen(recipe: Recipe, series: pa.Table) -> dict[int, str]:
     """Return the plots that the teacher was shown, as base64 PNGs by series id; empty if it uses no images."""
     teacher = recipe.teacher
-    if not (isinstance(teacher, ModelTeacher) and teacher.sees_plots):
+    if not (isinstance(teacher, ModelTeacher) and teacher.sees_images):
         return {}
     plots = plot_table(recipe, series).to_pylist()
     return {plot["series_id"]: base64.b64encode(plot["png"]).decode() for plot in plots}

@@ -13,11 +13,13 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
+from pydantic import ValidationError
 
-from tsd.errors import DataError, StorageError
-from tsd.recipe import Recipe
+from tsd.errors import DataError, InputError, StorageError
+from tsd.recipe import ModelTeacher, Recipe, stored
+from tsd.recipe.loading import first_problem
 from tsd.storage import datasets, folders, manifests
-from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, fingerprint
+from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, TOKENS, fingerprint
 from tsd.study import identity, provenance
 from tsd.study.findings import Checked, Finding
 from tsd.tasks import TASKS
@@ -34,13 +36,14 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("verdicts",),
     ("examples", "rejects"),
     ("tokenizers",),
+    ("tokens",),
     ("trials", "students", "records"),
     ("predictions",),
     ("runs",),
     tuple(PAGES),
 )
 # Tables that a study with several teachers has only in the teachers' folders.
-ONE_TEACHERS = ("annotations", "verdicts", "examples", "rejects", "tokenizers")
+ONE_TEACHERS = ("annotations", "verdicts", "examples", "rejects", "tokenizers", "tokens")
 # Results of a stage, which show that it was run.
 STAGES = {
     "generate": ("series",),
@@ -66,18 +69,21 @@ def check(run: str) -> Iterator[Checked]:
 def _check_study(run: str) -> Iterator[Checked]:
     """Check the tables, folders, records and pages of a study, then those of its teachers."""
     recipe, unreadable = _recipe(run)
-    yield Checked(provenance.RECIPE, "" if unreadable else "can be read", unreadable)
+    changed = provenance.changed_modules(recipe) if recipe else []
+    yield Checked(provenance.RECIPE, "; ".join(["can be read", *changed]) if recipe else "", unreadable)
     children = sorted({*_children(f"{run}/teachers"), *(recipe.teachers if recipe else ())})
     scored = [] if children else _scored(run)
     for name in TABLES:
         after = None if name == "plots" else _after(run, name, children)
         if after or _begun(run, name):
-            checked = _check_table(run, name, after)
+            checked = _check_table(run, name, after, recipe)
             yield checked
             if name == "annotations":
                 yield from _check_replies(run, checked)
     for name in sorted({*_children(f"{run}/predictions"), *scored}):
-        yield _check_table(run, f"predictions/{name}", "its row in runs" if name in scored else None)
+        yield _check_table(run, f"predictions/{name}", "its row in runs" if name in scored else None, recipe)
+    for name in _children(f"{run}/tokens"):
+        yield _check_table(run, f"tokens/{name}", None, recipe)
     yield from _check_folders(run, recipe, children)
     if not children:
         yield from _check_records(run, recipe, scored)
@@ -125,7 +131,11 @@ def stages(run: str) -> list[str]:
 
 
 def recipe_of(run: str) -> Recipe:
-    """Return the recipe that made a study, with its current folder. Raises DataError if there is none."""
+    """Return the recipe that made a study, with its current folder. Raises DataError if there is none.
+
+    Its plugins are looked for where the recipe names them, in `run`, and in the current folder. Raises InputError
+    if one is in none of them.
+    """
     run = run.rstrip("/")
     content = folders.read_bytes(run, provenance.RECIPE)
     if content is None:
@@ -136,10 +146,13 @@ def recipe_of(run: str) -> Recipe:
         fields = yaml.safe_load(content)
         if isinstance(fields, dict):
             provenance.require_layout(run, content)
+            fields = stored.relocated(fields, run)
         place, _, name = run.rpartition("/")
         return Recipe.model_validate({**fields, "name": name, "out": place or "."})
+    except InputError as error:
+        raise InputError(f"{run} needs what its recipe names: {error}") from error
     except (yaml.YAMLError, ValueError, TypeError) as error:
-        what = str(error).strip().splitlines()[0]
+        what = first_problem(error) if isinstance(error, ValidationError) else str(error).strip().splitlines()[0]
         raise DataError(
             f"{run}/{provenance.RECIPE} is damaged ({what}): delete it and run the command that made the "
             "study, which makes what is missing again"
@@ -159,15 +172,19 @@ def _recipe(run: str) -> tuple[Recipe | None, tuple[Finding, ...]]:
 
 def _scored(run: str) -> list[str]:
     """Return the ids of the runs table's rows; empty if it cannot be read."""
-    runs = datasets.peek(f"{run}/runs", _schemas("runs")[0])
+    runs = datasets.peek(f"{run}/runs", _schemas("runs", None)[0])
     try:
         return [] if runs is None else list(map(str, runs.read(["run_id"])["run_id"].to_pylist()))
     except (DataError, KeyError):
         return []
 
 
-def _check_table(run: str, name: str, after: str | None) -> Checked:
-    """Check one table. after: something that exists and was made from the finished table, if any."""
+def _check_table(run: str, name: str, after: str | None, recipe: Recipe | None) -> Checked:
+    """Check one table.
+
+    after: something that exists and was made from the finished table, if any. recipe: the study's, if it can be
+    read.
+    """
     folder = f"{run}/{name}"
     try:
         manifest = manifests.read_manifest(folder)
@@ -178,9 +195,9 @@ def _check_table(run: str, name: str, after: str | None) -> Checked:
     if manifest is None and after is None:
         return Checked(name, "not finished", finished=False)
     if manifest is None:
-        return Checked(name, "", (Finding(folder, f"is missing, and {after} is there", name=manifests.MANIFEST),))
+        return Checked(name, "", (Finding(folder, f"is missing, but {after} exists", name=manifests.MANIFEST),))
     findings = [*_check_parts(folder, manifest), *_check_parents(run, name, manifest)]
-    if manifest["schema"] not in {fingerprint(schema) for schema in _schemas(name)}:
+    if manifest["schema"] not in {fingerprint(schema) for schema in _schemas(name, recipe)}:
         findings.append(Finding(folder, f"has a schema that this version does not know ({manifest['schema']})"))
     if manifest["rows"] != sum(part["rows"] for part in manifest["parts"]):
         findings.append(Finding(folder, "does not have as many rows as its parts"))
@@ -199,7 +216,7 @@ def _check_parts(folder: str, manifest: Mapping[str, Any]) -> list[Finding]:
     extra = [name for name in folders.names(folder) if datasets.PART_NAME.fullmatch(name) and name not in known]
     return [
         *findings,
-        *(Finding(folder, "is no part of this table", name=name, remove=True) for name in sorted(extra)),
+        *(Finding(folder, "is not part of this table", name=name, remove=True) for name in sorted(extra)),
     ]
 
 
@@ -212,9 +229,9 @@ def _check_parents(run: str, name: str, manifest: Mapping[str, Any]) -> list[Fin
             continue
         theirs = manifests.read_manifest(place)
         if theirs is None:
-            findings.append(Finding(folder, f"was made from {parent}, which is not there"))
+            findings.append(Finding(folder, f"was made from {parent}, which does not exist"))
         elif manifests.digest_of(theirs) != digest:
-            findings.append(Finding(folder, f"was made from another {parent} than lies there"))
+            findings.append(Finding(folder, f"was made from a {parent} that differs from the existing one"))
     if findings:
         return findings
     rows = {table: _rows(run, table) for table in ("series", "annotations", "rejects")}
@@ -222,7 +239,7 @@ def _check_parents(run: str, name: str, manifest: Mapping[str, Any]) -> list[Fin
     if name == "examples" and rows["annotations"] is not None and rows["rejects"] is not None:
         wanted = rows["annotations"] - rows["rejects"]
     if wanted is not None and manifest["rows"] != wanted:
-        findings.append(Finding(folder, f"has {manifest['rows']:,} rows and not {wanted:,}"))
+        findings.append(Finding(folder, f"has {manifest['rows']:,} rows instead of {wanted:,}"))
     return findings
 
 
@@ -243,11 +260,12 @@ def _rows(run: str, table: str) -> int | None:
     return None if manifest is None else int(manifest["rows"])
 
 
-def _schemas(name: str) -> list[pa.Schema]:
-    """Return the schemas that a table may have, one per task."""
-    own = {"plots": PLOTS, "examples": EXAMPLES, "rejects": REJECTS}
+def _schemas(name: str, recipe: Recipe | None) -> list[pa.Schema]:
+    """Return the schemas that a table may have: one per task, and that of the recipe's plugins."""
+    own = {"plots": PLOTS, "examples": EXAMPLES, "rejects": REJECTS, "tokens": TOKENS}
     first = name.partition("/")[0]
-    return [own[first]] if first in own else [getattr(task.tables, first) for task in TASKS.values()]
+    tasks = [*TASKS.values(), *([recipe.asks] if recipe else [])]
+    return [own[first]] if first in own else [getattr(task.tables, first) for task in tasks]
 
 
 def _check_replies(run: str, table: Checked) -> Iterator[Checked]:
@@ -274,14 +292,15 @@ def _check_folders(run: str, recipe: Recipe | None, children: Collection[str]) -
     needed: dict[str, str | None] = {}
     if recipe and not children and (after := _after(run, "tokenizers", children)):
         needed = dict.fromkeys(_tokenizers(run, recipe), after)
-    if recipe and not children and getattr(recipe.teacher, "train", None):
+    trained = recipe and isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.train
+    if trained and not children:
         needed["teacher"] = "annotations" if _begun(run, "annotations") else None
     there = [f"{kind}/{name}" for kind in ("students", "tokenizers") for name in _children(f"{run}/{kind}")]
     for name in (*there, *(name for name in needed if name not in there and name != "teacher"), "teacher"):
         if folders.exists(f"{run}/{name}"):
             yield _check_files(run, name)
         elif after := needed.get(name):
-            yield Checked(name, "", (Finding(f"{run}/{name}", f"is missing, and {after} is there"),))
+            yield Checked(name, "", (Finding(f"{run}/{name}", f"is missing, but {after} exists"),))
 
 
 def _tokenizers(run: str, recipe: Recipe) -> list[str]:
@@ -322,16 +341,16 @@ def _check_records(run: str, recipe: Recipe | None, scored: Collection[str]) -> 
     decoded = _children(f"{run}/predictions")
     for run_id in sorted({*scored, *decoded} - {name.removesuffix(".json") for name in names}):
         what = "its row in runs" if run_id in scored else f"predictions/{run_id}"
-        findings.append(Finding(folder, f"is missing, and {what} is there", name=f"{run_id}.json"))
+        findings.append(Finding(folder, f"is missing, but {what} exists", name=f"{run_id}.json"))
     if not names and not findings:
         return
     cells = (
-        {f"{student.name}-{volume}-s{seed}-" for student, volume, seed in recipe.students.cells()}
+        {f"{student.name}-{train_size}-s{seed}-" for student, train_size, seed in recipe.students.cells()}
         if recipe
         else ()
     )
     left = [cell for cell in cells if not any(name.startswith(cell) for name in names)]
-    said = f"{len(names)} finished runs" + (f", {len(left)} of the recipe's are not" if left else "")
+    said = f"{len(names)} finished runs" + (f", {len(left)} of the recipe are missing" if left else "")
     yield Checked("records", said, tuple(findings), finished=not left)
 
 
@@ -341,11 +360,11 @@ def _check_pages(run: str, children: Collection[str]) -> Iterator[Checked]:
     for name, ending in PAGES.items():
         content = there[name]
         if content is not None and not content.rstrip().endswith(ending):
-            yield Checked(name, "", (Finding(run, "is cut or empty", name=name),))
+            yield Checked(name, "", (Finding(run, "is truncated or empty", name=name),))
         elif content is not None:
             yield Checked(name, "is whole")
         elif name == "report.html" and there["scaling.png"] is not None:
-            yield Checked(name, "", (Finding(run, "is missing, and scaling.png is there", name=name),))
+            yield Checked(name, "", (Finding(run, "is missing, but scaling.png exists", name=name),))
         elif name == "report.html" or (there["report.html"] is not None and not children):
             yield Checked(name, "not written yet", finished=False)
 

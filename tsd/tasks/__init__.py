@@ -1,9 +1,20 @@
 """Tasks: the facets about which teachers and students are prompted."""
 
+from tsd.tasks.names import TASKS, named
 from tsd.tasks.pair import PAIR
 from tsd.tasks.single import SINGLE
-from tsd.tasks.task import PARAMETERS, Facet, Labels, Measures, Parsed, Task
+from tsd.tasks.task import PARAMETERS, Case, Facet, Labels, Measures, Parsed, Task
 
-TASKS = {task.name: task for task in (SINGLE, PAIR)}
-
-__all__ = ["PAIR", "PARAMETERS", "SINGLE", "TASKS", "Facet", "Labels", "Measures", "Parsed", "Task"]
+__all__ = [
+    "PAIR",
+    "PARAMETERS",
+    "SINGLE",
+    "TASKS",
+    "Case",
+    "Facet",
+    "Labels",
+    "Measures",
+    "Parsed",
+    "Task",
+    "named",
+]

@@ -61,6 +61,21 @@ class Parsed:
 
 
 @dataclass(frozen=True)
+class Case:
+    """A teacher's response, the labels that it states, and the true labels: what a curation policy judges."""
+
+    status: str
+    reason: str | None
+    """Why the status is not `ok`."""
+    text: str
+    labels: Labels
+    truth: Labels
+    key: str
+    """Key of the request, from which the phrasings of corrections are chosen."""
+    corrected: bool = False
+
+
+@dataclass(frozen=True)
 class Task:
     """The questions to teacher and student about one item: one series, or several together."""
 
@@ -82,6 +97,10 @@ class Task:
     """An upper bound on the tokens of its responses, in a vocabulary of whole words."""
     sheet: tuple[str, str]
     """Two facets for the layout of the gallery: rows and columns."""
+    parameters: tuple[str, ...] = PARAMETERS
+    """Columns of the series table for parameters of processes. A recipe adds those of processes from plugins."""
+    metrics: tuple[str, ...] = ()
+    """Columns of the runs table for metrics from plugins, named by a recipe."""
 
     def __post_init__(self) -> None:
         for topic in self.topics:
@@ -115,7 +134,7 @@ class Task:
     @cached_property
     def tables(self) -> Tables:
         """The schemas of the tables that hold this task's labels."""
-        return make_tables(self.names, self.measures, PARAMETERS, self.curves)
+        return make_tables(self.names, self.measures, self.parameters, self.curves, self.metrics)
 
     def classify(self, measures: Measures, length: Lengths) -> dict[str, npt.NDArray[np.intp]]:
         """The class of every facet, as indices into its classes, (batch,) each. length: points per series."""
@@ -166,7 +185,7 @@ class Task:
         return self.asked.format(*(" ".join(map(str, curve)) for curve in curves))
 
     @property
-    def looking_prompt(self) -> str:
+    def image_prompt(self) -> str:
         """The prompt of a vision student: the text before the image."""
         return re.sub(r" *\{\} *", " ", self.asked).strip()
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from tsd.inference.decoding import describe
-from tsd.models.students import load_model, load_tokenizer
+from tsd.models.chat import image_prompt_tokens
+from tsd.models.students import load_model
+from tsd.models.tokenizer import load_tokenizer
 from tsd.plots import rasterised
 from tsd.recipe import LocalTeacher
 from tsd.tasks import Task
 from tsd.teachers import Reply, annotations, request_keys
-from tsd.training.corpus import looking_tokens
 
 
 class Local:
@@ -20,7 +21,7 @@ class Local:
         """folder: local folder of the model. Raises InputError if it holds no model."""
         self.config, self.task = config, task
         self.tokenizer, self.model = load_tokenizer(str(folder)), load_model(str(folder))
-        self.asked = len(looking_tokens(task, self.tokenizer))
+        self.asked = len(image_prompt_tokens(task, self.tokenizer))
 
     def annotate(self, series: pa.Table) -> pa.Table:
         """series: the task's series table.

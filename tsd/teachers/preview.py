@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from tsd.errors import InputError
-from tsd.recipe import ApiTeacher, LocalTeacher, Recipe, RulesTeacher
+from tsd.recipe import ApiTeacher, LocalTeacher, ModelTeacher, Recipe, VllmTeacher
 from tsd.reporting.pages import template
 from tsd.storage import folders
+from tsd.teachers import in_process, vllm_engine
 from tsd.teachers.api.account import Earlier
 from tsd.teachers.api.history import preview_folder
 from tsd.teachers.api.journal import Journal
@@ -38,10 +39,8 @@ def preview(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> 
 def _ask(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tuple[pa.Table, list[str]]:
     """Return the annotations, and the plots as base64 PNG if the teacher uses images."""
     teacher = recipe.teacher
-    if isinstance(teacher, RulesTeacher):
-        from tsd.teachers.rules import Rules
-
-        return Rules(teacher, recipe.asks, recipe.seed).annotate(series), []
+    if isinstance(teacher, in_process.KINDS):
+        return in_process.annotate(recipe, series), []
     if isinstance(teacher, LocalTeacher):
         from tsd.plots.plotter import Plotter, choose_look
         from tsd.teachers.local import Local
@@ -50,19 +49,38 @@ def _ask(recipe: Recipe, series: pa.Table, folder: str, earlier: Earlier) -> tup
         drawn = [base64.b64encode(one).decode() for one in Plotter()(recipe.asks.items(series), looks)]
         with folders.local_copy(teacher.model) as model:
             return Local(teacher, recipe.asks, Path(model)).annotate(series), drawn
-    if not isinstance(teacher, ApiTeacher):
-        raise InputError(
-            "--preview is for teachers behind an API, kind=local and kind=rules: vLLM's engine starts too long"
-        )
+    if isinstance(teacher, VllmTeacher):
+        with vllm_engine.serving(teacher) as (api, keeper):
+            return _ask_api(recipe, api, series, folder, earlier, keeper)
+    return _ask_api(recipe, teacher, series, folder, earlier)
+
+
+def _ask_api(
+    recipe: Recipe,
+    teacher: ApiTeacher,
+    series: pa.Table,
+    folder: str,
+    earlier: Earlier,
+    keeper: vllm_engine.EngineKeeper | None = None,
+) -> tuple[pa.Table, list[str]]:
+    """Return the annotations by a live API, and the plots as base64 PNG if the teacher uses images.
+
+    keeper: of the engine that is asked, if it is one.
+    """
     questions = Questions(teacher, recipe.asks, recipe.plots, recipe.seed)
     shown = [_picture(question.messages) for question in questions.ask(series, questions.keys(series))]
     live = teacher.model_copy(update={"mode": "live", "in_flight": min(teacher.in_flight, 4)})
-    return asyncio.run(_live(Questions(live, recipe.asks, recipe.plots, recipe.seed), series, folder, earlier)), [
-        one for one in shown if one
-    ]
+    asking = Questions(live, recipe.asks, recipe.plots, recipe.seed)
+    return asyncio.run(_live(asking, series, folder, earlier, keeper)), [one for one in shown if one]
 
 
-async def _live(questions: Questions, series: pa.Table, folder: str, earlier: Earlier) -> pa.Table:
+async def _live(
+    questions: Questions,
+    series: pa.Table,
+    folder: str,
+    earlier: Earlier,
+    keeper: vllm_engine.EngineKeeper | None,
+) -> pa.Table:
     """Annotate series through a live API, with a separate journal.
 
     Replies already in the journal of the full run are copied, so they are not paid for again.
@@ -72,6 +90,8 @@ async def _live(questions: Questions, series: pa.Table, folder: str, earlier: Ea
     assert isinstance(teacher, ApiTeacher)
     rate_limiter = RateLimiter(teacher, earlier)
     async with RateLimiterClient(rate_limiter, teacher, teacher.in_flight) as limiter:
+        if keeper:
+            keeper.attach(limiter, asyncio.get_running_loop())
         asker = OpenAIApi(questions, limiter, teacher.in_flight)
         watching = asyncio.create_task(_watch(rate_limiter))
         try:
@@ -115,7 +135,9 @@ def _page(recipe: Recipe, series: pa.Table, annotations: pa.Table, pictures: lis
     ]
     length = len(series["values"][0]) // recipe.asks.curves
     asked = (
-        recipe.asks.looking_prompt if getattr(recipe.teacher, "own", False) else recipe.asks.teacher_prompt(length)
+        recipe.asks.image_prompt
+        if isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.own
+        else recipe.asks.teacher_prompt(length)
     )
     return template("preview").render(
         title=recipe.name, teacher=recipe.teacher.name, cards=cards, prompt=asked, facets=recipe.asks.names
@@ -135,7 +157,7 @@ def lines(annotations: pa.Table, rows: int) -> list[str]:
     count = len(annotations)
     usable = sum(status == "ok" for status in annotations["status"].to_pylist())
     said.append(
-        f"{usable} of {count} can be used; {tokens / count:,.0f} tokens and ${cost / count:,.4f} a row: about "
+        f"{usable} of {count} are usable; {tokens / count:,.0f} tokens and ${cost / count:,.4f} a row: about "
         f"${cost / count * rows:,.2f} for all {rows:,}"
     )
     return said

@@ -43,7 +43,7 @@ class Questions:
     def keys(self, series: pa.Table) -> list[str]:
         """Return the request key of each series."""
         shape = [VERSION, self.teacher.identity]
-        if not self.teacher.sees_plots:
+        if not self.teacher.sees_images:
             return request_keys(self.task, shape, series)
         looks = [vars(choose_look(self.plots, self.seed, one)) for one in series["series_id"].to_pylist()]
         return request_keys(self.task, [*shape, PLOTS_VERSION], series, looks)
@@ -57,7 +57,7 @@ class Questions:
         ids = series["series_id"].to_pylist()
         items = self.task.items(series)
         pictures: Sequence[bytes | None] = [None] * len(items)
-        if self.teacher.sees_plots:
+        if self.teacher.sees_images:
             pictures = self._plotter(items, [choose_look(self.plots, self.seed, one) for one in ids])
         return [
             Question(
@@ -70,8 +70,8 @@ class Questions:
         ]
 
     def _content(self, curves: Sequence[Curve], picture: bytes | None) -> list[dict[str, Any]]:
-        text = self.task.looking_prompt if self.teacher.own else self.task.teacher_prompt(len(curves[0]))
-        if self.teacher.view != "plot":
+        text = self.task.image_prompt if self.teacher.own else self.task.teacher_prompt(len(curves[0]))
+        if self.teacher.modality != "image":
             names = ["The values"] if len(curves) == 1 else [f"The {name} series" for name in NAMES]
             lines = [f"{name}: {', '.join(map(str, curve))}" for name, curve in zip(names, curves, strict=True)]
             text = "\n".join([text, *lines])
@@ -84,14 +84,14 @@ class Questions:
 
 def text_tokens(teacher: ModelTeacher, task: Task, length: int) -> float:
     """Approximate number of text tokens in the prompt of a series of `length` points."""
-    numbers = 0 if teacher.view == "plot" else length * task.curves
-    asked = task.looking_prompt if teacher.own else task.teacher_prompt(length)
+    numbers = 0 if teacher.modality == "image" else length * task.curves
+    asked = task.image_prompt if teacher.own else task.teacher_prompt(length)
     return len(asked) / LETTERS + TOKENS_A_NUMBER * numbers
 
 
 def image_tokens(teacher: ModelTeacher, plots: PlotConfig) -> float:
     """Approximate number of image tokens in a prompt; 0 if the teacher does not use images."""
-    return plots.image_tokens if teacher.sees_plots else 0.0
+    return plots.image_tokens if teacher.sees_images else 0.0
 
 
 def repair(reply: Reply) -> list[Message]:

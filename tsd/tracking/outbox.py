@@ -169,7 +169,7 @@ class Outbox:
             return
         kept = _keep_apart(self._folder, name)
         lines = f"line {torn[0]} is" if len(torn) == 1 else f"{len(torn)} lines (the first is {torn[0]}) are"
-        self._say(f"{self._folder}/{kept}: {lines} damaged and not in MLflow, all others are; delete it at will")
+        self._say(f"{self._folder}/{kept}: {lines} damaged and not in MLflow; the file may be deleted")
 
     def _send_all(self, events: list[Event]) -> None:
         """Deliver events with exponential backoff until none is left. Refused events are dropped and counted."""
@@ -184,7 +184,9 @@ class Outbox:
                     continue
                 self._reason = reason_of(error)
                 if not away:
-                    self._say(f"MLflow at {self._place} does not answer; nothing waits for it: {self._reason}")
+                    self._say(
+                        f"MLflow at {self._place} does not answer; the study continues without it: {self._reason}"
+                    )
                 away = True
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)

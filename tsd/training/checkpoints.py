@@ -16,10 +16,11 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
@@ -77,9 +78,8 @@ class Checkpoints:
         folder = Path(tempfile.mkdtemp())
         # Copies to CPU memory before it returns: 12 bytes per parameter (weight and two moments in float32),
         # sharded.
-        written = async_save(
-            {"model": weights, "optimizer": moments}, checkpoint_id=folder, process_group=self.group
-        )
+        parts = {"model": weights, "optimizer": moments}
+        written = cast("Future[Any]", async_save(parts, checkpoint_id=folder, process_group=self.group))
         self.pending = self.thread.submit(self._publish, written, folder, copy.copy(progress), _generators())
 
     def finish(self) -> None:
@@ -88,7 +88,9 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def _publish(self, written: Any, folder: Path, progress: Progress, generators: dict[str, Any]) -> None:
+    def _publish(
+        self, written: Future[Any], folder: Path, progress: Progress, generators: dict[str, Tensor]
+    ) -> None:
         """Finish the files of a checkpoint, store them, and announce it once all workers have succeeded.
 
         Raises TrainingError in all workers if one of them failed.
@@ -141,7 +143,7 @@ def restore(
     return Progress(**json.loads((folder / PROGRESS).read_text()))
 
 
-def _generators() -> dict[str, Any]:
+def _generators() -> dict[str, Tensor]:
     """This process's random states, by device."""
     states = {"cpu": torch.get_rng_state()}
     return states | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else states

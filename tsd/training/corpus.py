@@ -1,4 +1,4 @@
-"""Examples -> token batches: chat template, loss mask, and the order of the examples.
+"""Tokenised examples, and their order in batches.
 
 A batch is a function of (corpus, seed, step, rank). A resumed run therefore trains on the same batches as an
 uninterrupted one, on any number of workers.
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,63 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tsd.errors import DataError, InputError
-from tsd.plots.rasterised import PICTURE, PICTURE_TOKENS, Curve, Pixels, draw
+from tsd.models.chat import chat_tokens, encode, image_prompt_tokens, picture_place
+from tsd.plots.rasterised import Curve, Pixels, draw
 from tsd.recipe import TrainingConfig
 from tsd.rng import BATCHES, generator
 from tsd.tasks import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+class Ragged(Sequence[npt.NDArray[Any]]):
+    """Rows of different lengths within one flat array, which may be memory-mapped.
+
+    flat: (values,). starts, lengths: (rows,) int64, where each row begins and how many values it has.
+    """
+
+    def __init__(
+        self, flat: npt.NDArray[Any], starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> None:
+        self.flat, self.starts, self.lengths = flat, starts, lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, row: int) -> npt.NDArray[Any]: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[npt.NDArray[Any]]: ...
+
+    def __getitem__(self, row: int | slice) -> npt.NDArray[Any] | list[npt.NDArray[Any]]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(*row.indices(len(self)))]
+        return self.flat[self.starts[row] : self.starts[row] + self.lengths[row]]
+
+
+@dataclass(frozen=True)
+class Curves(Sequence[Sequence[Curve]]):
+    """The series of each example: as many arrays, (length,) uint8, as an item of the task has curves."""
+
+    values: Ragged
+    """The curves of an example one after the other."""
+    curves: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @overload
+    def __getitem__(self, row: int) -> Sequence[Curve]: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[Sequence[Curve]]: ...
+
+    def __getitem__(self, row: int | slice) -> Sequence[Curve] | Sequence[Sequence[Curve]]:
+        if isinstance(row, slice):
+            return [np.split(values, self.curves) for values in self.values[row]]
+        return np.split(self.values[row], self.curves)
 
 
 @dataclass(frozen=True)
@@ -42,7 +92,8 @@ class Pictures:
 class Corpus:
     """Tokenised examples: their tokens and the position where the response begins."""
 
-    tokens: list[npt.NDArray[np.int64]]
+    tokens: Sequence[npt.NDArray[Any]]
+    """One array, (tokens,) int32 or int64, for each example."""
     answers: npt.NDArray[np.int64]  # (examples,) index of the first supervised token
     pad: int
     pictures: Pictures | None = None
@@ -58,7 +109,10 @@ class Corpus:
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens in each example, (examples,) int64. Computed once, and therefore read-only."""
-        lengths = np.fromiter(map(len, self.tokens), np.int64, len(self))
+        if isinstance(self.tokens, Ragged):
+            lengths = self.tokens.lengths.view()
+        else:
+            lengths = np.fromiter(map(len, self.tokens), np.int64, len(self))
         lengths.flags.writeable = False
         return lengths
 
@@ -69,6 +123,14 @@ class Corpus:
     def supervised_in(self, rows: npt.NDArray[np.int64]) -> int:
         """Total number of supervised tokens in these examples."""
         return int((self.lengths[rows] - self.answers[rows]).sum())
+
+    def require_usable(self, max_length: int) -> None:
+        """Raise DataError for an example that is longer than max_length or has an empty response."""
+        longest = int(self.lengths.max(initial=0))
+        if longest > max_length:
+            raise DataError(f"an example has {longest} tokens and training.max_length is {max_length}")
+        if (self.lengths - self.answers < 2).any():  # the end-of-turn token alone
+            raise DataError("an example has an empty answer: it would teach nothing and hide that it does")
 
 
 @dataclass(frozen=True)
@@ -117,9 +179,14 @@ def select(parts: Iterable[pa.Table], split: str, count: int, or_all: bool = Fal
             return pa.concat_tables(found).slice(0, count)
     if or_all and any(len(part) for part in found):
         return pa.concat_tables(found)
-    raise InputError(
-        f"{count:,} {split} examples are asked for and {sum(map(len, found)):,} were kept: "
-        "raise series.count, or lower students.volumes or evaluation.validation_examples"
+    raise InputError(lacking(split, count, sum(map(len, found))))
+
+
+def lacking(split: str, count: int, kept: int) -> str:
+    """The message for a split with fewer examples than the recipe asks for."""
+    return (
+        f"{count:,} {split} examples are asked for and {kept:,} were kept: "
+        "raise series.count, or lower students.train_sizes or evaluation.validation_examples"
     )
 
 
@@ -134,11 +201,14 @@ def tokenise(
     prompts, completions = examples["prompt"].to_pylist(), examples["completion"].to_pylist()
     if task is not None:
         items = [task.curves_in(prompt) for prompt in prompts]
-        return looking_corpus(task, items, completions, tokenizer, max_length)
-    return _answered(chat_tokens(prompts, tokenizer), completions, tokenizer, max_length)
+        return image_corpus(task, items, completions, tokenizer, max_length)
+    tokens, answers = joined(chat_tokens(prompts, tokenizer), completions, tokenizer)
+    corpus = Corpus(tokens, answers, tokenizer.pad_token_id)
+    corpus.require_usable(max_length)
+    return corpus
 
 
-def looking_corpus(
+def image_corpus(
     task: Task,
     items: Sequence[Sequence[Curve]],
     completions: Sequence[str],
@@ -149,56 +219,31 @@ def looking_corpus(
 
     items: one or two series, (length,) uint8, per example. Raises DataError as `tokenise` does.
     """
-    shown = looking_tokens(task, tokenizer)
-    pictures = Pictures(items, picture_place(shown, tokenizer))
-    return _answered([shown] * len(items), completions, tokenizer, max_length, pictures)
+    shown = image_prompt_tokens(task, tokenizer)
+    tokens, answers = joined([shown] * len(items), completions, tokenizer)
+    corpus = Corpus(tokens, answers, tokenizer.pad_token_id, Pictures(items, picture_place(shown, tokenizer)))
+    corpus.require_usable(max_length)
+    return corpus
 
 
-def _answered(
-    asked: Sequence[list[int]],
-    completions: Sequence[str],
-    tokenizer: "PreTrainedTokenizerBase",
-    max_length: int,
-    pictures: Pictures | None = None,
-) -> Corpus:
-    """A corpus of tokenised prompts and their responses. Raises DataError as `tokenise` does."""
+def joined(
+    prompts: Sequence[Sequence[int]], completions: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[Ragged, npt.NDArray[np.int64]]:
+    """Tokenised prompts, each with its response: the tokens of each example, int64, and where its response begins.
+
+    prompts: token ids. completions: the responses' texts; each ends with the end-of-turn token.
+    """
     distinct = list(dict.fromkeys(completions))  # few where phrasings do not vary
-    encoded = dict(
-        zip(distinct, _encode([text + tokenizer.eos_token for text in distinct], tokenizer), strict=True)
-    )
-    answered = [encoded[text] for text in completions]
-    tokens = [np.array(a + b, np.int64) for a, b in zip(asked, answered, strict=True)]
-    longest = max((len(row) for row in tokens), default=0)
-    if longest > max_length:
-        raise DataError(f"an example has {longest} tokens and training.max_length is {max_length}")
-    if any(len(row) < 2 for row in answered):
-        raise DataError("an example has an empty answer: it would teach nothing and hide that it does")
-    return Corpus(tokens, np.array([len(row) for row in asked]), tokenizer.pad_token_id, pictures)
-
-
-def chat_prompts(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Each prompt as a user turn, followed by the generation prompt for the assistant's turn."""
-    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    rendered: list[str] = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return rendered
-
-
-def chat_tokens(prompts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
-    """The token ids of such prompts."""
-    return _encode(chat_prompts(prompts, tokenizer), tokenizer)
-
-
-def looking_tokens(task: Task, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Token ids of the prompt that all vision students share, with `PICTURE_TOKENS` image tokens."""
-    turn = {"role": "user", "content": [{"type": "text", "text": task.looking_prompt}, {"type": "image"}]}
-    prompt: str = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
-    (tokens,) = _encode([prompt.replace(PICTURE, PICTURE * PICTURE_TOKENS)], tokenizer)
-    return tokens
-
-
-def picture_place(prompt: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Position of the first image token in a prompt."""
-    return list(prompt).index(tokenizer.convert_tokens_to_ids(PICTURE))
+    texts = [text + tokenizer.eos_token for text in distinct]
+    encoded = dict(zip(distinct, encode(texts, tokenizer), strict=True))
+    answers = np.fromiter(map(len, prompts), np.int64, len(prompts))
+    lengths = answers + np.fromiter((len(encoded[text]) for text in completions), np.int64, len(prompts))
+    starts = np.cumsum(lengths) - lengths
+    flat = np.empty(int(lengths.sum()), np.int64)
+    for start, prompt, text in zip(starts, prompts, completions, strict=True):
+        flat[start : start + len(prompt)] = prompt
+        flat[start + len(prompt) : start + len(prompt) + len(encoded[text])] = encoded[text]
+    return Ragged(flat, starts, lengths), answers
 
 
 class Batches:
@@ -314,11 +359,13 @@ def pack(corpus: Corpus, rows: Sequence[int] | npt.NDArray[np.int64]) -> Packed:
     each, first, count = np.unique(lengths, return_index=True, return_counts=True)  # per distinct length
     answered = np.maximum.reduceat(lengths - answers, first)
     return Packed(
-        inputs=np.concatenate([row[:-1] for row in tokens]),
+        inputs=np.concatenate([row[:-1] for row in tokens], dtype=np.int64),
         places=places,
         segments=list(zip(count.tolist(), each.tolist(), answered.tolist(), strict=True)),
         positions=np.flatnonzero(places >= np.repeat(answers, lengths)),
-        targets=np.concatenate([row[answer + 1 :] for row, answer in zip(tokens, answers, strict=True)]),
+        targets=np.concatenate(
+            [row[answer + 1 :] for row, answer in zip(tokens, answers, strict=True)], dtype=np.int64
+        ),
     )
 
 
@@ -330,8 +377,3 @@ def _cuts(lengths: npt.NDArray[np.int64], budget: int) -> list[int]:
         before = ends[cuts[-1] - 1] if cuts[-1] else 0
         cuts.append(int(np.searchsorted(ends, before + budget, side="right")))
     return cuts
-
-
-def _encode(texts: list[str], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
-    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    return encoded

@@ -129,10 +129,10 @@ def train(
                 progress.judge(held_out(), config.early_stopping_patience)
                 model.train()
                 started += time.perf_counter() - asked  # evaluation does not count as training time
+            if progress.step % report_every == 0:
+                report(progress)
             if progress.step % config.checkpoint_every == 0 and progress.step < steps:
                 save(progress)
-            elif progress.step % report_every == 0:
-                report(progress)
 
 
 def _backward(
@@ -189,7 +189,7 @@ def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: Wor
 def summed_loss(
     model: PreTrainedModel,
     corpus: Corpus,
-    rows: Any,
+    rows: npt.NDArray[np.int64],
     device: str,
     packing: bool | None = None,
     distil: Distillation | None = None,
@@ -218,7 +218,9 @@ def summed_loss(
     return distil.mixed(words, logits[supervised], teacher[supervised])
 
 
-def _padded_answers(model: PreTrainedModel, corpus: Corpus, rows: Any, device: str) -> tuple[Tensor, Tensor]:
+def _padded_answers(
+    model: PreTrainedModel, corpus: Corpus, rows: npt.NDArray[np.int64], device: str
+) -> tuple[Tensor, Tensor]:
     """Logits, (tokens, vocabulary) float32, and targets, (tokens,), for padded rows; −100 if unsupervised.
 
     No mask is needed: padding is on the right, where causal attention does not look. Logits are computed only for
@@ -242,7 +244,9 @@ def _padded_answers(model: PreTrainedModel, corpus: Corpus, rows: Any, device: s
     return logits.float().flatten(0, 1), targets.flatten()
 
 
-def _packed_answers(model: PreTrainedModel, corpus: Corpus, rows: Any, device: str) -> tuple[Tensor, Tensor]:
+def _packed_answers(
+    model: PreTrainedModel, corpus: Corpus, rows: npt.NDArray[np.int64], device: str
+) -> tuple[Tensor, Tensor]:
     """Logits, (supervised, vocabulary) float32, and targets, (supervised,), for examples packed into one row."""
     batch = pack(corpus, rows)
     inputs, places, positions, targets = (

@@ -46,6 +46,11 @@ class RunSpec:
         return values
 
     @cached_property
+    def tokens(self) -> str:
+        """Key of the token parts that it is trained on: those of its tokenizer, modality and corpus."""
+        return digest(["tokens", VERSION, self.tokenizer, self.student.is_multimodal, self.corpus])
+
+    @cached_property
     def run_id(self) -> str:
         """Name of the run in tables, folders and MLflow."""
         return f"{self.student.name}-{self.examples}-s{self.seed}-{digest(self.identity)[:8]}"
@@ -57,7 +62,7 @@ class RunRecord:
 
     run_id: str
     student: str
-    view: str
+    modality: str
     precision: Precision
     parameters: int
     parameters_without_embeddings: int

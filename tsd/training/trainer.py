@@ -1,11 +1,11 @@
 """One run: build a student, train it, evaluate its loss, export it. In a Ray Train worker or without Ray."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,7 +44,6 @@ def learn(
     student = run.student
     divide = partial(shard, place=place)
     model = students.build(student, tokenizer, run.seed, settings.max_length, divide, place.device)
-    sizes = students.parameter_counts(model)
     peak = matmul_peak(place.device)
     optimizer = make_optimizer(model, settings)
     progress = resume(model, optimizer)
@@ -66,34 +65,55 @@ def learn(
             distil=teacher,
             held_out=held_out,
         )
-    loss = held_out()
-    seen = progress.tokens, progress.supervised, float(corpora["train"].lengths.mean())
-    own = students.training_flops(model, sizes[1], *seen)
+    ends = _Ends(held_out(), float(corpora["train"].lengths.mean()), ready, peak * place.workers)
+    return model, _record(run, model, progress, ends, teacher), progress
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """What is known of a run besides its progress."""
+
+    loss: float
+    """Held-out loss, in nats."""
+    length: float
+    """Mean tokens of a training example."""
+    ready: float
+    """Seconds until the first step."""
+    peak: float
+    """FLOP per second that all devices reach together."""
+
+
+def _record(
+    run: RunSpec, model: PreTrainedModel, progress: Progress, ends: _Ends, teacher: Distillation | None
+) -> RunRecord:
+    """The record of a run that has been trained."""
+    student, (parameters, without_embeddings) = run.student, students.parameter_counts(model)
+    seen = progress.tokens, progress.supervised, ends.length
+    own = students.training_flops(model, without_embeddings, *seen)
     taught = students.forward_flops(teacher.teacher, *seen) if teacher else None
-    record = RunRecord(
+    return RunRecord(
         run_id=run.run_id,
         student=student.name,
-        view=student.view,
+        modality=student.modality,
         precision=run.precision,
-        parameters=sizes[0],
-        parameters_without_embeddings=sizes[1],
+        parameters=parameters,
+        parameters_without_embeddings=without_embeddings,
         examples=run.examples,
         tokens=progress.tokens,
         supervised_tokens=progress.supervised,
         flops=own,
-        flops_6nd=6.0 * sizes[1] * progress.tokens,
+        flops_6nd=6.0 * without_embeddings * progress.tokens,
         distilled_from=student.distil.teacher if student.distil else None,
         teacher_flops=taught,
         steps=progress.step,
         stopped_early=progress.stopped,
         seed=run.seed,
-        validation_loss=loss,
+        validation_loss=ends.loss,
         train_seconds=progress.seconds,
         tokens_per_second=progress.tokens / progress.seconds,
-        utilisation=(own + (taught or 0.0)) / progress.seconds / (peak * place.workers),
-        ready_seconds=ready,
+        utilisation=(own + (taught or 0.0)) / progress.seconds / ends.peak,
+        ready_seconds=ends.ready,
     )
-    return model, record, progress
 
 
 def export(
@@ -104,8 +124,8 @@ def export(
     record: RunRecord,
     *,
     task: str,
-    length: Any,
-    about: Mapping[str, Any],
+    length: int | Sequence[int],
+    about: Mapping[str, str],
 ) -> None:
     """Write a student's folder with its metadata and model card. Collective; one worker passes a folder.
 
@@ -115,7 +135,7 @@ def export(
     alone = student.lora is not None and student.lora.export == "adapter"
     whence = {**about, "source": student.source, "adapters": student.lora is not None, "alone": alone}
     learnt = {name: value for name, value in record.as_dict().items() if name != "ready_seconds"}
-    said = {"run": learnt, "length": length, "task": task, "view": student.view, "about": whence}
+    said = {"run": learnt, "length": length, "task": task, "modality": student.modality, "about": whence}
     students.export(model, tokenizer, folder, said, alone)
     if folder is not None:
         (folder / card.README).write_text(card.render(said), encoding="utf-8")

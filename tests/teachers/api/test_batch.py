@@ -381,7 +381,7 @@ def test_a_batch_whose_acceptance_was_not_heard_is_found_and_not_submitted_again
 
 def test_waiting_for_a_batch_is_not_silence(server: BatchServer, ask: Any, series: pa.Table) -> None:
     server.seconds = 2.0
-    asked = ask(series.slice(0, 4), patience=0.3, batch={"poll_seconds": 0.7})
+    asked = ask(series.slice(0, 4), idle_timeout=0.3, batch={"poll_seconds": 0.7})
     assert (len(asked.table), asked.stopped) == (4, None)
 
 
@@ -391,7 +391,7 @@ def test_a_server_that_does_not_answer_polls_stops_the_stage(
 ) -> None:
     server.instead = lambda name, number: FAULTS[fault] if name == "poll" else None
     started = time.monotonic()
-    asked = ask(series.slice(0, 4), tmp_path / "one", patience=1.0, timeout=0.3)
+    asked = ask(series.slice(0, 4), tmp_path / "one", idle_timeout=1.0, timeout=0.3)
     assert asked.table is None
     assert "has given no answer for 1." in asked.stopped
     assert 1.0 < time.monotonic() - started < 10
@@ -405,7 +405,7 @@ def test_polls_that_are_only_ever_told_to_wait_stop_the_stage(
 ) -> None:
     server.instead = lambda name, number: error(429, Retry_After="1") if name == "poll" else None
     started = time.monotonic()
-    asked = ask(series.slice(0, 4), patience=1.0)
+    asked = ask(series.slice(0, 4), idle_timeout=1.0)
     assert asked.table is None
     assert "has refused every request for " in asked.stopped
     assert 2.0 < time.monotonic() - started < 10

@@ -530,7 +530,7 @@ def test_the_cause_of_a_failed_connection_is_said(ask: Any, series: pa.Table) ->
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         closed = taken.getsockname()[1]
-        asked = ask(series.slice(0, 3), url=f"http://127.0.0.1:{closed}/v1", patience=0.3)
+        asked = ask(series.slice(0, 3), url=f"http://127.0.0.1:{closed}/v1", idle_timeout=0.3)
     assert asked.table is None
     assert "connection refused" in asked.stopped
     assert "timed out" not in asked.stopped
@@ -542,7 +542,7 @@ def test_a_server_that_asks_to_wait_for_a_day_stops_the_stage_with_its_wait(
 ) -> None:
     server.instead = lambda call, _: error(code, Retry_After="86400") if call == "poll" else None
     started = time.monotonic()
-    asked = ask(series.slice(0, 9), tmp_path / "one", patience=5)
+    asked = ask(series.slice(0, 9), tmp_path / "one", idle_timeout=5)
     assert time.monotonic() - started < 20
     assert asked.table is None
     assert "24 h 00 min" in asked.stopped
@@ -646,7 +646,11 @@ def test_whatever_happens_in_whatever_order_every_row_is_paid_once(
     server.instead, server.after = told(False), told(True)
     server.ending = lambda n: Ending(*ends[n - before]) if n - before < len(ends) else Ending()
     rows = series.slice(first, 6)
-    limits = {"batch": {"idle_timeout": idle, "most_requests": 4, "at_once": 2}, "patience": 0.5, "timeout": 1.0}
+    limits = {
+        "batch": {"idle_timeout": idle, "most_requests": 4, "at_once": 2},
+        "idle_timeout": 0.5,
+        "timeout": 1.0,
+    }
     for _ in range(len(script) + 2):
         asked = ask(rows, folder, **limits)
         if asked.table is not None:

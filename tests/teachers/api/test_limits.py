@@ -65,7 +65,7 @@ def test_being_told_to_wait_is_no_answer_beyond_the_wait_that_was_asked_for(
     asked_for: float | None, answered: bool, stopped: bool
 ) -> None:
     async def work() -> str | None:
-        rate_limiter = RateLimiter(api("http://127.0.0.1:9/v1", patience=1.0), Earlier())
+        rate_limiter = RateLimiter(api("http://127.0.0.1:9/v1", idle_timeout=1.0), Earlier())
         await rate_limiter.pause(asked_for)
         failures = Counter({FAILED + BUSY: 1})
         await rate_limiter.report("worker", Report(Counter(), failures=failures, answers=int(answered)))

@@ -114,6 +114,19 @@ def test_an_answer_that_is_none_is_an_error_of_its_row_while_others_are_answered
     assert reason in rows[0]["reason"]
 
 
+def test_a_series_that_cannot_be_drawn_is_an_error_of_its_row_and_ends_nothing(
+    server: Server, ask: Any, series: pa.Table
+) -> None:
+    values = series["values"].slice(0, 8).to_pylist()
+    values[3] = []
+    at, field = series.schema.get_field_index("values"), series.schema.field("values")
+    rows = ask(series.slice(0, 8).set_column(at, field, pa.array(values, field.type))).table.to_pylist()
+    assert [row["status"] for row in rows] == ["ok"] * 3 + ["error"] + ["ok"] * 4
+    assert "Error: " in rows[3]["reason"]
+    assert "\n" not in rows[3]["reason"]
+    assert server.asked == 7
+
+
 def test_one_failed_reply_leaves_the_others_whole(server: Server, ask: Any, series: pa.Table) -> None:
     server.answer = lambda n, _: Answer(200, completion(None, refusal="no") if n == 2 else completion())
     statuses = ask(series.slice(0, 6)).table["status"].to_pylist()
@@ -338,7 +351,7 @@ import os; os.environ[KEY] = "k"
 recipe = load("laptop")
 series = draw_table(SINGLE, recipe.series, recipe.seed, 0, 1024)
 with serving() as server:
-    asked = Asked(api(server.url, in_flight=4, view="numbers"), series, Path(sys.argv[1]))
+    asked = Asked(api(server.url, in_flight=4, modality="text"), series, Path(sys.argv[1]))
     print(asked.table, server.asked, asked.stopped)
 """
 
@@ -355,7 +368,7 @@ def test_what_cannot_be_kept_is_not_paid_for(tmp_path: Path) -> None:
 def test_a_server_that_stops_answering_stops_the_stage(server: Server, ask: Any, series: pa.Table) -> None:
     server.answer = lambda n, _: Answer(200, completion(), hang=0.0 if n < 5 else 60.0)
     started = time.monotonic()
-    asked = ask(series.slice(0, 20), in_flight=4, patience=1.0, timeout=60)
+    asked = ask(series.slice(0, 20), in_flight=4, idle_timeout=1.0, timeout=60)
     assert asked.table is None
     assert "no answer for 1." in asked.stopped
     assert time.monotonic() - started < 15
@@ -367,7 +380,7 @@ def test_a_server_that_only_ever_says_to_wait_stops_the_stage_and_the_same_comma
 ) -> None:
     server.answer = lambda n, _: error(429, **headers) if n >= 5 else Answer(200, completion())
     started = time.monotonic()
-    asked = ask(series.slice(0, 20), tmp_path / "one", in_flight=4, patience=4.0)
+    asked = ask(series.slice(0, 20), tmp_path / "one", in_flight=4, idle_timeout=4.0)
     took = time.monotonic() - started
     assert asked.table is None
     (line,) = asked.stopped.splitlines()
@@ -449,17 +462,19 @@ def test_the_request_shows_the_plot_in_the_recipes_size_and_asks_the_teachers_pr
 
 
 @pytest.mark.parametrize("task", list(TASKS.values()), ids=list(TASKS))
-@pytest.mark.parametrize("view", ["plot", "numbers", "both"])
-def test_a_view_is_the_plot_the_numbers_or_both(server: Server, tmp_path: Path, task: Any, view: str) -> None:
+@pytest.mark.parametrize("modality", ["image", "text", "both"])
+def test_a_modality_is_the_plot_the_numbers_or_both(
+    server: Server, tmp_path: Path, task: Any, modality: str
+) -> None:
     items = draw_table(task, Recipe(name="x", task=task.name).series, 0, 0, 2)
-    Asked(api(server.url, view=view, repairs=0), items, tmp_path, task)
-    kinds = {"plot": ["text", "image_url"], "numbers": ["text"], "both": ["text", "image_url"]}
+    Asked(api(server.url, modality=modality, repairs=0), items, tmp_path, task)
+    kinds = {"image": ["text", "image_url"], "text": ["text"], "both": ["text", "image_url"]}
     for body in server.bodies:
-        assert [part["type"] for part in body["messages"][0]["content"]] == kinds[view]
+        assert [part["type"] for part in body["messages"][0]["content"]] == kinds[modality]
     said = {body["messages"][0]["content"][0]["text"] for body in server.bodies}
     for values in items["values"].to_pylist():
         numbers = [", ".join(map(str, curve)) for curve in np.split(np.array(values), task.curves)]
-        assert any(all(line in text for line in numbers) for text in said) == (view != "plot")
+        assert any(all(line in text for line in numbers) for text in said) == (modality != "image")
 
 
 def test_the_replys_form_is_asked_for_by_schema(server: Server, ask: Any, series: pa.Table) -> None:
@@ -562,8 +577,8 @@ def test_a_request_key_follows_what_shapes_the_reply_and_not_how_it_is_asked(
         {"temperature": 0.5},
         {"max_tokens": 10},
         {"revision": "2026-11"},
-        {"view": "numbers"},
-        {"view": "both"},
+        {"modality": "text"},
+        {"modality": "both"},
         {"choices": True},
         {"structured": "json"},
     ]
@@ -571,7 +586,7 @@ def test_a_request_key_follows_what_shapes_the_reply_and_not_how_it_is_asked(
     others = [keys(**change) for change in shaping] + [keys(plots) for plots in looks]
     assert len({plain, *others}) == 1 + len(shaping) + len(looks)
     assert keys(PLOTS.model_copy(update={"store": True})) == plain
-    assert keys(PlotConfig(style="paper"), view="numbers") == keys(view="numbers")
+    assert keys(PlotConfig(style="paper"), modality="text") == keys(modality="text")
 
 
 # ---- What came stays

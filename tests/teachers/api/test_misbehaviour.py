@@ -135,7 +135,7 @@ def test_tokens_of_a_reply_of_half_the_limit_delay_what_follows(
     stop = threading.Event()
 
     def work() -> None:
-        ask(series.slice(0, 30), in_flight=8, tokens_per_minute=30_000, patience=6.0)
+        ask(series.slice(0, 30), in_flight=8, tokens_per_minute=30_000, idle_timeout=6.0)
         stop.set()
 
     thread = threading.Thread(target=work, daemon=True)
@@ -181,7 +181,7 @@ def test_an_outage_costs_questions_that_show_nothing_once_it_is_seen(
 ) -> None:
     page = Answer(200, b"<html>Please log in</html>", whole=False)  # whoever reads it cannot know what it cost
     server.answer = lambda n, _: Answer(200, completion()) if n < 20 else page
-    asked = ask(series.slice(0, 200), in_flight=4, patience=6.0, **DEAR)
+    asked = ask(series.slice(0, 200), in_flight=4, idle_timeout=6.0, **DEAR)
     assert "given no answer" in asked.stopped
     asked_of_rows = [body for body in server.bodies if not isinstance(body["messages"][0]["content"], str)]
     assert len(asked_of_rows) < 20 + 30
@@ -221,7 +221,7 @@ def test_a_row_that_no_minute_has_room_for_is_that_rows_error(server: Server, as
 
 def test_a_stage_that_has_asked_nothing_blames_no_server() -> None:
     async def work() -> str | None:
-        rate_limiter = RateLimiter(api("http://127.0.0.1:9/v1", patience=0.1), Earlier())
+        rate_limiter = RateLimiter(api("http://127.0.0.1:9/v1", idle_timeout=0.1), Earlier())
         for _ in range(3):
             await asyncio.sleep(0.1)
             _, stopped = await rate_limiter.progress()
@@ -425,7 +425,7 @@ def test_the_innermost_cause_of_a_failed_connection_is_said_soon(
     monkeypatch.setattr("tsd.teachers.api.limits.UNREACHED_SECONDS", 1.0)
     with speaking_no_tls() as port:
         started = time.monotonic()
-        asked = Asked(api(url.format(port=port), patience=60), series.slice(0, 5), tmp_path)
+        asked = Asked(api(url.format(port=port), idle_timeout=60), series.slice(0, 5), tmp_path)
     assert cause in asked.stopped
     assert "cannot be reached" in asked.stopped
     assert time.monotonic() - started < 20
@@ -453,7 +453,7 @@ def test_too_few_usable_rows_stop_the_stage_with_reasons_and_an_example(
         200, completion() if n < 10 else completion("Lovely weather today."), hang=0.1
     )
     asked = ask(series, in_flight=8, quality={"last": 40, "least_usable": 0.5})
-    assert "of the last 40 rows can be used" in asked.stopped
+    assert "of the last 40 rows are usable" in asked.stopped
     assert "trend: not mentioned" in asked.stopped
     assert "Lovely weather today." in asked.stopped
     assert len(asked.stopped.splitlines()) == 1

@@ -13,7 +13,6 @@ from tsd.recipe import ApiTeacher
 from tsd.teachers.api.connection import (
     FIRST_WAIT,
     LONGEST_WAIT,
-    SETTINGS,
     cause_of,
     connect,
     first_line,
@@ -85,12 +84,12 @@ class Calls:
         await self.client.close()
 
     async def retry(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Send a call until it succeeds. Stops the stage after `teacher.patience` seconds without a response."""
+        """Send a call until it succeeds, or stop the stage after `teacher.idle_timeout` seconds of silence."""
         began = time.monotonic()
 
         def silent(_: RetryCallState) -> bool:
             # A wait requested by the server is granted once. A further request to wait counts as silence.
-            return time.monotonic() - max(began, self._heard) > self.teacher.patience + self.requested_wait
+            return time.monotonic() - max(began, self._heard) > self.teacher.idle_timeout + self.requested_wait
 
         retrying = AsyncRetrying(
             stop=silent,
@@ -147,7 +146,7 @@ class Calls:
         batch = self.teacher.batch
         return Waiting(batch.idle_timeout if seconds is None else seconds, self.limiter.sleep, batch.poll_seconds)
 
-    async def stop(self, said: str, check: str = SETTINGS) -> NoReturn:
+    async def stop(self, said: str, check: str | None = None) -> NoReturn:
         """Stop the stage. said: the server's message; check: settings for the user to check."""
         await self.limiter.stop(refusal(self.teacher, said, check))
         raise StoppedError

@@ -104,9 +104,9 @@ class BatchCollector:
         where = f"file {' and '.join(files)}" if files else "no file, neither output nor errors"
         await self._calls.halt(
             f"gave nothing more of batch {batch.id} ({status(ended)[:40]}, {where}) for {clock(error.silent)}: "
-            f"{' '.join(error.lacking.split())}; it may be paid for, so nothing was asked again or deleted: look "
-            "in the provider's console whether the file is whole (only without its files there and "
-            f"{rows.registry.path} would it be asked, and paid for, again)"
+            f"{' '.join(error.lacking.split())}; it may be paid for, so nothing was requested again or deleted: "
+            "check in the provider's console whether the file is complete (to request the batch, and pay for it, "
+            f"again, delete its files there and {rows.registry.path})"
         )
 
     async def _store(self, rows: Rows, batch: Batch, ended: ServerBatch, results: Results) -> None:

@@ -84,7 +84,7 @@ class Batches:
             if found := await self._accepted.appears(batch, self._calls.settle if lost else 0.0, registry.path):
                 return found
             busy = isinstance(failure, openai.RateLimitError)  # the queue may be full for as long as a batch runs
-            longest = max(self._teacher.patience, self._teacher.batch.idle_timeout if busy else 0.0)
+            longest = max(self._teacher.idle_timeout, self._teacher.batch.idle_timeout if busy else 0.0)
             longest += self._calls.requested_wait
             silent = time.monotonic() - began
             if attempts >= ATTEMPTS and silent > longest:

@@ -72,7 +72,7 @@ class AcceptedBatches:
             if not self._lists and batch.file and batch.asked_at:
                 await self._calls.halt(
                     f"lists no batches, and its answer to the creation of one from file {batch.file} was lost: "
-                    f'look whether there is one; in {kept} set its "id", or "asked_at" to null where there is none'
+                    f'check whether the batch exists; in {kept} set its "id", or set "asked_at" to null if not'
                 )
             if time.monotonic() >= until or not await waiting.wait():
                 return None

@@ -16,8 +16,8 @@ from tsd.recipe import ApiTeacher
 from tsd.teachers.api.responses import SHOWN, ServerError, clean, error_of
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a retry; the actual wait is random below this
-SETTINGS = "teacher.base_url, teacher.model and the key"
 NO_KEY = "none"  # the client requires a non-empty key
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def require_key(teacher: ApiTeacher) -> str | None:
@@ -43,8 +43,8 @@ def require_key(teacher: ApiTeacher) -> str | None:
         quotes = "\u2018\u2019\u201c\u201d\u00ab\u00bb"
         kind = kinds.get(wrong) or ("a curly quote" if wrong in quotes else f"the character U+{ord(wrong):04X}")
         raise InputError(
-            f"the environment variable {name} (teacher.key_env) holds {kind}, which no key has: set it to the key "
-            "alone, without quotes or line breaks"
+            f"the environment variable {name} (teacher.key_env) holds {kind}, which a key cannot contain: set it "
+            "to the key only, without quotes or line breaks"
         )
     return key
 
@@ -60,7 +60,8 @@ def connect(teacher: ApiTeacher) -> openai.AsyncOpenAI:
         default_query=dict(parse_qsl(parts.query)),  # API version for Azure
         timeout=teacher.timeout,
         max_retries=0,
-        http_client=openai.DefaultAioHttpClient(),
+        # A proxy of the environment cannot reach this machine's own servers, and must not see their tokens.
+        http_client=openai.DefaultAioHttpClient(trust_env=parts.hostname not in LOOPBACK),
     )
 
 
@@ -138,12 +139,13 @@ def first_line(teacher: ApiTeacher, said: str) -> str:
     return clean(first)[:SHOWN]
 
 
-def refusal(teacher: ApiTeacher, said: str, check: str = SETTINGS) -> str:
+def refusal(teacher: ApiTeacher, said: str, check: str | None = None) -> str:
     """Format the message for a permanent refusal. said: the server's message; check: settings to check."""
+    check = check or teacher.checks
     if teacher.key_variable is None:
         check += " (teacher.key_env names no variable that holds one)"
     return (
-        f"{teacher.base_url} will not serve {teacher.model} ({first_line(teacher, said)}): check {check}; "
+        f"{teacher.place} will not serve {teacher.model} ({first_line(teacher, said)}): check {check}; "
         "the same command goes on from here"
     )
 

@@ -120,8 +120,8 @@ class RateLimiter:
             return left  # same burst: a pause is already in effect
         if seconds is not None and seconds > MOST_SECONDS:
             await self.stop(
-                f"{self._teacher.base_url} asks to wait for {clock(seconds)}: see what its limits are; the same "
-                "command goes on from here"
+                f"{self._teacher.place} asks to wait for {clock(seconds)}: check its limits; the same command "
+                "goes on from here"
             )
         left = self._pauses.extend(seconds)
         await self._tell()
@@ -301,14 +301,14 @@ class ServerWatch:
             self._last_answer = now
         silent = now - self._last_answer
         live = self._teacher.mode == "live"  # in batch mode, the polling code detects silence
-        if live and silent > self._teacher.patience + granted:
+        if live and silent > self._teacher.idle_timeout + granted:
             return self.silence(silent)
         unreached = bool(self._failures) and all(NOT_REACHED in kind for kind in self._failures)
         if unreached and not self.answers and now - self._started > UNREACHED_SECONDS:
             (kind, _), *_ = self._failures.most_common(1)
             said = kind.removeprefix(FAILED).removeprefix(NOT_REACHED)
             return (
-                f"{self._teacher.base_url} cannot be reached: {said}: check teacher.base_url and whether the "
+                f"{self._teacher.place} cannot be reached: {said}: check {self._teacher.checks} and whether the "
                 "server runs; the same command goes on from here"
             )
         return None
@@ -317,16 +317,14 @@ class ServerWatch:
         """Format why the stage stops after this many seconds without a response."""
         if set(self._failures) == {FAILED + BUSY}:
             said = (
-                f"refused every request for {clock(seconds)} ({BUSY}: too many): ask for less at once, see what "
-                "its limits are"
+                f"refused every request for {clock(seconds)} ({BUSY}: too many): check its limits and lower "
+                "teacher.in_flight"
             )
         else:
             kinds = self._failures.most_common(1)
             seen = f" ({kinds[0][0]})" if kinds else ""
-            said = f"given no answer for {clock(seconds)}{seen}: see whether it works"
-        return (
-            f"{self._teacher.base_url} has {said}, or raise teacher.patience; the same command goes on from here"
-        )
+            said = f"given no answer for {clock(seconds)}{seen}: check whether it works"
+        return f"{self._teacher.place} has {said}, or raise teacher.idle_timeout; the same command goes on"
 
 
 def _limited(teacher: ApiTeacher) -> bool:

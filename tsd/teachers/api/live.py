@@ -21,6 +21,8 @@ from tsd.teachers.api.journal import Journal
 from tsd.teachers.api.live_outages import OutageDetector
 from tsd.teachers.api.live_requests import FinalError, RequestSender
 from tsd.teachers.api.messages import StoppedError
+from tsd.teachers.api.responses import SHOWN, clean
+from tsd.teachers.api.suspects import Suspect
 from tsd.teachers.api.worker import RateLimiterClient, Ticket
 from tsd.teachers.prompts import Question, Questions, repair, repair_tokens
 
@@ -56,8 +58,8 @@ class OpenAIApi:
         registry = BatchRegistry(journal.folder)
         if registry.under_way(set(keys)):
             await self._limiter.stop(
-                "batches are under way that ask the same: teacher.mode=batch collects them; or delete "
-                f"{registry.path} to ask, and pay for, their rows again"
+                "open batches contain the same rows: set teacher.mode=batch to collect them, or delete "
+                f"{registry.path} to request, and pay for, these rows again"
             )
             return None
         known = history.failed | history.replies
@@ -75,22 +77,41 @@ class OpenAIApi:
         return annotations(self._questions.task, self._teacher.name, series, keys, whole)
 
     async def _take(
-        self, series: pa.Table, keys: Sequence[str], replies: Sequence[Reply | None], journal: Journal
+        self, series: pa.Table, keys: Sequence[str], replies: list[Reply | None], journal: Journal
     ) -> dict[int, asyncio.Task[Reply | None]]:
-        """Start a task for every row without a usable reply; for fewer if the stage is stopped."""
+        """Start a task for every row without a usable reply; for fewer if the stage is stopped.
+
+        replies: of all rows. A row whose prompt cannot be built gets an `error` there, and no task.
+        """
         asking: dict[int, asyncio.Task[Reply | None]] = {}
         for first in range(0, len(series), DRAWN_AT_ONCE):
             rows = range(first, min(first + DRAWN_AT_ONCE, len(series)))
             missing = [row for row in rows if self._open(replies[row])]
             if not await self._limiter.unless_stopped(self._room(len(missing))):
                 break
-            asked = self._questions.ask(series.take(missing), [keys[row] for row in missing]) if missing else []
+            asked = self._prompts(series.take(missing), [keys[row] for row in missing]) if missing else []
             for row, question in zip(missing, asked, strict=True):
+                if isinstance(question, Reply):
+                    reply = replies[row] = outcome(self._questions.task, replies[row], [question])
+                    self._limiter.counts.settled(reply)
+                    self._rows.release()
+                    continue
                 task = asyncio.create_task(self._describe(question, replies[row], journal))
                 task.add_done_callback(lambda _: self._rows.release())
                 asking[row] = task
             await asyncio.sleep(0)
         return asking
+
+    def _prompts(self, series: pa.Table, keys: Sequence[str]) -> list[Question | Reply]:
+        """Build the prompt of each row; for one that cannot be drawn, an `error`."""
+        try:
+            return [*self._questions.ask(series, keys)]
+        except Exception as error:  # whatever a library raises about one row's values
+            if len(keys) == 1:
+                said = " ".join(str(error).split())
+                return [Reply(None, "error", clean(f"{type(error).__name__}: {said}")[:SHOWN])]
+        each = (self._prompts(series.slice(row, 1), keys[row : row + 1]) for row in range(len(keys)))
+        return [one for (one,) in each]
 
     async def _room(self, rows: int) -> None:
         for _ in range(rows):
@@ -121,12 +142,13 @@ class OpenAIApi:
         """Request the reply to a prompt, or to a repair request for the reply `before`.
 
         A failed try counts only if the server responds to other requests before and after it. Otherwise the server
-        itself is at fault.
+        itself is at fault. If the server ended, `Suspects` judges the row.
         """
         messages = [*question.messages, *(repair(before) if before else [])]
         estimate = question.tokens + (repair_tokens(before) if before else 0)
         tried: list[Reply] = []
         counted, worked, ended = 0, False, 0.0
+        row, doubts = Suspect(self._teacher.retries), 0  # doubts: ends of the server before the last try
         whole: Reply | None = None
 
         def keep(ticket: Ticket, reply: Reply, known: bool) -> None:
@@ -137,13 +159,17 @@ class OpenAIApi:
 
         async def attempt() -> Reply | None:
             """Make one try; return None if the number of retries is used up."""
-            nonlocal counted, worked, ended
-            if tried and not tried[-1].input_tokens:
-                counted += await self._outages.works(ended, worked, journal) and worked
+            nonlocal counted, worked, ended, doubts
+            if tried and not tried[-1].input_tokens and row.doubts == doubts:
+                works = await self._outages.works(ended, worked, journal)
+                counted += works and worked and row.doubts == doubts
             if counted <= self._teacher.retries:
                 await self._outages.wait_out(journal)
-                reply, worked = await self._sender.send(messages, estimate, journal, keep)
+                doubts = row.doubts
+                reply, worked = await self._sender.send(messages, estimate, journal, keep, row)
                 ended = time.monotonic()
+                if reply.status != "error" or reply.input_tokens:
+                    self._limiter.suspects.answered(row)
                 tried.append(reply)
                 counted += reply.status == "error" and reply.input_tokens > 0
             return tried[-1] if counted <= self._teacher.retries else None
@@ -158,4 +184,6 @@ class OpenAIApi:
             await retrying(attempt)
         except FinalError as final:
             tried.append(final.reply)
+        finally:
+            self._limiter.suspects.clear(row)
         return whole or outcome(self._questions.task, before, tried)

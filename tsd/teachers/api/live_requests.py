@@ -29,7 +29,8 @@ from tsd.teachers.api.responses import (
     read_json,
     states_usage,
 )
-from tsd.teachers.api.worker import RateLimiterClient, Ticket
+from tsd.teachers.api.suspects import Suspect
+from tsd.teachers.api.worker import HEAR_SECONDS, RateLimiterClient, Ticket
 from tsd.teachers.prompts import Message, Questions
 
 MOST_REFUSALS = 20  # refused rows of a worker without a response between them: above it, the cause is not the rows
@@ -58,23 +59,32 @@ class RequestSender:
         self._request_format = RequestFormat(self._teacher, questions.task)
         self._negotiation = asyncio.Lock()
         self._refusals = 0  # since the last response
+        self._undecided = 0  # refused requests that wait for the responses to others
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()
 
     async def send(
-        self, messages: list[Message], estimate: int, journal: Journal, keep: Keep
+        self,
+        messages: list[Message],
+        estimate: int,
+        journal: Journal,
+        keep: Keep,
+        row: Suspect | None = None,
     ) -> tuple[Reply, bool]:
         """Send one request, repeated as often as the server asks to wait. estimate: approximate tokens of the
-        prompt.
+        prompt. row: the row that it is about; None for a test request.
 
         Returns the reply, an `error` if the request failed, and whether the request before got a response.
         Raises FinalError if a retry cannot help, StoppedError if the stage was stopped, StorageError if a response
         cannot be stored.
         """
         while True:
-            async with self._alone_at_first(), self._limiter.slot(estimate, journal) as ticket:
+            await self._turn(row)
+            async with self._alone_at_first(), self._limiter.slot(estimate, journal, row) as ticket:
+                if ticket is None:
+                    continue
                 started = time.perf_counter()
                 try:
                     body = self._request_format.body(messages)
@@ -94,6 +104,7 @@ class RequestSender:
                     reply = meant
                 except openai.OpenAIError as error:
                     if never_sent(error):
+                        ticket.reached = False
                         ticket.free()
                         reply = Reply(None, "error", NOT_REACHED + cause_of(error))
                     elif isinstance(error, openai.APITimeoutError):
@@ -111,6 +122,18 @@ class RequestSender:
                     kind = reply.reason or ""
                     self._limiter.counts.failed(kind if kind.startswith(NOT_REACHED) else kind.partition(":")[0])
                 return reply, ticket.worked
+
+    async def _turn(self, row: Suspect | None) -> None:
+        """Wait until no row that may have ended the server goes before this one, or the stage is stopped.
+
+        Raises FinalError if this row has ended the server too often.
+        """
+        limiter = self._limiter
+        while row and not (row.guilty or limiter.suspects.may_go(row) or limiter.stopped.is_set()):
+            await asyncio.sleep(HEAR_SECONDS)
+        if row and row.guilty:
+            said = f"{self._teacher.place} ended {row.ends} times while it answered this row alone"
+            raise FinalError(Reply(None, "error", said, attempts=0))
 
     async def _read(
         self, content: bytes, ticket: Ticket, estimate: int, started: float, journal: Journal, keep: Keep
@@ -165,11 +188,23 @@ class RequestSender:
         of_the_row = (
             moderated or said.too_large or (code in OF_THE_ROW and code != 403 and self._request_format.agreed)
         )
-        if of_the_row and self._refusals < MOST_REFUSALS:
+        if of_the_row and await self._answers_others():
             self._limiter.counts.failed(f"{code}")
             raise FinalError(Reply(None, "error", named))
         await self._limiter.stop(refusal(self._teacher, named))
         raise StoppedError
+
+    async def _answers_others(self) -> bool:
+        """Whether refusals are about single rows. After many in a row, requests under way decide: a refusal takes
+        no time, and a response may take minutes.
+        """
+        self._undecided += 1
+        try:
+            while self._refusals >= MOST_REFUSALS and self._limiter.server.in_flight > self._undecided:
+                await self._limiter.sleep(HEAR_SECONDS)
+        finally:
+            self._undecided -= 1
+        return self._refusals < MOST_REFUSALS
 
     @asynccontextmanager
     async def _alone_at_first(self) -> AsyncIterator[None]:

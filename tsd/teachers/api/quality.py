@@ -26,7 +26,7 @@ class QualityCheck:
         said = " and ".join(f"{count} × {reason}" for reason, count in reasons)
         example = next((row.example for row in reversed(bad) if row.example), "no text")
         return (
-            f"only {usable} of the last {last} rows can be used ({said}; one reply: {example!r}): see "
-            "what it is asked and says with --preview 10, raise teacher.max_tokens or change the model, or lower "
+            f"only {usable} of the last {last} rows are usable ({said}; one reply: {example!r}): see prompts and "
+            "replies with --preview 10, raise teacher.max_tokens or change the model, or lower "
             "teacher.quality.least_usable; the same command goes on from here"
         )

@@ -23,7 +23,7 @@ class RequestFormat:
         self._limit = "max_tokens"
         self._temperature = True
         self._unexplained = 0  # refusals that do not name the format
-        self.agreed = False
+        self.agreed = teacher.takes_schemas
         """Whether the server has accepted a request. From then on the format is fixed."""
 
     def body(self, messages: list[Message]) -> dict[str, Any]:

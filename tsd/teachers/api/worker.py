@@ -14,6 +14,7 @@ from tsd.teachers.api.account import Cost
 from tsd.teachers.api.journal import Journal
 from tsd.teachers.api.messages import Bill, Pass, RateLimiterLike, StoppedError
 from tsd.teachers.api.server_state import ServerState
+from tsd.teachers.api.suspects import Suspect, Suspects
 from tsd.teachers.api.worker_counts import WorkerCounts
 
 # While others wait for settled requests, reports are sent this many times as often.
@@ -37,6 +38,8 @@ class Ticket:
         self.name, self.bound, self.worked, self.sent = name, bound, worked, time.monotonic()
         self._estimate, self._journal, self._tell = estimate, journal, tell
         self.settled = False
+        self.reached = True
+        """Whether it may have reached the server."""
 
     def billed(self, cost: Cost, key: str | None = None, reply: Reply | None = None, known: bool = True) -> None:
         """Record that the request got a response. key, reply: its row's request key and reply. Raises
@@ -65,7 +68,9 @@ class RateLimiterClient:
         self._slots = asyncio.Semaphore(share)
         self.counts = WorkerCounts()
         self.server = ServerState(share)
+        self.suspects = Suspects()
         self._paused_until = 0.0
+        self._held = False
         self.stopped = asyncio.Event()
         """Set when no more requests may be sent."""
         self._reason: str | None = None
@@ -82,8 +87,12 @@ class RateLimiterClient:
         await self.hand_in()
 
     @asynccontextmanager
-    async def slot(self, estimate: int, journal: Journal) -> AsyncIterator[Ticket]:
-        """Send one request inside this context. estimate: approximate tokens of its prompt.
+    async def slot(
+        self, estimate: int, journal: Journal, row: Suspect | None = None
+    ) -> AsyncIterator[Ticket | None]:
+        """Send one request inside this context. estimate: approximate tokens of its prompt. row: None for a test.
+
+        Yields None, and nothing may be sent, if the row has to wait for its `turn` again.
 
         Its bound is in the journal before it is sent, and stays there if the ticket has no bill at the end.
         Raises StoppedError if the stage was stopped, StorageError if the journal cannot be written.
@@ -93,32 +102,51 @@ class RateLimiterClient:
             await self.clear()
             if self.stopped.is_set():
                 raise StoppedError
-            leave = self._pass or await self._rate_limiter.enter(self._name, name, estimate)
-            if leave is None:
-                raise StoppedError
-            bound = leave.bound
-            if leave.free:
-                self._pass, bound = leave, leave.estimator.bound(self._teacher, estimate)
-            ticket = Ticket(name, estimate, bound, self.server.works, journal, self.counts.billed)
-            try:
-                journal.sent(name, bound, estimate)
-                await journal.stored()
-            except BaseException:
-                self.counts.billed(Bill(name, Cost()))
-                raise
-            self.counts.sent()
-            try:
-                with self.server.request(ticket.sent):
-                    yield ticket
-            finally:
-                self.counts.ended()
-                if not ticket.settled:
-                    self.counts.billed(Bill(name, None, bound=bound))
+            if row and (row.guilty or not self.suspects.may_go(row)):  # the server has ended meanwhile
+                yield None
+                return
+            with self.suspects.going(row):
+                leave = self._pass or await self._rate_limiter.enter(self._name, name, estimate)
+                if leave is None:
+                    raise StoppedError
+                bound = leave.bound
+                if leave.free:
+                    self._pass, bound = leave, leave.estimator.bound(self._teacher, estimate)
+                ticket = Ticket(name, estimate, bound, self.server.works, journal, self.counts.billed)
+                try:
+                    journal.sent(name, bound, estimate)
+                    await journal.stored()
+                except BaseException:
+                    self.counts.billed(Bill(name, Cost()))
+                    raise
+                self.counts.sent()
+                first = self.suspects.sent(row)
+                try:
+                    with self.server.request(ticket.sent):
+                        yield ticket
+                finally:
+                    self.counts.ended()
+                    if first and not ticket.reached:
+                        self.suspects.unsent(row)
+                    if not ticket.settled:
+                        self.counts.billed(Bill(name, None, bound=bound))
 
     async def clear(self) -> None:
-        """Wait until no pause delays requests or the stage was stopped."""
-        while (wait := self._paused_until - time.monotonic()) > 0 and not self.stopped.is_set():
-            await asyncio.sleep(min(wait, 0.5))
+        """Wait until neither a pause nor a hold delays requests, or the stage was stopped."""
+        while not self.stopped.is_set():
+            wait = self._paused_until - time.monotonic()
+            if wait <= 0 and not self._held:
+                return
+            await asyncio.sleep(HEAR_SECONDS if self._held else min(wait, 0.5))
+
+    def hold(self, held: bool) -> None:
+        """Delay all requests of this worker, as long as the server that it alone asks is being started.
+
+        Rows that were under way when it ended are suspected. Called in the event loop of the requests.
+        """
+        if held and not self._held:
+            self.suspects.ended()
+        self._held = held
 
     async def reserve(self, batch: str, bound: Cost, submitted: bool) -> None:
         """Reserve a batch's bound until `settle`. batch: its name, the same at every start.

@@ -1,0 +1,114 @@
+"""Modules outside tsd: by name and content, wherever their file is, and in processes that lack the file."""
+
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tsd.errors import InputError, PluginError, TsdError
+from tsd.tasks import modules
+
+TEXT = "class Kept:\n    '''Something that is pickled by its module's name.'''\n\n\nVALUE = {value}\n"
+
+
+def written(folder: Path, value: str, name: str = "held.py") -> str:
+    """The path of a file with this value."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(TEXT.format(value=value))
+    return str(folder / name)
+
+
+def test_a_module_is_the_same_wherever_its_file_is_and_another_one_with_another_content(tmp_path: Path) -> None:
+    first, moved = written(tmp_path / "a", "1"), written(tmp_path / "b", "1")
+    assert modules.load(first) is modules.load(moved)
+    other = modules.load(written(tmp_path / "c", "2"))
+    assert other is not modules.load(first)
+    assert (other.VALUE, modules.load(first).VALUE) == (2, 1)
+    assert modules.version(first) == modules.version(moved)
+
+
+def test_a_name_with_a_digest_finds_a_file_that_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, study, here = tmp_path / "old", tmp_path / "study", tmp_path / "here"
+    name = modules.pinned(written(old, "3"), str(study))
+    assert name.startswith("../old/held.py#sha256=")
+    assert modules.found(name, str(study)) == f"{old}/held.py"
+    (old / "held.py").unlink()
+    with pytest.raises(InputError, match=r"there is no file .*old/held\.py with sha256") as caught:
+        modules.found(name, str(study))
+    assert len(str(caught.value).splitlines()) == 1
+    written(here, "4")  # of the same name with another content
+    monkeypatch.chdir(here)
+    with pytest.raises(InputError, match="there is no file"):
+        modules.found(name, str(study))
+    written(study, "3")
+    assert modules.found(name, str(study)) == f"{study}/held.py"
+    (study / "held.py").unlink()
+    written(here, "3")
+    assert modules.found(name, str(study)) == f"{here}/held.py"
+
+
+def test_another_content_at_the_same_place_is_refused_or_accepted(tmp_path: Path) -> None:
+    path = written(tmp_path, "5")
+    name = f"{path}{modules.PIN}0123456789abcdef"
+    with pytest.raises(InputError, match="has another content than #sha256=0123456789abcdef: restore it"):
+        modules.found(name)
+    assert modules.found(name, changed=True) == path
+    assert modules.found("json#sha256=0123456789abcdef", changed=True) == "json"
+    with pytest.raises(InputError, match="json has another content"):
+        modules.found("json#sha256=0123456789abcdef")
+    assert modules.found(modules.pinned("json")) == "json"
+
+
+def test_a_file_reaches_a_process_that_lacks_it(tmp_path: Path) -> None:
+    path = written(tmp_path / "gone", "6")
+    module = modules.load(path)
+    sent = modules.sent(path), modules.sent("json")
+    assert sent[1].content is None
+    (tmp_path / "sent").write_bytes(pickle.dumps((sent, pickle.dumps(module.Kept()))))
+    shutil.rmtree(tmp_path / "gone")
+    code = (
+        "import pickle, sys\n"
+        "from pathlib import Path\n"
+        "from tsd.tasks import modules\n"
+        "sent, kept = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "loaded = [one.load() for one in sent]\n"
+        "name = modules.pinned(sent[0].name)\n"
+        "print(loaded[0].VALUE, modules.load(sent[0].name) is loaded[0], modules.found(name) == sent[0].name)\n"
+        "print(type(pickle.loads(kept)).__module__ == loaded[0].__name__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "sent")],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(modules.__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.split() == ["6", "True", "True", "True"], done.stderr
+
+
+def test_what_a_file_raises_is_pickled_as_one_line_with_its_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "raises.py"
+    path.write_text("def deep():\n    return {}['x']\n\n\ndeep()\n")
+    with pytest.raises(
+        PluginError, match=r"raises\.py cannot be loaded: KeyError: 'x' \(.* line 2, in deep"
+    ) as caught:
+        modules.load(str(path))
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(again, TsdError)
+    assert str(again) == str(caught.value)
+    assert "return {}['x']" in again.trace
+    path.write_text("VALUE = 7\n")
+    assert modules.load(str(path)).VALUE == 7
+
+
+def test_a_file_that_cannot_be_decoded_or_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "binary.py"
+    path.write_bytes(b"VALUE = '\xff'\n")
+    with pytest.raises(PluginError, match=r"binary\.py cannot be loaded"):
+        modules.load(str(path))
+    with pytest.raises(InputError, match="there is no file"):
+        modules.load(str(tmp_path / "gone.py"))

@@ -1,0 +1,77 @@
+"""How the recipe in a study's folder names the modules outside tsd: plugins, and the module of its task.
+
+Each has a digest of its content, and a file the path from the study's folder: both may move together. A module
+that changed since is named to the user. Keys of artefacts depend on the versions that a plugin states instead.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tsd.errors import InputError
+from tsd.recipe.study import Recipe
+from tsd.tasks import modules
+
+
+def references(recipe: Recipe) -> dict[str, Any]:
+    """The fields that the stored recipe has in place of the recipe's own; none without modules outside tsd."""
+    fields: dict[str, Any] = {}
+    if recipe.plugins:
+        fields["plugins"] = [modules.pinned(one, recipe.folder) for one in recipe.plugins]
+    if ":" in recipe.task:
+        fields["task"] = task_reference(recipe, recipe.folder)
+    return fields
+
+
+def task_reference(recipe: Recipe, folder: str | None = None) -> str:
+    """The name of a task as it is stored, with a digest if it is outside tsd.
+
+    folder: from which a file's path starts; None for an absolute path, as students' folders have it.
+    """
+    module, colon, attribute = recipe.task.rpartition(":")
+    return f"{modules.pinned(module, folder)}:{attribute}" if colon else recipe.task
+
+
+def relocated(fields: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Stored fields with every module where it is now. The modules are loaded, also if their content changed.
+
+    folder: the study's. Raises InputError if a module is missing or cannot be loaded, ValueError if `plugins` is
+    no list.
+    """
+    fields = dict(fields)
+    try:
+        plugins = modules.listed(fields.get("plugins", []))
+    except InputError as error:
+        raise ValueError(f"plugins {error}") from None
+    if plugins:
+        fields["plugins"] = [modules.found(one, folder, changed=True) for one in plugins]
+    module, colon, attribute = str(fields.get("task", "")).rpartition(":")
+    if colon:
+        fields["task"] = f"{modules.found(module, folder, changed=True)}:{attribute}"
+    for name in (*fields.get("plugins", ()), *([fields["task"].rpartition(":")[0]] if colon else ())):
+        modules.load(name)
+    return fields
+
+
+def changes(fields: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
+    """Yield one line for each module of a recipe whose content is not that of the stored fields."""
+    try:
+        stored = [*modules.listed(fields.get("plugins", [])), str(fields.get("task", "")).rpartition(":")[0]]
+    except InputError:
+        return
+    digests: dict[str, set[str]] = {}
+    for name in stored:
+        module, pin, digest = name.partition(modules.PIN)
+        if pin:
+            digests.setdefault(_title(module), set()).add(digest)
+    for name in recipe.outside:
+        then, now = digests.get(_title(name)), modules.version(name)
+        if then and now not in then:
+            yield (
+                f"{name} has changed since {recipe.folder} was started (sha256 {min(then)}, now {now}): its "
+                "tables were made by the earlier content; if others would result, change its version"
+            )
+
+
+def _title(name: str) -> str:
+    """What identifies a module beside its content: a file's name without folders, or the dotted name."""
+    return name.rpartition("/")[2]

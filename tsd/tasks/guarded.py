@@ -1,0 +1,100 @@
+"""A task from outside tsd whose functions are checked whenever they are called.
+
+What one of them raises, or returns in another shape, ends the command in one line that names it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tsd.errors import PluginError, plugin_error, source
+from tsd.tasks.language import Reading
+from tsd.tasks.task import Facet, Task
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A function of a task, with a check of what it returns."""
+
+    what: str
+    """What messages call it."""
+    function: Callable[..., Any]
+    fault: Callable[..., str | None]
+    """Arguments: what the function returned, then its own. Returns what is wrong with it, or None."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the function. Raises PluginError if it raises, or returns something wrong."""
+        try:
+            made = self.function(*arguments)
+            fault = self.fault(made, *arguments)
+        except Exception as error:  # whatever code from outside raises
+            raise plugin_error(self.what, self.function, error) from error
+        if fault:
+            raise PluginError(f"{self.what}, in {source(self.function)}, returned {fault}")
+        return made
+
+
+def guarded(task: Task) -> Task:
+    """The task with every function guarded that is not tsd's own."""
+
+    def facet(one: Facet) -> Facet:
+        what = f"of the facet {one.name} of the task {task.name}"
+
+        def fault(made: Any, measures: Mapping[str, Any], *_: Any) -> str | None:
+            return _fault_of_classes(made, len(next(iter(measures.values()))), len(one.classes))
+
+        return replace(
+            one,
+            read=_guard(f"read {what}", one.read, _fault_of_reading),
+            classify=_guard(f"classify {what}", one.classify, fault),
+            margin=one.margin and _guard(f"margin {what}", one.margin, _fault_of_margin),
+        )
+
+    def fault(made: Any, values: Any) -> str | None:
+        return _fault_of_measures(made, len(values), task.measures)
+
+    measure = _guard(f"measure of the task {task.name}", task.measure, fault)
+    return replace(task, measure=measure, facets=tuple(map(facet, task.facets)))
+
+
+def _guard(what: str, function: Callable[..., Any], fault: Callable[..., str | None]) -> Callable[..., Any]:
+    ours = str(getattr(function, "__module__", "")).startswith("tsd.")
+    return function if ours or isinstance(function, Guarded) else Guarded(what, function, fault)
+
+
+def _fault_of_reading(made: Any, _: str) -> str | None:
+    return None if isinstance(made, Reading) else f"{made!r}: return a Reading"
+
+
+def _fault_of_classes(made: Any, batch: int, classes: int) -> str | None:
+    """Why something is not an index of a class for each item; None if it is."""
+    found = np.asarray(made)
+    if found.shape != (batch,) or found.dtype.kind not in "iu":
+        return f"{found.dtype} of shape {found.shape}: return integers of shape ({batch},)"
+    if batch and not 0 <= found.min() <= found.max() < classes:
+        return f"indices from {found.min()} to {found.max()}: the facet has {classes} classes, from 0 on"
+    return None
+
+
+def _fault_of_margin(made: Any, measures: Mapping[str, Any]) -> str | None:
+    """Why something is not a distance for each item; None if it is."""
+    found, batch = np.asarray(made), len(next(iter(measures.values())))
+    if found.shape != (batch,) or found.dtype.kind not in "fiu":
+        return f"{found.dtype} of shape {found.shape}: return numbers of shape ({batch},)"
+    return None
+
+
+def _fault_of_measures(made: Any, batch: int, named: Mapping[str, pa.DataType]) -> str | None:
+    """Why something does not hold every named measure as finite numbers, one per item; None if it does."""
+    if not isinstance(made, Mapping):
+        return f"{type(made).__name__}: return a mapping of arrays"
+    for name in made:
+        found, kind = np.asarray(made[name]), named.get(name, pa.float64())
+        if found.shape != (batch,) or found.dtype.kind not in ("fiub" if pa.types.is_floating(kind) else "iub"):
+            return f"{name} as {found.dtype} of shape {found.shape}: return {kind} of shape ({batch},)"
+        if found.dtype.kind == "f" and not np.isfinite(found).all():
+            return f"{name} with NaN or infinities: return finite numbers"
+    return None

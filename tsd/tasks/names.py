@@ -1,0 +1,75 @@
+"""Tasks by name: the built-in ones, and `module:TASK` for one outside tsd."""
+
+import json
+from functools import cache
+
+import numpy as np
+
+from tsd.errors import HOW, InputError, PluginError, place, raised, trace
+from tsd.tasks import modules
+from tsd.tasks.guarded import guarded
+from tsd.tasks.pair import PAIR
+from tsd.tasks.single import SINGLE
+from tsd.tasks.task import Task
+
+TASKS = {task.name: task for task in (SINGLE, PAIR)}
+TRIED = 32  # points of the series on which a task from outside is tried
+
+
+@cache
+def named(name: str, folder: str = "") -> Task:
+    """The task of this name: one of `TASKS`, or the object that `package.module:TASK` or `file.py:TASK` names.
+
+    A task from outside is checked once, and its functions at every call. folder: where its file is looked for if
+    the name has a digest, see `modules.found`. Raises InputError if there is none of this name, or if it cannot be
+    used.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    module, colon, attribute = name.rpartition(":")
+    if not colon:
+        raise InputError(f"there is no task {name!r}: name one of {', '.join(TASKS)}, or module:TASK")
+    module = modules.found(module, folder, changed=True)
+    found = vars(modules.load(module))
+    task = found.get(attribute)
+    if not isinstance(task, Task):
+        tasks = [each for each, value in found.items() if isinstance(value, Task)]
+        known = f"it has {', '.join(tasks)}" if tasks else "assign a tsd.tasks.Task to it"
+        raise InputError(f"{module} has no task {attribute!r}: {known}")
+    if task.name in TASKS:
+        raise InputError(
+            f"{module}: the task {attribute} has the name of a built-in task, {task.name!r}: rename it"
+        )
+    what = f"the task {attribute} of {module} cannot be used"
+    try:
+        task = guarded(task)
+        _require_usable(task)
+    except PluginError as error:
+        raise PluginError(f"{what}: {error}", error.trace) from error
+    except ValueError as error:
+        raise InputError(f"{what}: {raised(error).removeprefix('ValueError: ')}") from None
+    except Exception as error:  # whatever code from outside raises
+        raise PluginError(f"{what}: {raised(error)} ({place(error, module)}; {HOW})", trace(error)) from error
+    return task
+
+
+def _require_usable(task: Task) -> None:
+    """Raise ValueError unless a task measures what it names and reads what it phrases."""
+    values = np.arange(2 * task.curves * TRIED, dtype=np.uint8).reshape(2, -1) % 100
+    measures = task.measure(values)
+    if set(measures) != set(task.measures):
+        raise ValueError(f"measure returns {sorted(measures)}, and measures names {sorted(task.measures)}")
+    task.truth(measures, TRIED)
+    task.margins(measures)
+    task.tables.series.field("truth")
+    task.teacher_prompt(TRIED)
+    task.student_prompt(values[0].tolist())
+    if unknown := set(task.sheet) - set(task.names):
+        raise ValueError(f"sheet names {sorted(unknown)}, and the facets are {list(task.names)}")
+    for facet in task.facets:
+        for name in facet.classes:
+            for phrasing in facet.phrasings:
+                said = phrasing.format(name)
+                label = task.parse(json.dumps({facet.topic: said})).labels[facet.name]
+                if label != name:
+                    raise ValueError(f"{facet.name}: {said!r} is read as {label}, not {name}")
