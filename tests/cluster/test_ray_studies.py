@@ -196,7 +196,7 @@ def test_students_of_two_teachers_are_compared_on_the_same_series_and_nothing_is
     tmp_path: Path,
 ) -> None:
     teachers = "teachers={perfect: {error_rate: 0}, careless: {error_rate: {every: 0, noise: 1}}}"
-    extra = (teachers, "curation.against_truth=keep", *BRIEF)
+    extra = (teachers, "curation.against_truth=keep", "training.concurrent_trials=2", *BRIEF)
     printed = run(command(tmp_path, *extra), cpus=2)
     whole = tmp_path / "tiny"
     assert not (whole / "annotations").exists()

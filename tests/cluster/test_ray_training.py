@@ -26,7 +26,7 @@ TRAIN_SIZES = "students.train_sizes=[200,300,3200]"
 def with_a_run_that_fails(out: Path, stage: str) -> subprocess.CompletedProcess[str]:
     """Two students, of which one has a learning rate that no number withstands."""
     sizes = "students.models=[0.03M, {name: 0.1M, learning_rate: 1.0e+30}]"
-    arguments = command(out, sizes, TRAIN_SIZES, stage=stage)
+    arguments = command(out, sizes, TRAIN_SIZES, "training.concurrent_trials=3", stage=stage)
     return ended(arguments, 2, timeout=600)
 
 
@@ -80,7 +80,7 @@ def test_workers_killed_again_and_again_end_with_the_weights_of_some_that_nobody
 ) -> None:
     rng, trials = random.Random(11), examples / "tiny" / "trials"
     kills = 5 if long else 2
-    settings = (TRAIN_SIZES, "training.concurrent_trials=1", f"training.max_failures={kills + 2}")
+    settings = (TRAIN_SIZES, f"training.max_failures={kills + 2}")
     process = start(command(examples, *TRAINED, *settings, stage="train"))
     killed: list[set[Path]] = [set()]
 

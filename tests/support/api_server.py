@@ -159,16 +159,16 @@ def unruly(share: float, seed: int = 0) -> Callable[[int, dict[str, Any]], Answe
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    """A server on a free port, for as long as the context lasts."""
+def serving(port: int = 0) -> Iterator[Server]:
+    """A server for as long as the context lasts; port 0 is a free one."""
     state = Server()
-    with listening([web.post("/v1/chat/completions", state.handle)]) as state.url:
+    with listening([web.post("/v1/chat/completions", state.handle)], port) as state.url:
         yield state
 
 
 @contextmanager
-def listening(routes: Sequence[web.RouteDef]) -> Iterator[str]:
-    """Serve routes on a free port, in a thread of its own, for as long as the context lasts; the API's address."""
+def listening(routes: Sequence[web.RouteDef], port: int = 0) -> Iterator[str]:
+    """Serve routes in a thread of its own for as long as the context lasts; the API's address. port: 0 is any."""
     loop, started, urls = asyncio.new_event_loop(), threading.Event(), list[str]()
 
     async def start() -> web.AppRunner:
@@ -176,7 +176,7 @@ def listening(routes: Sequence[web.RouteDef]) -> Iterator[str]:
         app.add_routes(routes)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         urls.append(f"http://127.0.0.1:{runner.addresses[0][1]}/v1")
         return runner

@@ -25,6 +25,7 @@ TINY = (
     "students.models=[0.03M]",
     "students.train_sizes=[200,1600]",
     "students.seeds=[0]",
+    "training.concurrent_trials=1",  # its runs share a trial: the processes of another take longer than they do
     "training.checkpoint_every=40",
     "evaluation.series=200",
     "evaluation.batch_size=100",

@@ -24,6 +24,7 @@ class Reply:
     status: str = "ok"
     reason: str | None = None
     attempts: int = 1
+    """Number of requests that may have reached the server. One that found no server there is none."""
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0

@@ -10,14 +10,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from support.api_server import SOUND, Answer, Server, completion, error
-from support.asked import KEY, Asked, api
+from support.api_server import SOUND, Answer, Server, completion, error, serving
+from support.asked import KEY, SECRET, Asked, api
 from support.s3_server import serving_s3
 
 from tsd.errors import InputError, RecipeError, StorageError
@@ -27,8 +28,8 @@ from tsd.teachers import Reply
 from tsd.teachers.api.account import Cost, Earlier
 from tsd.teachers.api.connection import require_key
 from tsd.teachers.api.journal import Journal
-from tsd.teachers.api.limits import SILENT_SECONDS, RateLimiter
-from tsd.teachers.api.messages import DOLLARS, FORM, MODEL, UNCONFIRMED
+from tsd.teachers.api.limits import NOT_REACHED, SILENT_SECONDS, RateLimiter
+from tsd.teachers.api.messages import DOLLARS, FAILED, FORM, MODEL, UNCONFIRMED
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -248,6 +249,23 @@ def test_an_outage_of_the_server_makes_no_row_an_error(
     said = ask(series.slice(0, 300), in_flight=64, retries=retries).table
     assert server.asked > 300
     assert Counter(said["status"].to_pylist()) == {"ok": 300}
+
+
+def test_requests_that_find_no_server_are_no_attempts(
+    series: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY, SECRET)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(Asked, api(f"http://127.0.0.1:{port}/v1"), series.slice(0, 20), tmp_path)
+        time.sleep(1)  # the server starts late
+        with serving(port):
+            asked = asking.result(60)
+    assert asked.counts[FAILED + NOT_REACHED + "connection refused"] > 1
+    rows = asked.table.to_pylist()
+    assert {(row["status"], row["attempts"]) for row in rows} == {("ok", 1)}
 
 
 @pytest.mark.parametrize(("latency", "rows"), [(0.02, 300), (0.2, 100)])

@@ -106,7 +106,7 @@ class RequestSender:
                     if never_sent(error):
                         ticket.reached = False
                         ticket.free()
-                        reply = Reply(None, "error", NOT_REACHED + cause_of(error))
+                        reply = Reply(None, "error", NOT_REACHED + cause_of(error), attempts=0)
                     elif isinstance(error, openai.APITimeoutError):
                         reply = Reply(None, "error", "timed out")
                     else:
