@@ -7,7 +7,7 @@
     │   │   └── PluginError  code from outside: it raised an exception, or returned something wrong
     │   └── StorageError     a folder that cannot be written, a full disk, a dataset of another recipe
     ├── DataError            a table that violates its schema or manifest: a bug or a damaged file
-    ├── ClusterError         Ray does not start
+    ├── ClusterError         Ray does not start, or its worker processes die again and again
     ├── TeacherError         a teacher that stops responding (its engine does not start, or died)
     └── TrainingError        a run that cannot continue (the loss is NaN, a trial failed)
 
@@ -74,7 +74,7 @@ class DataError(TsdError):
 
 
 class ClusterError(TsdError):
-    """Ray does not start."""
+    """Ray does not start, or its worker processes die again and again."""
 
 
 class TeacherError(TsdError):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support.commands import ROOT, environment, kill_a_worker_of, kill_all_of
 
+from tsd.cluster.nodes import DEATHS
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
 DRIVER = """
@@ -123,3 +125,70 @@ def test_killed_ten_times_every_part_is_made_and_none_that_was_whole_is_made_aga
     log = (undisturbed / "log").read_text().splitlines()
     assert len(log) == len({line.rpartition(" ")[0] for line in log}) == 2 * count
     assert len({line.split()[-1] for line in log}) > 1 or os.cpu_count() == 1, "one worker made all"
+
+
+FAULTY = """
+import os, signal, sys
+from rich.console import Console
+from tsd.cluster import parts
+from tsd.cluster.session import session
+from tsd.errors import ClusterError, InputError, StorageError, TsdError
+from tsd.progress import Reporter
+from tsd.storage import locks
+
+folder = sys.argv[1]
+
+
+def full(target, part):
+    raise StorageError("/data is full: free 3 GB")
+
+
+def killed(target, part):
+    with open(f"{folder}/{target}", "a") as log:
+        log.write(f"{part}\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def taken_over(target, part):
+    raise locks.TakenOverError("another command works here")
+
+
+class NoKey:
+    def __init__(self):
+        raise InputError("the environment variable X holds no key")
+
+
+class TooLarge:
+    def __init__(self):
+        killed("constructor", -1)
+
+
+with session(), Reporter(Console(file=sys.stderr)).stage("Make", 1, "") as step:
+    for work in (full, taken_over, NoKey, killed, TooLarge):
+        target = parts.Target(((f"{folder}/made", "0123456789abcdef"),), 1, "call")
+        try:
+            parts.make(work, [target], step, num_cpus=1)
+        except TsdError as error:
+            print(type(error).__name__, str(error), sep=": ")
+"""
+
+
+def test_a_workers_error_keeps_its_kind_and_one_that_dies_again_and_again_ends_the_command(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", FAULTY, str(tmp_path)]
+    done = subprocess.run(arguments, cwd=ROOT, env=environment(1), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = [line for line in done.stdout.splitlines() if "(raylet)" not in line]  # Ray's own notes of each death
+    *kept, call, constructor = said
+    assert kept == [
+        "StorageError: /data is full: free 3 GB",
+        "TakenOverError: another command works here",
+        "InputError: the environment variable X holds no key",
+    ]
+    for line in (call, constructor):
+        assert line.startswith(
+            f"ClusterError: {DEATHS} worker processes died one after the other at the same part"
+        )
+    assert (tmp_path / "call").read_text() == "0\n" * DEATHS
+    assert (tmp_path / "constructor").read_text() == "-1\n" * DEATHS
+    assert "Traceback" not in done.stderr
+    assert "Deprecat" not in done.stderr

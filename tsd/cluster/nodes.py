@@ -6,10 +6,13 @@ joined. Items of an unfit node are given to other nodes, the node is excluded, a
 line.
 """
 
+import base64
 import json
 import os
+import pickle
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +25,16 @@ import numpy as np
 import numpy.typing as npt
 import ray
 import yaml
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayError,
+    WorkerCrashedError,
+)
+from ray.util.annotations import RayDeprecationWarning
 
 from tsd.cluster.node_checks import (
     PROBES,
@@ -35,7 +47,7 @@ from tsd.cluster.node_checks import (
     unseen,
 )
 from tsd.cluster.session import own_ray
-from tsd.errors import InputError, PluginError
+from tsd.errors import ClusterError, InputError, TsdError
 from tsd.progress import Step
 from tsd.storage import folders
 from tsd.tasks import modules
@@ -44,6 +56,9 @@ NODE_ID = "ray.io/node-id"  # the label that Ray gives every node
 ANSWER_SECONDS = 120.0  # timeout for a node to start a process and respond
 SILENT_SECONDS = 10.0  # without a result, after which the driver reports what it waits for
 MOST_TASKS = 4096  # per stage; with more items, a task processes several
+DEATHS = 5  # of the worker processes that have an item; then the command ends
+MOST_SAID = 200  # characters of Ray's own words
+DIED = (ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, WorkerCrashedError)
 
 
 Items = Sequence[Mapping[str, Any]] | npt.NDArray[np.int64]
@@ -168,8 +183,8 @@ def done(
     work: maps a batch of one item ({"part": [3]}) to another, or a class that is constructed from `arguments` in
     each worker and then called in this way.
     items: columns by name, or part numbers. step: shows what is waited for. options: of `Dataset.map_batches`.
-    Raises PluginError if code from outside fails in a worker, RayError if a worker fails for another reason than
-    an unfit node.
+    Raises the TsdError that a worker raised, ClusterError if the workers that have an item die again and again,
+    RayError if a worker fails for another reason than an unfit node.
     """
     left = items
     while len(left):
@@ -182,11 +197,13 @@ def done(
                     current.exclude(row["node"], row["fault"])
                     again.append(left[row["item"]])
                 elif row["failed"]:
-                    raise PluginError(*json.loads(row["failed"]))
+                    raise pickle.loads(base64.b64decode(row["failed"]))
                 else:
                     yield json.loads(row["made"])
-        except RayError:
+        except RayError as error:
             if not current.review():
+                if isinstance(error, DIED):
+                    raise ClusterError(_deaths(error)) from error
                 raise
             again += [left[number] for number in range(len(left)) if number not in seen]
         left = again
@@ -196,13 +213,17 @@ def _rows(
     work: Any, arguments: Sequence[Any], items: Items, options: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Process the items once. Yields item number, node, and the result or the problem of the node."""
-    blocks, rows = min(len(items), MOST_TASKS), {"batch_size": 1, **options}
-    if not isinstance(work, type):  # tasks that use the item numbers also generate them
-        numbers = ray.data.range(len(items), override_num_blocks=blocks)
-        made = numbers.map_batches(_by_function(current.need, work, items), **rows)
-    else:  # separate generator tasks would wait for the CPUs that the actors hold
-        numbers = ray.data.from_items([{"id": number} for number in range(len(items))], override_num_blocks=blocks)
-        made = numbers.map_batches(_Kept, fn_constructor_args=(current.need, work, arguments, items), **rows)
+    blocks, kept = min(len(items), MOST_TASKS), isinstance(work, type)
+    rows = {"batch_size": 1, "max_task_retries" if kept else "max_retries": DEATHS - 1, **options}
+    with warnings.catch_warnings():  # Ray 2.60 deprecates these options of its own and has no others
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        if not kept:  # tasks that use the item numbers also generate them
+            numbers = ray.data.range(len(items), override_num_blocks=blocks)
+            made = numbers.map_batches(_by_function(current.need, work, items), **rows)
+        else:  # separate generator tasks would wait for the CPUs that the actors hold
+            each = [{"id": number} for number in range(len(items))]
+            numbers = ray.data.from_items(each, override_num_blocks=blocks)
+            made = numbers.map_batches(_Kept, fn_constructor_args=(current.need, work, arguments, items), **rows)
     found: Iterator[dict[str, Any]] = made.iter_rows()
     return found
 
@@ -311,6 +332,15 @@ def _name(node: str) -> str:
     return f"{found.get('NodeManagerAddress', node[:8])} ({found.get('NodeManagerHostname', 'unknown')})"
 
 
+def _deaths(error: RayError) -> str:
+    said = " ".join(str(error).split())[:MOST_SAID]
+    return (
+        f"{DEATHS} worker processes died one after the other at the same part: they may lack memory, or a library "
+        f"crashes. Ray says: {said}. Its logs are usually in /tmp/ray/session_latest/logs; the same command goes "
+        "on from here"
+    )
+
+
 def _by_function(need: Need | None, work: Any, items: Items) -> Any:
     """Return a function for `map_batches` that processes an item if its node is fit."""
 
@@ -321,19 +351,29 @@ def _by_function(need: Need | None, work: Any, items: Items) -> Any:
 
 
 class _Kept:
-    """Ray Data actor that keeps the state of its work, if its node is fit."""
+    """Ray Data actor that keeps the state of its work.
+
+    The work is constructed for the first item, so that its errors and its deaths are those of an item. Ray would
+    restart an actor that dies in its own constructor forever.
+    """
 
     def __init__(self, need: Need | None, work: type, arguments: Sequence[Any], items: Items) -> None:
-        self.need, self.items = need, items
-        unfit = need is not None and fault_here(need) is not None
-        self.work: Any = None if unfit else work(*arguments)
+        self.need, self.items, self.work, self.arguments = need, items, work, arguments
+        self.constructed: Any = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Map one row with an item number to the item's result."""
-        return _row(int(batch["id"][0]), self.need, self.work, self.items)
+        return _row(int(batch["id"][0]), self.need, self._work, self.items)
+
+    def _work(self, item: dict[str, Any]) -> dict[str, Any]:
+        if self.constructed is None:
+            self.constructed = self.work(*self.arguments)
+        result: dict[str, Any] = self.constructed(item)
+        return result
 
 
 def _row(number: int, need: Need | None, work: Any, items: Items) -> dict[str, Any]:
+    """Return an item's result, the error that tsd raised, or the problem of the node."""
     fault = fault_here(need) if need else None
     made, failed = "null", ""
     if fault is None:
@@ -342,7 +382,7 @@ def _row(number: int, need: Need | None, work: Any, items: Items) -> dict[str, A
         given = {name: [value] for name, value in columns.items()}
         try:
             made = json.dumps({name: plain(values[0]) for name, values in work(given).items()})
-        except PluginError as error:  # a result: Ray would report a failed task in many lines
-            failed = json.dumps([str(error), error.trace])
+        except TsdError as error:  # a result: Ray would wrap it, and report a failed task in many lines
+            failed = base64.b64encode(pickle.dumps(error)).decode()
     node = ray.get_runtime_context().get_node_id()
     return {"item": [number], "node": [node], "fault": [fault or ""], "failed": [failed], "made": [made]}

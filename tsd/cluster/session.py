@@ -20,6 +20,7 @@ for name, value in {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",  # a trial may wait that long for its machines
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_raylet_start_wait_time_s": "120",
+    "RAY_task_oom_retries": "4",  # of a process that Ray ended for its memory; its default is forever
     "RAY_worker_maximum_startup_concurrency": "8",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",  # for a stopped trial to end before its process takes the next one
@@ -81,9 +82,9 @@ def on_driver() -> dict[str, Any]:
 
 
 def calm() -> None:
-    """Limit Ray's loggers to errors."""
+    """Limit Ray's loggers to errors, and Ray Data's to none: it raises what it logs, in many lines."""
     for name in QUIET:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL if name == "ray.data" else logging.ERROR)
 
 
 def start() -> None:
