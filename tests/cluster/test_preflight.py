@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from support.commands import ROOT, TSD, environment
 from support.s3_server import S3
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, PreTrainedTokenizerFast
 
-from tsd.cluster import demands, node_checks, nodes, preflight
+from tsd.cluster import commands, demands, node_checks, nodes, preflight
 from tsd.cluster.demands import Demand, Machines
+from tsd.cluster.study import READ
+from tsd.errors import StorageError
 from tsd.models import students
 from tsd.models.tokenizer import build_tokenizer
 from tsd.progress import Step
@@ -327,6 +330,17 @@ def test_every_problem_is_told_before_ray_is_started_and_nothing_is_drawn(tmp_pa
         assert sum(part in line for line in lines) == 1, part
     assert "Start Ray" not in done.stdout
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("stage", READ)
+def test_a_stage_whose_tables_are_missing_says_so_before_ray_is_started(stage: str, tmp_path: Path) -> None:
+    recipe = load(
+        "laptop", ["teacher={kind: rules}", f"out={tmp_path}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
+    )
+    with pytest.raises(StorageError, match=f"{READ[stage][0]} holds no finished dataset"):
+        commands.run(recipe, stage)
+    assert not ray.is_initialized()
+    assert not (tmp_path / "laptop" / "recipe.yaml").exists()
 
 
 def test_check_prints_a_line_for_each_check(tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ class Studies:
         for study in self.each.values():
             study.require_own_tables()
 
+    def require_tables(self, command: str) -> None:
+        """Raise StorageError if a table that a command reads is not finished."""
+        for study in self.each.values():
+            study.require_tables(command)
+
     def generate(self) -> None:
         """Generate the series, once for all teachers."""
         self.whole.generate()
@@ -123,11 +128,13 @@ def connected(reporter: Reporter, recipe: Recipe, command: str = "study") -> Ite
     """Open a study inside a Ray session. The start of Ray is shown and timed.
 
     command: the command that runs. Raises StorageError, before anything is written or started, if the folder holds
-    results of another recipe. Raises InputError if a joined cluster lacks what the command needs.
+    results of another recipe, or lacks a table that the command reads. Raises InputError if a joined cluster lacks
+    what the command needs.
     """
     study = of(recipe, reporter)
     provenance.require(recipe, command)
     study.require_own_tables()
+    study.require_tables(command)
     provenance.keep(recipe, command)
     with ExitStack() as stack:
         stack.callback(study.leave_tracking)

@@ -25,6 +25,14 @@ from tsd.teachers.api.counts import describe
 RARE = 0.1  # class share below which a warning is shown
 DECODING = "Decode"
 
+READ = {  # the tables that a command reads and does not make
+    "annotate": ("series",),
+    "curate": ("series", "annotations"),
+    "train": ("examples",),
+    "evaluate": ("series", "examples"),
+    "report": ("runs",),
+}
+
 
 class Study(StudyContext):
     """A study's stages. Use it inside `session`."""
@@ -49,6 +57,11 @@ class Study(StudyContext):
         if series is not None:
             key = identity.annotations_key(self.recipe, series)
             datasets.require_made_by(f"{self.recipe.folder}/annotations", key)
+
+    def require_tables(self, command: str) -> None:
+        """Raise StorageError, before Ray is started, if a table that a command reads is not finished."""
+        for name in READ.get(command, ()):
+            self.open(name)
 
     def generate(self) -> datasets.Dataset:
         """Generate the series and print their class shares. Stores the plots if the recipe asks for it."""
