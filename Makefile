@@ -22,7 +22,7 @@ test-default: setup ## no Ray, no network, no GPU
 	$(BIN)/pytest -m "$(DEFAULT_TESTS)" $(PARALLEL)
 
 test-ray: setup ## real local Ray clusters
-	$(BIN)/pytest -m ray --numprocesses 3 --dist loadfile
+	$(BIN)/pytest -m ray --numprocesses 2 --dist loadfile
 
 test-long: setup ## the Ray tests that kill, with more kills and rows than in `make test`
 	$(BIN)/pytest -m ray --long --numprocesses 2 --dist loadfile tests/cluster/test_ray_api_teacher.py tests/cluster/test_ray_data_plane.py tests/cluster/test_ray_training.py -k kill

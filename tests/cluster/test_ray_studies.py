@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -68,7 +69,8 @@ def test_a_study_ends_with_a_report_and_prints_no_noise(undisturbed: tuple[Path,
         "(raylet)",
     ):
         assert noise not in printed
-    assert len(printed.splitlines()) < 80
+    progress = re.compile(r": \d+% after ")  # every 10 s, so more on a slow machine
+    assert len([line for line in printed.splitlines() if not progress.search(line)]) < 80
 
 
 def test_every_table_of_a_study_has_its_schema_and_counts_its_rows(undisturbed: tuple[Path, str]) -> None:
