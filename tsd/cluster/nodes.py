@@ -360,14 +360,16 @@ class _Kept:
     def __init__(self, need: Need | None, work: type, arguments: Sequence[Any], items: Items) -> None:
         self.need, self.items, self.work, self.arguments = need, items, work, arguments
         self.constructed: Any = None
+        self.turn = threading.Lock()  # an actor may be called for several items at once
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Map one row with an item number to the item's result."""
         return _row(int(batch["id"][0]), self.need, self._work, self.items)
 
     def _work(self, item: dict[str, Any]) -> dict[str, Any]:
-        if self.constructed is None:
-            self.constructed = self.work(*self.arguments)
+        with self.turn:
+            if self.constructed is None:
+                self.constructed = self.work(*self.arguments)
         result: dict[str, Any] = self.constructed(item)
         return result
 
