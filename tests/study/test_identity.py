@@ -225,6 +225,17 @@ def test_annotations_of_teachers_that_see_no_rasterised_plots_keep_their_keys(
     assert identity.annotations_key(load("laptop", STUDIES[study]), series) == key
 
 
+def test_the_batch_size_of_the_nli_model_may_be_lowered_after_an_error(series: datasets.Dataset) -> None:
+    def key(*changes: str) -> str:
+        return identity.curation_key(load("laptop", [*BRIEF, "curation.nli={model: m}", *changes]), series, series)
+
+    assert key("curation.nli.batch_size=8") == key() == "7b72457e295b861e"  # as before it could be lowered
+    assert key("curation.nli.threshold=0.6") != key()
+    assert "curation.nli.batch_size" not in {
+        path for path, _, _ in load("laptop", ["curation.nli={model: m}"]).shaped()
+    }
+
+
 def planned(*changes: str) -> dict[str, RunSpec]:
     """The runs of a study by id."""
     return {run.run_id: run for run in identity.plan_runs(load("laptop", [*BRIEF, *changes]), "examples")}

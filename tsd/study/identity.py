@@ -76,7 +76,7 @@ def _responding(recipe: Recipe, teacher: ModelTeacher) -> list[str | int]:
 def curation_key(recipe: Recipe, series: datasets.Dataset, annotations: datasets.Dataset) -> str:
     """Key of verdicts, examples and rejects. Policies of plugins are part of it if the recipe names any."""
     parents = {"series": series.digest, "annotations": annotations.digest}
-    settings = recipe.curation.model_dump()
+    settings = recipe.curation.keyed
     policies = {name: [POLICIES[name].version, each] for name, each in settings.pop("policies").items()}
     shaped = [recipe.asks.version, settings, parents, *([policies] if policies else [])]
     return keys.digest(["curate", curation.VERSION, *shaped])
