@@ -19,6 +19,7 @@ from tsd.recipe.section import EVERY, Positive, Section, Share, Uri
 
 ERROR_RATE = 0.04
 OPENAI = "api.openai.com"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class RulesTeacher(Section):
@@ -266,6 +267,11 @@ class ApiTeacher(ModelTeacher):
         if self.key_env is None and urlsplit(self.base_url).hostname == OPENAI:
             return "OPENAI_API_KEY"
         return self.key_env
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine, so that no proxy is used."""
+        return urlsplit(self.base_url).hostname in LOOPBACK
 
     @property
     def place(self) -> str:
