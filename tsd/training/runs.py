@@ -94,7 +94,7 @@ class RunRecord:
     """Seconds from the start of the run's process to its first step; a model card does not keep them."""
     decode_seconds: float | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, str | int | float | None]:
         """As JSON and tables hold it; the last two fields are left out where they are not known."""
         values = asdict(self)
         return {name: value for name, value in values.items() if value is not None or name not in LATE}
