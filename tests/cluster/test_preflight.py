@@ -25,6 +25,7 @@ from tsd.models.tokenizer import build_tokenizer
 from tsd.progress import Step
 from tsd.recipe import Recipe, Student, load
 from tsd.storage import datasets, folders
+from tsd.study import identity
 from tsd.tasks import modules
 
 
@@ -257,6 +258,36 @@ def test_an_engine_with_an_interpreter_of_its_own_needs_no_vllm_beside_tsd(tmp_p
     said = {found.what: found for found in preflight.before_ray(alone, "annotate")}
     assert said["packages"].ok
     assert sys.executable in said["packages"].said
+
+
+def test_nodes_are_asked_for_vllm_if_the_driver_chooses_it_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vllm.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "students.models=[{name: a, source: hub/model, learning_rate: 1.0e-4}]"
+    recipe = load("laptop", ["teacher={kind: rules}", "training.gpu=true", source])
+    assert identity.engine_of(recipe, recipe.students.models[0]) == "vllm"
+    assert preflight.packages(recipe, "evaluate") == preflight.packages(recipe, "study") == ["vllm"]
+    assert preflight.packages(recipe, "train") == []
+    assert preflight.packages(load("laptop", ["training.gpu=true"]), "study") == []
+
+
+def test_a_teacher_on_this_machine_is_checked_as_it_is_asked_without_the_proxy(
+    tmp_path: Path, deaf: int, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TSD_TEST_KEY", "k")
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for host in ("127.0.0.1", "localhost"):
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port}")  # where nothing listens
+        (well,) = of("teacher", asking(tmp_path, f"http://{host}:{deaf}/v1"))
+        assert well.ok, well
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{deaf}")  # which takes any connection
+        (absent,) = of("teacher", asking(tmp_path, f"http://{host}:{free_port}/v1"))
+        assert f"nothing listens on port {free_port} of {host}" in absent.said
+        (elsewhere,) = of("teacher", asking(tmp_path, "http://no-such-host.invalid/v1"))
+        assert elsewhere.ok  # the proxy looks it up
 
 
 def test_gpus_that_this_machine_lacks_are_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

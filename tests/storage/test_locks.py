@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.s3_server import S3, WITHOUT_CONDITIONS, serving_s3
+from support.s3_server import S3, WITHOUT_CONDITIONS, WITHOUT_IF_MATCH, serving_s3
 
 from tsd.errors import StorageError
 from tsd.storage import folders, lock_files, locks
@@ -117,10 +117,13 @@ def test_of_many_that_come_at_once_one_gets_the_lock(folder: str, holders: ExitS
     assert sorted(said) == ["held", "refused", "refused", "refused"]
 
 
-def test_a_store_that_ignores_the_conditions_of_writes_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("program", "header"), [(WITHOUT_CONDITIONS, "If-None-Match"), (WITHOUT_IF_MATCH, "If-Match")]
+)
+def test_a_store_that_ignores_a_condition_of_writes_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, header: str
 ) -> None:
-    with serving_s3(WITHOUT_CONDITIONS) as server:
+    with serving_s3(program) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         for _ in range(2):
@@ -128,8 +131,24 @@ def test_a_store_that_ignores_the_conditions_of_writes_is_refused_in_one_line(
                 pass
             said = str(caught.value)
             assert said.startswith(f"{server.uri(tmp_path.name)} cannot be locked: its store ignores")
+            assert f"({header})" in said
             assert len(said.splitlines()) == 1
             assert files(server.uri(tmp_path.name)) == []
+
+
+def test_an_expired_lock_is_not_taken_over_in_a_store_that_replaces_it_whatever_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "STALE", -1.0)  # seconds: any lock has expired
+    with serving_s3(WITHOUT_IF_MATCH) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        folder = server.uri(tmp_path.name)
+        left = lock_files.encode(lock_files.Owner("tsd study far", host="far", boot="another", pid=1))
+        assert lock_files.ObjectLockFile(folder).create(left)
+        with pytest.raises(StorageError, match=r"\(If-Match\)"), locks.hold(folder, "tsd study mine"):
+            pass
+        assert files(folder) == []
 
 
 def test_kill_9_frees_a_folder_on_a_disk_at_once(tmp_path: Path, holders: ExitStack) -> None:

@@ -1,17 +1,25 @@
 """Identity: a run's id follows everything that shapes its weights and nothing else, and so do the other keys."""
 
+import ast
+import importlib
 from dataclasses import fields, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from tsd.recipe import Lora, Recipe, Student, TrainingConfig, load
+import tsd
+from tsd.generation.generator import draw_table
+from tsd.recipe import LocalTeacher, Lora, ModelTeacher, Recipe, SeriesConfig, Student, TrainingConfig, load
 from tsd.recipe.section import MACHINE, Section
 from tsd.recipe.training import Distil
 from tsd.storage import datasets
 from tsd.study import identity
 from tsd.tasks import SINGLE
+from tsd.teachers import local
+from tsd.teachers.prompts import Questions
 from tsd.training import runs
 from tsd.training.runs import RunSpec
 
@@ -111,6 +119,121 @@ def test_another_version_of_the_training_code_makes_other_ids(monkeypatch: pytes
     before = replace(SPEC).run_id
     monkeypatch.setattr(runs, "VERSION", runs.VERSION + 1)
     assert replace(SPEC).run_id != before
+
+
+TRAINED = "teacher={kind: local, train: {size: 0.03M}}"
+FROM_ONE = "teacher={kind: openai, model: eyes, modality: "
+STUDIES = {  # by what annotates the series and who learns from them
+    "text": (f"{FROM_ONE}text}}", "students.models=[0.03M]"),
+    "plots": (f"{FROM_ONE}image}}", "students.models=[{name: eyes, size: 0.03M, modality: image}]"),
+    "bare": (f"{FROM_ONE}both}}", "plots.style=bare", "students.models=[0.03M]"),
+    "local": (TRAINED, "students.models=[{name: 0.03M, modality: image}]"),
+    "engine": (TRAINED, "teacher.kind=vllm", "students.models=[0.03M]"),
+    "rules": ("teacher={kind: rules}", "students.models=[{name: 0.03M, modality: image}]"),
+}
+VISION_MODELS = ("plots", "local", "rules")
+OF_RUNS = ("run", "tokens", "predictions")
+ASKED, SHOWN = ("text", "plots", "bare", "engine"), ("plots", "bare", "local", "engine")
+# What each version shapes: keys of artefacts, and of requests, by study.
+SHAPED: dict[str, set[tuple[str, str]]] = {
+    "tsd.generation.blocks": {
+        *((study, "series") for study in STUDIES),
+        *((study, key) for study in ("local", "engine") for key in ("teacher", "annotations")),
+    },
+    "tsd.plots.plotter": {(study, key) for study in SHOWN for key in ("plots", "annotations")}
+    | {(study, "plots") for study in STUDIES}
+    | {(study, "requests") for study in ("plots", "bare", "engine")},
+    "tsd.plots.rasterised": {(study, key) for study in VISION_MODELS for key in OF_RUNS}
+    | {(study, key) for study in ("bare", "local", "engine") for key in ("plots", "annotations", "requests")}
+    | {(study, "teacher") for study in ("local", "engine")},
+    "tsd.curation": {(study, "curation") for study in STUDIES},
+    "tsd.training.runs": {(study, key) for study in STUDIES for key in (*OF_RUNS, "tokenizer")}
+    | {(study, key) for study in ("local", "engine") for key in ("teacher", "annotations", "requests")},
+    "tsd.inference": {
+        *((study, "predictions") for study in STUDIES),
+        ("local", "annotations"),
+        ("local", "requests"),
+    },
+    "tsd.teachers.prompts": {(study, key) for study in ASKED for key in ("annotations", "requests")},
+}
+OF_FILES = {"tsd.teachers.api.journal_lines", "tsd.teachers.api.batch_registry"}  # versions of formats, in no key
+
+
+def every_key(series: datasets.Dataset, row: pa.Table) -> dict[tuple[str, str], str]:
+    """The keys of all artefacts of the studies, by study and kind. row: one series."""
+    found = {}
+    for study, changes in STUDIES.items():
+        recipe = load("laptop", changes)
+        (run, *_) = identity.plan_runs(recipe, "examples")
+        here = {
+            "series": identity.series_key(recipe),
+            "plots": identity.plots_key(recipe, series),
+            "annotations": identity.annotations_key(recipe, series),
+            "curation": identity.curation_key(recipe, series, series),
+            "tokenizer": run.tokenizer,
+            "tokens": run.tokens,
+            "run": run.run_id,
+            "predictions": identity.predictions_key(recipe, run, series),
+        }
+        teacher = recipe.teacher
+        if isinstance(teacher, ModelTeacher) and teacher.train:
+            here["teacher"] = identity.teacher_key(recipe)
+        if isinstance(teacher, LocalTeacher):
+            (here["requests"],) = local.keys(teacher, recipe.asks, row)
+        elif isinstance(teacher, ModelTeacher):
+            (here["requests"],) = Questions(teacher, recipe.asks, recipe.plots, recipe.seed).keys(row)
+        found |= {(study, kind): key for kind, key in here.items()}
+    return found
+
+
+def versions() -> dict[str, ModuleType]:
+    """Every module of tsd that defines a version."""
+    found = {}
+    for path in sorted(Path(tsd.__file__).parent.rglob("*.py")):
+        body = ast.parse(path.read_text()).body
+        named = [node.target for node in body if isinstance(node, ast.AnnAssign)]
+        named += [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+        if any(isinstance(one, ast.Name) and one.id == "VERSION" for one in named):
+            module = ".".join(path.relative_to(Path(tsd.__file__).parents[1]).with_suffix("").parts)
+            found[module.removesuffix(".__init__")] = importlib.import_module(module.removesuffix(".__init__"))
+    return found
+
+
+def test_every_version_of_the_code_is_known_here() -> None:
+    assert versions().keys() == SHAPED.keys() | OF_FILES
+
+
+@pytest.mark.parametrize("module", SHAPED)
+def test_a_version_changes_the_key_of_each_artefact_that_it_shapes_and_of_no_other(
+    module: str, series: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = draw_table(SINGLE, SeriesConfig(), 0, 0, 1)
+    before = every_key(series, row)
+    monkeypatch.setattr(versions()[module], "VERSION", "another")
+    after = every_key(series, row)
+    assert {each for each in before if before[each] != after[each]} == SHAPED[module]
+
+
+# Computed by the version before versions of the code reached all keys.
+@pytest.mark.parametrize(
+    ("study", "key"),
+    [("text", "1d70626483c496e9"), ("plots", "ede0b68c2e4e867f"), ("rules", "ac4436215c9862ff")],
+)
+def test_annotations_of_teachers_that_see_no_rasterised_plots_keep_their_keys(
+    study: str, key: str, series: datasets.Dataset
+) -> None:
+    assert identity.annotations_key(load("laptop", STUDIES[study]), series) == key
+
+
+def test_the_batch_size_of_the_nli_model_may_be_lowered_after_an_error(series: datasets.Dataset) -> None:
+    def key(*changes: str) -> str:
+        return identity.curation_key(load("laptop", [*BRIEF, "curation.nli={model: m}", *changes]), series, series)
+
+    assert key("curation.nli.batch_size=8") == key() == "7b72457e295b861e"  # as before it could be lowered
+    assert key("curation.nli.threshold=0.6") != key()
+    assert "curation.nli.batch_size" not in {
+        path for path, _, _ in load("laptop", ["curation.nli={model: m}"]).shaped()
+    }
 
 
 def planned(*changes: str) -> dict[str, RunSpec]:

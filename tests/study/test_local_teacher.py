@@ -13,7 +13,7 @@ from tsd.generation import generator
 from tsd.progress import Reporter
 from tsd.recipe import Recipe, load
 from tsd.storage import folders
-from tsd.study import local_teacher
+from tsd.study import identity, local_teacher
 from tsd.tasks import SINGLE
 from tsd.training import checkpoints
 from tsd.training.loop import Progress
@@ -55,7 +55,7 @@ def test_it_is_made_anew_for_what_shapes_it_and_for_nothing_else() -> None:
         ["series.length=64"],
         ["teacher.train.pictures=500"],
     )
-    keys = [local_teacher.key(load("laptop", each)) for each in changes]
+    keys = [identity.teacher_key(load("laptop", each)) for each in changes]
     assert keys[0] == keys[1]
     assert len(set(keys)) == 3
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from support.s3_server import S3
 
 from tsd.errors import StorageError
 from tsd.recipe import Recipe, load, to_yaml
@@ -302,3 +303,11 @@ def test_a_study_with_several_teachers_misses_the_runs_and_the_folder_of_each(tm
     assert states(run)["runs"] == "was made from one, which does not exist"
     shutil.rmtree(run / "series")
     assert states(run)["series"] == "manifest.json is missing, but runs exists"
+
+
+@pytest.mark.parametrize("run", ["foo://x", "s3:///x", "s3://missing/x"])
+def test_a_place_that_cannot_be_read_is_one_line(run: str, s3: S3) -> None:
+    with pytest.raises(StorageError, match=r"no study|name a folder that exists") as caught:
+        list(verify.check(run))
+    assert str(caught.value).startswith(run)
+    assert len(str(caught.value).splitlines()) == 1

@@ -30,7 +30,7 @@ def put_object(self):
 S3Response.put_object = put_object
 server.main()
 """
-# A server that knows no conditions of writes, as those of some years ago.
+# A server that knows no conditions of writes, as those of some years ago, and one that only creates under one.
 WITHOUT_CONDITIONS = """
 from moto import server
 from moto.s3.responses import S3Response
@@ -47,6 +47,7 @@ SKIPPED = ("if-match", "if-none-match")
 S3Response.put_object = put_object
 server.main()
 """
+WITHOUT_IF_MATCH = WITHOUT_CONDITIONS.replace('("if-match", "if-none-match")', '("if-match",)')
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ def test_request_keys_are_those_of_the_engine_inside_ray_s_own_pipeline(series: 
 def test_how_an_engine_runs_is_no_part_of_what_it_replies() -> None:
     plain = teacher().identity
     running = {"gpu_memory_utilization": 0.5, "max_num_seqs": 8, "enforce_eager": True}
-    assert teacher(replicas=8, tensor_parallel=4, gpu=False, in_flight=4, engine=running).identity == plain
+    assert teacher(replicas=8, tensor_parallel=4, in_flight=4, engine=running).identity == plain
     assert teacher(engine_python="/opt/python", repairs=0, quality={"last": 7}).identity == plain
     shaping = [{"engine": {"dtype": "half"}}, {"max_model_len": 99}, {"choices": True}, {"modality": "both"}]
     assert len({json.dumps(teacher(**change).identity) for change in shaping} | {json.dumps(plain)}) == 5

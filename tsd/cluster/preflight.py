@@ -13,6 +13,7 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from tsd.errors import InputError, TsdError, UserError
 from tsd.models import sources
 from tsd.recipe import ApiTeacher, LocalTeacher, ModelTeacher, Recipe, Student, VllmTeacher
 from tsd.storage import folders, manifests
+from tsd.study import identity
 
 WHOLE = ("generate", "annotate", "curate", "train", "evaluate", "report")  # stages of `study`
 TRACKED = {"train", "evaluate", "report", "teacher"}
@@ -118,7 +120,8 @@ def packages(recipe: Recipe, stage: str) -> list[str]:
     engine = "annotate" in asked and any(
         isinstance(one, VllmTeacher) and one.engine_python is None for one in teachers
     )
-    return ["vllm"] if engine or ("evaluate" in asked and recipe.evaluation.vllm) else []
+    chosen = any(identity.engine_of(recipe, student) == "vllm" for student in recipe.students.models)
+    return ["vllm"] if engine or ("evaluate" in asked and (recipe.evaluation.vllm or chosen)) else []
 
 
 def _storage(recipe: Recipe) -> str:
@@ -133,7 +136,8 @@ def _teacher(recipe: Recipe, asks: bool) -> Iterator[Finding]:
         return
     if isinstance(teacher, ApiTeacher):
         yield _found("key", lambda: _key(teacher))
-        yield _found("teacher", lambda: f"{teacher.base_url} {reach(teacher.base_url, 'teacher.base_url')}")
+        reached = partial(reach, teacher.base_url, "teacher.base_url", direct=teacher.is_local)
+        yield _found("teacher", lambda: f"{teacher.base_url} {reached()}")
     elif isinstance(teacher, VllmTeacher):
         yield _found("packages", lambda: _engine(teacher))
         if teacher.train is None:
@@ -242,11 +246,14 @@ def _require_database(path: Path, uri: str) -> None:
         raise InputError(f"tracking.uri {uri}: {there} cannot be written to: name another file")
 
 
-def reach(url: str, field: str) -> str:
-    """Open a connection to a server and close it without a request. Raises InputError with the cause."""
+def reach(url: str, field: str, direct: bool = False) -> str:
+    """Open a connection to a server and close it without a request. Raises InputError with the cause.
+
+    direct: without the environment's proxy, as the client of the server does.
+    """
     parts = urlsplit(url)
     host, port, secure = parts.hostname or "", parts.port or PORTS.get(parts.scheme, 443), parts.scheme == "https"
-    proxy = urllib.request.getproxies().get(parts.scheme)
+    proxy = None if direct else urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(host):
         via = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         host, port, secure = via.hostname or "", via.port or 80, False

@@ -9,14 +9,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tsd.generation.blocks import BLOCK, VERSION, Block, draw_block
+from tsd.generation.blocks import BLOCK, Block, draw_block
 from tsd.generation.pairs import draw_pairs
 from tsd.recipe import SeriesConfig
 from tsd.series.processes import processes_of
 from tsd.storage.schemas import SPLITS, conform
 from tsd.tasks import Measures, Task
 
-__all__ = ["BLOCK", "VERSION", "draw_table", "split_of"]
+__all__ = ["BLOCK", "draw_table", "split_of"]
 
 
 def draw_table(task: Task, config: SeriesConfig, seed: int, first: int, count: int) -> pa.Table:

@@ -45,6 +45,11 @@ class Look:
     line_width: float
 
 
+def versions(config: PlotConfig) -> list[str]:
+    """The versions of the code that determines the pixels of these plots."""
+    return [VERSION, *([rasterised.VERSION] if config.style == "bare" else [])]
+
+
 def choose_look(config: PlotConfig, seed: int, series_id: int) -> Look:
     """The look of a series: the style's default or, with `vary`, a random one that depends on the series' id."""
     if not config.vary or config.style == "bare":

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializeAsAny, WithJsonSchema, field_validator, model_validator
 
 from tsd.recipe import additions
-from tsd.recipe.section import EVERY, Positive, Section, Share
+from tsd.recipe.section import EVERY, MACHINE, Positive, Section, Share
 
+BATCH = 64
 AgainstTruth = Literal["drop", "correct", "keep"]
 
 
@@ -18,7 +19,7 @@ class NliConfig(Section):
     """A Hugging Face cross-encoder, by hub name or folder; one of its labels must be contradiction."""
     threshold: Share = 0.5
     """Minimum probability of a contradiction, which must also be the most probable label."""
-    batch_size: Positive = 64
+    batch_size: Annotated[Positive, MACHINE] = BATCH
     """Text pairs per forward pass."""
 
 
@@ -70,6 +71,12 @@ class CurationConfig(Section):
         if self.length[0] > self.length[1]:
             raise ValueError(f"length must be [minimum, maximum], not {list(self.length)}")
         return self
+
+    @property
+    def keyed(self) -> dict[str, Any]:
+        """The settings that determine verdicts. Where a key of old tables has a batch size, it is the default."""
+        fields = self.model_dump()
+        return {**fields, "nli": {**fields["nli"], "batch_size": BATCH} if fields["nli"] else None}
 
     def policy(self, facet: str) -> AgainstTruth:
         """What to do with a response that contradicts the ground truth of this facet."""

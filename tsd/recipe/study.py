@@ -1,13 +1,14 @@
 """The recipe of a whole study."""
 
 import pickle
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from math import prod
 from typing import Annotated, Any, Self, SupportsIndex
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tsd.errors import InputError, RecipeError
 from tsd.recipe.additions import TEACHERS
@@ -29,6 +30,13 @@ def located(task: str, folder: str = "") -> str:
     """The name of a task, with the absolute path of its file if a file has it. folder: of relative paths."""
     module, colon, attribute = task.rpartition(":")
     return f"{modules.located(module, folder)}{colon}{attribute}"
+
+
+def _folder_name(name: Any) -> Any:
+    """A name as it is. Raises ValueError for a text that is not the name of a folder in `out`."""
+    if isinstance(name, str) and not re.fullmatch(NAME, name):
+        raise ValueError("must be letters, digits, points, _ and -, and not begin with a point: it names a folder")
+    return name
 
 
 def _known_task(name: str) -> str:
@@ -121,7 +129,8 @@ def _with_plugins(fields: dict[str, Any]) -> dict[str, Any]:
 
 OUT = "runs"
 TaskName = Annotated[str, AfterValidator(_known_task)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
+Name = Annotated[str, Field(pattern=NAME), BeforeValidator(_folder_name)]
 
 
 class Recipe(Section):

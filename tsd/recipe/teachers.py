@@ -13,11 +13,13 @@ from pydantic import (
     model_validator,
 )
 
+from tsd.recipe import engine_arguments
 from tsd.recipe.renamed import first_names
 from tsd.recipe.section import EVERY, Positive, Section, Share, Uri
 
 ERROR_RATE = 0.04
 OPENAI = "api.openai.com"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class RulesTeacher(Section):
@@ -77,25 +79,6 @@ SHAPING = {
     "max_tokens",
     "max_model_len",
 }
-# vLLM engine arguments that affect performance but not responses.
-RUNNING = {
-    *(
-        "block_size",
-        "cpu_offload_gb",
-        "disable_log_stats",
-        "distributed_executor_backend",
-        "enable_chunked_prefill",
-    ),
-    *("enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "kv_cache_memory_bytes", "load_format"),
-    *("max_num_batched_tokens", "max_num_seqs", "pipeline_parallel_size", "skip_mm_profiling"),
-}
-
-# Arguments of vLLM's server that would change who may ask it, and where, as what and by which protocol.
-CLOSED = (
-    *("api_key", "config", "grpc", "headless", "host", "middleware", "model", "port", "root_path"),
-    *("served_model_name", "ssl_", "uds"),
-)
-ARGUMENT = re.compile(r"[A-Za-z]\w*(\.[\w.+-]+)?")  # the part behind a point names a field of a mapping
 
 
 class ModelTeacher(Section):
@@ -286,6 +269,11 @@ class ApiTeacher(ModelTeacher):
         return self.key_env
 
     @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine, so that no proxy is used."""
+        return urlsplit(self.base_url).hostname in LOOPBACK
+
+    @property
     def place(self) -> str:
         """What messages call the server."""
         return self.base_url
@@ -344,35 +332,21 @@ class VllmTeacher(ModelTeacher):
     @field_validator("engine")
     @classmethod
     def _names_as_in_python(cls, told: dict[str, Any]) -> dict[str, Any]:
-        named: dict[str, Any] = {}
-        for name, value in told.items():
-            first, point, field = name.partition(".")
-            plain = first.replace("-", "_") + point + field
-            if not ARGUMENT.fullmatch(plain):
-                raise ValueError(f"{name!r} is no name of an argument, such as max_num_seqs")
-            if plain in named:
-                raise ValueError(f"{plain} is there twice, with - and with _: leave one out")
-            named[plain] = value
-        return named
+        return engine_arguments.named(told)
 
     @model_validator(mode="after")
     def _the_address_and_the_token_are_not_set_here(self) -> Self:
-        for name in (name.partition(".")[0] for name in self.engine):
-            # The server takes the beginning of a name for the name.
-            if name.startswith("ssl_") or any(closed.startswith(name) for closed in CLOSED):
-                raise ValueError(f"engine must not hold {name}, which tsd sets itself: leave it out")
-            if "hf_token".startswith(name):
-                raise ValueError("engine must not hold hf_token, which would be shown: set HF_TOKEN instead")
+        engine_arguments.require_allowed(self.engine)
         return self
 
     @property
     def gpus(self) -> int:
         """GPUs of one engine, which are on one machine; 0 on CPUs."""
-        split = self.engine.get("tensor_parallel_size", self.tensor_parallel)
-        return int(split) * int(self.engine.get("pipeline_parallel_size", 1)) if self.gpu else 0
+        split: int = self.engine.get("tensor_parallel_size", self.tensor_parallel)
+        stages: int = self.engine.get("pipeline_parallel_size", 1)
+        return split * stages if self.gpu else 0
 
     @property
     def current_identity(self) -> dict[str, Any]:
         """The settings that determine its responses. Excludes the number and use of machines."""
-        shaping = {name: value for name, value in self.engine.items() if name not in RUNNING}
-        return {**super().current_identity, "engine": shaping}
+        return {**super().current_identity, "engine": engine_arguments.shaping(self.engine, self.gpu)}

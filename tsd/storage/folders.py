@@ -282,6 +282,17 @@ def storage_errors(folder: str) -> Iterator[None]:
         raise StorageError(f"cannot write to {folder}: {reason}; name another folder with --out") from error
 
 
+@contextlib.contextmanager
+def access_errors(folder: str) -> Iterator[None]:
+    """Convert the errors of a place that cannot be read to a StorageError of one line with the fix."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        number = getattr(error, "errno", None)
+        reason = os.strerror(number).lower() if number else str(error).splitlines()[0]
+        raise StorageError(f"{folder} cannot be read: {reason}; name a folder that exists") from error
+
+
 def file_digest(folder: str, name: str) -> str:
     """Return the sha256 of a file, read in chunks."""
     files, root = filesystem(folder)

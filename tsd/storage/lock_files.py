@@ -10,7 +10,7 @@ from configparser import ConfigParser
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from tsd.errors import StorageError
@@ -24,6 +24,7 @@ except ImportError:  # Windows has no flock: only the record counts
 NAME = ".lock"
 S3_SCHEMES = ("s3", "s3a")
 OBJECT_STORES = (*S3_SCHEMES, "gs", "gcs", "az", "abfs", "abfss")
+OTHERS = str.maketrans("0123456789", "1234567890")  # makes another tag of a tag, of the same form
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class LockFile(Protocol):
 
     def replace(self, content: bytes, tag: Any) -> Any:
         """Replace the version with this tag. Returns the new tag, or None if the version differs."""
+
+    def require_replace(self, content: bytes, tag: Any) -> None:
+        """Delete the record and raise StorageError if `replace` ignores tags. tag: of the record just written."""
 
     def read(self) -> tuple[bytes, Any] | None:
         """Return the record and its tag; None if there is none."""
@@ -113,6 +117,9 @@ class DiskLockFile:
     def replace(self, content: bytes, tag: Any) -> Any:
         found = self.read()
         return self._write(content) if found is not None and found[1] == tag else None
+
+    def require_replace(self, content: bytes, tag: Any) -> None:
+        """Nothing to check: `replace` compares the content."""
 
     def read(self) -> tuple[bytes, Any] | None:
         try:
@@ -188,17 +195,24 @@ class ObjectLockFile:
         """Write the record if there is none. Raises StorageError if the store ignores the condition of a write."""
         tag = self._put(content, "create")
         if tag is not None and self._put(content, "create") is not None:
-            import obstore
-
-            obstore.delete(self._store, NAME)
-            raise StorageError(
-                f"{self._folder} cannot be locked: its store ignores the condition of a write (If-None-Match), so "
-                "two commands could write at once; name a folder on a disk or in another store with --out"
-            )
+            self._refuse("If-None-Match")
         return tag
 
     def replace(self, content: bytes, tag: Any) -> Any:
         return self._put(content, tag)
+
+    def require_replace(self, content: bytes, tag: Any) -> None:
+        if self._put(content, {name: value.translate(OTHERS) for name, value in tag.items()}) is not None:
+            self._refuse("If-Match")
+
+    def _refuse(self, condition: str) -> NoReturn:
+        import obstore
+
+        obstore.delete(self._store, NAME)
+        raise StorageError(
+            f"{self._folder} cannot be locked: its store ignores the condition of a write ({condition}), so "
+            "two commands could write at once; name a folder on a disk or in another store with --out"
+        )
 
     def read(self) -> tuple[bytes, Any] | None:
         import obstore

@@ -187,7 +187,17 @@ def claim(folder: str) -> Claim | None:
 
 
 def _take(place: LockFile, folder: str, owner: Owner) -> Any:
-    """Acquire a free or expired lock. Returns its tag. Raises StorageError if another command holds it."""
+    """Acquire a free or expired lock. Returns its tag.
+
+    Raises StorageError if another command holds it, or if the storage could not keep another command from it.
+    """
+    tag = _acquire(place, folder, owner)
+    place.require_replace(encode(owner), tag)
+    return tag
+
+
+def _acquire(place: LockFile, folder: str, owner: Owner) -> Any:
+    """Write the record of a free or expired lock. Returns its tag."""
     for _ in range(3):  # it may be released or acquired between two checks
         tag = place.create(encode(owner))
         if tag is not None:

@@ -7,16 +7,19 @@ another version of the code, or from other data.
 import importlib.util
 from typing import Any, Literal
 
-from tsd import curation
-from tsd.generation import generator
-from tsd.recipe import ModelTeacher, Recipe, Student
+from tsd import curation, inference
+from tsd.generation import blocks
+from tsd.plots import rasterised
+from tsd.recipe import LocalTeacher, ModelTeacher, Recipe, Student
 from tsd.recipe.additions import METRICS, POLICIES
 from tsd.series.processes import added
 from tsd.storage import datasets, keys
 from tsd.storage.schemas import fingerprint
-from tsd.training.runs import VERSION, Precision, RunSpec
+from tsd.training import runs
+from tsd.training.runs import Precision, RunSpec
 
 Engine = Literal["greedy", "vllm"]
+ASKING = "asking-1"  # version of the prompts that no key of annotations names: earlier tables keep theirs
 
 
 def series_key(recipe: Recipe) -> str:
@@ -24,7 +27,7 @@ def series_key(recipe: Recipe) -> str:
     asked = [recipe.asks.name, recipe.asks.version, fingerprint(recipe.asks.tables.series)]
     shaped = [*asked, recipe.seed, recipe.series.model_dump()]
     processes = {name: process.version for name, process in added(recipe.series.mix).items()}
-    return keys.digest(["series", generator.VERSION, *shaped, *([processes] if processes else [])])
+    return keys.digest(["series", blocks.VERSION, *shaped, *([processes] if processes else [])])
 
 
 def plots_key(recipe: Recipe, series: datasets.Dataset) -> str:
@@ -32,25 +35,48 @@ def plots_key(recipe: Recipe, series: datasets.Dataset) -> str:
     return keys.digest(["plots", *plots_identity(recipe), series.digest])
 
 
-def plots_identity(recipe: Recipe) -> list[Any]:
+def plots_identity(recipe: Recipe) -> list[dict[str, Any] | str]:
     """What determines a plot besides its series."""
-    from tsd.plots.plotter import VERSION  # matplotlib is slow to import
+    from tsd.plots import plotter  # matplotlib is slow to import
 
-    return [recipe.plots.identity, VERSION]
+    return [recipe.plots.identity, *plotter.versions(recipe.plots)]
+
+
+def teacher_key(recipe: Recipe) -> str:
+    """Key of the local teacher that the study trains: training settings, series, plots and code."""
+    assert isinstance(recipe.teacher, ModelTeacher)
+    assert recipe.teacher.train
+    series = recipe.series.model_dump(exclude={"count", "split", "blocks_per_part"})
+    drawn = [blocks.VERSION, rasterised.VERSION, runs.VERSION, recipe.seed, series]
+    if processes := {name: process.version for name, process in added(recipe.series.mix).items()}:
+        drawn.append(processes)
+    shaped = [recipe.asks.name, recipe.asks.version, *drawn, recipe.teacher.train.model_dump()]
+    return keys.digest(["own teacher", *shaped])
 
 
 def annotations_key(recipe: Recipe, series: datasets.Dataset) -> str:
-    """Key of the annotations: prompt, teacher, plots and series."""
-    sees_images = isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.sees_images
-    plots = plots_identity(recipe) if sees_images else []
-    shown = [recipe.asks.version, recipe.teacher.identity, *plots, recipe.seed]
+    """Key of the annotations: prompt, teacher, plots and series, and the code that makes the responses."""
+    teacher, made = recipe.teacher, []
+    if isinstance(teacher, ModelTeacher):
+        made = [*(plots_identity(recipe) if teacher.sees_images else []), *_responding(recipe, teacher)]
+    shown = [recipe.asks.version, teacher.identity, *made, recipe.seed]
     return keys.digest(["annotations", *shown, series.digest])
+
+
+def _responding(recipe: Recipe, teacher: ModelTeacher) -> list[str | int]:
+    """What determines the responses of a model besides its settings and what it is shown."""
+    trained = [teacher_key(recipe)] if teacher.train else []
+    if isinstance(teacher, LocalTeacher):
+        return [*trained, inference.VERSION]
+    from tsd.teachers import prompts  # it imports matplotlib
+
+    return [*trained, *([prompts.VERSION] if prompts.VERSION != ASKING else [])]
 
 
 def curation_key(recipe: Recipe, series: datasets.Dataset, annotations: datasets.Dataset) -> str:
     """Key of verdicts, examples and rejects. Policies of plugins are part of it if the recipe names any."""
     parents = {"series": series.digest, "annotations": annotations.digest}
-    settings = recipe.curation.model_dump()
+    settings = recipe.curation.keyed
     policies = {name: [POLICIES[name].version, each] for name, each in settings.pop("policies").items()}
     shaped = [recipe.asks.version, settings, parents, *([policies] if policies else [])]
     return keys.digest(["curate", curation.VERSION, *shaped])
@@ -70,7 +96,7 @@ def tokenizer_key(recipe: Recipe, student: Student, examples: str) -> str:
     """
     if student.source:
         return student.source
-    shaped = [VERSION, recipe.asks.version, recipe.training.max_length, student.is_multimodal]
+    shaped = [runs.VERSION, recipe.asks.version, recipe.training.max_length, student.is_multimodal]
     return keys.digest(["tokenizer", *shaped, examples])
 
 
@@ -127,9 +153,9 @@ def vllm_is_installed() -> bool:
 
 
 def predictions_key(recipe: Recipe, run: RunSpec, series: datasets.Dataset) -> str:
-    """Key of a run's predictions: student, engine and its precision, series and maximum response length."""
+    """Key of a run's predictions: student, engine, its precision and code, series and maximum response length."""
     engine = engine_of(recipe, run.student)
     computed = precision(recipe) if engine == "vllm" else "float32"
     asked = recipe.evaluation.model_dump(include={"series", "batch_size"})
-    shaped = [recipe.asks.version, run.run_id, engine, computed, asked, recipe.max_new_tokens]
+    shaped = [recipe.asks.version, run.run_id, engine, computed, asked, recipe.max_new_tokens, inference.VERSION]
     return keys.digest(["predictions", *shaped, series.digest])

@@ -25,11 +25,10 @@ from tsd.plots import rasterised
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, Student, Training, TrainingConfig, to_yaml
 from tsd.recipe.stored import task_reference
-from tsd.series.processes import added
 from tsd.storage import folders, keys
 from tsd.storage.schemas import ALL_RIGHT, VALID, score_names
+from tsd.study.identity import teacher_key
 from tsd.tasks import Task
-from tsd.training import runs
 from tsd.training.runs import RunRecord, RunSpec
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def prepare(recipe: Recipe, reporter: Reporter, open_tracker: Callable[[], "Trac
     if not isinstance(teacher, ModelTeacher) or teacher.train is None:
         return
     there = folders.read_fields(teacher.model, card.CARD)
-    mine, wrong = there is not None and there.get("key") == key(recipe), folders.damage(teacher.model)
+    mine, wrong = there is not None and there.get("key") == teacher_key(recipe), folders.damage(teacher.model)
     if mine and not wrong:
         reporter.say(f"  the teacher exists already: {teacher.model}")
         return
@@ -84,16 +83,6 @@ def _open_tracker(recipe: Recipe, held: ExitStack) -> "Tracker":
     tracker = Tracker(recipe.tracking.uri, recipe.tracking.experiment, recipe.folder, to_yaml(recipe))
     held.callback(tracker.close)
     return tracker
-
-
-def key(recipe: Recipe) -> str:
-    """Hash of what determines the local teacher: training settings, series, and the rasterised plots."""
-    train = _asked(recipe)
-    series = recipe.series.model_dump(exclude={"count", "split", "blocks_per_part"})
-    drawn = [generator.VERSION, rasterised.VERSION, runs.VERSION, recipe.seed, series]
-    if processes := {name: process.version for name, process in added(recipe.series.mix).items()}:
-        drawn.append(processes)
-    return keys.digest(["own teacher", recipe.asks.name, recipe.asks.version, *drawn, train.model_dump()])
 
 
 def as_student(recipe: Recipe) -> Student:
@@ -178,8 +167,8 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
         seed=train.seed,
         training=settings(recipe),
         validation_examples=recipe.evaluation.validation_examples,
-        corpus=key(recipe),
-        tokenizer=key(recipe),  # made of the same series
+        corpus=teacher_key(recipe),
+        tokenizer=teacher_key(recipe),  # made of the same series
         precision="float32",
     )
     with reporter.stage("Generate the teacher's series", sum(_sizes(recipe).values()), recipe.asks.unit) as step:
@@ -197,7 +186,7 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
 
         task, length = task_reference(recipe), recipe.series.length
         export(model, tokenizer, Path(local), run.student, record, task=task, length=length, about=about)
-        said = {**json.loads(Path(local, card.CARD).read_text()), "key": key(recipe)}
+        said = {**json.loads(Path(local, card.CARD).read_text()), "key": teacher_key(recipe)}
         Path(local, card.CARD).write_text(json.dumps(said, indent=1, sort_keys=True) + "\n")
         Path(local, card.README).write_text(card.render(said, scores), encoding="utf-8")
         folders.copy_folder(local, folder, sealed=True)
@@ -225,7 +214,7 @@ def _learn(
     how, place = settings(recipe), WorkerContext()
     tokenizer, corpora = told(recipe, series)
     step.begin()
-    course = _Course(key(recipe), run.run_id, _checkpoints(folder), how.batch_size, place, step, tracker)
+    course = _Course(teacher_key(recipe), run.run_id, _checkpoints(folder), how.batch_size, place, step, tracker)
     threads = torch.get_num_threads()
     torch.set_num_threads(how.threads)
     try:

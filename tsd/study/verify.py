@@ -61,7 +61,9 @@ def check(run: str) -> Iterator[Checked]:
     Yields one result at a time. Raises StorageError if there is no study.
     """
     run = run.rstrip("/")
-    if not any(_begun(run, name) for row in ORDER for name in row):
+    with folders.access_errors(run):
+        begun = any(_begun(run, name) for row in ORDER for name in row)
+    if not begun:
         raise StorageError(f"{run} holds no study: name a folder such as runs/laptop")
     yield from _check_study(run)
 

@@ -54,6 +54,8 @@ def load(name: str) -> ModuleType:
     """
     if name in _LOADED:
         return _LOADED[name]
+    if not all(name.split(".")):
+        raise InputError(f"{name!r} is no module: name one such as package.module, or a file such as ./mine.py")
     if not name.endswith(SUFFIX):
         _LOADED[name] = _guarded(name, lambda: importlib.import_module(name))
         return _LOADED[name]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from tsd import inference
 from tsd.inference.decoding import describe
 from tsd.models.chat import image_prompt_tokens
 from tsd.models.students import load_model
@@ -12,6 +13,13 @@ from tsd.plots import rasterised
 from tsd.recipe import LocalTeacher
 from tsd.tasks import Task
 from tsd.teachers import Reply, annotations, request_keys
+from tsd.training import runs
+
+
+def keys(teacher: LocalTeacher, task: Task, series: pa.Table) -> list[str]:
+    """Return the key of each series' response."""
+    made = [rasterised.VERSION, inference.VERSION, *([runs.VERSION] if teacher.train else [])]
+    return request_keys(task, [*made, teacher.identity], series)
 
 
 class Local:
@@ -34,8 +42,7 @@ class Local:
             ink = rasterised.draw(items[first : first + self.config.batch_size])
             said = describe(self.model, self.tokenizer, self.task, ink, self.config.max_tokens)
             replies += map(self._reply, said)
-        keys = request_keys(self.task, [rasterised.VERSION, self.config.identity], series)
-        return annotations(self.task, self.config.name, series, keys, replies)
+        return annotations(self.task, self.config.name, series, keys(self.config, self.task, series), replies)
 
     def _reply(self, text: str) -> Reply:
         words = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -7,12 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from tsd.plots import plotter
 from tsd.plots.plotter import NAMES, Plotter, choose_look
-from tsd.plots.plotter import VERSION as PLOTS_VERSION
 from tsd.plots.rasterised import Curve
 from tsd.recipe import ModelTeacher, PlotConfig
 from tsd.tasks import Task
 from tsd.teachers import Reply, request_keys
+from tsd.training import runs
 
 VERSION = "asking-1"  # part of each request key: change it whenever a message or a schema changes
 LETTERS = 4  # characters per token of English text, approximately
@@ -42,11 +43,11 @@ class Questions:
 
     def keys(self, series: pa.Table) -> list[str]:
         """Return the request key of each series."""
-        shape = [VERSION, self.teacher.identity]
+        shape = [VERSION, self.teacher.identity, *([runs.VERSION] if self.teacher.train else [])]
         if not self.teacher.sees_images:
             return request_keys(self.task, shape, series)
         looks = [vars(choose_look(self.plots, self.seed, one)) for one in series["series_id"].to_pylist()]
-        return request_keys(self.task, [*shape, PLOTS_VERSION], series, looks)
+        return request_keys(self.task, [*shape, *plotter.versions(self.plots)], series, looks)
 
     def tokens(self, length: int) -> int:
         """Approximate number of tokens in the prompt of a series of `length` points."""

@@ -79,7 +79,7 @@ class Checkpoints:
         # Copies to CPU memory before it returns: 12 bytes per parameter (weight and two moments in float32),
         # sharded.
         parts = {"model": weights, "optimizer": moments}
-        written = cast("Future[Any]", async_save(parts, checkpoint_id=folder, process_group=self.group))
+        written = cast("Future[object]", async_save(parts, checkpoint_id=folder, process_group=self.group))
         self.pending = self.thread.submit(self._publish, written, folder, copy.copy(progress), _generators())
 
     def finish(self) -> None:
@@ -89,7 +89,7 @@ class Checkpoints:
             pending.result()
 
     def _publish(
-        self, written: Future[Any], folder: Path, progress: Progress, generators: dict[str, Tensor]
+        self, written: Future[object], folder: Path, progress: Progress, generators: dict[str, Tensor]
     ) -> None:
         """Finish the files of a checkpoint, store them, and announce it once all workers have succeeded.
 

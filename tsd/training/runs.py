@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, Final, Literal
 
+from tsd.plots import rasterised
 from tsd.recipe import Student, TrainingConfig
 from tsd.recipe.section import Section
 from tsd.storage.keys import digest
@@ -38,17 +39,23 @@ class RunSpec:
     @property
     def identity(self) -> dict[str, Any]:
         """The fields that shape weights, as JSON holds them, and the version of the code that uses them."""
-        values: dict[str, Any] = {"version": VERSION}
+        values: dict[str, Any] = {"version": VERSION, **self._drawn}
         for field in fields(self):
             value = getattr(self, field.name)
             shaping = type(value).shaping() if isinstance(value, Section) else set()
             values[field.name] = value.model_dump(mode="json", include=shaping) if shaping else value
         return values
 
+    @property
+    def _drawn(self) -> dict[str, str]:
+        """The version of the plots that a vision student sees."""
+        return {"plots": rasterised.VERSION} if self.student.is_multimodal else {}
+
     @cached_property
     def tokens(self) -> str:
         """Key of the token parts that it is trained on: those of its tokenizer, modality and corpus."""
-        return digest(["tokens", VERSION, self.tokenizer, self.student.is_multimodal, self.corpus])
+        shown = [self.student.is_multimodal, *self._drawn.values()]
+        return digest(["tokens", VERSION, self.tokenizer, *shown, self.corpus])
 
     @cached_property
     def run_id(self) -> str:
@@ -87,7 +94,7 @@ class RunRecord:
     """Seconds from the start of the run's process to its first step; a model card does not keep them."""
     decode_seconds: float | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, str | int | float | None]:
         """As JSON and tables hold it; the last two fields are left out where they are not known."""
         values = asdict(self)
         return {name: value for name, value in values.items() if value is not None or name not in LATE}

@@ -60,7 +60,7 @@ def token_table(
     return table, {**counts, "pad": tokenizer.pad_token_id, "first": first}
 
 
-def summary(notes: list[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(notes: list[Mapping[str, int | None]]) -> dict[str, list[int | None] | int | None]:
     """The metadata of all parts, from that of each: examples of each split by part, and the tokenizer's ids."""
     counts = {split: [note[split] for note in notes] for split in SPLITS}
     return {**counts, "pad": notes[0]["pad"], "first": notes[0]["first"]}

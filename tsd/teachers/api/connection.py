@@ -17,7 +17,6 @@ from tsd.teachers.api.responses import SHOWN, ServerError, clean, error_of
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a retry; the actual wait is random below this
 NO_KEY = "none"  # the client requires a non-empty key
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def require_key(teacher: ApiTeacher) -> str | None:
@@ -61,7 +60,7 @@ def connect(teacher: ApiTeacher) -> openai.AsyncOpenAI:
         timeout=teacher.timeout,
         max_retries=0,
         # A proxy of the environment cannot reach this machine's own servers, and must not see their tokens.
-        http_client=openai.DefaultAioHttpClient(trust_env=parts.hostname not in LOOPBACK),
+        http_client=openai.DefaultAioHttpClient(trust_env=not teacher.is_local),
     )
 
 
