@@ -84,11 +84,11 @@ def written(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("kind", ["function", "class"])
-def test_killed_ten_times_every_part_is_made_and_none_that_was_whole_is_made_again(
+def test_killed_again_and_again_every_part_is_made_and_none_that_was_whole_is_made_again(
     kind: str, tmp_path: Path, long: bool
 ) -> None:
     chance = random.Random(len(kind))
-    kills, count = (10, 100) if long else (4, 40)
+    kills, count = (10, 100) if long else (2, 30)
     folder, process, before = tmp_path / "killed", None, dict[str, int]()
     folder.mkdir()
     try:

@@ -231,12 +231,14 @@ UNDER_WAY = {
 
 
 def test_killed_from_asking_to_report_a_study_goes_on_and_redoes_nothing(
-    undisturbed: tuple[Path, str], tmp_path: Path
+    undisturbed: tuple[Path, str], tmp_path: Path, long: bool
 ) -> None:
     study, _ = undisturbed
     mine = tmp_path / "tiny"
     before: dict[str, int] = {}
     for stage, pattern in UNDER_WAY.items():
+        if stage == "annotate" and not long:  # the executor is killed in test_ray_parts.py
+            continue
         kill_when(command(tmp_path), mine, pattern, cpus=2)
         after = finished_files(mine)
         redone = [name for name, born in before.items() if after.get(name) != born]
