@@ -314,11 +314,7 @@ def _stage(
     preview: int | None = None,
     retry_errors: bool = False,
 ) -> None:
-    """Run one stage, or the whole study, with the recipe of that name; print its plan instead if `dry_run`.
-
-    overrides: fields as `--set` has them. out: the folder of studies, if given. preview: number of rows to
-    annotate, after which the stage stops. retry_errors: annotate only the rows that ended as error.
-    """
+    """Run one stage, or the whole study, with the recipe of that name; print its plan instead if `dry_run`."""
     from tsd.recipe import load
 
     place = [f"out={json.dumps(out)}"] if out is not None else []
