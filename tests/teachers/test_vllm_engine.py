@@ -155,7 +155,7 @@ def test_names_of_arguments_mean_the_same_with_hyphens_and_with_underscores() ->
     hyphens = teacher(engine=told)
     assert hyphens == teacher(engine={name.replace("-", "_"): value for name, value in told.items()})
     assert hyphens.gpus == 4
-    assert hyphens.identity["engine"].keys() == {"tensor_parallel_size", "max_model_len", "dtype", "revision"}
+    assert hyphens.identity["engine"].keys() == {"max_model_len", "dtype", "revision"}
     words = list(vllm_engine.flags(vllm_engine.settings(hyphens, "/models/eyes", {})))
     assert [word for word in words if word.startswith("--max-model-len")] == ["--max-model-len=77"]
 
