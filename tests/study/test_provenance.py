@@ -155,6 +155,13 @@ def test_later_stages_may_change_until_they_are_begun(tmp_path: Path) -> None:
         provenance.require(recipe(tmp_path, "teacher.error_rate=0.5"), "annotate")
 
 
+def test_a_hidden_file_in_a_folder_does_not_make_its_stage_begun(tmp_path: Path) -> None:
+    folder = finished(tmp_path, tables=("series", "annotations"))
+    (folder / "records").mkdir()
+    (folder / "records" / ".DS_Store").write_text("stray")
+    provenance.require(recipe(tmp_path, "training.epochs=2"), "study")
+
+
 def test_of_several_teachers_each_is_held_against_its_own_folder(tmp_path: Path) -> None:
     two = "teachers={a: {kind: rules, error_rate: 0}, b: {kind: rules, error_rate: 0.5}}"
     whole = recipe(tmp_path, two)
