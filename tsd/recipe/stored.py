@@ -52,19 +52,28 @@ def relocated(fields: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return fields
 
 
+def modules_of(fields: Mapping[str, Any]) -> list[str]:
+    """The modules that stored fields name, with their digests: plugins, and that of the task.
+
+    Raises InputError if `plugins` is no list.
+    """
+    module, colon, _ = str(fields.get("task", "")).rpartition(":")
+    return [*modules.listed(fields.get("plugins", [])), *([module] if colon else [])]
+
+
 def changes(fields: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     """Yield one line for each module of a recipe whose content is not that of the stored fields."""
     try:
-        stored = [*modules.listed(fields.get("plugins", [])), str(fields.get("task", "")).rpartition(":")[0]]
+        stored = modules_of(fields)
     except InputError:
         return
     digests: dict[str, set[str]] = {}
     for name in stored:
         module, pin, digest = name.partition(modules.PIN)
         if pin:
-            digests.setdefault(_title(module), set()).add(digest)
+            digests.setdefault(title(module), set()).add(digest)
     for name in recipe.outside:
-        then, now = digests.get(_title(name)), modules.version(name)
+        then, now = digests.get(title(name)), modules.version(name)
         if then and now not in then:
             yield (
                 f"{name} has changed since {recipe.folder} was started (sha256 {min(then)}, now {now}): its "
@@ -72,6 +81,6 @@ def changes(fields: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
             )
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
     """What identifies a module beside its content: a file's name without folders, or the dotted name."""
-    return name.rpartition("/")[2]
+    return modules.unpinned(name).rpartition("/")[2]
