@@ -7,9 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from support.commands import TSD
 
 from tsd.errors import InputError, PluginError, TsdError
-from tsd.tasks import modules
+from tsd.recipe import load
+from tsd.storage import datasets
+from tsd.study import provenance
+from tsd.tasks import SINGLE, modules, trust
+
+SERIES = SINGLE.tables.series
 
 TEXT = "class Kept:\n    '''Something that is pickled by its module's name.'''\n\n\nVALUE = {value}\n"
 
@@ -112,3 +119,81 @@ def test_a_file_that_cannot_be_decoded_or_read_is_named(tmp_path: Path) -> None:
         modules.load(str(path))
     with pytest.raises(InputError, match="there is no file"):
         modules.load(str(tmp_path / "gone.py"))
+
+
+# ---- Code that a folder names
+
+
+TASK = """import os
+os.close(os.open("{mark}", os.O_CREAT))
+from dataclasses import replace
+from tsd.tasks import SINGLE
+TASK = replace(SINGLE, name="{name}")
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A folder with a student and a study whose module leaves the file `ran` beside it."""
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    text = TASK.format(mark=tmp_path / "ran", name="foreign")
+    (folder / "theirs.py").write_text(text)
+    name = f"/nowhere/theirs.py{modules.PIN}{modules._digest(text.encode())}"
+    (folder / "config.json").write_text("{}")
+    (folder / "tsd.json").write_text(f'{{"task": "{name}:TASK", "modality": "text", "length": 64}}')
+    fields = {**load("laptop").model_dump(mode="json"), "plugins": [name], "task": f"{name}:TASK"}
+    (folder / "recipe.yaml").write_bytes(provenance.LAYOUT + yaml.safe_dump(fields, sort_keys=False).encode())
+    datasets.write_part(f"{folder}/series", 0, SERIES.empty_table(), SERIES, "key")
+    datasets.commit(f"{folder}/series", SERIES, "key", 1, {})
+    (tmp_path / "x.csv").write_text("v\n" + "\n".join(map(str, range(64))))
+    return folder
+
+
+READING = {
+    "explain": ("explain", "../x.csv", "--model", "."),
+    "verify": ("verify", "."),
+    "repair": ("verify", ".", "--repair"),
+    "look": ("look", ".", "--plots"),
+}
+
+
+@pytest.mark.parametrize("command", READING)
+@pytest.mark.parametrize("inside", [False, True])
+def test_code_that_a_folder_names_runs_only_with_consent(foreign: Path, command: str, inside: bool) -> None:
+    """inside: the command is run in the folder."""
+    here = foreign if inside else foreign.parent
+    words = [word.replace("../x.csv", f"{foreign.parent}/x.csv") for word in READING[command]]
+    words = [str(foreign) if word == "." and not inside else word for word in words]
+
+    def said(*more: str) -> str:
+        done = subprocess.run([*TSD, *words, *more], cwd=here, capture_output=True, text=True, timeout=300)
+        return done.stderr
+
+    refused = said()
+    assert refused.count("\n") == 1
+    assert "theirs.py: read it, and add --trust-code if you trust it" in refused
+    assert not (foreign.parent / "ran").exists()
+    if command != "repair":  # which would start Ray
+        assert "--trust-code" not in said("--trust-code")
+        assert (foreign.parent / "ran").exists()
+
+
+def test_a_module_by_its_dotted_name_needs_consent_as_well_and_one_that_was_run_needs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path, "3", "dotted_foreign.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(InputError, match="names code that would be run, dotted_foreign: read it"):
+        trust.require([f"dotted_foreign{modules.PIN}0123456789abcdef"], "a/student")
+    assert "dotted_foreign" not in sys.modules
+    path = written(tmp_path / "mine", "33")
+    with pytest.raises(InputError, match=r"^hub/student names code that would be run, hub/student/held\.py: "):
+        trust.require([path], str(tmp_path / "mine"), "hub/student")
+    modules.load(path)
+    modules.load("dotted_foreign")
+    trust.require(["dotted_foreign", path, modules.pinned(path)], "a/student")
+    (tmp_path / "mine" / "held.py").write_text("VALUE = 34\n")
+    assert modules.load(path).VALUE == 33  # the content that was run before
+    with pytest.raises(InputError, match="names code"):
+        trust.require([str(shutil.copytree(tmp_path / "mine", tmp_path / "copy") / "held.py")], "a/student")

@@ -9,7 +9,7 @@ from typing import Any
 
 from tsd.errors import InputError
 from tsd.recipe.study import Recipe
-from tsd.tasks import modules
+from tsd.tasks import modules, trust
 
 
 def references(recipe: Recipe) -> dict[str, Any]:
@@ -31,17 +31,19 @@ def task_reference(recipe: Recipe, folder: str | None = None) -> str:
     return f"{modules.pinned(module, folder)}:{attribute}" if colon else recipe.task
 
 
-def relocated(fields: Mapping[str, Any], folder: str) -> dict[str, Any]:
+def relocated(fields: Mapping[str, Any], folder: str, *, trusted: bool = False) -> dict[str, Any]:
     """Stored fields with every module where it is now. The modules are loaded, also if their content changed.
 
-    folder: the study's. Raises InputError if a module is missing or cannot be loaded, ValueError if `plugins` is
-    no list.
+    folder: the study's. trusted: run modules that this process has not run yet. Raises InputError if they may not
+    be run, if one is missing or cannot be loaded, ValueError if `plugins` is no list.
     """
     fields = dict(fields)
     try:
         plugins = modules.listed(fields.get("plugins", []))
     except InputError as error:
         raise ValueError(f"plugins {error}") from None
+    if not trusted:
+        trust.require(modules_of(fields), folder)
     if plugins:
         fields["plugins"] = [modules.found(one, folder, changed=True) for one in plugins]
     module, colon, attribute = str(fields.get("task", "")).rpartition(":")

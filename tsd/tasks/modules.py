@@ -60,6 +60,13 @@ def load(name: str) -> ModuleType:
     return _load(name, _content(name))[0]
 
 
+def has_run(path: str) -> bool:
+    """Whether this process has run a module, so that loading it runs nothing. path: as `found` returns it."""
+    if path in _LOADED or not path.endswith(SUFFIX):
+        return path in _LOADED or path in sys.modules
+    return _title(path, _content(path)) in sys.modules
+
+
 def found(name: str, folder: str = "", *, changed: bool = False) -> str:
     """Where a named module is now: the path of a file, or a dotted name as it is. Both without a digest.
 
@@ -152,14 +159,19 @@ class _Text(importlib.abc.ExecutionLoader):
 
 def _load(name: str, content: bytes) -> tuple[ModuleType, bool]:
     """Execute a file unless this process has done so. Returns the module, and whether it is new."""
-    stem = os.path.basename(name).removesuffix(SUFFIX).replace(".", "_")
-    title = f"{stem}_{_digest(content)[:8]}"  # the same in every process, for what is pickled
+    title = _title(name, content)
     with _LOCK:
         new = title not in sys.modules
         if new:
             _guarded(name, lambda: _execute(title, name, content))
         _LOADED[name] = sys.modules[title]
         return _LOADED[name], new
+
+
+def _title(path: str, content: bytes) -> str:
+    """The name of a file as a module, the same in every process for what is pickled."""
+    stem = os.path.basename(path).removesuffix(SUFFIX).replace(".", "_")
+    return f"{stem}_{_digest(content)[:8]}"
 
 
 def _execute(name: str, path: str, content: bytes) -> ModuleType:
