@@ -1,6 +1,7 @@
 """Modules outside tsd: by name and content, wherever their file is, and in processes that lack the file."""
 
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from support.commands import TSD
 
+from tsd.cluster import node_checks
 from tsd.errors import InputError, PluginError, TsdError
 from tsd.recipe import load
 from tsd.storage import datasets
@@ -119,6 +121,51 @@ def test_a_file_that_cannot_be_decoded_or_read_is_named(tmp_path: Path) -> None:
         modules.load(str(path))
     with pytest.raises(InputError, match="there is no file"):
         modules.load(str(tmp_path / "gone.py"))
+
+
+@pytest.mark.parametrize("differs", [None, "plug.py", "needs.py", "__init__.py", "plug.py gone", "needs.py gone"])
+def test_a_package_of_another_content_on_a_node_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, differs: str | None
+) -> None:
+    name = f"spread_{re.sub(r'[^a-z]', '_', str(differs))}"
+    driver, node = tmp_path / "driver", tmp_path / "node"
+    (driver / name).mkdir(parents=True)
+    (driver / name / "__init__.py").write_text("")
+    (driver / name / "needs.py").write_text("VALUE = 1\n")
+    (driver / name / "plug.py").write_text("from . import needs\n")
+    shutil.copytree(driver, node)
+    (node / name / "more.py").write_text("")  # which the driver has not loaded
+    if differs:
+        file, _, gone = differs.partition(" ")
+        (node / name / file).write_text("needs = 2\n")
+        if gone:
+            (node / name / file).unlink()
+    monkeypatch.syspath_prepend(str(driver))
+    modules.load(f"{name}.plug")
+    (driver / name / "needs.py").write_text("VALUE = 3\n")  # edited after the driver loaded it
+    need = node_checks.Need(str(tmp_path), "token", outside=(modules.sent(f"{name}.plug"),))
+    (tmp_path / "need").write_bytes(pickle.dumps(need))
+    code = (
+        "import pickle, sys\n"
+        "from pathlib import Path\n"
+        "from tsd.cluster import node_checks\n"
+        "print(node_checks._outside_fault(pickle.loads(Path(sys.argv[1]).read_bytes())))\n"
+    )
+    paths = f"{Path(modules.__file__).parents[2]}:{node}"
+    words = [sys.executable, "-c", code, str(tmp_path / "need")]
+    done = subprocess.run(words, env={"PYTHONPATH": paths}, capture_output=True, text=True, timeout=120)
+    said = done.stdout.strip()
+    assert said.count("\n") == 0, done.stderr
+    if differs is None:
+        assert said == "None"
+    elif differs == "plug.py gone":
+        assert said.startswith(f"lacks the plugin {name}.plug (there is no module")
+    elif differs == "needs.py gone":
+        assert "cannot use a plugin" in said
+    else:
+        whole = name if differs == "__init__.py" else f"{name}.{differs.removesuffix('.py')}"
+        assert said.startswith(f"has another {whole} than the driver (sha256 ")
+        assert said.endswith(": install the same there")
 
 
 # ---- Code that a folder names
