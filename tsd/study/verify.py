@@ -55,22 +55,23 @@ STAGES = {
 }
 
 
-def check(run: str) -> Iterator[Checked]:
+def check(run: str, trusted: bool = False) -> Iterator[Checked]:
     """Check everything in a study's folder.
 
-    Yields one result at a time. Raises StorageError if there is no study.
+    trusted: run the modules that its recipe names. Yields one result at a time. Raises StorageError if there is no
+    study, InputError if it names modules that may not be run.
     """
     run = run.rstrip("/")
     with folders.access_errors(run):
         begun = any(_begun(run, name) for row in ORDER for name in row)
     if not begun:
         raise StorageError(f"{run} holds no study: name a folder such as runs/laptop")
-    yield from _check_study(run)
+    yield from _check_study(run, trusted)
 
 
-def _check_study(run: str) -> Iterator[Checked]:
+def _check_study(run: str, trusted: bool) -> Iterator[Checked]:
     """Check the tables, folders, records and pages of a study, then those of its teachers."""
-    recipe, unreadable = _recipe(run)
+    recipe, unreadable = _recipe(run, trusted)
     changed = provenance.changed_modules(recipe) if recipe else []
     yield Checked(provenance.RECIPE, "; ".join(["can be read", *changed]) if recipe else "", unreadable)
     children = sorted({*folders.subfolders(f"{run}/teachers"), *(recipe.teachers if recipe else ())})
@@ -95,7 +96,7 @@ def _check_study(run: str) -> Iterator[Checked]:
         if not folders.exists(f"{run}/teachers/{name}"):
             yield Checked(f"teachers/{name}", "not begun", finished=False)
             continue
-        for checked in _check_study(f"{run}/teachers/{name}"):
+        for checked in _check_study(f"{run}/teachers/{name}", trusted):
             yield Checked(f"teachers/{name}/{checked.name}", checked.said, checked.findings, checked.finished)
 
 
@@ -132,11 +133,11 @@ def stages(run: str) -> list[str]:
     return list(STAGES)[: max((number for number, there in enumerate(left, 1) if there), default=0)]
 
 
-def recipe_of(run: str) -> Recipe:
+def recipe_of(run: str, trusted: bool = False) -> Recipe:
     """Return the recipe that made a study, with its current folder. Raises DataError if there is none.
 
-    Its plugins are looked for where the recipe names them, in `run`, and in the current folder. Raises InputError
-    if one is in none of them.
+    Its plugins are looked for where the recipe names them, in `run`, and in the current folder. trusted:
+    run them. Raises InputError if they may not be run, or if one is in none of these places.
     """
     run = run.rstrip("/")
     content = folders.read_bytes(run, provenance.RECIPE)
@@ -148,7 +149,7 @@ def recipe_of(run: str) -> Recipe:
         fields = yaml.safe_load(content)
         if isinstance(fields, dict):
             provenance.require_layout(run, content)
-            fields = stored.relocated(fields, run)
+            fields = stored.relocated(fields, run, trusted=trusted)
         place, _, name = run.rpartition("/")
         return Recipe.model_validate({**fields, "name": name, "out": place or "."})
     except InputError as error:
@@ -161,9 +162,9 @@ def recipe_of(run: str) -> Recipe:
         ) from None
 
 
-def _recipe(run: str) -> tuple[Recipe | None, tuple[Finding, ...]]:
+def _recipe(run: str, trusted: bool) -> tuple[Recipe | None, tuple[Finding, ...]]:
     try:
-        return recipe_of(run), ()
+        return recipe_of(run, trusted), ()
     except DataError as error:
         return None, (Finding(run, str(error)),)
 
