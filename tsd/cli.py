@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tsd import __version__
-from tsd.errors import TRACEBACK, InputError, PluginError, TsdError, UserError
+from tsd.errors import InputError, TsdError, UserError, show_trace
 
 if TYPE_CHECKING:
     from tsd.study.findings import Finding
@@ -44,6 +44,9 @@ Out = Annotated[
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print what would be done and how long it would take; do nothing.")
+]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-code", help="Run the Python modules that the folder names: plugins, a task.")
 ]
 
 
@@ -182,6 +185,7 @@ def explain(
         list[str] | None,
         typer.Option(metavar="NUMBER", help="A number that stands for a missing value, or `none`; repeatable."),
     ] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Print a trained student's description of a series from your own file.
 
@@ -192,7 +196,7 @@ def explain(
     from tsd.measurements import Hints
 
     hints = Hints(time, decimal, dates, tuple(where or ()), tuple(missing or ()))
-    answer, understood = explaining.explain(file, model, column, as_json, hints)
+    answer, understood = explaining.explain(file, model, column, as_json, hints, trust_code)
     print(answer)
     if not understood:
         sys.exit(1)
@@ -205,6 +209,7 @@ def look(
     out: Annotated[str | None, typer.Option(help="The file to write. Default: RUN/plots.html.")] = None,
     per_class: Annotated[int, typer.Option(min=1, max=1000, help="Series per combination of classes.")] = 6,
     style: Annotated[str | None, typer.Option(help="paper, compact or bare. Default: the recipe's.")] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Write a page that shows the content of a run, and print its path.
 
@@ -214,7 +219,7 @@ def look(
         raise InputError("tsd look needs an option: --plots writes a page of the series as a teacher sees them")
     from tsd.reporting.gallery import show_plots
 
-    print(show_plots(run, out, per_class, style))
+    print(show_plots(run, out, per_class, style, trust_code))
 
 
 @app.command()
@@ -223,6 +228,7 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Make damaged files again, with the stages that made them.")
     ] = False,
+    trust_code: TrustCode = False,
 ) -> None:
     """Read every file of a run and report which are missing, truncated or changed, one line per table and finding.
 
@@ -234,7 +240,7 @@ def verify(
 
     findings: list[Finding] = []
     finished = True
-    for checked in verifying.check(run):
+    for checked in verifying.check(run, trust_code):
         findings += checked.findings
         finished = finished and checked.finished
         print("\n".join(checked.lines), flush=True)
@@ -245,7 +251,7 @@ def verify(
     if findings:
         from tsd.cluster import commands
 
-        commands.repair(run, findings)
+        commands.repair(run, findings, trust_code)
 
 
 teacher_app = typer.Typer(help="Train small vision-language models as teachers.", no_args_is_help=True)
@@ -344,7 +350,7 @@ def main(arguments: list[str] | None = None) -> None:
         if code:
             sys.exit(code)
     except TsdError as error:
-        _show_trace(error)
+        show_trace(error)
         _leave(str(error), 2 if isinstance(error, UserError) else 1)
     except (KeyboardInterrupt, typer.Abort):
         _leave("stopped; the same command goes on from here", STOPPED)
@@ -354,12 +360,12 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(2)
         cause = getattr(error, "cause", None)  # what a Ray task raised
         if isinstance(cause, TsdError):
-            _show_trace(cause)
+            show_trace(cause)
             _leave(str(cause), 2 if isinstance(cause, UserError) else 1)
         from tsd.tasks.modules import blamed
 
         if failure := blamed(error):
-            _show_trace(failure)
+            show_trace(failure)
             _leave(str(failure), 2)
         raise
 
@@ -374,15 +380,6 @@ def _calm_surroundings() -> None:
         warnings.resetwarnings()
         for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
             warnings.simplefilter("ignore", category)
-
-
-def _show_trace(error: BaseException | None) -> None:
-    """Print the traceback of a plugin's exception that led to an error, if the environment asks for it."""
-    while os.environ.get(TRACEBACK) and error is not None:
-        if isinstance(error, PluginError) and error.trace:
-            print(error.trace, file=sys.stderr)
-            return
-        error = error.__cause__ or error.__context__
 
 
 def _leave(message: str, code: int) -> None:

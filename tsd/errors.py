@@ -14,6 +14,7 @@
 A row's failure never raises: it is a `status` and a `reason` in its table.
 """
 
+import os
 import shlex
 import sys
 import traceback
@@ -105,6 +106,15 @@ def raised(error: BaseException) -> str:
 def trace(error: BaseException) -> str:
     """The traceback of an exception as Python prints it."""
     return "".join(traceback.format_exception(error))
+
+
+def show_trace(error: BaseException | None) -> None:
+    """Print the traceback of a plugin's exception that led to an error, if the environment asks for it."""
+    while os.environ.get(TRACEBACK) and error is not None:
+        if isinstance(error, PluginError) and error.trace:
+            print(error.trace, file=sys.stderr)
+            return
+        error = error.__cause__ or error.__context__
 
 
 def source(code: object) -> str:

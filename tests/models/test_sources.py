@@ -79,6 +79,15 @@ def test_a_copy_that_was_stopped_half_way_is_made_again(folder: Path, s3: S3, co
     )
 
 
+def test_a_copy_that_lost_a_file_is_made_again(folder: Path, s3: S3, copies: Path) -> None:
+    source = s3.uri("sources/cleaned")
+    folders.copy_folder(str(folder), source)
+    lost = Path(sources.local(source), "config.json")
+    for damage in (lost.unlink, lambda: lost.write_bytes(b"{")):
+        damage()
+        assert Path(sources.local(source), lost.name).read_bytes() == (folder / lost.name).read_bytes()
+
+
 def test_a_model_is_loaded_filled_and_asked_from_an_object_store_as_from_a_folder(
     folder: Path, s3: S3, copies: Path
 ) -> None:

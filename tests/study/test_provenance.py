@@ -1,6 +1,8 @@
 """A folder keeps the recipe that made it: any other is refused by every command, and not a byte is changed."""
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,13 @@ def test_later_stages_may_change_until_they_are_begun(tmp_path: Path) -> None:
         provenance.require(recipe(tmp_path, "teacher.error_rate=0.5"), "annotate")
 
 
+def test_a_hidden_file_in_a_folder_does_not_make_its_stage_begun(tmp_path: Path) -> None:
+    folder = finished(tmp_path, tables=("series", "annotations"))
+    (folder / "records").mkdir()
+    (folder / "records" / ".DS_Store").write_text("stray")
+    provenance.require(recipe(tmp_path, "training.epochs=2"), "study")
+
+
 def test_of_several_teachers_each_is_held_against_its_own_folder(tmp_path: Path) -> None:
     two = "teachers={a: {kind: rules, error_rate: 0}, b: {kind: rules, error_rate: 0.5}}"
     whole = recipe(tmp_path, two)
@@ -202,6 +211,99 @@ def test_a_kept_recipe_that_was_cut_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match=r"recipe\.yaml is damaged") as caught:
             provenance.require(recipe(tmp_path), "report")
         assert len(str(caught.value).splitlines()) == 1
+
+
+POLICY = """from tsd.plugins import Section, add_policy
+class Brief(Section):
+    {field}: int = 40
+@add_policy("{name}", version="1", settings=Brief)
+def brief(task, case, settings):
+    return None
+"""
+
+
+def with_policy(out: Path, name: str) -> Recipe:
+    """A recipe with a policy of this name, of a plugin."""
+    (out / f"{name}.py").write_text(POLICY.format(name=name, field="most"))
+    return recipe(out, f"plugins=[{out}/{name}.py]", f"curation.policies={{{name}: {{most: 30}}}}")
+
+
+def begin(made: Recipe) -> Path:
+    """A folder in which a recipe has series, annotations and curated tables."""
+    provenance.keep(made, "study")
+    for table in ("series", "annotations", "verdicts", "examples", "rejects"):
+        folders.write_bytes(f"{made.folder}/{table}", "part-00000000.parquet", b"a part")
+    return Path(made.folder)
+
+
+START = """
+import sys
+from tsd.errors import StorageError
+from tsd.recipe import load
+from tsd.study import provenance
+recipe = load("laptop", sys.argv[2:])
+try:
+    provenance.require(recipe, sys.argv[1])
+    provenance.keep(recipe, sys.argv[1])
+except StorageError as error:
+    print(error)
+"""
+
+
+def refusal(out: Path, *changes: str, command: str = "study") -> str:
+    """What a command of another process, with no plugins but its recipe's, says to a folder."""
+    words = [sys.executable, "-c", START, command, *SMALL, f"out={out}", *changes]
+    said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert said.count("\n") == 1, said
+    return said
+
+
+def test_a_recipe_without_the_plugin_that_made_a_folder_is_refused_and_the_folder_stays_as_it_was(
+    tmp_path: Path,
+) -> None:
+    made = with_policy(tmp_path, "brief_to_remove")
+    before = bytes_of(begin(made))
+    for command in ("study", "curate"):
+        said = refusal(tmp_path, command=command)
+        assert f"{made.folder} was made with {tmp_path}/brief_to_remove.py" in said
+        assert "name it in plugins or task again, or name another folder with --out" in said
+        assert bytes_of(Path(made.folder)) == before
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "brief_to_remove.py").rename(tmp_path / "moved" / "brief_to_remove.py")
+    plugins = f"plugins=[{tmp_path}/moved/brief_to_remove.py]"
+    assert "curation.policies" in refusal(tmp_path, plugins, "curation.policies={}")
+    again = recipe(tmp_path, plugins, "curation.policies={brief_to_remove: {most: 30}}")
+    provenance.require(again, "study")
+    provenance.keep(again, "study")
+    assert bytes_of(Path(made.folder)) == before
+
+
+def test_a_plugin_that_nothing_uses_may_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "unused.py").write_text(POLICY.format(name="unused", field="most"))
+    begin(recipe(tmp_path, f"plugins=[{tmp_path}/unused.py]"))
+    provenance.require(recipe(tmp_path), "study")
+    with pytest.raises(StorageError, match="another recipe"):
+        provenance.require(recipe(tmp_path, "curation.caps=0.5"), "study")
+
+
+def test_a_stored_recipe_that_does_not_fit_its_plugin_any_more_is_refused_unless_nothing_was_made(
+    tmp_path: Path,
+) -> None:
+    made = with_policy(tmp_path, "changes")
+    before = bytes_of(begin(made))
+    (tmp_path / "changes.py").write_text(POLICY.format(name="changes", field="words"))
+    now = f"plugins=[{tmp_path}/changes.py]", "curation.policies={changes: {words: 30}}"
+    said = refusal(tmp_path, *now)
+    assert "recipe.yaml cannot be read with this recipe's plugins" in said
+    assert "curation.policies.changes.most" in said
+    assert bytes_of(Path(made.folder)) == before
+    for table in (path for path in Path(made.folder).iterdir() if path.is_dir()):
+        folders.delete_folder(str(table))
+    stored = Path(made.folder, provenance.RECIPE)
+    stored.write_text(stored.read_text().replace("changes:\n      most", "changes:\n      unknown"))
+    provenance.require(made, "study")
+    provenance.keep(made, "study")
+    assert provenance.read(made) == made
 
 
 def test_every_field_of_a_recipe_says_what_it_shapes_or_that_it_shapes_nothing() -> None:

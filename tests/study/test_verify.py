@@ -14,7 +14,7 @@ from tsd.errors import StorageError
 from tsd.recipe import Recipe, load, to_yaml
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, REJECTS
-from tsd.study import identity, provenance, verify
+from tsd.study import identity, provenance, remaining, verify
 from tsd.tasks import SINGLE
 from tsd.teachers import Reply
 from tsd.teachers.api.journal import Journal
@@ -210,6 +210,16 @@ def test_what_is_lost_or_damaged_of_a_finished_study_is_said(
     damage(run)
     assert states(run)[name].startswith(said)
     assert verify.stages(str(run)) == list(verify.STAGES)
+
+
+@pytest.mark.parametrize("stray", [".DS_Store", ".nfs0000000000000001", "Thumbs.db"])
+def test_files_that_are_not_of_a_study_are_passed_over(run: Path, recipe: Recipe, stray: str) -> None:
+    before, left = states(run), remaining.of(recipe)
+    for name in ("predictions", "tokens", "tokenizers", "students", "records", "teachers"):
+        (run / name).mkdir(exist_ok=True)
+        (run / name / stray).write_text("stray")
+    assert states(run) == before
+    assert remaining.of(recipe) == left
 
 
 def test_a_tokenizer_that_a_trained_student_needs_is_missed(run: Path) -> None:

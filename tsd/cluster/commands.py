@@ -58,11 +58,14 @@ def _run_alone(recipe: Recipe, stage: str, preview: int | None, retry_errors: bo
             one.require_all_trained(decoded=stage == "evaluate")
 
 
-def repair(folder: str, findings: "Sequence[Finding]") -> None:
-    """Set damaged files of a study aside and run the stages again that made them. folder: the study's."""
+def repair(folder: str, findings: "Sequence[Finding]", trusted: bool = False) -> None:
+    """Set damaged files of a study aside and run the stages again that made them.
+
+    folder: the study's. trusted: run the modules that its recipe names.
+    """
     from tsd.study import verify
 
-    recipe = verify.recipe_of(folder)
+    recipe = verify.recipe_of(folder, trusted)
     with locks.hold(recipe.folder, f"tsd verify {folder} --repair"):
         verify.set_aside(list(findings))
         from tsd.cluster import studies

@@ -32,7 +32,7 @@ class Need:
     packages: tuple[str, ...] = ()
     """Required modules, besides tsd's dependencies."""
     outside: tuple[modules.Sent, ...] = ()
-    """Plugins, and the module of the task; files come with their content."""
+    """Plugins, and the module of the task; files come with their content, others with digests."""
     versions: tuple[tuple[str, str], ...] = ()
     """Versions by package, and of Python, that must equal the driver's."""
 
@@ -66,6 +66,8 @@ def _outside_fault(need: Need) -> str | None:
             module.load()
         except PluginError as error:
             return f"cannot use a plugin: {error}: install what it imports there"
+        except modules.UnlikeError as error:
+            return str(error).removeprefix("this node ")
         except InputError as error:
             return (
                 f"lacks the plugin {module.name} ({error}): put it into the submitted working directory, or "

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 from tsd.cluster import parts
 from tsd.errors import InputError, TsdError
 from tsd.models.tokenizer import load_tokenizer, tokenizer_digest
-from tsd.storage import datasets, folders
+from tsd.storage import datasets, folders, keys, manifests
 from tsd.storage.schemas import TOKENS
 from tsd.study import identity
 from tsd.study.context import StudyContext
@@ -33,14 +33,17 @@ def tokenise(study: StudyContext, planned: Sequence[RunSpec], missing: Sequence[
     """
     folder = f"{study.recipe.folder}/tokens"
     known = {run.tokens: run for run in planned}
-    for key in folders.names(folder):
+    there = [name for name in folders.subfolders(folder) if keys.is_key(name)]
+    for key in there:
         if key not in known:  # of other examples, or of students that the study no longer has
             folders.delete_folder(f"{folder}/{key}")
-    wanted = {key: known[key] for key in dict.fromkeys([*(run.tokens for run in missing), *folders.names(folder)])}
+    wanted = {key: known[key] for key in dict.fromkeys([*(run.tokens for run in missing), *there]) if key in known}
     needed = {run.tokens for run in missing}
     trained = {run.tokens: run.run_id for run in planned if run not in missing}
-    failed, digests = _settle_sources(study, [run for key, run in wanted.items() if key in needed], trained)
-    left = [key for key in wanted if not datasets.find_finished(f"{folder}/{key}", TOKENS, key)]
+    finished = {key for key in wanted if datasets.find_finished(f"{folder}/{key}", TOKENS, key)}
+    used = {key: run for key, run in wanted.items() if key in needed or key not in finished}
+    failed, digests = _settle_sources(study, used, trained, needed)
+    left = [key for key in wanted if key not in finished or not folders.exists(f"{folder}/{key}")]
     if to_make := [key for key in left if key not in failed]:
         failed |= _make(study, wanted, to_make, digests)
     for key in failed.keys() - needed:
@@ -50,17 +53,16 @@ def tokenise(study: StudyContext, planned: Sequence[RunSpec], missing: Sequence[
 
 
 def _settle_sources(
-    study: StudyContext, needed: Sequence[RunSpec], trained: Mapping[str, str]
+    study: StudyContext, used: Mapping[str, RunSpec], trained: Mapping[str, str], needed: Collection[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Delete token parts that were made with other tokenizer files than a source has now.
 
-    needed: a run for each key. trained: a finished run by key. Returns why keys cannot be used (their source has
-    no usable tokenizer, or it has changed since other students were trained with it), and the digests of the
-    sources' tokenizers; both by key.
+    used: a run for each key. trained: a finished run by key. needed: keys of runs that are to be trained. Returns
+    why keys cannot be used (their source has no usable tokenizer, or it has changed since other students were
+    trained with it), and the digests of the sources' tokenizers; both by key.
     """
     failed, digests = dict[str, str](), dict[str, str]()
-    for run in needed:
-        key = run.tokens
+    for key, run in used.items():
         if run.student.source is None:
             continue
         try:
@@ -69,15 +71,24 @@ def _settle_sources(
             failed[key] = _one_line(error)
             continue
         place = f"{study.recipe.folder}/tokens/{key}"
-        if all(part.note["tokenizer"] == digests[key] for part in datasets.finished_parts(place, key).values()):
+        if _made_with(place, key) <= {digests[key]}:
             continue
         changed = f"the tokenizer of {run.student.source} is another one than when its examples were tokenised"
-        if key in trained:
+        if key not in needed:
+            failed[key] = changed
+        elif key in trained:
             failed[key] = f"{changed}, and {trained[key]} was trained with that one: set the source back"
         else:
             study.reporter.say(escape(f"  {changed}: tokens/{key} is made again"))
             folders.delete_folder(place)
     return failed, digests
+
+
+def _made_with(folder: str, key: str) -> set[str]:
+    """Return the digests of the tokenizers of all parts; those of lost parts are known from the manifest."""
+    manifest = manifests.whole_manifest(folder) or {}
+    notes = [manifest.get("about") or {}, *(part.note for part in datasets.finished_parts(folder, key).values())]
+    return {note["tokenizer"] for note in notes if "tokenizer" in note}
 
 
 def _make(
@@ -116,7 +127,8 @@ def _make(
             if key in made.failed:
                 continue
             (found,) = made.parts[key]
-            about = summary([found[part].note for part in range(examples.parts)])
+            notes = [found[part].note for part in range(examples.parts)]
+            about = {**summary(notes), "tokenizer": notes[0]["tokenizer"]}
             parents = {"examples": examples.digest}
             datasets.commit(f"{recipe.folder}/tokens/{key}", TOKENS, key, examples.parts, parents, found, about)
     for one in lost:

@@ -2,8 +2,10 @@
 
 import importlib
 import logging
+import socket
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +20,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from tsd.cluster import distillation, nodes
 from tsd.cluster.low_overhead import quick_imports
 from tsd.cluster.node_checks import Need
-from tsd.errors import DataError, TrainingError, UserError
+from tsd.errors import DataError, InputError, TrainingError, UserError
 from tsd.recipe import TrainingConfig
 from tsd.storage import datasets, folders, node_copy
 from tsd.storage.schemas import TOKENS
@@ -29,7 +31,7 @@ from tsd.training.runs import RunSpec
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tsd.training.loop import Progress, WorkerContext
 
@@ -142,7 +144,6 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -
     import torch
     from ray.train.torch import get_device
 
-    from tsd.models.tokenizer import load_tokenizer
     from tsd.training import loop, token_parts, trainer
 
     context = ray.train.get_context()
@@ -151,8 +152,8 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -
     place = loop.WorkerContext(context.get_world_rank(), context.get_world_size(), device)
     if not how.gpu:
         torch.set_num_threads(how.threads)
-    tokenizer = load_tokenizer(tokenizer_folder(folder, run))
     tokens = datasets.open_dataset(f"{folder}/tokens/{run.tokens}", TOKENS)
+    tokenizer = load_tokenizer_of(tokens, run, folder)
     held.enter_context(node_copy.in_use(tokens))
     counts = {"train": run.examples, "validation": run.validation_examples}
     teacher = distillation.load_teacher(run, folder, place)
@@ -178,7 +179,7 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -
             how,
             place,
             started=started,
-            resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{trial}"),
+            resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{trial}", tokens=tokens),
             keep=keep,
             tell=partial(_tell, run),
             report=post,
@@ -222,27 +223,74 @@ def _checkpoint_name(run: RunSpec, progress: "Progress") -> str:
     return f"{run.run_id}{STEP}{progress.step:08d}"
 
 
+def load_tokenizer_of(tokens: datasets.Dataset, run: RunSpec, folder: str) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of a run, whose tokens these are. folder: the study's folder.
+
+    Raises InputError if a source's tokenizer on this node is another one than that of the tokens.
+    """
+    from tsd.models.tokenizer import load_tokenizer, tokenizer_digest
+
+    tokenizer = load_tokenizer(tokenizer_folder(folder, run))
+    if run.student.source and _tokenizer_of(tokens) not in ("", tokenizer_digest(tokenizer)):
+        raise InputError(
+            f"the tokenizer of {run.student.source} on node {socket.gethostname()} is another one than the "
+            "examples were tokenised with: give all nodes the same files of it"
+        )
+    return tokenizer
+
+
+def _tokenizer_of(tokens: datasets.Dataset) -> str:
+    """Digest of the tokenizer that made the tokens; "" if an earlier version did, which did not note it."""
+    return str(tokens.about.get("tokenizer", ""))
+
+
 def _restore(
-    model: "PreTrainedModel", optimizer: "Optimizer", *, run: RunSpec, place: "WorkerContext", trial: str
+    model: "PreTrainedModel",
+    optimizer: "Optimizer",
+    *,
+    run: RunSpec,
+    place: "WorkerContext",
+    trial: str,
+    tokens: datasets.Dataset,
 ) -> "Progress":
-    """Load the run's last complete checkpoint, if there is one. Returns its progress.
+    """Load the run's last usable checkpoint, if there is one. Returns its progress.
 
     trial: the folder of the checkpoints. It is listed if Ray reports none, because it was killed while writing its
     list.
     """
+    reported = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()]
+    return restore_last(reported or _lying_in(trial), model, optimizer, run, place, trial, tokens)
+
+
+def restore_last(
+    paths: Sequence[str],
+    model: "PreTrainedModel",
+    optimizer: "Optimizer",
+    run: RunSpec,
+    place: "WorkerContext",
+    trial: str,
+    tokens: datasets.Dataset,
+) -> "Progress":
+    """Load the last of these checkpoints that is of this run and its tokens, and complete. Returns its progress.
+
+    A checkpoint of tokens that another tokenizer made is of no use: its weights belong to another vocabulary.
+    """
     from tsd.training import checkpoints
     from tsd.training.loop import Progress
 
-    reported = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()]
-    for path in reversed(reported or _lying_in(trial)):
-        owner, _, _ = Path(path).name.rpartition(STEP)
-        if owner != run.run_id:  # of the trial's previous run
+    made_with = _tokenizer_of(tokens)
+    for path in reversed(paths):
+        name = Path(path).name
+        if name.rpartition(STEP)[0] != run.run_id:  # of the trial's previous run
             continue
-        with folders.local_copy(f"{trial}/{Path(path).name}") as folder:
-            if checkpoints.is_whole(Path(folder)):
+        with folders.local_copy(f"{trial}/{name}") as folder:
+            if not checkpoints.is_whole(Path(folder)):
+                log.warning("%s is damaged: the run continues from the previous checkpoint, if any", path)
+            elif checkpoints.read_progress(Path(folder)).tokenizer != made_with:
+                log.warning("%s is not used: another tokenizer made the tokens that it was trained on", path)
+            else:
                 return checkpoints.restore(Path(folder), model, optimizer, place)
-        log.warning("%s is damaged: the run continues from the previous checkpoint, if any", path)
-    return Progress()
+    return Progress(tokenizer=made_with)
 
 
 def _lying_in(trial: str) -> list[str]:

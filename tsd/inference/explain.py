@@ -17,7 +17,7 @@ from tsd.errors import InputError
 from tsd.plots.rasterised import draw
 from tsd.series.truth import TOP
 from tsd.storage import folders
-from tsd.tasks import TASKS, Task, named
+from tsd.tasks import TASKS, Task, named, trust
 
 MAX_NEW_TOKENS = 128
 NO_ANSWER = "The student's reply cannot be parsed: it may need more training."
@@ -25,17 +25,26 @@ GIVE = "give a student's folder, such as runs/laptop/students/NAME"
 
 
 def explain(
-    file: str, model: str, column: str | None, as_json: bool, hints: measurements.Hints | None = None
+    file: str,
+    model: str,
+    column: str | None,
+    as_json: bool,
+    hints: measurements.Hints | None = None,
+    trusted: bool = False,
 ) -> tuple[str, bool]:
     """Describe one column of a data file. model: a student's folder, or the URI of one.
 
     The series is sorted by time, resampled to the student's length and min-max scaled to 0–99. The text lists
-    these changes. as_json: return a JSON object rather than text.
+    these changes. as_json: return a JSON object rather than text. trusted: run the module
+    that the student's folder names for its task.
     Returns the answer, and whether the response contained any label. Raises InputError for a file or folder that
     cannot be read, or a file that is ambiguous.
     """
     with _at_hand(model) as folder:
         card = read_card(folder, model)
+        module = card["task"].rpartition(":")[0]
+        if module and not trusted:
+            trust.require([module], folder, model)
         task = named(card["task"], folder)
         if task.curves > 1:
             raise InputError(

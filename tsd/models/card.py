@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsd.plots.rasterised import SIDE
-from tsd.tasks import named
+from tsd.tasks import Task, named, trust
 
 CARD, README = "tsd.json", "README.md"
 USE = """```python
@@ -34,13 +34,17 @@ print(processor.decode(reply, skip_special_tokens=True))
 ```"""
 
 
-def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None = None) -> str:
+def render(
+    card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None = None, task: Task | None = None
+) -> str:
     """Render the model card as Markdown, with the YAML front matter that a model hub reads.
 
     card: the content of `tsd.json`, perhaps with old names. scores: by name, the `value`, `low` and `high` of each
-    score; None before evaluation. Raises KeyError for a missing entry, InputError for an unknown task.
+    score; None before evaluation. task: the student's; by default the one that the content names, whose module is
+    run. Raises KeyError for a missing entry, InputError for an unknown task.
     """
-    run, about, task = card["run"], card["about"], named(card["task"])
+    run, about, task = card["run"], card["about"], task or named(card["task"])
+    consent = f" {trust.OPTION}" if ":" in card["task"] else ""  # the folder names a module, which is run
     source, adapters = about["source"], about["adapters"]
     lengths = card["length"] if isinstance(card["length"], list | tuple) else [card["length"]]
     shown = "time series" if task.curves == 1 else "pairs of time series"
@@ -74,7 +78,7 @@ def render(card: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | 
         "## Evaluation",
         *_measured(run, scores),
         "## Usage",
-        f"{given} `tsd explain FILE --model FOLDER` converts a series from your own file to this form.",
+        f"{given} `tsd explain FILE --model FOLDER{consent}` converts a series from your own file to this form.",
         how,
         "## Provenance",
         f"tsd, study {about['study']}, recipe {about['recipe']} (digest), run {run['run_id']}.",

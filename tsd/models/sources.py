@@ -5,8 +5,8 @@ of a node share one copy.
 """
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyarrow import ArrowException, fs
@@ -49,7 +49,8 @@ def local(source: str, weights: bool = True) -> str:
         state = sorted((name, info.size, info.mtime_ns) for name, info in found.items())
         place = shared_folder("models") / keys.digest([source, state])
         with alone(place):
-            if not place.is_dir():
+            if not _is_whole(place, found):
+                shutil.rmtree(place, ignore_errors=True)
                 unfinished = place.with_suffix(".unfinished")
                 shutil.rmtree(unfinished, ignore_errors=True)
                 for name, info in found.items():
@@ -57,6 +58,13 @@ def local(source: str, weights: bool = True) -> str:
                     fs.copy_files(info.path, str(unfinished / name), source_filesystem=files)
                 unfinished.rename(place)
     return str(place)
+
+
+def _is_whole(place: Path, found: Mapping[str, fs.FileInfo]) -> bool:
+    """Whether a copy has all files in their size: a cleaner of temporary files may have deleted some."""
+    with suppress(FileNotFoundError):
+        return all((place / name).stat().st_size == info.size for name, info in found.items())
+    return False
 
 
 @contextmanager

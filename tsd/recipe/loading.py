@@ -22,18 +22,18 @@ from tsd.tasks import modules
 WHOLE = ("mix",)  # mappings that are replaced as a whole, not merged
 
 
-def load(source: str, overrides: Sequence[str] = (), *, stored: bool = False) -> Recipe:
+def load(source: str, overrides: Sequence[str] = (), *, stored: bool = False, trusted: bool = False) -> Recipe:
     """Load a recipe by name or path and apply overrides such as `series.count=1000`.
 
     The order of overrides matters only if two set the same field: plugins are loaded first, a section is set
     before its fields, and a teacher's kind before its other fields. Raises RecipeError with one line that names
     the place, the value and the fix.
 
-    stored: the file is a study's own recipe, whose modules may have moved.
+    stored: the file is a study's own recipe, whose modules may have moved. They are run only if they are trusted.
     """
     data = _resolve(source, ())
     if stored:
-        data = _relocated(source, data)
+        data = _relocated(source, data, trusted)
     given = {override.partition("=")[0] for override in overrides}
     ordered = sorted(overrides, key=_rank)
     first = [override for override in ordered if override.startswith("plugins=")]
@@ -62,10 +62,10 @@ def to_yaml(recipe: Recipe, stored: bool = False) -> str:
     return yaml.safe_dump(fields, sort_keys=False, width=100)
 
 
-def _relocated(source: str, data: Mapping[str, Any]) -> dict[str, Any]:
+def _relocated(source: str, data: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
     """The data of a study's own recipe with its modules where they are now."""
     try:
-        return relocated(data, str(Path(source).parent))
+        return relocated(data, str(Path(source).parent), trusted=trusted)
     except (InputError, ValueError) as error:
         raise RecipeError(f"recipe {source}: {error}") from error
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tsd.errors import InputError
 from tsd.recipe.study import Recipe
-from tsd.tasks import modules
+from tsd.tasks import modules, trust
 
 
 def references(recipe: Recipe) -> dict[str, Any]:
@@ -31,17 +31,19 @@ def task_reference(recipe: Recipe, folder: str | None = None) -> str:
     return f"{modules.pinned(module, folder)}:{attribute}" if colon else recipe.task
 
 
-def relocated(fields: Mapping[str, Any], folder: str) -> dict[str, Any]:
+def relocated(fields: Mapping[str, Any], folder: str, *, trusted: bool = False) -> dict[str, Any]:
     """Stored fields with every module where it is now. The modules are loaded, also if their content changed.
 
-    folder: the study's. Raises InputError if a module is missing or cannot be loaded, ValueError if `plugins` is
-    no list.
+    folder: the study's. trusted: run modules that this process has not run yet. Raises InputError if they may not
+    be run, if one is missing or cannot be loaded, ValueError if `plugins` is no list.
     """
     fields = dict(fields)
     try:
         plugins = modules.listed(fields.get("plugins", []))
     except InputError as error:
         raise ValueError(f"plugins {error}") from None
+    if not trusted:
+        trust.require(modules_of(fields), folder)
     if plugins:
         fields["plugins"] = [modules.found(one, folder, changed=True) for one in plugins]
     module, colon, attribute = str(fields.get("task", "")).rpartition(":")
@@ -52,19 +54,28 @@ def relocated(fields: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return fields
 
 
+def modules_of(fields: Mapping[str, Any]) -> list[str]:
+    """The modules that stored fields name, with their digests: plugins, and that of the task.
+
+    Raises InputError if `plugins` is no list.
+    """
+    module, colon, _ = str(fields.get("task", "")).rpartition(":")
+    return [*modules.listed(fields.get("plugins", [])), *([module] if colon else [])]
+
+
 def changes(fields: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     """Yield one line for each module of a recipe whose content is not that of the stored fields."""
     try:
-        stored = [*modules.listed(fields.get("plugins", [])), str(fields.get("task", "")).rpartition(":")[0]]
+        stored = modules_of(fields)
     except InputError:
         return
     digests: dict[str, set[str]] = {}
     for name in stored:
         module, pin, digest = name.partition(modules.PIN)
         if pin:
-            digests.setdefault(_title(module), set()).add(digest)
+            digests.setdefault(title(module), set()).add(digest)
     for name in recipe.outside:
-        then, now = digests.get(_title(name)), modules.version(name)
+        then, now = digests.get(title(name)), modules.version(name)
         if then and now not in then:
             yield (
                 f"{name} has changed since {recipe.folder} was started (sha256 {min(then)}, now {now}): its "
@@ -72,6 +83,6 @@ def changes(fields: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
             )
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
     """What identifies a module beside its content: a file's name without folders, or the dotted name."""
-    return name.rpartition("/")[2]
+    return modules.unpinned(name).rpartition("/")[2]

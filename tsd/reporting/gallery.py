@@ -26,15 +26,18 @@ Row = dict[str, Any]  # of a task's series table
 Cell = tuple[str, str]  # classes of the two facets of `Task.sheet`
 
 
-def show_plots(run: str, out: str | None = None, per_class: int = 6, style: str | None = None) -> str:
+def show_plots(
+    run: str, out: str | None = None, per_class: int = 6, style: str | None = None, trusted: bool = False
+) -> str:
     """Write the gallery to `out`, by default RUN/plots.html. Returns its path.
 
     per_class: series per combination of classes, such as trend × noise. style: plot style, by default the
-    recipe's. Raises InputError if there is no finished dataset.
+    recipe's. trusted: run the modules that the recipe names. Raises InputError if there is no finished dataset,
+    RecipeError if the recipe names modules that may not be run.
     """
     run = run.rstrip("/")
-    task, series = _open(run)
-    config, seed = _config(run, style)
+    task, series = _open(run, trusted)
+    config, seed = _config(run, style, trusted)
     chosen, counts = _choose(task, series, per_class)
     page = _write(task, run, series.rows, chosen, counts, config, seed)
     place = out or f"{run}/{PAGE}"
@@ -43,14 +46,14 @@ def show_plots(run: str, out: str | None = None, per_class: int = 6, style: str 
     return place
 
 
-def _open(run: str) -> tuple[Task, datasets.Dataset]:
+def _open(run: str, trusted: bool) -> tuple[Task, datasets.Dataset]:
     """The series dataset of a run folder, or that the folder itself is, and its task."""
     for folder in (f"{run}/series", run):
         try:
             manifest = manifests.read_manifest(folder)
             if manifest is None:
                 continue
-            for task in _tasks(run):
+            for task in _tasks(run, trusted):
                 if manifest["schema"] == fingerprint(task.tables.series):
                     return task, datasets.open_dataset(folder, task.tables.series)
             raise InputError(f"{folder} holds another table than series: name a run folder")
@@ -59,22 +62,22 @@ def _open(run: str) -> tuple[Task, datasets.Dataset]:
     raise InputError(f"{run} holds no finished series: name a run folder such as runs/laptop")
 
 
-def _tasks(run: str) -> list[Task]:
+def _tasks(run: str, trusted: bool) -> list[Task]:
     """The tasks whose series a folder may hold: the built-in ones, and the recipe's with its plugins."""
     found = list(TASKS.values())
     for folder in (run, os.path.dirname(run)):  # the folder may be the dataset itself
         if os.path.isfile(f"{folder}/recipe.yaml"):
-            found.append(load(f"{folder}/recipe.yaml", stored=True).asks)
+            found.append(load(f"{folder}/recipe.yaml", stored=True, trusted=trusted).asks)
     return found
 
 
-def _config(run: str, style: str | None) -> tuple[PlotConfig, int]:
+def _config(run: str, style: str | None, trusted: bool) -> tuple[PlotConfig, int]:
     """The run's plot settings and seed, with another style if one is named."""
     if style is not None and style not in get_args(Style):
         raise InputError(f"--style {style}: there is no such style{nearest(style, get_args(Style))}")
     for folder in (run, os.path.dirname(run)):  # the folder may be the dataset itself
         if os.path.isfile(f"{folder}/recipe.yaml"):
-            recipe = load(f"{folder}/recipe.yaml", stored=True)
+            recipe = load(f"{folder}/recipe.yaml", stored=True, trusted=trusted)
             return recipe.plots.model_copy(update={"style": style or recipe.plots.style}), recipe.seed
     return PlotConfig.model_validate({"style": style} if style else {}), 0
 

@@ -231,10 +231,22 @@ def delete_file(folder: str, name: str) -> None:
 
 
 def names(folder: str) -> list[str]:
-    """Return the sorted names in a folder; empty if the folder does not exist."""
+    """Return the sorted names in a folder; empty if the folder does not exist.
+
+    Hidden names are left out: unfinished files, and those of systems, such as .DS_Store and .nfs*.
+    """
+    return [info.base_name for info in _listed(folder)]
+
+
+def subfolders(folder: str) -> list[str]:
+    """Return the sorted names of the folders in a folder, without hidden ones."""
+    return [info.base_name for info in _listed(folder) if info.type == fs.FileType.Directory]
+
+
+def _listed(folder: str) -> list[fs.FileInfo]:
     files, root = filesystem(folder)
     listed = files.get_file_info(fs.FileSelector(root, allow_not_found=True))
-    return sorted(info.base_name for info in listed)
+    return sorted((info for info in listed if not info.base_name.startswith(".")), key=lambda info: info.base_name)
 
 
 def exists(folder: str) -> bool:

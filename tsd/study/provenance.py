@@ -5,15 +5,15 @@ stages that have no results yet. It may add students, train sizes, seeds and tea
 refused before anything is written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from tsd.errors import InputError, StorageError
 from tsd.recipe import ModelTeacher, Recipe, Student, stored, to_yaml
+from tsd.recipe.loading import first_problem
 from tsd.storage import folders, keys
 from tsd.tasks import modules
 
@@ -42,8 +42,8 @@ class Difference:
 
     folder: str
     path: str
-    was: Any
-    now: Any
+    was: object
+    now: object
 
     def __str__(self) -> str:
         return f"{self.path} was {_short(self.was)} and is {_short(self.now)} now"
@@ -78,20 +78,24 @@ def keep(recipe: Recipe, command: str) -> None:
 
 
 def read(recipe: Recipe) -> Recipe | None:
-    """Return the recipe stored in a folder, with the name and location of `recipe` and of its plugins.
+    """Return the recipe stored in a folder, with the name and location of `recipe` and of its modules.
 
-    None if there is none; then only the tables' keys can be compared. Raises StorageError if the file is damaged,
-    or of an earlier version.
+    None if there is none; then only the tables' keys can be compared. A stored module is the one of the same name
+    that `recipe` names, wherever its file is now. No other is run, since nobody but the folder asks for it: where
+    the stored recipe cannot be read without it, the folder is refused unless it has no results.
+    Raises StorageError if the file is damaged, of an earlier version, or cannot be read with the recipe's modules.
     """
     fields = _read_fields(recipe.folder)
     if fields is None:
         return None
     placed = {"name": recipe.name, "out": recipe.out, "plugins": recipe.plugins}
     try:
-        moved = {**fields, **placed, "task": _moved(fields.get("task"), recipe.task)}
+        moved = {**fields, **placed, "task": _moved(fields.get("task"), recipe)}
         return Recipe.model_validate(stored.relocated(moved, recipe.folder))
-    except (ValidationError, InputError):
-        return None
+    except (ValidationError, InputError) as error:
+        if not _begun(recipe.folder):
+            return None
+        raise StorageError(_unreadable(fields, recipe, error)) from error
 
 
 def changed_modules(recipe: Recipe) -> list[str]:
@@ -102,7 +106,7 @@ def changed_modules(recipe: Recipe) -> list[str]:
     return list(stored.changes(_read_fields(recipe.folder) or {}, recipe))
 
 
-def _read_fields(folder: str) -> dict[str, Any] | None:
+def _read_fields(folder: str) -> dict[str, object] | None:
     """Return the fields of a stored recipe under current names; None without one. Raises StorageError."""
     content = folders.read_bytes(folder, RECIPE)
     if content is None:
@@ -118,14 +122,33 @@ def _read_fields(folder: str) -> dict[str, Any] | None:
             f"{folder}/{RECIPE} is damaged: delete it; the recipe is then compared with the tables' keys"
         )
     require_layout(folder, content)
-    found: dict[str, Any] = fields
+    found: dict[str, object] = fields
     return found
 
 
-def _moved(written: Any, task: str) -> Any:
-    """A stored task, with the path that `task` has if both name the same file and object."""
-    same = modules.unpinned(str(written)).rpartition("/")[2] == task.rpartition("/")[2]
-    return task if same else written
+def _moved(written: object, recipe: Recipe) -> object:
+    """A stored task, with the path that its module has in a recipe that names the same one."""
+    module, colon, attribute = str(written).rpartition(":")
+    there = {stored.title(one): one for one in recipe.outside}
+    return f"{there.get(stored.title(module), module)}:{attribute}" if colon else written
+
+
+def _unreadable(fields: Mapping[str, object], recipe: Recipe, error: ValidationError | InputError) -> str:
+    """Say in one line why a stored recipe cannot be read with the modules of another one, and what to do."""
+    folder, elsewhere = recipe.folder, "name another folder with --out or --set name="
+    known = {stored.title(one) for one in recipe.outside}
+    lacking = [one for one in stored.modules_of(fields) if stored.title(one) not in known]
+    if lacking:
+        names = " and ".join(modules.unpinned(modules.located(one, folder)) for one in lacking)
+        return (
+            f"{folder} was made with {names}, which this recipe does not name: name it in plugins or task again, "
+            f"or {elsewhere}"
+        )
+    what = first_problem(error) if isinstance(error, ValidationError) else str(error)
+    return (
+        f"{folder}/{RECIPE} cannot be read with this recipe's plugins ({what}): restore them, delete the file "
+        f"(only the tables' keys are compared then), or {elsewhere}"
+    )
 
 
 def require_layout(folder: str, content: bytes) -> None:
@@ -166,7 +189,13 @@ def _made(folder: str) -> set[str]:
     }
 
 
-def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, Any]]:
+def _begun(folder: str) -> bool:
+    """Whether any stage has results in a folder, or in those of its teachers."""
+    names = [f"{folder}/teachers/{name}" for name in folders.names(f"{folder}/teachers")]
+    return any(map(_made, (folder, *names)))
+
+
+def _fixed(recipe: Recipe, made: set[str]) -> Iterator[tuple[str, object]]:
     """Yield path and value of each field that may no longer change, except students."""
     with_plots = _shows_plots(recipe)
     for path, value, stage in recipe.shaped():
@@ -211,7 +240,7 @@ def _cells(recipe: Recipe) -> dict[tuple[str, str], None]:
     }
 
 
-def _shape(student: Student) -> dict[str, Any]:
+def _shape(student: Student) -> dict[str, object]:
     return student.model_dump(include=student.shaping(), exclude_none=True, exclude={"name"})
 
 
@@ -223,6 +252,6 @@ def _identity(recipe: Recipe) -> str:
     return keys.digest([values, teachers, list(_cells(recipe)), recipe.training.gpu])
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 80 else f"{text[:79]}…"

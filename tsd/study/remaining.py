@@ -56,7 +56,7 @@ def of(recipe: Recipe, series: str | None = None) -> Remaining:
     planned = _planned(recipe)
     decoded = [
         run
-        for run in folders.names(f"{folder}/predictions")
+        for run in folders.subfolders(f"{folder}/predictions")
         if manifests.made_by(f"{folder}/predictions/{run}") is not None
     ]
     return Remaining(

@@ -86,7 +86,7 @@ def _complete_card(study: StudyContext, run_id: str, scores: Mapping[str, Mappin
     folder = f"{study.recipe.folder}/students/{run_id}"
     said = folders.read_fields(folder, card.CARD)
     if said is not None:
-        folders.write_bytes(folder, card.README, card.render(said, scores).encode())
+        folders.write_bytes(folder, card.README, card.render(said, scores, study.recipe.asks).encode())
 
 
 def write_runs(recipe: Recipe, runs: pa.Table, parents: Mapping[str, str], reporter: Reporter) -> None:

@@ -55,25 +55,26 @@ STAGES = {
 }
 
 
-def check(run: str) -> Iterator[Checked]:
+def check(run: str, trusted: bool = False) -> Iterator[Checked]:
     """Check everything in a study's folder.
 
-    Yields one result at a time. Raises StorageError if there is no study.
+    trusted: run the modules that its recipe names. Yields one result at a time. Raises StorageError if there is no
+    study, InputError if it names modules that may not be run.
     """
     run = run.rstrip("/")
     with folders.access_errors(run):
         begun = any(_begun(run, name) for row in ORDER for name in row)
     if not begun:
         raise StorageError(f"{run} holds no study: name a folder such as runs/laptop")
-    yield from _check_study(run)
+    yield from _check_study(run, trusted)
 
 
-def _check_study(run: str) -> Iterator[Checked]:
+def _check_study(run: str, trusted: bool) -> Iterator[Checked]:
     """Check the tables, folders, records and pages of a study, then those of its teachers."""
-    recipe, unreadable = _recipe(run)
+    recipe, unreadable = _recipe(run, trusted)
     changed = provenance.changed_modules(recipe) if recipe else []
     yield Checked(provenance.RECIPE, "; ".join(["can be read", *changed]) if recipe else "", unreadable)
-    children = sorted({*_children(f"{run}/teachers"), *(recipe.teachers if recipe else ())})
+    children = sorted({*folders.subfolders(f"{run}/teachers"), *(recipe.teachers if recipe else ())})
     scored = [] if children else _scored(run)
     for name in TABLES:
         after = None if name == "plots" else _after(run, name, children)
@@ -82,9 +83,9 @@ def _check_study(run: str) -> Iterator[Checked]:
             yield checked
             if name == "annotations":
                 yield from _check_replies(run, checked)
-    for name in sorted({*_children(f"{run}/predictions"), *scored}):
+    for name in sorted({*folders.subfolders(f"{run}/predictions"), *scored}):
         yield _check_table(run, f"predictions/{name}", "its row in runs" if name in scored else None, recipe)
-    for name in _children(f"{run}/tokens"):
+    for name in folders.subfolders(f"{run}/tokens"):
         yield _check_table(run, f"tokens/{name}", None, recipe)
     yield from _check_folders(run, recipe, children)
     if not children:
@@ -95,16 +96,16 @@ def _check_study(run: str) -> Iterator[Checked]:
         if not folders.exists(f"{run}/teachers/{name}"):
             yield Checked(f"teachers/{name}", "not begun", finished=False)
             continue
-        for checked in _check_study(f"{run}/teachers/{name}"):
+        for checked in _check_study(f"{run}/teachers/{name}", trusted):
             yield Checked(f"teachers/{name}/{checked.name}", checked.said, checked.findings, checked.finished)
 
 
 def _begun(run: str, name: str) -> bool:
     """Whether a table, folder or file has any content. Teachers' folders contain recipes from the start."""
     if name == "teachers":
-        places = [f"{run}/teachers/{each}" for each in _children(f"{run}/teachers")]
+        places = [f"{run}/teachers/{each}" for each in folders.subfolders(f"{run}/teachers")]
         return any(_begun(place, one) for place in places for row in ORDER for one in row if one != name)
-    return folders.exists(f"{run}/{name}") if name in PAGES else bool(_children(f"{run}/{name}"))
+    return folders.exists(f"{run}/{name}") if name in PAGES else bool(folders.names(f"{run}/{name}"))
 
 
 def _after(run: str, name: str, children: Collection[str]) -> str | None:
@@ -127,16 +128,16 @@ def set_aside(findings: list[Finding]) -> None:
 def stages(run: str) -> list[str]:
     """Return the stages that a study has run, up to the last one with results."""
     run = run.rstrip("/")
-    places = [run, *(f"{run}/teachers/{name}" for name in _children(f"{run}/teachers"))]
+    places = [run, *(f"{run}/teachers/{name}" for name in folders.subfolders(f"{run}/teachers"))]
     left = [any(_begun(place, name) for place in places for name in names) for names in STAGES.values()]
     return list(STAGES)[: max((number for number, there in enumerate(left, 1) if there), default=0)]
 
 
-def recipe_of(run: str) -> Recipe:
+def recipe_of(run: str, trusted: bool = False) -> Recipe:
     """Return the recipe that made a study, with its current folder. Raises DataError if there is none.
 
-    Its plugins are looked for where the recipe names them, in `run`, and in the current folder. Raises InputError
-    if one is in none of them.
+    Its plugins are looked for where the recipe names them, in `run`, and in the current folder. trusted:
+    run them. Raises InputError if they may not be run, or if one is in none of these places.
     """
     run = run.rstrip("/")
     content = folders.read_bytes(run, provenance.RECIPE)
@@ -148,7 +149,7 @@ def recipe_of(run: str) -> Recipe:
         fields = yaml.safe_load(content)
         if isinstance(fields, dict):
             provenance.require_layout(run, content)
-            fields = stored.relocated(fields, run)
+            fields = stored.relocated(fields, run, trusted=trusted)
         place, _, name = run.rpartition("/")
         return Recipe.model_validate({**fields, "name": name, "out": place or "."})
     except InputError as error:
@@ -161,13 +162,9 @@ def recipe_of(run: str) -> Recipe:
         ) from None
 
 
-def _children(folder: str) -> list[str]:
-    return sorted(name for name in folders.names(folder) if not name.startswith("."))
-
-
-def _recipe(run: str) -> tuple[Recipe | None, tuple[Finding, ...]]:
+def _recipe(run: str, trusted: bool) -> tuple[Recipe | None, tuple[Finding, ...]]:
     try:
-        return recipe_of(run), ()
+        return recipe_of(run, trusted), ()
     except DataError as error:
         return None, (Finding(run, str(error)),)
 
@@ -297,7 +294,9 @@ def _check_folders(run: str, recipe: Recipe | None, children: Collection[str]) -
     trained = recipe and isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.train
     if trained and not children:
         needed["teacher"] = "annotations" if _begun(run, "annotations") else None
-    there = [f"{kind}/{name}" for kind in ("students", "tokenizers") for name in _children(f"{run}/{kind}")]
+    there = [
+        f"{kind}/{name}" for kind in ("students", "tokenizers") for name in folders.subfolders(f"{run}/{kind}")
+    ]
     for name in (*there, *(name for name in needed if name not in there and name != "teacher"), "teacher"):
         if folders.exists(f"{run}/{name}"):
             yield _check_files(run, name)
@@ -310,7 +309,7 @@ def _tokenizers(run: str, recipe: Recipe) -> list[str]:
     examples = datasets.peek(f"{run}/examples", EXAMPLES)
     if examples is None:
         return []
-    cells = {name.rpartition("-")[0] for name in _children(f"{run}/records")}  # student, train size and seed
+    cells = {name.rpartition("-")[0] for name in _records(run)}  # student, train size and seed
     planned = [spec for spec in identity.plan_runs(recipe, examples.digest) if not spec.student.source]
     keys = dict.fromkeys(spec.tokenizer for spec in planned if spec.run_id.rpartition("-")[0] in cells)
     return [f"tokenizers/{key}" for key in keys]
@@ -326,9 +325,13 @@ def _check_files(run: str, name: str) -> Checked:
     )
 
 
+def _records(run: str) -> list[str]:
+    return [name for name in folders.names(f"{run}/records") if name.endswith(".json")]
+
+
 def _check_records(run: str, recipe: Recipe | None, scored: Collection[str]) -> Iterator[Checked]:
     """Check the records and their students. scored: ids of the runs table's rows."""
-    folder, findings, names = f"{run}/records", [], _children(f"{run}/records")
+    folder, findings, names = f"{run}/records", [], _records(run)
     for name in names:
         run_id = name.removesuffix(".json")
         try:
@@ -340,7 +343,7 @@ def _check_records(run: str, recipe: Recipe | None, scored: Collection[str]) -> 
             findings.append(Finding(folder, f"is the record of {record.get('run_id')}", name=name, remove=True))
         if not folders.exists(f"{run}/students/{run_id}"):
             findings.append(Finding(folder, "has no student", name=name))
-    decoded = _children(f"{run}/predictions")
+    decoded = folders.subfolders(f"{run}/predictions")
     for run_id in sorted({*scored, *decoded} - {name.removesuffix(".json") for name in names}):
         what = "its row in runs" if run_id in scored else f"predictions/{run_id}"
         findings.append(Finding(folder, f"is missing, but {what} exists", name=f"{run_id}.json"))

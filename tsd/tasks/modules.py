@@ -23,6 +23,7 @@ from tsd.errors import HOW, InputError, PluginError, TsdError, place, raised, tr
 SUFFIX, PIN = ".py", "#sha256="
 _LOCK = RLock()  # a file is executed once, whichever thread comes first
 _LOADED: dict[str, ModuleType] = {}  # by the names under which they were loaded
+_FILES: dict[str, str] = {}  # digests of the modules of packages, as they were when they were first noted
 _RECEIVED = set[str]()  # names of files that only the driver may have
 
 
@@ -58,8 +59,16 @@ def load(name: str) -> ModuleType:
         raise InputError(f"{name!r} is no module: name one such as package.module, or a file such as ./mine.py")
     if not name.endswith(SUFFIX):
         _LOADED[name] = _guarded(name, lambda: importlib.import_module(name))
+        _note_files(name.partition(".")[0])
         return _LOADED[name]
     return _load(name, _content(name))[0]
+
+
+def has_run(path: str) -> bool:
+    """Whether this process has run a module, so that loading it runs nothing. path: as `found` returns it."""
+    if path in _LOADED or not path.endswith(SUFFIX):
+        return path in _LOADED or path in sys.modules
+    return _title(path, _content(path)) in sys.modules
 
 
 def found(name: str, folder: str = "", *, changed: bool = False) -> str:
@@ -121,20 +130,62 @@ class Sent:
 
     name: str
     content: bytes | None = None
+    files: tuple[tuple[str, str], ...] = ()
+    """Of a dotted name: modules of its package that the driver has loaded, and the digests of their files."""
 
     def load(self) -> ModuleType:
-        """Import the module. Raises InputError if it is not there, PluginError if it raises."""
-        if self.content is None:
-            return load(self.name)
-        module, new = _load(self.name, self.content)
-        if new:
-            _RECEIVED.add(self.name)
+        """Import the module. Raises InputError if it is not there or differs, PluginError if it raises."""
+        if self.content is not None:
+            module, new = _load(self.name, self.content)
+            if new:
+                _RECEIVED.add(self.name)
+            return module
+        module = load(self.name)
+        for name, digest in self.files:
+            if (here := _digest_here(name)) != digest:
+                there = f"sha256 {here}" if here else "none"
+                raise UnlikeError(
+                    f"this node has another {name} than the driver ({there}, the driver's {digest}): install the "
+                    "same there"
+                )
         return module
+
+
+class UnlikeError(InputError):
+    """A module that each machine has by itself differs from the driver's."""
 
 
 def sent(name: str) -> Sent:
     """A module for workers: with its content, as this process executed it, if it is a file."""
-    return Sent(name, _content_of(load(name)) if name.endswith(SUFFIX) else None)
+    module = load(name)
+    if name.endswith(SUFFIX):
+        return Sent(name, _content_of(module))
+    package = name.partition(".")[0]
+    _note_files(package)
+    return Sent(name, files=tuple(sorted((one, _FILES[one]) for one in _FILES if _is_in(one, package))))
+
+
+def _note_files(package: str) -> None:
+    """Note the digest of each loaded module of a package, once: its file may change later."""
+    for name, module in list(sys.modules.items()):
+        if _is_in(name, package) and name not in _FILES and str(getattr(module, "__file__", "")).endswith(SUFFIX):
+            _FILES[name] = _digest(_content_of(module))
+
+
+def _digest_here(name: str) -> str | None:
+    """The digest of a module that a driver has loaded, whether this process has or not; None if there is none."""
+    _note_files(name)
+    if name not in _FILES:
+        try:
+            spec = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            return None
+        return _digest(_content(spec.origin)) if spec and spec.origin and os.path.isfile(spec.origin) else None
+    return _FILES[name]
+
+
+def _is_in(name: str, package: str) -> bool:
+    return f"{name}.".startswith(f"{package}.")
 
 
 class _Text(importlib.abc.ExecutionLoader):
@@ -154,14 +205,19 @@ class _Text(importlib.abc.ExecutionLoader):
 
 def _load(name: str, content: bytes) -> tuple[ModuleType, bool]:
     """Execute a file unless this process has done so. Returns the module, and whether it is new."""
-    stem = os.path.basename(name).removesuffix(SUFFIX).replace(".", "_")
-    title = f"{stem}_{_digest(content)[:8]}"  # the same in every process, for what is pickled
+    title = _title(name, content)
     with _LOCK:
         new = title not in sys.modules
         if new:
             _guarded(name, lambda: _execute(title, name, content))
         _LOADED[name] = sys.modules[title]
         return _LOADED[name], new
+
+
+def _title(path: str, content: bytes) -> str:
+    """The name of a file as a module, the same in every process for what is pickled."""
+    stem = os.path.basename(path).removesuffix(SUFFIX).replace(".", "_")
+    return f"{stem}_{_digest(content)[:8]}"
 
 
 def _execute(name: str, path: str, content: bytes) -> ModuleType:

@@ -123,6 +123,11 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
+def read_progress(folder: Path) -> Progress:
+    """The progress that a complete checkpoint holds."""
+    return Progress(**json.loads((folder / PROGRESS).read_text()))
+
+
 def restore(
     folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, place: WorkerContext
 ) -> Progress:
@@ -140,7 +145,7 @@ def restore(
         torch.set_rng_state(generators["cpu"])
         if "cuda" in generators and torch.cuda.is_available():
             torch.cuda.set_rng_state(generators["cuda"])
-    return Progress(**json.loads((folder / PROGRESS).read_text()))
+    return read_progress(folder)
 
 
 def _generators() -> dict[str, Tensor]:

@@ -54,6 +54,7 @@ class Progress:
     lowest: float = math.inf  # lowest held-out loss after an epoch, for early stopping, in nats
     waited: int = 0  # epochs since then
     stopped: bool = False  # ended early by the held-out loss
+    tokenizer: str = ""  # digest of the one that made the tokens it is trained on, where they keep it
 
     def judge(self, held_out: float, patience: int) -> None:
         """Update early stopping with the held-out loss of an epoch, in nats.
