@@ -33,7 +33,7 @@ def settings(folder: Path, **more: Any) -> dict[str, str]:
     seconds: of an answer. fail: what it says before it ends at once. lives: seconds until it ends by itself.
     limit: characters of a request's messages, above which it is refused. deadly: requests that end it (`named`).
     loads: seconds until it listens. freezes, stalls: number of answers after which the first engine stands still,
-    and after which it answers nothing but the list of models.
+    and after which it answers nothing but the list of models. forks: its core shares its socket, as vLLM's does.
     """
     from support.api_server import SOUND
 
@@ -169,12 +169,14 @@ def main() -> None:
     told = json.loads(os.environ[SETTINGS])
     flags = dict(word.partition("=")[::2] for word in sys.argv if word.startswith("--"))
     print("(APIServer pid=1) INFO 11-29 21:45:42 [entry.py:99] arguments", *sys.argv[1:], flush=True)
-    subprocess.Popen([sys.executable, "-c", CORE, "engine-core"])
+    port, name = int(flags["--port"]), flags["--served-model-name"]
+    shared = Engine(port, name, told) if "forks" in told else None
+    subprocess.Popen([sys.executable, "-c", CORE, "engine-core"], pass_fds=[shared.fileno()] if shared else [])
     if "fail" in told:
         print(told["fail"], file=sys.stderr, flush=True)
         raise SystemExit(1)
     time.sleep(told.get("loads", 0.0))
-    engine = Engine(int(flags["--port"]), flags["--served-model-name"], told)
+    engine = shared or Engine(port, name, told)
     if "lives" in told:
         Thread(target=lambda: (time.sleep(told["lives"]), os._exit(3)), daemon=True).start()
     engine.serve_forever()

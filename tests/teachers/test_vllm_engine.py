@@ -6,9 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 from support import fake_engine
@@ -317,6 +319,38 @@ def test_an_engine_that_ends_at_every_request_stops_the_stage_in_its_own_words(
     assert found.table is None
     assert str(found.stopped).startswith("the engine ended 6 times: ")
     assert len(fake_engine.lines(tmp_path)) == 6
+
+
+def test_of_an_engine_that_is_killed_only_the_rows_under_way_are_asked_again(
+    engine: Any, series: pa.Table, tmp_path: Path, quick: None
+) -> None:
+    """vLLM's core inherits the server's socket and accepts connections until it is ended, too."""
+    asked = engine({"seconds": 0.1, "forks": True}, modality="text", in_flight=8)
+
+    def kill() -> None:
+        supervisor, server = supervised(tmp_path)
+        while len(fake_engine.counted(tmp_path, fake_engine.ANSWERED)) < 20:
+            time.sleep(0.01)
+        supervisor.suspend()  # a slow machine: the end of the server is noticed late
+        server.kill()
+        time.sleep(2)
+        supervisor.resume()
+
+    with vllm_engine.serving(asked) as (api, keeper), ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill)
+        table = Asked(api, series.slice(0, 100), tmp_path / "annotations", keeper=keeper).table
+        killed.result()
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert 0 < sum(table["attempts"].to_pylist()) - 100 <= 8
+    assert len(fake_engine.lines(tmp_path)) == 2
+
+
+def supervised(folder: Path) -> list[psutil.Process]:
+    """The supervisor of the first engine, and its server."""
+    (server,) = map(psutil.Process, fake_engine.lines(folder))
+    supervisor = server.parent()
+    assert supervisor
+    return [supervisor, server]
 
 
 @pytest.mark.parametrize("how", ["freezes", "stalls"])

@@ -54,6 +54,8 @@ class Seen(NamedTuple):
     """Whether requests wait far longer for an answer than any has so far."""
     explained: int = 0
     """Ends of the server that one row alone caused."""
+    doubted: bool = False
+    """Whether a connection broke off, so that requests wait until the server is known to answer."""
 
 
 class EngineServer:
@@ -95,7 +97,8 @@ class EngineServer:
     ) -> str | None:
         """Start the server and keep it running until `close`. Blocks.
 
-        available: called with True when the server begins to answer, with False when it has ended or is ended.
+        available: called with True when the server begins to answer, and when it answers after a doubt; with
+        False when it has ended or is ended.
         stopped: whether a server that does not answer yet is no longer needed. seen: what its client knows of it.
         Returns why the engine is given up, in one line; None if it was closed or is not needed.
         """
@@ -129,6 +132,8 @@ class EngineServer:
                         return None
                     if began is not None:
                         hung = self._hangs(seen())
+                        if seen().doubted and not process.over.is_set() and self._answers():
+                            available(True)
                     elif self._answers():
                         began = self._checked = self._alive = time.monotonic()
                         available(True)

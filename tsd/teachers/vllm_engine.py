@@ -111,7 +111,7 @@ class EngineKeeper:
     def __init__(self, teacher: VllmTeacher) -> None:
         self.server = EngineServer(partial(command, teacher), TOKEN, MODULES, teacher.hang_timeout)
         self.events = SimpleQueue[str]()
-        """An empty text each time that the engine begins to answer; at last why it is given up, if it is."""
+        """An empty text each time that the engine is found to answer; at last why it is given up, if it is."""
         self._client: tuple[RateLimiterClient, asyncio.AbstractEventLoop] | None = None
         self._answers, self._changing = False, threading.Lock()
         self._thread = threading.Thread(target=self._keep, daemon=True)
@@ -165,7 +165,7 @@ class EngineKeeper:
         client, _ = self._client
         state, suspects = client.server, client.suspects
         explained = suspects.blamed if suspects.answers else 0
-        return Seen(state.last_answer, state.overdue(self.server.hang_seconds), explained)
+        return Seen(state.last_answer, state.overdue(self.server.hang_seconds), explained, state.doubted)
 
 
 @contextmanager

@@ -131,6 +131,13 @@ def never_sent(error: BaseException) -> bool:
     return False
 
 
+def timed_out(error: openai.OpenAIError) -> bool:
+    """Whether a request took too long. openai also raises APITimeoutError where the peer closes a connection while
+    a request is written (aiohttp's ClientOSError, which its transport maps to ConnectTimeout).
+    """
+    return isinstance(error, openai.APITimeoutError) and any(isinstance(one, TimeoutError) for one in chain(error))
+
+
 def first_line(teacher: ApiTeacher, said: str) -> str:
     """Return the first line of a server's message, with the API key removed."""
     key = require_key(teacher)

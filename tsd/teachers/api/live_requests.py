@@ -13,7 +13,16 @@ import openai
 
 from tsd.recipe import ApiTeacher
 from tsd.teachers import Reply
-from tsd.teachers.api.connection import cause_of, connect, first_line, never_sent, refusal, retry_after, said_in
+from tsd.teachers.api.connection import (
+    cause_of,
+    connect,
+    first_line,
+    never_sent,
+    refusal,
+    retry_after,
+    said_in,
+    timed_out,
+)
 from tsd.teachers.api.journal import Journal
 from tsd.teachers.api.limits import NOT_REACHED
 from tsd.teachers.api.messages import BUSY, StoppedError
@@ -107,9 +116,10 @@ class RequestSender:
                         ticket.reached = False
                         ticket.free()
                         reply = Reply(None, "error", NOT_REACHED + cause_of(error), attempts=0)
-                    elif isinstance(error, openai.APITimeoutError):
+                    elif timed_out(error):
                         reply = Reply(None, "error", "timed out")
                     else:
+                        self._limiter.server.broke_off()
                         reply = Reply(None, "error", f"the connection broke off: {cause_of(error)}")
                 except TimeoutError:
                     reply = Reply(None, "error", "timed out")

@@ -22,6 +22,10 @@ class ServerState:
         self.last_heard = 0.0
         """When the latest of its requests with a response was sent."""
         self._last_failed = 0.0  # when the latest of its requests without response was sent
+        self.kept = False
+        """Whether a keeper on this machine watches the server, which this worker alone asks."""
+        self.doubted = False
+        """Whether a connection has broken off that the keeper has not looked into."""
         self._failed_in_row, self._many = 0, max(LEAST_FAILURES, 2 * share)
         self._slowest = 0.0  # longest response time in seconds
         self._waits_since = 0.0  # since the latest response, or since something is in flight if that is later
@@ -62,6 +66,12 @@ class ServerState:
             if self.last_heard < sent:
                 self._last_failed = max(self._last_failed, sent)
                 self._failed_in_row += 1
+
+    def broke_off(self) -> None:
+        """Record that a connection broke off. A server with a keeper is asked nothing more until it has looked:
+        processes that the server leaves behind may still accept connections, and never answer.
+        """
+        self.doubted = self.kept
 
     def heard(self, sent: float) -> None:
         """Record a response. sent: when its request was sent; 0 if unknown."""

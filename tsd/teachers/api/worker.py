@@ -132,12 +132,13 @@ class RateLimiterClient:
                         self.counts.billed(Bill(name, None, bound=bound))
 
     async def clear(self) -> None:
-        """Wait until neither a pause nor a hold delays requests, or the stage was stopped."""
+        """Wait until neither a pause, a hold nor a doubt delays requests, or the stage was stopped."""
         while not self.stopped.is_set():
             wait = self._paused_until - time.monotonic()
-            if wait <= 0 and not self._held:
+            held = self._held or self.server.doubted
+            if wait <= 0 and not held:
                 return
-            await asyncio.sleep(HEAR_SECONDS if self._held else min(wait, 0.5))
+            await asyncio.sleep(HEAR_SECONDS if held else min(wait, 0.5))
 
     def hold(self, held: bool) -> None:
         """Delay all requests of this worker, as long as the server that it alone asks is being started.
@@ -146,7 +147,7 @@ class RateLimiterClient:
         """
         if held and not self._held:
             self.suspects.ended()
-        self._held = held
+        self._held, self.server.kept, self.server.doubted = held, True, False
 
     async def reserve(self, batch: str, bound: Cost, submitted: bool) -> None:
         """Reserve a batch's bound until `settle`. batch: its name, the same at every start.
