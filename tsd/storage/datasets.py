@@ -36,7 +36,7 @@ from tsd.storage.folders import (
     write_bytes,
     write_json,
 )
-from tsd.storage.manifests import DIGEST, MANIFEST, digest_of, read_manifest, whole_manifest
+from tsd.storage.manifests import DIGEST, MANIFEST, Manifest, digest_of, read_manifest, whole_manifest
 from tsd.storage.schemas import conform, fingerprint
 
 KEY, NOTE = b"tsd.key", b"tsd.note"
@@ -64,7 +64,7 @@ class Dataset:
 
     folder: str
     schema: pa.Schema
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @property
     def rows(self) -> int:
@@ -208,9 +208,7 @@ def _look_at_all(folder: str, key: str) -> dict[int, Part | None]:
         return dict(sorted(zip(paths, looks, strict=True)))
 
 
-def _look(
-    files: fs.FileSystem, folder: str, path: str, key: str, manifest: Mapping[str, Any] | None
-) -> Part | None:
+def _look(files: fs.FileSystem, folder: str, path: str, key: str, manifest: Manifest | None) -> Part | None:
     """Return the footer data of a part; None if it cannot be read."""
     try:
         with files.open_input_file(path) as source:
@@ -230,7 +228,7 @@ def _look(
     return part
 
 
-def wrong_size(folder: str, manifest: Mapping[str, Any] | None) -> dict[int, str]:
+def wrong_size(folder: str, manifest: Manifest | None) -> dict[int, str]:
     """Return the problem of each part of a manifest that is missing or has another size. Lists the folder once."""
     if manifest is None:
         return {}
@@ -329,7 +327,7 @@ def commit(
     return Dataset(folder, schema, manifest)
 
 
-def _require_same_bytes(folder: str, manifest: Mapping[str, Any], made: Mapping[int, Part]) -> None:
+def _require_same_bytes(folder: str, manifest: Manifest, made: Mapping[int, Part]) -> None:
     """Raise DataError if a part differs from the manifest.
 
     made: parts with digests if they were just written. Parts that it lacks are read.

@@ -8,8 +8,7 @@ of the runs table has a record, a student and predictions. Files that nothing el
 damaged.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator
 
 import pyarrow as pa
 import yaml
@@ -204,7 +203,7 @@ def _check_table(run: str, name: str, after: str | None, recipe: Recipe | None) 
     return Checked(name, f"{manifest['rows']:,} rows in {count:,} part{'s' * (count != 1)}", tuple(findings))
 
 
-def _check_parts(folder: str, manifest: Mapping[str, Any]) -> list[Finding]:
+def _check_parts(folder: str, manifest: manifests.Manifest) -> list[Finding]:
     """Check presence, size and digest of each part. A part with the right digest has the right rows and schema."""
     lost = datasets.wrong_size(folder, manifest)
     findings = [Finding(folder, what, part) for part, what in lost.items()]
@@ -219,7 +218,7 @@ def _check_parts(folder: str, manifest: Mapping[str, Any]) -> list[Finding]:
     ]
 
 
-def _check_parents(run: str, name: str, manifest: Mapping[str, Any]) -> list[Finding]:
+def _check_parents(run: str, name: str, manifest: manifests.Manifest) -> list[Finding]:
     """Check that the parent tables are unchanged, and that the row counts match."""
     folder, findings = f"{run}/{name}", []
     for parent, digest in manifest["parents"].items():
