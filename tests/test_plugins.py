@@ -202,6 +202,14 @@ RETURNING = {
     "nothing": ("None", "returned NoneType"),
     "too_few": ("self.whole(series).slice(1)", "returned 1,023 rows for 1,024 series: return one row per series"),
     "another_order": ("self.whole(series.take(list(range(len(series)))[::-1]))", "in their order"),
+    "a_reply_too_few": (
+        "to_annotations(self.settings, self.task, self.seed, series, [Reply('{}')] * (len(series) - 1))",
+        r"failed in .*plugin\.py line \d+, in annotate: ValueError: 1,023 replies for 1,024 series: give one",
+    ),
+    "replies_that_are_texts": (
+        "to_annotations(self.settings, self.task, self.seed, series, ['{}'] * len(series))",
+        r"in annotate: TypeError: reply 0 is '\{\}': give Reply\(text\)",
+    ),
     "an_exception": ("series['nowhere']", r"failed in .*plugin\.py line \d+, in annotate: KeyError"),
 }
 WHOLE = """    def whole(self, series):
@@ -223,6 +231,8 @@ def returning(tmp_path_factory: pytest.TempPathFactory) -> str:
     return written(
         tmp_path_factory.mktemp("returning"),
         "@add_policy('number', version='1')\ndef p(task, case, settings):\n    return 3\n"
+        "@add_policy('empty', version='1')\ndef p(task, case, settings):\n    return ''\n"
+        "@add_policy('blank', version='1')\ndef p(task, case, settings):\n    return ' '\n"
         "@add_policy('raising', version='1')\ndef p(task, case, settings):\n    return case.truth['nowhere']\n"
         + teachers,
     )
@@ -232,9 +242,11 @@ def returning(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("policy", "said"),
     [
         ("number", r"the policy number, in .*plugin\.py, returned 3: return the reason"),
+        ("empty", r"the policy empty, in .*plugin\.py, returned '': return .* or None to keep the response"),
+        ("blank", r"the policy blank, in .*plugin\.py, returned ' ': return the reason"),
         (
             "raising",
-            rf"the policy raising failed in .*plugin\.py line 8, in p: KeyError: 'nowhere'; {TRACEBACK}=1",
+            rf"the policy raising failed in .*plugin\.py line 14, in p: KeyError: 'nowhere'; {TRACEBACK}=1",
         ),
     ],
 )
@@ -338,6 +350,18 @@ def test_a_traceback_is_printed_where_the_environment_asks_for_it(
             lambda predictions, truth: 3,
             r"the metric mine, in .*test_plugins\.py, returned 3: return a number from 0",
         ),
+        (
+            lambda predictions, truth: None,
+            r"mine, in .*test_plugins\.py, returned None: return a number from 0 to 1",
+        ),
+        (
+            lambda predictions, truth: "0.5",
+            r"mine, in .*test_plugins\.py, returned '0\.5': return a number from 0",
+        ),
+        (
+            lambda predictions, truth: truth,
+            r"mine, in .*test_plugins\.py, returned .{1,70}: return a number from 0",
+        ),
         (lambda predictions, truth: float("nan"), "the metric mine, .* returned nan"),
         (
             lambda predictions, truth: 1 / 0,
@@ -349,8 +373,9 @@ def test_a_metric_that_returns_no_fraction_is_named(
     metric: additions.Metric, said: str, annotations: pa.Table, series: pa.Table
 ) -> None:
     table = pa.table({"labels": annotations["labels"], "truth": series["truth"]}).slice(0, 5)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as caught:
         metrics.measure("mine", metric, table)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_metrics_interval_covers_its_value_and_shrinks_with_more_rows(

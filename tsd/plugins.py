@@ -109,8 +109,16 @@ def to_annotations(
     """Convert replies to the annotations table, with the labels that the task reads in them.
 
     series: the rows that the teacher was given. replies: one per row. Raises ValueError for another number of
-    them.
+    them, TypeError for anything else than replies.
     """
+    replies = list(replies)
+    if len(replies) != series.num_rows:
+        raise ValueError(
+            f"{len(replies):,} replies for {series.num_rows:,} series: give one Reply per series, in their order"
+        )
+    for i, reply in enumerate(replies):
+        if not isinstance(reply, Reply):
+            raise TypeError(f"reply {i} is {reply!r:.60}: give Reply(text) for each series")
     keys = request_keys(task, [settings.identity, seed], series)
     return annotations(task, settings.name, series, keys, replies)
 

@@ -131,7 +131,7 @@ def test_facets_that_contradict_each_other_are_one_line_of_the_command(tmp_path:
         "from dataclasses import replace\nfrom tsd.tasks import SINGLE\n"
         "TASK = replace(SINGLE, name='x', facets=(*SINGLE.facets, SINGLE.facets[0]))\n"
     )
-    with pytest.raises(RecipeError, match="has the facet 'trend' twice.*line 3") as caught:
+    with pytest.raises(RecipeError, match=r"has the facet 'trend' twice.*line 3") as caught:
         load("laptop", ["teacher={kind: rules}", f"task={tmp_path}/task.py:TASK"])
     assert "AssertionError" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1

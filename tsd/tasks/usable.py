@@ -89,6 +89,6 @@ def _require_read(task: Task, facet: Facet, reply: Mapping[str, str], said: str,
     if reading.label != name:
         why = f" ({reading.why})" if reading.why else ""
         raise ValueError(
-            f"{facet.name}: {said!r} is read as {reading.label}, not {name}: read was given {given!r} and returned "
-            f"the label {reading.label!r}{why}"
+            f"{facet.name}: {said!r} is read as {reading.label}, not {name}: read was given {given!r} and "
+            f"returned the label {reading.label!r}{why}"
         )
