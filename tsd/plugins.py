@@ -41,7 +41,7 @@ T = TypeVar("T", bound=type)
 
 
 def add_process(
-    name: str, *, version: str, ranges: Mapping[str, Span] | None = None, swings: bool = False
+    name: str, *, version: str, ranges: Mapping[str, Span | tuple[float, ...]] | None = None, swings: bool = False
 ) -> Callable[[C], C]:
     """Add a process, which `series.mix` can name: a function of (own, time, shocks, rng).
 
@@ -53,7 +53,8 @@ def add_process(
     """
 
     def add(curve: C) -> C:
-        processes.add(name, Process(curve, dict(ranges or {}), swings=swings, version=_known(version)))
+        spans = {key: _span(name, key, span) for key, span in (ranges or {}).items()}
+        processes.add(name, Process(curve, spans, swings=swings, version=_known(version)))
         return curve
 
     return add
@@ -121,6 +122,17 @@ def to_annotations(
             raise TypeError(f"reply {i} is {reply!r:.60}: give Reply(text) for each series")
     keys = request_keys(task, [settings.identity, seed], series)
     return annotations(task, settings.name, series, keys, replies)
+
+
+def _span(process: str, name: str, span: Sequence[float]) -> Span:
+    """The range of a parameter; a plain tuple will do. Raises ValueError for anything but four numbers."""
+    if (
+        not isinstance(span, tuple | list)
+        or len(span) != 4
+        or not all(isinstance(one, int | float) for one in span)
+    ):
+        raise ValueError(f"the process {process!r}: {name} is {span!r}, and must be Span(low, high, least, most)")
+    return Span(*span)
 
 
 def _known(version: str) -> str:

@@ -48,3 +48,14 @@ def named(name: str, folder: str = "") -> Task:
     except Exception as error:  # whatever code from outside raises
         raise PluginError(f"{what}: {raised(error)} ({place(error, module)}; {HOW})", trace(error)) from error
     return task
+
+
+def is_module(name: str) -> bool:
+    """Whether the name of a task is that of a module, without the task in it."""
+    return ":" not in name and name not in TASKS and ("." in name or "/" in name)
+
+
+def tasks_of(module: str) -> list[str]:
+    """The names of a module's own tasks: the built-in ones that it imports are left out. Loads the module."""
+    found = vars(modules.load(modules.found(module)))
+    return [name for name, task in found.items() if isinstance(task, Task) and task.name not in TASKS]

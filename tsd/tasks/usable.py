@@ -37,8 +37,8 @@ def tried(curves: int) -> npt.NDArray[np.uint8]:
     chosen = shapes[rng.integers(len(shapes), size=(SERIES, curves))]  # (SERIES, curves, POINTS)
     level, size = rng.uniform(20, 80, (SERIES, curves, 1)), rng.uniform(5, 30, (SERIES, curves, 1))
     noise = rng.choice([1.0, 6.0, 15.0], (SERIES, curves, 1)) * rng.standard_normal(chosen.shape)
-    values = np.clip(level + size * chosen + noise, 0, 99)
-    return values.reshape(SERIES, curves * POINTS).astype(np.uint8)
+    values: npt.NDArray[np.uint8] = np.clip(level + size * chosen + noise, 0, 99).astype(np.uint8)
+    return values.reshape(SERIES, curves * POINTS)
 
 
 def _require_names(task: Task) -> None:
