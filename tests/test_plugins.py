@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tsd.cli import main
+from tsd.cluster import preflight
 from tsd.curation import curate
 from tsd.errors import TRACEBACK, DataError, InputError, PluginError, RecipeError, StorageError
 from tsd.evaluation import metrics
@@ -533,7 +534,23 @@ def test_a_study_that_moves_with_its_plugin_needs_nothing_else(tmp_path: Path) -
     assert recipe_of(f"{tmp_path}/there/runs/laptop").plugins == (f"{tmp_path}/there/plugin.py",)
     again = load(f"{tmp_path}/there/runs/laptop/recipe.yaml", [f"out={tmp_path}/there/runs"])
     assert again.plugins == (f"{tmp_path}/there/plugin.py",)
-    assert provenance.changed_modules(again) == []
+    assert provenance.changed_modules(again) == {}
+
+
+def test_a_check_names_the_task_and_what_each_plugin_adds(tmp_path: Path) -> None:
+    task = "from dataclasses import replace\nfrom tsd.tasks import SINGLE\n"
+    task = written(tmp_path, f"{task}TASK = replace(SINGLE, name='checked', version='7')\n", "task.py")
+    text = (
+        process("is_checked")
+        + "@add_metric('checked_one', version='1')\ndef m(predictions, truth):\n    return 1\n"
+    )
+    plugins = written(tmp_path, text), written(tmp_path, "", "nothing.py")
+    recipe = load("laptop", [RULES, f"task={task}:TASK", f"plugins=[{', '.join(plugins)}]", f"out={tmp_path}"])
+    said: list[str] = []
+    assert preflight.report(preflight.before_ray(recipe, "generate"), said.append)
+    assert f"ok       task       {task}:TASK: checked, 4 facets, version 7" in said
+    assert f"ok       plugin     {plugins[0]}: process is_checked, metric checked_one" in said
+    assert f"ok       plugin     {plugins[1]}: loaded" in said
 
 
 def test_a_plugin_that_changed_is_named_by_the_next_start_and_by_verify(tmp_path: Path) -> None:
@@ -544,16 +561,20 @@ def test_a_plugin_that_changed_is_named_by_the_next_start_and_by_verify(tmp_path
         recipes.append(load("laptop", [RULES, f"plugins=[{path}]", f"out={tmp_path}"]))
     first, second = recipes
     provenance.keep(first, "study")
-    assert provenance.changed_modules(first) == []
-    (line,) = provenance.changed_modules(second)
+    assert provenance.changed_modules(first) == {}
+    (line,) = provenance.changed_modules(second).values()
     assert f"{tmp_path}/second/plugin.py has changed since {first.folder} was started (sha256 " in line
     assert "if others would result, change its version" in line
+    folders.write_bytes(f"{first.folder}/series", "part-00000000.parquet", b"")
+    whole = [line for checked in verify.check(first.folder) for line in checked.lines if "plugin.py" in line]
+    assert whole == ["ok         plugin.py: has the content with which the study was started"]
     stored = Path(first.folder, "recipe.yaml")
     stored.write_text(re.sub("sha256=\\w+", "sha256=0123456789abcdef", stored.read_text()))
-    folders.write_bytes(f"{first.folder}/series", "part-00000000.parquet", b"")
-    said = next(verify.check(first.folder))
-    assert "first/plugin.py has changed since" in said.said
-    assert "sha256 0123456789abcdef, now " in said.said
+    lines = [line for checked in verify.check(first.folder) for line in checked.lines]
+    (said,) = (line for line in lines if "plugin.py" in line)
+    assert said.startswith("changed    plugin.py: ")
+    assert "first/plugin.py has changed since" in said
+    assert "sha256 0123456789abcdef, now " in said
     with pytest.raises(RecipeError, match="has another content than #sha256=0123456789abcdef: restore it"):
         load(str(stored))
 

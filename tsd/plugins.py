@@ -8,6 +8,7 @@ tutorial. A new task is no plugin: a recipe's `task` names it directly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import TypeVar
 
 import pyarrow as pa
@@ -126,11 +127,7 @@ def to_annotations(
 
 def _span(process: str, name: str, span: Sequence[float]) -> Span:
     """The range of a parameter; a plain tuple will do. Raises ValueError for anything but four numbers."""
-    if (
-        not isinstance(span, tuple | list)
-        or len(span) != 4
-        or not all(isinstance(one, int | float) for one in span)
-    ):
+    if not isinstance(span, tuple | list) or len(span) != 4 or not all(isinstance(one, Real) for one in span):
         raise ValueError(f"the process {process!r}: {name} is {span!r}, and must be Span(low, high, least, most)")
     return Span(*span)
 

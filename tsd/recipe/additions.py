@@ -125,7 +125,7 @@ def add_teacher(
 
 
 def of_module(name: str) -> list[str]:
-    """What a loaded module adds, such as "metric balanced_trend". name: the module's `__name__`."""
+    """What a loaded module, or a package, adds, such as "metric balanced_trend". name: its `__name__`."""
     added = {
         "process": {key: process.curve for key, process in PROCESSES.items()},
         "policy": {key: entry.reject for key, entry in POLICIES.items()},
@@ -136,7 +136,7 @@ def of_module(name: str) -> list[str]:
         f"{what} {key}"
         for what, codes in added.items()
         for key, code in codes.items()
-        if getattr(code, "__module__", None) == name
+        if f"{getattr(code, '__module__', '')}.".startswith(f"{name}.")
     ]
 
 

@@ -98,12 +98,12 @@ def read(recipe: Recipe) -> Recipe | None:
         raise StorageError(_unreadable(fields, recipe, error)) from error
 
 
-def changed_modules(recipe: Recipe) -> list[str]:
-    """Return one line for each plugin, and for the task's module, that changed since the recipe was stored.
+def changed_modules(recipe: Recipe) -> dict[str, str]:
+    """Return each plugin, and the task's module, that changed since the recipe was stored, with one line about it.
 
     Raises StorageError as `read` does.
     """
-    return list(stored.changes(_read_fields(recipe.folder) or {}, recipe))
+    return dict(stored.changes(_read_fields(recipe.folder) or {}, recipe))
 
 
 def _read_fields(folder: str) -> dict[str, object] | None:
