@@ -126,7 +126,7 @@ def add_teacher(
 
 def of_module(name: str) -> list[str]:
     """What a loaded module, or a package, adds, such as "metric balanced_trend". name: its `__name__`."""
-    added = {
+    added: dict[str, dict[str, object]] = {
         "process": {key: process.curve for key, process in PROCESSES.items()},
         "policy": {key: entry.reject for key, entry in POLICIES.items()},
         "metric": {key: entry.measure for key, entry in METRICS.items()},
