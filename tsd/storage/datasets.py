@@ -342,12 +342,24 @@ def _require_same_bytes(folder: str, manifest: Manifest, made: Mapping[int, Part
         if seal["sha256"] == part["sha256"]:
             continue
         set_aside(folder, index)
-        versions = manifest["versions"]
         raise DataError(
-            f"{folder}/{part['name']} came out with other bytes than before, when tsd {versions['tsd']} and "
-            f"pyarrow {versions['pyarrow']} wrote it (now {tsd.__version__} and {pa.__version__}): install those "
-            f"versions, or delete {folder} and what was made from it"
+            f"{folder}/{part['name']} came out with other bytes than before, {_why_not_the_same(manifest)}, or "
+            f"delete {folder} and what was made from it"
         )
+
+
+def _why_not_the_same(manifest: Mapping[str, Any]) -> str:
+    """Say what can make other bytes from the same recipe, and what to do about it."""
+    then, now = manifest["versions"], {"tsd": tsd.__version__, "pyarrow": pa.__version__}
+    code = "a task, process, teacher or policy outside tsd that the recipe names"
+    fix = "let it depend on its arguments alone"
+    if all(then.get(name) == version for name, version in now.items()):
+        why = f"{code} is not deterministic, or has changed without a new version"
+        return f"by the same tsd and pyarrow: {why}: {fix}"
+    return (
+        f"when tsd {then.get('tsd')} and pyarrow {then.get('pyarrow')} wrote it (now {now['tsd']} and "
+        f"{now['pyarrow']}): install those versions; or, if {code} is not deterministic, {fix}"
+    )
 
 
 def _delete_unfinished(folder: str) -> None:
@@ -369,7 +381,8 @@ def part_name(index: int) -> str:
 def _require_key(folder: str, found: str, key: str) -> None:
     if found != key:
         raise StorageError(
-            f"{folder} was made from another recipe ({found}, this one is {key}): name another folder with --out"
+            f"{folder} was made from another recipe, or by another version of tsd, of the task or of a plugin "
+            f"({found}, this one is {key}): name another folder with --out"
         )
 
 

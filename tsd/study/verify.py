@@ -9,6 +9,7 @@ damaged.
 """
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import yaml
@@ -71,8 +72,12 @@ def check(run: str, trusted: bool = False) -> Iterator[Checked]:
 def _check_study(run: str, trusted: bool) -> Iterator[Checked]:
     """Check the tables, folders, records and pages of a study, then those of its teachers."""
     recipe, unreadable = _recipe(run, trusted)
-    changed = provenance.changed_modules(recipe) if recipe else []
-    yield Checked(provenance.RECIPE, "; ".join(["can be read", *changed]) if recipe else "", unreadable)
+    yield Checked(provenance.RECIPE, "can be read" if recipe else "", unreadable)
+    if recipe:
+        changed = provenance.changed_modules(recipe)
+        for name in recipe.outside:
+            said = changed.get(name, "has the content with which the study was started")
+            yield Checked(stored.title(name), said, changed=name in changed)
     children = sorted({*folders.subfolders(f"{run}/teachers"), *(recipe.teachers if recipe else ())})
     scored = [] if children else _scored(run)
     for name in TABLES:
@@ -96,7 +101,7 @@ def _check_study(run: str, trusted: bool) -> Iterator[Checked]:
             yield Checked(f"teachers/{name}", "not begun", finished=False)
             continue
         for checked in _check_study(f"{run}/teachers/{name}", trusted):
-            yield Checked(f"teachers/{name}/{checked.name}", checked.said, checked.findings, checked.finished)
+            yield replace(checked, name=f"teachers/{name}/{checked.name}")
 
 
 def _begun(run: str, name: str) -> bool:
