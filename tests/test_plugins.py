@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tsd.cli import main
+from tsd.cluster import preflight
 from tsd.curation import curate
 from tsd.errors import TRACEBACK, DataError, InputError, PluginError, RecipeError, StorageError
 from tsd.evaluation import metrics
@@ -64,6 +65,15 @@ WRONG = {
     "a range outside its bounds": (process("p2", more="ranges={'q2': Span(1, 9, 1, 2)}"), ["'p2'", "q2", "high"]),
     "a curve of another shape": (process("p3", "np.zeros(7)"), ["'p3'", "(length, batch)", "(7,)"]),
     "a curve that is not finite": (process("p4", "time + np.inf"), ["'p4'", "finite"]),
+    "a range of two numbers": (
+        process("p10", more="ranges={'q10': (1, 2)}"),
+        ["'p10'", "q10", "Span(low, high, least, most)", "(1, 2)"],
+    ),
+    "a range of texts": (
+        process("p11", more="ranges={'q11': Span('1', 2, 1, 2)}"),
+        ["'p11'", "q11", "Span(low, "],
+    ),
+    "a curve that is none": (process("p12", "None"), ["'p12'", "returned None", "return finite floats, (length"]),
     "a curve of whole numbers": (process("p7", "(time > 0).astype(int)"), ["'p7'", "int64", "finite floats"]),
     "shocks that are not finite": (process("p8", "shocks.fill(np.nan) or time"), ["'p8'", "shocks", "nan"]),
     "a process that changes the time": (process("p9", "time.fill(0) or time"), ["cannot be loaded", "read-only"]),
@@ -79,6 +89,17 @@ WRONG = {
     "settings that are none": (
         "@add_policy('q2', version='1', settings=dict)\ndef q(task, case, settings):\n    return None\n",
         ["policy 'q2'", "subclass of Section"],
+    ),
+    "settings that are defined in a function": (
+        "def make():\n    class Inner(Section):\n        most: int = 3\n    return Inner\n"
+        "@add_policy('q3', version='1', settings=make())\ndef q(task, case, settings):\n    return None\n",
+        ["policy 'q3'", "the class Inner of a function", "define it at the top of the module"],
+    ),
+    "settings of a teacher that are defined in a function": (
+        "def make():\n    class Inner(AddedTeacher):\n        most: int = 3\n    return Inner\n"
+        + TEACHER.format(name="t3").replace("'1'", "'1', settings=make()")
+        + "    def annotate(self, series): return series\n",
+        ["teacher 't3'", "the class Inner of a function"],
     ),
     "settings that hide what a teacher is": (
         "import warnings\nwith warnings.catch_warnings(action='ignore'):\n"  # pydantic warns of it, too
@@ -121,6 +142,19 @@ def test_a_wrong_plugin_gets_one_line_that_names_it_and_what_is_wrong(
     assert all(part in message for part in said), message
 
 
+def test_a_range_may_be_a_plain_tuple_and_a_curve_of_double_precision(tmp_path: Path) -> None:
+    series = {}
+    for name, value in (("plain", "np.float64(own['{}_q']) * time"), ("spanned", "own['{}_q'] * time")):
+        span = "(0.5, 1, 0, 2)" if name == "plain" else "Span(0.5, 1, 0, 2)"
+        text = process(name, value.format(name), f"ranges={{'{name}_q': {span}}}")
+        recipe = load(
+            "laptop", [RULES, f"plugins=[{written(tmp_path, text, f'{name}.py')}]", f"series.mix={{{name}: 1}}"]
+        )
+        assert load("laptop", [RULES, f"series.ranges={{{name}_q: [0.6, 0.7]}}"]).series.ranges
+        series[name] = draw_table(recipe.asks, recipe.series, recipe.seed, 0, 64)
+    assert series["plain"]["values"].equals(series["spanned"]["values"])
+
+
 def test_a_module_that_is_missing_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert "there is no module nowhere.at_all: install it" in complaint("plugins=[nowhere.at_all]")
     assert f"there is no file {tmp_path}/gone.py" in complaint(f"plugins=[{tmp_path}/gone.py]")
@@ -154,6 +188,32 @@ def test_what_no_plugin_adds_is_refused_with_what_there_is(tmp_path: Path) -> No
     assert "curation.policies.few.mots, did you mean 'most'?" in unknown
 
 
+def test_a_kind_that_no_teacher_has_is_refused_with_the_nearest_or_all_of_them(tmp_path: Path) -> None:
+    plugin = written(tmp_path, TEACHER.format(name="laconic") + "    def annotate(self, series): return series\n")
+    plugins = f"plugins=[{plugin}]"
+    said = "teacher.kind is 'laconi': there is no such teacher, did you mean 'laconic'?"
+    assert said in complaint(plugins, "teacher={kind: laconi}")
+    assert said in complaint(plugins, "teacher.kind=laconi")
+    assert "teachers.a.kind is 'openia': there is no such teacher, did you mean 'openai'?" in complaint(
+        "teachers={a: {kind: openia}, b: {kind: rules}}"
+    )
+    every = complaint(plugins, "teacher={kind: zzz}")
+    assert "(valid: rules, local, openai, vllm" in every
+    assert "laconic" in every
+    assert every.endswith(", or of a plugin: name it in plugins)")
+    assert "teacher.kind is 3: there is no such teacher (valid: rules" in complaint("teacher={kind: 3}")
+
+
+def test_settings_that_a_later_class_of_the_same_name_hides_are_refused(tmp_path: Path) -> None:
+    text = "class S(Section):\n    most: int = 3\n@add_policy('{}', version='1', settings=S)\n"
+    text += "def q(task, case, settings):\n    return None\n"
+    plugin = written(tmp_path, text.format("hidden_one") + text.format("hiding_one"))
+    load("laptop", [RULES, f"plugins=[{plugin}]", "curation.policies={hiding_one: null}"])
+    said = complaint(f"plugins=[{plugin}]", "curation.policies={hidden_one: null}")
+    assert "the settings of the policy 'hidden_one' are a class S" in said
+    assert "give each class a name of its own" in said
+
+
 def test_paths_start_at_the_recipes_folder(tmp_path: Path) -> None:
     written(tmp_path, process("beside_the_recipe"))
     (tmp_path / "mine.yaml").write_text(
@@ -185,6 +245,41 @@ TASKS = {
 }
 
 
+MODULES = {
+    "one": ("TASK = replace(SINGLE, name='x')", "add the name of its task, {path}:TASK"),
+    "two": (
+        "A = replace(SINGLE, name='a')\nB = replace(SINGLE, name='b')",
+        "add the name of its task, {path}:A or {path}:B",
+    ),
+    "none": ("A = SINGLE", "it has no task: assign a tsd.tasks.Task to a name in it"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), MODULES.values(), ids=MODULES)
+def test_a_module_in_place_of_a_task_is_refused_with_the_tasks_in_it(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, f"from dataclasses import replace\nfrom tsd.tasks import SINGLE\n{text}\n", "task.py")
+    assert said.format(path=path) in complaint(f"task={path}")
+    (tmp_path / "mine.yaml").write_text("extends: laptop\ntask: ./task.py\n")
+    with pytest.raises(RecipeError, match=re.escape(said.format(path=path))):
+        load(str(tmp_path / "mine.yaml"))
+    monkeypatch.chdir(tmp_path)
+    assert said.format(path="./task.py") in complaint("task=./task.py")
+    assert "there is no module nowhere.tasks: install it" in complaint("task=nowhere.tasks")
+
+
+def test_a_module_in_place_of_a_task_is_not_run_where_a_folder_names_it(tmp_path: Path) -> None:
+    path = written(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w')\n", "task.py")
+    recipe = load("laptop", [RULES, f"out={tmp_path}"])
+    provenance.keep(recipe, "study")
+    stored = Path(recipe.folder, "recipe.yaml")
+    stored.write_text(stored.read_text().replace("task: single", f"task: {path}"))
+    with pytest.raises(DataError, match=re.escape(f"a module needs the name of its task, such as {path}:TASK")):
+        recipe_of(recipe.folder)
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(("text", "name", "said"), TASKS.values(), ids=TASKS)
 def test_a_wrong_task_gets_one_line(text: str, name: str, said: list[str], tmp_path: Path) -> None:
     head = (
@@ -202,6 +297,14 @@ RETURNING = {
     "nothing": ("None", "returned NoneType"),
     "too_few": ("self.whole(series).slice(1)", "returned 1,023 rows for 1,024 series: return one row per series"),
     "another_order": ("self.whole(series.take(list(range(len(series)))[::-1]))", "in their order"),
+    "a_reply_too_few": (
+        "to_annotations(self.settings, self.task, self.seed, series, [Reply('{}')] * (len(series) - 1))",
+        r"failed in .*plugin\.py line \d+, in annotate: ValueError: 1,023 replies for 1,024 series: give one",
+    ),
+    "replies_that_are_texts": (
+        "to_annotations(self.settings, self.task, self.seed, series, ['{}'] * len(series))",
+        r"in annotate: TypeError: reply 0 is '\{\}': give Reply\(text\)",
+    ),
     "an_exception": ("series['nowhere']", r"failed in .*plugin\.py line \d+, in annotate: KeyError"),
 }
 WHOLE = """    def whole(self, series):
@@ -223,6 +326,8 @@ def returning(tmp_path_factory: pytest.TempPathFactory) -> str:
     return written(
         tmp_path_factory.mktemp("returning"),
         "@add_policy('number', version='1')\ndef p(task, case, settings):\n    return 3\n"
+        "@add_policy('empty', version='1')\ndef p(task, case, settings):\n    return ''\n"
+        "@add_policy('blank', version='1')\ndef p(task, case, settings):\n    return ' '\n"
         "@add_policy('raising', version='1')\ndef p(task, case, settings):\n    return case.truth['nowhere']\n"
         + teachers,
     )
@@ -232,9 +337,11 @@ def returning(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("policy", "said"),
     [
         ("number", r"the policy number, in .*plugin\.py, returned 3: return the reason"),
+        ("empty", r"the policy empty, in .*plugin\.py, returned '': return .* or None to keep the response"),
+        ("blank", r"the policy blank, in .*plugin\.py, returned ' ': return the reason"),
         (
             "raising",
-            rf"the policy raising failed in .*plugin\.py line 8, in p: KeyError: 'nowhere'; {TRACEBACK}=1",
+            rf"the policy raising failed in .*plugin\.py line 14, in p: KeyError: 'nowhere'; {TRACEBACK}=1",
         ),
     ],
 )
@@ -338,6 +445,18 @@ def test_a_traceback_is_printed_where_the_environment_asks_for_it(
             lambda predictions, truth: 3,
             r"the metric mine, in .*test_plugins\.py, returned 3: return a number from 0",
         ),
+        (
+            lambda predictions, truth: None,
+            r"mine, in .*test_plugins\.py, returned None: return a number from 0 to 1",
+        ),
+        (
+            lambda predictions, truth: "0.5",
+            r"mine, in .*test_plugins\.py, returned '0\.5': return a number from 0",
+        ),
+        (
+            lambda predictions, truth: truth,
+            r"mine, in .*test_plugins\.py, returned .{1,70}: return a number from 0",
+        ),
         (lambda predictions, truth: float("nan"), "the metric mine, .* returned nan"),
         (
             lambda predictions, truth: 1 / 0,
@@ -349,8 +468,9 @@ def test_a_metric_that_returns_no_fraction_is_named(
     metric: additions.Metric, said: str, annotations: pa.Table, series: pa.Table
 ) -> None:
     table = pa.table({"labels": annotations["labels"], "truth": series["truth"]}).slice(0, 5)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as caught:
         metrics.measure("mine", metric, table)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_metrics_interval_covers_its_value_and_shrinks_with_more_rows(
@@ -414,7 +534,23 @@ def test_a_study_that_moves_with_its_plugin_needs_nothing_else(tmp_path: Path) -
     assert recipe_of(f"{tmp_path}/there/runs/laptop").plugins == (f"{tmp_path}/there/plugin.py",)
     again = load(f"{tmp_path}/there/runs/laptop/recipe.yaml", [f"out={tmp_path}/there/runs"])
     assert again.plugins == (f"{tmp_path}/there/plugin.py",)
-    assert provenance.changed_modules(again) == []
+    assert provenance.changed_modules(again) == {}
+
+
+def test_a_check_names_the_task_and_what_each_plugin_adds(tmp_path: Path) -> None:
+    task = "from dataclasses import replace\nfrom tsd.tasks import SINGLE\n"
+    task = written(tmp_path, f"{task}TASK = replace(SINGLE, name='checked', version='7')\n", "task.py")
+    text = (
+        process("is_checked")
+        + "@add_metric('checked_one', version='1')\ndef m(predictions, truth):\n    return 1\n"
+    )
+    plugins = written(tmp_path, text), written(tmp_path, "", "nothing.py")
+    recipe = load("laptop", [RULES, f"task={task}:TASK", f"plugins=[{', '.join(plugins)}]", f"out={tmp_path}"])
+    said: list[str] = []
+    assert preflight.report(preflight.before_ray(recipe, "generate"), said.append)
+    assert f"ok       task       {task}:TASK: checked, 4 facets, version 7" in said
+    assert f"ok       plugin     {plugins[0]}: process is_checked, metric checked_one" in said
+    assert f"ok       plugin     {plugins[1]}: loaded" in said
 
 
 def test_a_plugin_that_changed_is_named_by_the_next_start_and_by_verify(tmp_path: Path) -> None:
@@ -425,16 +561,20 @@ def test_a_plugin_that_changed_is_named_by_the_next_start_and_by_verify(tmp_path
         recipes.append(load("laptop", [RULES, f"plugins=[{path}]", f"out={tmp_path}"]))
     first, second = recipes
     provenance.keep(first, "study")
-    assert provenance.changed_modules(first) == []
-    (line,) = provenance.changed_modules(second)
+    assert provenance.changed_modules(first) == {}
+    (line,) = provenance.changed_modules(second).values()
     assert f"{tmp_path}/second/plugin.py has changed since {first.folder} was started (sha256 " in line
     assert "if others would result, change its version" in line
+    folders.write_bytes(f"{first.folder}/series", "part-00000000.parquet", b"")
+    whole = [line for checked in verify.check(first.folder) for line in checked.lines if "plugin.py" in line]
+    assert whole == ["ok         plugin.py: has the content with which the study was started"]
     stored = Path(first.folder, "recipe.yaml")
     stored.write_text(re.sub("sha256=\\w+", "sha256=0123456789abcdef", stored.read_text()))
-    folders.write_bytes(f"{first.folder}/series", "part-00000000.parquet", b"")
-    said = next(verify.check(first.folder))
-    assert "first/plugin.py has changed since" in said.said
-    assert "sha256 0123456789abcdef, now " in said.said
+    lines = [line for checked in verify.check(first.folder) for line in checked.lines]
+    (said,) = (line for line in lines if "plugin.py" in line)
+    assert said.startswith("changed    plugin.py: ")
+    assert "first/plugin.py has changed since" in said
+    assert "sha256 0123456789abcdef, now " in said
     with pytest.raises(RecipeError, match="has another content than #sha256=0123456789abcdef: restore it"):
         load(str(stored))
 

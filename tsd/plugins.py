@@ -8,6 +8,7 @@ tutorial. A new task is no plugin: a recipe's `task` names it directly.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import TypeVar
 
 import pyarrow as pa
@@ -41,7 +42,7 @@ T = TypeVar("T", bound=type)
 
 
 def add_process(
-    name: str, *, version: str, ranges: Mapping[str, Span] | None = None, swings: bool = False
+    name: str, *, version: str, ranges: Mapping[str, Span | tuple[float, ...]] | None = None, swings: bool = False
 ) -> Callable[[C], C]:
     """Add a process, which `series.mix` can name: a function of (own, time, shocks, rng).
 
@@ -53,7 +54,8 @@ def add_process(
     """
 
     def add(curve: C) -> C:
-        processes.add(name, Process(curve, dict(ranges or {}), swings=swings, version=_known(version)))
+        spans = {key: _span(name, key, span) for key, span in (ranges or {}).items()}
+        processes.add(name, Process(curve, spans, swings=swings, version=_known(version)))
         return curve
 
     return add
@@ -109,10 +111,25 @@ def to_annotations(
     """Convert replies to the annotations table, with the labels that the task reads in them.
 
     series: the rows that the teacher was given. replies: one per row. Raises ValueError for another number of
-    them.
+    them, TypeError for anything else than replies.
     """
+    replies = list(replies)
+    if len(replies) != series.num_rows:
+        raise ValueError(
+            f"{len(replies):,} replies for {series.num_rows:,} series: give one Reply per series, in their order"
+        )
+    for i, reply in enumerate(replies):
+        if not isinstance(reply, Reply):
+            raise TypeError(f"reply {i} is {reply!r:.60}: give Reply(text) for each series")
     keys = request_keys(task, [settings.identity, seed], series)
     return annotations(task, settings.name, series, keys, replies)
+
+
+def _span(process: str, name: str, span: Sequence[float]) -> Span:
+    """The range of a parameter; a plain tuple will do. Raises ValueError for anything but four numbers."""
+    if not isinstance(span, tuple | list) or len(span) != 4 or not all(isinstance(one, Real) for one in span):
+        raise ValueError(f"the process {process!r}: {name} is {span!r}, and must be Span(low, high, least, most)")
+    return Span(*span)
 
 
 def _known(version: str) -> str:

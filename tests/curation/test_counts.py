@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from support.hand_made_replies import CLASSES, DROP, KEEP, hand_made, saying
+from support.hand_made_replies import CLASSES, DROP, KEEP, RIGHT, config, hand_made, saying
 
 from tsd.curation import about, add, curate, judge, settle, sort_out
 from tsd.curation import review as reviewing
@@ -98,3 +98,15 @@ def test_a_teachers_table_names_every_facet_every_reason_and_what_an_example_too
     ]
     assert sum(listed) == counts["replies"] - counts["kept"]
     assert any("0 input tokens, 0 output tokens and $0" in line for line in lines)
+
+
+def test_a_corpus_without_examples_is_said_in_one_line_with_its_most_frequent_reasons() -> None:
+    short = json.dumps(RIGHT)
+    replies: list[str | Reply] = [short] * 3 + [Reply(None, "error", f"fault {number}") for number in range(4)]
+    _, _, counts = curate(SINGLE, *hand_made(replies), config(length=[1000, 4000]))
+    assert reviewing.nothing_kept(about(counts)) == (
+        "all 7 replies were rejected, mostly as shorter than 1,000 characters (3), error: fault 0 (1), "
+        "error: fault 1 (1), and 2 further reasons: change the teacher, or `curation` in the recipe"
+    )
+    _, _, counts = curate(SINGLE, *hand_made(replies), DROP)
+    assert reviewing.nothing_kept(about(counts)) is None

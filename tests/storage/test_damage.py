@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.rejects_tables import KEY, fill, rejects
 
+import tsd
 from tsd.errors import DataError, StorageError
 from tsd.storage import datasets, folders, keys, manifests
 from tsd.storage.schemas import REJECTS
@@ -76,6 +77,30 @@ def test_a_part_that_is_made_again_with_other_bytes_is_refused(tmp_path: Path) -
     with pytest.raises(DataError, match="other bytes than before"):
         datasets.commit(folder, REJECTS, KEY, 2, {}, made)
     assert list(datasets.lost_parts(folder, KEY)) == [0]  # and stays lost
+
+
+def test_other_bytes_are_blamed_on_the_versions_if_they_differ_and_on_what_the_recipe_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said() -> str:
+        (tmp_path / datasets.part_name(0)).unlink(missing_ok=True)
+        made = datasets.write_part(str(tmp_path), 0, rejects(7), REJECTS, KEY)
+        with pytest.raises(DataError, match="other bytes than before") as caught:
+            datasets.commit(str(tmp_path), REJECTS, KEY, 1, {}, {0: made})
+        return str(caught.value)
+
+    fill(tmp_path, rejects(1))
+    outside = "a task, process, teacher or policy outside tsd that the recipe names is not deterministic"
+    same = said()
+    assert f"by the same tsd and pyarrow: {outside}, or has changed without a new version" in same
+    assert "install" not in same
+    monkeypatch.setattr(tsd, "__version__", "99.0")
+    other = said()
+    assert "(now 99.0 and " in other
+    assert "install those versions; or, if " + outside in other
+    for line in (same, other):
+        assert f"delete {tmp_path} and what was made from it" in line
+        assert len(line.splitlines()) == 1
 
 
 def test_a_manifest_that_was_cut_is_written_anew_from_the_parts(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def test_a_measure_that_is_wrong_is_named(measure: Callable[..., Any], said: str
         ({"classify": lambda measures, length: np.zeros(4)}, r"float64 of shape \(4,\): return integers"),
         ({"classify": lambda measures, length: np.zeros(3, int)}, r"int64 of shape \(3,\)"),
         ({"classify": lambda measures, length: measures["x"]}, r"classify of the facet .*KeyError: 'x'"),
+        ({"classify": lambda measures, length: None}, r"NoneType: return an array of integers of shape \(4,\)"),
+        ({"margin": lambda measures: [0.0] * 4}, r"margin of the .* list: return an array of numbers of shape"),
         ({"margin": lambda measures: np.zeros((4, 2))}, r"margin of the facet .*float64 of shape \(4, 2\)"),
         ({"read": lambda text: "up"}, "read of the facet .*returned 'up': return a Reading"),
         ({"read": lambda text: text.nothing}, "read of the facet .*AttributeError"),

@@ -34,7 +34,7 @@ def _run_alone(recipe: Recipe, stage: str, preview: int | None, retry_errors: bo
 
     reporter = Reporter()
     provenance.require(recipe, stage)
-    for line in provenance.changed_modules(recipe):
+    for line in provenance.changed_modules(recipe).values():
         reporter.say(f"[yellow]changed:[/] {escape(line)}")
     preflight.require(preflight.before_ray(recipe, stage, asks=bool(preview or retry_errors)))
     if stage == "teacher":

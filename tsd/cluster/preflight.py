@@ -21,9 +21,10 @@ from urllib.parse import urlsplit
 from tsd.cluster.demands import Finding, Machines, demands, room, shortage, this_machine, unfinished
 from tsd.errors import InputError, TsdError, UserError
 from tsd.models import sources
-from tsd.recipe import ApiTeacher, LocalTeacher, ModelTeacher, Recipe, Student, VllmTeacher
+from tsd.recipe import ApiTeacher, LocalTeacher, ModelTeacher, Recipe, Student, VllmTeacher, additions
 from tsd.storage import folders, manifests
 from tsd.study import identity
+from tsd.tasks import modules
 
 WHOLE = ("generate", "annotate", "curate", "train", "evaluate", "report")  # stages of `study`
 TRACKED = {"train", "evaluate", "report", "teacher"}
@@ -38,6 +39,7 @@ def before_ray(recipe: Recipe, stage: str, asks: bool = False) -> Iterator[Findi
     asks: check the teacher even if all rows have replies.
     """
     asked = set(WHOLE) if stage == "study" else {stage}
+    yield from _outside(recipe)
     yield _found("storage", lambda: _storage(recipe))
     for one in recipe.by_teacher.values() or [recipe]:
         if "annotate" in asked:
@@ -122,6 +124,17 @@ def packages(recipe: Recipe, stage: str) -> list[str]:
     )
     chosen = any(identity.engine_of(recipe, student) == "vllm" for student in recipe.students.models)
     return ["vllm"] if engine or ("evaluate" in asked and (recipe.evaluation.vllm or chosen)) else []
+
+
+def _outside(recipe: Recipe) -> Iterator[Finding]:
+    """Name the task outside tsd and the plugins, which were checked when the recipe was loaded."""
+    if ":" in recipe.task:
+        task = recipe.asks
+        facets = f"{len(task.facets)} facet{'s' * (len(task.facets) != 1)}, version {task.version}"
+        yield Finding("task", f"{recipe.task}: {task.name}, {facets}")
+    for name in recipe.plugins:
+        added = additions.of_module(modules.load(name).__name__)
+        yield Finding("plugin", f"{name}: {', '.join(added) or 'loaded'}")
 
 
 def _storage(recipe: Recipe) -> str:

@@ -134,6 +134,8 @@ class Study(StudyContext):
         self.reporter.say(f"  kept {kept.rows:,} replies, rejected {rejected.rows:,}")
         for line in review.lines(kept.about):
             self.reporter.say(f"  {escape(line)}")
+        if nothing := review.nothing_kept(kept.about):
+            self.reporter.say(f"  [yellow]no examples:[/] {escape(nothing)}")
 
     def train(self) -> None:
         """Train every unfinished run; failed runs are skipped.

@@ -86,8 +86,11 @@ def _settle_sources(
 
 def _made_with(folder: str, key: str) -> set[str]:
     """Return the digests of the tokenizers of all parts; those of lost parts are known from the manifest."""
-    manifest = manifests.whole_manifest(folder) or {}
-    notes = [manifest.get("about") or {}, *(part.note for part in datasets.finished_parts(folder, key).values())]
+    manifest = manifests.whole_manifest(folder)
+    notes = [
+        (manifest and manifest["about"]) or {},
+        *(part.note for part in datasets.finished_parts(folder, key).values()),
+    ]
     return {note["tokenizer"] for note in notes if "tokenizer" in note}
 
 

@@ -173,13 +173,14 @@ def _of_plugins(task: Task, case: Case, config: CurationConfig) -> str | None:
             reason = reject(task, case, settings)
         except Exception as error:  # whatever code from outside raises
             raise plugin_error(f"the policy {name}", reject, error) from error
-        if reason is not None and not isinstance(reason, str):
+        if reason is None:
+            continue
+        if not isinstance(reason, str) or not reason.strip():
             raise PluginError(
                 f"the policy {name}, in {source(reject)}, returned {reason!r}: return the reason of a rejection, "
-                "or None"
+                "or None to keep the response"
             )
-        if reason is not None:
-            return f"{name}: {reason}"
+        return f"{name}: {reason}"
     return None
 
 

@@ -8,6 +8,7 @@ from tsd.evaluation.intervals import Interval, proportion
 Confusion = Mapping[str, Mapping[str, int]]  # true class -> stated class or NOT_STATED -> rows
 
 MOST_TOLD = 5  # reasons shown in the terminal
+MOST_NAMED = 3  # reasons in the line about a corpus without examples
 
 
 def rows(confusion: Confusion) -> int:
@@ -63,6 +64,19 @@ def lines(counts: Counts) -> list[str]:
         more = len(others) + counts["rare"]["reasons"]
         told.append(f"{sum(one['rows'] for one in others) + counts['rare']['rows']:>9,}  {more} further reasons")
     return [*table, *told]
+
+
+def nothing_kept(counts: Counts) -> str | None:
+    """One line for a corpus in which every response was rejected, with the most frequent reasons; else None."""
+    if counts["kept"] or not counts["replies"]:
+        return None
+    reasons = [f"{found['reason']} ({found['rows']:,})" for found in counts["rejects"][:MOST_NAMED]]
+    others = len(counts["rejects"]) + counts["rare"]["reasons"] - len(reasons)
+    more = f", and {others} further reason{'s' * (others != 1)}" if others else ""
+    return (
+        f"all {counts['replies']:,} replies were rejected, mostly as {', '.join(reasons)}{more}: "
+        "change the teacher, or `curation` in the recipe"
+    )
 
 
 def _interval(found: Interval | None) -> str:

@@ -29,11 +29,23 @@ def _fraction(name: str, metric: Callable[[pa.Table, pa.ChunkedArray], float], p
     """The number of a metric. Raises PluginError if there is none."""
     what = f"the metric {name}"
     try:
-        value = float(metric(predictions, predictions["truth"]))
+        found = metric(predictions, predictions["truth"])
     except Exception as error:  # whatever code from outside raises
         raise plugin_error(f"{what}, given {predictions.num_rows:,} predictions,", metric, error) from error
-    if not 0 <= value <= 1:
+    value = _number(found)
+    if value is None or not 0 <= value <= 1:
+        shown = f"{value:g}" if value is not None else " ".join(repr(found).split())[:60]
         raise PluginError(
-            f"{what}, in {source(metric)}, returned {value:g}: return a number from 0 to 1, the more the better"
+            f"{what}, in {source(metric)}, returned {shown}: return a number from 0 to 1, the more the better"
         )
     return value
+
+
+def _number(found: object) -> float | None:
+    """What a metric returned as a number, None if it is none."""
+    if isinstance(found, str | bytes):
+        return None
+    try:
+        return float(found)  # type: ignore[arg-type]  # whatever has __float__
+    except Exception:  # whatever __float__ raises
+        return None

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from tsd.errors import source
 from tsd.recipe.section import Section, nearest, validated
+from tsd.series.processes import ADDED as PROCESSES
 from tsd.storage.schemas import ALL_RIGHT, RUN, VALID
 from tsd.tasks import Case, Task
 
@@ -123,11 +124,28 @@ def add_teacher(
     TEACHERS[name] = TeacherEntry(build, settings, version)
 
 
+def of_module(name: str) -> list[str]:
+    """What a loaded module, or a package, adds, such as "metric balanced_trend". name: its `__name__`."""
+    added: dict[str, dict[str, object]] = {
+        "process": {key: process.curve for key, process in PROCESSES.items()},
+        "policy": {key: entry.reject for key, entry in POLICIES.items()},
+        "metric": {key: entry.measure for key, entry in METRICS.items()},
+        "teacher": {key: entry.build for key, entry in TEACHERS.items()},
+    }
+    return [
+        f"{what} {key}"
+        for what, codes in added.items()
+        for key, code in codes.items()
+        if f"{getattr(code, '__module__', '')}.".startswith(f"{name}.")
+    ]
+
+
 def policy_settings(given: Mapping[str, Any]) -> dict[str, Section]:
     """The settings of the policies that a recipe names. Raises ValueError or ValidationError for wrong ones."""
     for name in given:
         if name not in POLICIES:
             raise ValueError(f"there is no policy {name!r}{_nearest(name, POLICIES)}")
+        require_found_by_name("policy", name, POLICIES[name].settings)
     return {name: validated(POLICIES[name].settings, value, name) for name, value in given.items()}
 
 
@@ -136,6 +154,21 @@ def require_metric(name: str) -> str:
     if name not in METRICS:
         raise ValueError(f"there is no metric {name!r}{_nearest(name, METRICS)}")
     return name
+
+
+def require_found_by_name(what: str, name: str, settings: type[Section]) -> None:
+    """Raise ValueError unless a process that loads the module finds the settings' class under its name there.
+
+    A recipe reaches workers with the names of its classes alone.
+    """
+    found: object = sys.modules.get(settings.__module__)
+    for part in settings.__qualname__.split("."):
+        found = getattr(found, part, None)
+    if found is not settings:
+        raise ValueError(
+            f"the settings of the {what} {name!r} are a class {settings.__qualname__} that {source(settings)} "
+            "does not have under this name, where workers look for it: give each class a name of its own"
+        )
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:
@@ -163,6 +196,11 @@ def _require_section(what: str, name: str, settings: object, base: type[Section]
     """Raise ValueError unless settings are a section whose fields hide nothing of the base class."""
     if not (isinstance(settings, type) and issubclass(settings, base)):
         raise ValueError(f"the settings of the {what} {name!r} must be a subclass of {base.__name__}")
+    if "<locals>" in settings.__qualname__:
+        raise ValueError(
+            f"the settings of the {what} {name!r} are the class {settings.__name__} of a function, which workers "
+            "cannot load: define it at the top of the module"
+        )
     for field in settings.model_fields:
         if field not in base.model_fields and hasattr(base, field):
             raise ValueError(f"the settings of the {what} {name!r} cannot have a field {field!r}: rename it")

@@ -17,7 +17,7 @@ from tsd.recipe.section import Section, nearest
 from tsd.recipe.stored import references, relocated
 from tsd.recipe.study import Recipe, located
 from tsd.recipe.teacher_kinds import kinds
-from tsd.tasks import modules
+from tsd.tasks import is_module, modules, tasks_of
 
 WHOLE = ("mix",)  # mappings that are replaced as a whole, not merged
 
@@ -42,6 +42,8 @@ def load(source: str, overrides: Sequence[str] = (), *, stored: bool = False, tr
     _load_plugins(source, data)
     for override in ordered[len(first) :]:
         _apply(data, override, given)
+    if not stored:
+        _require_task_in_module(source, data.get("task"))
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -80,6 +82,23 @@ def _load_plugins(source: str, data: dict[str, Any]) -> None:
             modules.load(one)
     except InputError as error:
         raise RecipeError(f"recipe {source}: plugins: {error}") from error
+
+
+def _require_task_in_module(source: str, task: object) -> None:
+    """Raise RecipeError, with the tasks that there are, if the recipe names a module in place of a task in it."""
+    if not isinstance(task, str) or not is_module(task):
+        return
+    try:
+        there = tasks_of(task)
+    except InputError as error:
+        raise RecipeError(f"recipe {source}: task: {error}") from error
+    whole = " or ".join(f"{task}:{name}" for name in there)
+    fix = (
+        f"add the name of its task, {whole}"
+        if there
+        else "it has no task: assign a tsd.tasks.Task to a name in it"
+    )
+    raise RecipeError(f"recipe {source}: task is {task!r}: {fix}")
 
 
 def _folder() -> Any:

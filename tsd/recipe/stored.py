@@ -63,8 +63,8 @@ def modules_of(fields: Mapping[str, Any]) -> list[str]:
     return [*modules.listed(fields.get("plugins", [])), *([module] if colon else [])]
 
 
-def changes(fields: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
-    """Yield one line for each module of a recipe whose content is not that of the stored fields."""
+def changes(fields: Mapping[str, Any], recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yield each module of a recipe whose content is not that of the stored fields, with one line about it."""
     try:
         stored = modules_of(fields)
     except InputError:
@@ -78,8 +78,9 @@ def changes(fields: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
         then, now = digests.get(title(name)), modules.version(name)
         if then and now not in then:
             yield (
+                name,
                 f"{name} has changed since {recipe.folder} was started (sha256 {min(then)}, now {now}): its "
-                "tables were made by the earlier content; if others would result, change its version"
+                "tables were made by the earlier content; if others would result, change its version",
             )
 
 

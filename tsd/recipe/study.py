@@ -20,7 +20,7 @@ from tsd.recipe.teachers import ModelTeacher, RulesTeacher
 from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
 from tsd.series.processes import added, own_ranges
 from tsd.storage.schemas import SPLITS
-from tsd.tasks import TASKS, Task, modules, named
+from tsd.tasks import TASKS, Task, is_module, modules, named
 
 # Generous bounds on the bytes over all tables.
 BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
@@ -29,7 +29,7 @@ BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
 def located(task: str, folder: str = "") -> str:
     """The name of a task, with the absolute path of its file if a file has it. folder: of relative paths."""
     module, colon, attribute = task.rpartition(":")
-    return f"{modules.located(module, folder)}{colon}{attribute}"
+    return f"{modules.located(module, folder)}:{attribute}" if colon else modules.located(task, folder)
 
 
 def _folder_name(name: Any) -> Any:
@@ -40,6 +40,8 @@ def _folder_name(name: Any) -> Any:
 
 
 def _known_task(name: str) -> str:
+    if is_module(name):  # it is not loaded here: a stored recipe may come from someone else
+        raise ValueError(f"a module needs the name of its task, such as {name}:TASK")
     if ":" not in name and name not in TASKS:
         raise ValueError(f"unknown task{nearest(name, list(TASKS))}")
     try:

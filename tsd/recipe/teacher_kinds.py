@@ -9,12 +9,13 @@ from pydantic import (
     GetPydanticSchema,
     SerializationInfo,
     SerializerFunctionWrapHandler,
+    ValidationError,
 )
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from tsd.recipe import additions
 from tsd.recipe.additions import AddedTeacher
-from tsd.recipe.section import Section, validated
+from tsd.recipe.section import Section, nearest, validated
 from tsd.recipe.teachers import ApiTeacher, LocalTeacher, RulesTeacher, VllmTeacher
 
 # by kind, as pydantic names them in error locations
@@ -44,8 +45,23 @@ def _or_added(value: Any, check: Callable[[Any], Any]) -> Any:
         return value
     kind = value.get("kind") if isinstance(value, dict) else None
     if isinstance(kind, str) and kind in additions.TEACHERS:
-        return validated(additions.TEACHERS[kind].settings, value, kind)
+        settings = additions.TEACHERS[kind].settings
+        additions.require_found_by_name("teacher", kind, settings)
+        return validated(settings, value, kind)
+    if isinstance(value, dict) and "kind" in value and not (isinstance(kind, str) and kind in TEACHERS):
+        wrong = PydanticCustomError(
+            "value_error", "{said}", {"said": f"there is no such teacher{_nearest(str(kind))}"}
+        )
+        raise ValidationError.from_exception_data(
+            "teacher", [InitErrorDetails(type=wrong, loc=("kind",), input=kind)]
+        )
     return check(value)
+
+
+def _nearest(kind: str) -> str:
+    """The nearest kind, or all of them; plugins may add more."""
+    known = nearest(kind, list(kinds()))
+    return f"{known.removesuffix(')')}, or of a plugin: name it in plugins)" if known.endswith(")") else known
 
 
 def _written(teacher: Any, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:

@@ -199,7 +199,8 @@ def _address(url: str) -> str:
 
 
 class QualityConfig(Section):
-    """When the stage stops because too few responses are usable."""
+    """When the stage stops because too few responses are usable. Teachers of plugins have no such check: they
+    annotate a whole part of the series at once."""
 
     last: Positive = 100
     """Number of latest rows that are considered."""

@@ -234,6 +234,8 @@ def fault_of(curve: object, own: Own, shocks: Array) -> str | None:
     parameters of the first wrong series.
     """
     length, batch = shocks.shape
+    if curve is None:
+        return "returned None: return finite floats, (length, batch) or (length, 1)"
     found = np.asarray(curve)
     if found.dtype.kind != "f" or found.shape not in ((length, 1), (length, batch)):
         spans = "".join(f", {key} from {column.min():.6g} to {column.max():.6g}" for key, column in own.items())

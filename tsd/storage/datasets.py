@@ -36,7 +36,7 @@ from tsd.storage.folders import (
     write_bytes,
     write_json,
 )
-from tsd.storage.manifests import DIGEST, MANIFEST, digest_of, read_manifest, whole_manifest
+from tsd.storage.manifests import DIGEST, MANIFEST, Manifest, digest_of, read_manifest, whole_manifest
 from tsd.storage.schemas import conform, fingerprint
 
 KEY, NOTE = b"tsd.key", b"tsd.note"
@@ -64,7 +64,7 @@ class Dataset:
 
     folder: str
     schema: pa.Schema
-    manifest: Mapping[str, Any]
+    manifest: Manifest
 
     @property
     def rows(self) -> int:
@@ -208,9 +208,7 @@ def _look_at_all(folder: str, key: str) -> dict[int, Part | None]:
         return dict(sorted(zip(paths, looks, strict=True)))
 
 
-def _look(
-    files: fs.FileSystem, folder: str, path: str, key: str, manifest: Mapping[str, Any] | None
-) -> Part | None:
+def _look(files: fs.FileSystem, folder: str, path: str, key: str, manifest: Manifest | None) -> Part | None:
     """Return the footer data of a part; None if it cannot be read."""
     try:
         with files.open_input_file(path) as source:
@@ -230,7 +228,7 @@ def _look(
     return part
 
 
-def wrong_size(folder: str, manifest: Mapping[str, Any] | None) -> dict[int, str]:
+def wrong_size(folder: str, manifest: Manifest | None) -> dict[int, str]:
     """Return the problem of each part of a manifest that is missing or has another size. Lists the folder once."""
     if manifest is None:
         return {}
@@ -329,7 +327,7 @@ def commit(
     return Dataset(folder, schema, manifest)
 
 
-def _require_same_bytes(folder: str, manifest: Mapping[str, Any], made: Mapping[int, Part]) -> None:
+def _require_same_bytes(folder: str, manifest: Manifest, made: Mapping[int, Part]) -> None:
     """Raise DataError if a part differs from the manifest.
 
     made: parts with digests if they were just written. Parts that it lacks are read.
@@ -344,12 +342,24 @@ def _require_same_bytes(folder: str, manifest: Mapping[str, Any], made: Mapping[
         if seal["sha256"] == part["sha256"]:
             continue
         set_aside(folder, index)
-        versions = manifest["versions"]
         raise DataError(
-            f"{folder}/{part['name']} came out with other bytes than before, when tsd {versions['tsd']} and "
-            f"pyarrow {versions['pyarrow']} wrote it (now {tsd.__version__} and {pa.__version__}): install those "
-            f"versions, or delete {folder} and what was made from it"
+            f"{folder}/{part['name']} came out with other bytes than before, {_why_not_the_same(manifest)}, or "
+            f"delete {folder} and what was made from it"
         )
+
+
+def _why_not_the_same(manifest: Mapping[str, Any]) -> str:
+    """Say what can make other bytes from the same recipe, and what to do about it."""
+    then, now = manifest["versions"], {"tsd": tsd.__version__, "pyarrow": pa.__version__}
+    code = "a task, process, teacher or policy outside tsd that the recipe names"
+    fix = "let it depend on its arguments alone"
+    if all(then.get(name) == version for name, version in now.items()):
+        why = f"{code} is not deterministic, or has changed without a new version"
+        return f"by the same tsd and pyarrow: {why}: {fix}"
+    return (
+        f"when tsd {then.get('tsd')} and pyarrow {then.get('pyarrow')} wrote it (now {now['tsd']} and "
+        f"{now['pyarrow']}): install those versions; or, if {code} is not deterministic, {fix}"
+    )
 
 
 def _delete_unfinished(folder: str) -> None:
@@ -371,7 +381,8 @@ def part_name(index: int) -> str:
 def _require_key(folder: str, found: str, key: str) -> None:
     if found != key:
         raise StorageError(
-            f"{folder} was made from another recipe ({found}, this one is {key}): name another folder with --out"
+            f"{folder} was made from another recipe, or by another version of tsd, of the task or of a plugin "
+            f"({found}, this one is {key}): name another folder with --out"
         )
 
 

@@ -1,7 +1,7 @@
 """A dataset's manifest: which parts it has, what made them, and a digest of itself."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from tsd.errors import DataError
 from tsd.storage.folders import damaged, read_bytes, read_fields
@@ -18,7 +18,31 @@ FIELDS = {
     "versions": dict,
     DIGEST: str,
 }  # of a manifest
-OF_A_PART = {"name", "rows", "bytes", "sha256"}
+
+
+class PartEntry(TypedDict):
+    """A part in a manifest."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Manifest(TypedDict):
+    """A dataset's manifest, as its file holds it."""
+
+    schema: str
+    key: str
+    parents: dict[str, str]
+    """Digest of the manifest of each parent table, by name."""
+    rows: int
+    parts: list[PartEntry]
+    about: Any
+    """What the stage says of the table, such as class frequencies."""
+    versions: dict[str, str]
+    digest: str
+    """Of the other fields."""
 
 
 def has_damaged_manifest(folder: str) -> bool:
@@ -26,27 +50,28 @@ def has_damaged_manifest(folder: str) -> bool:
     return read_bytes(folder, MANIFEST) is not None and whole_manifest(folder) is None
 
 
-def read_manifest(folder: str) -> dict[str, Any] | None:
+def read_manifest(folder: str) -> Manifest | None:
     """Return a dataset's manifest; None if there is none. Raises DataError if it is damaged."""
     manifest = read_fields(folder, MANIFEST)
     if manifest is None:
         return None
     lacks = [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]
-    if not lacks and not all(isinstance(part, dict) and part.keys() >= OF_A_PART for part in manifest["parts"]):
+    whole = PartEntry.__required_keys__
+    if not lacks and not all(isinstance(part, dict) and part.keys() >= whole for part in manifest["parts"]):
         lacks = ["name, rows, bytes or digest of a part"]
     if lacks:
         raise DataError(damaged(f"{folder}/{MANIFEST}", f"it has no {lacks[0]}", folder))
     if manifest[DIGEST] != digest_of(manifest):
         raise DataError(damaged(f"{folder}/{MANIFEST}", "it does not hold what was written", folder))
-    return manifest
+    return cast(Manifest, manifest)
 
 
-def digest_of(manifest: Mapping[str, Any]) -> str:
+def digest_of(manifest: Mapping[str, object]) -> str:
     """Return the digest of a manifest, which is also stored in it."""
     return digest({name: value for name, value in manifest.items() if name != DIGEST})
 
 
-def whole_manifest(folder: str) -> dict[str, Any] | None:
+def whole_manifest(folder: str) -> Manifest | None:
     """Return the manifest; None if there is none or it is damaged. The parts then determine the state."""
     try:
         return read_manifest(folder)

@@ -31,10 +31,13 @@ class Checked:
     findings: tuple[Finding, ...] = ()
     finished: bool = True
     """Whether it is complete, as far as is known."""
+    changed: bool = False
+    """Whether it is a module with another content than when the study was started, which damages nothing."""
 
     @property
     def lines(self) -> list[str]:
         """Format the result: one line, and one more per finding."""
         state = "damaged" if self.findings else "ok" if self.finished else "unfinished"
+        state = "changed" if self.changed and state == "ok" else state
         said = f": {self.said}" if self.said else ""
         return [f"{state:<10} {self.name}{said}", *(f"           {finding}" for finding in self.findings)]

@@ -1,8 +1,8 @@
 """Provenance of a study's folder: the recipe of its tables, stored once and compared with every later recipe.
 
-The recipe is stored as `recipe.yaml`. A later recipe may differ in settings that only concern machines and in
-stages that have no results yet. It may add students, train sizes, seeds and teachers. Any other difference is
-refused before anything is written.
+The recipe is stored as `recipe.yaml`, with the versions of plugins, see `tsd.study.versions`. A later recipe may
+differ in settings that only concern machines and in stages that have no results yet. It may add students, train
+sizes, seeds and teachers. Any other difference is refused before anything is written.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,6 +15,7 @@ from tsd.errors import InputError, StorageError
 from tsd.recipe import ModelTeacher, Recipe, Student, stored, to_yaml
 from tsd.recipe.loading import first_problem
 from tsd.storage import folders, keys
+from tsd.study import versions
 from tsd.tasks import modules
 
 RECIPE = "recipe.yaml"
@@ -71,10 +72,13 @@ def keep(recipe: Recipe, command: str) -> None:
     `require` must have passed.
     """
     for one in (recipe, *recipe.by_teacher.values()):
-        there = read(one)
-        trained = "train" in _made(one.folder)
-        if there is None or (_identity(there) != _identity(one) and (not trained or command in (*GROWS, *LATER))):
-            folders.write_bytes(one.folder, RECIPE, LAYOUT + to_yaml(one, stored=True).encode())
+        there, made = read(one), _made(one.folder)
+        recorded = _recorded(one.folder)
+        kept = versions.to_keep(one, recorded, made)
+        differs = there is None or _identity(there) != _identity(one) or kept != recorded
+        if there is None or (differs and ("train" not in made or command in (*GROWS, *LATER))):
+            text = to_yaml(one, stored=True).encode()
+            folders.write_bytes(one.folder, RECIPE, LAYOUT + versions.line(kept) + text)
 
 
 def read(recipe: Recipe) -> Recipe | None:
@@ -98,12 +102,12 @@ def read(recipe: Recipe) -> Recipe | None:
         raise StorageError(_unreadable(fields, recipe, error)) from error
 
 
-def changed_modules(recipe: Recipe) -> list[str]:
-    """Return one line for each plugin, and for the task's module, that changed since the recipe was stored.
+def changed_modules(recipe: Recipe) -> dict[str, str]:
+    """Return each plugin, and the task's module, that changed since the recipe was stored, with one line about it.
 
     Raises StorageError as `read` does.
     """
-    return list(stored.changes(_read_fields(recipe.folder) or {}, recipe))
+    return dict(stored.changes(_read_fields(recipe.folder) or {}, recipe))
 
 
 def _read_fields(folder: str) -> dict[str, object] | None:
@@ -166,6 +170,8 @@ def _differences(recipe: Recipe, command: str) -> Iterator[Difference]:
     if old is None:
         return
     made = _made(folder)
+    for what, then, current in versions.differences(recipe, _recorded(folder), made):
+        yield Difference(folder, f"the version of {what}", then, current)
     was, now = dict(_fixed(old, made)), dict(_fixed(recipe, made))
     for path in [*was, *(path for path in now if path not in was)]:
         if was.get(path) != now.get(path):
@@ -177,6 +183,10 @@ def _differences(recipe: Recipe, command: str) -> Iterator[Difference]:
     for name, teacher in old.teachers.items():
         if name not in recipe.teachers and "annotate" in _made(f"{folder}/teachers/{name}"):
             yield Difference(folder, f"teachers.{name}", teacher.name, None)
+
+
+def _recorded(folder: str) -> versions.Versions:
+    return versions.read(folders.read_bytes(folder, RECIPE))
 
 
 def _made(folder: str) -> set[str]:

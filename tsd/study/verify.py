@@ -8,8 +8,8 @@ of the runs table has a record, a student and predictions. Files that nothing el
 damaged.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 import yaml
@@ -72,8 +72,12 @@ def check(run: str, trusted: bool = False) -> Iterator[Checked]:
 def _check_study(run: str, trusted: bool) -> Iterator[Checked]:
     """Check the tables, folders, records and pages of a study, then those of its teachers."""
     recipe, unreadable = _recipe(run, trusted)
-    changed = provenance.changed_modules(recipe) if recipe else []
-    yield Checked(provenance.RECIPE, "; ".join(["can be read", *changed]) if recipe else "", unreadable)
+    yield Checked(provenance.RECIPE, "can be read" if recipe else "", unreadable)
+    if recipe:
+        changed = provenance.changed_modules(recipe)
+        for name in recipe.outside:
+            said = changed.get(name, "has the content with which the study was started")
+            yield Checked(stored.title(name), said, changed=name in changed)
     children = sorted({*folders.subfolders(f"{run}/teachers"), *(recipe.teachers if recipe else ())})
     scored = [] if children else _scored(run)
     for name in TABLES:
@@ -97,7 +101,7 @@ def _check_study(run: str, trusted: bool) -> Iterator[Checked]:
             yield Checked(f"teachers/{name}", "not begun", finished=False)
             continue
         for checked in _check_study(f"{run}/teachers/{name}", trusted):
-            yield Checked(f"teachers/{name}/{checked.name}", checked.said, checked.findings, checked.finished)
+            yield replace(checked, name=f"teachers/{name}/{checked.name}")
 
 
 def _begun(run: str, name: str) -> bool:
@@ -204,7 +208,7 @@ def _check_table(run: str, name: str, after: str | None, recipe: Recipe | None) 
     return Checked(name, f"{manifest['rows']:,} rows in {count:,} part{'s' * (count != 1)}", tuple(findings))
 
 
-def _check_parts(folder: str, manifest: Mapping[str, Any]) -> list[Finding]:
+def _check_parts(folder: str, manifest: manifests.Manifest) -> list[Finding]:
     """Check presence, size and digest of each part. A part with the right digest has the right rows and schema."""
     lost = datasets.wrong_size(folder, manifest)
     findings = [Finding(folder, what, part) for part, what in lost.items()]
@@ -219,7 +223,7 @@ def _check_parts(folder: str, manifest: Mapping[str, Any]) -> list[Finding]:
     ]
 
 
-def _check_parents(run: str, name: str, manifest: Mapping[str, Any]) -> list[Finding]:
+def _check_parents(run: str, name: str, manifest: manifests.Manifest) -> list[Finding]:
     """Check that the parent tables are unchanged, and that the row counts match."""
     folder, findings = f"{run}/{name}", []
     for parent, digest in manifest["parents"].items():

@@ -1,6 +1,6 @@
 """Tasks: the facets about which teachers and students are prompted."""
 
-from tsd.tasks.names import TASKS, named
+from tsd.tasks.names import TASKS, is_module, named, tasks_of
 from tsd.tasks.pair import PAIR
 from tsd.tasks.single import SINGLE
 from tsd.tasks.task import PARAMETERS, Case, Facet, Labels, Measures, Parsed, Task
@@ -16,5 +16,7 @@ __all__ = [
     "Measures",
     "Parsed",
     "Task",
+    "is_module",
     "named",
+    "tasks_of",
 ]

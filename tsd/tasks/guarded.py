@@ -71,19 +71,22 @@ def _fault_of_reading(made: Any, _: str) -> str | None:
 
 def _fault_of_classes(made: Any, batch: int, classes: int) -> str | None:
     """Why something is not an index of a class for each item; None if it is."""
-    found = np.asarray(made)
-    if found.shape != (batch,) or found.dtype.kind not in "iu":
-        return f"{found.dtype} of shape {found.shape}: return integers of shape ({batch},)"
-    if batch and not 0 <= found.min() <= found.max() < classes:
-        return f"indices from {found.min()} to {found.max()}: the facet has {classes} classes, from 0 on"
+    if not isinstance(made, np.ndarray):
+        return f"{type(made).__name__}: return an array of integers of shape ({batch},)"
+    if made.shape != (batch,) or made.dtype.kind not in "iu":
+        return f"{made.dtype} of shape {made.shape}: return integers of shape ({batch},)"
+    if batch and not 0 <= made.min() <= made.max() < classes:
+        return f"indices from {made.min()} to {made.max()}: the facet has {classes} classes, from 0 on"
     return None
 
 
 def _fault_of_margin(made: Any, measures: Mapping[str, Any]) -> str | None:
     """Why something is not a distance for each item; None if it is."""
-    found, batch = np.asarray(made), len(next(iter(measures.values())))
-    if found.shape != (batch,) or found.dtype.kind not in "fiu":
-        return f"{found.dtype} of shape {found.shape}: return numbers of shape ({batch},)"
+    batch = len(next(iter(measures.values())))
+    if not isinstance(made, np.ndarray):
+        return f"{type(made).__name__}: return an array of numbers of shape ({batch},)"
+    if made.shape != (batch,) or made.dtype.kind not in "fiu":
+        return f"{made.dtype} of shape {made.shape}: return numbers of shape ({batch},)"
     return None
 
 

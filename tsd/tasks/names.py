@@ -1,9 +1,6 @@
 """Tasks by name: the built-in ones, and `module:TASK` for one outside tsd."""
 
-import json
 from functools import cache
-
-import numpy as np
 
 from tsd.errors import HOW, InputError, PluginError, place, raised, trace
 from tsd.tasks import modules
@@ -11,9 +8,9 @@ from tsd.tasks.guarded import guarded
 from tsd.tasks.pair import PAIR
 from tsd.tasks.single import SINGLE
 from tsd.tasks.task import Task
+from tsd.tasks.usable import require_usable
 
 TASKS = {task.name: task for task in (SINGLE, PAIR)}
-TRIED = 32  # points of the series on which a task from outside is tried
 
 
 @cache
@@ -43,7 +40,7 @@ def named(name: str, folder: str = "") -> Task:
     what = f"the task {attribute} of {module} cannot be used"
     try:
         task = guarded(task)
-        _require_usable(task)
+        require_usable(task)
     except PluginError as error:
         raise PluginError(f"{what}: {error}", error.trace) from error
     except ValueError as error:
@@ -53,23 +50,12 @@ def named(name: str, folder: str = "") -> Task:
     return task
 
 
-def _require_usable(task: Task) -> None:
-    """Raise ValueError unless a task measures what it names and reads what it phrases."""
-    values = np.arange(2 * task.curves * TRIED, dtype=np.uint8).reshape(2, -1) % 100
-    measures = task.measure(values)
-    if set(measures) != set(task.measures):
-        raise ValueError(f"measure returns {sorted(measures)}, and measures names {sorted(task.measures)}")
-    task.truth(measures, TRIED)
-    task.margins(measures)
-    task.tables.series.field("truth")
-    task.teacher_prompt(TRIED)
-    task.student_prompt(values[0].tolist())
-    if unknown := set(task.sheet) - set(task.names):
-        raise ValueError(f"sheet names {sorted(unknown)}, and the facets are {list(task.names)}")
-    for facet in task.facets:
-        for name in facet.classes:
-            for phrasing in facet.phrasings:
-                said = phrasing.format(name)
-                label = task.parse(json.dumps({facet.topic: said})).labels[facet.name]
-                if label != name:
-                    raise ValueError(f"{facet.name}: {said!r} is read as {label}, not {name}")
+def is_module(name: str) -> bool:
+    """Whether the name of a task is that of a module, without the task in it."""
+    return ":" not in name and name not in TASKS and ("." in name or "/" in name)
+
+
+def tasks_of(module: str) -> list[str]:
+    """The names of a module's own tasks: the built-in ones that it imports are left out. Loads the module."""
+    found = vars(modules.load(modules.found(module)))
+    return [name for name, task in found.items() if isinstance(task, Task) and task.name not in TASKS]

@@ -51,6 +51,16 @@ class Facet:
     given: str | None = None
     """A facet of the same task that predicts this one, for the conditional majority baseline."""
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for classes or phrasings that no reply could state."""
+        for what, texts in (("classes", self.classes), ("phrasings", self.phrasings)):
+            if isinstance(texts, str) or not texts or not all(isinstance(one, str) and one for one in texts):
+                raise ValueError(f"{what} of the facet {self.name} must be a tuple of texts, not {texts!r}")
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"the facet {self.name} must have two or more different classes, not {self.classes}")
+        if lacking := [phrasing for phrasing in self.phrasings if "{}" not in phrasing]:
+            raise ValueError(f"the phrasing {lacking[0]!r} of the facet {self.name} has no {{}} for the class")
+
 
 @dataclass(frozen=True)
 class Parsed:
@@ -103,8 +113,19 @@ class Task:
     """Columns of the runs table for metrics from plugins, named by a recipe."""
 
     def __post_init__(self) -> None:
+        """Raise ValueError if facets contradict each other."""
+        if not self.facets:
+            raise ValueError(f"the task {self.name} has no facets")
+        if twice := [name for name in self.names if self.names.count(name) > 1]:
+            raise ValueError(f"the task {self.name} has the facet {twice[0]!r} twice: leave one out, or rename it")
         for topic in self.topics:
-            assert len({len(facet.phrasings) for facet in self._of(topic)}) == 1, topic
+            counts = {facet.name: len(facet.phrasings) for facet in self._of(topic)}
+            if len(set(counts.values())) > 1:
+                raise ValueError(
+                    f"facets of one topic must have equally many phrasings, and those of {topic!r} have "
+                    f"{', '.join(f'{name} {count}' for name, count in counts.items())}: change the phrasings, or "
+                    "give one of them a topic of its own"
+                )
 
     @property
     def unit(self) -> str:

@@ -20,7 +20,7 @@ Rules
 """
 
 from tsd.tasks.language.extrema import read_extrema
-from tsd.tasks.language.forms import sentences, topics_in, topics_of
+from tsd.tasks.language.forms import sentences, topic_of, topics_in, topics_of
 from tsd.tasks.language.noise import read_noise
 from tsd.tasks.language.pairs import read_intersections, read_position
 from tsd.tasks.language.trend import read_thirds, read_trend
@@ -36,6 +36,7 @@ __all__ = [
     "read_thirds",
     "read_trend",
     "sentences",
+    "topic_of",
     "topics_in",
     "topics_of",
 ]

@@ -44,6 +44,12 @@ def topics_in(value: Mapping[str, object], known: Collection[str]) -> set[str]:
     return set(_by_topic(value.items(), known))
 
 
+def topic_of(key: str) -> str:
+    """The topic that a key of a response stands for, whether a task has it or not."""
+    whose, topic, _ = _meaning(key)
+    return f"{whose} {topic}" if whose else topic
+
+
 def sentences(text: str, known: Sequence[str]) -> list[str]:
     """A response as plain sentences: in the order of the topics for JSON, as written for prose."""
     topics, problem = topics_of(text, known)
@@ -63,15 +69,21 @@ def _by_topic(pairs: Iterable[tuple[str, object]], known: Collection[str]) -> di
 def _named(pairs: Iterable[tuple[str, object]], known: Collection[str], whose: str) -> Iterator[tuple[str, str]]:
     """Topic and text of each pair. A key, or the key of an enclosing object, may name one of two series."""
     for key, value in pairs:
-        name = " ".join(key.lower().replace("_", " ").split())
-        series = _WHOSE.match(name)
-        if series and series.end() == len(name) and isinstance(value, dict) and not whose:
-            yield from _named(value.items(), known, f"{series[1]} ")
+        series, topic, lead = _meaning(key)
+        if series and not topic and isinstance(value, dict) and not whose:
+            yield from _named(value.items(), known, f"{series} ")
             continue
-        topic, lead = _topic(name[series.end() :] if series else name)
-        topic = (f"{series[1]} " if series else whose) + topic
+        topic = (f"{series} " if series else whose) + topic
         if topic in known:
             yield topic, lead + _plain(value)
+
+
+def _meaning(key: str) -> tuple[str, str, str]:
+    """Which of two series a key names ("" for none), its topic, and a prefix for its text."""
+    name = " ".join(key.lower().replace("_", " ").split())
+    series = _WHOSE.match(name)
+    topic, lead = _topic(name[series.end() :] if series else name)
+    return series[1] if series else "", topic, lead
 
 
 def _topic(name: str) -> tuple[str, str]:

@@ -1,0 +1,94 @@
+"""Check once, on a few series and on every phrasing, that a task from outside tsd can be used."""
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from tsd.storage.schemas import ALL_RIGHT, RUN, VALID
+from tsd.tasks.language import normal, topic_of
+from tsd.tasks.task import Facet, Task
+
+POINTS, SERIES = 32, 64  # on which it is tried
+
+
+def require_usable(task: Task) -> None:
+    """Raise ValueError unless a task measures what it names and reads what it phrases."""
+    _require_names(task)
+    _require_topics(task)
+    values = tried(task.curves)
+    measures = task.measure(values)
+    if set(measures) != set(task.measures):
+        raise ValueError(f"measure returns {sorted(measures)}, and measures names {sorted(task.measures)}")
+    task.truth(measures, POINTS)
+    task.margins(measures)
+    task.tables.series.field("truth")
+    task.teacher_prompt(POINTS)
+    task.student_prompt(values[0].tolist())
+    _require_readable(task)
+
+
+def tried(curves: int) -> npt.NDArray[np.uint8]:
+    """Series of all levels of noise that rise, fall, turn and stay: (SERIES, curves × POINTS)."""
+    rng = np.random.default_rng(0)
+    time = np.linspace(-1, 1, POINTS)
+    shapes = np.stack([time, -time, 2 * time**2 - 1, 1 - 2 * time**2, np.sin(9 * time), 0 * time])
+    chosen = shapes[rng.integers(len(shapes), size=(SERIES, curves))]  # (SERIES, curves, POINTS)
+    level, size = rng.uniform(20, 80, (SERIES, curves, 1)), rng.uniform(5, 30, (SERIES, curves, 1))
+    noise = rng.choice([1.0, 6.0, 15.0], (SERIES, curves, 1)) * rng.standard_normal(chosen.shape)
+    values: npt.NDArray[np.uint8] = np.clip(level + size * chosen + noise, 0, 99).astype(np.uint8)
+    return values.reshape(SERIES, curves * POINTS)
+
+
+def _require_names(task: Task) -> None:
+    """Raise ValueError for names that clash with columns of tables, or that name no facet."""
+    taken = {ALL_RIGHT, VALID, *(field.name for field in RUN)}
+    for facet in task.facets:
+        if facet.name in taken:
+            raise ValueError(f"the facet {facet.name!r} has the name of a column of the runs table: rename it")
+        if facet.given is not None and facet.given not in task.names:
+            raise ValueError(f"given of the facet {facet.name} is {facet.given!r}, which is no facet of the task")
+    if unknown := set(task.sheet) - set(task.names):
+        raise ValueError(f"sheet names {sorted(unknown)}, and the facets are {list(task.names)}")
+
+
+def _require_topics(task: Task) -> None:
+    """Raise ValueError for a topic that no key of a reply stands for."""
+    for facet in task.facets:
+        found = topic_of(facet.topic)
+        if found != facet.topic or not found:
+            spelt = " ".join(facet.topic.lower().replace("_", " ").split())
+            fix = f"call it {spelt!r}" if topic_of(spelt) == spelt != "" else "give it another topic"
+            raise ValueError(
+                f"the topic {facet.topic!r} of the facet {facet.name} is never found in replies, whose key "
+                f"{facet.topic!r} is read as {found.strip()!r}: {fix}"
+            )
+
+
+def _require_readable(task: Task) -> None:
+    """Raise ValueError for a phrasing that is not read as its class, alone or beside others of its topic."""
+    for facet in task.facets:
+        for name in facet.classes:
+            for phrasing in facet.phrasings:
+                _require_read(task, facet, {facet.topic: phrasing.format(name)}, phrasing.format(name), name)
+    first = {facet.name: facet.classes[0] for facet in task.facets}
+    for facet in task.facets:
+        for name in facet.classes:
+            for i, phrasing in enumerate(facet.phrasings):
+                choice = [min(i, count - 1) for count in task.phrasing_counts]
+                reply = json.loads(task.reply({**first, facet.name: name}, choice))
+                _require_read(task, facet, reply, phrasing.format(name), name)
+
+
+def _require_read(task: Task, facet: Facet, reply: Mapping[str, str], said: str, name: str) -> None:
+    """Raise ValueError unless the label of a facet in a reply is `name`, with what its parser was given."""
+    text = json.dumps(reply)
+    given = normal(task.texts(text).get(facet.topic, ""))
+    reading = facet.read(given)
+    if reading.label != name:
+        why = f" ({reading.why})" if reading.why else ""
+        raise ValueError(
+            f"{facet.name}: {said!r} is read as {reading.label}, not {name}: read was given {given!r} and "
+            f"returned the label {reading.label!r}{why}"
+        )
