@@ -18,7 +18,7 @@ from fault_answers import (
     refusal,
     sound,
 )
-from fault_live import FEW, HTML, SOME, hidden, tagged
+from fault_replies import FEW, HTML, SOME, hidden, tagged
 
 
 @dataclass

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_report import COUNTS, EIGHTY, NINETY, ROWS, STUDY, Page, table
+from support.hand_made_study import COUNTS, EIGHTY, NINETY, ROWS, STUDY, Page, table
 
 from tsd.evaluation.scoring import Beside
 from tsd.reporting import comparison

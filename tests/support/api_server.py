@@ -220,3 +220,13 @@ async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
     await response.prepare(request)
     await response.write_eof()
     return response
+
+
+def answers_pings_alone(_: int, body: dict[str, Any]) -> Answer:
+    """A server that fails at every row, and answers a question that shows nothing."""
+    shows_nothing = isinstance(body["messages"][0]["content"], str)
+    return Answer(200, completion("yes")) if shows_nothing else error(500, "broken")
+
+
+HTML = Answer(200, b"<html><body>503 Service Temporarily Unavailable</body></html>", {"Content-Type": "text/html"})
+SURE = Answer(200, completion())

@@ -23,6 +23,8 @@ KEY = "TSD_TEST_KEY"  # the environment variable of the key
 SECRET = "sk-do-not-tell-4711"
 PRICES = {"usd_per_million_input": 2.0, "usd_per_million_output": 6.0}
 LIVE_USD = 1000 * 2e-6 + 50 * 6e-6  # of one request
+DEAR = {"usd_per_million_input": 1000.0, "usd_per_million_output": 1000.0}  # $1.05 a reply of 1,050 tokens
+REPLY_USD = 1.05
 
 
 def api(url: str, **changes: Any) -> ApiTeacher:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from aiohttp import web
-from support.api_server import SOUND, Answer, Server, completion, error, listening
+from support.api_server import SOUND, SURE, Answer, Server, completion, error, listening
 from support.asked import KEY, LIVE_USD, PRICES, SECRET, Asked, in_batches
 from support.batch_server import BatchServer, Ending
 from support.commands import kill_once
@@ -22,20 +22,6 @@ from tsd.teachers.api.messages import DOLLARS
 
 pytestmark = pytest.mark.usefixtures("quick")
 
-SURE = Answer(200, completion())
-
-
-@pytest.fixture
-def server(batch_server: BatchServer) -> BatchServer:
-    """The API that all these tests ask."""
-    return batch_server
-
-
-@pytest.fixture
-def ask(ask_in_batches: Any) -> Any:
-    """How they ask it."""
-    return ask_in_batches
-
 
 def ask_in_a_child(url: str, folder: str, count: int) -> None:
     """What a child process does: ask about the first series of the laptop recipe."""
@@ -46,7 +32,7 @@ def ask_in_a_child(url: str, folder: str, count: int) -> None:
 
 def killed(url: str, folder: Path, count: int, so: Callable[[], bool]) -> None:
     """Ask in a process of its own, and kill it once something is so."""
-    paths = [str(place) for place in (Path(__file__).parent, Path(__file__).parents[2])]
+    paths = [str(place) for place in (Path(__file__).parent, Path(__file__).parents[3])]
     code = (
         f"import sys; sys.path[:0] = {paths}; from test_batch_restarts import ask_in_a_child; "
         f"ask_in_a_child({url!r}, {str(folder)!r}, {count})"
