@@ -116,10 +116,11 @@ def test_workers_killed_again_and_again_end_with_the_weights_of_some_that_nobody
 POSTED_LATE = """
 import ray
 from tsd.cluster.session import session
-from tsd.cluster.training import _Board, _Listener
+from tsd.cluster.board import Board
+from tsd.cluster.training import _Listener
 
 with session():
-    board, reported = _Board.remote(), []
+    board, reported = Board.remote(), []
     listener = _Listener(board, lambda run_id, metrics: reported.append((run_id, metrics["loss"])), print, {})
     board.post.remote("trial", "first", {"loss": 2.0})
     listener.pending = board.collect.remote()  # asked before the last word, and looked at after it
