@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from support.commands import alone, command, ended, environment, kill_all_of, kill_once, run, start, worker_of
+from support.commands import SHARED, command, ended, kill_all_of, kill_once, run, start, worker_of
 
 from tsd.storage import datasets
 from tsd.tasks import SINGLE
@@ -131,7 +131,7 @@ with session():
 
 
 def test_what_a_trial_posts_last_is_reported_though_the_board_was_asked_before() -> None:
-    result = alone([sys.executable, "-c", POSTED_LATE], environment(1))
+    result = ended([sys.executable, "-c", POSTED_LATE], SHARED)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[('first', 2.0), ('last', 1.0)]"
 

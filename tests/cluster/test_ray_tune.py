@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.commands import alone, command, environment, run
+from support.commands import SHARED, command, ended, run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
@@ -77,7 +77,7 @@ def test_tune_receives_each_trials_metrics_and_a_trial_that_it_stops_ends(
     )
     words = command(tmp_path, *settings)
     overrides = [value for flag, value in pairwise(words) if flag == "--set"]
-    result = alone([sys.executable, "-c", STOPPED, json.dumps(overrides)], environment(2), 900)
+    result = ended([sys.executable, "-c", STOPPED, json.dumps(overrides)], SHARED, 900)
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
     assert {name.rpartition("-")[0]: said for name, said in found["failed"].items()} == {

@@ -70,14 +70,16 @@ def run_on_one_ray(*commands: list[str], cpus: int, timeout: float = 800) -> str
 
 
 def ended(arguments: list[str], cpus: int | None = None, timeout: float = 800) -> Ended:
-    """Run a command to its end, whatever comes of it.
+    """Run a command, or a program that is given by `-c`, to its end, whatever comes of it.
 
     Where two CPUs are asked for, as nearly everywhere, in the process that commands share.
     """
     env = environment(cpus)
-    process = shared(SHARED, ROOT, env) if cpus == SHARED and arguments[: len(TSD)] == list(TSD) else None
-    if process:
-        return subprocess.CompletedProcess(arguments, *process.run(arguments[len(TSD) :], timeout))
+    is_command = arguments[: len(TSD)] == list(TSD)
+    able = cpus == SHARED and (is_command or arguments[:2] == [sys.executable, "-c"])
+    if able and (process := shared(SHARED, ROOT, env)):
+        asked = arguments[len(TSD) if is_command else 1 :]
+        return subprocess.CompletedProcess(arguments, *process.run(asked, timeout))
     return alone(arguments, env, timeout)
 
 
