@@ -17,16 +17,16 @@ from tsd.tasks import SINGLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
-RUN = "0.03M-3200-s0-*"
+RUN = "0.03M-1600-s0-*"
 SHORT = ("0.03M-300-s0-*", "0.03M-200-s0-*")  # share a trial where one is under way at a time
-TRAINED = ("students.models=[0.03M]", "students.train_sizes=[3200]", "training.checkpoint_every=10")
-TRAIN_SIZES = "students.train_sizes=[200,300,3200]"
+TRAINED = ("students.models=[0.03M]", "students.train_sizes=[1600]", "training.checkpoint_every=10")
+TRAIN_SIZES = "students.train_sizes=[200,300,1600]"
 
 
 def with_a_run_that_fails(out: Path, stage: str) -> subprocess.CompletedProcess[str]:
     """Two students, of which one has a learning rate that no number withstands."""
     sizes = "students.models=[0.03M, {name: 0.1M, learning_rate: 1.0e+30}]"
-    arguments = command(out, sizes, TRAIN_SIZES, "training.concurrent_trials=3", stage=stage)
+    arguments = command(out, sizes, TRAIN_SIZES, "training.concurrent_trials=2", stage=stage)
     return ended(arguments, 2, timeout=600)
 
 
@@ -40,7 +40,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 @pytest.fixture
 def examples(done: tuple[Path, object], tmp_path: Path) -> Path:
     """A folder with what training needs and no student."""
-    for name in ("series", "annotations", "examples", "tokenizers"):
+    for name in ("series", "annotations", "examples", "tokenizers", "tokens"):
         shutil.copytree(done[0] / "tiny" / name, tmp_path / "tiny" / name)
     return tmp_path
 
@@ -55,8 +55,8 @@ def test_a_run_that_fails_leaves_the_others_whole_and_is_told_of_everywhere(
     assert " is nan at step 1: lower the learning rate" in line
     runs = datasets.open_dataset(str(out / "tiny" / "runs"), SINGLE.tables.runs).read()
     assert runs["student"].to_pylist() == ["0.03M"] * 3
-    assert "failed: 0.1M-3200-s0-" in " ".join(result.stdout.split())
-    assert "Failed: 0.1M-3200-s0-" in (out / "tiny" / "report.html").read_text()
+    assert "failed: 0.1M-1600-s0-" in " ".join(result.stdout.split())
+    assert "Failed: 0.1M-1600-s0-" in (out / "tiny" / "report.html").read_text()
     client = MlflowClient(f"sqlite:///{out}/mlflow.db")
     status = {run.info.run_name[:4]: run.info.status for run in client.search_runs(["1"])}
     assert (status["0.1M"], status["0.03"]) == ("FAILED", "FINISHED")
@@ -140,7 +140,7 @@ def test_two_workers_shard_a_student_and_one_alone_goes_on_with_it_to_the_same_l
     done: tuple[Path, object], examples: Path
 ) -> None:
     two = command(examples, *TRAINED, "training.workers=2", stage="train")
-    half = f"*/{RUN}-step-000002?0/.metadata"  # of 400 steps
+    half = f"*/{RUN}-step-000001?0/.metadata"  # of 200 steps
     kill_once(lambda: any((examples / "tiny" / "trials").glob(half)), two, cpus=2)
     run(command(examples, *TRAINED, stage="train"), cpus=2)
     losses = [
