@@ -68,7 +68,7 @@ ABLATIONS = {
         "it refuses weights of other names or shapes in one line",
     ),
     "trainer": Ablation("`LowOverheadTrainer` of `tsd/cluster/low_overhead.py`", "`ray.train.torch.TorchTrainer`"),
-    "imports": Ablation("`quick_imports` of `tsd/cluster/low_overhead.py`", "imports with garbage collection"),
+    "imports": Ablation("`quick_imports` of `tsd/cluster/imports.py`", "imports with garbage collection"),
 }
 
 

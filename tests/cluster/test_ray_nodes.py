@@ -127,7 +127,7 @@ def test_node_types_that_start_from_nothing_are_held_against_what_the_recipe_ask
 def board() -> psutil.Process | None:
     """The process of the progress actor, where it is there."""
     for process in psutil.process_iter(["cmdline"]):
-        if any("_Board" in word for word in process.info["cmdline"] or ()):
+        if any("ray::Board" in word for word in process.info["cmdline"] or ()):
             return process
     return None
 

@@ -235,16 +235,17 @@ def test_killed_from_asking_to_report_a_study_goes_on_and_redoes_nothing(
 ) -> None:
     study, _ = undisturbed
     mine = tmp_path / "tiny"
+    arguments = command(tmp_path, "evaluation.workers=2")  # the undisturbed one had one
     before: dict[str, int] = {}
     for stage, pattern in UNDER_WAY.items():
         if stage == "annotate" and not long:  # the executor is killed in test_ray_parts.py
             continue
-        kill_when(command(tmp_path), mine, pattern, cpus=2)
+        kill_when(arguments, mine, pattern, cpus=2)
         after = finished_files(mine)
         redone = [name for name, born in before.items() if after.get(name) != born]
         assert not redone, f"after the kill in {stage} these were written again: {redone}"
         before = after
-    printed = run(command(tmp_path), cpus=2)
+    printed = run(arguments, cpus=2)
     after = finished_files(mine)
     assert not [name for name, born in before.items() if after.get(name) != born]
     assert "from before" in printed

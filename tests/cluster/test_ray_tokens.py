@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.commands import alone, command, environment, run
+from support.commands import SHARED, command, ended, run
 
 from tsd.models.tokenizer import build_tokenizer
 
@@ -62,7 +62,7 @@ def test_tokens_of_a_source_that_has_changed_are_made_again_unless_students_were
     words = command(tmp_path, "series.count=2000", f"students.models=[{student}]", "students.train_sizes=[40,80]")
     overrides = [value for flag, value in pairwise(words) if flag == "--set"]
     overrides.append(f"out={tmp_path}")
-    result = alone([sys.executable, "-c", TOKENISED, json.dumps(overrides), str(source)], environment(2), 600)
+    result = ended([sys.executable, "-c", TOKENISED, json.dumps(overrides), str(source)], SHARED, 600)
     assert result.returncode == 0, result.stderr[-3000:]
     said = json.loads(result.stdout.splitlines()[-1])
     first, again, changed, refused = said["found"]

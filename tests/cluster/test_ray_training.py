@@ -10,23 +10,23 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from support.commands import alone, command, ended, environment, kill_all_of, kill_once, run, start, worker_of
+from support.commands import SHARED, command, ended, kill_all_of, kill_once, run, start, worker_of
 
 from tsd.storage import datasets
 from tsd.tasks import SINGLE
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
 
-RUN = "0.03M-3200-s0-*"
+RUN = "0.03M-1600-s0-*"
 SHORT = ("0.03M-300-s0-*", "0.03M-200-s0-*")  # share a trial where one is under way at a time
-TRAINED = ("students.models=[0.03M]", "students.train_sizes=[3200]", "training.checkpoint_every=10")
-TRAIN_SIZES = "students.train_sizes=[200,300,3200]"
+TRAINED = ("students.models=[0.03M]", "students.train_sizes=[1600]", "training.checkpoint_every=10")
+TRAIN_SIZES = "students.train_sizes=[200,300,1600]"
 
 
 def with_a_run_that_fails(out: Path, stage: str) -> subprocess.CompletedProcess[str]:
     """Two students, of which one has a learning rate that no number withstands."""
     sizes = "students.models=[0.03M, {name: 0.1M, learning_rate: 1.0e+30}]"
-    arguments = command(out, sizes, TRAIN_SIZES, "training.concurrent_trials=3", stage=stage)
+    arguments = command(out, sizes, TRAIN_SIZES, "training.concurrent_trials=2", stage=stage)
     return ended(arguments, 2, timeout=600)
 
 
@@ -40,7 +40,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 @pytest.fixture
 def examples(done: tuple[Path, object], tmp_path: Path) -> Path:
     """A folder with what training needs and no student."""
-    for name in ("series", "annotations", "examples", "tokenizers"):
+    for name in ("series", "annotations", "examples", "tokenizers", "tokens"):
         shutil.copytree(done[0] / "tiny" / name, tmp_path / "tiny" / name)
     return tmp_path
 
@@ -55,8 +55,8 @@ def test_a_run_that_fails_leaves_the_others_whole_and_is_told_of_everywhere(
     assert " is nan at step 1: lower the learning rate" in line
     runs = datasets.open_dataset(str(out / "tiny" / "runs"), SINGLE.tables.runs).read()
     assert runs["student"].to_pylist() == ["0.03M"] * 3
-    assert "failed: 0.1M-3200-s0-" in " ".join(result.stdout.split())
-    assert "Failed: 0.1M-3200-s0-" in (out / "tiny" / "report.html").read_text()
+    assert "failed: 0.1M-1600-s0-" in " ".join(result.stdout.split())
+    assert "Failed: 0.1M-1600-s0-" in (out / "tiny" / "report.html").read_text()
     client = MlflowClient(f"sqlite:///{out}/mlflow.db")
     status = {run.info.run_name[:4]: run.info.status for run in client.search_runs(["1"])}
     assert (status["0.1M"], status["0.03"]) == ("FAILED", "FINISHED")
@@ -116,10 +116,11 @@ def test_workers_killed_again_and_again_end_with_the_weights_of_some_that_nobody
 POSTED_LATE = """
 import ray
 from tsd.cluster.session import session
-from tsd.cluster.training import _Board, _Listener
+from tsd.cluster.board import Board
+from tsd.cluster.training import _Listener
 
 with session():
-    board, reported = _Board.remote(), []
+    board, reported = Board.remote(), []
     listener = _Listener(board, lambda run_id, metrics: reported.append((run_id, metrics["loss"])), print, {})
     board.post.remote("trial", "first", {"loss": 2.0})
     listener.pending = board.collect.remote()  # asked before the last word, and looked at after it
@@ -130,7 +131,7 @@ with session():
 
 
 def test_what_a_trial_posts_last_is_reported_though_the_board_was_asked_before() -> None:
-    result = alone([sys.executable, "-c", POSTED_LATE], environment(1))
+    result = ended([sys.executable, "-c", POSTED_LATE], SHARED)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[('first', 2.0), ('last', 1.0)]"
 
@@ -139,7 +140,7 @@ def test_two_workers_shard_a_student_and_one_alone_goes_on_with_it_to_the_same_l
     done: tuple[Path, object], examples: Path
 ) -> None:
     two = command(examples, *TRAINED, "training.workers=2", stage="train")
-    half = f"*/{RUN}-step-000002?0/.metadata"  # of 400 steps
+    half = f"*/{RUN}-step-000001?0/.metadata"  # of 200 steps
     kill_once(lambda: any((examples / "tiny" / "trials").glob(half)), two, cpus=2)
     run(command(examples, *TRAINED, stage="train"), cpus=2)
     losses = [

@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,6 +19,8 @@ from support.standing import Standing, shared
 ROOT = Path(__file__).parents[2]
 TSD = (sys.executable, "-m", "tsd.cli")
 Ended: TypeAlias = "subprocess.CompletedProcess[str]"
+# Variables that tsd and its libraries set at import, in this process too. A command sets them itself.
+SET_BY_IMPORTS = ("RAY_", "TUNE_", "LOG_NAME_", "MLFLOW_", "_MLFLOW_", "GIT_PYTHON_", "TORCHINDUCTOR_", "_RJEM_")
 SHARED = 2  # logical CPUs of the Ray that commands share
 TINY = (
     "name=tiny",
@@ -30,16 +34,32 @@ TINY = (
     "evaluation.series=200",
     "evaluation.batch_size=100",
     "evaluation.validation_examples=100",
+    "evaluation.workers=1",  # the second would import torch for longer than the first decodes
 )
+LOGGED = ("study", "teacher train", "train", "evaluate")  # stages that log to MLflow
 # What a study takes where nobody looks at how much its students have learned.
 BRIEF = ("series.count=4000", "students.train_sizes=[40]")
 
 
 def command(out: Path, *extra: str, stage: str = "study") -> list[str]:
     """The command line of a tiny study that writes everything under `out`."""
-    overrides = [*TINY, f"tracking.uri=sqlite:///{out}/mlflow.db", *extra]
+    database = out / "mlflow.db"
+    if stage in LOGGED and not database.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        database.write_bytes(empty_mlflow())
+    overrides = [*TINY, f"tracking.uri=sqlite:///{database}", *extra]
     sets = [word for override in overrides for word in ("--set", override)]
     return [*TSD, *stage.split(), "laptop", "--out", str(out), *sets]
+
+
+@lru_cache(maxsize=1)
+def empty_mlflow() -> bytes:
+    """A database of MLflow without a run: to create its tables takes longer than what a tiny study logs."""
+    from tsd.tracking.mlflow_client import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
+        return Path(folder, "mlflow.db").read_bytes()
 
 
 def run(arguments: list[str], cpus: int | None = None, timeout: float = 800) -> str:
@@ -70,14 +90,16 @@ def run_on_one_ray(*commands: list[str], cpus: int, timeout: float = 800) -> str
 
 
 def ended(arguments: list[str], cpus: int | None = None, timeout: float = 800) -> Ended:
-    """Run a command to its end, whatever comes of it.
+    """Run a command, or a program that is given by `-c`, to its end, whatever comes of it.
 
     Where two CPUs are asked for, as nearly everywhere, in the process that commands share.
     """
     env = environment(cpus)
-    process = shared(SHARED, ROOT, env) if cpus == SHARED and arguments[: len(TSD)] == list(TSD) else None
-    if process:
-        return subprocess.CompletedProcess(arguments, *process.run(arguments[len(TSD) :], timeout))
+    is_command = arguments[: len(TSD)] == list(TSD)
+    able = cpus == SHARED and (is_command or arguments[:2] == [sys.executable, "-c"])
+    if able and (process := shared(SHARED, ROOT, env)):
+        asked = arguments[len(TSD) if is_command else 1 :]
+        return subprocess.CompletedProcess(arguments, *process.run(asked, timeout))
     return alone(arguments, env, timeout)
 
 
@@ -129,7 +151,7 @@ def kill_all_of(process: "subprocess.Popen[Any]") -> None:
 
 def environment(cpus: int | None = None) -> dict[str, str]:
     """This environment without a cluster to join; `cpus` logical CPUs for a local Ray."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(SET_BY_IMPORTS)}
     # A job's `python` is the first in the PATH of the cluster that runs it.
     clean["PATH"] = f"{Path(sys.executable).parent}:{clean['PATH']}"
     return clean | {"RAY_AUTH_MODE": "disabled"} | ({"TSD_CPUS": str(cpus)} if cpus else {})

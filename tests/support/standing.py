@@ -1,6 +1,6 @@
 """Commands one after the other in one process with a Ray of its own, whose start takes longer than a small stage.
 
-For commands that run to their end. Those that are killed or need another environment have a process of their own.
+For commands and programs that run to their end. What is killed or needs another environment runs by itself.
 """
 
 import atexit
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from support.asked import KEY, SECRET
 
-# Reads one command a line and says its exit code. What it prints goes to the files that the line names.
+# Reads one command a line, or "-c" with a program, and says its exit code. What it prints goes to the files that
+# the line names.
 PROGRAM = """
 import json, os, sys, traceback
 asked, said = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
@@ -30,7 +31,11 @@ with session():
                 os.dup2(file.fileno(), number)
         code = 0
         try:
-            main(arguments)
+            if arguments[0] == "-c":
+                sys.argv = ["-c", *arguments[2:]]
+                exec(arguments[1], {"__name__": "__main__"})
+            else:
+                main(arguments)
         except SystemExit as left:
             code = left.code or 0
         except BaseException:

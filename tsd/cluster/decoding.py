@@ -1,5 +1,6 @@
 """Students' replies to the test series, part by part."""
 
+import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from tsd.cluster import parts
+from tsd.cluster.imports import quick_imports
 from tsd.errors import InputError, TsdError, how_to_install
 from tsd.models.chat import chat_tokens
 from tsd.plots.rasterised import draw
@@ -19,6 +21,8 @@ from tsd.study import identity
 from tsd.study.identity import Engine
 from tsd.study.scored_series import test_series
 from tsd.training.runs import RunSpec
+
+LIBRARIES = ("tsd.inference.decoding", "tsd.models.students")  # and with them transformers
 
 
 @dataclass
@@ -81,8 +85,11 @@ class Decoder:
         self, recipe: Recipe, series: datasets.Dataset, engines: Mapping[str, Engine], keys: Mapping[str, str]
     ) -> None:
         """engines, keys: of the runs' predictions, by run id."""
-        import torch
+        with quick_imports():
+            import torch
 
+            for name in LIBRARIES:
+                importlib.import_module(name)
         self.recipe, self.engines, self.keys = recipe, engines, keys
         self.test = test_series(recipe, series)
         self.loaded: tuple[str, Callable[[pa.Table], list[str]]] | None = None

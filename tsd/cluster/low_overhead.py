@@ -1,8 +1,5 @@
 """Low-overhead trainer for CPU trials on a local Ray: fewer processes, and only the workers load torch."""
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +7,8 @@ import ray
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from tsd.cluster.imports import quick_imports
 
 PATIENCE = timedelta(minutes=30)  # for a collective operation, as in Ray's own trainer
 LEAVING = 5.0  # seconds
@@ -77,20 +76,6 @@ class _Gloo(Backend):  # type: ignore[misc]
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Called in the controller after the run. Bounded wait: if one worker is dead, the others would block."""
         ray.wait(worker_group.execute_async(_leave), num_returns=len(worker_group), timeout=LEAVING)
-
-
-@contextmanager
-def quick_imports() -> Iterator[None]:
-    """Import modules with garbage collection disabled: it would find nothing and scan all objects repeatedly.
-
-    Objects that exist at the end are frozen, so only modules may have been loaded before.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _free_address() -> str:

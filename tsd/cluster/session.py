@@ -14,8 +14,10 @@ from tsd.errors import ClusterError
 # Ray reads these at import and passes them to its processes. A study prints its own progress only. Small students
 # start and end every few seconds, so Ray polls them more often than its default.
 for name, value in {
+    "LOG_NAME_UPDATE_INTERVAL_S": "60",  # Ray lists log files to print their lines, which tsd does not ask for
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # its errors reach Python as exceptions; set it to see more
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",  # also while there are few, instead of ten times a second
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",  # a trial may wait that long for its machines
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -21,6 +21,7 @@ from ray.train import TrainingFailedError
 from ray.tune.logger import JsonLoggerCallback
 
 from tsd.cluster import nodes
+from tsd.cluster.board import Board
 from tsd.cluster.low_overhead import LowOverheadTrainer
 from tsd.cluster.session import on_driver, own_ray
 from tsd.cluster.training_worker import (
@@ -89,7 +90,7 @@ def _train_together(
     # Tune would replace an object in the search space by a reference.
     by_name = {trial.name: trial for trial in trials}
     folders.delete_folder(f"{folder}/{FAILED}")
-    board = _Board.options(**on_driver()).remote()  # type: ignore[attr-defined]
+    board = Board.options(**on_driver()).remote()  # type: ignore[attr-defined]
     listener = _Listener(board, report, waiting, by_name)
     settings = TrialSettings(
         folder=folder,
@@ -134,6 +135,7 @@ def _train_together(
     with contextlib.redirect_stdout(io.StringIO()):  # Tune prints its settings at any verbosity
         results = tuner.fit()
     listener.finish()
+    ray.kill(board)  # Tune's registry of this process keeps a handle, and with it an idle process
     died = {
         run.run_id: _last_line(result.error)
         for result in results
@@ -152,57 +154,6 @@ def _failed(folder: str, runs: Sequence[RunSpec]) -> dict[str, str]:
     """Return why runs could not continue, by run id."""
     said = {run.run_id: folders.read_json(f"{folder}/{FAILED}", f"{run.run_id}.json") for run in runs}
     return {run_id: reason for run_id, reason in said.items() if reason is not None}
-
-
-@ray.remote
-class _Board:
-    """Progress board of the trials. Ray Train's own reports would wait for its controller each time.
-
-    Its state is expendable: after a restart it is empty, and the next reports fill it.
-    """
-
-    def __init__(self) -> None:
-        self.news: dict[str, dict[str, float]] = {}
-        self.latest: dict[str, tuple[str, dict[str, float]]] = {}
-        self.at_work: set[str] = set()
-        self.stopped: set[str] = set()
-        self.unfit: dict[str, str] = {}
-
-    def begin(self, trial: str) -> None:
-        """Record that a trial has its machines."""
-        self.at_work.add(trial)
-
-    def begun(self) -> set[str]:
-        """Return the trials that had their machines so far."""
-        return self.at_work
-
-    def post(self, trial: str, run_id: str, metrics: dict[str, float]) -> bool:
-        """Record the metrics of a run. Only its latest metrics are kept. Returns whether the trial was stopped."""
-        self.at_work.add(trial)
-        self.news[run_id] = metrics
-        self.latest[trial] = run_id, metrics
-        return trial in self.stopped
-
-    def stop(self, trial: str) -> None:
-        """Record that Tune has stopped a trial."""
-        self.stopped.add(trial)
-
-    def is_stopped(self, trial: str) -> bool:
-        """Whether Tune has stopped a trial."""
-        return trial in self.stopped
-
-    def latest_of(self, trial: str) -> tuple[str, dict[str, float]] | None:
-        """Return the run that a trial trains or trained last, and its latest metrics."""
-        return self.latest.get(trial)
-
-    def exclude(self, node: str, fault: str) -> None:
-        """Record that a node is unfit."""
-        self.unfit[node] = fault
-
-    def collect(self) -> tuple[dict[str, dict[str, float]], set[str], dict[str, str]]:
-        """Return the metrics since the last call, the trials that had their machines, and the unfit nodes."""
-        news, self.news = self.news, {}
-        return news, self.at_work, self.unfit
 
 
 class _Listener(tune.Callback):  # type: ignore[misc]

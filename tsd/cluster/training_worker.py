@@ -18,7 +18,7 @@ from pyarrow import fs
 from ray.exceptions import GetTimeoutError, RayError
 
 from tsd.cluster import distillation, nodes
-from tsd.cluster.low_overhead import quick_imports
+from tsd.cluster.imports import quick_imports
 from tsd.cluster.node_checks import Need
 from tsd.errors import DataError, InputError, TrainingError, UserError
 from tsd.recipe import TrainingConfig
