@@ -86,6 +86,13 @@ def test_no_module_and_no_class_is_too_long_to_read(module: str) -> None:
             assert node.end_lineno - node.lineno < CLASS_LINES, node.name
 
 
+def test_no_file_of_the_tests_and_benchmarks_is_too_long_to_read() -> None:
+    files = [
+        file for folder in ("tests", "benchmarks", "jobs") for file in (PACKAGE.parent / folder).rglob("*.py")
+    ]
+    assert not [file for file in files if len(file.read_text().splitlines()) > MODULE_LINES]
+
+
 def test_only_tracking_imports_mlflow() -> None:
     users = {m for m, path in MODULES.items() if any(n.split(".")[0] == "mlflow" for n in imported(path))}
     assert users == {"tsd.tracking.mlflow_client"}
