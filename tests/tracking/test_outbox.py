@@ -226,11 +226,12 @@ def test_what_is_undelivered_at_the_end_is_said_in_one_line_after_a_bounded_time
     assert tracker.flush(60) == 0
 
 
-def test_what_was_logged_before_an_error_is_there_once_the_study_is_left(uri, tmp_path):
+def test_what_was_logged_before_an_error_is_there_once_the_study_is_left(tmp_path):
+    uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     recipe = load("laptop", ["teacher={kind: rules}", f"tracking.uri={uri}", f"out={tmp_path}/runs"])
     study = Study(recipe, Reporter())
     study.leave_tracking()  # nothing was logged: MLflow is not even opened
-    assert not Path(tmp_path, "runs", "mlflow.db").exists()
+    assert not Path(tmp_path, "new", "mlflow.db").exists()
     study.tracker.fail(RECORD["run_id"], "the loss is not a number")
     study.leave_tracking()
     runs = logged_runs(uri)
