@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from support.small_disk import mounted
 
-from tsd.errors import DataError, StorageError
+from tsd.errors import DataError, StorageError, TsdError
 from tsd.storage import datasets, node_copy
 from tsd.storage.datasets import Dataset
 
@@ -268,6 +268,51 @@ def test_a_damaged_part_is_named_and_what_was_copied_before_it_stays_usable(
     path.write_bytes(whole)
     with node_copy.mapped(dataset, 4, flatten) as arrays:
         assert same(arrays, expected(dataset, 4))
+
+
+class Unreachable(Dataset):
+    """A dataset whose storage does not answer for its third part."""
+
+    def read_part(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        if index == 2:
+            raise OSError("AWS Error NETWORK_CONNECTION: curlCode: 28, Timeout was reached")
+        return super().read_part(index, columns)
+
+
+def test_a_study_that_does_not_answer_is_not_taken_for_a_fault_of_the_machines_disk(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    unreachable = Unreachable(dataset.folder, dataset.schema, dataset.manifest)
+    with node_copy.mapped(dataset, 1, flatten) as arrays:
+        with pytest.raises(OSError, match="Timeout was reached") as raised:
+            node_copy.mapped(unreachable, 4, flatten).__enter__()
+        assert not isinstance(raised.value, TsdError), "Ray would not try it again"
+        assert same(arrays, expected(dataset, 1))
+        with node_copy.mapped(dataset, 4, flatten) as later:
+            assert same(later, expected(dataset, 4))
+    assert copies(tmp_path) == []
+
+
+def test_a_temporary_directory_that_was_deleted_is_one_line_with_a_way_out(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    for opened in (node_copy.mapped(dataset, 1, flatten), node_copy.in_use(dataset)):
+        with pytest.raises(StorageError) as raised:
+            opened.__enter__()
+        assert str(raised.value) == (
+            f"the tokens cannot be copied to {tmp_path / 'gone'}: no such file or directory; "
+            "set TMPDIR to another folder"
+        )
+
+
+def test_a_machine_without_any_temporary_directory_is_one_line(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc/none"])
+    with pytest.raises(StorageError, match="to a temporary directory: no such file or directory; set TMPDIR"):
+        node_copy.in_use(dataset).__enter__()
 
 
 FULL = """

@@ -47,18 +47,20 @@ def mapped(dataset: Dataset, parts: int, flatten: Flatten) -> Iterator[Arrays]:
     """Map the first parts of a dataset into memory. Yields at least their rows: read-only arrays, by name.
 
     flatten: maps the table of one part to arrays, (values,) each. The arrays of all parts follow one another.
-    Raises DataError if a part is damaged, StorageError if the machine's temporary directory is full.
+    Raises DataError if a part is damaged, StorageError if the machine's temporary directory is full. Other errors
+    of the dataset's storage are raised as they are: they may pass.
     """
     with ExitStack() as held:
-        with _disk_errors(dataset):
+        with _disk_errors():
             arrays = None
             for _ in range(ATTEMPTS):
-                arrays = held.enter_context(_Copy.of(dataset)).arrays(dataset, parts, flatten)
+                copy = held.enter_context(_Copy.of(dataset))
+                arrays = copy.arrays(dataset, parts, flatten)
                 if arrays is not None:
                     break
         if arrays is None:
             raise StorageError(
-                f"the tokens in {_place(dataset).parent} are deleted by another program again and again: "
+                f"the tokens in {copy.place.parent} are deleted by another program again and again: "
                 "exclude that folder from it, or set TMPDIR to another one"
             )
         yield arrays
@@ -67,7 +69,7 @@ def mapped(dataset: Dataset, parts: int, flatten: Flatten) -> Iterator[Arrays]:
 @contextmanager
 def in_use(dataset: Dataset) -> Iterator[None]:
     """Keep the copy of a dataset on this machine while this context lasts, if there is one."""
-    with _disk_errors(dataset):
+    with _disk_errors():
         copy = _Copy.of(dataset)
     with copy:
         yield
@@ -180,7 +182,7 @@ class _Copy:
             with ExitStack() as files:
                 opened: dict[str, FileIO] = {}
                 for part in range(index["parts"], parts):
-                    for name, array in flatten(dataset.read_part(part)).items():
+                    for name, array in _read(dataset, part, flatten).items():
                         known = index["arrays"].setdefault(
                             name, {"bytes": 0, "dtype": array.dtype.str, "crc32": 0}
                         )
@@ -307,14 +309,40 @@ def _write_all(file: FileIO, content: memoryview) -> None:
         content = content[file.write(content) :]
 
 
+class _DatasetError(Exception):
+    """Carries an OSError of the dataset's storage past the handlers of those of the copy's files."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _read(dataset: Dataset, part: int, flatten: Flatten) -> Arrays:
+    """The arrays of one part. Raises _DatasetError if the dataset's storage does not answer."""
+    try:
+        table = dataset.read_part(part)
+    except OSError as error:
+        raise _DatasetError(error) from error
+    return flatten(table)
+
+
 @contextmanager
-def _disk_errors(dataset: Dataset) -> Iterator[None]:
+def _disk_errors() -> Iterator[None]:
     """Turn an error of the machine's disk into a StorageError of one line with the fix."""
     try:
         yield
+    except _DatasetError as raised:
+        raise raised.error from None
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         fix = "a folder with more space" if error.errno in FULL else "another folder"
         raise StorageError(
-            f"the tokens cannot be copied to {_place(dataset)}: {reason}; set TMPDIR to {fix}"
+            f"the tokens cannot be copied to {_temporary()}: {reason}; set TMPDIR to {fix}"
         ) from error
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:  # no folder can be written to
+        return "a temporary directory"
