@@ -140,7 +140,7 @@ def test_two_workers_shard_a_student_and_one_alone_goes_on_with_it_to_the_same_l
     done: tuple[Path, object], examples: Path
 ) -> None:
     two = command(examples, *TRAINED, "training.workers=2", stage="train")
-    half = f"*/{RUN}-step-000001?0/.metadata"  # of 200 steps
+    half = f"*/{RUN}-step-000001?0-*/.metadata"  # of 200 steps
     kill_once(lambda: any((examples / "tiny" / "trials").glob(half)), two, cpus=2)
     run(command(examples, *TRAINED, stage="train"), cpus=2)
     losses = [
@@ -169,7 +169,7 @@ def test_a_checkpoint_that_is_damaged_is_passed_over_for_the_one_before(
     def pruned() -> bool:
         """After ten checkpoints there are two, and perhaps one that Ray has yet to hear of."""
         there = sorted(path.parent.name for path in trial.glob(f"*/{RUN}-step-*/.metadata"))
-        return 2 <= len(there) <= 3 and there[-1][-8:] >= "00000100"
+        return 2 <= len(there) <= 3 and there[-1].rpartition("-step-")[2] >= "00000100"
 
     kill_once(pruned, arguments, cpus=2)
     last = max(path.parent for path in trial.glob(f"*/{RUN}-step-*/.metadata"))
@@ -182,6 +182,30 @@ def test_a_checkpoint_that_is_damaged_is_passed_over_for_the_one_before(
         next((place / "tiny" / "students").glob(f"{RUN}/model.safetensors")) for place in (done[0], examples)
     )
     assert mine.read_bytes() == undisturbed.read_bytes()
+
+
+def test_a_checkpoint_of_the_same_step_as_a_damaged_one_is_not_deleted_with_it(
+    done: tuple[Path, object], examples: Path
+) -> None:
+    arguments = command(examples, *TRAINED[:2], "training.checkpoint_every=120", stage="train")  # of 200 steps
+    trials = examples / "tiny" / "trials"
+
+    def listed() -> set[str]:
+        """Names of the checkpoints in Ray's list."""
+        try:
+            (snapshot,) = trials.glob("0.03M-1600-*/checkpoint_manager_snapshot.json")
+            results = json.loads(snapshot.read_text())["checkpoint_results"]
+        except ValueError:  # not there, or not complete
+            return set()
+        return {one["checkpoint_dir_name"] for one in results}
+
+    kill_once(listed, arguments, cpus=2)
+    (damaged,) = trials.glob(f"*/{RUN}-step-*")
+    (damaged / ".metadata").unlink()
+    kill_once(lambda: not damaged.exists(), arguments, cpus=2)  # Ray keeps one
+    (kept,) = trials.glob(f"*/{RUN}-step-*")
+    assert (kept / ".metadata").exists()
+    assert listed() == {kept.name}
 
 
 def test_a_student_that_cannot_reply_is_named_the_others_are_scored_and_it_is_tried_again(

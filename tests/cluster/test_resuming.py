@@ -1,6 +1,7 @@
 """What a worker or trial does before it trains, without Ray: its tokenizer, and the checkpoint that it uses."""
 
 import logging
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,15 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from tsd.cluster.training_worker import SNAPSHOT, STEP, forget_cut_off_snapshot, load_tokenizer_of, restore_last
+from tsd.cluster.training_worker import (
+    SNAPSHOT,
+    STEP,
+    RunCheckpoints,
+    forget_cut_off_snapshot,
+    load_tokenizer_of,
+    lying_in,
+    restore_last,
+)
 from tsd.errors import InputError
 from tsd.models.students import build
 from tsd.models.tokenizer import build_tokenizer, load_tokenizer, tokenizer_digest
@@ -18,7 +27,7 @@ from tsd.recipe import Student, load
 from tsd.storage import datasets, folders
 from tsd.storage.schemas import TOKENS
 from tsd.study.identity import plan_runs
-from tsd.training.checkpoints import Checkpoints
+from tsd.training.checkpoints import PROGRESS, Checkpoints, is_whole
 from tsd.training.loop import Progress, WorkerContext, make_optimizer
 from tsd.training.runs import RunSpec
 
@@ -92,6 +101,63 @@ def test_a_run_resumes_from_its_last_checkpoint_of_the_same_tokens(
         assert resumed({"tokenizer": "third"}) == (0, "third")
         assert resumed({"tokenizer": "second"}) == (4, "second")
         assert resumed({}) == (1, "")  # both of an earlier version
+
+
+def stored(start: RunCheckpoints, folder: Path, tokenizer: str, fill: float, killed: bool = False) -> Path:
+    """A checkpoint of step 250 that a start stored, or of which it stored one file. All weights have one value."""
+    model, optimizer = student()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(fill)
+
+    def keep(part: Path, now: Progress) -> None:
+        if killed:
+            for path in part.iterdir():
+                if path.name != PROGRESS:
+                    path.unlink()
+        start.keep(part, now)
+
+    progress = Progress(step=250, tokenizer=tokenizer)
+    with Checkpoints(model, optimizer, WorkerContext(), keep, lambda _: None) as checkpoints:
+        checkpoints.save(progress)
+    return folder / start.name(progress)
+
+
+@pytest.mark.usefixtures("group")
+def test_a_run_that_starts_again_writes_to_no_folder_of_an_earlier_start(tmp_path: Path) -> None:
+    trial, run = tmp_path / "trial", a_run()
+    starts = [RunCheckpoints(run.run_id, str(trial), start) for start in ("f0", "00", "77")]
+
+    def resumed(tokenizer: str) -> tuple[int, float]:
+        """Step, and a weight where it resumes."""
+        model, optimizer = student()
+        made = tokens(tmp_path / f"tokens-{tokenizer}", {"tokenizer": tokenizer})
+        progress = restore_last(lying_in(str(trial)), model, optimizer, run, WorkerContext(), str(trial), made)
+        return progress.step, float(next(model.parameters()).detach().flatten()[0])
+
+    first = stored(starts[0], trial, "old", 1.0)
+    assert resumed("old") == (250, 1.0)
+    stored(starts[1], trial, "new", 2.0, killed=True)
+    assert resumed("new")[0] == 0, "the weights of another vocabulary were loaded"
+    assert resumed("old") == (250, 1.0)
+    third = stored(starts[2], trial, "new", 3.0)
+    shutil.rmtree(first)  # by Ray, which keeps one of its list
+    assert is_whole(third)
+    assert resumed("new") == (250, 3.0)
+
+
+def test_what_earlier_starts_of_a_run_left_is_deleted_but_for_what_ray_deletes_itself(tmp_path: Path) -> None:
+    start, now = RunCheckpoints("a-1-s0-0123", str(tmp_path), "feed"), Progress(step=20)
+    earlier = [RunCheckpoints("a-1-s0-0123", str(tmp_path), name) for name in ("0001", "0002")]
+    other = RunCheckpoints("b-1-s0-0123", str(tmp_path), "0001")
+    for one in (start, *earlier, other):
+        (tmp_path / one.name(now)).mkdir()
+    (tmp_path / f"a-1-s0-0123{STEP}00000010").mkdir()  # of an earlier version
+    start.delete_earlier([earlier[0].name(now)])
+    kept = {one.name(now) for one in (start, earlier[0], other)}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    start.delete_earlier([])
+    assert {path.name for path in tmp_path.iterdir()} == {start.name(now), other.name(now)}
 
 
 def test_a_node_with_another_tokenizer_than_that_of_the_tokens_fails_the_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,49 @@ def test_a_copied_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
     (tmp_path / "students" / "a" / "stale").write_text("old")
     folders.copy_folder(str(tmp_path / "new"), str(tmp_path / "students" / "a"))
     assert [p.name for p in (tmp_path / "students").rglob("*")] == ["a", "weights"]
+
+
+KILLED = """
+import os, signal, sys
+from tsd.storage import folders
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+os.replace = kill  # after the files were copied
+folders.copy_folder(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_what_a_killed_process_left_of_a_copy_is_hidden_and_deleted_by_the_next_copy(tmp_path: Path) -> None:
+    new, students = tmp_path / "new", tmp_path / "students"
+    new.mkdir()
+    (new / "weights").write_text("new")
+    ended = [
+        subprocess.run([sys.executable, "-c", KILLED, str(new), str(students / name)]) for name in ("a", "b.2")
+    ]
+    assert [process.returncode for process in ended] == [-signal.SIGKILL] * 2
+    assert len(list(students.glob("*/weights"))) == 2
+    assert folders.subfolders(str(students)) == []
+    visible = students / f"a.{'0' * 32}"  # as earlier versions left it
+    others = students / f"ab.{'0' * 32}", students / "a.notes"
+    for folder in (visible, *others):
+        folder.mkdir()
+    folders.copy_folder(str(new), str(students / "a"))
+    kept = [path.name for path in students.iterdir() if not path.name.startswith(".b.2.")]
+    assert sorted(kept) == sorted(["a", *(path.name for path in others)])
+    folders.delete_unfinished(str(students))
+    assert sorted(kept) == sorted(path.name for path in students.iterdir())
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "dangling").symlink_to(tmp_path / "missing")
+    with pytest.raises(StorageError):
+        folders.copy_folder(str(tmp_path / "new"), str(tmp_path / "students" / "a"))
+    assert list((tmp_path / "students").iterdir()) == []
 
 
 # ---- A disk that refuses

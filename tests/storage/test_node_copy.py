@@ -4,66 +4,22 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from support.small_disk import mounted
+from support.flat_tables import ROWS, copies, expected, flatten, same
 
 from tsd.errors import DataError, StorageError
 from tsd.storage import datasets, node_copy
 from tsd.storage.datasets import Dataset
-
-KEY = "0123456789abcdef"
-SCHEMA = pa.schema([pa.field("id", pa.int64(), nullable=False), pa.field("values", pa.list_(pa.int32()))])
-ROWS = 50
-
-
-@pytest.fixture
-def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """Four parts of rows of different lengths, some empty or null; temporary files lie in the test's folder."""
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    return filled(tmp_path / "table")
-
-
-def filled(folder: Path, rows: int = ROWS) -> Dataset:
-    """Such a dataset."""
-    for part in range(4):
-        ids = list(range(part * rows, (part + 1) * rows))
-        values = [None if i % 7 == 0 else list(range(i, i + i % 5)) for i in ids]
-        datasets.write_part(str(folder), part, pa.table({"id": ids, "values": values}, SCHEMA), SCHEMA, KEY)
-    return datasets.commit(str(folder), SCHEMA, KEY, 4, {})
-
-
-def flatten(table: pa.Table) -> dict[str, npt.NDArray[Any]]:
-    """Its columns as flat arrays."""
-    return {"id": table["id"].to_numpy(), "values": table["values"].combine_chunks().flatten().to_numpy()}
-
-
-def expected(dataset: Dataset, parts: int) -> dict[str, list[int]]:
-    """What the arrays of the first parts hold."""
-    table = pa.concat_tables(dataset.read_part(part) for part in range(parts))
-    return {name: array.tolist() for name, array in flatten(table).items()}
-
-
-def copies(tmp_path: Path) -> list[Path]:
-    """The folders of copies on this machine."""
-    return [path for path in (tmp_path / "tmp").glob("tsd-tokens-*/*") if path.is_dir()]
-
-
-def same(arrays: node_copy.Arrays, wanted: dict[str, list[int]]) -> bool:
-    """Whether the arrays begin with these values, and have their types."""
-    types = {name: array.dtype for name, array in arrays.items()}
-    assert types == {"id": np.int64, "values": np.int32}
-    return all(arrays[name][: len(values)].tolist() == values for name, values in wanted.items())
 
 
 def test_the_arrays_hold_the_parts_one_after_the_other_and_cannot_be_written(
@@ -126,8 +82,8 @@ def test_what_a_killed_process_left_is_not_read(
 
 def left_behind(dataset: Dataset, parts: int) -> Path:
     """The folder of a copy of the first parts whose user was killed."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-    code = HELD.format(tests=str(Path(__file__).parent), folder=dataset.folder, parts=parts)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
+    code = HELD.format(tests=str(Path(__file__).parents[1]), folder=dataset.folder, parts=parts)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout
         assert process.stdout.readline() == b"open\n"
@@ -225,7 +181,7 @@ def test_a_copy_that_is_always_deleted_is_one_line_with_a_way_out(dataset: Datas
 HELD = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from test_node_copy import SCHEMA, flatten
+from support.flat_tables import SCHEMA, flatten
 from tsd.storage import datasets, node_copy
 with node_copy.mapped(datasets.open_dataset({folder!r}, SCHEMA), {parts}, flatten):
     print("open", flush=True)
@@ -234,7 +190,7 @@ with node_copy.mapped(datasets.open_dataset({folder!r}, SCHEMA), {parts}, flatte
 
 
 def test_a_copy_whose_user_was_killed_is_used_on_and_deleted_by_the_next(dataset: Dataset, tmp_path: Path) -> None:
-    tests = str(Path(__file__).parent)
+    tests = str(Path(__file__).parents[1])
     code = HELD.format(tests=tests, folder=dataset.folder, parts=2)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(tests).parent), *sys.path])}
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
@@ -270,52 +226,14 @@ def test_a_damaged_part_is_named_and_what_was_copied_before_it_stays_usable(
         assert same(arrays, expected(dataset, 4))
 
 
-FULL = """
-import os, sys, tempfile
-sys.path.insert(0, {tests!r})
-from pathlib import Path
-from test_node_copy import SCHEMA, filled, flatten
-from tsd.errors import StorageError
-from tsd.storage import node_copy
-tempfile.tempdir = disk = sys.argv[1]
-
-
-def with_a_third(table):
-    return {{**flatten(table), "few": table["id"].to_numpy()[:3]}}
-
-
-data = filled(Path({folder!r}), 5000)
-with node_copy.mapped(data, 1, with_a_third) as first:
-    before = os.statvfs(disk).f_bfree
-    try:
-        with node_copy.mapped(data, 4, with_a_third):
-            print("fits")
-    except StorageError as error:
-        print(error)
-    print(os.statvfs(disk).f_bfree - before, len(first["id"]), first["few"].tolist())
-    with node_copy.mapped(data, 1, with_a_third) as again:
-        print((again["id"] == first["id"]).all())
-"""
-
-
-def test_a_full_disk_is_named_with_the_variable_that_names_another_and_is_freed(tmp_path: Path) -> None:
-    code = FULL.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "table"))
-    done = mounted("size=256k", tmp_path / "small", code, imports=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stderr
-    line, after, same_values = done.stdout.splitlines()
-    assert "no space left on device; set TMPDIR to a folder with more space" in line
-    assert after == "0 5000 [0, 1, 2]"  # blocks that are still taken, and the copy before
-    assert same_values == "True"
-
-
 def test_many_processes_that_open_and_close_at_once_all_read_the_same(dataset: Dataset, tmp_path: Path) -> None:
     code = HELD.replace("time.sleep(600)", "print(sum(map(int, _['values'])))").replace(
         "flatten):", "flatten) as _:"
     )
-    code = code.format(tests=str(Path(__file__).parent), folder=dataset.folder, parts=2).replace(
+    code = code.format(tests=str(Path(__file__).parents[1]), folder=dataset.folder, parts=2).replace(
         'print("open", flush=True)', "pass"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
     started = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(6)
@@ -324,4 +242,46 @@ def test_many_processes_that_open_and_close_at_once_all_read_the_same(dataset: D
     said = {process.communicate(timeout=max(1.0, until - time.monotonic()))[0].strip() for process in started}
     assert said == {str(sum(expected(dataset, 2)["values"]))}
     assert copies(tmp_path) == []
-    assert not list((tmp_path / "tmp").glob("tsd-tokens-*/*"))
+    assert [path.name for path in (tmp_path / "tmp").glob("tsd-tokens-*/*")] == [node_copy.MOVING]
+
+
+@pytest.mark.parametrize("emptied_before", [False, True], ids=["no copy", "a copy without locks"])
+def test_a_copy_that_another_process_makes_meanwhile_is_shared_and_not_deleted(
+    emptied_before: bool, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if emptied_before:
+        place = left_behind(dataset, 1)
+        for path in place.iterdir():
+            path.unlink()
+    opened, missed, made = os.open, threading.Event(), threading.Event()
+    read: list[int] = []
+
+    def noted(table: pa.Table) -> dict[str, npt.NDArray[Any]]:
+        read.append(table["id"][0].as_py() // ROWS)
+        return flatten(table)
+
+    def slow_to_miss(*args: Any, **more: Any) -> int:
+        """A thread that found no copy does not go on before another one has made it."""
+        try:
+            return opened(*args, **more)
+        except FileNotFoundError:
+            if threading.current_thread() is not threading.main_thread() and not missed.is_set():
+                missed.set()
+                assert made.wait(60)
+            raise
+
+    def late() -> bool:
+        with node_copy.mapped(dataset, 2, noted) as arrays:
+            return same(arrays, expected(dataset, 2))
+
+    monkeypatch.setattr(os, "open", slow_to_miss)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(late)
+        assert missed.wait(60)
+        with node_copy.mapped(dataset, 2, noted) as arrays:
+            made.set()
+            assert other.result(60)
+            assert len(copies(tmp_path)) == 1, "it was deleted under its user"
+            assert same(arrays, expected(dataset, 2))
+    assert read == [0, 1]
+    assert copies(tmp_path) == []

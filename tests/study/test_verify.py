@@ -14,7 +14,7 @@ from tsd.errors import StorageError
 from tsd.recipe import Recipe, load, to_yaml
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, REJECTS
-from tsd.study import identity, provenance, remaining, verify
+from tsd.study import identity, provenance, remaining, restoring, verify
 from tsd.tasks import SINGLE
 from tsd.teachers import Reply
 from tsd.teachers.api.journal import Journal
@@ -220,6 +220,21 @@ def test_files_that_are_not_of_a_study_are_passed_over(run: Path, recipe: Recipe
         (run / name / stray).write_text("stray")
     assert states(run) == before
     assert remaining.of(recipe) == left
+
+
+@pytest.mark.parametrize("kind", ["students", "tokenizers"])
+def test_what_a_killed_command_left_of_a_folder_is_no_damage_and_deleted_by_a_repair(run: Path, kind: str) -> None:
+    folder = next((run / kind).iterdir())
+    hidden, visible = (run / kind / f"{dot}{folder.name}.{'0' * 32}" for dot in (".", ""))
+    shutil.copytree(folder, hidden)
+    assert states(run) == {}
+    shutil.copytree(folder, visible)  # as earlier versions left it, cut off before its files were there
+    (visible / "files.json").unlink()
+    assert states(run) == {f"{kind}/{visible.name}": "was not finished by the command that stored it"}
+    verify.set_aside([finding for checked in verify.check(str(run)) for finding in checked.findings])
+    restoring.delete_unfinished(str(run))
+    assert list((run / kind).iterdir()) == [folder]
+    assert states(run) == {}
 
 
 def test_a_tokenizer_that_a_trained_student_needs_is_missed(run: Path) -> None:

@@ -63,11 +63,12 @@ def repair(folder: str, findings: "Sequence[Finding]", trusted: bool = False) ->
 
     folder: the study's. trusted: run the modules that its recipe names.
     """
-    from tsd.study import verify
+    from tsd.study import restoring, verify
 
     recipe = verify.recipe_of(folder, trusted)
     with locks.hold(recipe.folder, f"tsd verify {folder} --repair"):
         verify.set_aside(list(findings))
+        restoring.delete_unfinished(recipe.folder)
         from tsd.cluster import studies
         from tsd.progress import Reporter
 

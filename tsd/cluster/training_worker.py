@@ -5,7 +5,8 @@ import logging
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ import ray
 import ray.train
 from pyarrow import fs
 from ray.exceptions import GetTimeoutError, RayError
+from ray.train.collective import broadcast_from_rank_zero
 
 from tsd.cluster import distillation, nodes
 from tsd.cluster.imports import quick_imports
@@ -168,8 +170,15 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -
         if any(answer_within(call, False, BOARD_SECONDS) for call in answered):
             raise StoppedByTuneError
 
-    def keep(part: Path, now: loop.Progress) -> None:
-        folders.add_files(str(part), f"{folder}/trials/{trial}/{_checkpoint_name(run, now)}")
+    trial_folder = f"{folder}/trials/{trial}"
+    mine = RunCheckpoints(run.run_id, trial_folder, broadcast_from_rank_zero(uuid.uuid4().hex[:8]))
+    reported = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()]
+
+    def tell(now: loop.Progress) -> None:
+        """Report a checkpoint that all workers have stored: a restart resumes from it."""
+        _report(mine.name(now), trainer.metrics(now))
+        if place.rank == 0:  # all workers have loaded what they resumed from
+            mine.delete_earlier(list(map(_name_of, reported)))
 
     with token_parts.corpora(tokens, counts, how.max_length, named(settings.task).curves) as corpora:
         model, record, end = trainer.learn(
@@ -179,9 +188,17 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -
             how,
             place,
             started=started,
-            resume=partial(_restore, run=run, place=place, trial=f"{folder}/trials/{trial}", tokens=tokens),
-            keep=keep,
-            tell=partial(_tell, run),
+            # Ray reports none if it was killed while it wrote its list.
+            resume=partial(
+                restore_last,
+                reported or lying_in(trial_folder),
+                run=run,
+                place=place,
+                trial=trial_folder,
+                tokens=tokens,
+            ),
+            keep=mine.keep,
+            tell=tell,
             report=post,
             teacher=teacher,
         )
@@ -206,21 +223,50 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -
         answer_within(settings.board.post.remote(trial, run.run_id, last), None, BOARD_SECONDS)
 
 
-def _tell(run: RunSpec, progress: "Progress") -> None:
-    """Report a checkpoint that all workers have stored: a restart resumes from it."""
-    from tsd.training.trainer import metrics
+@dataclass(frozen=True)
+class RunCheckpoints:
+    """The folders to which one start of a run writes its checkpoints. No other start writes to them.
 
-    name, storage = _checkpoint_name(run, progress), ray.train.get_context().get_storage()
+    A checkpoint that a start does not resume from, since it is damaged or of other tokens, may be in Ray's list:
+    Ray will delete that folder. And files of two starts in one folder could pass for a complete checkpoint.
+    """
+
+    run_id: str
+    trial: str
+    """Folder of the trial's checkpoints."""
+    start: str
+    """Differs for each start, and is the same for all its workers."""
+
+    def name(self, progress: "Progress") -> str:
+        """Folder name of the checkpoint of a step. Names of one run sort by step."""
+        return f"{self.run_id}{STEP}{progress.step:08d}-{self.start}"
+
+    def keep(self, part: Path, progress: "Progress") -> None:
+        """Store a worker's part of a checkpoint."""
+        folders.add_files(str(part), f"{self.trial}/{self.name(progress)}")
+
+    def delete_earlier(self, listed: Collection[str]) -> None:
+        """Delete what earlier starts of the run left, for example when they were killed while they stored it.
+
+        listed: names of the checkpoints in Ray's list, which it deletes itself.
+        """
+        try:
+            for name in map(_name_of, lying_in(self.trial)):
+                if _run_of(name) == self.run_id and not name.endswith(f"-{self.start}") and name not in listed:
+                    folders.delete_folder(f"{self.trial}/{name}")
+        except OSError as error:  # what is left is of no use, but harmless
+            log.warning("earlier checkpoints in %s could not be deleted: %s", self.trial, error)
+
+
+def _report(name: str, metrics: dict[str, Any]) -> None:
+    """Report a checkpoint of this name, which lies in the trial's folder, to Ray Train."""
+    storage = ray.train.get_context().get_storage()
     ray.train.report(
-        metrics(progress),
+        metrics,
         checkpoint=ray.train.Checkpoint(f"{storage.experiment_fs_path}/{name}", storage.storage_filesystem),
         checkpoint_dir_name=name,
         checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
     )
-
-
-def _checkpoint_name(run: RunSpec, progress: "Progress") -> str:
-    return f"{run.run_id}{STEP}{progress.step:08d}"
 
 
 def load_tokenizer_of(tokens: datasets.Dataset, run: RunSpec, folder: str) -> "PreTrainedTokenizerBase":
@@ -244,24 +290,6 @@ def _tokenizer_of(tokens: datasets.Dataset) -> str:
     return str(tokens.about.get("tokenizer", ""))
 
 
-def _restore(
-    model: "PreTrainedModel",
-    optimizer: "Optimizer",
-    *,
-    run: RunSpec,
-    place: "WorkerContext",
-    trial: str,
-    tokens: datasets.Dataset,
-) -> "Progress":
-    """Load the run's last usable checkpoint, if there is one. Returns its progress.
-
-    trial: the folder of the checkpoints. It is listed if Ray reports none, because it was killed while writing its
-    list.
-    """
-    reported = [each.checkpoint.path for each in ray.train.get_all_reported_checkpoints()]
-    return restore_last(reported or _lying_in(trial), model, optimizer, run, place, trial, tokens)
-
-
 def restore_last(
     paths: Sequence[str],
     model: "PreTrainedModel",
@@ -280,8 +308,8 @@ def restore_last(
 
     made_with = _tokenizer_of(tokens)
     for path in reversed(paths):
-        name = Path(path).name
-        if name.rpartition(STEP)[0] != run.run_id:  # of the trial's previous run
+        name = _name_of(path)
+        if _run_of(name) != run.run_id:  # of the trial's previous run
             continue
         with folders.local_copy(f"{trial}/{name}") as folder:
             if not checkpoints.is_whole(Path(folder)):
@@ -293,7 +321,16 @@ def restore_last(
     return Progress(tokenizer=made_with)
 
 
-def _lying_in(trial: str) -> list[str]:
+def _name_of(path: str) -> str:
+    return Path(path).name
+
+
+def _run_of(name: str) -> str:
+    """Id of the run of a checkpoint, by the name of its folder."""
+    return name.rpartition(STEP)[0]
+
+
+def lying_in(trial: str) -> list[str]:
     """Return the folders in a trial's folder, sorted by name: for one run, by step."""
     files, root = folders.filesystem(trial)
     found = files.get_file_info(fs.FileSelector(root, allow_not_found=True))

@@ -23,6 +23,7 @@ INSIDE = (  # contents of a study's folder
     *("series", "plots", "annotations", "verdicts", "examples", "rejects", "runs"),
     *("predictions", "students", "records", "tokenizers", "tokens", "teacher", "teachers", "trials"),
 )
+UNFINISHED = re.compile(r"\.[0-9a-f]{32}$")  # ends the names of copies in the making
 UNSEALED = ("README.md", FILES)  # a model card is rewritten by each evaluation
 READERS = 16  # concurrent reads, to hide the latency of object stores
 UNREADABLE = (pa.ArrowException, OSError, ValueError, IndexError)  # errors of pyarrow and json on damaged bytes
@@ -127,9 +128,10 @@ def write_bytes(folder: str, name: str, content: bytes | pa.Buffer) -> None:
 
 
 def copy_folder(local: str, folder: str, sealed: bool = False) -> None:
-    """Copy a finished local folder to `folder`; on a disk atomically.
+    """Copy a finished local folder to `folder`; on a disk atomically, by way of a hidden folder beside it.
 
     sealed: also write the size and digest of each file, for `damage`. Raises StorageError if it cannot be written.
+    Copies to the same folder that killed processes left unfinished are deleted.
     """
     locks.require(folder)
     if sealed:
@@ -137,12 +139,38 @@ def copy_folder(local: str, folder: str, sealed: bool = False) -> None:
     files, root = filesystem(folder)
     with storage_errors(folder):
         delete_folder(folder)
-        if isinstance(files, fs.LocalFileSystem):
-            unfinished = f"{root}.{uuid.uuid4().hex}"
+        if not isinstance(files, fs.LocalFileSystem):
+            fs.copy_files(local, root, destination_filesystem=files)
+            return
+        above, _, name = root.rpartition("/")
+        _delete_unfinished(above, re.compile(rf"\.?{re.escape(name)}{UNFINISHED.pattern}"))
+        unfinished = f"{above}/.{name}.{uuid.uuid4().hex}"
+        try:
             shutil.copytree(local, unfinished)
             os.replace(unfinished, root)
-        else:
-            fs.copy_files(local, root, destination_filesystem=files)
+        except OSError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a folder has the name of a copy in the making. Earlier versions did not hide it."""
+    return bool(UNFINISHED.search(name))
+
+
+def delete_unfinished(folder: str) -> None:
+    """Delete the hidden copies in `folder` that killed processes left unfinished. None may be in the making."""
+    locks.require(folder)
+    files, root = filesystem(folder)
+    if isinstance(files, fs.LocalFileSystem):
+        _delete_unfinished(root, re.compile(rf"\..+{UNFINISHED.pattern}"))
+
+
+def _delete_unfinished(root: str, names: re.Pattern[str]) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(root):
+            if names.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def add_files(local: str, folder: str) -> None:

@@ -6,7 +6,8 @@ only if its files have the bytes that were written.
 
 Temporary folders are cleaned by others, so files of a copy may vanish at any time. Its locks are files of its
 folder that are made with it and never again. A folder that lacks one is replaced by a new one. Who uses the former
-keeps it open: all files are opened relative to the folder itself, and what is mapped stays readable.
+keeps it open: all files are opened relative to the folder itself, and what is mapped stays readable. One more
+lock, beside the copies, is held while one is put there or taken out: nobody takes out another than the one meant.
 """
 
 import errno
@@ -34,6 +35,7 @@ from tsd.storage.node_folders import shared_folder
 
 INDEX = "index.json"  # written last: parts, and bytes, type and CRC-32 of each file
 LOCK, USED = "lock", "used"  # exclusive while the copy changes; shared while it is used
+MOVING = "moving.lock"  # beside the copies: exclusive while one is put there or taken out
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 ATTEMPTS = 5
 BLOCK = 1 << 22  # bytes read at once
@@ -47,18 +49,20 @@ def mapped(dataset: Dataset, parts: int, flatten: Flatten) -> Iterator[Arrays]:
     """Map the first parts of a dataset into memory. Yields at least their rows: read-only arrays, by name.
 
     flatten: maps the table of one part to arrays, (values,) each. The arrays of all parts follow one another.
-    Raises DataError if a part is damaged, StorageError if the machine's temporary directory is full.
+    Raises DataError if a part is damaged, StorageError if the machine's temporary directory is full. Other errors
+    of the dataset's storage are raised as they are: they may pass.
     """
     with ExitStack() as held:
-        with _disk_errors(dataset):
+        with _disk_errors():
             arrays = None
             for _ in range(ATTEMPTS):
-                arrays = held.enter_context(_Copy.of(dataset)).arrays(dataset, parts, flatten)
+                copy = held.enter_context(_Copy.of(dataset))
+                arrays = copy.arrays(dataset, parts, flatten)
                 if arrays is not None:
                     break
         if arrays is None:
             raise StorageError(
-                f"the tokens in {_place(dataset).parent} are deleted by another program again and again: "
+                f"the tokens in {copy.place.parent} are deleted by another program again and again: "
                 "exclude that folder from it, or set TMPDIR to another one"
             )
         yield arrays
@@ -67,7 +71,7 @@ def mapped(dataset: Dataset, parts: int, flatten: Flatten) -> Iterator[Arrays]:
 @contextmanager
 def in_use(dataset: Dataset) -> Iterator[None]:
     """Keep the copy of a dataset on this machine while this context lasts, if there is one."""
-    with _disk_errors(dataset):
+    with _disk_errors():
         copy = _Copy.of(dataset)
     with copy:
         yield
@@ -101,7 +105,7 @@ class _Copy:
             try:
                 copy = cls(place)
             except FileNotFoundError:
-                _delete(place)
+                _delete_broken(place)
                 _make(place)
                 continue
             with copy._alone():
@@ -109,7 +113,7 @@ class _Copy:
                     if not _lock(copy.used) or copy._is_whole(copy._read_index(), read=True):
                         fcntl.flock(copy.used, fcntl.LOCK_SH)
                         return copy
-                    _delete(place)
+                    copy._delete()
             copy.held.close()
 
     def __enter__(self) -> Self:
@@ -117,8 +121,8 @@ class _Copy:
 
     def __exit__(self, *_: object) -> None:
         with self.held, self._alone():
-            if _lock(self.used) and self._is_current():
-                _delete(self.place)
+            if _lock(self.used):
+                self._delete()
 
     def arrays(self, dataset: Dataset, parts: int, flatten: Flatten) -> dict[str, npt.NDArray[Any]] | None:
         """Append the parts that the copy lacks, and map all. None if it was deleted or damaged meanwhile."""
@@ -131,9 +135,12 @@ class _Copy:
                     return self._map(self._extend(index or {"parts": 0, "arrays": {}}, dataset, parts, flatten))
             except FileNotFoundError:  # deleted just now
                 pass
-            if self._is_current():
-                _delete(self.place)
+            self._delete()
         return None
+
+    def _delete(self) -> None:
+        """Delete the copy, unless another one has taken its place."""
+        _take_out(self.place, self._is_current)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -180,7 +187,7 @@ class _Copy:
             with ExitStack() as files:
                 opened: dict[str, FileIO] = {}
                 for part in range(index["parts"], parts):
-                    for name, array in flatten(dataset.read_part(part)).items():
+                    for name, array in _read(dataset, part, flatten).items():
                         known = index["arrays"].setdefault(
                             name, {"bytes": 0, "dtype": array.dtype.str, "crc32": 0}
                         )
@@ -244,19 +251,50 @@ def _make(place: Path) -> None:
     try:
         for name in (LOCK, USED):
             (unfinished / name).touch(mode=0o600)
-        os.rename(unfinished, place)
+        with _moving(place.parent):
+            os.rename(unfinished, place)
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
 
 
-def _delete(place: Path) -> None:
-    """Delete a copy. Whoever still maps its files can read them on."""
+def _delete_broken(place: Path) -> None:
+    """Delete a folder that lacks a lock, unless another process has replaced it by a copy meanwhile."""
+
+    def is_broken() -> bool:
+        try:
+            _Copy(place).held.close()
+        except FileNotFoundError:
+            return True
+        return False
+
+    _take_out(place, is_broken)
+
+
+def _take_out(place: Path, is_meant: Callable[[], bool]) -> None:
+    """Delete a folder if it is the one that is meant. Whoever still maps its files can read them on."""
     gone = place.with_suffix(f".{uuid.uuid4().hex}")
     with suppress(FileNotFoundError):  # another process was first
-        os.rename(place, gone)
+        with _moving(place.parent):
+            if not is_meant():
+                return
+            os.rename(place, gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+@contextmanager
+def _moving(folder: Path) -> Iterator[None]:
+    """Exclude the other processes that put copies into this folder or take them out.
+
+    Held for one rename, and always taken last: whoever holds it waits for nothing.
+    """
+    with FileIO(folder / MOVING, "wb", opener=partial(os.open, mode=0o600)) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def _delete_unused(but: Path) -> None:
@@ -267,11 +305,11 @@ def _delete_unused(but: Path) -> None:
                 try:
                     copy = _Copy(place)
                 except FileNotFoundError:
-                    _delete(place)
+                    _delete_broken(place)
                     continue
                 with copy.held:
-                    if _lock(copy.lock) and _lock(copy.used) and copy._is_current():
-                        _delete(place)
+                    if _lock(copy.lock) and _lock(copy.used):
+                        copy._delete()
 
 
 def _lock(file: FileIO) -> bool:
@@ -307,14 +345,40 @@ def _write_all(file: FileIO, content: memoryview) -> None:
         content = content[file.write(content) :]
 
 
+class _DatasetError(Exception):
+    """Carries an OSError of the dataset's storage past the handlers of those of the copy's files."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _read(dataset: Dataset, part: int, flatten: Flatten) -> Arrays:
+    """The arrays of one part. Raises _DatasetError if the dataset's storage does not answer."""
+    try:
+        table = dataset.read_part(part)
+    except OSError as error:
+        raise _DatasetError(error) from error
+    return flatten(table)
+
+
 @contextmanager
-def _disk_errors(dataset: Dataset) -> Iterator[None]:
+def _disk_errors() -> Iterator[None]:
     """Turn an error of the machine's disk into a StorageError of one line with the fix."""
     try:
         yield
+    except _DatasetError as raised:
+        raise raised.error from None
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         fix = "a folder with more space" if error.errno in FULL else "another folder"
         raise StorageError(
-            f"the tokens cannot be copied to {_place(dataset)}: {reason}; set TMPDIR to {fix}"
+            f"the tokens cannot be copied to {_temporary()}: {reason}; set TMPDIR to {fix}"
         ) from error
+
+
+def _temporary() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:  # no folder can be written to
+        return "a temporary directory"

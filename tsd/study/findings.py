@@ -15,7 +15,7 @@ class Finding:
     name: str | None = None
     """File name, if it is not a part."""
     remove: bool = False
-    """Whether `set_aside` deletes the file. Stages handle all others."""
+    """Whether `set_aside` deletes the file, or the unfinished folder. Stages handle all others."""
 
     def __str__(self) -> str:
         file = datasets.part_name(self.part) if self.part is not None else self.name

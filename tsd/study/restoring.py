@@ -81,6 +81,13 @@ def require_same(
     reporter.say(escape(f"  remade {name}{' with the same bytes' if before else ''} ({_first(wrong)})"))
 
 
+def delete_unfinished(run: str) -> None:
+    """Delete what killed commands left of folders that they stored. The study's lock must be held."""
+    for place in (run, *(f"{run}/teachers/{name}" for name in folders.subfolders(f"{run}/teachers"))):
+        for folder in (place, f"{place}/students", f"{place}/tokenizers"):
+            folders.delete_unfinished(folder)
+
+
 def _decode_seconds(recipe: Recipe, run_id: str) -> dict[str, float]:
     """Return the record field that the model metadata lacks, if the runs table has it."""
     runs = datasets.peek(f"{recipe.folder}/runs", recipe.asks.tables.runs)

@@ -127,6 +127,8 @@ def set_aside(findings: list[Finding]) -> None:
             datasets.set_aside(finding.folder, finding.part)
         elif finding.name is not None and finding.remove:
             folders.delete_file(finding.folder, finding.name)
+        elif finding.remove and folders.is_unfinished(finding.folder):
+            folders.delete_folder(finding.folder)
 
 
 def stages(run: str) -> list[str]:
@@ -321,6 +323,8 @@ def _tokenizers(run: str, recipe: Recipe) -> list[str]:
 
 def _check_files(run: str, name: str) -> Checked:
     folder = f"{run}/{name}"
+    if folders.is_unfinished(name):
+        return Checked(name, "", (Finding(folder, "was not finished by the command that stored it", remove=True),))
     wrong = folders.damage(folder, read=True)
     findings = tuple(Finding(folder, what, name=file, remove=True) for file, what in wrong.items())
     count = len(folders.seals(folder))
