@@ -94,7 +94,7 @@ def read(recipe: Recipe) -> Recipe | None:
         return None
     placed = {"name": recipe.name, "out": recipe.out, "plugins": recipe.plugins}
     try:
-        moved = {**fields, **placed, "task": _moved(fields.get("task"), recipe)}
+        moved = {**fields, **placed, "task": _moved(fields, recipe)}
         return Recipe.model_validate(stored.relocated(moved, recipe.folder))
     except (ValidationError, InputError) as error:
         if not _begun(recipe.folder):
@@ -130,11 +130,11 @@ def _read_fields(folder: str) -> dict[str, object] | None:
     return found
 
 
-def _moved(written: object, recipe: Recipe) -> object:
-    """A stored task, with the path that its module has in a recipe that names the same one."""
+def _moved(fields: Mapping[str, object], recipe: Recipe) -> object:
+    """The task of stored fields, with the path that its module has in a recipe that names the same one."""
+    written = fields.get("task")
     module, colon, attribute = str(written).rpartition(":")
-    there = {stored.title(one): one for one in recipe.outside}
-    return f"{there.get(stored.title(module), module)}:{attribute}" if colon else written
+    return f"{stored.matched(fields, recipe).get(module, module)}:{attribute}" if colon else written
 
 
 def _unreadable(fields: Mapping[str, object], recipe: Recipe, error: ValidationError | InputError) -> str:
