@@ -12,23 +12,24 @@ from tsd.recipe.study import Recipe
 from tsd.tasks import modules, trust
 
 
-def references(recipe: Recipe) -> dict[str, Any]:
-    """The fields that the stored recipe has in place of the recipe's own; none without modules outside tsd."""
+def references(recipe: Recipe, earlier: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that the stored recipe has in place of the recipe's own; none without modules outside tsd.
+
+    earlier: digests to store in place of those of now, by module.
+    """
     fields: dict[str, Any] = {}
     if recipe.plugins:
-        fields["plugins"] = [modules.pinned(one, recipe.folder) for one in recipe.plugins]
-    if ":" in recipe.task:
-        fields["task"] = task_reference(recipe, recipe.folder)
+        fields["plugins"] = [modules.pinned(one, recipe.folder, earlier.get(one)) for one in recipe.plugins]
+    module, colon, attribute = recipe.task.rpartition(":")
+    if colon:
+        fields["task"] = f"{modules.pinned(module, recipe.folder, earlier.get(module))}:{attribute}"
     return fields
 
 
-def task_reference(recipe: Recipe, folder: str | None = None) -> str:
-    """The name of a task as it is stored, with a digest if it is outside tsd.
-
-    folder: from which a file's path starts; None for an absolute path, as students' folders have it.
-    """
+def task_reference(recipe: Recipe) -> str:
+    """The name of a task as students' folders have it: with an absolute path and a digest if it is outside tsd."""
     module, colon, attribute = recipe.task.rpartition(":")
-    return f"{modules.pinned(module, folder)}:{attribute}" if colon else recipe.task
+    return f"{modules.pinned(module)}:{attribute}" if colon else recipe.task
 
 
 def relocated(fields: Mapping[str, Any], folder: str, *, trusted: bool = False) -> dict[str, Any]:

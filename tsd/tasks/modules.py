@@ -101,13 +101,14 @@ def found(name: str, folder: str = "", *, changed: bool = False) -> str:
     )
 
 
-def pinned(name: str, folder: str | None = None) -> str:
+def pinned(name: str, folder: str | None = None, digest: str | None = None) -> str:
     """A module's name with a digest, as it is stored.
 
-    folder: from which a file's path starts. None, or a URI: the path stays absolute.
+    folder: from which a file's path starts. None, or a URI: the path stays absolute. digest: default: that of the
+    content as it was loaded.
     """
     relative = name.endswith(SUFFIX) and folder is not None and "://" not in folder
-    return f"{os.path.relpath(name, folder) if relative else name}{PIN}{version(name)}"
+    return f"{os.path.relpath(name, folder) if relative else name}{PIN}{digest or version(name)}"
 
 
 def version(name: str) -> str:
