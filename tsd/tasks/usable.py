@@ -10,35 +10,42 @@ from tsd.storage.schemas import ALL_RIGHT, RUN, VALID
 from tsd.tasks.language import normal, topic_of
 from tsd.tasks.task import Facet, Task
 
-POINTS, SERIES = 32, 64  # on which it is tried
+SERIES = 64  # on which it is tried
 
 
 def require_usable(task: Task) -> None:
-    """Raise ValueError unless a task measures what it names and reads what it phrases."""
+    """Raise ValueError unless a task has names that tables can have, and reads what it phrases."""
     _require_names(task)
     _require_topics(task)
-    values = tried(task.curves)
-    measures = task.measure(values)
-    if set(measures) != set(task.measures):
-        raise ValueError(f"measure returns {sorted(measures)}, and measures names {sorted(task.measures)}")
-    task.truth(measures, POINTS)
-    task.margins(measures)
     task.tables.series.field("truth")
-    task.teacher_prompt(POINTS)
-    task.student_prompt(values[0].tolist())
     _require_readable(task)
 
 
-def tried(curves: int) -> npt.NDArray[np.uint8]:
-    """Series of all levels of noise that rise, fall, turn and stay: (SERIES, curves × POINTS)."""
+def require_measurable(task: Task, points: int) -> None:
+    """Raise ValueError unless a task measures what it names, on series of so many points, and can ask about them.
+
+    Its functions may raise anything.
+    """
+    values = tried(task.curves, points)
+    measures = task.measure(values)
+    if set(measures) != set(task.measures):
+        raise ValueError(f"measure returns {sorted(measures)}, and measures names {sorted(task.measures)}")
+    task.truth(measures, points)
+    task.margins(measures)
+    task.teacher_prompt(points)
+    task.student_prompt(values[0].tolist())
+
+
+def tried(curves: int, points: int) -> npt.NDArray[np.uint8]:
+    """Series of all levels of noise that rise, fall, turn and stay: (SERIES, curves × points)."""
     rng = np.random.default_rng(0)
-    time = np.linspace(-1, 1, POINTS)
+    time = np.linspace(-1, 1, points)
     shapes = np.stack([time, -time, 2 * time**2 - 1, 1 - 2 * time**2, np.sin(9 * time), 0 * time])
-    chosen = shapes[rng.integers(len(shapes), size=(SERIES, curves))]  # (SERIES, curves, POINTS)
+    chosen = shapes[rng.integers(len(shapes), size=(SERIES, curves))]  # (SERIES, curves, points)
     level, size = rng.uniform(20, 80, (SERIES, curves, 1)), rng.uniform(5, 30, (SERIES, curves, 1))
     noise = rng.choice([1.0, 6.0, 15.0], (SERIES, curves, 1)) * rng.standard_normal(chosen.shape)
     values: npt.NDArray[np.uint8] = np.clip(level + size * chosen + noise, 0, 99).astype(np.uint8)
-    return values.reshape(SERIES, curves * POINTS)
+    return values.reshape(SERIES, curves * points)
 
 
 def _require_names(task: Task) -> None:
