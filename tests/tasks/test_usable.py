@@ -88,6 +88,23 @@ def test_a_phrasing_that_is_misread_beside_the_other_facet_of_its_topic_is_named
         require_usable(with_facet(phrasings=phrasings, topic="noise", **levels))
 
 
+@pytest.mark.parametrize("classes", [("no", "one"), ("one", "no")])
+def test_facets_of_one_topic_may_depend_on_each_other(classes: tuple[str, str]) -> None:
+    def read_peak(text: str) -> Reading:
+        return Reading("no" if "no peak" in text else "one" if "one peak" in text else None, "no peak is named")
+
+    def read_place(text: str) -> Reading:
+        found = re.findall(r"\b(early|late)\b", text)
+        return Reading(found[0]) if len(found) == 1 and "no peak" not in text else Reading(None, "nowhere")
+
+    peak = Facet("peak", classes, "peaks", "how many", ("There is {} peak.",), read_peak, SPREAD.classify)
+    place = Facet("place", ("early", "late"), "peaks", "where", ("It comes {}.",), read_place, SPREAD.classify)
+    require_usable(guarded(replace(SINGLE, name="mine", facets=(*SINGLE.facets, peak, place))))
+    never = replace(place, read=lambda text: Reading(None, "nowhere") if "peak" in text else read_place(text))
+    with pytest.raises(ValueError, match=f"^place: 'It comes early.' is read as None.*there is {classes[0]} peak"):
+        require_usable(guarded(replace(SINGLE, name="mine", facets=(*SINGLE.facets, peak, never))))
+
+
 FACETS: dict[str, tuple[Callable[[], Task], str]] = {
     "a facet twice": (
         lambda: replace(SINGLE, name="mine", facets=(*SINGLE.facets, SINGLE.facets[0])),

@@ -1,7 +1,8 @@
 """Check once, on a few series and on every phrasing, that a task from outside tsd can be used."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -74,28 +75,38 @@ def _require_topics(task: Task) -> None:
 
 
 def _require_readable(task: Task) -> None:
-    """Raise ValueError for a phrasing that is not read as its class, alone or beside others of its topic."""
+    """Raise ValueError for a phrasing that is not read as its class alone, or beside no classes of its topic.
+
+    Facets of one topic may depend on each other: "There is no peak. It comes early." need not be read as early.
+    """
     for facet in task.facets:
-        for name in facet.classes:
-            for phrasing in facet.phrasings:
-                _require_read(task, facet, {facet.topic: phrasing.format(name)}, phrasing.format(name), name)
-    first = {facet.name: facet.classes[0] for facet in task.facets}
-    for facet in task.facets:
-        for name in facet.classes:
-            for i, phrasing in enumerate(facet.phrasings):
-                choice = [min(i, count - 1) for count in task.phrasing_counts]
-                reply = json.loads(task.reply({**first, facet.name: name}, choice))
-                _require_read(task, facet, reply, phrasing.format(name), name)
+        for name, (i, phrasing) in product(facet.classes, enumerate(facet.phrasings)):
+            said = phrasing.format(name)
+            if fault := _fault_of_reading(task, facet, {facet.topic: said}, said, name):
+                raise ValueError(fault)
+            choice = [min(i, count - 1) for count in task.phrasing_counts]
+            replies = (json.loads(task.reply(labels, choice)) for labels in _with(task, facet, name))
+            faults = (_fault_of_reading(task, facet, reply, said, name) for reply in replies)
+            first = next(faults)
+            if first and all(faults):
+                raise ValueError(first)
 
 
-def _require_read(task: Task, facet: Facet, reply: Mapping[str, str], said: str, name: str) -> None:
-    """Raise ValueError unless the label of a facet in a reply is `name`, with what its parser was given."""
-    text = json.dumps(reply)
-    given = normal(task.texts(text).get(facet.topic, ""))
+def _with(task: Task, facet: Facet, name: str) -> Iterator[dict[str, str]]:
+    """Labels of all facets, this one's `name`, with every combination of classes within its topic."""
+    beside = [one.classes if one.topic == facet.topic else one.classes[:1] for one in task.facets]
+    beside[task.facets.index(facet)] = (name,)
+    return (dict(zip(task.names, labels, strict=True)) for labels in product(*beside))
+
+
+def _fault_of_reading(task: Task, facet: Facet, reply: Mapping[str, str], said: str, name: str) -> str | None:
+    """What is wrong unless the label of a facet in a reply is `name`, with what its parser was given."""
+    given = normal(task.texts(json.dumps(reply)).get(facet.topic, ""))
     reading = facet.read(given)
-    if reading.label != name:
-        why = f" ({reading.why})" if reading.why else ""
-        raise ValueError(
-            f"{facet.name}: {said!r} is read as {reading.label}, not {name}: read was given {given!r} and "
-            f"returned the label {reading.label!r}{why}"
-        )
+    if reading.label == name:
+        return None
+    why = f" ({reading.why})" if reading.why else ""
+    return (
+        f"{facet.name}: {said!r} is read as {reading.label}, not {name}: read was given {given!r} and "
+        f"returned the label {reading.label!r}{why}"
+    )
