@@ -233,6 +233,7 @@ def verify(
     """Read every file of a run and report which are missing, truncated or changed, one line per table and finding.
 
     Exit code 0: all existing files are intact, also those of an unfinished study. Exit code 1: some are damaged.
+    With --repair, --trust-code also lets it run engines, send keys and read checkpoints that the folder names.
     Example: tsd verify runs/laptop --repair
     """
     from tsd.errors import DataError

@@ -11,7 +11,7 @@ from support.plugins import RULES, TEACHER, complaint, process, written
 from tsd.cli import main
 from tsd.cluster import preflight
 from tsd.errors import DataError, InputError, RecipeError, StorageError
-from tsd.recipe import additions, load
+from tsd.recipe import Recipe, additions, load
 from tsd.storage import folders
 from tsd.study import provenance, verify
 from tsd.study.verify import recipe_of
@@ -106,6 +106,38 @@ def test_a_plugin_that_changed_is_named_by_the_next_start_and_by_verify(tmp_path
     assert "sha256 0123456789abcdef, now " in said
     with pytest.raises(RecipeError, match="has another content than #sha256=0123456789abcdef: restore it"):
         load(str(stored))
+
+
+SAME = """from dataclasses import replace
+from tsd.tasks import SINGLE
+TASK = replace(SINGLE, name="in {}")
+@add_metric("{}", version="1")
+def measure(predictions, truth):
+    return 1.0
+"""
+
+
+def named_alike(place: Path, out: Path, order: str, metric: str) -> Recipe:
+    """A recipe with two plugins called facets.py, in folders of a place. That in `a` has the task, too."""
+    for folder in order:
+        (place / folder).mkdir(parents=True, exist_ok=True)
+        written(place / folder, SAME.format(folder, f"{metric}_{order}_{folder}"), "facets.py")
+    plugins = ", ".join(f"{place}/{folder}/facets.py" for folder in order)
+    return load("laptop", [RULES, f"plugins=[{plugins}]", f"task={place}/a/facets.py:TASK", f"out={out}"])
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_plugins_of_one_file_name_are_told_apart_wherever_they_are_now(order: str, tmp_path: Path) -> None:
+    made = named_alike(tmp_path / "first", tmp_path, order, "one")
+    provenance.keep(made, "study")
+    folders.write_bytes(f"{made.folder}/series", "part-00000000.parquet", b"")
+    moved = named_alike(tmp_path / "second", tmp_path, order, "one")
+    for same in (made, moved):
+        provenance.require(same, "study")
+        assert provenance.changed_modules(same) == {}
+    changed = named_alike(tmp_path / "third", tmp_path, order, "other")
+    provenance.require(changed, "study")
+    assert set(provenance.changed_modules(changed)) == set(changed.plugins)
 
 
 # ---- Kinds and fields of plugins beside those of tsd

@@ -1,5 +1,6 @@
-"""Versions of plugins in a study's folder: a bumped one is refused by name."""
+"""Versions of plugins in a study's folder: a bumped one is refused by name, a changed file stays known."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,68 @@ def test_a_stored_recipe_without_readable_versions_is_compared_by_keys(
     provenance.keep(made, "study")  # what made the series stays unknown
     assert "generate" not in versions.read(path.read_bytes())
     assert recipe_of(made.folder) == made
+
+
+def rewritten(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch, policy: str = "1", used: str = "pq"
+) -> Recipe:
+    """The recipe as another process loads it that finds the plugin's file with another content.
+
+    policy: its version. used: letters of what the recipe uses.
+    """
+    for registered, letter in REGISTERED.values():
+        monkeypatch.delitem(registered, f"{name}_{letter}", raising=False)
+    place = Path(tempfile.mkdtemp(dir=folder))
+    text = PLUGIN.format(name=name).replace(f'"{name}_q", version="1"', f'"{name}_q", version="{policy}"')
+    (place / "plugin.py").write_text(f"# in {place}\n{text}")
+    uses = {
+        "p": f"series.mix={{{name}_p: 1}}",
+        "q": f"curation.policies={{{name}_q: null}}",
+        "m": f"evaluation.metrics=[{name}_m]",
+    }
+    sets = [uses[letter] for letter in used]
+    return load("laptop", ["teacher={kind: rules}", f"plugins=[{place}/plugin.py]", f"out={folder}", *sets])
+
+
+def has_changed(one: Recipe) -> bool:
+    """Whether the next start says that the plugin's file changed."""
+    return bool(provenance.changed_modules(one))
+
+
+def test_a_module_that_changed_stays_known_while_there_are_tables_that_it_shapes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(rewritten(tmp_path, "lasting", monkeypatch), "series")
+    for policy in ("1", "2"):  # the second is stored
+        edited = rewritten(tmp_path, "lasting", monkeypatch, policy)
+        provenance.require(edited, "annotate")
+        assert has_changed(edited)
+        provenance.keep(edited, "annotate")
+        assert has_changed(edited)
+    stored = versions.read(Path(edited.folder, provenance.RECIPE).read_bytes())
+    assert stored["curate"] == {"the policy lasting_q": "2"}
+    assert recipe_of(edited.folder, trusted=True) == edited
+
+
+def test_a_module_counts_as_it_was_when_its_first_table_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(rewritten(tmp_path, "first", monkeypatch))
+    edited = rewritten(tmp_path, "first", monkeypatch)
+    assert has_changed(edited)
+    begin(edited, "series")
+    assert not has_changed(edited)
+
+
+@pytest.mark.parametrize(("used", "lasts"), [("q", False), ("m", False), ("p", True)])
+def test_a_module_that_shapes_no_table_that_is_there_is_stored_anew(
+    used: str, lasts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(rewritten(tmp_path, f"anew_{used}", monkeypatch, used=used), "series", "annotations")
+    edited = rewritten(tmp_path, f"anew_{used}", monkeypatch, used=used)
+    assert has_changed(edited)
+    provenance.keep(edited, "curate")
+    assert has_changed(edited) is lasts
 
 
 def test_a_study_without_plugins_records_no_versions(tmp_path: Path) -> None:

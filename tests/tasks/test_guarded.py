@@ -13,6 +13,7 @@ from tsd.recipe import Recipe
 from tsd.series import truth
 from tsd.tasks import SINGLE, Task
 from tsd.tasks.guarded import Guarded, guarded
+from tsd.tasks.language import Reading
 
 VALUES = np.arange(256, dtype=np.uint8).reshape(4, 64) % 100
 
@@ -73,6 +74,12 @@ def test_a_measure_that_is_wrong_is_named(measure: Callable[..., Any], said: str
         ({"margin": lambda measures: [0.0] * 4}, r"margin of the .* list: return an array of numbers of shape"),
         ({"margin": lambda measures: np.zeros((4, 2))}, r"margin of the facet .*float64 of shape \(4, 2\)"),
         ({"read": lambda text: "up"}, "read of the facet .*returned 'up': return a Reading"),
+        (
+            {"read": lambda text: Reading("middling")},
+            "read of the facet trend .*returned the label 'middling': return one of .*, or None",
+        ),
+        ({"read": lambda text: Reading(3)}, "returned the label 3: return one of "),
+        ({"read": lambda text: Reading(["a"])}, r"returned the label \['a'\]: return one of "),
         ({"read": lambda text: text.nothing}, "read of the facet .*AttributeError"),
     ],
 )

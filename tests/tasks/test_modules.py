@@ -1,5 +1,6 @@
 """Modules outside tsd: by name and content, wherever their file is, and in processes that lack the file."""
 
+import importlib
 import pickle
 import re
 import shutil
@@ -166,6 +167,41 @@ def test_a_package_of_another_content_on_a_node_is_named_in_one_line(
         whole = name if differs == "__init__.py" else f"{name}.{differs.removesuffix('.py')}"
         assert said.startswith(f"has another {whole} than the driver (sha256 ")
         assert said.endswith(": install the same there")
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "unlike"),
+    [("facets", "facets", None), ("team.facets", "team", None), ("team.facets", "team", "team.needs")],
+)
+def test_other_modules_of_a_namespace_package_may_differ_between_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str, unlike: str | None
+) -> None:
+    company = f"company_{package}_{unlike is None}".lower()
+    (tmp_path / "shared" / company / "team").mkdir(parents=True)
+    for file in ("facets", "team/__init__", "team/facets", "team/needs"):
+        (tmp_path / "shared" / company / f"{file}.py").write_text("VALUE = 1\n")
+    (tmp_path / "driver" / company).mkdir(parents=True)
+    (tmp_path / "driver" / company / "monitor.py").write_text("VALUE = 2\n")
+    for path in ("shared", "driver"):
+        monkeypatch.syspath_prepend(str(tmp_path / path))
+    for one in ("monitor", "facets", "team.needs"):
+        importlib.import_module(f"{company}.{one}")
+    sent = modules.sent(f"{company}.{name}")
+    assert {one for one, _ in sent.files} >= {f"{company}.{name}"}
+    assert all(one.startswith(f"{company}.{package}") for one, _ in sent.files)
+    if unlike:
+        (tmp_path / "shared" / company / f"{unlike.replace('.', '/')}.py").write_text("VALUE = 3\n")
+    (tmp_path / "sent").write_bytes(pickle.dumps(sent))
+    code = "import pickle, sys\npickle.loads(open(sys.argv[1], 'rb').read()).load()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "sent")],
+        env={"PYTHONPATH": f"{Path(modules.__file__).parents[2]}:{tmp_path}/shared"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode == 0) == (unlike is None), done.stderr
+    assert unlike is None or f"this node has another {company}.{unlike} than the driver" in done.stderr
 
 
 # ---- Code that a folder names

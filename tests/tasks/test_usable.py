@@ -15,7 +15,7 @@ from tsd.series import truth
 from tsd.tasks import PAIR, SINGLE, Facet, Task, names
 from tsd.tasks.guarded import guarded
 from tsd.tasks.language import Reading, topic_of
-from tsd.tasks.usable import require_usable, tried
+from tsd.tasks.usable import require_measurable, require_usable, tried
 
 
 def read_spread(text: str) -> Reading:
@@ -42,6 +42,8 @@ def with_facet(**changes: Any) -> Task:
 def test_the_built_in_tasks_and_one_with_a_facet_more_can_be_used() -> None:
     for task in (SINGLE, PAIR, with_facet(), with_facet(topic="spread of values")):
         require_usable(task)
+        for points in (32, 64, 1000):
+            require_measurable(task, points)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,23 @@ def test_a_phrasing_that_is_misread_beside_the_other_facet_of_its_topic_is_named
     said = "^noise: 'The noise intensity is medium.' is read as None, not medium: .*over a low range"
     with pytest.raises(ValueError, match=said):
         require_usable(with_facet(phrasings=phrasings, topic="noise", **levels))
+
+
+@pytest.mark.parametrize("classes", [("no", "one"), ("one", "no")])
+def test_facets_of_one_topic_may_depend_on_each_other(classes: tuple[str, str]) -> None:
+    def read_peak(text: str) -> Reading:
+        return Reading("no" if "no peak" in text else "one" if "one peak" in text else None, "no peak is named")
+
+    def read_place(text: str) -> Reading:
+        found = re.findall(r"\b(early|late)\b", text)
+        return Reading(found[0]) if len(found) == 1 and "no peak" not in text else Reading(None, "nowhere")
+
+    peak = Facet("peak", classes, "peaks", "how many", ("There is {} peak.",), read_peak, SPREAD.classify)
+    place = Facet("place", ("early", "late"), "peaks", "where", ("It comes {}.",), read_place, SPREAD.classify)
+    require_usable(guarded(replace(SINGLE, name="mine", facets=(*SINGLE.facets, peak, place))))
+    never = replace(place, read=lambda text: Reading(None, "nowhere") if "peak" in text else read_place(text))
+    with pytest.raises(ValueError, match=f"^place: 'It comes early.' is read as None.*there is {classes[0]} peak"):
+        require_usable(guarded(replace(SINGLE, name="mine", facets=(*SINGLE.facets, peak, never))))
 
 
 FACETS: dict[str, tuple[Callable[[], Task], str]] = {
@@ -151,9 +170,28 @@ def test_a_class_out_of_range_is_found_on_a_few_series_when_the_task_is_loaded(t
     names.named.cache_clear()
 
 
+def test_a_measure_is_tried_on_series_of_the_recipes_shortest_length(tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(
+        "from dataclasses import replace\nimport numpy as np\nimport pyarrow as pa\nfrom tsd.tasks import SINGLE\n"
+        "def measure(values):\n"
+        "    return {**SINGLE.measure(values), 'period': np.abs(np.fft.rfft(values, axis=1))[:, 48]}\n"
+        "TASK = replace(SINGLE, name='x', measure=measure, measures={**SINGLE.measures, 'period': pa.float32()})\n"
+    )
+    sets = ["teacher={kind: rules}", f"task={tmp_path}/task.py:TASK"]
+    for length in ("128", "[96, 128]"):
+        load("laptop", [*sets, f"series.length={length}"])
+    for length in ("64", "[128, 64]"):
+        with pytest.raises(RecipeError) as caught:
+            load("laptop", [*sets, f"series.length={length}"])
+        message = str(caught.value)
+        assert "cannot be used on series of 64 points: measure of the task x" in message
+        assert "task.py line 6, in measure: IndexError" in message
+        assert len(message.splitlines()) == 1
+
+
 @pytest.mark.parametrize("task", [SINGLE, PAIR], ids=lambda task: task.name)
 def test_the_series_on_which_a_task_is_tried_have_every_class(task: Task) -> None:
-    measures = task.measure(tried(task.curves))
+    measures = task.measure(tried(task.curves, 32))
     for facet, found in task.classify(measures, 32).items():
         assert set(found) == set(range(len(task.classes[facet]))), facet
 
@@ -170,5 +208,6 @@ def test_measures_and_margins_may_be_of_double_precision_and_make_the_same_table
     wide = replace(SINGLE.facets[0], margin=lambda measures: margin(measures).astype(np.float64))
     task = guarded(replace(SINGLE, name="mine", measure=measure, facets=(wide, *SINGLE.facets[1:])))
     require_usable(task)
-    values = tried(1)
+    require_measurable(task, 32)
+    values = tried(1, 32)
     assert task.margins(task.measure(values)).equals(SINGLE.margins(SINGLE.measure(values)))

@@ -61,11 +61,14 @@ def _run_alone(recipe: Recipe, stage: str, preview: int | None, retry_errors: bo
 def repair(folder: str, findings: "Sequence[Finding]", trusted: bool = False) -> None:
     """Set damaged files of a study aside and run the stages again that made them.
 
-    folder: the study's. trusted: run the modules that its recipe names.
+    folder: the study's. trusted: run, read and contact what it names. Raises InputError, before anything is
+    changed, if it is not trusted and names something that needs consent.
     """
-    from tsd.study import restoring, verify
+    from tsd.study import consent, restoring, verify
 
     recipe = verify.recipe_of(folder, trusted)
+    if not trusted:
+        consent.require(recipe, folder)
     with locks.hold(recipe.folder, f"tsd verify {folder} --repair"):
         verify.set_aside(list(findings))
         restoring.delete_unfinished(recipe.folder)

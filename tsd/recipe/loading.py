@@ -55,12 +55,13 @@ def names() -> list[str]:
     return sorted(Path(str(entry)).stem for entry in _folder().iterdir() if str(entry).endswith(".yaml"))
 
 
-def to_yaml(recipe: Recipe, stored: bool = False) -> str:
+def to_yaml(recipe: Recipe, stored: bool = False, earlier: Mapping[str, str] | None = None) -> str:
     """The fully resolved recipe as YAML. Loading it gives the same recipe.
 
-    stored: for the study's folder, with a digest for each module outside tsd.
+    stored: for the study's folder, with a digest for each module outside tsd. earlier: digests to store in place
+    of those of now, by module.
     """
-    fields = {**recipe.model_dump(mode="json"), **(references(recipe) if stored else {})}
+    fields = {**recipe.model_dump(mode="json"), **(references(recipe, earlier or {}) if stored else {})}
     return yaml.safe_dump(fields, sort_keys=False, width=100)
 
 

@@ -4,7 +4,7 @@ Each has a digest of its content, and a file the path from the study's folder: b
 that changed since is named to the user. Keys of artefacts depend on the versions that a plugin states instead.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from tsd.errors import InputError
@@ -12,23 +12,24 @@ from tsd.recipe.study import Recipe
 from tsd.tasks import modules, trust
 
 
-def references(recipe: Recipe) -> dict[str, Any]:
-    """The fields that the stored recipe has in place of the recipe's own; none without modules outside tsd."""
+def references(recipe: Recipe, earlier: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that the stored recipe has in place of the recipe's own; none without modules outside tsd.
+
+    earlier: digests to store in place of those of now, by module.
+    """
     fields: dict[str, Any] = {}
     if recipe.plugins:
-        fields["plugins"] = [modules.pinned(one, recipe.folder) for one in recipe.plugins]
-    if ":" in recipe.task:
-        fields["task"] = task_reference(recipe, recipe.folder)
+        fields["plugins"] = [modules.pinned(one, recipe.folder, earlier.get(one)) for one in recipe.plugins]
+    module, colon, attribute = recipe.task.rpartition(":")
+    if colon:
+        fields["task"] = f"{modules.pinned(module, recipe.folder, earlier.get(module))}:{attribute}"
     return fields
 
 
-def task_reference(recipe: Recipe, folder: str | None = None) -> str:
-    """The name of a task as it is stored, with a digest if it is outside tsd.
-
-    folder: from which a file's path starts; None for an absolute path, as students' folders have it.
-    """
+def task_reference(recipe: Recipe) -> str:
+    """The name of a task as students' folders have it: with an absolute path and a digest if it is outside tsd."""
     module, colon, attribute = recipe.task.rpartition(":")
-    return f"{modules.pinned(module, folder)}:{attribute}" if colon else recipe.task
+    return f"{modules.pinned(module)}:{attribute}" if colon else recipe.task
 
 
 def relocated(fields: Mapping[str, Any], folder: str, *, trusted: bool = False) -> dict[str, Any]:
@@ -65,23 +66,54 @@ def modules_of(fields: Mapping[str, Any]) -> list[str]:
 
 def changes(fields: Mapping[str, Any], recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Yield each module of a recipe whose content is not that of the stored fields, with one line about it."""
-    try:
-        stored = modules_of(fields)
-    except InputError:
-        return
-    digests: dict[str, set[str]] = {}
-    for name in stored:
-        module, pin, digest = name.partition(modules.PIN)
-        if pin:
-            digests.setdefault(title(module), set()).add(digest)
-    for name in recipe.outside:
-        then, now = digests.get(title(name)), modules.version(name)
-        if then and now not in then:
+    for name, then in digests(fields, recipe).items():
+        now = modules.version(name)
+        if now != then:
             yield (
                 name,
-                f"{name} has changed since {recipe.folder} was started (sha256 {min(then)}, now {now}): its "
+                f"{name} has changed since {recipe.folder} was started (sha256 {then}, now {now}): its "
                 "tables were made by the earlier content; if others would result, change its version",
             )
+
+
+def digests(fields: Mapping[str, Any], recipe: Recipe) -> dict[str, str]:
+    """The digest that stored fields have for each module of a recipe; none if `plugins` is no list."""
+    try:
+        found = matched(fields, recipe)
+    except InputError:
+        return {}
+    digests: dict[str, str] = {}
+    for name, module in found.items():  # the best match first
+        if modules.PIN in name:
+            digests.setdefault(module, name.partition(modules.PIN)[2])
+    return digests
+
+
+def matched(fields: Mapping[str, Any], recipe: Recipe) -> dict[str, str]:
+    """The module of a recipe that each module of stored fields is now, by its stored name; others are left out.
+
+    Files may have moved or changed. Those of one name are told apart by their content, then by their place, then
+    by their order, in which the task's module comes first. Raises InputError if `plugins` is no list.
+    """
+    names, theirs = _task_first(modules_of(fields), fields.get("task")), _task_first(recipe.outside, recipe.task)
+    found: dict[str, str] = {}
+    criteria: tuple[Callable[[str, str], bool], ...] = (
+        lambda name, one: name.partition(modules.PIN)[2] == modules.version(one),
+        lambda name, one: modules.unpinned(modules.located(name, recipe.folder)) == one,
+        lambda name, one: one not in found.values(),
+        lambda name, one: True,
+    )
+    for fits in criteria:
+        for name in names:
+            alike = (one for one in theirs if title(one) == title(name) and fits(name, one))
+            if name not in found and (one := next(alike, None)):
+                found[name] = one
+    return found
+
+
+def _task_first(names: Iterable[str], task: object) -> list[str]:
+    """Names of modules, each once, with that of the task first."""
+    return sorted(dict.fromkeys(names), key=lambda name: name != str(task).rpartition(":")[0])
 
 
 def title(name: str) -> str:

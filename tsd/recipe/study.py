@@ -20,7 +20,7 @@ from tsd.recipe.teachers import ModelTeacher, RulesTeacher
 from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
 from tsd.series.processes import added, own_ranges
 from tsd.storage.schemas import SPLITS
-from tsd.tasks import TASKS, Task, is_module, modules, named
+from tsd.tasks import TASKS, Task, is_module, modules, named, require_measurable
 
 # Generous bounds on the bytes over all tables.
 BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
@@ -167,6 +167,14 @@ class Recipe(Section):
     @classmethod
     def _plugins_come_first(cls, value: Any) -> Any:
         return _with_teachers(_with_plugins(value)) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _the_task_measures_the_series(self) -> Self:
+        try:
+            require_measurable(self.task, self.series.lengths[0])
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        return self
 
     @model_validator(mode="after")
     def _local_teachers_see_bare_plots(self) -> Self:

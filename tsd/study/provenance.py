@@ -69,15 +69,23 @@ def require(recipe: Recipe, command: str) -> None:
 def keep(recipe: Recipe, command: str) -> None:
     """Store the recipe in each folder without one, or in which this command adds to the stored recipe.
 
-    `require` must have passed.
+    While a module shapes a table that was begun, its digest stays that of the content which began it. `require`
+    must have passed.
     """
-    for one in (recipe, *recipe.by_teacher.values()):
+    each = (recipe, *recipe.by_teacher.values())
+    begun = {stage for one in each for stage in _made(one.folder)}
+    shaping = {name for name in recipe.outside if versions.shaped_by(name, each) & begun}
+    for one in each:
         there, made = read(one), _made(one.folder)
         recorded = _recorded(one.folder)
         kept = versions.to_keep(one, recorded, made)
+        digests = stored.digests(_read_fields(one.folder) or {}, one)
+        earlier = {name: digest for name, digest in digests.items() if name in shaping}
         differs = there is None or _identity(there) != _identity(one) or kept != recorded
+        if "evaluate" not in begun:  # else a metric may have changed without a new version
+            differs |= any(digest != earlier.get(name, modules.version(name)) for name, digest in digests.items())
         if there is None or (differs and ("train" not in made or command in (*GROWS, *LATER))):
-            text = to_yaml(one, stored=True).encode()
+            text = to_yaml(one, stored=True, earlier=earlier).encode()
             folders.write_bytes(one.folder, RECIPE, LAYOUT + versions.line(kept) + text)
 
 
@@ -94,7 +102,7 @@ def read(recipe: Recipe) -> Recipe | None:
         return None
     placed = {"name": recipe.name, "out": recipe.out, "plugins": recipe.plugins}
     try:
-        moved = {**fields, **placed, "task": _moved(fields.get("task"), recipe)}
+        moved = {**fields, **placed, "task": _moved(fields, recipe)}
         return Recipe.model_validate(stored.relocated(moved, recipe.folder))
     except (ValidationError, InputError) as error:
         if not _begun(recipe.folder):
@@ -130,11 +138,11 @@ def _read_fields(folder: str) -> dict[str, object] | None:
     return found
 
 
-def _moved(written: object, recipe: Recipe) -> object:
-    """A stored task, with the path that its module has in a recipe that names the same one."""
+def _moved(fields: Mapping[str, object], recipe: Recipe) -> object:
+    """The task of stored fields, with the path that its module has in a recipe that names the same one."""
+    written = fields.get("task")
     module, colon, attribute = str(written).rpartition(":")
-    there = {stored.title(one): one for one in recipe.outside}
-    return f"{there.get(stored.title(module), module)}:{attribute}" if colon else written
+    return f"{stored.matched(fields, recipe).get(module, module)}:{attribute}" if colon else written
 
 
 def _unreadable(fields: Mapping[str, object], recipe: Recipe, error: ValidationError | InputError) -> str:

@@ -5,11 +5,12 @@ metrics are left out: their runs table is made again.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 
-from tsd.recipe import AddedTeacher, Recipe
+from tsd.recipe import AddedTeacher, Recipe, additions
 from tsd.recipe.additions import POLICIES, TEACHERS
 from tsd.series.processes import added
+from tsd.tasks import modules
 
 MARK = b"# versions "
 """Begin of the line in the stored recipe, before its fields."""
@@ -35,6 +36,19 @@ def to_keep(recipe: Recipe, recorded: Versions, made: Set[str]) -> Versions:
     now = of(recipe)
     kept = {stage: recorded.get(stage, {}) if stage in made else versions for stage, versions in now.items()}
     return {stage: dict(versions) for stage, versions in kept.items() if versions}
+
+
+def shaped_by(module: str, recipes: Iterable[Recipe]) -> set[str]:
+    """The stages whose tables a module outside tsd shapes; all of them if it adds nothing itself.
+
+    recipes: the study's, and those of its teachers. Metrics shape none: the runs table is made again.
+    """
+    adds = {f"the {what}" for what in additions.of_module(modules.load(module).__name__)}
+    shaped: set[str] = set()
+    for one in recipes:
+        mine = adds | ({f"the task {one.asks.name}"} if one.task.rpartition(":")[0] == module else set())
+        shaped |= {stage for stage, versions in of(one).items() if not mine or mine & versions.keys()}
+    return shaped
 
 
 def line(versions: Versions) -> bytes:

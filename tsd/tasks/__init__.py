@@ -1,6 +1,6 @@
 """Tasks: the facets about which teachers and students are prompted."""
 
-from tsd.tasks.names import TASKS, is_module, named, tasks_of
+from tsd.tasks.names import TASKS, is_module, named, require_measurable, tasks_of
 from tsd.tasks.pair import PAIR
 from tsd.tasks.single import SINGLE
 from tsd.tasks.task import PARAMETERS, Case, Facet, Labels, Measures, Parsed, Task
@@ -18,5 +18,6 @@ __all__ = [
     "Task",
     "is_module",
     "named",
+    "require_measurable",
     "tasks_of",
 ]

@@ -3,7 +3,7 @@
 What one of them raises, or returns in another shape, ends the command in one line that names it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,9 +46,12 @@ def guarded(task: Task) -> Task:
         def fault(made: Any, measures: Mapping[str, Any], *_: Any) -> str | None:
             return _fault_of_classes(made, len(next(iter(measures.values()))), len(one.classes))
 
+        def fault_of_reading(made: Any, _: str) -> str | None:
+            return _fault_of_reading(made, one.classes)
+
         return replace(
             one,
-            read=_guard(f"read {what}", one.read, _fault_of_reading),
+            read=_guard(f"read {what}", one.read, fault_of_reading),
             classify=_guard(f"classify {what}", one.classify, fault),
             margin=one.margin and _guard(f"margin {what}", one.margin, _fault_of_margin),
         )
@@ -65,8 +68,13 @@ def _guard(what: str, function: Callable[..., Any], fault: Callable[..., str | N
     return function if ours or isinstance(function, Guarded) else Guarded(what, function, fault)
 
 
-def _fault_of_reading(made: Any, _: str) -> str | None:
-    return None if isinstance(made, Reading) else f"{made!r}: return a Reading"
+def _fault_of_reading(made: Any, classes: Collection[str]) -> str | None:
+    """Why something is not a reading of one of these classes, or of none; None if it is."""
+    if not isinstance(made, Reading):
+        return f"{made!r}: return a Reading"
+    if made.label is None or (isinstance(made.label, str) and made.label in classes):
+        return None
+    return f"the label {made.label!r}: return one of {', '.join(classes)}, or None"
 
 
 def _fault_of_classes(made: Any, batch: int, classes: int) -> str | None:

@@ -59,7 +59,7 @@ def load(name: str) -> ModuleType:
         raise InputError(f"{name!r} is no module: name one such as package.module, or a file such as ./mine.py")
     if not name.endswith(SUFFIX):
         _LOADED[name] = _guarded(name, lambda: importlib.import_module(name))
-        _note_files(name.partition(".")[0])
+        _note_files(_package_of(name))
         return _LOADED[name]
     return _load(name, _content(name))[0]
 
@@ -101,13 +101,14 @@ def found(name: str, folder: str = "", *, changed: bool = False) -> str:
     )
 
 
-def pinned(name: str, folder: str | None = None) -> str:
+def pinned(name: str, folder: str | None = None, digest: str | None = None) -> str:
     """A module's name with a digest, as it is stored.
 
-    folder: from which a file's path starts. None, or a URI: the path stays absolute.
+    folder: from which a file's path starts. None, or a URI: the path stays absolute. digest: default: that of the
+    content as it was loaded.
     """
     relative = name.endswith(SUFFIX) and folder is not None and "://" not in folder
-    return f"{os.path.relpath(name, folder) if relative else name}{PIN}{version(name)}"
+    return f"{os.path.relpath(name, folder) if relative else name}{PIN}{digest or version(name)}"
 
 
 def version(name: str) -> str:
@@ -160,9 +161,19 @@ def sent(name: str) -> Sent:
     module = load(name)
     if name.endswith(SUFFIX):
         return Sent(name, _content_of(module))
-    package = name.partition(".")[0]
+    package = _package_of(name)
     _note_files(package)
     return Sent(name, files=tuple(sorted((one, _FILES[one]) for one in _FILES if _is_in(one, package))))
+
+
+def _package_of(name: str) -> str:
+    """The outermost package of a loaded module that is not a namespace package; else the module itself.
+
+    Distributions share a namespace package, so that each machine may have other modules of it.
+    """
+    parts = name.split(".")
+    packages = (".".join(parts[: number + 1]) for number in range(len(parts)))
+    return next((one for one in packages if getattr(sys.modules.get(one), "__file__", None)), name)
 
 
 def _note_files(package: str) -> None:

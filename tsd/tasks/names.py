@@ -1,9 +1,11 @@
 """Tasks by name: the built-in ones, and `module:TASK` for one outside tsd."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from tsd.errors import HOW, InputError, PluginError, place, raised, trace
-from tsd.tasks import modules
+from tsd.tasks import modules, usable
 from tsd.tasks.guarded import guarded
 from tsd.tasks.pair import PAIR
 from tsd.tasks.single import SINGLE
@@ -17,9 +19,9 @@ TASKS = {task.name: task for task in (SINGLE, PAIR)}
 def named(name: str, folder: str = "") -> Task:
     """The task of this name: one of `TASKS`, or the object that `package.module:TASK` or `file.py:TASK` names.
 
-    A task from outside is checked once, and its functions at every call. folder: where its file is looked for if
-    the name has a digest, see `modules.found`. Raises InputError if there is none of this name, or if it cannot be
-    used.
+    A task from outside is checked once, but for its measures (see `require_measurable`), and its functions at
+    every call. folder: where its file is looked for if the name has a digest, see `modules.found`. Raises
+    InputError if there is none of this name, or if it cannot be used.
     """
     if name in TASKS:
         return TASKS[name]
@@ -37,17 +39,35 @@ def named(name: str, folder: str = "") -> Task:
         raise InputError(
             f"{module}: the task {attribute} has the name of a built-in task, {task.name!r}: rename it"
         )
-    what = f"the task {attribute} of {module} cannot be used"
-    try:
+    with _one_line(f"the task {attribute} of {module} cannot be used", module):
         task = guarded(task)
         require_usable(task)
+    return task
+
+
+@cache
+def require_measurable(name: str, points: int) -> None:
+    """Try a task from outside once on a few series of so many points. name: as `named` takes it.
+
+    Raises InputError if its functions raise, or return something wrong.
+    """
+    if name not in TASKS:
+        module, _, attribute = name.rpartition(":")
+        with _one_line(f"the task {attribute} of {module} cannot be used on series of {points:,} points", module):
+            usable.require_measurable(named(name), points)
+
+
+@contextmanager
+def _one_line(what: str, module: str) -> Iterator[None]:
+    """Turn whatever a task's code raises into an InputError of one line. what: is wrong."""
+    try:
+        yield
     except PluginError as error:
         raise PluginError(f"{what}: {error}", error.trace) from error
     except ValueError as error:
         raise InputError(f"{what}: {raised(error).removeprefix('ValueError: ')}") from None
     except Exception as error:  # whatever code from outside raises
         raise PluginError(f"{what}: {raised(error)} ({place(error, module)}; {HOW})", trace(error)) from error
-    return task
 
 
 def is_module(name: str) -> bool:

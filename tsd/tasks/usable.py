@@ -1,7 +1,8 @@
 """Check once, on a few series and on every phrasing, that a task from outside tsd can be used."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -10,35 +11,42 @@ from tsd.storage.schemas import ALL_RIGHT, RUN, VALID
 from tsd.tasks.language import normal, topic_of
 from tsd.tasks.task import Facet, Task
 
-POINTS, SERIES = 32, 64  # on which it is tried
+SERIES = 64  # on which it is tried
 
 
 def require_usable(task: Task) -> None:
-    """Raise ValueError unless a task measures what it names and reads what it phrases."""
+    """Raise ValueError unless a task has names that tables can have, and reads what it phrases."""
     _require_names(task)
     _require_topics(task)
-    values = tried(task.curves)
-    measures = task.measure(values)
-    if set(measures) != set(task.measures):
-        raise ValueError(f"measure returns {sorted(measures)}, and measures names {sorted(task.measures)}")
-    task.truth(measures, POINTS)
-    task.margins(measures)
     task.tables.series.field("truth")
-    task.teacher_prompt(POINTS)
-    task.student_prompt(values[0].tolist())
     _require_readable(task)
 
 
-def tried(curves: int) -> npt.NDArray[np.uint8]:
-    """Series of all levels of noise that rise, fall, turn and stay: (SERIES, curves × POINTS)."""
+def require_measurable(task: Task, points: int) -> None:
+    """Raise ValueError unless a task measures what it names, on series of so many points, and can ask about them.
+
+    Its functions may raise anything.
+    """
+    values = tried(task.curves, points)
+    measures = task.measure(values)
+    if set(measures) != set(task.measures):
+        raise ValueError(f"measure returns {sorted(measures)}, and measures names {sorted(task.measures)}")
+    task.truth(measures, points)
+    task.margins(measures)
+    task.teacher_prompt(points)
+    task.student_prompt(values[0].tolist())
+
+
+def tried(curves: int, points: int) -> npt.NDArray[np.uint8]:
+    """Series of all levels of noise that rise, fall, turn and stay: (SERIES, curves × points)."""
     rng = np.random.default_rng(0)
-    time = np.linspace(-1, 1, POINTS)
+    time = np.linspace(-1, 1, points)
     shapes = np.stack([time, -time, 2 * time**2 - 1, 1 - 2 * time**2, np.sin(9 * time), 0 * time])
-    chosen = shapes[rng.integers(len(shapes), size=(SERIES, curves))]  # (SERIES, curves, POINTS)
+    chosen = shapes[rng.integers(len(shapes), size=(SERIES, curves))]  # (SERIES, curves, points)
     level, size = rng.uniform(20, 80, (SERIES, curves, 1)), rng.uniform(5, 30, (SERIES, curves, 1))
     noise = rng.choice([1.0, 6.0, 15.0], (SERIES, curves, 1)) * rng.standard_normal(chosen.shape)
     values: npt.NDArray[np.uint8] = np.clip(level + size * chosen + noise, 0, 99).astype(np.uint8)
-    return values.reshape(SERIES, curves * POINTS)
+    return values.reshape(SERIES, curves * points)
 
 
 def _require_names(task: Task) -> None:
@@ -67,28 +75,38 @@ def _require_topics(task: Task) -> None:
 
 
 def _require_readable(task: Task) -> None:
-    """Raise ValueError for a phrasing that is not read as its class, alone or beside others of its topic."""
+    """Raise ValueError for a phrasing that is not read as its class alone, or beside no classes of its topic.
+
+    Facets of one topic may depend on each other: "There is no peak. It comes early." need not be read as early.
+    """
     for facet in task.facets:
-        for name in facet.classes:
-            for phrasing in facet.phrasings:
-                _require_read(task, facet, {facet.topic: phrasing.format(name)}, phrasing.format(name), name)
-    first = {facet.name: facet.classes[0] for facet in task.facets}
-    for facet in task.facets:
-        for name in facet.classes:
-            for i, phrasing in enumerate(facet.phrasings):
-                choice = [min(i, count - 1) for count in task.phrasing_counts]
-                reply = json.loads(task.reply({**first, facet.name: name}, choice))
-                _require_read(task, facet, reply, phrasing.format(name), name)
+        for name, (i, phrasing) in product(facet.classes, enumerate(facet.phrasings)):
+            said = phrasing.format(name)
+            if fault := _fault_of_reading(task, facet, {facet.topic: said}, said, name):
+                raise ValueError(fault)
+            choice = [min(i, count - 1) for count in task.phrasing_counts]
+            replies = (json.loads(task.reply(labels, choice)) for labels in _with(task, facet, name))
+            faults = (_fault_of_reading(task, facet, reply, said, name) for reply in replies)
+            first = next(faults)
+            if first and all(faults):
+                raise ValueError(first)
 
 
-def _require_read(task: Task, facet: Facet, reply: Mapping[str, str], said: str, name: str) -> None:
-    """Raise ValueError unless the label of a facet in a reply is `name`, with what its parser was given."""
-    text = json.dumps(reply)
-    given = normal(task.texts(text).get(facet.topic, ""))
+def _with(task: Task, facet: Facet, name: str) -> Iterator[dict[str, str]]:
+    """Labels of all facets, this one's `name`, with every combination of classes within its topic."""
+    beside = [one.classes if one.topic == facet.topic else one.classes[:1] for one in task.facets]
+    beside[task.facets.index(facet)] = (name,)
+    return (dict(zip(task.names, labels, strict=True)) for labels in product(*beside))
+
+
+def _fault_of_reading(task: Task, facet: Facet, reply: Mapping[str, str], said: str, name: str) -> str | None:
+    """What is wrong unless the label of a facet in a reply is `name`, with what its parser was given."""
+    given = normal(task.texts(json.dumps(reply)).get(facet.topic, ""))
     reading = facet.read(given)
-    if reading.label != name:
-        why = f" ({reading.why})" if reading.why else ""
-        raise ValueError(
-            f"{facet.name}: {said!r} is read as {reading.label}, not {name}: read was given {given!r} and "
-            f"returned the label {reading.label!r}{why}"
-        )
+    if reading.label == name:
+        return None
+    why = f" ({reading.why})" if reading.why else ""
+    return (
+        f"{facet.name}: {said!r} is read as {reading.label}, not {name}: read was given {given!r} and "
+        f"returned the label {reading.label!r}{why}"
+    )
