@@ -58,6 +58,13 @@ def status_of(engine: psutil.Process, path: str) -> int:
         return error.code
 
 
+def requests_at(server: psutil.Process) -> int:
+    """How many connections a server has: one for each request that it answers."""
+    with suppress(psutil.Error):
+        return sum(one.status == psutil.CONN_ESTABLISHED for one in server.net_connections("tcp"))
+    return 0
+
+
 def engines_of(model: Path) -> list[list[psutil.Process]]:
     """The processes of each engine that runs with a model: its supervisor, its server, and what that started."""
     found = []
