@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from support.commands import BRIEF, ROOT, TINY, environment, run
 
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1500)]
+
 
 @pytest.fixture
 def cluster() -> Iterator[str]:
