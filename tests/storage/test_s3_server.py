@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from support.s3_server import BUCKET, SERVER, serving_s3
 
+SIGNED = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 # A write takes a while after its condition was checked, so that threads without a lock would all pass the check.
 SLOW = """
 import time
@@ -29,7 +30,9 @@ def test_of_conditional_writes_at_once_one_wins() -> None:
 
         def create() -> None:
             connection = http.client.HTTPConnection(urlsplit(server.endpoint).netloc, timeout=60)
-            connection.request("PUT", f"/{BUCKET}/lock", b"mine", {"If-None-Match": "*"})
+            # Without credentials, an object that exists is not the writer's: 403.
+            headers = {"If-None-Match": "*", "Authorization": SIGNED}
+            connection.request("PUT", f"/{BUCKET}/lock", b"mine", headers)
             found.append(connection.getresponse().status)
             connection.close()
 
