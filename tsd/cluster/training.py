@@ -86,31 +86,11 @@ def _train_together(
 
     passed_over: run ids to skip. Returns why runs failed, by run id.
     """
-    folder = _absolute(recipe.folder)
-    # Tune would replace an object in the search space by a reference.
-    by_name = {trial.name: trial for trial in trials}
-    folders.delete_folder(f"{folder}/{FAILED}")
     board = Board.options(**on_driver()).remote()  # type: ignore[attr-defined]
+    settings = _settings(recipe, trials, board, passed_over)
+    folder, by_name = settings.folder, settings.trials
+    folders.delete_folder(f"{folder}/{FAILED}")
     listener = _Listener(board, report, waiting, by_name)
-    settings = TrialSettings(
-        folder=folder,
-        training=recipe.training,
-        task=task_reference(recipe),
-        outside=tuple(modules.sent(one) for one in recipe.outside),
-        length=recipe.series.length,
-        about={
-            "study": recipe.name,
-            "recipe": keys.digest(recipe.model_dump(mode="json")),
-            "teacher": recipe.teacher.name,
-        },
-        board=board,
-        trials=by_name,
-        at_once=_room(recipe, trials),
-        passed_over=frozenset(passed_over),
-        own_ray=own_ray(),
-        need=nodes.current.need,
-        unfit=dict(nodes.current.unfit),
-    )
     here = {nodes.NODE_ID: ray.get_runtime_context().get_node_id()}
     place = tune.PlacementGroupFactory([{"memory": 1}], bundle_label_selector=[here])
     trial = tune.with_resources(partial(_trial, settings=settings), place)
@@ -148,6 +128,29 @@ def _train_together(
     left = [run.run_id for run in runs if run.run_id not in {*failed, *done, *passed_over}]
     failed |= dict.fromkeys(left, "Ray Tune stopped its trial")
     return {run_id: reason for run_id, reason in failed.items() if run_id not in done}
+
+
+def _settings(recipe: Recipe, trials: Sequence[Trial], board: Any, passed_over: Collection[str]) -> TrialSettings:
+    """Return what all trials of a dependency level share. passed_over: run ids to skip."""
+    return TrialSettings(
+        folder=_absolute(recipe.folder),
+        training=recipe.training,
+        task=task_reference(recipe),
+        outside=tuple(modules.sent(one) for one in recipe.outside),
+        length=recipe.series.length,
+        about={
+            "study": recipe.name,
+            "recipe": keys.digest(recipe.model_dump(mode="json")),
+            "teacher": recipe.teacher.name,
+        },
+        board=board,
+        trials={trial.name: trial for trial in trials},  # in the search space, Tune would put references
+        at_once=_room(recipe, trials),
+        passed_over=frozenset(passed_over),
+        own_ray=own_ray(),
+        need=nodes.current.need,
+        unfit=dict(nodes.current.unfit),
+    )
 
 
 def _failed(folder: str, runs: Sequence[RunSpec]) -> dict[str, str]:

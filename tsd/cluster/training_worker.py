@@ -29,7 +29,7 @@ from tsd.storage.schemas import TOKENS
 from tsd.study.identity import tokenizer_folder
 from tsd.study.trials import Trial
 from tsd.tasks import modules, named
-from tsd.training.runs import RunSpec
+from tsd.training.runs import RunRecord, RunSpec
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -130,7 +130,7 @@ def train_in_worker(config: dict[str, Any]) -> None:
 
 
 def _is_over(settings: TrialSettings, run: RunSpec) -> bool:
-    """Whether a run is finished, failed for good, or is not to be trained."""
+    """Whether to skip a run: it has finished, it has failed for good, or it is passed over."""
     places = (f"{settings.folder}/records", f"{settings.folder}/{FAILED}")
     known = any(folders.read_json(place, f"{run.run_id}.json") is not None for place in places)
     return known or run.run_id in settings.passed_over
@@ -149,7 +149,7 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -
     from tsd.training import loop, token_parts, trainer
 
     context = ray.train.get_context()
-    how, folder, student = settings.training, settings.folder, run.student
+    how, folder = settings.training, settings.folder
     device = str(get_device()) if how.gpu else "cpu"
     place = loop.WorkerContext(context.get_world_rank(), context.get_world_size(), device)
     if not how.gpu:
@@ -202,25 +202,41 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -
             report=post,
             teacher=teacher,
         )
-    writes = place.rank == 0
+    _store(model, tokenizer, record, settings, run, is_writer=place.rank == 0)
+    if place.rank == 0:
+        last = {**trainer.metrics(end), "validation_loss": record.validation_loss}
+        # Awaited: this process may end before a call that is not awaited was sent.
+        answer_within(settings.board.post.remote(trial, run.run_id, last), None, BOARD_SECONDS)
+
+
+def _store(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    record: RunRecord,
+    settings: TrialSettings,
+    run: RunSpec,
+    is_writer: bool,
+) -> None:
+    """Store a student's folder and, last, its record. All workers take part, since each holds a shard.
+
+    is_writer: whether this worker, one of all, writes.
+    """
+    from tsd.training import trainer
+
     with tempfile.TemporaryDirectory() as local:
         trainer.export(
             model,
             tokenizer,
-            Path(local) if writes else None,
-            student,
+            Path(local) if is_writer else None,
+            run.student,
             record,
             task=settings.task,
             length=settings.length,
             about=settings.about,
         )
-        if writes:
-            folders.copy_folder(local, f"{folder}/students/{run.run_id}", sealed=True)
-    if writes:
-        folders.write_json(f"{folder}/records", f"{run.run_id}.json", record.as_dict())
-        last = {**trainer.metrics(end), "validation_loss": record.validation_loss}
-        # Awaited: this process may end before a call that is not awaited was sent.
-        answer_within(settings.board.post.remote(trial, run.run_id, last), None, BOARD_SECONDS)
+        if is_writer:
+            folders.copy_folder(local, f"{settings.folder}/students/{run.run_id}", sealed=True)
+            folders.write_json(f"{settings.folder}/records", f"{run.run_id}.json", record.as_dict())
 
 
 @dataclass(frozen=True)

@@ -348,7 +348,7 @@ def _require_same_bytes(folder: str, manifest: Manifest, made: Mapping[int, Part
         )
 
 
-def _why_not_the_same(manifest: Mapping[str, Any]) -> str:
+def _why_not_the_same(manifest: Manifest) -> str:
     """Say what can make other bytes from the same recipe, and what to do about it."""
     then, now = manifest["versions"], {"tsd": tsd.__version__, "pyarrow": pa.__version__}
     code = "a task, process, teacher or policy outside tsd that the recipe names"

@@ -1,7 +1,7 @@
 """A dataset's manifest: which parts it has, what made them, and a digest of itself."""
 
 from collections.abc import Mapping
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, cast, get_origin, get_type_hints
 
 from tsd.errors import DataError
 from tsd.storage.folders import damaged, read_bytes, read_fields
@@ -9,15 +9,6 @@ from tsd.storage.keys import digest
 
 MANIFEST = "manifest.json"
 DIGEST = "digest"  # in a manifest: hash of its other fields
-FIELDS = {
-    "schema": str,
-    "key": str,
-    "parents": dict,
-    "rows": int,
-    "parts": list,
-    "versions": dict,
-    DIGEST: str,
-}  # of a manifest
 
 
 class PartEntry(TypedDict):
@@ -43,6 +34,10 @@ class Manifest(TypedDict):
     versions: dict[str, str]
     digest: str
     """Of the other fields."""
+
+
+# Those that every manifest has, and the types of their values in JSON.
+FIELDS = {name: get_origin(kind) or kind for name, kind in get_type_hints(Manifest).items() if name != "about"}
 
 
 def has_damaged_manifest(folder: str) -> bool:

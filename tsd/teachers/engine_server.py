@@ -131,8 +131,9 @@ class EngineServer:
                     if self._closed.is_set() or (began is None and stopped()):
                         return None
                     if began is not None:
-                        hung = self._hangs(seen())
-                        if seen().doubted and not process.over.is_set() and self._answers():
+                        known = seen()
+                        hung = self._hangs(known)
+                        if known.doubted and not process.over.is_set() and self._answers():
                             available(True)
                     elif self._answers():
                         began = self._checked = self._alive = time.monotonic()

@@ -143,7 +143,8 @@ class RateLimiterClient:
     def hold(self, held: bool) -> None:
         """Delay all requests of this worker, as long as the server that it alone asks is being started.
 
-        Rows that were under way when it ended are suspected. Called in the event loop of the requests.
+        Rows that were under way when it ended are suspected. Whatever the keeper says ends a doubt. Called in the
+        event loop of the requests.
         """
         if held and not self._held:
             self.suspects.ended()
