@@ -66,13 +66,14 @@ def requests_at(server: psutil.Process) -> int:
 
 
 def engines_of(model: Path) -> list[list[psutil.Process]]:
-    """The processes of each engine that runs with a model: its supervisor, its server, and what that started."""
+    """The processes of each engine whose server has started: its supervisor, its server, and what that started."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = " ".join(process.cmdline())
-            if "engine_supervisor.py" in words and f"--model={model}" in words:
-                found.append([process, *process.children(), *process.children()[0].children(recursive=True)])
+            # A supervisor has no child before it has started its server.
+            if "engine_supervisor.py" in words and f"--model={model}" in words and (servers := process.children()):
+                found.append([process, *servers, *servers[0].children(recursive=True)])
     return found
 
 
@@ -83,6 +84,8 @@ def kill_session(leader: subprocess.Popen[bytes]) -> None:
             if os.getsid(process.pid) == leader.pid:
                 process.kill()
     leader.wait(30)
+    if leader.stdout is not None:
+        leader.stdout.close()
 
 
 def replies_in(journal: Path) -> list[dict[str, Any]]:
