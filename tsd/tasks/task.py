@@ -20,7 +20,7 @@ from tsd.errors import DataError
 from tsd.series.processes import SCALED, own_ranges
 from tsd.series.truth import Lengths
 from tsd.storage.schemas import Tables, labels_type, make_tables
-from tsd.tasks.language import Reading, normal, sentences, topics_of
+from tsd.tasks.language import NO_JSON, Reading, entangled, named_beside, normal, sentences, topics_of
 
 PARAMETERS = (*SCALED, "tau", *own_ranges())  # parameters of series; no process has all of them
 
@@ -232,10 +232,12 @@ class Task:
     def restate(self, text: str, labels: Labels, topics: Collection[str], choice: Sequence[int]) -> str:
         """A response with its text on some topics replaced by phrasings of these labels.
 
-        Text on other topics is unchanged. A label of None is left out. choice: phrasing index for each of the
-        task's topics, below `phrasing_counts`.
+        Text on other topics is unchanged, except free sentences that also name one of these. A label of None is
+        left out. choice: phrasing index for each of the task's topics, below `phrasing_counts`.
         """
-        said, _ = topics_of(text, self.topics)
+        said, problem = topics_of(text, self.topics)
+        if problem == NO_JSON and said:  # free sentences on one topic may name another
+            topics = {*topics, *entangled(text, topics)}
         for topic, number in zip(self.topics, choice, strict=True):
             if topic in topics:
                 stated = [facet for facet in self._of(topic) if labels[facet.name] is not None]
@@ -266,6 +268,8 @@ class Task:
         topics, problem = topics_of(text, self.topics)
         texts = {topic: normal(topics.get(topic, "")) for topic in self.topics}
         readings = {facet.name: facet.read(texts[facet.topic]) for facet in self.facets}
+        if problem == NO_JSON and topics:
+            readings |= _read_beside(self.facets, text, readings)
         labels = {name: reading.label for name, reading in readings.items()}
         whys = [f"{name}: {reading.why}" for name, reading in readings.items() if reading.label is None]
         if not whys:
@@ -279,6 +283,14 @@ class Task:
     def _of(self, topic: str) -> list[Facet]:
         """The facets of a topic, in order."""
         return [facet for facet in self.facets if facet.topic == topic]
+
+
+def _read_beside(facets: Sequence[Facet], text: str, readings: Mapping[str, Reading]) -> dict[str, Reading]:
+    """Readings of facets on which their own sentences say nothing, from free sentences on other topics."""
+    silent = [facet for facet in facets if readings[facet.name].silent]
+    beside = {topic: normal(named_beside(text, topic)) for topic in {facet.topic for facet in silent}}
+    found = {facet.name: facet.read(beside[facet.topic]) for facet in silent}
+    return {name: reading for name, reading in found.items() if reading.label is not None}
 
 
 def _known(facet: Facet, labels: Mapping[str, object]) -> str:
