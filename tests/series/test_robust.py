@@ -438,4 +438,6 @@ def test_a_contrast_is_the_difference_of_two_means_by_its_standard_error() -> No
         rest = np.setdiff1d(np.arange(100), inside)
         error = np.sqrt(1 / len(inside) + 1 / len(rest))
         expected = (sizes[inside].mean() - sizes[rest].mean()) / error
-        assert sums @ contrasts.weights[:, i] == pytest.approx(expected * contrasts.factor[i], abs=1e-4)
+        assert sums @ contrasts.weights[:, i] / volatility.WEIGHT == pytest.approx(
+            expected * contrasts.factor[i], abs=1e-4
+        )

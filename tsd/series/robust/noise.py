@@ -1,11 +1,12 @@
 """Noise: what is left around line, waves, shift and slow bends, as a standard deviation in value units."""
 
-from functools import lru_cache
+from functools import cache
 from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
 from numpy.polynomial import polynomial
+from scipy.ndimage import correlate1d
 
 from tsd.series.robust.waves import Column, Points
 
@@ -26,7 +27,15 @@ def roughness(residual: Points) -> Points:
     Savitzky and Golay 1964, with polynomials of the last points at the ends (Gorry 1990). residual: (batch,
     points), from the waves.
     """
-    rough: Points = residual @ _smoother(residual.shape[1])
+    points = residual.shape[1]
+    width = window(points)
+    rest = np.eye(width) - _hat(width)  # row i: weights of the residual at the i-th of so many points
+    rest /= np.linalg.norm(rest, axis=1, keepdims=True)
+    half = width // 2
+    rough = correlate1d(residual, rest[half], axis=1)
+    for i in range(half):
+        rough[:, i] = np.vecdot(residual[:, :width], rest[i].astype(np.float32))
+        rough[:, -1 - i] = np.vecdot(residual[:, -width:], rest[-1 - i].astype(np.float32))
     return rough
 
 
@@ -72,19 +81,7 @@ def memory(points: int) -> npt.NDArray[np.float64]:
     return remembered
 
 
-@lru_cache(maxsize=8)  # lengths
-def _smoother(points: int) -> npt.NDArray[np.float32]:
-    """Weights, (points, points), that turn a series into its scaled residual: a column a point."""
-    width = window(points)
-    hat = _hat(width)
-    weights = np.eye(points)
-    for point in range(points):
-        start = min(max(point - width // 2, 0), points - width)
-        weights[start : start + width, point] -= hat[point - start]
-    scaled: npt.NDArray[np.float32] = (weights / np.linalg.norm(weights, axis=0)).astype(np.float32)
-    return scaled
-
-
+@cache  # odd numbers up to `WINDOW`
 def _hat(width: int) -> npt.NDArray[np.float64]:
     """The hat matrix of the local polynomial, (width, width): row i smooths the i-th of its points."""
     powers = polynomial.polyvander(np.arange(width) - width // 2, DEGREE)

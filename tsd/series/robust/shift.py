@@ -100,17 +100,20 @@ def _best_split(level: Points) -> tuple[Column, npt.NDArray[np.intp]]:
     level: (batch, points) of mean zero. The statistic is the root of the sum of squares that the split explains,
     with the sign of the mean before it.
     """
-    scores = level @ _splits(level.shape[1])  # (batch, splits)
+    points = level.shape[1]
+    sums = np.cumsum(level, axis=1, dtype=np.float64)  # of each point and those before it
+    scores = sums[:, edge(points) - 1 : points - edge(points)]  # (batch, splits)
+    scores *= _split_weights(points)
     best = np.abs(scores).argmax(axis=1)
-    return scores[np.arange(len(level)), best].astype(np.float64), best + edge(level.shape[1])
+    return scores[np.arange(len(level)), best], best + edge(points)
 
 
-@lru_cache(maxsize=8)  # lengths
-def _splits(points: int) -> npt.NDArray[np.float32]:
-    """Weights, (points, splits): the sum of the points before a split by its standard error."""
+@lru_cache(maxsize=64)  # lengths
+def _split_weights(points: int) -> npt.NDArray[np.float64]:
+    """One by the standard error of the sum of the points before each split, (splits,)."""
     before = np.arange(edge(points), points - edge(points) + 1)
-    weights = (np.arange(points)[:, None] < before) * np.sqrt(points / (before * (points - before)))
-    return weights.astype(np.float32)
+    weights: npt.NDArray[np.float64] = np.sqrt(points / (before * (points - before)))
+    return weights
 
 
 def _abrupt(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDArray[np.bool_]:

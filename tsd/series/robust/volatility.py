@@ -22,6 +22,10 @@ LEAST_UNITS = 1.6  # mean size in the louder stretch in value units, of a standa
 ROUNDING = 0.25  # value units: mean size of what rounding to integers leaves, the least that counts as noise
 
 
+UNIT = 2.0**-10  # value units that sums of sizes are multiples of
+WEIGHT = 2.0**20
+
+
 @dataclass(frozen=True)
 class Volatility:
     """The change of volatility of each series, (batch,) each.
@@ -40,20 +44,18 @@ class Volatility:
 class Contrasts:
     """Stretches of consecutive parts against the rest of the series: to the end, and within it.
 
-    first, last (stretches,) parts: first of the stretch and first after it. weights (parts, stretches) float32:
+    first, last (stretches,) parts: first of the stretch and first after it. weights (parts, stretches):
     the mean of the stretch minus the mean of the rest, of sums by parts, by its standard error for unit variance;
-    less within the series. factor (stretches,): how much less. inside (stretches,): points of the stretch. starts
-    (parts,): first point of each part. parts (points, parts) float32: 1 for the points of each part, so that a
-    product is its sums.
+    less within the series; integers, of `WEIGHT` to the unit. factor (stretches,): how much less. inside
+    (stretches,): points of the stretch. starts (parts,): first point of each part.
     """
 
     first: npt.NDArray[np.intp]
     last: npt.NDArray[np.intp]
-    weights: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float64]
     factor: npt.NDArray[np.float64]
     inside: npt.NDArray[np.intp]
     starts: npt.NDArray[np.intp]
-    parts: npt.NDArray[np.float32]
 
 
 def find(rough: Points, medians: npt.NDArray[np.float32]) -> Volatility:
@@ -69,12 +71,16 @@ def find(rough: Points, medians: npt.NDArray[np.float32]) -> Volatility:
     contrasts = _contrasts(points)
     sizes = np.abs(rough)
     np.minimum(sizes, (LARGEST * np.maximum(medians, np.float32(FLOOR)))[:, None], out=sizes)
-    sums = sizes @ contrasts.parts  # (batch, parts)
+    sums = np.add.reduceat(sizes, contrasts.starts, axis=1, dtype=np.float64)  # (batch, parts)
+    # Rounded to integers of a small unit, sums are exact in any order: else they would depend on where in the
+    # matrix a row lies.
+    sums *= 1 / UNIT
+    np.rint(sums, out=sums)
     scores = sums @ contrasts.weights  # (batch, stretches)
     best = np.abs(scores).argmax(axis=1)
     rows = np.arange(len(rough))
-    score = scores[rows, best].astype(np.float64)
-    mean = np.maximum(sums.sum(axis=1) / points, 1e-6).astype(np.float64)
+    score = scores[rows, best] * (UNIT / WEIGHT)
+    mean = np.maximum(sums.sum(axis=1) * UNIT / points, 1e-6)
     inside = contrasts.inside[best]
     outside = points - inside
     difference = score / contrasts.factor[best] * np.sqrt(points / (inside * outside))
@@ -111,10 +117,8 @@ def _contrasts(points: int) -> Contrasts:
     part = np.arange(parts)[:, None]
     within = (part >= first) & (part < last)  # (parts, stretches)
     weights = np.where(within, 1 / inside, -1 / (points - inside)) * np.sqrt(inside * (points - inside) / points)
-    point = np.arange(points)[:, None]
-    members = ((point >= starts[:-1]) & (point < starts[1:])).astype(np.float32)
     # Sizes of normal numbers of correlation ρ have the correlation (√(1 − ρ²) + ρ · asin ρ − 1) / (π/2 − 1).
     rho = memory(points)
     correlation = (np.sqrt(1 - rho**2) + rho * np.arcsin(rho) - 1) / (np.pi / 2 - 1)
     factor = np.where(last == parts, 1.0, WITHIN) / np.sqrt(1 + 2 * correlation.sum())
-    return Contrasts(first, last, (weights * factor).astype(np.float32), factor, inside, starts[:-1], members)
+    return Contrasts(first, last, np.rint(weights * factor * WEIGHT), factor, inside, starts[:-1])
