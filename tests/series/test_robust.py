@@ -105,7 +105,7 @@ def test_upside_down_all_directions_turn_and_nothing_else_changes(seed: int, poi
     values = drawn(seed, points)
     upright, turned = columns(measure(values)), columns(measure(99 - values))
     for name, column in upright.items():
-        odd = name in ("trend", "trend_change", "shift", "shift_size", "outlier")
+        odd = name in ("trend", "trend_change", "trend_strength", "shift", "shift_size", "outlier")
         assert np.array_equal(turned[name], -column if odd else column), name
 
 
@@ -116,10 +116,11 @@ def test_backwards_trend_and_shift_turn_and_places_are_mirrored(seed: int, point
     there, back = columns(measure(values)), columns(measure(values[:, ::-1]))
     for name in ("trend", "shift"):
         assert np.array_equal(back[name], -there[name]), name
-    for name in ("trend_near_tie", "noise_level", "season", "outlier", "outlier_count"):
+    for name in ("noise_level", "season", "outlier", "outlier_count"):
         assert np.array_equal(back[name], there[name]), name
     for name in ("noise", "season_cycles", "season_height"):
         assert back[name] == pytest.approx(there[name], rel=1e-3, abs=1e-3), name
+    assert np.abs(back["trend_strength"]) == pytest.approx(np.abs(there["trend_strength"]), rel=2e-3, abs=1e-3)
     mirrored = {0: 0, 1: 2, 2: 1, 3: 3}
     assert back["volatility"].tolist() == [mirrored[kind] for kind in there["volatility"].tolist()]
     for name, offset in PLACES.items():
@@ -150,7 +151,8 @@ def test_one_cycle_or_two_are_neither_trend_nor_season(points: int, cycles: floa
 @pytest.mark.parametrize("points", LENGTHS)
 def test_a_ramp_rises_without_noise_and_nothing_else(points: int) -> None:
     found = one(scaled(np.arange(points, dtype=float)))
-    assert (found["trend"], found["trend_near_tie"]) == (1, False)
+    assert found["trend"] == 1
+    assert found["trend_strength"] > 1.5
     assert found["trend_change"] == pytest.approx(1, abs=0.02)
     assert (found["noise_level"], found["season"], found["shift"]) == (0, 0, 0)
     assert (found["outlier"], found["volatility"]) == (0, 0)

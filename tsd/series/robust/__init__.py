@@ -27,7 +27,7 @@ class Measures:
     """The truth of each series, (batch,) each. Sizes are in value units, places are indices of points.
 
     trend              int8: −1 falling, 0 flat, +1 rising
-    trend_near_tie     bool: neither clearly directed nor clearly flat
+    trend_strength     float32: factor by which all thresholds could grow until the series is flat, signed
     trend_change       float32: change of the line by the range of the series, signed
     noise              float32: standard deviation around all that follows
     noise_level        int8: 0 low, 1 medium, 2 high; from 2 and above 10 units
@@ -47,7 +47,7 @@ class Measures:
     """
 
     trend: npt.NDArray[np.int8]
-    trend_near_tie: npt.NDArray[np.bool_]
+    trend_strength: npt.NDArray[np.float32]
     trend_change: npt.NDArray[np.float32]
     noise: npt.NDArray[np.float32]
     noise_level: npt.NDArray[np.int8]
@@ -64,6 +64,11 @@ class Measures:
     volatility: npt.NDArray[np.int8]
     volatility_place: npt.NDArray[np.int32]
     volatility_ratio: npt.NDArray[np.float32]
+
+    @property
+    def trend_near_tie(self) -> npt.NDArray[np.bool_]:
+        """Whether a series is neither clearly directed nor clearly flat, (batch,)."""
+        return trend.near_tie(self.trend_strength)
 
 
 def measure(values: npt.NDArray[np.uint8] | npt.NDArray[np.floating]) -> Measures:
@@ -133,7 +138,7 @@ def _measure(values: waves.Points) -> Measures:
     changes = volatility.find(rough, sizes[:, points // 2])
     return Measures(
         trend=trends.direction,
-        trend_near_tie=trends.near_tie,
+        trend_strength=trends.strength,
         trend_change=trends.change,
         noise=deviation.astype(np.float32),
         noise_level=noise.level(deviation),

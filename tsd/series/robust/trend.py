@@ -26,7 +26,7 @@ BIG, BIG_ENDS = (
 PLAIN, PLAIN_ENDS = 0.35, 0.3  # of the range: change and ends that any reader calls a trend
 LEAST_T = 3.0  # of the slope beside the wave, for AR(1) noise
 LEAST_UNIT_ROOT_T = 2.5  # of Perron and Yabu's statistic
-TIE = 0.1  # fraction by which all thresholds move for a near tie
+TIE = 0.1  # distance of the strength to 1 below which a series is a near tie
 LINE_PARAMETERS, WAVE_PARAMETERS = 2, 8  # with a wave, whose frequency was searched for as well
 
 
@@ -34,13 +34,17 @@ LINE_PARAMETERS, WAVE_PARAMETERS = 2, 8  # with a wave, whose frequency was sear
 class Trend:
     """The trend of each series, (batch,) each.
 
-    direction: −1 falling, 0 flat, +1 rising. near_tie: neither clearly directed nor clearly flat. change: of the
-    line from the first to the last point by the range of the series, signed.
+    strength: the factor by which all thresholds could grow until the series is flat, signed as the direction: from
+    1 in size it has one. change: of the line from the first to the last point by the range of the series, signed.
     """
 
-    direction: npt.NDArray[np.int8]
-    near_tie: npt.NDArray[np.bool_]
+    strength: npt.NDArray[np.float32]
     change: npt.NDArray[np.float32]
+
+    @property
+    def direction(self) -> npt.NDArray[np.int8]:
+        """−1 falling, 0 flat, +1 rising, (batch,)."""
+        return direction(self.strength)
 
 
 @dataclass(frozen=True)
@@ -92,21 +96,24 @@ def find(
     size, apart = np.where(agree, np.abs(change), 0.0), np.where(agree, np.abs(ends), 0.0)
     t = np.abs(_slope_t(beside, wave, around_wave))
     unit_root_t = np.abs(perron_yabu(alone, around_line))
-    step = np.abs(shift) / extent
+    step = np.abs(shift) / extent / SHIFT
+    significant = np.maximum(t / LEAST_T, unit_root_t / LEAST_UNIT_ROOT_T)
+    big = np.minimum(np.minimum(size / BIG, apart / BIG_ENDS), significant)
+    plain = np.minimum(size / PLAIN, apart / PLAIN_ENDS)
+    sloped = np.maximum(big, plain)
+    strength = np.copysign(np.maximum(sloped, step), np.where(step >= np.minimum(sloped, 1), shift, change))
+    return Trend(strength.astype(np.float32), np.where(agree, change, 0.0).astype(np.float32))
 
-    def directed(scale: float) -> npt.NDArray[np.bool_]:
-        """Whether a series is directed if all thresholds are multiplied. (batch,)."""
-        significant = (t > scale * LEAST_T) | (unit_root_t > scale * LEAST_UNIT_ROOT_T)
-        big = (size >= scale * BIG) & (apart >= scale * BIG_ENDS)
-        plain = (size >= scale * PLAIN) & (apart >= scale * PLAIN_ENDS)
-        held: npt.NDArray[np.bool_] = (step >= scale * SHIFT) | (big & significant) | plain
-        return held
 
-    stepped = step >= SHIFT
-    sign = np.where(stepped, np.sign(shift), np.sign(change))
-    direction = np.where(directed(1.0), sign, 0.0).astype(np.int8)
-    tie = directed(1 - TIE) & ~directed(1 + TIE)
-    return Trend(direction, tie, np.where(agree, change, 0.0).astype(np.float32))
+def direction(strength: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
+    """−1 falling, 0 flat, +1 rising. strength: (batch,), of `Trend`."""
+    return (np.sign(strength) * (np.abs(strength) >= 1)).astype(np.int8)
+
+
+def near_tie(strength: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Neither clearly directed nor clearly flat. strength: (batch,), of `Trend`."""
+    found: npt.NDArray[np.bool_] = np.abs(np.abs(strength) - 1) < TIE
+    return found
 
 
 def perron_yabu(slope: Column, residual: Moments) -> Column:
