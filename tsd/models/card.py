@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsd.plots.rasterised import SIDE
-from tsd.tasks import Task, named, trust
+from tsd.tasks import Definitions, Task, named, trust
 
 CARD, README = "tsd.json", "README.md"
 USE = """```python
@@ -43,7 +43,8 @@ def render(
     score; None before evaluation. task: the student's; by default the one that the content names, whose module is
     run. Raises KeyError for a missing entry, InputError for an unknown task.
     """
-    run, about, task = card["run"], card["about"], task or named(card["task"])
+    run, about = card["run"], card["about"]
+    task = task or named(card["task"], defined=Definitions.of(about))
     consent = f" {trust.OPTION}" if ":" in card["task"] else ""  # the folder names a module, which is run
     source, adapters = about["source"], about["adapters"]
     lengths = card["length"] if isinstance(card["length"], list | tuple) else [card["length"]]

@@ -17,7 +17,7 @@ from tsd.recipe import PlotConfig, load, nearest
 from tsd.reporting.pages import template
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import fingerprint
-from tsd.tasks import TASKS, Task
+from tsd.tasks import Task, variants
 
 PAGE = "plots.html"
 MOST = 50_000  # series searched for those shown
@@ -64,7 +64,7 @@ def _open(run: str, trusted: bool) -> tuple[Task, datasets.Dataset]:
 
 def _tasks(run: str, trusted: bool) -> list[Task]:
     """The tasks whose series a folder may hold: the built-in ones, and the recipe's with its plugins."""
-    found = list(TASKS.values())
+    found = variants()
     for folder in (run, os.path.dirname(run)):  # the folder may be the dataset itself
         if os.path.isfile(f"{folder}/recipe.yaml"):
             found.append(load(f"{folder}/recipe.yaml", stored=True, trusted=trusted).asks)

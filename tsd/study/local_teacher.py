@@ -25,9 +25,9 @@ from tsd.plots import rasterised
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, Student, Training, TrainingConfig, to_yaml
 from tsd.recipe.stored import task_reference
-from tsd.storage import folders, keys
+from tsd.storage import folders
 from tsd.storage.schemas import ALL_RIGHT, VALID, score_names
-from tsd.study.identity import teacher_key
+from tsd.study.identity import origin, teacher_key
 from tsd.tasks import Task
 from tsd.training.runs import RunRecord, RunSpec
 
@@ -180,7 +180,7 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
         predictions = predict(recipe.asks, model, tokenizer, series["test"], at_once, step.advance)
     found = scoring.score(predictions)
     scores = {name: found[name].as_dict() for name in score_names(recipe.asks.names)}
-    about = {"study": recipe.name, "recipe": keys.digest(recipe.model_dump(mode="json")), "teacher": "rules"}
+    about = origin(recipe, "rules")
     with tempfile.TemporaryDirectory() as local:
         from tsd.training.trainer import export
 

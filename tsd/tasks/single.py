@@ -1,9 +1,11 @@
 """The one-series task of arXiv 2507.07439: trend, noise, and positions of the two extrema."""
 
+from functools import cache
+
 import numpy as np
-import pyarrow as pa
 
 from tsd.series import truth
+from tsd.tasks.definitions import DEFAULT, Definitions
 from tsd.tasks.language import read_extrema, read_noise, read_trend
 from tsd.tasks.task import Facet, Task
 
@@ -39,9 +41,24 @@ MINIMUM_PHRASINGS = (
 )
 
 
-def noise_facet(whose: str = "") -> Facet:
+def trend_facet(defined: Definitions) -> Facet:
+    """Direction of the series as a whole."""
+    return Facet(
+        "trend",
+        DIRECTIONS,
+        topic="trend",
+        question="whether the series is increasing, decreasing or flat overall",
+        phrasings=TREND_PHRASINGS,
+        read=read_trend,
+        classify=lambda measures, _: defined.trend(measures),
+        margin=defined.trend_margin,
+        tie=defined.trend_tie,
+    )
+
+
+def noise_facet(defined: Definitions, whose: str = "") -> Facet:
     """Noise level of the series, or of the "first" or "second" one."""
-    name, measured = _named(whose, "noise"), f"{whose}_noise_rms" if whose else "noise_rms"
+    name, prefix = _named(whose, "noise"), f"{whose}_" if whose else ""
     return Facet(
         name,
         LEVELS,
@@ -49,13 +66,13 @@ def noise_facet(whose: str = "") -> Facet:
         question=f"whether the noise intensity of the {_series(whose)} is low, medium or high",
         phrasings=NOISE_PHRASINGS,
         read=read_noise,
-        classify=lambda measures, _: truth.level(measures[measured]),
-        margin=lambda measures: truth.distance(measures[measured], truth.NOISE_LEVELS),
+        classify=lambda measures, _: defined.noise(measures, prefix),
+        margin=lambda measures: defined.noise_margin(measures, prefix),
         tie=0.3,
     )
 
 
-def extremum_facet(which: str, whose: str = "", given: str | None = None) -> Facet:
+def extremum_facet(defined: Definitions, which: str, whose: str = "", given: str | None = None) -> Facet:
     """Position of the "maximum" or "minimum" of the series, or of the "first" or "second" one.
 
     given: the facet of the conditional majority baseline, see `Facet.given`.
@@ -69,7 +86,9 @@ def extremum_facet(which: str, whose: str = "", given: str | None = None) -> Fac
         "at the beginning, in the middle or at the end",
         phrasings={"maximum": MAXIMUM_PHRASINGS, "minimum": MINIMUM_PHRASINGS}[which],
         read=lambda text: read_extrema(text)[which],
-        classify=lambda measures, length: truth.place(measures[f"{prefix}arg{which[:3]}"], length),
+        classify=lambda measures, length: truth.place(
+            measures[f"{prefix}arg{which[:3]}"], length, defined.borders
+        ),
         margin=lambda measures: measures[f"{prefix}{which}_lead"].astype(np.float32),
         tie=2.0,
         given=given,
@@ -84,40 +103,30 @@ def _series(whose: str) -> str:
     return f"{whose} series" if whose else "series"
 
 
-SINGLE = Task(
-    name="single",
-    version="single-2",
-    curves=1,
-    facets=(
-        Facet(
-            "trend",
-            DIRECTIONS,
-            topic="trend",
-            question="whether the series is increasing, decreasing or flat overall",
-            phrasings=TREND_PHRASINGS,
-            read=read_trend,
-            classify=lambda measures, _: truth.direction(measures["trend_delta"]),
-            margin=lambda measures: truth.distance(np.abs(measures["trend_delta"]), (truth.TREND_MARGIN,)),
-            tie=1.0,
+@cache
+def single(defined: Definitions = DEFAULT) -> Task:
+    """The one-series task with labels by these definitions."""
+    return Task(
+        name="single",
+        version=f"single-3-{defined.version}",
+        curves=1,
+        facets=(
+            trend_facet(defined),
+            noise_facet(defined),
+            extremum_facet(defined, "maximum", given="trend"),
+            extremum_facet(defined, "minimum", given="trend"),
         ),
-        noise_facet(),
-        extremum_facet("maximum", given="trend"),
-        extremum_facet("minimum", given="trend"),
-    ),
-    measure=truth.measure,
-    measures={
-        "trend_delta": pa.float32(),
-        "noise_rms": pa.float32(),
-        "argmax": pa.int32(),
-        "argmin": pa.int32(),
-        "maximum_lead": pa.float32(),
-        "minimum_lead": pa.float32(),
-    },
-    shown=(
-        "You are shown one time series of {length} integers between 0 and 99, "
-        "as a plot or as numbers, oldest first."
-    ),
-    asked="Describe the series: {}",
-    reply_tokens=80,
-    sheet=("trend", "noise"),
-)
+        measure=defined.measure,
+        measures=defined.measures,
+        shown=(
+            "You are shown one time series of {length} integers between 0 and 99, "
+            "as a plot or as numbers, oldest first."
+        ),
+        asked="Describe the series: {}",
+        reply_tokens=80,
+        sheet=("trend", "noise"),
+        defined=defined,
+    )
+
+
+SINGLE = single()

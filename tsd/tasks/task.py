@@ -20,6 +20,7 @@ from tsd.errors import DataError
 from tsd.series.processes import SCALED, own_ranges
 from tsd.series.truth import Lengths
 from tsd.storage.schemas import Tables, labels_type, make_tables
+from tsd.tasks.definitions import Definitions
 from tsd.tasks.language import NO_JSON, Reading, entangled, named_beside, normal, sentences, topics_of
 
 PARAMETERS = (*SCALED, "tau", *own_ranges())  # parameters of series; no process has all of them
@@ -111,6 +112,8 @@ class Task:
     """Columns of the series table for parameters of processes. A recipe adds those of processes from plugins."""
     metrics: tuple[str, ...] = ()
     """Columns of the runs table for metrics from plugins, named by a recipe."""
+    defined: Definitions | None = None
+    """By which definitions a built-in task labels series."""
 
     def __post_init__(self) -> None:
         """Raise ValueError if facets contradict each other."""

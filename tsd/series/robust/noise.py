@@ -28,11 +28,10 @@ def roughness(residual: Points) -> Points:
     points), from the waves.
     """
     points = residual.shape[1]
-    width = window(points)
-    rest = np.eye(width) - _hat(width)  # row i: weights of the residual at the i-th of so many points
-    rest /= np.linalg.norm(rest, axis=1, keepdims=True)
-    half = width // 2
-    rough = correlate1d(residual, rest[half], axis=1)
+    rest = _residual_weights(window(points))
+    half = len(rest) // 2
+    width = len(rest)
+    rough: Points = correlate1d(residual, rest[half], axis=1)
     for i in range(half):
         rough[:, i] = np.vecdot(residual[:, :width], rest[i].astype(np.float32))
         rough[:, -1 - i] = np.vecdot(residual[:, -width:], rest[-1 - i].astype(np.float32))
@@ -72,18 +71,24 @@ def window(points: int) -> int:
     return min(max(odd, LEAST_WINDOW), WINDOW)
 
 
+def weights(points: int) -> npt.NDArray[np.float64]:
+    """Weights of a point's roughness within the series, (window,), of unit norm."""
+    rest = _residual_weights(window(points))
+    middle: npt.NDArray[np.float64] = rest[len(rest) // 2]
+    return middle
+
+
 def memory(points: int) -> npt.NDArray[np.float64]:
     """The autocorrelation that smoothing leaves in the roughness of white noise, from lag 1 to its last."""
-    width = window(points)
-    filtered = np.eye(width)[width // 2] - _hat(width)[width // 2]
-    products = np.correlate(filtered, filtered, "full")
-    remembered: npt.NDArray[np.float64] = products[width:] / products[width - 1]
+    filtered = weights(points)
+    remembered: npt.NDArray[np.float64] = np.correlate(filtered, filtered, "full")[len(filtered) :]
     return remembered
 
 
 @cache  # odd numbers up to `WINDOW`
-def _hat(width: int) -> npt.NDArray[np.float64]:
-    """The hat matrix of the local polynomial, (width, width): row i smooths the i-th of its points."""
+def _residual_weights(width: int) -> npt.NDArray[np.float64]:
+    """Weights of a local polynomial's residual, (width, width): row i at the i-th point, of unit norm."""
     powers = polynomial.polyvander(np.arange(width) - width // 2, DEGREE)
-    hat: npt.NDArray[np.float64] = powers @ np.linalg.pinv(powers)
-    return hat
+    rest: npt.NDArray[np.float64] = np.eye(width) - powers @ np.linalg.pinv(powers)
+    rest /= np.linalg.norm(rest, axis=1, keepdims=True)
+    return rest
