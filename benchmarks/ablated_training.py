@@ -90,7 +90,11 @@ def _training() -> list[tuple[_Trained, dict[str, list[float]]]]:
     torch.set_num_threads(LAPTOP.training.threads)
     found = []
     for one in _trained():
-        ways = {OURS: nullcontext, FORWARD: plain.own_forward, OPERATIONS: plain.own_operations}
+        ways: dict[str, Callable[[], AbstractContextManager[None]]] = {
+            OURS: nullcontext,
+            FORWARD: plain.own_forward,
+            OPERATIONS: plain.own_operations,
+        }
         if one.settings.optimizer == "muon":
             ways[MUON] = nullcontext
         losses: dict[str, float] = {}

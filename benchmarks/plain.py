@@ -28,7 +28,7 @@ from transformers.models.qwen3.modeling_qwen3 import rotate_half
 
 from tsd.inference import decoding
 from tsd.models import forward, vision
-from tsd.models.chat import chat_prompts
+from tsd.models.chat import chat_prompts, image_prompt_tokens
 from tsd.models.weights import _once
 from tsd.plots.figures import FigureCanvasAgg
 from tsd.plots.plotter import Look, figure
@@ -92,7 +92,8 @@ def _norm(module: Any, hidden_states: Tensor) -> Tensor:
 
 
 def _positions(rotary: Any, _: Any, hidden_states: Tensor, position_ids: Tensor) -> Any:
-    return forward._Positions(*type(rotary).forward(rotary, hidden_states, position_ids), {})
+    cos, sin = type(rotary).forward(rotary, hidden_states, position_ids)
+    return forward._Positions(cos, sin, {})
 
 
 def _attend(attention: Any, states: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
@@ -135,7 +136,7 @@ def generate_from_images(
 ) -> list[str]:
     """`tsd.inference.decoding.describe` by transformers, as one batch."""
     model.eval()
-    inputs = torch.tensor([corpus.looking_tokens(task, tokenizer)] * len(ink))  # (batch, length)
+    inputs = torch.tensor([image_prompt_tokens(task, tokenizer)] * len(ink))  # (batch, length)
     shown = _shown(model, inputs, ink)
     return _replies(
         model, tokenizer, max_new_tokens, input_ids=inputs, attention_mask=torch.ones_like(inputs), **shown
