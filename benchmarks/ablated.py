@@ -27,9 +27,9 @@ import plain
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from ablated_cases import AT_ONCE, LAPTOP, OURS, PLAIN, SEED, Case, case, compared
+from ablated_cases import AT_ONCE, LAPTOP, OURS, PLAIN, SEED, Case, Work, case, compared
 from ablated_decoding import fast_decoder, own_decoding
-from ablated_training import background_checkpoints, forward_pass, fused_operations, muon, qwen2
+from ablated_training import background_checkpoints, forward_pass, muon, qwen2
 from large import Peak
 from PIL import Image
 
@@ -53,8 +53,8 @@ def plots(count: int = 128) -> list[Case]:
     found = []
     for style in ("compact", "paper"):
         looks = [choose_look(PlotConfig(style=style), 0, i) for i in range(count)]
-        plotters = {OURS: Plotter(), PLAIN: plain.Plotter()}
-        works = {way: partial(plotter, curves, looks) for way, plotter in plotters.items()}
+        plotters: dict[str, Plotter | plain.Plotter] = {OURS: Plotter(), PLAIN: plain.Plotter()}
+        works: dict[str, Work] = {way: partial(plotter, curves, looks) for way, plotter in plotters.items()}
         pictures = {way: work() for way, work in works.items()}
         far = [np.abs(pixels(a).astype(int) - pixels(b)).mean() for a, b in zip(*pictures.values(), strict=True)]
         assert max(far) < 0.5, f"{style}: {max(far)} of 255"
@@ -189,7 +189,6 @@ def quick_imports(turns: int = 5) -> list[Case]:
 
 MEASURES: dict[str, Callable[[], list[Case]]] = {
     "forward": forward_pass,
-    "operations": fused_operations,
     "muon": muon,
     "checkpoints": background_checkpoints,
     "decoding": own_decoding,

@@ -37,18 +37,13 @@ from tsd.training.checkpoints import Checkpoints
 # ---- Training steps
 
 
-FORWARD, OPERATIONS, MUON = "transformers' forward", "torch's operations", "torch's Muon"
-TOLERANCE = {FORWARD: 1e-3, OPERATIONS: 1e-3, MUON: 0.05}  # of the loss after the same steps; Muon's is bfloat16
+FORWARD, MUON = "transformers' forward", "torch's Muon"
+TOLERANCE = {FORWARD: 1e-3, MUON: 0.05}  # of the loss after the same steps; Muon's is bfloat16
 
 
 def forward_pass() -> list[Case]:
-    """The patched forward pass with its fused operations, in whole training steps."""
+    """The patched forward pass, in whole training steps."""
     return _steps(FORWARD)
-
-
-def fused_operations() -> list[Case]:
-    """The fused operations alone: the patched forward pass with and without them."""
-    return _steps(OPERATIONS)
 
 
 def muon() -> list[Case]:
@@ -90,7 +85,10 @@ def _training() -> list[tuple[_Trained, dict[str, list[float]]]]:
     torch.set_num_threads(LAPTOP.training.threads)
     found = []
     for one in _trained():
-        ways = {OURS: nullcontext, FORWARD: plain.own_forward, OPERATIONS: plain.own_operations}
+        ways: dict[str, Callable[[], AbstractContextManager[None]]] = {
+            OURS: nullcontext,
+            FORWARD: plain.own_forward,
+        }
         if one.settings.optimizer == "muon":
             ways[MUON] = nullcontext
         losses: dict[str, float] = {}

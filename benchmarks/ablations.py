@@ -38,11 +38,8 @@ class Ablation:
 
 ABLATIONS = {
     "forward": Ablation(
-        "`lean` of `tsd/models/forward.py`, `see` of `tsd/models/vision.py`, `tsd/models/operations.py`",
+        "`lean` of `tsd/models/forward.py`, `see` of `tsd/models/vision.py`",
         "forward pass of transformers, `logits_to_keep`, padded rows",
-    ),
-    "operations": Ablation(
-        "`tsd/models/operations.py` alone", "torch's `rms_norm`, rotation by halves, in the patched forward pass"
     ),
     "muon": Ablation(
         "`Muon` of `tsd/training/optimizer.py`",
@@ -144,7 +141,7 @@ def table(found: dict[str, Any]) -> None:
     print("|---|---|---|---|---|---|---|")
     for name, of in found.items():
         sums, about = summary(of["cases"]), ABLATIONS[name]
-        figures = [f"{sums.gain:.0%}", f"{sums.share:.1%}", f"{sums.cost:.1%}"]
+        figures = [f"{round(sums.gain, 2) + 0.0:.0%}", f"{sums.share:.1%}", f"{round(sums.cost, 3) + 0.0:.1%}"]
         print(f"| {' | '.join([name, about.code, about.plain, *figures, verdict(name, sums)])} |")
     print("\n| ablation | case | tsd, ms | plain, ms | times, with quartiles | in the laptop study | date |")
     print("|---|---|---|---|---|---|---|")

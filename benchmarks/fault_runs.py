@@ -83,7 +83,7 @@ class Outcome:
     @property
     def uncounted(self) -> float:
         """Dollars that the server billed and the stage does not know of."""
-        return max(0.0, self.ledger["dollars"] - self.counted - self.unconfirmed - 0.01)
+        return max(0.0, float(self.ledger["dollars"]) - self.counted - self.unconfirmed - 0.01)
 
 
 # ---- One kind

@@ -268,7 +268,8 @@ def end(book: Book, batch: dict[str, Any], lines: list[dict[str, Any]], number: 
     """Answer a batch's requests, as many as it came to."""
     order = random.Random(number).sample(lines, len(lines))
     split = int(ending.answered * len(lines))
-    good, bad, rows = [], [], list[str]()
+    good, bad = list[dict[str, Any]](), list[dict[str, Any]]()
+    rows = list[str]()
     for line in order[:split]:
         answer, row = book.ask(line["body"], number), row_of(line["body"])
         response = {"status_code": answer.status, "request_id": "r", "body": answer.body}

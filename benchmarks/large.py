@@ -18,7 +18,7 @@ import time
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from measured import Bound, finish, parser, show
@@ -139,13 +139,14 @@ def write_model(rank: int, folder: Path, size: str = "0.5B") -> None:
                 continue
             left = int(np.prod(dimensions))
             while left:
-                left -= file.write(memoryview(numbers[:left]).cast("B")) // 2
+                left -= file.write(numbers[:left].data.cast("B")) // 2
 
 
 def train(rank: int, source: Path, out: Path) -> None:
     """One worker: load its part, take the steps, say its peaks."""
     import torch
     import torch.distributed as dist
+    from torch.distributed.tensor import DTensor
 
     from tsd.models import students
     from tsd.recipe import Student, TrainingConfig
@@ -166,7 +167,7 @@ def train(rank: int, source: Path, out: Path) -> None:
         model = students.build(student, tokenizer, 0, 512, partial(loop.shard, place=place))
         found["load_seconds"], found["loaded"] = time.perf_counter() - started, peak.now()
         found["parameters"] = sum(p.numel() for p in model.parameters())
-        found["mine"] = sum(p.to_local().numel() for p in model.parameters())
+        found["mine"] = sum(cast(DTensor, p).to_local().numel() for p in model.parameters())
         config = TrainingConfig(batch_size=ROWS, workers=WORKERS)
         progress, losses = loop.Progress(), []
         loop.train(

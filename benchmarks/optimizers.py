@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _loss(learnt: list[dict[str, Any]]) -> float:
-    return mean(row["held-out loss"] for row in learnt)
+    return float(mean(row["held-out loss"] for row in learnt))
 
 
 def _asked(optimizer: str, pictures: int, rate: float = RATE, seed: int = 0) -> Recipe:

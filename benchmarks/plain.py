@@ -22,13 +22,11 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.models.qwen3.modeling_qwen3 import rotate_half
 
 from tsd.inference import decoding
-from tsd.models import forward, vision
-from tsd.models.chat import chat_prompts
+from tsd.models import vision
+from tsd.models.chat import chat_prompts, image_prompt_tokens
 from tsd.models.weights import _once
 from tsd.plots.figures import FigureCanvasAgg
 from tsd.plots.plotter import Look, figure
@@ -76,37 +74,6 @@ def _shown(model: Any, inputs: Tensor, ink: Pixels) -> dict[str, Tensor]:
 
 
 @contextmanager
-def own_operations() -> Iterator[None]:
-    """Train by the patched forward pass, with torch's RMSNorm and transformers' rotation by halves."""
-    with (
-        mock.patch.object(forward, "_norm", _norm),
-        mock.patch.object(forward, "_positions", _positions),
-        mock.patch.object(vision, "make_turn", lambda cos, sin, _: (cos[:, :, None], sin[:, :, None])),
-        mock.patch.object(vision, "_attend", _attend),
-    ):
-        yield
-
-
-def _norm(module: Any, hidden_states: Tensor) -> Tensor:
-    return rms_norm(hidden_states, module.weight.shape, module.weight, module.variance_epsilon)
-
-
-def _positions(rotary: Any, _: Any, hidden_states: Tensor, position_ids: Tensor) -> Any:
-    return forward._Positions(*type(rotary).forward(rotary, hidden_states, position_ids), {})
-
-
-def _attend(attention: Any, states: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
-    """As `vision._attend`. turn: cosines and sines, (1, PATCHES, 1, head_dim)."""
-    batch, patches, width = states.shape
-    cos, sin = turn
-    query, key, value = attention.qkv(states).view(batch, patches, 3, attention.num_heads, -1).unbind(2)
-    query, key = (x * cos + rotate_half(x) * sin for x in (query, key))  # (batch, PATCHES, num_heads, head_dim)
-    mixed = scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
-    attended: Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, patches, width))
-    return attended
-
-
-@contextmanager
 def models_forward() -> Iterator[None]:
     """Decode by the model's own forward pass, on tsd's cache."""
     with mock.patch.object(decoding, "_is_plain", return_value=False):
@@ -135,7 +102,7 @@ def generate_from_images(
 ) -> list[str]:
     """`tsd.inference.decoding.describe` by transformers, as one batch."""
     model.eval()
-    inputs = torch.tensor([corpus.looking_tokens(task, tokenizer)] * len(ink))  # (batch, length)
+    inputs = torch.tensor([image_prompt_tokens(task, tokenizer)] * len(ink))  # (batch, length)
     shown = _shown(model, inputs, ink)
     return _replies(
         model, tokenizer, max_new_tokens, input_ids=inputs, attention_mask=torch.ones_like(inputs), **shown

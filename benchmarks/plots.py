@@ -8,6 +8,7 @@ Times `tsd.plots.plotter.Plotter` on series of the laptop study against the way 
 
 import io
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def main() -> None:
     looks = {name: [choose_look(config, 0, i) for i in range(COUNT)] for name, config in STYLES.items()}
     plotter = Plotter()
     works: dict[str, Any] = {
-        "the paper's way": lambda: [papers_way(curve) for curve in curves[:FIGURES]],
+        "the paper's way": lambda: deque(map(papers_way, curves[:FIGURES]), maxlen=0),
         "compact, two series": lambda: plotter(pairs, looks["compact, grey"][: len(pairs)]),
         "paper, two series": lambda: plotter(pairs, looks["paper"][: len(pairs)]),
         **{name: lambda looks=of: plotter(curves, looks) for name, of in looks.items()},

@@ -23,21 +23,21 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import measured
-import pyarrow as pa
 import torch
 
 from tsd.cluster import stages
 from tsd.cluster.session import session
 from tsd.generation import generator
 from tsd.progress import Reporter
-from tsd.recipe import Recipe, RulesTeacher, load
+from tsd.recipe import LocalTeacher, Recipe, RulesTeacher, load
 from tsd.storage import folders
 from tsd.storage.datasets import Dataset
 from tsd.study import local_teacher
@@ -100,7 +100,7 @@ def main() -> None:
                     assert found["most_in_flight"] <= IN_FLIGHT, f"{name}: {found}"
                     rates.setdefault(name, []).append(found["rate"])
     ways = own_ways()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"who": name, "requests/s": median(each), "share of the ideal": median(each) / IDEAL}
         for name, each in rates.items()
     ]
@@ -111,7 +111,7 @@ def main() -> None:
         f"{PICTURES:,} plots learned from; series described a second",
         [{"way": way, "series/s": rate} for way, rate in ways.items()],
     )
-    shares = {str(row["who"]): float(row["share of the ideal"]) for row in rows}
+    shares: dict[str, float] = {row["who"]: row["share of the ideal"] for row in rows}
     measured.finish(
         __file__,
         {"series": SERIES, "repeats": REPEATS, "rates": rows, "every_rate": rates, "own_teacher": ways},
@@ -129,25 +129,29 @@ def own_ways() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         recipe = load("laptop", [f"teacher.train.pictures={PICTURES}", f"out={folder}", TRACKING.format(folder)])
         local_teacher.prepare_alone(recipe, Reporter())
-        teachers: dict[str, Any] = {
-            IN_PROCESS: Local(recipe.teacher, SINGLE, Path(recipe.teacher.model)),
+        assert isinstance(recipe.teacher, LocalTeacher)
+        model = Path(recipe.teacher.model)
+        teachers: dict[str, Local | Rules] = {
+            IN_PROCESS: Local(recipe.teacher, SINGLE, model),
             "rules, one core": Rules(RulesTeacher(), SINGLE, 0),
         }
         torch.set_num_threads(1)
-        works = {way: lambda teacher=teacher: teacher.annotate(drawn(recipe)) for way, teacher in teachers.items()}
+        works: dict[str, Callable[[], object]] = {
+            way: partial(describe, teacher, recipe) for way, teacher in teachers.items()
+        }
         rates = {way: LOOKED_AT / seconds for way, seconds in measured.medians(works, REPEATS).items()}
         if not VLLM.exists():
             print("no .venv-vllm: its rates are left out (`make environments`)")
             return rates
         rates["vLLM's engine in the pipeline, both cores"] = rate_between(recipe, ENGINE)
-        with serving_own(Path(recipe.teacher.model)) as url:
+        with serving_own(model) as url:
             rates["vLLM's server, both cores"] = rate_between(recipe, ["kind=openai", f"base_url={url}"])
     return rates
 
 
-def drawn(recipe: Recipe) -> pa.Table:
-    """Series of the recipe, drawn anew."""
-    return generator.draw_table(SINGLE, recipe.series, recipe.seed, 0, LOOKED_AT)
+def describe(teacher: Local | Rules, recipe: Recipe) -> None:
+    """Have a teacher describe series of the recipe, drawn anew."""
+    teacher.annotate(generator.draw_table(SINGLE, recipe.series, recipe.seed, 0, LOOKED_AT))
 
 
 def rate_between(recipe: Recipe, teacher: Sequence[str]) -> float:
@@ -166,7 +170,7 @@ def rate_between(recipe: Recipe, teacher: Sequence[str]) -> float:
                 stdout=subprocess.DEVNULL,
             )
         spent = folders.read_json(recipe.folder, "timings.json")
-        seconds.append(spent["Ask the teacher"])
+        seconds.append(float(spent["Ask the teacher"]))
         for name in ("series", "annotations"):
             folders.delete_folder(f"{recipe.folder}/{name}")
         folders.write_json(recipe.folder, "timings.json", {})

@@ -294,7 +294,7 @@ def _alone() -> Iterator[None]:
     """Open a process group of size 1, which checkpoints require."""
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield
     finally:

@@ -163,7 +163,7 @@ def _backward(
         if isinstance(model, FSDPModule):  # gradients are reduced once per step
             model.set_requires_gradient_sync(i == most - 1)
         loss = weight * summed_loss(model, corpus, portion, place.device, config.packing, distil)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.detach()
     return total
 
