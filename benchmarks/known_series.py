@@ -99,8 +99,9 @@ def step(rng: np.random.Generator, count: int, points: int) -> Array:
 
 def saturating(rng: np.random.Generator, count: int, points: int) -> Array:
     """Exponential saturation."""
-    curve = 1 - np.exp(-clock(points) / rng.uniform(0.15, 0.5, (count, 1)))
-    return signs(rng, count) * curve / curve[:, -1:]
+    curve: Array = 1 - np.exp(-clock(points) / rng.uniform(0.15, 0.5, (count, 1)))
+    found: Array = signs(rng, count) * curve / curve[:, -1:]
+    return found
 
 
 def large_step(rng: np.random.Generator, count: int, points: int) -> Array:

@@ -200,4 +200,5 @@ def _interpolated(raw: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _scaled(raw: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
     """A series scaled to 0–99 by its own range."""
     low, high = raw.min(), raw.max()
-    return np.rint((raw - low) / max(high - low, 1e-12) * 99).astype(np.uint8)
+    values: npt.NDArray[np.uint8] = np.rint((raw - low) / max(high - low, 1e-12) * 99).astype(np.uint8)
+    return values

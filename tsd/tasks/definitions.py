@@ -97,6 +97,37 @@ class Definitions:
         return paper.distance(np.abs(measures[whose + name]), (border,))
 
     @property
+    def trend_means(self) -> str:
+        """The definition of a direction, in one line."""
+        if self.truth == "paper":
+            return (
+                "increasing or decreasing if the mean of the last 20 of 128 points is more than 3 units of 0-99 "
+                "above or below the mean of the first 20, otherwise flat"
+            )
+        return (
+            "increasing or decreasing if the series as a whole changes by at least a quarter of its range, beyond "
+            "what noise and cycles would do, or its level shifts by as much; otherwise flat"
+        )
+
+    @property
+    def noise_means(self) -> str:
+        """The definition of the levels of noise, in one line."""
+        around = "a cubic fit" if self.truth == "paper" else "trend, cycles, level shifts and slow bends"
+        low, high = paper.NOISE_LEVELS if self.truth == "paper" else robust.noise.LEVELS
+        return (
+            f"the standard deviation around {around}, in units of 0-99: low below {low:g}, high above {high:g}, "
+            "otherwise medium"
+        )
+
+    @property
+    def places_mean(self) -> str:
+        """The definition of the places of an extremum, in one line."""
+        part = "quarter" if self.places == "quarters" else "third"
+        return (
+            f"the beginning is the first {part} of the points, the end the last {part}, the middle what is between"
+        )
+
+    @property
     def trend_tie(self) -> float:
         """The margin below which a trend is a near tie."""
         return TREND_TIES[self.truth]

@@ -72,6 +72,7 @@ def _third_facet(defined: Definitions, whose: str, third: str) -> Facet:
         classify=lambda measures, _: defined.trend(measures, prefix),
         margin=lambda measures: defined.trend_margin(measures, prefix),
         tie=defined.trend_tie,
+        definition=defined.trend_means,
     )
 
 

@@ -53,6 +53,7 @@ def trend_facet(defined: Definitions) -> Facet:
         classify=lambda measures, _: defined.trend(measures),
         margin=defined.trend_margin,
         tie=defined.trend_tie,
+        definition=defined.trend_means,
     )
 
 
@@ -69,6 +70,7 @@ def noise_facet(defined: Definitions, whose: str = "") -> Facet:
         classify=lambda measures, _: defined.noise(measures, prefix),
         margin=lambda measures: defined.noise_margin(measures, prefix),
         tie=0.3,
+        definition=defined.noise_means,
     )
 
 
@@ -91,6 +93,7 @@ def extremum_facet(defined: Definitions, which: str, whose: str = "", given: str
         ),
         margin=lambda measures: measures[f"{prefix}{which}_lead"].astype(np.float32),
         tie=2.0,
+        definition=defined.places_mean,
         given=given,
     )
 

@@ -49,6 +49,8 @@ class Facet:
     """Distance of the measure to the nearest class boundary, (batch,). None if the facet has no such distance."""
     tie: float = 0.0
     """A smaller margin is a near tie."""
+    definition: str = ""
+    """When it has which class, in one line for readers and teachers."""
     given: str | None = None
     """A facet of the same task that predicts this one, for the conditional majority baseline."""
 
@@ -188,8 +190,13 @@ class Task:
                 found += facet.margin(measures) < facet.tie
         return found
 
-    def teacher_prompt(self, length: int) -> str:
-        """The teacher's prompt for an item whose series have `length` points each."""
+    @cached_property
+    def definitions(self) -> dict[str, str]:
+        """The definition of each facet that has one."""
+        return {facet.name: facet.definition for facet in self.facets if facet.definition}
+
+    def teacher_prompt(self, length: int, defined: bool = False) -> str:
+        """The teacher's prompt for an item whose series have `length` points each. defined: with definitions."""
         lines = [
             self.shown.format(length=length),
             "Describe what you see with a JSON object that has exactly these keys:",
@@ -197,8 +204,15 @@ class Task:
         for topic in self.topics:
             questions = ", and ".join(facet.question for facet in self._of(topic))
             lines.append(f'"{topic}": {questions}.')
+        if defined and self.definitions:
+            by_text: dict[str, list[str]] = {}
+            for name, text in self.definitions.items():
+                by_text.setdefault(text, []).append(name)
+            lines += ["Definitions:", *(f"{', '.join(names)}: {text}." for text, names in by_text.items())]
         lines.append(
-            "Each holds a short sentence or two. Commit to one answer each. Reply with the JSON object alone."
+            "Each key holds a short sentence or two. Commit to one answer each. Reply with the JSON object alone."
+            if defined
+            else "Each holds a short sentence or two. Commit to one answer each. Reply with the JSON object alone."
         )
         return "\n".join(lines)
 
