@@ -38,11 +38,11 @@ def design(config: SeriesConfig, rng: np.random.Generator, targets: Targets, cur
 
     As `tsd.generation.parameters.design`, whose arguments it takes.
     """
-    length, batch = curve.shape
+    length, batch = len(curve), len(targets.trend)
     shape, own, sign = size_up(curve), targets.own_range, SIGNS[targets.trend]
     still = own & ~targets.swings & ((sign == 0) | shape.constant)
     level = np.where(still, HIGH, targets.noise)
-    wanted = np.exp(between(np.log(config.noise_rms), level, rng.uniform(0, 1, batch)))
+    wanted = np.exp(between(np.log(config.noise_rms), level, rng.random(batch)))
     part = np.abs(sign) * rng.uniform(*config.own_drift, batch)  # of the range, that the drift covers
     part = np.where(own & targets.swings, WIDER * part, part)
     log_share = _log_tau(config, rng, targets, level, sign == 0)

@@ -76,6 +76,7 @@ def render(
         f"{run['examples']:,} descriptions by the teacher {about['teacher']} of synthetic {shown} of {points} "
         f"points, whole numbers from 0 to 99: {run['tokens']:,} tokens in {run['steps']:,} steps, "
         f"{run['flops']:.3g} FLOPs. Seed {run['seed']}.",
+        *_definitions(task),
         "## Evaluation",
         *_measured(run, scores),
         "## Usage",
@@ -85,6 +86,13 @@ def render(
         f"tsd, study {about['study']}, recipe {about['recipe']} (digest), run {run['run_id']}.",
     ]
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _definitions(task: Task) -> list[str]:
+    """What the classes of the task mean, if it says so."""
+    if not task.definitions:
+        return []
+    return ["## Labels", "\n".join(f"- *{name}*: {text}." for name, text in task.definitions.items())]
 
 
 def _front(source: str | None, alone: bool, image: bool) -> str:

@@ -102,6 +102,7 @@ def write(study: Study) -> str:
         figures={name: inline(figure, name, colours) for name, figure in drawn.items()},
         colours=colours,
         facets=study.task.names,
+        definitions=study.task.definitions,
         scores=score_titles(study.task),
         baselines={
             kind: {score: found.get(kind) for score, found in study.baselines.items()} for kind in BASELINE_NAMES
