@@ -107,6 +107,20 @@ def _peaks(values: npt.NDArray[Any], places: Places) -> tuple[npt.NDArray[np.flo
     return lead.astype(np.float32), (length - 1 - (best & ((1 << bits) - 1))).astype(np.int32)
 
 
+def levels(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+    """Levels of each series by name, (batch,) each in value units. values: (batch, length) uint8.
+
+    start, end: mean of the first and of the last window. maximum, minimum.
+    """
+    window = end_window(values.shape[1])
+    return {
+        "start": (values[:, :window].sum(axis=1, dtype=np.int64) / window).astype(np.float32),
+        "end": (values[:, -window:].sum(axis=1, dtype=np.int64) / window).astype(np.float32),
+        "maximum": values.max(axis=1).astype(np.float32),
+        "minimum": values.min(axis=1).astype(np.float32),
+    }
+
+
 def ends(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Mean of the last window minus mean of the first, (batch,) in value units. values: (batch, length)."""
     window = end_window(values.shape[1])

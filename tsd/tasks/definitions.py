@@ -16,6 +16,7 @@ PlaceNames: TypeAlias = Literal["quarters", "thirds"]
 
 BORDERS: Mapping[PlaceNames, paper.Places] = {"quarters": paper.QUARTERS, "thirds": paper.THIRDS}
 TREND_TIES = {"paper": 1.0, "robust": robust.trend.TIE}  # margins below which a trend is a near tie
+LEVELS = ("start", "end", "maximum", "minimum")  # measured beside the robust truth, to be stated in sentences
 ROBUST_TREND = {"trend_strength": pa.float32(), "trend_change": pa.float32()}
 
 
@@ -60,7 +61,9 @@ class Definitions:
             "maximum_lead": pa.float32(),
             "minimum_lead": pa.float32(),
         }
-        return {**self.trend_measures, "noise_rms" if self.truth == "paper" else "noise": pa.float32(), **found}
+        if self.truth == "paper":
+            return {**self.trend_measures, "noise_rms": pa.float32(), **found}
+        return {**self.trend_measures, "noise": pa.float32(), **dict.fromkeys(LEVELS, pa.float32()), **found}
 
     def measure(self, values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         """Measure each series. values: (batch, length) uint8. Returns the measures by name, (batch,) each."""
@@ -69,6 +72,7 @@ class Definitions:
         found = robust.measure(values)
         return {
             **{name: getattr(found, name) for name in (*ROBUST_TREND, "noise")},
+            **paper.levels(values),
             **paper.extrema(values, self.borders),
         }
 

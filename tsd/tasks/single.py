@@ -1,13 +1,17 @@
 """The one-series task of arXiv 2507.07439: trend, noise, and positions of the two extrema."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
 from tsd.series import truth
+from tsd.tasks import sentences
 from tsd.tasks.definitions import DEFAULT, Definitions
 from tsd.tasks.language import read_extrema, read_noise, read_trend
-from tsd.tasks.task import Facet, Task
+from tsd.tasks.language.quantities import read_extremum_numbers, read_levels, read_size
+from tsd.tasks.task import Facet, Number, Task
 
 DIRECTIONS = ("increasing", "decreasing", "flat")
 LEVELS = ("low", "medium", "high")
@@ -106,19 +110,64 @@ def _series(whose: str) -> str:
     return f"{whose} series" if whose else "series"
 
 
+def _varied(facet: Facet) -> Facet:
+    """A facet with varied sentences that state numbers of the series."""
+    return replace(facet, sentences=SENTENCES[facet.name], numbers=NUMBERS[facet.name])
+
+
+def _extremum_numbers(which: str) -> tuple[Number, ...]:
+    """Value and point of an extremum, and how many points there are."""
+    index = f"arg{which[:3]}"
+    return (
+        Number(
+            which,
+            "value",
+            lambda measures, _: measures[which],
+            lambda text: read_extremum_numbers(text)[which].value,
+        ),
+        Number(
+            f"{which}_at",
+            "point",
+            lambda measures, _: measures[index] + 1,
+            lambda text: read_extremum_numbers(text)[which].point,
+        ),
+        Number("length", "point", lambda measures, length: np.broadcast_to(length, measures[index].shape)),
+    )
+
+
+SENTENCES = {
+    "trend": sentences.TREND,
+    "noise": sentences.NOISE,
+    "maximum": sentences.MAXIMUM,
+    "minimum": sentences.MINIMUM,
+}
+NUMBERS: Mapping[str, tuple[Number, ...]] = {
+    "trend": (
+        Number("start", "value", lambda measures, _: measures["start"], lambda text: read_levels(text).start),
+        Number("end", "value", lambda measures, _: measures["end"], lambda text: read_levels(text).end),
+        Number("change", "value", lambda measures, _: np.abs(measures["end"] - measures["start"])),
+        Number("level", "value", lambda measures, _: (measures["start"] + measures["end"]) / 2),
+    ),
+    "noise": (Number("noise", "value", lambda measures, _: measures["noise"], read_size, digits=1),),
+    "maximum": _extremum_numbers("maximum"),
+    "minimum": _extremum_numbers("minimum"),
+}
+
+
 @cache
 def single(defined: Definitions = DEFAULT) -> Task:
     """The one-series task with labels by these definitions."""
+    facets = (
+        trend_facet(defined),
+        noise_facet(defined),
+        extremum_facet(defined, "maximum", given="trend"),
+        extremum_facet(defined, "minimum", given="trend"),
+    )
     return Task(
         name="single",
         version=f"single-3-{defined.version}",
         curves=1,
-        facets=(
-            trend_facet(defined),
-            noise_facet(defined),
-            extremum_facet(defined, "maximum", given="trend"),
-            extremum_facet(defined, "minimum", given="trend"),
-        ),
+        facets=facets if defined.truth == "paper" else tuple(map(_varied, facets)),
         measure=defined.measure,
         measures=defined.measures,
         shown=(

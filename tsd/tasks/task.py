@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tsd.errors import DataError
 from tsd.series.processes import SCALED, own_ranges
@@ -22,11 +23,30 @@ from tsd.series.truth import Lengths
 from tsd.storage.schemas import Tables, labels_type, make_tables
 from tsd.tasks.definitions import Definitions
 from tsd.tasks.language import NO_JSON, Reading, entangled, named_beside, normal, sentences, topics_of
+from tsd.tasks.language.wording import Wordings
+
+_SLOT = re.compile(r"\{(\w+)\}")
 
 PARAMETERS = (*SCALED, "tau", *own_ranges())  # parameters of series; no process has all of them
 
 Labels: TypeAlias = dict[str, str | None]  # by facet, None if not stated
 Measures: TypeAlias = dict[str, npt.NDArray[Any]]  # by name, (batch,)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of a series that a description may state."""
+
+    name: str
+    """Its slot in sentences, and its column in tables."""
+    unit: Literal["value", "point"]
+    """Units of 0–99, or points counted from 1."""
+    true: Callable[[Measures, Lengths], npt.NDArray[np.floating]]
+    """Measures and points per series -> the numbers, (batch,)."""
+    read: Callable[[str], float | None] | None = None
+    """Reads the number from the normalised text on its facet's topic. None for one that is not scored."""
+    digits: int = 0
+    """Decimals with which it is stated."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,10 @@ class Facet:
     """A smaller margin is a near tie."""
     definition: str = ""
     """When it has which class, in one line for readers and teachers."""
+    sentences: Mapping[str, tuple[str, ...]] | None = None
+    """Templates of varied sentences by class, see `tsd.tasks.language.wording`. Each must parse to its class."""
+    numbers: tuple[Number, ...] = ()
+    """What its sentences may state in numbers."""
     given: str | None = None
     """A facet of the same task that predicts this one, for the conditional majority baseline."""
 
@@ -245,6 +269,67 @@ class Task:
             for topic, number in zip(self.topics, choice, strict=True)
         }
         return json.dumps(said)
+
+    @cached_property
+    def numbers(self) -> tuple[Number, ...]:
+        """The numbers that its descriptions may state; facets may share one."""
+        found = {number.name: number for facet in self.facets for number in facet.numbers}
+        return tuple(found.values())
+
+    @cached_property
+    def wordings(self) -> dict[str, dict[str, Wordings]]:
+        """The varied sentences of each facet, by class; its phrasings if it has none."""
+
+        def templates(facet: Facet, name: str) -> Sequence[str]:
+            return facet.sentences[name] if facet.sentences else [one.format(name) for one in facet.phrasings]
+
+        return {
+            facet.name: {name: Wordings.of(templates(facet, name)) for name in facet.classes}
+            for facet in self.facets
+        }
+
+    def describe(self, labels: Mapping[str, object], numbers: Mapping[str, str], choice: Sequence[int]) -> str:
+        """A JSON response that states the labels in varied sentences, some with numbers.
+
+        numbers: the text of each number by its name; without those of a facet, it is stated in its phrasings.
+        choice: any whole number for each facet, which selects the wording.
+        Raises DataError for a missing or unknown label.
+        """
+        said: dict[str, list[str]] = {topic: [] for topic in self.topics}
+        for facet, number in zip(self.facets, choice, strict=True):
+            label = _known(facet, labels)
+            if all(one.name in numbers for one in facet.numbers):
+                wordings = self.wordings[facet.name][label]
+                text = wordings.text(number % wordings.count)
+                said[facet.topic].append(_SLOT.sub(lambda slot: numbers[slot[1]], text))
+            else:
+                said[facet.topic].append(facet.phrasings[number % len(facet.phrasings)].format(label))
+        return json.dumps({topic: " ".join(texts) for topic, texts in said.items()})
+
+    def true_numbers(self, series: pa.Table) -> dict[str, npt.NDArray[np.floating]]:
+        """The numbers of each row of a series table by name, (batch,) each."""
+        column = series["measures"].combine_chunks()
+        measures = {name: column.field(name).to_numpy(zero_copy_only=False) for name in self.measures}
+        points = pc.list_value_length(series["values"]).to_numpy() // self.curves
+        return {number.name: number.true(measures, points.astype(np.int32)) for number in self.numbers}
+
+    def stated(self, series: pa.Table) -> list[dict[str, str]]:
+        """The numbers of each row of a series table as texts, by name."""
+        texts = {
+            number.name: [f"{each:.{number.digits}f}" for each in true.tolist()]
+            for number, true in zip(self.numbers, self.true_numbers(series).values(), strict=True)
+        }
+        return [{name: column[row] for name, column in texts.items()} for row in range(len(series))]
+
+    def numbers_in(self, text: str) -> dict[str, float | None]:
+        """The numbers that a response states, by name; None for one that it does not."""
+        topics = {topic: normal(said) for topic, said in topics_of(text, self.topics)[0].items()}
+        return {
+            number.name: number.read(topics.get(facet.topic, ""))
+            for facet in self.facets
+            for number in facet.numbers
+            if number.read
+        }
 
     def restate(self, text: str, labels: Labels, topics: Collection[str], choice: Sequence[int]) -> str:
         """A response with its text on some topics replaced by phrasings of these labels.

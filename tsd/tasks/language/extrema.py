@@ -54,8 +54,21 @@ _ORDER = re.compile(rf"\b(?:(?P<maximum>{MAXIMUM})|(?P<minimum>{MINIMUM}))\b")
 
 @lru_cache(maxsize=1024)  # called twice per text, once per extremum
 def read_extrema(text: str) -> dict[str, Reading]:
-    """The stated position of the maximum and of the minimum. text: normalised, see `normal`."""
-    text = EXTREMA.plain(place_numbers(text))
+    """The stated position of the maximum and of the minimum. text: normalised, see `normal`.
+
+    A place in words counts before one in numbers, "near the end, at point 90 of 128": whose places are words.
+    """
+    found = _read(text)
+    numbered = place_numbers(text)
+    if numbered == text:
+        return found
+    places = _read(numbered)
+    return {facet: places[facet] if reading.silent else reading for facet, reading in found.items()}
+
+
+def _read(text: str) -> dict[str, Reading]:
+    """`read_extrema` of places in words."""
+    text = EXTREMA.plain(text)
     events = [event.lastgroup for event in _EVENT.finditer(text) if event.lastgroup]
     if "respectively" in text:
         said = _in_order([event for event in events if event in PLACES], text)

@@ -1,4 +1,4 @@
-"""Numbers that a text states, by what they are: levels of a trend, size of the noise, value and point of an extremum.
+"""Numbers that a text states: levels of a trend, size of the noise, value and point of an extremum.
 
 A number is read where the words around it say what it is. Per cent, an index without "point" and numbers of other
 things are left out. Texts are normalised, see `tsd.tasks.language.normal`.
@@ -17,23 +17,28 @@ _NO_OTHER = r"(?![.\d]*\d)(?! ?(?:%|per ?cent|cycles?|times|points?\b))"
 _LEVEL = rf"{_ABOUT}(?:a (?:value|level) of )?"
 
 _FROM_TO = re.compile(
-    rf"\b(?:from|between) {_LEVEL}(?P<start>{_NUMBER}){_NO_OTHER} ?(?:up |down )?(?:to|and) {_LEVEL}(?P<end>{_NUMBER}){_NO_OTHER}"
+    rf"\b(?:from|between) {_LEVEL}(?P<start>{_NUMBER}){_NO_OTHER} ?(?:up |down )?(?:to|and)"
+    rf" {_LEVEL}(?P<end>{_NUMBER}){_NO_OTHER}"
 )
 _STARTS = re.compile(
-    rf"\b(?:start|begin)(?:s|ed|ing)? (?:off )?(?:at|near|from|around|with) {_LEVEL}(?P<start>{_NUMBER}){_NO_OTHER}"
+    r"\b(?:start|begin)(?:s|ed|ing)? (?:off )?(?:at|near|from|around|with)"
+    rf" {_LEVEL}(?P<start>{_NUMBER}){_NO_OTHER}"
 )
 _ENDS = re.compile(
     rf"\b(?:end|finish)(?:s|es|ed|ing)? (?:up )?(?:at|near|around|with) {_LEVEL}(?P<end>{_NUMBER}){_NO_OTHER}"
 )
+_NOISE = r"(?:standard deviation|sd|deviations?|size|amplitude|noise|scatter|fluctuations?|wobbles?)"
 _SIZE = re.compile(
-    rf"\b(?:standard deviation|sd|deviations?|size|amplitude|noise|scatter|fluctuations?|wobbles?)[^.;\d]{{0,40}}?{_ABOUT}"
-    rf"(?P<size>{_NUMBER})(?: units?)?{_NO_OTHER}|\b(?:by|of) {_ABOUT}(?P<units>{_NUMBER}) units?\b"
+    rf"\b{_NOISE}[^.;\d]{{0,40}}?{_ABOUT}(?P<size>{_NUMBER})(?: units?)?{_NO_OTHER}"
+    rf"|\b(?:by|of) {_ABOUT}(?P<units>{_NUMBER}) units?\b"
 )
 _POINT = re.compile(
-    rf"\b(?:point|index|position|step|sample|observation) (?:number |no\. ?)?{_ABOUT}(?P<point>\d{{1,6}})(?: ?(?:of|/|out of) (?P<length>\d{{2,6}}))?"
+    rf"\b(?:point|index|position|step|sample|observation) (?:number |no\. ?)?{_ABOUT}(?P<point>\d{{1,6}})"
+    r"(?: ?(?:of|/|out of) \d{2,6})?"
 )
 _VALUE = re.compile(
-    rf"(?:\b(?:of|at|is|reaches|reaching|value|level|near)|[(:=]) ?{_LEVEL}(?P<value>{_NUMBER}){_NO_OTHER}(?! ?(?:of|out of|/) ?\d)"
+    rf"(?:^,|\b(?:of|at|is|reaches|reaching|value|level|near)|[(:=]) ?{_LEVEL}(?P<value>{_NUMBER}){_NO_OTHER}"
+    r"(?! ?(?:of|out of|/) ?\d)"
 )
 _EXTREMUM = re.compile(rf"\b(?:(?P<maximum>{MAXIMUM})|(?P<minimum>{MINIMUM}))\b")
 
@@ -73,9 +78,9 @@ def read_extremum_numbers(text: str) -> Mapping[str, Extremum]:
     A number belongs to the extremum that is named last before it.
     """
     named = list(_EXTREMUM.finditer(text))
-    ends = [*(found.start() for found in named[1:]), len(text)]
+    ends = [found.start() for found in named[1:]] + [len(text)]
     said = {"maximum": Extremum(None, None), "minimum": Extremum(None, None)}
-    for found, end in zip(named, ends, strict=True):
+    for found, end in zip(named, ends, strict=False):  # no end where none is named
         which = found.lastgroup or ""
         clause = text[found.end() : end]
         point = _POINT.search(clause)

@@ -1,7 +1,7 @@
 """Templates of sentences with alternatives, so that one line stands for many wordings.
 
-`[The series|It] {} [overall|on the whole].` has four wordings for each class. Alternatives are not nested. A slot in
-braces is filled afterwards: `{}` by the class, a named one by a word for the class or by a number.
+`[The series|It] rises [overall|on the whole].` has four wordings. Alternatives are not nested. A slot in braces,
+`{start}`, is filled afterwards.
 """
 
 import re
