@@ -4,7 +4,7 @@ from tsd.tasks.definitions import DEFAULT, PAPER, Definitions, PlaceNames, Truth
 from tsd.tasks.names import TASKS, is_module, named, require_measurable, tasks_of, variants
 from tsd.tasks.pair import PAIR, pair
 from tsd.tasks.single import SINGLE, single
-from tsd.tasks.task import PARAMETERS, Case, Facet, Labels, Measures, Parsed, Task
+from tsd.tasks.task import PARAMETERS, STYLES, Case, Facet, Labels, Measures, Number, Parsed, Task, wording_of
 
 __all__ = [
     "DEFAULT",
@@ -12,12 +12,14 @@ __all__ = [
     "PAPER",
     "PARAMETERS",
     "SINGLE",
+    "STYLES",
     "TASKS",
     "Case",
     "Definitions",
     "Facet",
     "Labels",
     "Measures",
+    "Number",
     "Parsed",
     "PlaceNames",
     "Task",
@@ -29,4 +31,5 @@ __all__ = [
     "single",
     "tasks_of",
     "variants",
+    "wording_of",
 ]

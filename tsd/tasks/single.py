@@ -175,7 +175,7 @@ def single(defined: Definitions = DEFAULT) -> Task:
             "as a plot or as numbers, oldest first."
         ),
         asked="Describe the series: {}",
-        reply_tokens=80,
+        reply_tokens=80 if defined.truth == "paper" else 128,
         sheet=("trend", "noise"),
         defined=defined,
     )

@@ -20,17 +20,25 @@ import pyarrow.compute as pc
 from tsd.errors import DataError
 from tsd.series.processes import SCALED, own_ranges
 from tsd.series.truth import Lengths
+from tsd.storage.keys import digest
 from tsd.storage.schemas import Tables, labels_type, make_tables
 from tsd.tasks.definitions import Definitions
 from tsd.tasks.language import NO_JSON, Reading, entangled, named_beside, normal, sentences, topics_of
 from tsd.tasks.language.wording import Wordings
 
+STYLES = 64  # wordings of each facet that a locally trained teacher knows
+SPREAD = 2654435761  # Knuth's multiplier: spreads the styles over all wordings
 _SLOT = re.compile(r"\{(\w+)\}")
 
 PARAMETERS = (*SCALED, "tau", *own_ranges())  # parameters of series; no process has all of them
 
 Labels: TypeAlias = dict[str, str | None]  # by facet, None if not stated
 Measures: TypeAlias = dict[str, npt.NDArray[Any]]  # by name, (batch,)
+
+
+def wording_of(style: int) -> int:
+    """The number of the wording that a style stands for, see `Task.describe`."""
+    return style * SPREAD % 2**32
 
 
 @dataclass(frozen=True)
@@ -288,11 +296,21 @@ class Task:
             for facet in self.facets
         }
 
+    def style(self, key: str) -> tuple[int, ...]:
+        """The style of each facet in a response, chosen by a key; empty if its sentences do not vary."""
+        if not self.numbers:
+            return ()
+        return tuple(int(digest([key, facet.name]), 16) % STYLES for facet in self.facets)
+
+    def styled_prompt(self, style: Sequence[int]) -> str:
+        """The prompt of a locally trained teacher, which asks for a style."""
+        return " ".join([self.image_prompt, *map(str, style)])
+
     def describe(self, labels: Mapping[str, object], numbers: Mapping[str, str], choice: Sequence[int]) -> str:
         """A JSON response that states the labels in varied sentences, some with numbers.
 
         numbers: the text of each number by its name; without those of a facet, it is stated in its phrasings.
-        choice: any whole number for each facet, which selects the wording.
+        choice: any whole number for each facet, which selects the wording; see also `wording_of`.
         Raises DataError for a missing or unknown label.
         """
         said: dict[str, list[str]] = {topic: [] for topic in self.topics}

@@ -64,14 +64,14 @@ class Questions:
             Question(
                 one,
                 key,
-                [{"role": "user", "content": self._content(curves, picture)}],
+                [{"role": "user", "content": self._content(curves, picture, key)}],
                 self.tokens(len(curves[0])),
             )
             for one, key, curves, picture in zip(ids, keys, items, pictures, strict=True)
         ]
 
-    def _content(self, curves: Sequence[Curve], picture: bytes | None) -> list[dict[str, Any]]:
-        text = prompt_text(self.teacher, self.task, len(curves[0]))
+    def _content(self, curves: Sequence[Curve], picture: bytes | None, key: str) -> list[dict[str, Any]]:
+        text = prompt_text(self.teacher, self.task, len(curves[0]), key)
         if self.teacher.modality != "image":
             names = ["The values"] if len(curves) == 1 else [f"The {name} series" for name in NAMES]
             lines = [f"{name}: {', '.join(map(str, curve))}" for name, curve in zip(names, curves, strict=True)]
@@ -89,10 +89,10 @@ def text_tokens(teacher: ModelTeacher, task: Task, length: int) -> float:
     return len(prompt_text(teacher, task, length)) / LETTERS + TOKENS_A_NUMBER * numbers
 
 
-def prompt_text(teacher: ModelTeacher, task: Task, length: int) -> str:
-    """The text of the prompt of a series of `length` points, without its values."""
+def prompt_text(teacher: ModelTeacher, task: Task, length: int, key: str = "") -> str:
+    """The text of the prompt of a series of `length` points, without its values. key: of the request."""
     if teacher.own:
-        return task.image_prompt
+        return task.styled_prompt(task.style(key))
     by_default = task.defined is not None and task.defined.truth == "robust"
     return task.teacher_prompt(length, by_default if teacher.prompt is None else teacher.prompt == "defined")
 
