@@ -26,7 +26,7 @@ from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, Student, Training, TrainingConfig, to_yaml
 from tsd.recipe.stored import task_reference
 from tsd.storage import folders
-from tsd.storage.schemas import ALL_RIGHT, VALID, score_names
+from tsd.storage.schemas import ALL_RIGHT, VALID
 from tsd.study.identity import origin, teacher_key
 from tsd.tasks import STYLES, Task, wording_of
 from tsd.training.runs import RunRecord, RunSpec
@@ -191,8 +191,8 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
     with reporter.stage("Score the teacher", TEST, "plots") as step:
         at_once = recipe.evaluation.batch_size
         predictions = predict(recipe.asks, model, tokenizer, series["test"], at_once, step.advance)
-    found = scoring.score(predictions)
-    scores = {name: found[name].as_dict() for name in score_names(recipe.asks.names)}
+    found = scoring.score(predictions, recipe.asks)
+    scores = {name: each.as_dict() for name, each in found.items()}
     about = origin(recipe, "rules")
     with tempfile.TemporaryDirectory() as local:
         from tsd.training.trainer import export
@@ -334,8 +334,7 @@ def predict(
         styles = [task.style(f"test {i}") for i in range(first, first + len(ink))]
         texts += describe(model, tokenizer, task, ink, task.reply_tokens, styles)
         advance(len(ink))
-    labels = pa.array([task.parse(text).labels for text in texts], task.tables.labels)
-    return pa.table({"series_id": series["series_id"], "labels": labels, "truth": series["truth"]})
+    return pa.table({"series_id": series["series_id"], **scoring.answers(task, series, texts)})
 
 
 def _say_scores(

@@ -21,7 +21,7 @@ from tsd.errors import DataError
 from tsd.series.processes import SCALED, own_ranges
 from tsd.series.truth import Lengths
 from tsd.storage.keys import digest
-from tsd.storage.schemas import Tables, labels_type, make_tables
+from tsd.storage.schemas import Tables, labels_type, make_tables, score_names
 from tsd.tasks.definitions import Definitions
 from tsd.tasks.language import NO_JSON, Reading, entangled, named_beside, normal, sentences, topics_of
 from tsd.tasks.language.wording import Wordings
@@ -192,7 +192,13 @@ class Task:
     @cached_property
     def tables(self) -> Tables:
         """The schemas of the tables that hold this task's labels."""
-        return make_tables(self.names, self.measures, self.parameters, self.curves, self.metrics)
+        numbers = [number.name for number in self.numbers]
+        return make_tables(self.names, self.measures, self.parameters, self.curves, self.metrics, numbers)
+
+    @cached_property
+    def scores(self) -> tuple[str, ...]:
+        """The names of a student's scores."""
+        return score_names(self.names, self.metrics, bool(self.numbers))
 
     def classify(self, measures: Measures, length: Lengths) -> dict[str, npt.NDArray[np.intp]]:
         """The class of every facet, as indices into its classes, (batch,) each. length: points per series."""
