@@ -137,6 +137,20 @@ def _with_plugins(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, "plugins": plugins}
 
 
+def _fault_of_definitions(recipe: "Recipe") -> str | None:
+    """Why the definitions of labels do not fit the task or the length of the series; None if they do."""
+    named = [field for field in ("truth", "places") if field in recipe.model_fields_set]
+    if recipe.task not in TASKS:
+        return f"{named[0]}: the task {recipe.asks.name} has its own definitions: leave it out" if named else None
+    least = (3 if recipe.task == "pair" else 1) * Definitions(recipe.truth, recipe.places).shortest
+    if recipe.series.lengths[0] >= least:
+        return None
+    return (
+        f"series.length must be at least {least} for the task {recipe.task} with truth: robust, not "
+        f"{recipe.series.lengths[0]}: make it longer, or set truth: paper"
+    )
+
+
 OUT = "runs"
 TaskName = Annotated[str, AfterValidator(_known_task)]
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
@@ -192,21 +206,9 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _definitions_are_of_built_in_tasks(self) -> Self:
-        for field in ("truth", "places"):
-            if field in self.model_fields_set and self.task not in TASKS:
-                raise ValueError(f"{field}: the task {self.asks.name} has definitions of its own: leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _trends_can_be_measured(self) -> Self:
-        parts = 3 if self.task == "pair" else 1
-        least = parts * Definitions(self.truth, self.places).shortest
-        if self.task in TASKS and self.series.lengths[0] < least:
-            raise ValueError(
-                f"series.length must be at least {least} for the task {self.task} with truth: robust, not "
-                f"{self.series.lengths[0]}: make it longer, or set truth: paper"
-            )
+    def _definitions_fit_the_task(self) -> Self:
+        if fault := _fault_of_definitions(self):
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")

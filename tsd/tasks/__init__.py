@@ -1,10 +1,11 @@
 """Tasks: the facets about which teachers and students are prompted."""
 
 from tsd.tasks.definitions import DEFAULT, PAPER, Definitions, PlaceNames, Truth
+from tsd.tasks.facet import STYLES, Facet, Labels, Measures, Number, wording_of
 from tsd.tasks.names import TASKS, is_module, named, require_measurable, tasks_of, variants
 from tsd.tasks.pair import PAIR, pair
 from tsd.tasks.single import SINGLE, single
-from tsd.tasks.task import PARAMETERS, STYLES, Case, Facet, Labels, Measures, Number, Parsed, Task, wording_of
+from tsd.tasks.task import PARAMETERS, Case, Parsed, Task
 
 __all__ = [
     "DEFAULT",

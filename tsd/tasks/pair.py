@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from tsd.series import truth
 from tsd.tasks.definitions import DEFAULT, Definitions
+from tsd.tasks.facet import Facet, Measures
 from tsd.tasks.language import read_intersections, read_position, read_thirds
 from tsd.tasks.single import DIRECTIONS, extremum_facet, noise_facet
-from tsd.tasks.task import Facet, Measures, Task
+from tsd.tasks.task import Task
 
 WHOSE = ("first", "second")
 THIRDS = ("beginning", "middle", "end")

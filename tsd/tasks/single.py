@@ -9,9 +9,10 @@ import numpy as np
 from tsd.series import truth
 from tsd.tasks import sentences
 from tsd.tasks.definitions import DEFAULT, Definitions
+from tsd.tasks.facet import Facet, Number
 from tsd.tasks.language import read_extrema, read_noise, read_trend
 from tsd.tasks.language.quantities import read_extremum_numbers, read_levels, read_size
-from tsd.tasks.task import Facet, Number, Task
+from tsd.tasks.task import Task
 
 DIRECTIONS = ("increasing", "decreasing", "flat")
 LEVELS = ("low", "medium", "high")

@@ -10,91 +10,24 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tsd.errors import DataError
 from tsd.series.processes import SCALED, own_ranges
 from tsd.series.truth import Lengths
 from tsd.storage.keys import digest
 from tsd.storage.schemas import Tables, labels_type, make_tables, score_names
 from tsd.tasks.definitions import Definitions
+from tsd.tasks.facet import STYLES, Facet, Labels, Measures, Number, known_label
 from tsd.tasks.language import NO_JSON, Reading, entangled, named_beside, normal, sentences, topics_of
 from tsd.tasks.language.wording import Wordings
 
-STYLES = 64  # wordings of each facet that a locally trained teacher knows
-SPREAD = 2654435761  # Knuth's multiplier: spreads the styles over all wordings
 _SLOT = re.compile(r"\{(\w+)\}")
 
 PARAMETERS = (*SCALED, "tau", *own_ranges())  # parameters of series; no process has all of them
-
-Labels: TypeAlias = dict[str, str | None]  # by facet, None if not stated
-Measures: TypeAlias = dict[str, npt.NDArray[Any]]  # by name, (batch,)
-
-
-def wording_of(style: int) -> int:
-    """The number of the wording that a style stands for, see `Task.describe`."""
-    return style * SPREAD % 2**32
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number of a series that a description may state."""
-
-    name: str
-    """Its slot in sentences, and its column in tables."""
-    unit: Literal["value", "point"]
-    """Units of 0–99, or points counted from 1."""
-    true: Callable[[Measures, Lengths], npt.NDArray[np.floating]]
-    """Measures and points per series -> the numbers, (batch,)."""
-    read: Callable[[str], float | None] | None = None
-    """Reads the number from the normalised text on its facet's topic. None for one that is not scored."""
-    digits: int = 0
-    """Decimals with which it is stated."""
-
-
-@dataclass(frozen=True)
-class Facet:
-    """One question: its classes, and how it is measured, prompted, phrased and parsed."""
-
-    name: str
-    classes: tuple[str, ...]
-    topic: str
-    """The key of its text in a JSON response. Facets may share a topic."""
-    question: str
-    """The question in the teacher's prompt. It names every class."""
-    phrasings: tuple[str, ...]
-    """Sentences that state a label, with {} for the class. Each must parse back to its class."""
-    read: Callable[[str], Reading]
-    """Parses the label from the normalised text on its topic, see `tsd.tasks.language.normal`."""
-    classify: Callable[[Measures, Lengths], npt.NDArray[np.intp]]
-    """Measures and points per series -> indices into classes, (batch,)."""
-    margin: Callable[[Measures], npt.NDArray[np.float32]] | None = None
-    """Distance of the measure to the nearest class boundary, (batch,). None if the facet has no such distance."""
-    tie: float = 0.0
-    """A smaller margin is a near tie."""
-    definition: str = ""
-    """When it has which class, in one line for readers and teachers."""
-    sentences: Mapping[str, tuple[str, ...]] | None = None
-    """Templates of varied sentences by class, see `tsd.tasks.language.wording`. Each must parse to its class."""
-    numbers: tuple[Number, ...] = ()
-    """What its sentences may state in numbers."""
-    given: str | None = None
-    """A facet of the same task that predicts this one, for the conditional majority baseline."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for classes or phrasings that no reply could state."""
-        for what, texts in (("classes", self.classes), ("phrasings", self.phrasings)):
-            if isinstance(texts, str) or not texts or not all(isinstance(one, str) and one for one in texts):
-                raise ValueError(f"{what} of the facet {self.name} must be a tuple of texts, not {texts!r}")
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"the facet {self.name} must have two or more different classes, not {self.classes}")
-        if lacking := [phrasing for phrasing in self.phrasings if "{}" not in phrasing]:
-            raise ValueError(f"the phrasing {lacking[0]!r} of the facet {self.name} has no {{}} for the class")
 
 
 @dataclass(frozen=True)
@@ -279,7 +212,9 @@ class Task:
         Raises DataError for a missing or unknown label.
         """
         said = {
-            topic: " ".join(facet.phrasings[number].format(_known(facet, labels)) for facet in self._of(topic))
+            topic: " ".join(
+                facet.phrasings[number].format(known_label(facet, labels)) for facet in self._of(topic)
+            )
             for topic, number in zip(self.topics, choice, strict=True)
         }
         return json.dumps(said)
@@ -321,7 +256,7 @@ class Task:
         """
         said: dict[str, list[str]] = {topic: [] for topic in self.topics}
         for facet, number in zip(self.facets, choice, strict=True):
-            label = _known(facet, labels)
+            label = known_label(facet, labels)
             if all(one.name in numbers for one in facet.numbers):
                 wordings = self.wordings[facet.name][label]
                 text = wordings.text(number % wordings.count)
@@ -367,12 +302,14 @@ class Task:
         for topic, number in zip(self.topics, choice, strict=True):
             if topic in topics:
                 stated = [facet for facet in self._of(topic) if labels[facet.name] is not None]
-                said[topic] = " ".join(facet.phrasings[number].format(_known(facet, labels)) for facet in stated)
+                said[topic] = " ".join(
+                    facet.phrasings[number].format(known_label(facet, labels)) for facet in stated
+                )
         return json.dumps({topic: said[topic] for topic in self.topics if topic in said})
 
     def sentence(self, topic: str, labels: Labels) -> str:
         """The labels of a topic's facets in their first phrasing."""
-        return " ".join(facet.phrasings[0].format(_known(facet, labels)) for facet in self._of(topic))
+        return " ".join(facet.phrasings[0].format(known_label(facet, labels)) for facet in self._of(topic))
 
     def texts(self, text: str) -> dict[str, str]:
         """The original text of a response by topic, for the topics that it has."""
@@ -417,11 +354,3 @@ def _read_beside(facets: Sequence[Facet], text: str, readings: Mapping[str, Read
     beside = {topic: normal(named_beside(text, topic)) for topic in {facet.topic for facet in silent}}
     found = {facet.name: facet.read(beside[facet.topic]) for facet in silent}
     return {name: reading for name, reading in found.items() if reading.label is not None}
-
-
-def _known(facet: Facet, labels: Mapping[str, object]) -> str:
-    """The label of a facet. Raises DataError if it is missing or not one of its classes."""
-    label = labels[facet.name]
-    if not isinstance(label, str) or label not in facet.classes:
-        raise DataError(f"{facet.name} is {label!r}, expected one of {', '.join(facet.classes)}")
-    return label
