@@ -12,7 +12,7 @@ from tsd.tasks.facet import Facet
 from tsd.tasks.language import normal, topic_of
 from tsd.tasks.task import Task
 
-SERIES = 64  # on which it is tried
+SERIES = 128  # on which it is tried
 
 
 def require_usable(task: Task) -> None:

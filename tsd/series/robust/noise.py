@@ -6,7 +6,6 @@ from math import sqrt
 import numpy as np
 import numpy.typing as npt
 from numpy.polynomial import polynomial
-from scipy.ndimage import correlate1d
 
 from tsd.series.robust.waves import Column, Points
 
@@ -27,6 +26,8 @@ def roughness(residual: Points) -> Points:
     Savitzky and Golay 1964, with polynomials of the last points at the ends (Gorry 1990). residual: (batch,
     points), from the waves.
     """
+    from scipy.ndimage import correlate1d  # slow import that processes which only read tables do not need
+
     points = residual.shape[1]
     rest = _residual_weights(window(points))
     half = len(rest) // 2

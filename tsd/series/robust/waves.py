@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
 
 Points: TypeAlias = npt.NDArray[np.float32]  # (batch, points) in value units
 Column: TypeAlias = npt.NDArray[np.float64]  # (batch,)
@@ -108,10 +107,12 @@ def spectrum(residual: Points) -> npt.NDArray[np.float32]:
     By a Fourier transform of each row, padded with zeros. A matrix product would be as fast at 128 points, but its
     sums depend on where in the matrix a row lies.
     """
+    from scipy.fft import rfft  # slow import that processes which only read tables do not need
+
     points = residual.shape[1]
     table = wave_table(points)
     first = round(table.frequencies[0] / SPACING)
-    whole = scipy.fft.rfft(residual, round(points / SPACING), axis=1)
+    whole = rfft(residual, round(points / SPACING), axis=1)
     turned = whole[:, first : first + len(table.frequencies)] * table.centred  # (batch, waves) complex64
     squares = turned.view(np.float32)  # (batch, 2 · waves)
     np.square(squares, out=squares)
