@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tsd.training.loop import Progress, WorkerContext
 
 OWN_SEED = 0x7EAC4E2  # added to the study's seed for the series that its local teacher is trained on
+ENOUGH = 8192  # descriptions that have every word and number
 TOLD = ("train", "validation")  # splits of series whose descriptions the teacher learns
 TEST = 1000  # number of series that the teacher is scored on
 LATEST = "latest.json"  # in the checkpoint folder: names the complete checkpoint
@@ -138,7 +139,7 @@ def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple["PreTrainedTokeni
     task, longest = recipe.asks, settings(recipe).max_length
     styles = {split: [task.style(f"{split} {i}") for i in range(len(series[split]))] for split in TOLD}
     said = {split: _replies(task, series[split], styles[split]) for split in TOLD}
-    texts = [*map(task.styled_prompt, _every_style(task)), *sorted(set(said["train"]))]
+    texts = [*map(task.styled_prompt, _every_style(task)), *sorted(set(said["train"][:ENOUGH]))]
     tokenizer = build_tokenizer(texts * 2, longest, pictures=True)  # twice, so that all words are frequent
     return tokenizer, {
         split: image_corpus(task, task.items(series[split]), replies, tokenizer, longest, styles[split])
