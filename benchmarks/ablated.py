@@ -29,7 +29,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from ablated_cases import AT_ONCE, LAPTOP, OURS, PLAIN, SEED, Case, Work, case, compared
 from ablated_decoding import fast_decoder, own_decoding
-from ablated_training import background_checkpoints, forward_pass, muon, qwen2
+from ablated_training import background_checkpoints, forward_pass, fused_operations, muon, qwen2
 from large import Peak
 from PIL import Image
 
@@ -189,6 +189,7 @@ def quick_imports(turns: int = 5) -> list[Case]:
 
 MEASURES: dict[str, Callable[[], list[Case]]] = {
     "forward": forward_pass,
+    "operations": fused_operations,
     "muon": muon,
     "checkpoints": background_checkpoints,
     "decoding": own_decoding,

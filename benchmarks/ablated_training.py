@@ -37,13 +37,18 @@ from tsd.training.checkpoints import Checkpoints
 # ---- Training steps
 
 
-FORWARD, MUON = "transformers' forward", "torch's Muon"
-TOLERANCE = {FORWARD: 1e-3, MUON: 0.05}  # of the loss after the same steps; Muon's is bfloat16
+FORWARD, OPERATIONS, MUON = "transformers' forward", "torch's operations", "torch's Muon"
+TOLERANCE = {FORWARD: 1e-3, OPERATIONS: 1e-3, MUON: 0.05}  # of the loss after the same steps; Muon's is bfloat16
 
 
 def forward_pass() -> list[Case]:
-    """The patched forward pass, in whole training steps."""
+    """The patched forward pass with its fused operations, in whole training steps."""
     return _steps(FORWARD)
+
+
+def fused_operations() -> list[Case]:
+    """The fused operations alone: the patched forward pass with and without them."""
+    return _steps(OPERATIONS)
 
 
 def muon() -> list[Case]:
@@ -88,6 +93,7 @@ def _training() -> list[tuple[_Trained, dict[str, list[float]]]]:
         ways: dict[str, Callable[[], AbstractContextManager[None]]] = {
             OURS: nullcontext,
             FORWARD: plain.own_forward,
+            OPERATIONS: plain.own_operations,
         }
         if one.settings.optimizer == "muon":
             ways[MUON] = nullcontext
@@ -145,6 +151,11 @@ def _trained() -> Iterator[_Trained]:
     name, uses = f"vision {teacher.size}, the local teacher", teacher.pictures // teacher.batch_size
     yield _Trained(name, build, corpora["train"], small, 5, uses, 1)
     yield _Trained("Qwen2 of 8M, random weights", qwen2, _tokens(2 * 8), TrainingConfig(), 5, 0, 1)
+    student, settings = LAPTOP.students.models[1], TrainingConfig(batch_size=32)
+    mixed = _mixed_tokens(4 * settings.batch_size)
+    assert corpus.wasted(mixed.lengths) > loop.PADDING, "batches of mixed length are packed"
+    build = partial(students.build, student, tokenizer, SEED, MAX_LENGTH)
+    yield _Trained(f"text {student.name}, 32 of mixed length", build, mixed, settings, 5, 0, 1)
 
 
 def qwen2(layers: int = 6, hidden: int = 256, vocabulary: int = 8192) -> PreTrainedModel:
@@ -167,6 +178,13 @@ def _tokens(count: int, length: int = 160, supervised: int = 32) -> corpus.Corpu
     """Random tokens; only their number matters."""
     rng = np.random.default_rng(SEED)
     return corpus.Corpus(list(rng.integers(0, 1000, (count, length))), np.full(count, length - supervised), 0)
+
+
+def _mixed_tokens(count: int, least: int = 80, most: int = 330, supervised: int = 40) -> corpus.Corpus:
+    """As `_tokens`, of lengths as those of series of 32 to 256 points."""
+    rng = np.random.default_rng(SEED)
+    lengths = rng.integers(least, most, count)
+    return corpus.Corpus([rng.integers(0, 100, length) for length in lengths], lengths - supervised, 0)
 
 
 # ---- Checkpoints

@@ -38,8 +38,13 @@ class Ablation:
 
 ABLATIONS = {
     "forward": Ablation(
-        "`lean` of `tsd/models/forward.py`, `see` of `tsd/models/vision.py`",
+        "`lean` of `tsd/models/forward.py`, `see` of `tsd/models/vision.py`, `tsd/models/operations.py`",
         "forward pass of transformers, `logits_to_keep`, padded rows",
+    ),
+    "operations": Ablation(
+        "`tsd/models/operations.py` alone",
+        "torch's `rms_norm`, rotation by halves, in the patched forward pass",
+        "`benchmarks/training.py` is slower without it, see below",
     ),
     "muon": Ablation(
         "`Muon` of `tsd/training/optimizer.py`",

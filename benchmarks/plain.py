@@ -22,10 +22,12 @@ from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.qwen3.modeling_qwen3 import rotate_half
 
 from tsd.inference import decoding
-from tsd.models import vision
+from tsd.models import forward, vision
 from tsd.models.chat import chat_prompts, image_prompt_tokens
 from tsd.models.weights import _once
 from tsd.plots.figures import FigureCanvasAgg
@@ -71,6 +73,38 @@ def _shown(model: Any, inputs: Tensor, ink: Pixels) -> dict[str, Tensor]:
         "image_grid_thw": torch.tensor([[1, GRID, GRID]] * len(ink), device=inputs.device),
         "mm_token_type_ids": (inputs == model.config.image_token_id).int(),
     }
+
+
+@contextmanager
+def own_operations() -> Iterator[None]:
+    """Train by the patched forward pass, with torch's RMSNorm and transformers' rotation by halves."""
+    with (
+        mock.patch.object(forward, "_norm", _norm),
+        mock.patch.object(forward, "_positions", _positions),
+        mock.patch.object(vision, "make_turn", lambda cos, sin, _: (cos[:, :, None], sin[:, :, None])),
+        mock.patch.object(vision, "_attend", _attend),
+    ):
+        yield
+
+
+def _norm(module: Any, hidden_states: Tensor) -> Tensor:
+    return rms_norm(hidden_states, module.weight.shape, module.weight, module.variance_epsilon)
+
+
+def _positions(rotary: Any, _: Any, hidden_states: Tensor, position_ids: Tensor) -> Any:
+    cos, sin = type(rotary).forward(rotary, hidden_states, position_ids)
+    return forward._Positions(cos, sin, {})
+
+
+def _attend(attention: Any, states: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """As `vision._attend`. turn: cosines and sines, (1, PATCHES, 1, head_dim)."""
+    batch, patches, width = states.shape
+    cos, sin = turn
+    query, key, value = attention.qkv(states).view(batch, patches, 3, attention.num_heads, -1).unbind(2)
+    query, key = (x * cos + rotate_half(x) * sin for x in (query, key))  # (batch, PATCHES, num_heads, head_dim)
+    mixed = scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
+    attended: Tensor = attention.proj(mixed.transpose(1, 2).reshape(batch, patches, width))
+    return attended
 
 
 @contextmanager

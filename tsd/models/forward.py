@@ -1,7 +1,7 @@
 """A patched forward pass for training. It gives the same logits as transformers with fewer operations.
 
 Several examples can be packed into one row; attention then stays within each example. The last layer is computed
-only at supervised tokens.
+only at supervised tokens. RMSNorm and rotary embeddings use the fused operations of `tsd.models.operations`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
-from torch.nn.functional import pad, rms_norm
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -22,6 +22,7 @@ from transformers.models.qwen3.modeling_qwen3 import rotate_half
 
 from tsd.errors import TrainingError
 from tsd.models import vision
+from tsd.models.operations import Turn, make_turn, paired, rms_norm, turned, turned_norm
 
 NAME = "tsd"
 HALF = (torch.bfloat16, torch.float16)
@@ -59,7 +60,7 @@ def lean(model: PreTrainedModel) -> Iterator[Callable[..., Tensor]]:
         if name.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             functions[module] = partial(_norm, module)
         elif name.endswith("RotaryEmbedding") and not name.endswith("VisionRotaryEmbedding"):
-            functions[module] = partial(_positions, module)
+            functions[module] = partial(_positions, module, model.config.get_text_config())
     if vision.is_vision_model(model):
         functions[model] = partial(_vision_forward, model)
     before = model.config._attn_implementation
@@ -292,25 +293,59 @@ class _Positions:
 
     cos: Tensor  # (rows, length, head_dim); one row if all rows share their positions
     sin: Tensor
+    turns: Mapping[int, Turn]  # complex form by number of heads; empty unless the dtype is float32
 
     def after(self, skipped: int) -> "_Positions":
         """The embeddings without those of the first `skipped` tokens."""
-        return _Positions(self.cos[:, skipped:], self.sin[:, skipped:])
+        if not skipped:
+            return self
+        turns = {heads: Turn(*(x[:, skipped:] for x in turn)) for heads, turn in self.turns.items()}
+        return _Positions(self.cos[:, skipped:], self.sin[:, skipped:], turns)
 
 
-def _positions(rotary: Any, hidden_states: Tensor, position_ids: Tensor) -> _Positions:
-    """Rotary embeddings for these positions."""
-    return _Positions(*type(rotary).forward(rotary, hidden_states, position_ids))
+def _positions(rotary: Any, config: Any, hidden_states: Tensor, position_ids: Tensor) -> _Positions:
+    """Rotary embeddings for these positions, with the complex form for query and key heads in float32."""
+    cos, sin = type(rotary).forward(rotary, hidden_states, position_ids)
+    heads = {config.num_attention_heads, config.num_key_value_heads}
+    if cos.dtype != torch.float32:  # torch has no complex counterpart of bfloat16
+        heads = set()
+    return _Positions(cos, sin, {count: make_turn(cos, sin, count) for count in heads})
 
 
 def _asking(module: Any, which: str, normed: Tensor, positions: _Positions) -> Tensor:
-    """Rotated queries ("q") or keys ("k"): (rows, tokens, heads, head_dim)."""
+    """Rotated queries ("q") or keys ("k"): (rows, tokens, heads, head_dim).
+
+    In float32 the elements of a head are in `paired` order. Queries and keys share that order, so that their dot
+    products do not change.
+    """
     projection, norm = getattr(module, f"{which}_proj"), getattr(module, f"{which}_norm", None)
-    asking = torch.unflatten(projection(normed), -1, (-1, module.head_dim))
-    asking = asking if norm is None else norm(asking)
-    return cast(Tensor, asking * positions.cos[:, :, None] + rotate_half(asking) * positions.sin[:, :, None])
+    if not positions.turns:
+        asking = torch.unflatten(projection(normed), -1, (-1, module.head_dim))
+        asking = asking if norm is None else norm(asking)
+        return cast(Tensor, asking * positions.cos[:, :, None] + rotate_half(asking) * positions.sin[:, :, None])
+    heads = projection.out_features // module.head_dim
+    asking = torch.unflatten(_in_pairs(projection, normed, heads), -1, (heads, -1))
+    if norm is None:
+        return turned(asking, positions.turns[heads])
+    return turned_norm(asking, paired(norm.weight, 1), norm.variance_epsilon, positions.turns[heads])
+
+
+def _in_pairs(projection: Any, normed: Tensor, heads: int) -> Tensor:
+    """The projection's output in `paired` order: (rows, tokens, heads · head_dim).
+
+    For a plain linear layer the weight's rows are permuted; with adapters around it, the output is.
+    """
+    if type(projection) is torch.nn.Linear:
+        bias = None if projection.bias is None else paired(projection.bias, heads)
+        return torch.nn.functional.linear(normed, paired(projection.weight, heads), bias)
+    projected = projection(normed)  # wrapped by an adapter
+    return torch.unflatten(projected, -1, (heads, 2, -1)).transpose(-1, -2).flatten(-3)
 
 
 def _norm(module: Any, hidden_states: Tensor) -> Tensor:
-    """RMSNorm in one operation. hidden_states: (..., width)."""
-    return rms_norm(hidden_states, module.weight.shape, module.weight, module.variance_epsilon)
+    """RMSNorm: the fused float32 operation, or torch's for other dtypes. hidden_states: (..., width)."""
+    if hidden_states.dtype != torch.float32:
+        return torch.nn.functional.rms_norm(
+            hidden_states, module.weight.shape, module.weight, module.variance_epsilon
+        )
+    return rms_norm(hidden_states, module.weight, module.variance_epsilon)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
 from transformers import PreTrainedModel, Qwen3VLForConditionalGeneration
-from transformers.models.qwen3_vl.modeling_qwen3_vl import rotate_half
 
+from tsd.models.operations import Turn, make_turn, paired, turned
 from tsd.plots.rasterised import GRID, MERGE, PATCH, PICTURE_TOKENS, Pixels
 
 PATCHES, TOKENS = GRID**2, PICTURE_TOKENS
@@ -89,10 +89,11 @@ def see(visual: Any, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
     kernel = embed.weight.sum((1, 2)).flatten(1)  # (width, PATCH²): the sum over the three equal channels
     states = linear(patches.to(kernel.dtype), kernel, embed.bias)  # (batch, PATCHES, width)
     states = states + visual.pos_embed.weight[places[:, 0] * GRID + places[:, 1]]
-    turns = _turns(visual, places)
+    cos, sin = _turns(visual, places)
+    turn = make_turn(cos[None], sin[None], 2 * visual.config.num_heads)  # for queries and keys together
     deep = []
     for number, block in enumerate(visual.blocks):
-        states = states + _attend(block.attn, block.norm1(states), *turns)
+        states = states + _attend(block.attn, block.norm1(states), turn)
         states = states + block.mlp(block.norm2(states))
         if number in visual.deepstack_visual_indexes:
             merger = visual.deepstack_merger_list[visual.deepstack_visual_indexes.index(number)]
@@ -100,17 +101,19 @@ def see(visual: Any, patches: Tensor) -> tuple[Tensor, list[Tensor]]:
     return visual.merger(states).view(len(states), TOKENS, -1), deep
 
 
-def _attend(attention: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Self-attention of one encoder block, before the residual connection.
-
-    states: (batch, PATCHES, width). cos, sin: rotary embeddings, (PATCHES, 1, head_dim).
-    """
-    batch, patches, _ = states.shape
-    query, key, value = attention.qkv(states).view(batch, patches, 3, attention.num_heads, -1).unbind(2)
-    # (batch, PATCHES, num_heads, head_dim), in float32 as transformers turns them
-    query, key = ((x.float() * cos + rotate_half(x.float()) * sin).to(x.dtype) for x in (query, key))
-    mixed = scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
-    return cast(Tensor, attention.proj(mixed.transpose(1, 2).flatten(2)))
+def _attend(attention: Any, states: Tensor, turn: Turn) -> Tensor:
+    """Self-attention of one encoder block, before the residual connection. states: (batch, PATCHES, width)."""
+    batch, patches, width = states.shape
+    heads, asking = 2 * attention.num_heads, 2 * width
+    weight, bias = attention.qkv.weight, attention.qkv.bias
+    # Queries and keys in `paired` order, as in `tsd.models.forward`; the attention scores do not change.
+    query_key = linear(states, paired(weight[:asking], heads), paired(bias[:asking], heads))
+    value = linear(states, weight[asking:], bias[asking:])
+    size = width // attention.num_heads
+    turning = turned(query_key.view(batch, patches, heads, size).float(), turn).to(states.dtype).transpose(1, 2)
+    query, key = turning.tensor_split(2, 1)  # (batch, num_heads, PATCHES, size) each
+    mixed = scaled_dot_product_attention(query, key, value.view(batch, patches, -1, size).transpose(1, 2))
+    return cast(Tensor, attention.proj(mixed.transpose(1, 2).reshape(batch, patches, width)))
 
 
 def _places(device: torch.device) -> Tensor:
@@ -122,8 +125,8 @@ def _places(device: torch.device) -> Tensor:
 
 
 def _turns(visual: Any, places: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the patches' 2D rotary embeddings: (PATCHES, 1, head_dim) each."""
+    """Cosines and sines of the patches' 2D rotary embeddings: (PATCHES, head_dim) each."""
     frequencies = visual.rotary_pos_emb.inv_freq.to(places.device)
     angles = places[..., None].float() * frequencies  # (PATCHES, 2, head_dim / 4)
-    both = angles.flatten(1).repeat(1, 2)[:, None]
+    both = angles.flatten(1).repeat(1, 2)
     return both.cos(), both.sin()
