@@ -74,7 +74,7 @@ def same(some: Iterable[str], others: Iterable[str]) -> int:
 
 @dataclass
 class Killed:
-    """What is left of an annotation by two engines of which one was killed: its rows, and what was seen of them."""
+    """What is left of an annotation by two engines of which one was killed: its rows, and what was seen."""
 
     rows: list[dict[str, Any]]
     processes: list[psutil.Process]  # of both engines
