@@ -42,7 +42,9 @@ ABLATIONS = {
         "forward pass of transformers, `logits_to_keep`, padded rows",
     ),
     "operations": Ablation(
-        "`tsd/models/operations.py` alone", "torch's `rms_norm`, rotation by halves, in the patched forward pass"
+        "`tsd/models/operations.py` alone",
+        "torch's `rms_norm`, rotation by halves, in the patched forward pass",
+        "`benchmarks/training.py` is slower without it, see below",
     ),
     "muon": Ablation(
         "`Muon` of `tsd/training/optimizer.py`",

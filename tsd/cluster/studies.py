@@ -14,8 +14,9 @@ from tsd.cluster.session import own_ray, session
 from tsd.cluster.study import Study
 from tsd.progress import Reporter, clock
 from tsd.recipe import Recipe, to_yaml
+from tsd.reporting import comparison
 from tsd.storage import folders
-from tsd.study import provenance
+from tsd.study import provenance, results
 
 T = TypeVar("T")
 
@@ -91,8 +92,6 @@ class Studies:
 
     def evaluate(self) -> None:
         """Score all runs, and write the runs table of all teachers."""
-        from tsd.study import results  # it imports matplotlib
-
         runs = pa.concat_tables(self._all(Study.evaluate))
         results.write_runs(
             self.recipe,
@@ -103,8 +102,6 @@ class Studies:
 
     def report(self) -> None:
         """Write each teacher's report and the one that compares them."""
-        from tsd.reporting import comparison
-
         shown = self._all(lambda study: study.report())
         page = comparison.write(self.recipe.name, shown, to_yaml(self.recipe))
         folders.write_bytes(self.recipe.folder, "report.html", page.encode())

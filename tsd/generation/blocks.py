@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tsd.errors import PluginError, plugin_error, source
-from tsd.generation.parameters import Targets, design
+from tsd.generation import parameters, visible
+from tsd.generation.parameters import Targets
 from tsd.recipe import SeriesConfig
 from tsd.rng import SERIES, fast_generator, generator
 from tsd.series.processes import (
@@ -141,6 +142,8 @@ def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: P
     fast = fast_generator(rng)
     shocks = fast.standard_normal((length, batch), np.float32)  # (length, batch) of unit variance
     curve, special = _curves(config, fast, plan.process, time, shocks)
+    papers = task.defined is not None and task.defined.truth == "paper"
+    design = parameters.design if papers else visible.design
     sizes = design(config, rng, plan.targets, curve)
     sizes = {name: size.astype(np.float32) for name, size in sizes.items()}
     points = ornstein_uhlenbeck(shocks, sizes["tau"], sizes["sigma"])

@@ -17,7 +17,7 @@ from tsd.errors import InputError
 from tsd.plots.rasterised import draw
 from tsd.series.truth import TOP
 from tsd.storage import folders
-from tsd.tasks import TASKS, Task, named, trust
+from tsd.tasks import TASKS, Definitions, Task, named, trust
 
 MAX_NEW_TOKENS = 128
 NO_ANSWER = "The student's reply cannot be parsed: it may need more training."
@@ -45,7 +45,7 @@ def explain(
         module = card["task"].rpartition(":")[0]
         if module and not trusted:
             trust.require([module], folder, model)
-        task = named(card["task"], folder)
+        task = named(card["task"], folder, Definitions.of(card["about"]))
         if task.curves > 1:
             raise InputError(
                 f"{model} was trained to read {task.curves} series at once: give a student of one series"

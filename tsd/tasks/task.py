@@ -10,56 +10,24 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from tsd.errors import DataError
 from tsd.series.processes import SCALED, own_ranges
 from tsd.series.truth import Lengths
-from tsd.storage.schemas import Tables, labels_type, make_tables
-from tsd.tasks.language import Reading, normal, sentences, topics_of
+from tsd.storage.keys import digest
+from tsd.storage.schemas import Tables, labels_type, make_tables, score_names
+from tsd.tasks.definitions import Definitions
+from tsd.tasks.facet import STYLES, Facet, Labels, Measures, Number, known_label
+from tsd.tasks.language import NO_JSON, Reading, entangled, named_beside, normal, sentences, topics_of
+from tsd.tasks.language.wording import Wordings
+
+_SLOT = re.compile(r"\{(\w+)\}")
 
 PARAMETERS = (*SCALED, "tau", *own_ranges())  # parameters of series; no process has all of them
-
-Labels: TypeAlias = dict[str, str | None]  # by facet, None if not stated
-Measures: TypeAlias = dict[str, npt.NDArray[Any]]  # by name, (batch,)
-
-
-@dataclass(frozen=True)
-class Facet:
-    """One question: its classes, and how it is measured, prompted, phrased and parsed."""
-
-    name: str
-    classes: tuple[str, ...]
-    topic: str
-    """The key of its text in a JSON response. Facets may share a topic."""
-    question: str
-    """The question in the teacher's prompt. It names every class."""
-    phrasings: tuple[str, ...]
-    """Sentences that state a label, with {} for the class. Each must parse back to its class."""
-    read: Callable[[str], Reading]
-    """Parses the label from the normalised text on its topic, see `tsd.tasks.language.normal`."""
-    classify: Callable[[Measures, Lengths], npt.NDArray[np.intp]]
-    """Measures and points per series -> indices into classes, (batch,)."""
-    margin: Callable[[Measures], npt.NDArray[np.float32]] | None = None
-    """Distance of the measure to the nearest class boundary, (batch,). None if the facet has no such distance."""
-    tie: float = 0.0
-    """A smaller margin is a near tie."""
-    given: str | None = None
-    """A facet of the same task that predicts this one, for the conditional majority baseline."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for classes or phrasings that no reply could state."""
-        for what, texts in (("classes", self.classes), ("phrasings", self.phrasings)):
-            if isinstance(texts, str) or not texts or not all(isinstance(one, str) and one for one in texts):
-                raise ValueError(f"{what} of the facet {self.name} must be a tuple of texts, not {texts!r}")
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"the facet {self.name} must have two or more different classes, not {self.classes}")
-        if lacking := [phrasing for phrasing in self.phrasings if "{}" not in phrasing]:
-            raise ValueError(f"the phrasing {lacking[0]!r} of the facet {self.name} has no {{}} for the class")
 
 
 @dataclass(frozen=True)
@@ -111,6 +79,8 @@ class Task:
     """Columns of the series table for parameters of processes. A recipe adds those of processes from plugins."""
     metrics: tuple[str, ...] = ()
     """Columns of the runs table for metrics from plugins, named by a recipe."""
+    defined: Definitions | None = None
+    """By which definitions a built-in task labels series."""
 
     def __post_init__(self) -> None:
         """Raise ValueError if facets contradict each other."""
@@ -155,7 +125,13 @@ class Task:
     @cached_property
     def tables(self) -> Tables:
         """The schemas of the tables that hold this task's labels."""
-        return make_tables(self.names, self.measures, self.parameters, self.curves, self.metrics)
+        numbers = [number.name for number in self.numbers]
+        return make_tables(self.names, self.measures, self.parameters, self.curves, self.metrics, numbers)
+
+    @cached_property
+    def scores(self) -> tuple[str, ...]:
+        """The names of a student's scores."""
+        return score_names(self.names, self.metrics, bool(self.numbers))
 
     def classify(self, measures: Measures, length: Lengths) -> dict[str, npt.NDArray[np.intp]]:
         """The class of every facet, as indices into its classes, (batch,) each. length: points per series."""
@@ -185,8 +161,13 @@ class Task:
                 found += facet.margin(measures) < facet.tie
         return found
 
-    def teacher_prompt(self, length: int) -> str:
-        """The teacher's prompt for an item whose series have `length` points each."""
+    @cached_property
+    def definitions(self) -> dict[str, str]:
+        """The definition of each facet that has one."""
+        return {facet.name: facet.definition for facet in self.facets if facet.definition}
+
+    def teacher_prompt(self, length: int, defined: bool = False) -> str:
+        """The teacher's prompt for an item whose series have `length` points each. defined: with definitions."""
         lines = [
             self.shown.format(length=length),
             "Describe what you see with a JSON object that has exactly these keys:",
@@ -194,8 +175,15 @@ class Task:
         for topic in self.topics:
             questions = ", and ".join(facet.question for facet in self._of(topic))
             lines.append(f'"{topic}": {questions}.')
+        if defined and self.definitions:
+            by_text: dict[str, list[str]] = {}
+            for name, text in self.definitions.items():
+                by_text.setdefault(text, []).append(name)
+            lines += ["Definitions:", *(f"{', '.join(names)}: {text}." for text, names in by_text.items())]
         lines.append(
-            "Each holds a short sentence or two. Commit to one answer each. Reply with the JSON object alone."
+            "Each key holds a short sentence or two. Commit to one answer each. Reply with the JSON object alone."
+            if defined
+            else "Each holds a short sentence or two. Commit to one answer each. Reply with the JSON object alone."
         )
         return "\n".join(lines)
 
@@ -224,27 +212,104 @@ class Task:
         Raises DataError for a missing or unknown label.
         """
         said = {
-            topic: " ".join(facet.phrasings[number].format(_known(facet, labels)) for facet in self._of(topic))
+            topic: " ".join(
+                facet.phrasings[number].format(known_label(facet, labels)) for facet in self._of(topic)
+            )
             for topic, number in zip(self.topics, choice, strict=True)
         }
         return json.dumps(said)
 
+    @cached_property
+    def numbers(self) -> tuple[Number, ...]:
+        """The numbers that its descriptions may state; facets may share one."""
+        found = {number.name: number for facet in self.facets for number in facet.numbers}
+        return tuple(found.values())
+
+    @cached_property
+    def wordings(self) -> dict[str, dict[str, Wordings]]:
+        """The varied sentences of each facet, by class; its phrasings if it has none."""
+
+        def templates(facet: Facet, name: str) -> Sequence[str]:
+            return facet.sentences[name] if facet.sentences else [one.format(name) for one in facet.phrasings]
+
+        return {
+            facet.name: {name: Wordings.of(templates(facet, name)) for name in facet.classes}
+            for facet in self.facets
+        }
+
+    def style(self, key: str) -> tuple[int, ...]:
+        """The style of each facet in a response, chosen by a key; empty if its sentences do not vary."""
+        if not self.numbers:
+            return ()
+        return tuple(int(digest([key, facet.name]), 16) % STYLES for facet in self.facets)
+
+    def styled_prompt(self, style: Sequence[int]) -> str:
+        """The prompt of a locally trained teacher, which asks for a style."""
+        return " ".join([self.image_prompt, *map(str, style)])
+
+    def describe(self, labels: Mapping[str, object], numbers: Mapping[str, str], choice: Sequence[int]) -> str:
+        """A JSON response that states the labels in varied sentences, some with numbers.
+
+        numbers: the text of each number by its name; without those of a facet, it is stated in its phrasings.
+        choice: any whole number for each facet, which selects the wording; see also `wording_of`.
+        Raises DataError for a missing or unknown label.
+        """
+        said: dict[str, list[str]] = {topic: [] for topic in self.topics}
+        for facet, number in zip(self.facets, choice, strict=True):
+            label = known_label(facet, labels)
+            if all(one.name in numbers for one in facet.numbers):
+                wordings = self.wordings[facet.name][label]
+                text = wordings.text(number % wordings.count)
+                said[facet.topic].append(_SLOT.sub(lambda slot: numbers[slot[1]], text))
+            else:
+                said[facet.topic].append(facet.phrasings[number % len(facet.phrasings)].format(label))
+        return json.dumps({topic: " ".join(texts) for topic, texts in said.items()})
+
+    def true_numbers(self, series: pa.Table) -> dict[str, npt.NDArray[np.floating]]:
+        """The numbers of each row of a series table by name, (batch,) each."""
+        column = series["measures"].combine_chunks()
+        measures = {name: column.field(name).to_numpy(zero_copy_only=False) for name in self.measures}
+        points = pc.list_value_length(series["values"]).to_numpy() // self.curves
+        return {number.name: number.true(measures, points.astype(np.int32)) for number in self.numbers}
+
+    def stated(self, series: pa.Table) -> list[dict[str, str]]:
+        """The numbers of each row of a series table as texts, by name."""
+        texts = {
+            number.name: [f"{each:.{number.digits}f}" for each in true.tolist()]
+            for number, true in zip(self.numbers, self.true_numbers(series).values(), strict=True)
+        }
+        return [{name: column[row] for name, column in texts.items()} for row in range(len(series))]
+
+    def numbers_in(self, text: str) -> dict[str, float | None]:
+        """The numbers that a response states, by name; None for one that it does not."""
+        topics = {topic: normal(said) for topic, said in topics_of(text, self.topics)[0].items()}
+        return {
+            number.name: number.read(topics.get(facet.topic, ""))
+            for facet in self.facets
+            for number in facet.numbers
+            if number.read
+        }
+
     def restate(self, text: str, labels: Labels, topics: Collection[str], choice: Sequence[int]) -> str:
         """A response with its text on some topics replaced by phrasings of these labels.
 
-        Text on other topics is unchanged. A label of None is left out. choice: phrasing index for each of the
-        task's topics, below `phrasing_counts`.
+        Text on other topics is unchanged, except free sentences that also name one of these. A label of None is
+        left out. choice: phrasing index for each of the task's topics, below `phrasing_counts`.
         """
-        said, _ = topics_of(text, self.topics)
+        said, problem = topics_of(text, self.topics)
+        if problem == NO_JSON and said:  # free sentences on one topic may name another
+            topics = {*topics, *entangled(text, topics)}
         for topic, number in zip(self.topics, choice, strict=True):
             if topic in topics:
                 stated = [facet for facet in self._of(topic) if labels[facet.name] is not None]
-                said[topic] = " ".join(facet.phrasings[number].format(_known(facet, labels)) for facet in stated)
+                said[topic] = " ".join(
+                    facet.phrasings[number].format(known_label(facet, labels)) for facet in stated
+                )
         return json.dumps({topic: said[topic] for topic in self.topics if topic in said})
 
     def sentence(self, topic: str, labels: Labels) -> str:
         """The labels of a topic's facets in their first phrasing."""
-        return " ".join(facet.phrasings[0].format(_known(facet, labels)) for facet in self._of(topic))
+        return " ".join(facet.phrasings[0].format(known_label(facet, labels)) for facet in self._of(topic))
 
     def texts(self, text: str) -> dict[str, str]:
         """The original text of a response by topic, for the topics that it has."""
@@ -266,6 +331,8 @@ class Task:
         topics, problem = topics_of(text, self.topics)
         texts = {topic: normal(topics.get(topic, "")) for topic in self.topics}
         readings = {facet.name: facet.read(texts[facet.topic]) for facet in self.facets}
+        if problem == NO_JSON and topics:
+            readings |= _read_beside(self.facets, text, readings)
         labels = {name: reading.label for name, reading in readings.items()}
         whys = [f"{name}: {reading.why}" for name, reading in readings.items() if reading.label is None]
         if not whys:
@@ -281,9 +348,9 @@ class Task:
         return [facet for facet in self.facets if facet.topic == topic]
 
 
-def _known(facet: Facet, labels: Mapping[str, object]) -> str:
-    """The label of a facet. Raises DataError if it is missing or not one of its classes."""
-    label = labels[facet.name]
-    if not isinstance(label, str) or label not in facet.classes:
-        raise DataError(f"{facet.name} is {label!r}, expected one of {', '.join(facet.classes)}")
-    return label
+def _read_beside(facets: Sequence[Facet], text: str, readings: Mapping[str, Reading]) -> dict[str, Reading]:
+    """Readings of facets on which their own sentences say nothing, from free sentences on other topics."""
+    silent = [facet for facet in facets if readings[facet.name].silent]
+    beside = {topic: normal(named_beside(text, topic)) for topic in {facet.topic for facet in silent}}
+    found = {facet.name: facet.read(beside[facet.topic]) for facet in silent}
+    return {name: reading for name, reading in found.items() if reading.label is not None}
