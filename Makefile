@@ -24,8 +24,8 @@ test-default: setup ## no Ray, no network, no GPU
 test-ray: setup ## real local Ray clusters
 	$(BIN)/pytest -m ray --numprocesses 2 --dist loadfile
 
-test-long: setup ## the Ray tests that kill, with more kills and rows than in `make test`
-	$(BIN)/pytest -m ray --long --numprocesses 2 --dist loadfile tests/cluster/test_ray_api_teacher.py tests/cluster/test_ray_data_plane.py tests/cluster/test_ray_training.py tests/cluster/test_ray_parts.py tests/cluster/test_ray_studies.py tests/cluster/test_ray_tune.py -k "kill or tune"
+test-long: setup ## the Ray tests that kill, with more kills and rows than in `make test`, and longer ones
+	$(BIN)/pytest -m ray --long --numprocesses 2 --dist loadfile tests/cluster -k "kill or long"
 
 test-vllm: .venv-vllm/ready ## a real vLLM engine on CPUs, in the pipeline and as a server, with a tiny random model
 	$(VLLM)/pytest -m vllm --numprocesses 2 --dist loadfile tests/cluster/test_vllm.py tests/cluster/test_vllm_teacher.py

@@ -42,9 +42,7 @@ ABLATIONS = {
         "forward pass of transformers, `logits_to_keep`, padded rows",
     ),
     "operations": Ablation(
-        "`tsd/models/operations.py` alone",
-        "torch's `rms_norm`, rotation by halves, in the patched forward pass",
-        "`benchmarks/training.py` is slower without it, see below",
+        "`tsd/models/operations.py` alone", "torch's `rms_norm`, rotation by halves, in the patched forward pass"
     ),
     "muon": Ablation(
         "`Muon` of `tsd/training/optimizer.py`",

@@ -31,7 +31,15 @@ settings.load_profile("tsd")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--long`, of `make test-long`."""
-    parser.addoption("--long", action="store_true", help="more kills and rows in the tests that kill")
+    parser.addoption("--long", action="store_true", help="also long tests; more kills and rows")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is marked as long, unless it is asked for."""
+    for item in items:
+        mark = item.get_closest_marker("long")
+        if mark and not config.getoption("long"):
+            item.add_marker(pytest.mark.skip(reason=f"make test-long runs it; {mark.args[0]}"))
 
 
 @pytest.fixture(scope="session")

@@ -172,6 +172,14 @@ def test_workers_that_ask_nobody_and_train_nothing_load_no_library_for_it() -> N
     assert not loaded & {"torch", "transformers", "openai", "matplotlib", "scipy", "mlflow"}
 
 
+def test_a_driver_loads_no_library_before_a_stage_needs_it() -> None:
+    done = python("import sys, tsd.cluster.studies; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "ray" in loaded
+    assert not loaded & {"torch", "transformers", "openai", "matplotlib", "scipy", "mlflow", "pandas"}
+
+
 def test_who_trains_nothing_itself_loads_no_torch() -> None:
     done = python("import sys, tsd.cluster.study, tsd.cluster.training, tsd.models.tokenizer; print(*sys.modules)")
     assert done.returncode == 0, done.stderr

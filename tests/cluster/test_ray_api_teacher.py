@@ -75,7 +75,7 @@ def wait_for(process: subprocess.Popen[bytes], server: Server, rows: int) -> Non
 
 
 def test_many_series_and_a_server_with_faults_under_kill_9(tmp_path: Path, server: Server, long: bool) -> None:
-    rows, a_minute = (20_000, 18_000) if long else (7000, 6000)
+    rows, a_minute = (20_000, 18_000) if long else (3000, 2400)
     server.latency, server.answer = 0.1, unruly(0.2)
     extra = [f"series.count={rows}", "series.blocks_per_part=1"]
     run(command(tmp_path, *extra, stage="generate"), cpus=2)

@@ -25,6 +25,7 @@ def wait_for(process: subprocess.Popen[bytes], study: Path, least: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.long("test_ray_parts.py kills the executor of all stages, and test_ray_studies.py compares the bytes")
 def test_killed_at_random_moments_the_dataset_is_the_undisturbed_one(tmp_path: Path, long: bool) -> None:
     chance = random.Random(3)
     kills, all_parts = (10, 140) if long else (4, 80)

@@ -155,14 +155,24 @@ def stage(tmp_path: Path, drawn: Path) -> Iterator[Callable[..., Stage]]:
         one.close()
 
 
-def test_of_two_engines_one_is_killed_and_only_its_rows_in_flight_are_asked_again(
+def test_of_two_engines_one_is_killed_only_its_rows_in_flight_are_asked_again_and_no_file_holds_a_token(
     stage: Callable[..., Stage],
 ) -> None:
     one = stage(seconds=0.1)
     one.start()
     killed, _ = one.until(lambda: one.both_answered(100))
+    tokens = {process.environ()["VLLM_API_KEY"] for process in fake_engine.alive(one.seen)}
+    assert len(tokens) == 2
+    said = " ".join(" ".join(process.cmdline()) for process in psutil.process_iter() if _readable(process))
+    assert not [token for token in tokens if token in said]
     psutil.Process(killed).kill()
-    one.end()
+    printed = one.end()
+    assert not [token for token in tokens if token in printed]
+    files = [path for path in one.folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".log" for path in files)
+    for path in files:
+        content = path.read_bytes()
+        assert not [token for token in tokens if token.encode() in content], path
     one.rows()
     lines = fake_engine.lines(one.engines)
     assert len(lines) == 3  # it was started again
@@ -207,6 +217,7 @@ def test_a_worker_that_is_killed_takes_its_engine_with_it_and_the_stage_goes_on(
     assert one.again() <= 2 * IN_FLIGHT
 
 
+@pytest.mark.long("test_vllm.py kills the driver of a vLLM engine; here a worker is killed")
 def test_no_engine_outlives_a_driver_that_is_killed_and_its_replies_are_not_asked_again(
     stage: Callable[..., Stage],
 ) -> None:
@@ -237,23 +248,6 @@ def test_an_engine_that_does_not_start_is_one_line_with_its_own_words_and_the_pl
     log = Path(line.partition("its log is ")[2].partition(" on ")[0])
     assert "no such layers" in log.read_text()
     assert log.read_text().count("no such layers") == 2  # starts
-
-
-def test_the_token_of_an_engine_is_in_no_file(stage: Callable[..., Stage]) -> None:
-    one = stage(seconds=0.05)
-    one.start()
-    one.until(lambda: one.both_answered(50))
-    tokens = {process.environ()["VLLM_API_KEY"] for process in fake_engine.alive(one.seen)}
-    assert len(tokens) == 2
-    said = " ".join(" ".join(process.cmdline()) for process in psutil.process_iter() if _readable(process))
-    assert not [token for token in tokens if token in said]
-    printed = one.end()
-    assert not [token for token in tokens if token in printed]
-    files = [path for path in one.folder.rglob("*") if path.is_file()]
-    assert any(path.suffix == ".log" for path in files)
-    for path in files:
-        content = path.read_bytes()
-        assert not [token for token in tokens if token.encode() in content], path
 
 
 def _readable(process: psutil.Process) -> bool:

@@ -62,7 +62,7 @@ def cluster(disks: Path, s3_server: S3, tmp_path_factory: pytest.TempPathFactory
     types = tmp_path_factory.mktemp("autoscaler") / "types.yaml"
     types.write_text(yaml.safe_dump(node_types()))
     with running(f"--autoscaling-config={types}", **s3_server.environment) as two:
-        two.start(f"--address={two.address}", "--num-cpus=1", hidden=[disks])
+        two.start("--num-cpus=1", hidden=[disks])
         yield two
 
 
@@ -215,7 +215,7 @@ def test_a_node_that_joins_without_the_storage_takes_no_work_and_the_driver_says
     until = time.monotonic() + 300
     while not joins.exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.1)
-    cluster.start(f"--address={cluster.address}", "--num-cpus=1", hidden=[folder])
+    cluster.start("--num-cpus=1", hidden=[folder])
     code, out, err = ended(process, timeout=400)
     assert code == 0, out + err
     told = json.loads(out.splitlines()[-1])

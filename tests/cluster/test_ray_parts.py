@@ -83,7 +83,10 @@ def written(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.glob("*/part-*.parquet")}
 
 
-@pytest.mark.parametrize("kind", ["function", "class"])
+TASKS = pytest.param("function", marks=pytest.mark.long("here actors are killed, in place of tasks"))
+
+
+@pytest.mark.parametrize("kind", [TASKS, "class"])
 def test_killed_again_and_again_every_part_is_made_and_none_that_was_whole_is_made_again(
     kind: str, tmp_path: Path, long: bool
 ) -> None:

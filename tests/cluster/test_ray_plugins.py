@@ -49,7 +49,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(project: Path) -> Iterator[Cluster]:
     """A head without CPUs, and a node with two on whose disk the project's folder is empty."""
     with running("--num-cpus=0") as two:
-        two.start(f"--address={two.address}", "--num-cpus=2", hidden=[project])
+        two.start("--num-cpus=2", hidden=[project])
         yield two
 
 

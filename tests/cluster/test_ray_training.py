@@ -184,6 +184,7 @@ def test_a_checkpoint_that_is_damaged_is_passed_over_for_the_one_before(
     assert mine.read_bytes() == undisturbed.read_bytes()
 
 
+@pytest.mark.long("the test above restores training from the checkpoint before a damaged one")
 def test_a_checkpoint_of_the_same_step_as_a_damaged_one_is_not_deleted_with_it(
     done: tuple[Path, object], examples: Path
 ) -> None:

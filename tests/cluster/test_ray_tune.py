@@ -64,12 +64,13 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("workers", [2, 1])
+TWO = pytest.param(2, marks=pytest.mark.long("a trial of one worker reports in the same way"))
+
+
+@pytest.mark.parametrize("workers", [1, TWO])
 def test_tune_receives_each_trials_metrics_and_a_trial_that_it_stops_ends(
-    workers: int, examples: Path, tmp_path: Path, long: bool
+    workers: int, examples: Path, tmp_path: Path
 ) -> None:
-    if workers == 1 and not long:
-        pytest.skip("takes minutes: make test-long")
     shutil.copytree(examples / "tiny", tmp_path / "tiny")  # runs do not depend on the number of workers
     settings = (
         *("students.train_sizes=[16,24,3200]", f"training.workers={workers}"),

@@ -16,6 +16,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from tsd.teachers.prompts import Question, Questions, reply_schema
 pytestmark = MARKS
 
 SHOWN = 200  # series that the teacher describes
+COUNT, IN_FLIGHT = 4096, 16  # series that two engines describe, and requests under way at each
 OWN = (
     f"series.count={SHOWN}",
     "teacher={kind: local, train: {size: 0.3M, pictures: 16000}}",
@@ -70,12 +72,59 @@ def same(some: Iterable[str], others: Iterable[str]) -> int:
     return sum(one == other for one, other in zip(some, others, strict=True))
 
 
+@dataclass
+class Killed:
+    """What is left of an annotation by two engines of which one was killed: its rows, and what was seen."""
+
+    rows: list[dict[str, Any]]
+    processes: list[psutil.Process]  # of both engines
+    tokens: set[str]
+    commands: list[str]  # words of their command lines
+    status: int  # of an answer to who has no token
+
+
 @pytest.fixture(scope="module")
-def piped_own(own: Path) -> list[dict[str, Any]]:
-    """What the teacher says in an engine inside the pipeline."""
-    engine = f"teacher.engine={json.dumps(SMALL)}"
-    run_alone(command(own.parent, *OWN, *ENGINE, engine, stage="annotate"), cpus=2, timeout=900)
-    return said(set_aside(own, "vllm"), "vllm")
+def killed(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    """The teacher in two engines inside the pipeline; one is killed while both reply."""
+    study = tmp_path_factory.mktemp("two") / "tiny"
+    shutil.copytree(own / "teacher", study / "teacher")
+    # Four parts: the first engine that is up takes two, before the other is.
+    more = (f"series.count={COUNT}", "series.blocks_per_part=1", "teacher.replicas=2")
+    more += (f"teacher.in_flight={IN_FLIGHT}", f"teacher.engine={json.dumps(SMALL)}")
+    run_alone(command(study.parent, *OWN, *more[:2], stage="generate"), cpus=2)
+    process = subprocess.Popen(
+        command(study.parent, *OWN, *ENGINE, *more, stage="annotate"),
+        cwd=ROOT,
+        env=environment(2),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        until = time.monotonic() + 900
+        while len(both := [one for one in engines_of(study / "teacher") if requests_at(one[1]) > 4]) < 2:
+            assert process.poll() is None, process.communicate()[0][-3000:]
+            assert time.monotonic() < until, "no requests went to both engines"
+            time.sleep(0.2)
+        started = [one for each in both for one in each]
+        tokens = {one.environ()["VLLM_API_KEY"] for one in started}
+        commands = [word for one in started for word in one.cmdline()]
+        status = status_of(both[0][1], "/v1/models")
+        both[0][1].kill()
+        printed = process.communicate(timeout=900)[0]
+        assert process.returncode == 0, printed[-3000:]
+    finally:
+        if process.poll() is None:
+            kill_session(process)
+    rows = datasets.open_dataset(str(study / "annotations"), SINGLE.tables.annotations).read().to_pylist()
+    return Killed(list(rows), started, tokens, commands, status)
+
+
+@pytest.fixture(scope="module")
+def piped_own(killed: Killed) -> list[dict[str, Any]]:
+    """What the engines say of the series that the other ways are asked about, too."""
+    return killed.rows[:SHOWN]
 
 
 @pytest.fixture(scope="module")
@@ -105,52 +154,21 @@ def recipe_of_own(study: Path, kind: str = "local") -> Recipe:
     return load("laptop", [*OWN, f"out={study.parent}", "name=tiny", f"teacher.kind={kind}"])
 
 
-def test_of_two_engines_one_is_killed_and_only_its_rows_in_flight_are_asked_again(
-    own: Path, piped_own: object, tmp_path: Path
-) -> None:
-    count, in_flight = 4096, 16  # four parts: the first engine that is up takes two, before the other is
-    study = tmp_path / "tiny"
-    shutil.copytree(own / "teacher", study / "teacher")
-    more = (f"series.count={count}", "series.blocks_per_part=1", "teacher.replicas=2")
-    more += (f"teacher.in_flight={in_flight}", f"teacher.engine={json.dumps(SMALL)}")
-    run_alone(command(tmp_path, *OWN, *more[:2], stage="generate"), cpus=2)
-    process = subprocess.Popen(
-        command(tmp_path, *OWN, *ENGINE, *more, stage="annotate"),
-        cwd=ROOT,
-        env=environment(2),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    started: list[psutil.Process] = []
-    try:
-        until = time.monotonic() + 900
-        while len(both := [one for one in engines_of(study / "teacher") if requests_at(one[1]) > 4]) < 2:
-            assert process.poll() is None, process.communicate()[0][-3000:]
-            assert time.monotonic() < until, "no requests went to both engines"
-            time.sleep(0.2)
-        started = [one for each in both for one in each]
-        tokens = {one.environ()["VLLM_API_KEY"] for one in started}
-        assert len(tokens) == 2
-        assert status_of(both[0][1], "/v1/models") == 401
-        assert not [token for token in tokens if any(token in word for one in started for word in one.cmdline())]
-        both[0][1].kill()
-        printed = process.communicate(timeout=900)[0]
-        assert process.returncode == 0, printed[-3000:]
-    finally:
-        if process.poll() is None:
-            kill_session(process)
-    rows = datasets.open_dataset(str(study / "annotations"), SINGLE.tables.annotations).read().to_pylist()
-    assert [row["series_id"] for row in rows] == list(range(count))
-    assert {row["status"] for row in rows} <= {"ok", "invalid", "truncated"}
-    repaired = sum(row["status"] != "ok" for row in rows)  # asked once more for another reason
-    assert 0 < sum(row["attempts"] - 1 for row in rows) <= in_flight + repaired
-    assert not alive(started, 30)
+def test_of_two_engines_one_is_killed_and_only_its_rows_in_flight_are_asked_again(killed: Killed) -> None:
+    assert [row["series_id"] for row in killed.rows] == list(range(COUNT))
+    assert {row["status"] for row in killed.rows} <= {"ok", "invalid", "truncated"}
+    repaired = sum(row["status"] != "ok" for row in killed.rows)  # asked once more for another reason
+    assert 0 < sum(row["attempts"] - 1 for row in killed.rows) <= IN_FLIGHT + repaired
+    assert not alive(killed.processes, 30)
+
+
+def test_each_engine_has_a_token_of_its_own_that_nobody_else_sees(killed: Killed) -> None:
+    assert len(killed.tokens) == 2
+    assert killed.status == 401
     logs = list(Path(tempfile.gettempdir(), f"tsd-engines-{os.getuid()}").glob("*.log"))
     assert logs
-    for log in logs:
-        assert not [token for token in tokens if token in log.read_text(errors="replace")]
+    for text in [*killed.commands, *(log.read_text(errors="replace") for log in logs)]:
+        assert not [token for token in killed.tokens if token in text]
 
 
 def test_a_teacher_of_one_s_own_sees_what_is_true(own: Path, piped_own: list[dict[str, Any]]) -> None:

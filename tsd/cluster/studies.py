@@ -14,9 +14,8 @@ from tsd.cluster.session import own_ray, session
 from tsd.cluster.study import Study
 from tsd.progress import Reporter, clock
 from tsd.recipe import Recipe, to_yaml
-from tsd.reporting import comparison
 from tsd.storage import folders
-from tsd.study import provenance, results
+from tsd.study import provenance
 
 T = TypeVar("T")
 
@@ -92,6 +91,8 @@ class Studies:
 
     def evaluate(self) -> None:
         """Score all runs, and write the runs table of all teachers."""
+        from tsd.study import results  # it imports matplotlib
+
         runs = pa.concat_tables(self._all(Study.evaluate))
         results.write_runs(
             self.recipe,
@@ -102,6 +103,8 @@ class Studies:
 
     def report(self) -> None:
         """Write each teacher's report and the one that compares them."""
+        from tsd.reporting import comparison
+
         shown = self._all(lambda study: study.report())
         page = comparison.write(self.recipe.name, shown, to_yaml(self.recipe))
         folders.write_bytes(self.recipe.folder, "report.html", page.encode())

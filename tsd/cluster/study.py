@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import ray
@@ -12,15 +13,17 @@ from tsd.cluster.laws import fit_laws
 from tsd.curation import review
 from tsd.errors import InputError
 from tsd.recipe import ApiTeacher, ModelTeacher, RulesTeacher
-from tsd.reporting import report as reporting
 from tsd.storage import datasets, folders
 from tsd.storage.schemas import STATED, VALID
-from tsd.study import identity, local_teacher, outcomes, provenance, results
+from tsd.study import identity, local_teacher, outcomes, provenance
 from tsd.study.context import StudyContext
 from tsd.study.lost_parts import find_lost
 from tsd.tasks import Task
 from tsd.teachers.api.account import Earlier
 from tsd.teachers.api.counts import describe
+
+if TYPE_CHECKING:
+    from tsd.reporting.report import Study as Shown
 
 RARE = 0.1  # class share below which a warning is shown
 DECODING = "Decode"
@@ -150,6 +153,8 @@ class Study(StudyContext):
 
     def evaluate(self) -> pa.Table:
         """Decode and score every finished run, and write the runs table. Returns it."""
+        from tsd.study import results  # it imports matplotlib
+
         series, examples = self.open("series"), self.open("examples")
         records = outcomes.finished(self.recipe, planned := self.planned_runs())
         if not records:
@@ -171,8 +176,11 @@ class Study(StudyContext):
         parents = {"series": series.digest, "examples": examples.digest}
         return results.score_runs(self, decoded, made.seconds, parents)
 
-    def report(self) -> reporting.Study:
+    def report(self) -> "Shown":
         """Fit the scaling laws and write the report. Returns its content."""
+        from tsd.reporting.report import headlines
+        from tsd.study import results
+
         runs = results.read_own_runs(self)
         scores = [name for name in self.scores if name not in (VALID, STATED)]
         with self.reporter.stage("Fit and report", 2, "parts") as step:
@@ -182,7 +190,7 @@ class Study(StudyContext):
             shown = self.timed("Write the report", lambda: results.assemble(self, runs, fits, machines))
             results.write_report(self, shown)
             step.advance(1)
-        for line in reporting.headlines(shown):
+        for line in headlines(shown):
             self.reporter.say(f"  {line}")
         self.say_place()
         return shown

@@ -12,7 +12,6 @@ from rich.markup import escape
 
 from tsd.cluster import parts
 from tsd.errors import InputError, TsdError
-from tsd.models.tokenizer import load_tokenizer, tokenizer_digest
 from tsd.storage import datasets, folders, keys, manifests
 from tsd.storage.schemas import TOKENS
 from tsd.study import identity
@@ -61,6 +60,8 @@ def _settle_sources(
     why keys cannot be used (their source has no usable tokenizer, or it has changed since other students were
     trained with it), and the digests of the sources' tokenizers; both by key.
     """
+    from tsd.models.tokenizer import load_tokenizer, tokenizer_digest  # they import transformers
+
     failed, digests = dict[str, str](), dict[str, str]()
     for key, run in used.items():
         if run.student.source is None:
@@ -148,6 +149,8 @@ def _one_line(error: Exception) -> str:
 @lru_cache(maxsize=2)  # a worker process loads a tokenizer once
 def _tokenizer(source: str, expected: str | None) -> "tuple[PreTrainedTokenizerBase, str]":
     """The tokenizer of a folder or source, and its digest. Raises InputError if that is not the expected one."""
+    from tsd.models.tokenizer import load_tokenizer, tokenizer_digest
+
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each CPU has a worker of its own
     tokenizer = load_tokenizer(source)
     digest = tokenizer_digest(tokenizer)
