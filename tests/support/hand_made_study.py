@@ -54,6 +54,8 @@ def run(student: str, examples: int, seed: int, loss: float, **other: Any) -> di
         "steps": examples // 16,
         "seed": seed,
         "validation_loss": loss,
+        "label_loss": 2 * loss,
+        "wording_loss": 0.5 * loss,
         **dict.fromkeys(score_names(SINGLE.names), score),
         "train_seconds": 65.0,
         "decode_seconds": 4.2,

@@ -124,7 +124,7 @@ def test_a_run_that_learns_its_few_examples_by_heart_stops_before_its_end(
 ) -> None:
     others = tokenise(examples.slice(100, 60), tokenizer, 2048)
     settings = TrainingConfig(batch_size=8, epochs=200, early_stopping_patience=3)
-    _, progress = trained(corpus, tokenizer, settings, lambda model: evaluate(model, others, 30, PLAIN))
+    _, progress = trained(corpus, tokenizer, settings, lambda model: evaluate(model, others, 30, PLAIN).loss)
     assert progress.stopped
     assert 10 * STEPS < progress.step < 150 * STEPS
     assert progress.loss < progress.lowest

@@ -113,7 +113,10 @@ def _front(source: str | None, alone: bool, image: bool) -> str:
 
 def _measured(run: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None) -> list[str]:
     """The held-out loss and, after evaluation, a table of the scores with their intervals."""
-    loss = f"Loss on held-out examples: {run['validation_loss']:.4f} nats a token."
+    loss = f"Loss on held-out examples: {run['validation_loss']:.4f} nats a token"
+    if run.get("label_loss") is not None:
+        loss += f", {run['label_loss']:.4f} on those that carry a label or a number"
+    loss += "."
     if scores is None:
         return [loss]
     rows = [f"| {name} | {at['value']:.3f} | {at['low']:.3f}–{at['high']:.3f} |" for name, at in scores.items()]

@@ -58,8 +58,8 @@ class Study:
     baselines: dict[str, dict[str, float]]
     """By facet and for the exact match, as returned by `tsd.evaluation.scoring.baselines`."""
     fits: dict[str, FittedLaw | str]
-    """By "loss" or the score whose error rate was fitted: the law, or a sentence why there is none. N is
-    parameters without embeddings, D is training examples."""
+    """The law, or a sentence why there is none, by "loss", "label_loss" or the score whose error rate was fitted.
+    N is parameters without embeddings, D is training examples."""
     samples: list[Sample]
     seconds: dict[str, float]
     """Wall-clock seconds by stage, in order."""
@@ -114,6 +114,7 @@ def write(study: Study) -> str:
         not_stated=NOT_STATED,
         comparison=comparison,
         apart=_apart,
+        split_loss=any(run["label_loss"] is not None for run in runs),
         both_modalities=len({run["modality"] for run in runs}) > 1,
     )
 

@@ -182,6 +182,8 @@ RUN = (
     pa.field("stopped_early", pa.bool_(), nullable=False),
     pa.field("seed", pa.int64(), nullable=False),
     pa.field("validation_loss", pa.float64(), nullable=False),
+    pa.field("label_loss", pa.float64()),  # of tokens that carry a label or number
+    pa.field("wording_loss", pa.float64()),  # of the others
     pa.field("train_seconds", pa.float64(), nullable=False),
     pa.field("decode_seconds", pa.float64()),
     pa.field("tokens_per_second", pa.float64(), nullable=False),

@@ -222,6 +222,7 @@ def _learn(
     """Return the trained model, its tokenizer and its record."""
     import torch
 
+    from tsd.training.label_tokens import label_tokens
     from tsd.training.loop import WorkerContext
     from tsd.training.trainer import learn
 
@@ -244,6 +245,7 @@ def _learn(
                 keep=course.keep,
                 tell=course.tell,
                 report=course.report,
+                labels=label_tokens(tokenizer, *recipe.asks.words),
             )
     finally:
         torch.set_num_threads(threads)

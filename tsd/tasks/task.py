@@ -23,7 +23,7 @@ from tsd.storage.schemas import Tables, labels_type, make_tables, score_names
 from tsd.tasks.definitions import Definitions
 from tsd.tasks.facet import STYLES, Facet, Labels, Measures, Number, known_label
 from tsd.tasks.language import NO_JSON, Reading, entangled, named_beside, normal, sentences, topics_of
-from tsd.tasks.language.wording import Wordings
+from tsd.tasks.language.wording import Wordings, telling_words
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -236,6 +236,13 @@ class Task:
             facet.name: {name: Wordings.of(templates(facet, name)) for name in facet.classes}
             for facet in self.facets
         }
+
+    @cached_property
+    def words(self) -> tuple[frozenset[str], frozenset[str]]:
+        """The words of its descriptions that tell classes of some facet apart, and all others."""
+        telling = telling_words(self.wordings.values())
+        every = (wordings.words for by_class in self.wordings.values() for wordings in by_class.values())
+        return telling, frozenset().union(*every) - telling
 
     def style(self, key: str) -> tuple[int, ...]:
         """The style of each facet in a response, chosen by a key; empty if its sentences do not vary."""

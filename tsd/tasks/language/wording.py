@@ -5,13 +5,15 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from math import prod
 
 _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"\{(\w*)\}")
+_WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,24 @@ class Wordings:
         number, which = divmod(number, len(self.templates))
         template = self.templates[which]
         return template.text(number % template.count)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Every word that they may use, in small letters; slots left out."""
+        pieces = (piece for template in self.templates for piece in chain.from_iterable(template.parts))
+        return frozenset(word for piece in pieces for word in _WORD.findall(_SLOT.sub(" ", piece).lower()))
+
+
+def telling_words(facets: Iterable[Mapping[str, Wordings]]) -> frozenset[str]:
+    """The words that tell the classes of a facet apart, of facets whose wordings are given by class.
+
+    These are the names of the classes, and the words that some class uses and another one does not, unless all
+    classes of another facet use them.
+    """
+    names, apart, common = set[str](), set[str](), set[str]()
+    for by_class in facets:
+        said = [wordings.words for wordings in by_class.values()]
+        names |= {word for name in by_class for word in _WORD.findall(name.lower())}
+        apart |= frozenset().union(*said) - frozenset.intersection(*said)
+        common |= frozenset.intersection(*said)
+    return frozenset(names | (apart - common))
