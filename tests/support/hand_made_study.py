@@ -12,7 +12,6 @@ from tsd.evaluation.laws import FittedLaw, Law
 from tsd.evaluation.scoring import Beside, Clear
 from tsd.reporting import report
 from tsd.reporting.report import Sample, Study
-from tsd.storage.schemas import score_names
 from tsd.tasks import SINGLE
 
 SIZES = {"small": 30_000, "large": 300_000}
@@ -56,7 +55,7 @@ def run(student: str, examples: int, seed: int, loss: float, **other: Any) -> di
         "validation_loss": loss,
         "label_loss": 2 * loss,
         "wording_loss": 0.5 * loss,
-        **dict.fromkeys(score_names(SINGLE.names), score),
+        **dict.fromkeys(SINGLE.scores, score),
         "train_seconds": 65.0,
         "decode_seconds": 4.2,
         "tokens_per_second": 20_000.0,
