@@ -44,6 +44,8 @@ class MeasuredFacets:
     """Columns of the series table for parameters of processes. A recipe adds those of processes from plugins."""
     metrics: tuple[str, ...] = ()
     """Columns of the runs table for metrics from plugins, named by a recipe."""
+    added: tuple[str, ...] = ()
+    """Facets for which structure is added to series of any process: names in `tsd.generation.added.SHARES`."""
     defined: Definitions | None = None
     """By which definitions a built-in task labels series."""
 
