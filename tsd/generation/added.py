@@ -19,7 +19,7 @@ SHARES = {  # of candidates, by class; a process may have some structure of its 
     "season": (0.28, 0.36, 0.36),  # none, weak, strong
     "shift": (0.16, 0.42, 0.42),  # none, up, down
     "outlier": (0.14, 0.43, 0.43),  # none, spike, dip
-    "volatility": (0.16, 0.3, 0.3, 0.24),  # steady, growing, shrinking, bursts
+    "volatility": (0.12, 0.33, 0.33, 0.22),  # steady, growing, shrinking, bursts
 }
 NONE, WEAK, UP, SPIKE = 0, 1, 1, 1
 STEADY, GROWING, SHRINKING, BURSTS = 0, 1, 2, 3
@@ -38,9 +38,10 @@ LEAST_STEP = 3.5  # standard deviations of the path
 LEAST_PART = 0.27  # of the series' range, that a shift or an outlier has
 LEAST_OUTLIER = 6.5  # standard deviations of the noise; more where the noise is louder in places
 LOUDER, LEAST_LOUDER = (2.4, 4.5), 2.0  # ratio of standard deviations
+USUAL = 128  # points for which these are
 LOUDEST = 30.0  # value units of noise in the louder stretch, unless the ratio would be less than the least
 LEAST_LOUD, LEAST_QUIET = 2.7, 0.8  # value units of noise in the louder stretch, and anywhere if there is one
-FILL = (0.35, 1.0)  # part of the free range that structure takes on the common scale
+FILL = (0.2, 0.8)  # part of the free range that structure takes on the common scale
 BODY, BESIDE_SHIFT = 0.55, 0.25  # of the range for drift and swing, if anything is added beside, or a shift is
 LONE, STILL, WEAKER = (
     0.75,
@@ -116,8 +117,9 @@ def modulate(added: Added, rng: np.random.Generator, shocks: Array, time: Array,
     changes = kind != STEADY
     factor = np.where(changes, np.maximum(LEAST_QUIET / noise, 1.0), 1.0)
     noise = noise * factor
-    ratio = np.maximum(rng.uniform(*LOUDER, batch), LEAST_LOUD / noise)
-    ratio = np.minimum(ratio, np.maximum(LEAST_LOUDER, LOUDEST / noise))
+    more = max(1.0, np.sqrt(USUAL / len(shocks)))  # a change of fewer points is seen if it is larger
+    ratio = np.maximum(more * rng.uniform(*LOUDER, batch), LEAST_LOUD / noise)
+    ratio = np.minimum(ratio, np.maximum(more * LEAST_LOUDER, LOUDEST / noise))
     width = np.where(kind == BURSTS, 0.02, rng.uniform(0.01, 0.4, batch))
     first, last = rng.uniform(0.36, 0.68, (2, batch))
     start = np.where(kind == GROWING, first, np.where(kind == SHRINKING, -1.0, rng.uniform(0.16, 0.6, batch)))
@@ -153,13 +155,13 @@ def add(
     time: (length, 1) from 0 to 1. path: what the points have around their mean. own: (batch,) min-max scaled
     afterwards. places: between the parts of a series, in which outliers are equally frequent.
     """
-    length, batch = points.shape
+    length, batch = len(points), len(own)
     extent = np.ptp(points, axis=0).astype(np.float64)
     free: Floats = np.maximum(TOP - extent, 0.0) * np.where(own, 1.0, rng.uniform(*FILL, batch))
     there = np.array([added.shift > NONE, added.season > WEAK, added.outlier > NONE])
     weights = there * rng.uniform(0.5, 1.0, there.shape)
     budget: Floats = free * weights / np.maximum(weights.sum(axis=0), 1e-6)
-    at = rng.uniform(*SHIFT_AT, batch)
+    at = SHIFT_AT[0] + (SHIFT_AT[1] - SHIFT_AT[0]) * rng.random(batch)
     # coth(1 / 2 tau) is (1 + ρ) / (1 − ρ), by which the memory of AR(1) noise inflates the variance of a mean
     error = path.deviation * np.sqrt(1 / np.tanh(0.5 / path.tau) / (length * at * (1 - at)))
     least = np.maximum(LEAST_SHIFT * error, LEAST_STEP * path.deviation)
@@ -184,7 +186,7 @@ def _add_season(
 
     season: (batch,) wanted classes. height: (batch,) from trough to crest, the least of a strong one.
     """
-    length, batch = points.shape
+    length, batch = len(points), len(season)
     centred = time - np.float32(0.5)
     mean = points.sum(axis=0) / np.float32(length)
     slope = np.einsum("lo,lb->b", centred, points) / np.float32((centred**2).sum())
@@ -196,7 +198,7 @@ def _add_season(
     size = np.where(season > WEAK, np.maximum(wanted, height), wanted)
     size = np.where(season > NONE, np.maximum(size, LEAST_HEIGHT), 0.0)
     fastest = min(CYCLES[1], length / POINTS_A_CYCLE)
-    cycles = np.exp(rng.uniform(np.log(CYCLES[0]), np.log(fastest), batch)) * 2 * np.pi
+    cycles = CYCLES[0] * (fastest / CYCLES[0]) ** rng.random(batch) * 2 * np.pi
     wave = time * cycles.astype(np.float32)  # (length, batch)
     wave += (rng.random(batch) * 2 * np.pi).astype(np.float32)
     np.cos(wave, out=wave)

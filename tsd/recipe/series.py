@@ -36,6 +36,7 @@ OF_RICH: Mapping[str, Any] = {
     "noise_shares": (0.31, 0.17, 0.52),
     "own_noise_shares": (0.31, 0.17, 0.52),
     "noise_rms": ((0.4, 1.6), (2.5, 8.5), (11.8, 16.0)),
+    "tau": ((0.2, 0.8), (0.016, 0.31), (0.0008, 0.008)),  # high noise that does not wander leaves room
 }
 
 
