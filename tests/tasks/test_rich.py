@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -286,3 +287,8 @@ def test_cycles_are_close_within_a_twentieth_of_their_number_and_never_where_the
     )
     texts = [json.dumps({"season": f"A strong season of {count} cycles."}) for count in (10.3, 10.7, 10.0)]
     assert score(pa.table(answers(RICH, series, texts)), RICH)[CLOSE].value == pytest.approx(1 / 3)
+
+
+def test_a_task_can_only_ask_for_structure_that_there_is() -> None:
+    with pytest.raises(ValueError, match=r"added names \['holidays'\]: name some of season, shift"):
+        replace(RICH, added=("season", "holidays"))

@@ -28,6 +28,7 @@ OF_PAPERS_TRUTH: Mapping[str, Any] = {
 
 # Those of the task `rich`: more room for seasons, shifts, outliers and changes of volatility, which are added.
 OF_RICH: Mapping[str, Any] = {
+    "oversampling": 2.0,  # series are measured 1,024 at once: fewer candidates than twice as many cost the same
     "mix": {
         **{"linear": 1.5, "fixed": 1.0, "saturating": 0.75, "piecewise": 0.75, "switching": 0.4, "shift": 0.5},
         **{"season": 1.0, "student_t": 0.6, "volatile": 0.6},
