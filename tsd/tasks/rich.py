@@ -108,7 +108,7 @@ def rich(defined: Definitions = DEFAULT) -> Task:
         facets=(*base.facets, *FACETS),
         measure=partial(defined.measure, beside=tuple(STRUCTURE)),
         measures={**defined.measures, **STRUCTURE},
-        reply_tokens=256,
+        reply_tokens=192,
         added=tuple(facet.name for facet in FACETS),
     )
 

@@ -47,11 +47,11 @@ def _shift(direction: str, adjective: str, level: str) -> tuple[str, ...]:
 SHIFT: Mapping[str, tuple[str, ...]] = {
     "none": (
         "There is no [level shift|shift of the level|abrupt change of level].",
-        "The level [does not shift|does not jump|stays the same].",
+        "The level [does not shift|does not jump|does not step].",
         "No [shift|jump|step] of the level [is visible|can be seen].",
         "[The series|It] has no [level shift|step in level].",
         "[The series|It] shows no [sudden change|abrupt jump] of level.",
-        "[The series|It] [keeps its level|keeps one level|does not shift].",
+        "[The series|It] [does not shift|never shifts|does not jump] to another level.",
     ),
     "up": _shift("up", "an upward", "higher"),
     "down": _shift("down", "a downward", "lower"),
