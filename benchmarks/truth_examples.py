@@ -9,11 +9,24 @@ import json
 
 import matplotlib
 import numpy as np
-from known_series import Signal, autoregressive, noisy, ramp, saturating, scaled, sine, spiked, step, white
+from known_series import (
+    Signal,
+    autoregressive,
+    louder,
+    noisy,
+    ramp,
+    saturating,
+    scaled,
+    sine,
+    spiked,
+    step,
+    step_and_season,
+    white,
+)
 from matplotlib import pyplot
 from measured import ROOT, parser
 
-from tsd.tasks import PAPER, SINGLE, Task, single
+from tsd.tasks import PAPER, RICH, Task, single
 
 POINTS, COLUMNS = 128, 3
 EXAMPLES: dict[str, Signal] = {
@@ -29,6 +42,11 @@ EXAMPLES: dict[str, Signal] = {
     "step": step,
     "step, 20 % noise": noisy(step, 0.2),
     "spike in noise": lambda rng, count, points: spiked(rng, count, points, 10).values.astype(float),
+    "six cycles, 30 % noise": noisy(sine(6, 6), 0.3),
+    "step and season, 10 % noise": noisy(step_and_season, 0.1),
+    "noise, three times as large from the middle on": lambda rng, count, points: louder(
+        rng, count, points, 3, 0.5
+    ).values.astype(float),
 }
 
 
@@ -41,24 +59,25 @@ def main() -> None:
     for place, (name, signal) in zip(axes.flat, EXAMPLES.items(), strict=True):
         values = scaled(signal(np.random.default_rng(7), 1, POINTS)).values
         place.plot(values[0], color="black", linewidth=0.8)
-        place.set_title(f"{name}\n{labels(SINGLE, values)}\npaper: {labels(single(PAPER), values)}", fontsize=8)
+        place.set_title(f"{name}\n{labels(RICH, values)}\npaper: {labels(single(PAPER), values)}", fontsize=8)
         print(f"{name}: {said(values)}")
     figure.tight_layout()
     figure.savefig(ROOT / "docs" / "truth.png", dpi=100)
 
 
 def labels(task: Task, values: np.ndarray) -> str:
-    """Trend and noise of one series in words. values: (1, points) uint8."""
+    """Trend, noise and structure of one series in words. values: (1, points) uint8."""
     (truth,) = task.truth(task.measure(values), values.shape[1]).to_pylist()
-    return f"{truth['trend']}, {truth['noise']} noise"
+    found = [f"{truth[name]} {name}" for name in task.added if truth[name] not in ("none", "steady")]
+    return ", ".join([truth["trend"], f"{truth['noise']} noise", *found])
 
 
 def said(values: np.ndarray) -> str:
     """Sentences on one series. values: (1, points) uint8."""
-    measures = SINGLE.measure(values)
-    (truth,) = SINGLE.truth(measures, values.shape[1]).to_pylist()
-    numbers = {one.name: f"{one.true(measures, values.shape[1])[0]:.{one.digits}f}" for one in SINGLE.numbers}
-    return " ".join(json.loads(SINGLE.describe(truth, numbers, [0, 1, 2, 3])).values())
+    measures = RICH.measure(values)
+    (truth,) = RICH.truth(measures, values.shape[1]).to_pylist()
+    numbers = {one.name: f"{one.true(measures, values.shape[1])[0]:.{one.digits}f}" for one in RICH.numbers}
+    return " ".join(json.loads(RICH.describe(truth, numbers, range(len(RICH.facets)))).values())
 
 
 if __name__ == "__main__":

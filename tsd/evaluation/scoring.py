@@ -17,10 +17,10 @@ import pyarrow as pa
 
 from tsd.evaluation.intervals import Interval, proportion
 from tsd.storage.schemas import ALL_RIGHT, CLOSE, STATED, VALID, score_names
-from tsd.tasks import Task
+from tsd.tasks import Number, Task
 
 CELL = "/"  # separates the classes of a combination
-NEAR = 0.05  # of a series' range, or of its length, within which a number is close
+NEAR = 0.05  # of a series' range, of its length, or of its cycles, within which a number is close
 LEAST_RANGE = 12.0  # value units: a smaller range counts as this one, as in `tsd.series.robust`
 
 Truth: TypeAlias = pa.Table | Sequence[Mapping[str, str | None]]
@@ -53,8 +53,8 @@ def score(predictions: pa.Table, task: Task | None = None) -> dict[str, Interval
     predictions: with struct columns `labels` and `truth`, and `numbers` and `true_numbers` if the task, which is
     needed then, states numbers. A label that is not stated (null) is wrong, so an unparsable response never raises
     a score. `valid` is the fraction of responses with all labels, right or wrong. `numbers_close` is the fraction
-    of the stated numbers within `NEAR` of the series' range or, for points, length; `numbers_stated` the fraction
-    of responses with at least one. Raises ValueError for no rows.
+    of the stated numbers within `NEAR` of the series' range, of its length for points, or of their number for
+    cycles; `numbers_stated` the fraction of responses with at least one. Raises ValueError for no rows.
     """
     facets = [field.name for field in predictions.schema.field("truth").type]
     frame = pl.DataFrame(predictions.select(["labels", "truth"]))
@@ -72,12 +72,16 @@ def _numbers(predictions: pa.Table, task: Task) -> dict[str, Interval]:
     said, true = (pl.DataFrame(predictions.select([name])).unnest(name) for name in ("numbers", "true_numbers"))
     scored = [number for number in task.numbers if number.read]
     extent = np.maximum((true["maximum"] - true["minimum"]).to_numpy(), LEAST_RANGE)
-    whole = {"value": extent, "point": true["length"].to_numpy()}
+    points = true["length"].to_numpy()
+
+    def whole(number: Number) -> npt.NDArray[np.floating]:
+        """What an error is measured by, (rows,). Of no cycles, any number is far off."""
+        cycles = np.maximum(true[number.name].to_numpy(), 1.0)
+        found: npt.NDArray[np.floating] = {"value": extent, "point": points, "cycles": cycles}[number.unit]
+        return found
+
     off = np.stack(
-        [
-            np.abs(said[number.name].to_numpy() - true[number.name].to_numpy()) / whole[number.unit]
-            for number in scored
-        ],
+        [np.abs(said[number.name].to_numpy() - true[number.name].to_numpy()) / whole(number) for number in scored],
         axis=1,
     )  # (rows, numbers), NaN if not stated
     stated = ~np.isnan(off)

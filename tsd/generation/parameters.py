@@ -31,6 +31,7 @@ class Targets:
     noise: npt.NDArray[np.intp]  # index into low, medium, high
     own_range: npt.NDArray[np.bool_]  # min-max scaled to 0–99, rather than on the common scale
     swings: npt.NDArray[np.bool_]  # the curve is added to a linear drift
+    room: Floats  # value units for drift and swing; less than all where structure is added beside them
 
 
 def design(config: SeriesConfig, rng: np.random.Generator, targets: Targets, curve: Array) -> dict[str, Floats]:

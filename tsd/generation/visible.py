@@ -40,7 +40,7 @@ def design(config: SeriesConfig, rng: np.random.Generator, targets: Targets, cur
     """
     length, batch = len(curve), len(targets.trend)
     shape, own, sign = size_up(curve), targets.own_range, SIGNS[targets.trend]
-    still = own & ~targets.swings & ((sign == 0) | shape.constant)
+    still = own & ~targets.swings & ((sign == 0) | shape.constant) & (targets.room == TOP)
     level = np.where(still, HIGH, targets.noise)
     wanted = np.exp(between(np.log(config.noise_rms), level, rng.random(batch)))
     part = np.abs(sign) * rng.uniform(*config.own_drift, batch)  # of the range, that the drift covers
@@ -89,7 +89,7 @@ def _structure(
     span: (batch,) range of the path around the mean. part: (batch,) of the series' range, that the drift covers.
     """
     batch, own, sign = len(span), targets.own_range, SIGNS[targets.trend]
-    room = np.maximum(TOP - span, 0.0)
+    room = np.maximum(targets.room - span, 0.0)
     height = np.where(own, room, np.minimum(room, rng.uniform(*config.swing, batch)))
     height = np.where(targets.swings, height, 0.0)
     beside = span + HALF * height
@@ -105,6 +105,12 @@ def _structure(
         np.where(shape.constant, 0.0, sign * filled),
     )
     return drift, np.where(targets.swings, swing, 0.0)
+
+
+def noise_of(sigma: Floats, tau: Floats, length: int) -> Floats:
+    """Expected noise of OU paths in value units, (batch,), see `roughness`. tau: (batch,) in points."""
+    found: Floats = sigma * at_log_tau(np.log(tau / length), roughness(length))
+    return found
 
 
 @cache  # fewer than a thousand lengths

@@ -26,6 +26,20 @@ OF_PAPERS_TRUTH: Mapping[str, Any] = {
     "own_drift": (0.05, 0.4),
 }
 
+# Those of the task `rich`: more room for seasons, shifts, outliers and changes of volatility, which are added.
+OF_RICH: Mapping[str, Any] = {
+    "oversampling": 2.0,  # series are measured 1,024 at once: fewer candidates than twice as many cost the same
+    "mix": {
+        **{"linear": 1.5, "fixed": 1.0, "saturating": 0.75, "piecewise": 0.75, "switching": 0.4, "shift": 0.5},
+        **{"season": 1.0, "student_t": 0.6, "volatile": 0.6},
+    },
+    "trend_shares": (0.43, 0.43, 0.14),
+    "noise_shares": (0.31, 0.17, 0.52),
+    "own_noise_shares": (0.31, 0.17, 0.52),
+    "noise_rms": ((0.4, 1.6), (2.5, 8.5), (11.8, 16.0)),
+    "tau": ((0.2, 0.8), (0.016, 0.31), (0.0008, 0.008)),  # high noise that does not wander leaves room
+}
+
 
 class SeriesConfig(Section):
     """Which series are generated. The defaults give balanced classes; see docs/decisions.md."""

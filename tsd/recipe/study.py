@@ -14,13 +14,24 @@ from tsd.errors import InputError, RecipeError
 from tsd.recipe.additions import TEACHERS
 from tsd.recipe.curation import CurationConfig
 from tsd.recipe.section import EVERY, MACHINE, Section, Shapes, Uri, nearest
-from tsd.recipe.series import OF_PAPERS_TRUTH, PlotConfig, SeriesConfig
+from tsd.recipe.series import OF_PAPERS_TRUTH, OF_RICH, PlotConfig, SeriesConfig
 from tsd.recipe.teacher_kinds import Teacher
 from tsd.recipe.teachers import ModelTeacher, RulesTeacher
 from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
 from tsd.series.processes import added, own_ranges
 from tsd.storage.schemas import SPLITS
-from tsd.tasks import TASKS, Definitions, PlaceNames, Task, Truth, is_module, modules, named, require_measurable
+from tsd.tasks import (
+    TASKS,
+    Definitions,
+    PlaceNames,
+    Task,
+    Truth,
+    is_module,
+    modules,
+    named,
+    require_measurable,
+    truths_of,
+)
 
 # Generous bounds on the bytes over all tables.
 BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
@@ -117,11 +128,10 @@ def _with_teachers(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_definitions(fields: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the defaults of the series that depend on how their truth is measured."""
+    """Fill in the defaults of the series that depend on the task, or on how their truth is measured."""
     series = fields.get("series", {})
-    if fields.get("truth") != "paper" or not isinstance(series, dict):
-        return fields
-    return {**fields, "series": {**OF_PAPERS_TRUTH, **series}}
+    usual = OF_RICH if fields.get("task") == "rich" else OF_PAPERS_TRUTH if fields.get("truth") == "paper" else {}
+    return {**fields, "series": {**usual, **series}} if usual and isinstance(series, dict) else fields
 
 
 def _with_plugins(fields: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +152,8 @@ def _fault_of_definitions(recipe: "Recipe") -> str | None:
     named = [field for field in ("truth", "places") if field in recipe.model_fields_set]
     if recipe.task not in TASKS:
         return f"{named[0]}: the task {recipe.asks.name} has its own definitions: leave it out" if named else None
+    if recipe.truth not in truths_of(recipe.task):
+        return f"truth: the task {recipe.task} has no {recipe.truth} truth: leave truth out, or name another task"
     least = (3 if recipe.task == "pair" else 1) * Definitions(recipe.truth, recipe.places).shortest
     if recipe.series.lengths[0] >= least:
         return None
@@ -167,12 +179,13 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63), Shapes("generate")] = 0
     """The study's seed. A series depends only on it and on the series' id."""
     task: Annotated[TaskName, Shapes("generate")] = "single"
-    """The task of arXiv 2507.07439: `single` is about one series, `pair` about two. `package.module:TASK` or
-    `./file.py:TASK` is a task outside tsd."""
+    """The tasks of arXiv 2507.07439: `single` is about one series, `pair` about two. `rich` is `single` with
+    season, level shift, outliers and volatility. `package.module:TASK` or `./file.py:TASK` is a task outside
+    tsd."""
     truth: Annotated[Truth, Shapes("generate")] = "robust"
     """How the true trend and noise of a series are measured, for a built-in task. `robust`: a trend has a
     direction only where its change is large and beyond what noise and cycles would do, and noise is what is left
-    around trend, season, shifts and bends. `paper`: the formulas of arXiv 2507.07439."""
+    around trend, season, shifts and bends. `paper`: the formulas of arXiv 2507.07439; not for `rich`."""
     places: Annotated[PlaceNames, Shapes("generate")] = "quarters"
     """Where the beginning of a series ends and its end begins, for a built-in task: at a `quarters` of its points
     from either side, as in arXiv 2507.07439, or at `thirds`."""

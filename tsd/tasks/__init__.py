@@ -2,8 +2,9 @@
 
 from tsd.tasks.definitions import DEFAULT, PAPER, Definitions, PlaceNames, Truth
 from tsd.tasks.facet import STYLES, Facet, Labels, Measures, Number, wording_of
-from tsd.tasks.names import TASKS, is_module, named, require_measurable, tasks_of, variants
+from tsd.tasks.names import TASKS, is_module, named, require_measurable, tasks_of, truths_of, variants
 from tsd.tasks.pair import PAIR, pair
+from tsd.tasks.rich import RICH, rich
 from tsd.tasks.single import SINGLE, single
 from tsd.tasks.task import PARAMETERS, Case, Parsed, Task
 
@@ -12,6 +13,7 @@ __all__ = [
     "PAIR",
     "PAPER",
     "PARAMETERS",
+    "RICH",
     "SINGLE",
     "STYLES",
     "TASKS",
@@ -29,8 +31,10 @@ __all__ = [
     "named",
     "pair",
     "require_measurable",
+    "rich",
     "single",
     "tasks_of",
+    "truths_of",
     "variants",
     "wording_of",
 ]

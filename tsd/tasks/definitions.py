@@ -1,6 +1,6 @@
 """By which definitions the built-in tasks label a series."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, TypeAlias
 
@@ -18,6 +18,20 @@ BORDERS: Mapping[PlaceNames, paper.Places] = {"quarters": paper.QUARTERS, "third
 TREND_TIES = {"paper": 1.0, "robust": robust.trend.TIE}  # margins below which a trend is a near tie
 LEVELS = ("start", "end", "maximum", "minimum")  # measured beside the robust truth, to be stated in sentences
 ROBUST_TREND = {"trend_strength": pa.float32(), "trend_change": pa.float32()}
+STRUCTURE: Mapping[str, pa.DataType] = {  # what the robust truth measures beside the task `single`
+    "season": pa.int8(),
+    "season_cycles": pa.float32(),
+    "season_height": pa.float32(),
+    "shift": pa.int8(),
+    "shift_place": pa.int32(),
+    "shift_size": pa.float32(),
+    "outlier": pa.int8(),
+    "outlier_place": pa.int32(),
+    "outlier_size": pa.float32(),
+    "volatility": pa.int8(),
+    "volatility_place": pa.int32(),
+    "volatility_ratio": pa.float32(),
+}
 
 
 @dataclass(frozen=True)
@@ -65,13 +79,16 @@ class Definitions:
             return {**self.trend_measures, "noise_rms": pa.float32(), **found}
         return {**self.trend_measures, "noise": pa.float32(), **dict.fromkeys(LEVELS, pa.float32()), **found}
 
-    def measure(self, values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        """Measure each series. values: (batch, length) uint8. Returns the measures by name, (batch,) each."""
+    def measure(self, values: npt.NDArray[np.uint8], beside: Iterable[str] = ()) -> dict[str, npt.NDArray[Any]]:
+        """Measure each series. values: (batch, length) uint8. Returns the measures by name, (batch,) each.
+
+        beside: names in `STRUCTURE` that are returned as well; of the robust truth only.
+        """
         if self.truth == "paper":
             return paper.measure(values, self.borders)
         found = robust.measure(values)
         return {
-            **{name: getattr(found, name) for name in (*ROBUST_TREND, "noise")},
+            **{name: getattr(found, name) for name in (*ROBUST_TREND, "noise", *beside)},
             **paper.levels(values),
             **paper.extrema(values, self.borders),
         }

@@ -29,8 +29,8 @@ class Number:
 
     name: str
     """Its slot in sentences, and its column in tables."""
-    unit: Literal["value", "point"]
-    """Units of 0–99, or points counted from 1."""
+    unit: Literal["value", "point", "cycles"]
+    """Units of 0–99, points counted from 1, or cycles in the series."""
     true: Callable[[Measures, Lengths], npt.NDArray[np.floating]]
     """Measures and points per series -> the numbers, (batch,)."""
     read: Callable[[str], float | None] | None = None

@@ -16,6 +16,7 @@ from tsd.tasks.definitions import Definitions
 from tsd.tasks.facet import Facet, Measures, Number
 
 PARAMETERS = (*SCALED, "tau", *own_ranges())  # parameters of series; no process has all of them
+STRUCTURES = ("season", "shift", "outlier", "volatility")  # that series may be given, see `tsd.generation.added`
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class MeasuredFacets:
     """Columns of the series table for parameters of processes. A recipe adds those of processes from plugins."""
     metrics: tuple[str, ...] = ()
     """Columns of the runs table for metrics from plugins, named by a recipe."""
+    added: tuple[str, ...] = ()
+    """Facets of `STRUCTURES` for which the generator adds structure to series of any process."""
     defined: Definitions | None = None
     """By which definitions a built-in task labels series."""
 
@@ -51,6 +54,8 @@ class MeasuredFacets:
         """Raise ValueError if facets contradict each other."""
         if not self.facets:
             raise ValueError(f"the task {self.name} has no facets")
+        if unknown := set(self.added) - set(STRUCTURES):
+            raise ValueError(f"added names {sorted(unknown)}: name some of {', '.join(STRUCTURES)}")
         if twice := [name for name in self.names if self.names.count(name) > 1]:
             raise ValueError(f"the task {self.name} has the facet {twice[0]!r} twice: leave one out, or rename it")
         for topic in self.topics:

@@ -11,17 +11,26 @@ from tsd.tasks import modules, usable
 from tsd.tasks.definitions import DEFAULT, Definitions, PlaceNames, Truth
 from tsd.tasks.guarded import guarded
 from tsd.tasks.pair import pair
+from tsd.tasks.rich import rich
 from tsd.tasks.single import single
 from tsd.tasks.task import Task
 from tsd.tasks.usable import require_usable
 
-TASKS: Mapping[str, Callable[[Definitions], Task]] = {"single": single, "pair": pair}
+TASKS: Mapping[str, Callable[[Definitions], Task]] = {"single": single, "pair": pair, "rich": rich}
+
+
+def truths_of(task: str) -> tuple[Truth, ...]:
+    """By which truths a built-in task can label series."""
+    return ("robust",) if task == "rich" else get_args(Truth)
 
 
 def variants() -> list[Task]:
     """The built-in tasks, by all definitions."""
-    definitions = [Definitions(*each) for each in product(get_args(Truth), get_args(PlaceNames))]
-    return [task(defined) for task in TASKS.values() for defined in definitions]
+    return [
+        task(Definitions(truth, places))
+        for name, task in TASKS.items()
+        for truth, places in product(truths_of(name), get_args(PlaceNames))
+    ]
 
 
 @cache

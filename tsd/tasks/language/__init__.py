@@ -23,6 +23,10 @@ Rules
   crossings  never, once or more; two counts, no count, "at least", "almost", "once or twice" are not stated
   position   which of two series is above the other, or that they alternate; both ways, "not", "rarely",
              "at first", "rises above" and "above 50" are not stated
+  season     weak or strong, or denied: "no clear seasonality" is none, "no strong season" states nothing
+  shift      the direction of a shift of the level; "neither up nor down" is none, "no upward shift" is not stated
+  outlier    a spike or a dip; "no spikes or dips" is none, "no spikes" states nothing; both are not stated
+  volatility one course; "no change of volatility" is steady, "not constant" states nothing
 """
 
 from tsd.tasks.language.extrema import read_extrema
@@ -37,6 +41,7 @@ from tsd.tasks.language.forms import (
 )
 from tsd.tasks.language.noise import read_noise
 from tsd.tasks.language.pairs import read_intersections, read_position
+from tsd.tasks.language.structure import read_outlier, read_season, read_shift, read_volatility
 from tsd.tasks.language.trend import read_thirds, read_trend
 from tsd.tasks.language.words import Reading, normal
 
@@ -49,9 +54,13 @@ __all__ = [
     "read_extrema",
     "read_intersections",
     "read_noise",
+    "read_outlier",
     "read_position",
+    "read_season",
+    "read_shift",
     "read_thirds",
     "read_trend",
+    "read_volatility",
     "sentences",
     "topic_of",
     "topics_in",

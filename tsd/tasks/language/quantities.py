@@ -1,4 +1,4 @@
-"""Numbers that a text states: levels of a trend, size of the noise, value and point of an extremum.
+"""Numbers that a text states: levels, size of the noise, value and point of an extremum, cycles, steps.
 
 A number is read where the words around it say what it is. Per cent, an index without "point" and numbers of other
 things are left out. Texts are normalised, see `tsd.tasks.language.normal`.
@@ -40,6 +40,11 @@ _VALUE = re.compile(
     rf"(?:^,|\b(?:of|at|is|reaches|reaching|value|level|near)|[(:=]) ?{_LEVEL}(?P<value>{_NUMBER}){_NO_OTHER}"
     r"(?! ?(?:of|out of|/) ?\d)"
 )
+_CYCLES = re.compile(
+    rf"{_ABOUT}(?P<cycles>{_NUMBER}) (?:full |complete |whole |regular )?(?:cycles?|periods|repetitions)\b"
+    rf"|\brepeat(?:s|ed|ing)? (?:itself )?{_ABOUT}(?P<times>{_NUMBER}) times\b"
+)
+_STEP = re.compile(rf"\b(?:by|of|size|height) (?:of )?{_ABOUT}(?P<size>{_NUMBER}){_NO_OTHER}")
 _EXTREMUM = re.compile(rf"\b(?:(?P<maximum>{MAXIMUM})|(?P<minimum>{MINIMUM}))\b")
 
 
@@ -69,6 +74,24 @@ def read_size(text: str) -> float | None:
     """The size of the noise: "a standard deviation of about 12", "by about 3 units"."""
     found = _SIZE.search(text)
     return float(found["size"] or found["units"]) if found else None
+
+
+def read_cycles(text: str) -> float | None:
+    """How many cycles a season has: "about 4.2 cycles", "repeats 7 times"."""
+    found = _CYCLES.search(text)
+    return float(found["cycles"] or found["times"]) if found else None
+
+
+def read_point(text: str) -> float | None:
+    """The point at which a shift or an outlier lies, counted from 1: "at point 88"."""
+    found = _POINT.search(text)
+    return float(found["point"]) if found else None
+
+
+def read_step(text: str) -> float | None:
+    """The size of a shift or of an outlier: "by about 23 units", "of 40"."""
+    found = _STEP.search(_POINT.sub(" ", text))
+    return float(found["size"]) if found else None
 
 
 @lru_cache(maxsize=1024)  # asked twice, once for each extremum
