@@ -148,9 +148,12 @@ def policies(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 def by_four(tmp_path_factory: pytest.TempPathFactory, policies: tuple[str, ...]) -> tuple[Path, Path]:
     """Tables that four workers made, curated plainly and by every policy."""
     plain, strict = (tmp_path_factory.mktemp(name) for name in ("plain", "strict"))
+    (strict / "tiny").mkdir()
+    for name in ("series", "annotations"):
+        (strict / "tiny" / name).symlink_to(plain / "tiny" / name)
     run_on_one_ray(
         *(command(plain, stage=stage) for stage in ("generate", "annotate", "curate")),
-        *(command(strict, *policies, stage=stage) for stage in ("generate", "annotate", "curate")),
+        command(strict, *policies, stage="curate"),
         cpus=4,
     )
     return plain / "tiny", strict / "tiny"

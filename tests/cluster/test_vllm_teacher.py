@@ -25,7 +25,7 @@ import pytest
 from jsonschema import validate
 from support.commands import ROOT, command, environment, run_alone, run_on_one_ray
 from support.fake_engine import alive
-from support.vllm_engines import LONGEST, MARKS, SMALL, engines_of, kill_session, requests_at, status_of
+from support.vllm_engines import LONGEST, MARKS, SMALL, START, engines_of, kill_session, requests_at, status_of
 
 from tsd.recipe import Recipe, load
 from tsd.storage import datasets
@@ -35,7 +35,7 @@ from tsd.teachers.prompts import Question, Questions, reply_schema
 pytestmark = MARKS
 
 SHOWN = 200  # series that the teacher describes
-COUNT, IN_FLIGHT = 4096, 16  # series that two engines describe, and requests under way at each
+COUNT, IN_FLIGHT = 2560, 16  # series that two engines describe, and requests under way at each
 OWN = (
     f"series.count={SHOWN}",
     "teacher={kind: local, train: {size: 0.3M, pictures: 16000}}",
@@ -88,7 +88,7 @@ def killed(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     """The teacher in two engines inside the pipeline; one is killed while both reply."""
     study = tmp_path_factory.mktemp("two") / "tiny"
     shutil.copytree(own / "teacher", study / "teacher")
-    # Four parts: the first engine that is up takes two, before the other is.
+    # Three parts: the first engine that is up takes two, before the other is.
     more = (f"series.count={COUNT}", "series.blocks_per_part=1", "teacher.replicas=2")
     more += (f"teacher.in_flight={IN_FLIGHT}", f"teacher.engine={json.dumps(SMALL)}")
     run_alone(command(study.parent, *OWN, *more[:2], stage="generate"), cpus=2)
@@ -102,7 +102,7 @@ def killed(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 900
+        until = time.monotonic() + START
         while len(both := [one for one in engines_of(study / "teacher") if requests_at(one[1]) > 4]) < 2:
             assert process.poll() is None, process.communicate()[0][-3000:]
             assert time.monotonic() < until, "no requests went to both engines"
@@ -112,7 +112,7 @@ def killed(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
         commands = [word for one in started for word in one.cmdline()]
         status = status_of(both[0][1], "/v1/models")
         both[0][1].kill()
-        printed = process.communicate(timeout=900)[0]
+        printed = process.communicate(timeout=1200)[0]
         assert process.returncode == 0, printed[-3000:]
     finally:
         if process.poll() is None:
@@ -214,7 +214,7 @@ def server(own: Path, tmp_path_factory: pytest.TempPathFactory, piped_own: objec
             stderr=subprocess.STDOUT,
         )
     try:
-        until = time.monotonic() + 600
+        until = time.monotonic() + START
         while not answers(f"http://127.0.0.1:{port}/health"):
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < until, log.read_text()[-3000:]
