@@ -35,7 +35,7 @@ from tsd.teachers.prompts import Question, Questions, reply_schema
 pytestmark = MARKS
 
 SHOWN = 200  # series that the teacher describes
-COUNT, IN_FLIGHT = 2560, 16  # series that two engines describe, and requests under way at each
+COUNT, IN_FLIGHT = 4096, 16  # series that two engines describe, and requests under way at each
 OWN = (
     f"series.count={SHOWN}",
     "teacher={kind: local, train: {size: 0.3M, pictures: 16000}}",
@@ -88,7 +88,7 @@ def killed(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     """The teacher in two engines inside the pipeline; one is killed while both reply."""
     study = tmp_path_factory.mktemp("two") / "tiny"
     shutil.copytree(own / "teacher", study / "teacher")
-    # Three parts: the first engine that is up takes two, before the other is.
+    # Four parts: the first engine that is up takes two, before the other is.
     more = (f"series.count={COUNT}", "series.blocks_per_part=1", "teacher.replicas=2")
     more += (f"teacher.in_flight={IN_FLIGHT}", f"teacher.engine={json.dumps(SMALL)}")
     run_alone(command(study.parent, *OWN, *more[:2], stage="generate"), cpus=2)
