@@ -194,6 +194,7 @@ def line_of(arguments: list[str], code: int) -> str:
     return line
 
 
+@pytest.mark.long("test_misbehaviour.py and benchmarks/annotation_faults.py hold budgets, the tests above kill")
 def test_a_budget_holds_over_kills_restarts_and_other_numbers_of_workers(tmp_path: Path, server: Server) -> None:
     run(command(tmp_path, *SMALL, stage="generate"), cpus=2)
     server.latency, budget = 0.05, 900.0
