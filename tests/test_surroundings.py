@@ -84,13 +84,13 @@ def test_matplotlib_in_a_notebook_keeps_what_the_notebook_asked_for(tmp_path: Pa
     assert run(["-c", code], tmp_path, MPLBACKEND="nonsense").stdout == b"nonsense\n"
 
 
-ODD = {
-    "Jupyter": {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "JPY_PARENT_PID": "1", "TERM": "xterm"},
-    "warnings that are errors": {"PYTHONWARNINGS": "error"},
-    "a terminal without our signs": {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"},
-    "no home": {"HOME": "/proc/none", "XDG_CACHE_HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none"},
-    "a narrow terminal": {"COLUMNS": "1", "LINES": "0", "TERM": "dumb", "NO_COLOR": "1"},
-    "columns that are no number": {"COLUMNS": "wide", "FORCE_COLOR": "1"},
+JUPYTER = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "JPY_PARENT_PID": "1", "TERM": "xterm"}
+ASCII = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+NO_HOME = {"HOME": "/proc/none", "XDG_CACHE_HOME": "/proc/none", "MPLCONFIGDIR": "/proc/none"}
+ODD = {  # what has nothing to do with one another, together: a command takes seconds
+    "Jupyter, warnings that are errors": JUPYTER | {"PYTHONWARNINGS": "error"},
+    "a narrow terminal without our signs": ASCII | {"COLUMNS": "1", "LINES": "0", "TERM": "dumb", "NO_COLOR": "1"},
+    "no home, columns that are no number": NO_HOME | {"COLUMNS": "wide", "FORCE_COLOR": "1"},
 }
 
 

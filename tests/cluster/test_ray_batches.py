@@ -38,6 +38,7 @@ def annotations(out: Path) -> dict[str, list[object]]:
     return datasets.open_dataset(str(out / "tiny" / "annotations"), SINGLE.tables.annotations).read().to_pydict()
 
 
+@pytest.mark.long("test_batch_restarts.py does the same without Ray")
 def test_killed_between_submit_and_collect_the_stage_ends_with_the_same_table_and_pays_nothing_twice(
     tmp_path: Path, batch_server: BatchServer
 ) -> None:

@@ -15,7 +15,17 @@ import pytest
 from jsonschema import validate
 from support.commands import ROOT, command, environment, run_alone
 from support.fake_engine import alive
-from support.vllm_engines import LONGEST, MARKS, SMALL, engines_of, kill_session, made, replies_in, status_of
+from support.vllm_engines import (
+    LONGEST,
+    MARKS,
+    SMALL,
+    START,
+    engines_of,
+    kill_session,
+    made,
+    replies_in,
+    status_of,
+)
 
 from tsd.recipe import Recipe, load
 from tsd.storage import datasets
@@ -110,7 +120,7 @@ def stopped(
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 600
+        until = time.monotonic() + START
         while len(replies_in(journal)) < 4:
             assert process.poll() is None, "the stage ended before it could be killed"
             assert time.monotonic() < until, "no replies came"
@@ -134,7 +144,7 @@ def questions(study: Path, model: Path) -> list[Question]:
 def rows(stopped: tuple[Path, dict[str, Any]], model: Path) -> list[dict[str, Any]]:
     """The annotations once the study was started again and ran to its end."""
     study, _ = stopped
-    run_alone(command(study.parent, *piped(model), stage="annotate"), cpus=2, timeout=600)
+    run_alone(command(study.parent, *piped(model), stage="annotate"), cpus=2, timeout=START)
     found = datasets.open_dataset(str(study / "annotations"), SINGLE.tables.annotations).read().to_pylist()
     return list(found)
 

@@ -25,7 +25,7 @@ import pytest
 from jsonschema import validate
 from support.commands import ROOT, command, environment, run_alone, run_on_one_ray
 from support.fake_engine import alive
-from support.vllm_engines import LONGEST, MARKS, SMALL, engines_of, kill_session, requests_at, status_of
+from support.vllm_engines import LONGEST, MARKS, SMALL, START, engines_of, kill_session, requests_at, status_of
 
 from tsd.recipe import Recipe, load
 from tsd.storage import datasets
@@ -102,7 +102,7 @@ def killed(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 900
+        until = time.monotonic() + START
         while len(both := [one for one in engines_of(study / "teacher") if requests_at(one[1]) > 4]) < 2:
             assert process.poll() is None, process.communicate()[0][-3000:]
             assert time.monotonic() < until, "no requests went to both engines"
@@ -112,7 +112,7 @@ def killed(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Killed:
         commands = [word for one in started for word in one.cmdline()]
         status = status_of(both[0][1], "/v1/models")
         both[0][1].kill()
-        printed = process.communicate(timeout=900)[0]
+        printed = process.communicate(timeout=1200)[0]
         assert process.returncode == 0, printed[-3000:]
     finally:
         if process.poll() is None:
@@ -214,7 +214,7 @@ def server(own: Path, tmp_path_factory: pytest.TempPathFactory, piped_own: objec
             stderr=subprocess.STDOUT,
         )
     try:
-        until = time.monotonic() + 600
+        until = time.monotonic() + START
         while not answers(f"http://127.0.0.1:{port}/health"):
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < until, log.read_text()[-3000:]

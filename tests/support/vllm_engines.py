@@ -19,10 +19,11 @@ from support.commands import ROOT, environment
 MARKS = [
     pytest.mark.vllm,
     pytest.mark.usefixtures("small_engines"),
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm"),
 ]
 LONGEST = 2048  # tokens
+START = 1200.0  # seconds until engines reply, of which some start at once on two cores
 SMALL = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 16, "skip_mm_profiling": True}
 FEW = {  # what keeps an engine small on a machine without GPU and without network
     "VLLM_CPU_KVCACHE_SPACE": "1",
