@@ -167,19 +167,15 @@ def test_four_workers_write_the_same_bytes_as_one(
     assert tables(four) == tables(study)
 
 
-def test_every_policy_of_curation_gives_the_same_bytes_with_four_workers_and_with_one_after_kills(
-    undisturbed: tuple[Path, str],
-    by_four: tuple[Path, Path],
-    policies: tuple[str, ...],
-    tmp_path: Path,
-    long: bool,
+def test_every_policy_of_curation_gives_the_same_bytes_with_four_workers_and_with_one_after_two_kills(
+    undisturbed: tuple[Path, str], by_four: tuple[Path, Path], policies: tuple[str, ...], tmp_path: Path
 ) -> None:
     study, _ = undisturbed
     _, four = by_four
     killed = tmp_path / "tiny"
     for name in ("series", "annotations"):
         shutil.copytree(study / name, killed / name)
-    for pattern in ("verdicts/part-*.parquet", "rejects/part-*.parquet")[0 if long else 1 :]:
+    for pattern in ("verdicts/part-*.parquet", "rejects/part-*.parquet"):
         kill_when(command(killed.parent, *policies, stage="curate"), killed, pattern)
     before = finished_files(killed)
     printed = run(command(killed.parent, *policies, stage="curate"), cpus=1)
@@ -238,8 +234,7 @@ def test_killed_from_asking_to_report_a_study_goes_on_and_redoes_nothing(
     arguments = command(tmp_path, "evaluation.workers=2")  # the undisturbed one had one
     before: dict[str, int] = {}
     for stage, pattern in UNDER_WAY.items():
-        # Without --long one kill: test_ray_parts.py kills the executor, test_ray_training.py kills trials.
-        if stage != "evaluate" and not long:
+        if stage == "annotate" and not long:  # the executor is killed in test_ray_parts.py
             continue
         kill_when(arguments, mine, pattern, cpus=2)
         after = finished_files(mine)

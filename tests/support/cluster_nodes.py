@@ -56,14 +56,8 @@ class Cluster:
         env = self.env | {"TMPDIR": str(hidden[0])} if hidden else self.env  # a disk of its own for copies, too
         log = Path(self.temporary, f"node-{len(self.started)}.log")
         for _ in range(TRIES):
-            command = [
-                RAY,
-                "start",
-                "--block",
-                "--disable-usage-stats",
-                *(self.head() if head else self.joining()),
-            ]
-            command += options
+            role = self.head() if head else [f"--address={self.address}"]
+            command = [RAY, "start", "--block", "--disable-usage-stats", *role, *options]
             if hidden:
                 mounts = " && ".join(f'mount -t tmpfs tmpfs "{folder}"' for folder in hidden)
                 command = [*ALONE, "sh", "-c", f'{mounts} && exec "$0" "$@"', *command]
@@ -83,10 +77,6 @@ class Cluster:
         self.address = f"127.0.0.1:{port}"
         options = ["--head", f"--port={port}", "--include-dashboard=false", "--node-ip-address=127.0.0.1"]
         return [*options, f"--temp-dir={self.temporary}"]
-
-    def joining(self) -> list[str]:
-        """Options of a further node."""
-        return [f"--address={self.address}"]
 
     def came(self, process: "subprocess.Popen[bytes]") -> bool:
         """Wait for one node more than before. False where the process ended or the time is over."""
