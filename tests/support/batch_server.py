@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 
 from support.api_server import Answer, completion, error, listening, respond
 
@@ -97,11 +97,12 @@ class BatchServer:
         return name
 
     async def _upload(self, request: web.Request) -> Answer:
-        form = await request.post()
-        assert form["purpose"] == "batch"
-        file = form["file"]
-        assert isinstance(file, web.FileField)
-        content = file.file.read()
+        form = {}  # request.post() would leave a file open where an upload is cut short
+        async for part in await request.multipart():
+            assert isinstance(part, BodyPartReader)
+            form[part.name] = bytes(await part.read())
+        assert form["purpose"] == b"batch"
+        content = form["file"]
         name = self._keep(content)
         return Answer(200, {"id": name, "object": "file", "bytes": len(content), "purpose": "batch"})
 
