@@ -53,7 +53,7 @@ def main() -> None:
             optimizer=loop.make_optimizer(model, settings),
             progress=loop.Progress(),
         )
-        loss = loop.evaluate(model, rows["validation"], 50, loop.WorkerContext())
+        loss = loop.evaluate(model, rows["validation"], 50, loop.WorkerContext()).loss
         replies = decode(model, tokenizer, [SINGLE.student_prompt(row["values"]) for row in tests], 80)
         labels = [SINGLE.parse(reply).labels for reply in replies]
         right = {

@@ -136,7 +136,7 @@ def _train(
         optimizer=loop.make_optimizer(model, settings),
         progress=loop.Progress(),
     )
-    return loop.evaluate(model, held_out, settings.batch_size, loop.WorkerContext())
+    return loop.evaluate(model, held_out, settings.batch_size, loop.WorkerContext()).loss
 
 
 def _steps(recipe: Recipe, make: Callable[..., torch.optim.Optimizer] = loop.make_optimizer) -> Callable[[], None]:

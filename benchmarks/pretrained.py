@@ -107,7 +107,7 @@ def learn(source: str, examples: pa.Table) -> dict[str, Any]:
     model = students.build(student, tokenizer, 0, 2048)
     config = TrainingConfig(batch_size=BATCH, epochs=EPOCHS)
     place, progress, steps = loop.WorkerContext(), loop.Progress(), []
-    before = loop.evaluate(model, asked, BATCH, place)
+    before = loop.evaluate(model, asked, BATCH, place).loss
     loop.train(
         model,
         taught,
@@ -119,7 +119,7 @@ def learn(source: str, examples: pa.Table) -> dict[str, Any]:
         progress=progress,
         report=lambda now: steps.append({"step": now.step, "loss": now.loss, "seconds": now.seconds}),
     )
-    after = loop.evaluate(model, asked, BATCH, place)
+    after = loop.evaluate(model, asked, BATCH, place).loss
     prompts = examples.filter(pa.array(held))["prompt"].to_pylist()[:REPLIES]
     replies = decode(model, tokenizer, prompts, 120)
     facets = [SINGLE.parse(text).labels for text in replies]

@@ -191,6 +191,9 @@ def explain(
 
     Rows are sorted by time. Separators, decimal signs, units, totals and codes for missing values are detected,
     and every change is reported. An ambiguous file is refused, and the message names the option that decides.
+
+    By default, a trend is a change of a quarter of the range beyond noise and cycles, and noise is what is left
+    around trend, cycles, level shifts and slow bends. The student's README.md has its own definitions.
     """
     from tsd.inference import explain as explaining
     from tsd.measurements import Hints

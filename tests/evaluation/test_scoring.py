@@ -202,7 +202,7 @@ def test_near_ties_are_set_aside_facet_by_facet_whatever_the_order() -> None:
     said = predictions([FALLING, RISING, RISING], [RISING, RISING, RISING])
     clear = {"trend": 5.0, "noise": 5.0, "maximum": 5.0, "minimum": 5.0}
     margins = pa.table(
-        {"series_id": [2, 0, 1], "margins": [clear, {**clear, "trend": 0.5}, {**clear, "noise": 0.0}]}
+        {"series_id": [2, 0, 1], "margins": [clear, {**clear, "trend": 0.05}, {**clear, "noise": 0.0}]}
     )
     found = without_ties(SINGLE, said, margins)
     assert (found["trend"].ties, found["trend"].accuracy.value) == (pytest.approx(1 / 3), 1.0)  # type: ignore[union-attr]

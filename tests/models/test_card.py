@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tsd.models.card import render
-from tsd.tasks import TASKS
+from tsd.tasks import SINGLE, TASKS
 
 RUN = {
     "run_id": "0.03M-500-s0-abc",
@@ -84,4 +84,4 @@ def test_the_card_of_a_student_that_looks_says_how_to_show_it_a_plot() -> None:
     code = text.split("```python")[1].split("```")[0]
     compile(code, "card", "exec")
     assert "AutoProcessor" in code
-    assert TASKS["single"].image_prompt in code
+    assert SINGLE.image_prompt in code

@@ -205,7 +205,7 @@ TASKS = {
     "a measure that is not named": (
         "TASK = replace(SINGLE, name='x', measures={})",
         "TASK",
-        ["cannot be used", "measure returns", "trend_delta"],
+        ["cannot be used", "measure returns", "trend_change"],
     ),
 }
 

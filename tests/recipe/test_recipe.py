@@ -47,6 +47,14 @@ def test_the_laptop_recipe_has_three_sizes_three_train_sizes_and_a_free_teacher(
     assert recipe.evaluation.series >= 1000
 
 
+def test_the_rich_recipe_is_the_laptop_s_with_eight_facets_and_its_own_series() -> None:
+    recipe, laptop = load("rich"), load("laptop")
+    assert len(recipe.asks.facets) == 2 * len(laptop.asks.facets)
+    assert recipe.students == laptop.students
+    assert recipe.series.mix != laptop.series.mix
+    assert recipe.series.count * recipe.series.split[0] > max(recipe.students.train_sizes)
+
+
 def test_seeds_may_differ_by_train_size() -> None:
     students = load("laptop", ["students.seeds={2000: [0, 1, 2], 8000: [0, 1]}"]).students
     assert [students.seeds_for(train_size) for train_size in (1, 2000, 2001, 8000, 8001)] == [

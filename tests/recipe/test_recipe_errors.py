@@ -107,6 +107,13 @@ WRONG_SETS = {
 }
 
 
+def test_the_task_rich_has_no_truth_of_the_paper() -> None:
+    said = complaint("rich", "truth=paper")
+    assert "truth: the task rich has no paper truth: leave truth out" in said
+    said = complaint("laptop", "task=rich", "truth=paper")
+    assert "the task rich has no paper truth" in said
+
+
 def test_workers_share_a_batch_of_tokens_whatever_batch_size_says() -> None:
     recipe = load("laptop", ["training={batch_size: 8, workers: 3, tokens_per_batch: 4096}"])
     assert recipe.training.tokens_per_batch == 4096

@@ -10,7 +10,6 @@ from tsd.evaluation.scoring import Beside
 from tsd.reporting import comparison
 from tsd.reporting.report import Study, teacher_line
 from tsd.reporting.scaling_figure import Colours
-from tsd.storage.schemas import score_names
 from tsd.tasks import SINGLE
 
 OTHER = replace(
@@ -54,7 +53,7 @@ def test_each_teacher_stands_beside_its_own_student_with_intervals(page: Page) -
 
 
 def test_every_run_of_every_teacher_has_a_row_and_one_of_each_is_the_best(page: Page) -> None:
-    width = 5 + len(score_names(SINGLE.names))
+    width = 5 + len(SINGLE.scores)
     rows = [row for row in page.cells if len(row) == width and row[0] in ("pixtral", "careless")]
     assert len(rows) == 2 * len(ROWS)
     assert [row[:3] for row in rows if "★" in row[1]] == [

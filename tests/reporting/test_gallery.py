@@ -50,7 +50,7 @@ def test_the_page_shows_series_of_every_class_with_what_is_true_of_them(
             for row in mine[:2]:
                 index = row["measures"]["argmax"]
                 assert f"{row['truth']['maximum']}: {row['values'][index]} at {index}" in section
-                assert f"{row['measures']['noise_rms']:.2f}" in section
+                assert f"{row['measures']['noise']:.2f}" in section
             shown += len(mine[:2])
     drawn = pictures(page)
     assert len(drawn) == shown

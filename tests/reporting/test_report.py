@@ -29,7 +29,6 @@ from support.hand_made_study import (
 
 from tsd.evaluation.scoring import Beside
 from tsd.reporting import report
-from tsd.storage.schemas import score_names
 from tsd.tasks import SINGLE
 
 
@@ -101,12 +100,12 @@ def test_a_student_may_be_called_anything() -> None:
 
 def test_every_run_has_a_row_with_its_numbers_and_they_are_sorted_by_size_train_size_and_seed() -> None:
     page = read(replace(STUDY, runs=table(ROWS[::-1])))
-    rows = [row for row in page.cells if len(row) == 17 and row[0].split()[0] in SIZES]
+    rows = [row for row in page.cells if len(row) == 21 and row[0].split()[0] in SIZES]
     assert [(row[0].split()[0], row[2], row[3]) for row in rows] == [
         (student, f"{examples:,}", str(seed)) for student, examples in LOSSES for seed in (0, 1)
     ]
     assert rows[0] == [
-        "small", "35,000", "500", "0", "0.8100", *["19.0 [17.0–20.0]"] * 6,
+        "small", "35,000", "500", "0", "0.8100", "1.6200", "0.4050", *["19.0 [17.0–20.0]"] * 8,
         "31", "1.20×10¹²", "20,000", "21.0", "1 min 05 s", "4.2 s",
     ]  # fmt: skip
 
@@ -115,11 +114,18 @@ def test_a_run_that_stopped_early_is_marked_and_the_mark_explained(page: Page) -
     assert "†" not in page.text
     halted = [{**row, "stopped_early": row["examples"] == 500 and row["seed"] == 1} for row in ROWS]
     marked = read(replace(STUDY, runs=table(halted)))
-    assert [row[:4] for row in marked.cells if len(row) == 17 and row[11].endswith("†")] == [
+    assert [row[:4] for row in marked.cells if len(row) == 21 and row[15].endswith("†")] == [
         ["small", "35,000", "500", "1"],
         ["large", "305,000", "500", "1"],
     ]
     assert "† a run that stopped early" in marked.text
+
+
+def test_a_loss_that_was_not_split_is_shown_whole() -> None:
+    whole = [{**row, "label_loss": None, "wording_loss": None} for row in ROWS]
+    page = read(replace(STUDY, runs=table(whole)))
+    assert len([row for row in page.cells if len(row) == 19 and row[0].split()[0] in SIZES]) == len(ROWS)
+    assert "of wording" not in page.text
 
 
 def test_the_run_with_the_lowest_loss_is_the_only_one_marked_best(page: Page) -> None:
@@ -142,11 +148,11 @@ def test_baselines_stand_under_the_scores_that_they_are_for(page: Page) -> None:
 
 
 def test_a_run_that_was_not_decoded_is_shown_without_scores() -> None:
-    bare: Mapping[str, None] = dict.fromkeys((*score_names(SINGLE.names), "decode_seconds", "utilisation"))
+    bare: Mapping[str, None] = dict.fromkeys((*SINGLE.scores, "decode_seconds", "utilisation"))
     study = replace(STUDY, runs=table([{**row, **bare} for row in ROWS]))
     page = read(study)
     assert report.headlines(study)[0].endswith("(0.400); it was not scored.")
-    assert [row[5:11] for row in page.cells if "best" in row[0]] == [["–"] * 6]
+    assert [row[7:15] for row in page.cells if "best" in row[0]] == [["–"] * 8]
 
 
 def test_no_samples_no_fits_and_no_stages_leave_a_page_that_says_so() -> None:

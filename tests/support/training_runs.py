@@ -79,4 +79,4 @@ def losses_of(model: Any, corpus: Corpus, config: TrainingConfig, place: WorkerC
     """Train to the end: the loss of each step, and last that of the whole corpus."""
     losses: list[float] = []
     run(model, corpus, config, place=place, report=lambda now: losses.append(now.loss))
-    return [*losses, evaluate(model, corpus, 8, place)]
+    return [*losses, evaluate(model, corpus, 8, place).loss]

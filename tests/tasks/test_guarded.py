@@ -10,7 +10,6 @@ import pytest
 from tsd.errors import TRACEBACK, PluginError
 from tsd.generation.generator import draw_table
 from tsd.recipe import Recipe
-from tsd.series import truth
 from tsd.tasks import SINGLE, Task
 from tsd.tasks.guarded import Guarded, guarded
 from tsd.tasks.language import Reading
@@ -39,19 +38,19 @@ def test_a_task_of_tsds_own_functions_is_called_as_it_is() -> None:
     ("measure", "said"),
     [
         (
-            lambda values: {"trend_delta": 1 / 0},
+            lambda values: {"trend_change": 1 / 0},
             rf"failed in .*test_guarded\.py line \d+, in <lambda>: ZeroDivisionE.*{TRACEBACK}",
         ),
         (lambda values: 3, "returned int: return a mapping"),
         (
-            lambda values: truth.measure(values) | {"trend_delta": np.zeros((len(values), 1))},
-            r"trend_delta as .*\(4, 1\)",
+            lambda values: SINGLE.measure(values) | {"trend_change": np.zeros((len(values), 1))},
+            r"trend_change as .*\(4, 1\)",
         ),
         (
-            lambda values: truth.measure(values) | {"trend_delta": np.full(len(values), np.nan)},
-            "trend_delta with NaN",
+            lambda values: SINGLE.measure(values) | {"trend_change": np.full(len(values), np.nan)},
+            "trend_change with NaN",
         ),
-        (lambda values: truth.measure(values) | {"trend_delta": ["a"] * len(values)}, "trend_delta as <U1"),
+        (lambda values: SINGLE.measure(values) | {"trend_change": ["a"] * len(values)}, "trend_change as <U1"),
     ],
 )
 def test_a_measure_that_is_wrong_is_named(measure: Callable[..., Any], said: str) -> None:

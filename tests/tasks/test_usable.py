@@ -11,7 +11,6 @@ import pytest
 
 from tsd.errors import RecipeError
 from tsd.recipe import load
-from tsd.series import truth
 from tsd.tasks import PAIR, SINGLE, Facet, Task, names
 from tsd.tasks.guarded import guarded
 from tsd.tasks.language import Reading, topic_of
@@ -30,7 +29,7 @@ SPREAD = Facet(
     question="whether the values spread over a narrow or a wide range",
     phrasings=("The values spread over a {} range.", "The spread is {}."),
     read=read_spread,
-    classify=lambda measures, _: (measures["noise_rms"] > 5).astype(np.intp),
+    classify=lambda measures, _: (measures["noise"] > 5).astype(np.intp),
 )
 
 
@@ -43,7 +42,7 @@ def test_the_built_in_tasks_and_one_with_a_facet_more_can_be_used() -> None:
     for task in (SINGLE, PAIR, with_facet(), with_facet(topic="spread of values")):
         require_usable(task)
         for points in (32, 64, 1000):
-            require_measurable(task, points)
+            require_measurable(task, 3 * points if task is PAIR else points)  # each third has its trend
 
 
 @pytest.mark.parametrize(
@@ -159,7 +158,7 @@ def test_facets_that_contradict_each_other_are_one_line_of_the_command(tmp_path:
 def test_a_class_out_of_range_is_found_on_a_few_series_when_the_task_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "task.py").write_text(
         "from dataclasses import replace\nimport numpy as np\nfrom tsd.tasks import SINGLE\n"
-        "noise = replace(SINGLE.facets[1], classify=lambda m, _: (m['noise_rms'] // 5).astype(np.intp))\n"
+        "noise = replace(SINGLE.facets[1], classify=lambda m, _: (m['noise'] // 3).astype(np.intp))\n"
         "TASK = replace(SINGLE, name='x', facets=(SINGLE.facets[0], noise, *SINGLE.facets[2:]))\n"
     )
     said = (
@@ -191,8 +190,9 @@ def test_a_measure_is_tried_on_series_of_the_recipes_shortest_length(tmp_path: P
 
 @pytest.mark.parametrize("task", [SINGLE, PAIR], ids=lambda task: task.name)
 def test_the_series_on_which_a_task_is_tried_have_every_class(task: Task) -> None:
-    measures = task.measure(tried(task.curves, 32))
-    for facet, found in task.classify(measures, 32).items():
+    points = 32 if task is SINGLE else 96
+    measures = task.measure(tried(task.curves, points))
+    for facet, found in task.classify(measures, points).items():
         assert set(found) == set(range(len(task.classes[facet]))), facet
 
 
@@ -200,7 +200,7 @@ def test_measures_and_margins_may_be_of_double_precision_and_make_the_same_table
     def measure(values: Any) -> Any:
         return {
             name: found.astype(np.float64) if found.dtype.kind == "f" else found.astype(np.int64)
-            for name, found in truth.measure(values).items()
+            for name, found in SINGLE.measure(values).items()
         }
 
     margin = SINGLE.facets[0].margin

@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from tsd.generation.generator import draw_table
 from tsd.recipe import Recipe, RulesTeacher
-from tsd.tasks import SINGLE
+from tsd.tasks import PAPER, SINGLE, single
 from tsd.teachers.rules import Rules
 
 
@@ -34,8 +35,21 @@ def test_without_errors_the_rules_teacher_says_the_truth_in_many_ways(series: pa
     said = Rules(perfect, SINGLE, 0).annotate(series)
     assert said["labels"].to_pylist() == series["truth"].to_pylist()
     assert set(said["status"].to_pylist()) == {"ok"}
+    texts = said["text"].to_pylist()
+    assert len(set(texts)) == len(texts)
+    true = SINGLE.true_numbers(series)
+    for row, text in enumerate(texts):
+        for name, number in SINGLE.numbers_in(text).items():
+            assert number is None or number == pytest.approx(true[name][row], abs=0.5)
+
+
+def test_with_the_papers_truth_the_rules_teacher_says_every_phrasing_of_every_class() -> None:
+    papers = single(PAPER)
+    series = draw_table(papers, Recipe(name="x", truth="paper").series, 3, 0, 2048)
+    said = Rules(RulesTeacher(error_rate={"every": 0}), papers, 0).annotate(series)
+    assert said["labels"].to_pylist() == series["truth"].to_pylist()
     trends = {json.loads(text)["trend"] for text in said["text"].to_pylist()}
-    assert len(trends) == 3 * SINGLE.phrasing_counts[0]
+    assert len(trends) == 3 * papers.phrasing_counts[0]
 
 
 def test_the_rules_teacher_errs_as_often_as_it_is_told_in_each_facet_alone() -> None:

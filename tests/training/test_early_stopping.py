@@ -124,7 +124,7 @@ def test_a_run_that_learns_its_few_examples_by_heart_stops_before_its_end(
 ) -> None:
     others = tokenise(examples.slice(100, 60), tokenizer, 2048)
     settings = TrainingConfig(batch_size=8, epochs=200, early_stopping_patience=3)
-    _, progress = trained(corpus, tokenizer, settings, lambda model: evaluate(model, others, 30, PLAIN))
+    _, progress = trained(corpus, tokenizer, settings, lambda model: evaluate(model, others, 30, PLAIN).loss)
     assert progress.stopped
     assert 10 * STEPS < progress.step < 150 * STEPS
     assert progress.loss < progress.lowest
@@ -185,6 +185,7 @@ def test_laws_are_fitted_without_runs_that_stopped_early() -> None:
         {
             **{name: pa.int64() for name in ("parameters_without_embeddings", "examples")},
             "validation_loss": pa.float64(),
+            "label_loss": pa.float64(),
             "distilled_from": pa.string(),
             "stopped_early": pa.bool_(),
             "modality": pa.string(),
@@ -195,7 +196,12 @@ def test_laws_are_fitted_without_runs_that_stopped_early() -> None:
 
 
 def test_one_law_is_not_fitted_to_students_that_read_and_students_that_look() -> None:
-    run = {"parameters_without_embeddings": 30_000, "validation_loss": 0.5, "distilled_from": None}
+    run = {
+        "parameters_without_embeddings": 30_000,
+        "validation_loss": 0.5,
+        "label_loss": None,
+        "distilled_from": None,
+    }
     modalities = ("text", "text", None, "image", "image", "image", "image")
     rows = [
         {**run, "examples": 500 * i, "stopped_early": False, "modality": modality}

@@ -35,7 +35,7 @@ class Job:
 ONE_PASS = {
     "padded": TrainingConfig(batch_size=4, epochs=2, packing=False),
     "packed": TrainingConfig(batch_size=4, epochs=2, packing=True),
-    "by tokens": TrainingConfig(tokens_per_batch=250, epochs=2),
+    "by tokens": TrainingConfig(tokens_per_batch=240, epochs=2),
 }
 LAYOUTS = {
     "packed": ONE_PASS["packed"],

@@ -22,15 +22,15 @@ from tsd.training.loop import Progress, evaluate, make_optimizer, schedule, summ
 
 def test_the_loss_starts_near_that_of_guessing_and_falls(corpus: Corpus, tokenizer: Any) -> None:
     model = student(tokenizer)
-    before = evaluate(model, corpus, 16, PLAIN)
+    before = evaluate(model, corpus, 16, PLAIN).loss
     assert before > math.log(len(tokenizer)) - 0.5
     run(model, corpus, CONFIG.model_copy(update={"epochs": 3}))
-    assert evaluate(model, corpus, 16, PLAIN) < 0.7 * before
+    assert evaluate(model, corpus, 16, PLAIN).loss < 0.7 * before
 
 
 def test_the_loss_of_held_out_examples_does_not_depend_on_the_batch(corpus: Corpus, tokenizer: Any) -> None:
     model = student(tokenizer)
-    losses = [evaluate(model, corpus, size, PLAIN) for size in (1, 7, 160)]
+    losses = [evaluate(model, corpus, size, PLAIN).loss for size in (1, 7, 160)]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_every_step_is_counted_with_its_tokens_and_its_loss(corpus: Corpus, toke
 
 def test_the_reported_loss_is_the_mean_over_the_steps_supervised_tokens(corpus: Corpus, tokenizer: Any) -> None:
     one = Corpus(corpus.tokens[:8], corpus.answers[:8], corpus.pad)
-    expected = evaluate(student(tokenizer), one, 8, PLAIN)
+    expected = evaluate(student(tokenizer), one, 8, PLAIN).loss
     assert run(student(tokenizer), one).loss == pytest.approx(expected, rel=1e-5)
 
 

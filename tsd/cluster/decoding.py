@@ -12,6 +12,7 @@ import pyarrow as pa
 from tsd.cluster import parts
 from tsd.cluster.imports import quick_imports
 from tsd.errors import InputError, TsdError, how_to_install
+from tsd.evaluation.scoring import answers
 from tsd.models.chat import chat_tokens
 from tsd.plots.rasterised import draw
 from tsd.progress import Reporter
@@ -119,8 +120,7 @@ class Decoder:
                 "run_id": [run] * len(rows),
                 "series_id": rows["series_id"],
                 "text": texts,
-                "labels": pa.array([task.parse(text).labels for text in texts], task.tables.labels),
-                "truth": rows["truth"],
+                **answers(task, rows, texts),
             }
         )
         folder, schema = f"{self.recipe.folder}/predictions/{run}", task.tables.predictions

@@ -14,11 +14,12 @@ RESAMPLES = 100
 
 
 def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[str, laws.FittedLaw | str]:
-    """Fit the loss and each error rate concurrently on Ray. The value is a message if there are too few runs.
+    """Fit the loss, that of labels and numbers, and each error rate concurrently on Ray.
 
-    Uses only SFT runs that were trained to their end: for others, N and D do not determine the result. If there
-    are both vision-language and text students, only the text students are used, since one law cannot fit both.
-    An error rate of 0 in n series is replaced by 0.5 / n, since a law is fitted to its logarithm.
+    The value is a message if there are too few runs. Uses only SFT runs that were trained to their end: for
+    others, N and D do not determine the result. If there are both vision-language and text students, only the text
+    students are used, since one law cannot fit both. An error rate of 0 in n series is replaced by 0.5 / n, since
+    a law is fitted to its logarithm.
     """
     stopped = pc.fill_null(runs["stopped_early"], False)
     runs = runs.filter(pc.and_(pc.is_null(runs["distilled_from"]), pc.invert(stopped)))
@@ -26,6 +27,8 @@ def fit_laws(runs: pa.Table, scores: Sequence[str], test_series: int) -> dict[st
     if len(pc.unique(image)) > 1:
         runs = runs.filter(pc.invert(image))
     columns = {"loss": runs["validation_loss"].to_numpy()}
+    if len(runs) and not runs["label_loss"].null_count:
+        columns["label_loss"] = runs["label_loss"].to_numpy()
     for name in scores:
         correct = pc.struct_field(runs[name], "value").to_numpy()
         columns[name] = np.maximum(1.0 - correct, 0.5 / test_series)

@@ -14,7 +14,7 @@ from tsd.curation import review
 from tsd.errors import InputError
 from tsd.recipe import ApiTeacher, ModelTeacher, RulesTeacher
 from tsd.storage import datasets, folders
-from tsd.storage.schemas import VALID
+from tsd.storage.schemas import STATED, VALID
 from tsd.study import identity, local_teacher, outcomes, provenance
 from tsd.study.context import StudyContext
 from tsd.study.lost_parts import find_lost
@@ -182,7 +182,7 @@ class Study(StudyContext):
         from tsd.study import results
 
         runs = results.read_own_runs(self)
-        scores = [name for name in self.scores if name != VALID]
+        scores = [name for name in self.scores if name not in (VALID, STATED)]
         with self.reporter.stage("Fit and report", 2, "parts") as step:
             fits = self.timed("Fit the laws", lambda: fit_laws(runs, scores, self.recipe.evaluation.series))
             step.advance(1)

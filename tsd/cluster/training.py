@@ -35,7 +35,8 @@ from tsd.cluster.training_worker import (
 )
 from tsd.recipe import Recipe
 from tsd.recipe.stored import task_reference
-from tsd.storage import folders, keys
+from tsd.storage import folders
+from tsd.study.identity import origin
 from tsd.study.outcomes import finished
 from tsd.study.trials import Trial
 from tsd.tasks import modules
@@ -138,11 +139,7 @@ def _settings(recipe: Recipe, trials: Sequence[Trial], board: Any, passed_over: 
         task=task_reference(recipe),
         outside=tuple(modules.sent(one) for one in recipe.outside),
         length=recipe.series.length,
-        about={
-            "study": recipe.name,
-            "recipe": keys.digest(recipe.model_dump(mode="json")),
-            "teacher": recipe.teacher.name,
-        },
+        about=origin(recipe, recipe.teacher.name),
         board=board,
         trials={trial.name: trial for trial in trials},  # in the search space, Tune would put references
         at_once=_room(recipe, trials),

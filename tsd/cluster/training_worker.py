@@ -147,6 +147,7 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -
     from ray.train.torch import get_device
 
     from tsd.training import loop, token_parts, trainer
+    from tsd.training.label_tokens import label_tokens
 
     context = ray.train.get_context()
     how, folder = settings.training, settings.folder
@@ -201,6 +202,7 @@ def _learn(settings: TrialSettings, trial: str, run: RunSpec, held: ExitStack) -
             tell=tell,
             report=post,
             teacher=teacher,
+            labels=label_tokens(tokenizer, *named(settings.task).words),
         )
     _store(model, tokenizer, record, settings, run, is_writer=place.rank == 0)
     if place.rank == 0:

@@ -16,21 +16,45 @@ import polars as pl
 import pyarrow as pa
 
 from tsd.evaluation.intervals import Interval, proportion
-from tsd.storage.schemas import ALL_RIGHT, VALID, score_names
-from tsd.tasks import Task
+from tsd.storage.schemas import ALL_RIGHT, CLOSE, STATED, VALID, score_names
+from tsd.tasks import Number, Task
 
 CELL = "/"  # separates the classes of a combination
+NEAR = 0.05  # of a series' range, of its length, or of its cycles, within which a number is close
+LEAST_RANGE = 12.0  # value units: a smaller range counts as this one, as in `tsd.series.robust`
 
 Truth: TypeAlias = pa.Table | Sequence[Mapping[str, str | None]]
 Tally: TypeAlias = dict[str, Any]  # see `tally`; JSON types only
 
 
-def score(predictions: pa.Table) -> dict[str, Interval]:
+def answers(task: Task, series: pa.Table, texts: Sequence[str]) -> dict[str, pa.Array]:
+    """The columns of a predictions table that responses give: labels and numbers, stated and true.
+
+    series: rows of the series table, one for each text.
+    """
+    found = {
+        "labels": pa.array([task.parse(text).labels for text in texts], task.tables.labels),
+        "truth": series["truth"],
+    }
+    if not task.numbers:
+        return found
+    kind = task.tables.predictions.field("numbers").type
+    true = [pa.array(column, pa.float32()) for column in task.true_numbers(series).values()]
+    return {
+        **found,
+        "numbers": pa.array([task.numbers_in(text) for text in texts], kind),
+        "true_numbers": pa.StructArray.from_arrays(true, fields=list(kind)),
+    }
+
+
+def score(predictions: pa.Table, task: Task | None = None) -> dict[str, Interval]:
     """All scores of `tsd.storage.schemas.score_names`, over all rows.
 
-    predictions: with struct columns `labels` and `truth`. A label that is not stated (null) is wrong, so an
-    unparsable response never raises a score. `valid` is the fraction of responses with all labels, right or wrong.
-    Raises ValueError for no rows.
+    predictions: with struct columns `labels` and `truth`, and `numbers` and `true_numbers` if the task, which is
+    needed then, states numbers. A label that is not stated (null) is wrong, so an unparsable response never raises
+    a score. `valid` is the fraction of responses with all labels, right or wrong. `numbers_close` is the fraction
+    of the stated numbers within `NEAR` of the series' range, of its length for points, or of their number for
+    cycles; `numbers_stated` the fraction of responses with at least one. Raises ValueError for no rows.
     """
     facets = [field.name for field in predictions.schema.field("truth").type]
     frame = pl.DataFrame(predictions.select(["labels", "truth"]))
@@ -39,7 +63,30 @@ def score(predictions: pa.Table) -> dict[str, Interval]:
         pl.all_horizontal(_hit(facet) for facet in facets).alias(ALL_RIGHT),
         pl.all_horizontal(_label(facet).is_not_null() for facet in facets).alias(VALID),
     )
-    return {name: accuracy(hits[name].to_numpy()) for name in score_names(facets)}
+    found = {name: accuracy(hits[name].to_numpy()) for name in score_names(facets)}
+    return {**found, **_numbers(predictions, task)} if task and task.numbers else found
+
+
+def _numbers(predictions: pa.Table, task: Task) -> dict[str, Interval]:
+    """The scores of the numbers that a task's responses state."""
+    said, true = (pl.DataFrame(predictions.select([name])).unnest(name) for name in ("numbers", "true_numbers"))
+    scored = [number for number in task.numbers if number.read]
+    extent = np.maximum((true["maximum"] - true["minimum"]).to_numpy(), LEAST_RANGE)
+    points = true["length"].to_numpy()
+
+    def whole(number: Number) -> npt.NDArray[np.floating]:
+        """What an error is measured by, (rows,). Of no cycles, any number is far off."""
+        cycles = np.maximum(true[number.name].to_numpy(), 1.0)
+        found: npt.NDArray[np.floating] = {"value": extent, "point": points, "cycles": cycles}[number.unit]
+        return found
+
+    off = np.stack(
+        [np.abs(said[number.name].to_numpy() - true[number.name].to_numpy()) / whole(number) for number in scored],
+        axis=1,
+    )  # (rows, numbers), NaN if not stated
+    stated = ~np.isnan(off)
+    close = off[stated] <= NEAR
+    return {CLOSE: accuracy(close), STATED: accuracy(stated.any(axis=1))}
 
 
 def recalls(task: Task, predictions: pa.Table) -> dict[str, dict[str, Interval]]:

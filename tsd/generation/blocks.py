@@ -16,7 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tsd.errors import PluginError, plugin_error, source
-from tsd.generation.parameters import Targets, design
+from tsd.generation import added, parameters, visible
+from tsd.generation.added import Added
+from tsd.generation.balancing import balanced
+from tsd.generation.parameters import Targets
 from tsd.recipe import SeriesConfig
 from tsd.rng import SERIES, fast_generator, generator
 from tsd.series.processes import (
@@ -30,7 +33,7 @@ from tsd.series.processes import (
     own_ranges,
     processes_of,
 )
-from tsd.series.truth import TOP
+from tsd.series.truth import QUARTERS, TOP
 from tsd.tasks import Task
 
 VERSION = "mix-1"  # part of the dataset's key; change it with anything that changes a byte
@@ -67,7 +70,7 @@ def draw_block(task: Task, config: SeriesConfig, seed: int, block: int, stream: 
     stream: of the random numbers, one of `tsd.rng`.
     """
     rng = generator(seed, stream, block)
-    candidates = _plan(config, rng, ceil(BLOCK * config.oversampling))
+    candidates = _plan(task, config, rng, ceil(BLOCK * config.oversampling))
     groups = [_realise(task, config, rng, plan) for plan in candidates]
     return _keep(task, groups)
 
@@ -80,28 +83,37 @@ class Plan:
     place: npt.NDArray[np.intp]  # index among all candidates of the block
     process: npt.NDArray[np.intp]  # index into `processes_of` the mix, ascending
     targets: Targets
+    added: Added | None  # structure that the task asks about
 
 
-def _plan(config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Plan]:
-    """Stratified targets for all candidates of a block: process, length, scaling, trend and noise class."""
+def _plan(task: Task, config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Plan]:
+    """Stratified targets for all candidates of a block: process, length, scaling, classes of trend and noise.
+
+    Beside them, for a task that asks for it, the classes of the structure that is added.
+    """
     processes = processes_of(config.mix)
     weights = np.array([config.mix.get(name, 0.0) for name in processes])
     process = stratum(weights, (np.arange(count) + rng.random()) / count)
-    lengths, owns, trend, noise = _lattice(rng, count, 4)  # (candidates,) uniform in 0–1, low discrepancy
+    # (candidates,) uniform in 0–1, low discrepancy
+    lengths, owns, trend, noise, *others = _lattice(rng, count, 4 + len(task.added))
     own = owns < config.own_range
     length = stratum(np.ones(len(config.lengths)), lengths)
     trends = (stratum(np.array(shares), trend) for shares in (config.own_trend_shares, config.trend_shares))
     noises = (stratum(np.array(shares), noise) for shares in (config.own_noise_shares, config.noise_shares))
     swings = np.array([process.swings for process in processes.values()])[process]
-    targets = Targets(np.where(own, *trends), np.where(own, *noises), own, swings)
+    targets = Targets(np.where(own, *trends), np.where(own, *noises), own, swings, np.full(count, float(TOP)))
     place = rng.permutation(count)
+    wanted = None
+    if task.added:
+        drawn = added.draw(dict(zip(task.added, others, strict=True)), count)
+        wanted, targets = added.fitted(drawn, rng, targets, np.array(list(processes))[process])
     if len(config.lengths) == 1:
-        return [Plan(config.lengths[0], place, process, targets)]
+        return [Plan(config.lengths[0], place, process, targets, wanted)]
     plans = []
     for i in np.unique(length):
         these = np.flatnonzero(length == i)
         chosen = Targets(**{name: column[these] for name, column in vars(targets).items()})
-        plans.append(Plan(config.lengths[i], place[these], process[these], chosen))
+        plans.append(Plan(config.lengths[i], place[these], process[these], chosen, wanted and wanted.rows(these)))
     return plans
 
 
@@ -141,7 +153,10 @@ def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: P
     fast = fast_generator(rng)
     shocks = fast.standard_normal((length, batch), np.float32)  # (length, batch) of unit variance
     curve, special = _curves(config, fast, plan.process, time, shocks)
+    papers = task.defined is not None and task.defined.truth == "paper"
+    design = parameters.design if papers else visible.design
     sizes = design(config, rng, plan.targets, curve)
+    path = added.modulate(plan.added, rng, shocks, time, sizes) if plan.added else None
     sizes = {name: size.astype(np.float32) for name, size in sizes.items()}
     points = ornstein_uhlenbeck(shocks, sizes["tau"], sizes["sigma"])
     curve *= np.where(swings, sizes["swing"], sizes["drift"])
@@ -149,6 +164,12 @@ def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: P
     if swings.any():
         points += np.multiply(time - np.float32(0.5), np.where(swings, sizes["drift"], np.float32(0)), out=curve)
     low, scale = -sizes["level"], np.ones(batch, np.float32)  # value mapped to 0, scale factor
+    if plan.added and path:
+        added.add(plan.added, rng, points, time, path, own, task.defined.borders if task.defined else QUARTERS)
+        bottom, top = points.min(axis=0), points.max(axis=0)
+        own = own | (top - bottom > TOP)
+        low = np.clip(low, top - TOP, bottom, out=low)
+        sizes["level"] = -low
     if own.any():
         low = np.where(own, points.min(axis=0), low)
         scale = np.where(own, TOP / (points.max(axis=0) - low), scale)
@@ -219,9 +240,13 @@ def _keep(task: Task, groups: list[Group]) -> Block:
     order = np.argsort(np.concatenate([group.plan.place for group in groups]))
     kept = order
     if len(order) > BLOCK:
-        classes = [np.concatenate([group.classes[facet] for group in groups])[order] for facet in task.names]
-        cells = np.ravel_multi_index(classes, [len(names) for names in task.classes.values()])
+        classes = {name: np.concatenate([each.classes[name] for each in groups])[order] for name in task.names}
+        counts = {name: len(names) for name, names in task.classes.items()}
         ties = np.concatenate([task.near_ties(group.measures) for group in groups])[order]
+    if len(order) > BLOCK and task.added:
+        kept = order[balanced(classes, counts, ties, BLOCK)]
+    elif len(order) > BLOCK:
+        cells = np.ravel_multi_index(list(classes.values()), list(counts.values()))
         # Near ties are dropped first. The order of the others is unrelated to their index; otherwise the end of a
         # block would be less balanced.
         preferred = np.lexsort((np.arange(len(order)) * STRIDE % len(order), ties))

@@ -14,7 +14,7 @@ from tsd.generation.pairs import draw_pairs
 from tsd.recipe import SeriesConfig
 from tsd.series.processes import processes_of
 from tsd.storage.schemas import SPLITS, conform
-from tsd.tasks import Measures, Task
+from tsd.tasks import DEFAULT, Measures, Task
 
 __all__ = ["BLOCK", "draw_table", "split_of"]
 
@@ -54,7 +54,7 @@ def _single_rows(task: Task, config: SeriesConfig, seed: int, number: int) -> pa
 
 def _pair_rows(task: Task, config: SeriesConfig, seed: int, number: int) -> pa.Table:
     """One block of pairs as an Arrow table. `process` and `parameters` hold both series' entries."""
-    drawn = draw_pairs(config, seed, number)
+    drawn = draw_pairs(config, seed, number, task.defined or DEFAULT)
     first, second = (_process(config, block) for block in drawn.series)
     both = pa.concat_arrays([_parameters(task, block) for block in drawn.series])
     in_turn = np.arange(2 * BLOCK).reshape(2, BLOCK).T.reshape(-1)  # first, second, first, second …

@@ -11,8 +11,9 @@ from tsd.recipe import SeriesConfig
 from tsd.rng import PAIRS, PARTNERS, generator
 from tsd.series.processes import SCALED
 from tsd.series.truth import TOP
-from tsd.tasks import SINGLE
+from tsd.tasks.definitions import DEFAULT, Definitions
 from tsd.tasks.pair import SHARES
+from tsd.tasks.single import single
 
 OFFSETS = 24  # vertical offsets tried per pair
 
@@ -49,10 +50,14 @@ class PairBlock:
     series: tuple[Block, Block]
 
 
-def draw_pairs(config: SeriesConfig, seed: int, block: int) -> PairBlock:
-    """Generate one block of pairs. Both series have the recipe's single length."""
+def draw_pairs(config: SeriesConfig, seed: int, block: int, defined: Definitions = DEFAULT) -> PairBlock:
+    """Generate one block of pairs. Both series have the recipe's single length.
+
+    defined: by which definitions the series of a block are balanced before they are paired.
+    """
     rng = generator(seed, PAIRS, block)
-    series = draw_block(SINGLE, config, seed, block), draw_block(SINGLE, config, seed, block, PARTNERS)
+    task = single(defined)
+    series = draw_block(task, config, seed, block), draw_block(task, config, seed, block, PARTNERS)
     targets = stratum(np.array([wish.share for wish in WISHES]), rng.permutation(BLOCK) / BLOCK)
     low, high = np.array([wish.heights for wish in WISHES])[targets].T
     heights = rng.uniform(low, high, (2, BLOCK)).astype(np.float32)  # (2, BLOCK)

@@ -31,6 +31,7 @@ class Targets:
     noise: npt.NDArray[np.intp]  # index into low, medium, high
     own_range: npt.NDArray[np.bool_]  # min-max scaled to 0–99, rather than on the common scale
     swings: npt.NDArray[np.bool_]  # the curve is added to a linear drift
+    room: Floats  # value units for drift and swing; less than all where structure is added beside them
 
 
 def design(config: SeriesConfig, rng: np.random.Generator, targets: Targets, curve: Array) -> dict[str, Floats]:
@@ -39,7 +40,7 @@ def design(config: SeriesConfig, rng: np.random.Generator, targets: Targets, cur
     curve: (length, batch). With t from 0 to 1, the mean is level + drift · (t − ½) + swing · curve if the process
     swings, else level + drift · curve. tau is in points, the others in value units.
     """
-    shape = _size_up(curve)
+    shape = size_up(curve)
     noise = _noise(config, rng, targets, shape.constant, len(curve))
     span = noise.path_range * noise.wanted / noise.per_sigma  # range of the path around the mean
     drift, swing = _mean(config, rng, targets, shape, noise, np.maximum(TOP - span, 0.0))
@@ -85,14 +86,14 @@ def _noise(
     # With min-max scaling, a series without drift or swing has nothing but shocks, which makes its noise high.
     still = targets.own_range & ~targets.swings & (flat | constant)
     noise = np.where(still, HIGH, targets.noise)
-    wanted = np.exp(_between(np.log(config.noise_rms), noise, rng.random(batch)))
+    wanted = np.exp(between(np.log(config.noise_rms), noise, rng.random(batch)))
     # Fast reversion keeps the ends of a flat series together. Processes that swing may revert as fast as any,
     # since the swing determines their extrema.
     speed = rng.random(batch)
     speed = np.where(flat, FLAT_TAU[0] + speed * (FLAT_TAU[1] - FLAT_TAU[0]), speed)
     fastest = np.min(config.tau)
     spans = np.log([*config.tau, *((fastest, slowest) for _, slowest in config.tau)])
-    log_share = _between(spans, noise + len(config.tau) * targets.swings, speed)
+    log_share = between(spans, noise + len(config.tau) * targets.swings, speed)
     tau = np.exp(log_share) * length
     per_sigma, per_spread = _expected(log_share, length)
     # Approximate range of a normal path: 2 √(2 ln n) for n independent points.
@@ -139,7 +140,7 @@ class Shape:
     line_rise: float
 
 
-def _size_up(curve: Array) -> Shape:
+def size_up(curve: Array) -> Shape:
     """Measure mean curves, (length, batch), on COARSE of their points."""
     # Sums rather than matrix products, whose order of summation depends on the number of threads.
     at = np.linspace(0, len(curve) - 1, COARSE).astype(int)
@@ -163,13 +164,16 @@ def _size_up(curve: Array) -> Shape:
 
 def _expected(log_tau: Floats, length: int) -> tuple[Floats, Floats]:
     """The stationary factors, interpolated at log(tau / length), (batch,) each."""
+    residual, difference = (at_log_tau(log_tau, factor) for factor in stationary_factors(length))
+    return residual, difference
+
+
+def at_log_tau(log_tau: Floats, factor: Floats) -> Floats:
+    """A factor, (GRID,) over LOG_TAU, interpolated at log(tau / length), (batch,)."""
     place = (np.clip(log_tau, *LOG_TAU) - LOG_TAU[0]) * ((GRID - 1) / (LOG_TAU[1] - LOG_TAU[0]))
     below = np.minimum(place.astype(np.intp), GRID - 2)
-    residual, difference = (
-        factor[below] + (place - below) * (factor[below + 1] - factor[below])
-        for factor in stationary_factors(length)
-    )
-    return residual, difference
+    found: Floats = factor[below] + (place - below) * (factor[below + 1] - factor[below])
+    return found
 
 
 @cache  # fewer than a thousand lengths
@@ -188,19 +192,19 @@ def stationary_factors(length: int) -> tuple[Floats, Floats]:
     ends[:window] = -1 / window
     ends[-window:] = 1 / window
     covariance = np.exp(-np.arange(length) / tau[:, None])  # (GRID, lags)
-    explained = sum((covariance * _lags(column)).sum(axis=1) for column in (weights / np.sqrt(norms)).T)
-    difference = (covariance * _lags(ends)).sum(axis=1)
+    explained = sum((covariance * autocorrelation(column)).sum(axis=1) for column in (weights / np.sqrt(norms)).T)
+    difference = (covariance * autocorrelation(ends)).sum(axis=1)
     return np.sqrt(1 - explained / length), np.sqrt(difference)
 
 
-def _lags(weights: Floats) -> Floats:
+def autocorrelation(weights: Floats) -> Floats:
     """Autocorrelation sums: Σ w_i w_j over |i − j| = lag for every lag, (length,)."""
     lags = np.correlate(weights, weights, "full")[len(weights) - 1 :]
     lags[1:] *= 2
     return lags
 
 
-def _between(spans: Floats, which: npt.NDArray[np.intp], share: Floats) -> Floats:
+def between(spans: Floats, which: npt.NDArray[np.intp], share: Floats) -> Floats:
     """Interpolate within one span per row. spans: (spans, 2); which: (batch,) index; share: (batch,) 0–1."""
     lows, widths = spans[:, 0], spans[:, 1] - spans[:, 0]
     between: Floats = lows[which] + widths[which] * share

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from tsd.models import vision
-from tsd.models.chat import chat_tokens, image_prompt_tokens, picture_place
+from tsd.models.chat import chat_tokens, image_prompt_tokens, picture_place, styled_prompt_tokens
 from tsd.models.vision import patches_of
 from tsd.plots.rasterised import Pixels
 from tsd.tasks import Task
@@ -54,16 +54,24 @@ def decode(
 
 @torch.inference_mode()
 def describe(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, ink: Pixels, max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task,
+    ink: Pixels,
+    max_new_tokens: int,
+    styles: Sequence[Sequence[int]] | None = None,
 ) -> list[str]:
     """Respond greedily to each image, in order. For vision students; see `decode`.
 
-    ink: (batch, SIDE, SIDE) uint8 rasterised plots.
+    ink: (batch, SIDE, SIDE) uint8 rasterised plots. styles: of the responses, for a locally trained teacher.
     """
     model.eval()
-    prompt = image_prompt_tokens(task, tokenizer)
-    shown = Shown(patches_of(ink).to(model.device), picture_place(prompt, tokenizer))
-    batch = Batch(model, [prompt] * len(ink), max_new_tokens, shown)
+    if styles is None:
+        prompts = [image_prompt_tokens(task, tokenizer)] * len(ink)
+    else:
+        prompts = styled_prompt_tokens(task, tokenizer, styles)
+    shown = Shown(patches_of(ink).to(model.device), picture_place(prompts[0], tokenizer))
+    batch = Batch(model, prompts, max_new_tokens, shown)
     return _grown(batch, list(range(len(ink))), tokenizer, max_new_tokens)
 
 

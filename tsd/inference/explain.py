@@ -17,9 +17,9 @@ from tsd.errors import InputError
 from tsd.plots.rasterised import draw
 from tsd.series.truth import TOP
 from tsd.storage import folders
-from tsd.tasks import TASKS, Task, named, trust
+from tsd.tasks import TASKS, Definitions, Task, named, trust
 
-MAX_NEW_TOKENS = 128
+MAX_NEW_TOKENS = 128  # more for tasks whose replies are longer
 NO_ANSWER = "The student's reply cannot be parsed: it may need more training."
 GIVE = "give a student's folder, such as runs/laptop/students/NAME"
 
@@ -45,7 +45,7 @@ def explain(
         module = card["task"].rpartition(":")[0]
         if module and not trusted:
             trust.require([module], folder, model)
-        task = named(card["task"], folder)
+        task = named(card["task"], folder, Definitions.of(card["about"]))
         if task.curves > 1:
             raise InputError(
                 f"{model} was trained to read {task.curves} series at once: give a student of one series"
@@ -168,6 +168,7 @@ def _ask(folder: str, model: str, task: Task, values: npt.NDArray[np.int64]) -> 
     from tsd.models.tokenizer import load_tokenizer
     from tsd.models.vision import is_vision_model
 
+    most = max(MAX_NEW_TOKENS, task.reply_tokens)
     logging.disable_progress_bar()
     logging.set_verbosity(logging.CRITICAL)  # its loading reports span pages
     try:
@@ -178,8 +179,8 @@ def _ask(folder: str, model: str, task: Task, values: npt.NDArray[np.int64]) -> 
             raise InputError(f"its weights lack {missing[0]}")
         if is_vision_model(student):
             ink = draw([[values.astype(np.uint8)]])
-            return describe(student, tokenizer, task, ink, MAX_NEW_TOKENS)[0]
-        return decode(student, tokenizer, [task.student_prompt(values.tolist())], MAX_NEW_TOKENS)[0]
+            return describe(student, tokenizer, task, ink, most)[0]
+        return decode(student, tokenizer, [task.student_prompt(values.tolist())], most)[0]
     except Exception as error:  # file formats, layers and tokenizers raise any exception for a damaged file
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         raise InputError(f"the model folder {model} is damaged, copy or train it again: {reason}") from error

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tsd.plots.rasterised import SIDE
-from tsd.tasks import Task, named, trust
+from tsd.tasks import Definitions, Task, named, trust
 
 CARD, README = "tsd.json", "README.md"
 USE = """```python
@@ -43,7 +43,8 @@ def render(
     score; None before evaluation. task: the student's; by default the one that the content names, whose module is
     run. Raises KeyError for a missing entry, InputError for an unknown task.
     """
-    run, about, task = card["run"], card["about"], task or named(card["task"])
+    run, about = card["run"], card["about"]
+    task = task or named(card["task"], defined=Definitions.of(about))
     consent = f" {trust.OPTION}" if ":" in card["task"] else ""  # the folder names a module, which is run
     source, adapters = about["source"], about["adapters"]
     lengths = card["length"] if isinstance(card["length"], list | tuple) else [card["length"]]
@@ -75,6 +76,7 @@ def render(
         f"{run['examples']:,} descriptions by the teacher {about['teacher']} of synthetic {shown} of {points} "
         f"points, whole numbers from 0 to 99: {run['tokens']:,} tokens in {run['steps']:,} steps, "
         f"{run['flops']:.3g} FLOPs. Seed {run['seed']}.",
+        *_definitions(task),
         "## Evaluation",
         *_measured(run, scores),
         "## Usage",
@@ -84,6 +86,13 @@ def render(
         f"tsd, study {about['study']}, recipe {about['recipe']} (digest), run {run['run_id']}.",
     ]
     return "\n\n".join(paragraphs) + "\n"
+
+
+def _definitions(task: Task) -> list[str]:
+    """What the classes of the task mean, if it says so."""
+    if not task.definitions:
+        return []
+    return ["## Labels", "\n".join(f"- *{name}*: {text}." for name, text in task.definitions.items())]
 
 
 def _front(source: str | None, alone: bool, image: bool) -> str:
@@ -104,7 +113,10 @@ def _front(source: str | None, alone: bool, image: bool) -> str:
 
 def _measured(run: Mapping[str, Any], scores: Mapping[str, Mapping[str, float]] | None) -> list[str]:
     """The held-out loss and, after evaluation, a table of the scores with their intervals."""
-    loss = f"Loss on held-out examples: {run['validation_loss']:.4f} nats a token."
+    loss = f"Loss on held-out examples: {run['validation_loss']:.4f} nats a token"
+    if run.get("label_loss") is not None:
+        loss += f", {run['label_loss']:.4f} on those that carry a label or a number"
+    loss += "."
     if scores is None:
         return [loss]
     rows = [f"| {name} | {at['value']:.3f} | {at['low']:.3f}–{at['high']:.3f} |" for name, at in scores.items()]

@@ -32,6 +32,16 @@ def image_prompt_tokens(task: Task, tokenizer: "PreTrainedTokenizerBase") -> lis
     return tokens
 
 
+def styled_prompt_tokens(
+    task: Task, tokenizer: "PreTrainedTokenizerBase", styles: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Token ids of the prompts of a locally trained teacher, one for each style. All have one length."""
+    turn = {"role": "user", "content": [{"type": "text", "text": task.image_prompt}, {"type": "image"}]}
+    prompt: str = tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    shown = prompt.replace(PICTURE, PICTURE * PICTURE_TOKENS)
+    return encode([shown.replace(task.image_prompt, task.styled_prompt(style)) for style in styles], tokenizer)
+
+
 def picture_place(prompt: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> int:
     """Position of the first image token in a prompt."""
     return list(prompt).index(tokenizer.convert_tokens_to_ids(PICTURE))

@@ -1,5 +1,6 @@
 """Recipe sections: which series are generated, and how they are plotted."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -11,6 +12,33 @@ SHORTEST, LONGEST = 32, 1024  # points in a series
 RASTERISED_SIDE, RASTERISED_TOKEN = 128, 32  # pixels of a rasterised plot's side and of an image token's side
 FIXED = {"paper": (1000, 500), "bare": (RASTERISED_SIDE,) * 2}  # pixels of the styles with a fixed size
 PATCH = 28  # pixels of an image token's side in a Qwen-VL
+
+
+# Defaults with `truth: paper` that differ from those of SeriesConfig: they give balanced classes too.
+OF_PAPERS_TRUTH: Mapping[str, Any] = {
+    "oversampling": 1.25,
+    "trend_shares": (0.34, 0.34, 0.32),
+    "noise_shares": (0.49, 0.33, 0.18),
+    "own_trend_shares": (0.28, 0.28, 0.44),
+    "own_noise_shares": (0.60, 0.40, 0.0),
+    "noise_rms": ((0.6, 1.75), (2.4, 10.2), (13.0, 17.0)),
+    "drift": (6.0, 10.0),
+    "own_drift": (0.05, 0.4),
+}
+
+# Those of the task `rich`: more room for seasons, shifts, outliers and changes of volatility, which are added.
+OF_RICH: Mapping[str, Any] = {
+    "oversampling": 2.0,  # series are measured 1,024 at once: fewer candidates than twice as many cost the same
+    "mix": {
+        **{"linear": 1.5, "fixed": 1.0, "saturating": 0.75, "piecewise": 0.75, "switching": 0.4, "shift": 0.5},
+        **{"season": 1.0, "student_t": 0.6, "volatile": 0.6},
+    },
+    "trend_shares": (0.43, 0.43, 0.14),
+    "noise_shares": (0.31, 0.17, 0.52),
+    "own_noise_shares": (0.31, 0.17, 0.52),
+    "noise_rms": ((0.4, 1.6), (2.5, 8.5), (11.8, 16.0)),
+    "tau": ((0.2, 0.8), (0.016, 0.31), (0.0008, 0.008)),  # high noise that does not wander leaves room
+}
 
 
 class SeriesConfig(Section):
@@ -28,28 +56,31 @@ class SeriesConfig(Section):
     """Other ranges for parameters that only some processes have, such as season_period: [0.3, 2.0]."""
     own_range: Share = 0.4
     """Fraction of series that are min-max scaled to 0–99. The others share a common scale."""
-    oversampling: Annotated[float, Field(ge=1, le=10)] = 1.25
+    oversampling: Annotated[float, Field(ge=1, le=10)] = 1.5
     """Candidates generated per series kept. More candidates give more balanced classes and take longer."""
-    trend_shares: Shares = (0.34, 0.34, 0.32)
+    trend_shares: Shares = (0.41, 0.41, 0.18)
     """Fractions of series generated with a rising, a falling and no drift. Noise moves some of the last to the
     others."""
-    noise_shares: Shares = (0.49, 0.33, 0.18)
+    noise_shares: Shares = (0.36, 0.28, 0.36)
     """Fractions of series generated with low, medium and high noise."""
-    own_trend_shares: Shares = (0.28, 0.28, 0.44)
+    own_trend_shares: Shares = (0.43, 0.43, 0.14)
     """trend_shares of min-max scaled series."""
-    own_noise_shares: Shares = (0.60, 0.40, 0.0)
+    own_noise_shares: Shares = (0.32, 0.28, 0.40)
     """noise_shares of min-max scaled series. Scaling makes flat series noisier than they were generated."""
-    noise_rms: tuple[Range, Range, Range] = ((0.6, 1.75), (2.4, 10.2), (13.0, 17.0))
-    """Ranges of the RMS residual of a cubic fit for low, medium and high noise, in value units."""
+    noise_rms: tuple[Range, Range, Range] = ((0.4, 1.7), (2.5, 8.5), (10.8, 14.5))
+    """Ranges of the RMS of the noise for low, medium and high noise, in value units: around all structure, or of a
+    cubic fit with `truth: paper`."""
     tau: tuple[Range, Range, Range] = ((0.2, 0.8), (0.016, 0.31), (0.0055, 0.031))
     """Ranges of the mean-reversion time for low, medium and high noise, as a fraction of the length. Slow
     reversion at low noise lets the path wander, so that the trend does not determine the extrema."""
-    drift: tuple[Size, Size] = (6.0, 10.0)
-    """Range of the drift from first to last point, in value units."""
+    drift: tuple[Size, Size] = (8.0, 40.0)
+    """Range of the drift from first to last point, in value units. A larger one is taken where `own_drift` needs
+    it."""
     drift_per_spread: Size = 1.0
-    """Additional drift per value unit by which noise alone separates the two ends."""
-    own_drift: tuple[Share, Share] = (0.05, 0.4)
-    """Range of the drift of min-max scaled series, as a fraction of the range left by the noise."""
+    """Additional drift per value unit by which noise alone separates the two ends; with `truth: paper` only."""
+    own_drift: tuple[Share, Share] = (0.27, 0.40)
+    """Range of the drift as a fraction of the series' range. With `truth: paper`, that of min-max scaled series,
+    as a fraction of the range left by the noise."""
     swing: tuple[Size, Size] = (8.0, 40.0)
     """Range of the height of humps, seasons and switches that are added to a drift, in value units."""
     swing_share: tuple[Share, Share] = (0.3, 0.9)

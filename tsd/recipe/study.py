@@ -14,13 +14,24 @@ from tsd.errors import InputError, RecipeError
 from tsd.recipe.additions import TEACHERS
 from tsd.recipe.curation import CurationConfig
 from tsd.recipe.section import EVERY, MACHINE, Section, Shapes, Uri, nearest
-from tsd.recipe.series import PlotConfig, SeriesConfig
+from tsd.recipe.series import OF_PAPERS_TRUTH, OF_RICH, PlotConfig, SeriesConfig
 from tsd.recipe.teacher_kinds import Teacher
 from tsd.recipe.teachers import ModelTeacher, RulesTeacher
 from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
 from tsd.series.processes import added, own_ranges
 from tsd.storage.schemas import SPLITS
-from tsd.tasks import TASKS, Task, is_module, modules, named, require_measurable
+from tsd.tasks import (
+    TASKS,
+    Definitions,
+    PlaceNames,
+    Task,
+    Truth,
+    is_module,
+    modules,
+    named,
+    require_measurable,
+    truths_of,
+)
 
 # Generous bounds on the bytes over all tables.
 BYTES_PER_POINT, BYTES_PER_ROW, BYTES_PER_PIXEL = 10, 500, 0.1
@@ -54,9 +65,9 @@ def _known_task(name: str) -> str:
 
 
 @cache
-def _extended(task: str, processes: tuple[str, ...], metrics: tuple[str, ...]) -> Task:
+def _extended(task: str, defined: Definitions, processes: tuple[str, ...], metrics: tuple[str, ...]) -> Task:
     """A task whose tables have columns for plugins. processes: of plugins, in alphabetical order."""
-    built = named(task)
+    built = named(task, defined=defined)
     if not processes and not metrics:
         return built
     return replace(built, parameters=(*built.parameters, *own_ranges(added(processes))), metrics=metrics)
@@ -116,6 +127,13 @@ def _with_teachers(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, **said}
 
 
+def _with_definitions(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the defaults of the series that depend on the task, or on how their truth is measured."""
+    series = fields.get("series", {})
+    usual = OF_RICH if fields.get("task") == "rich" else OF_PAPERS_TRUTH if fields.get("truth") == "paper" else {}
+    return {**fields, "series": {**usual, **series}} if usual and isinstance(series, dict) else fields
+
+
 def _with_plugins(fields: dict[str, Any]) -> dict[str, Any]:
     """Load the plugins, whose names the sections use, and make their paths absolute. Raises ValueError."""
     if "plugins" not in fields:
@@ -127,6 +145,22 @@ def _with_plugins(fields: dict[str, Any]) -> dict[str, Any]:
     except InputError as error:
         raise ValueError(f"plugins: {error}") from error
     return {**fields, "plugins": plugins}
+
+
+def _fault_of_definitions(recipe: "Recipe") -> str | None:
+    """Why the definitions of labels do not fit the task or the length of the series; None if they do."""
+    named = [field for field in ("truth", "places") if field in recipe.model_fields_set]
+    if recipe.task not in TASKS:
+        return f"{named[0]}: the task {recipe.asks.name} has its own definitions: leave it out" if named else None
+    if recipe.truth not in truths_of(recipe.task):
+        return f"truth: the task {recipe.task} has no {recipe.truth} truth: leave truth out, or name another task"
+    least = (3 if recipe.task == "pair" else 1) * Definitions(recipe.truth, recipe.places).shortest
+    if recipe.series.lengths[0] >= least:
+        return None
+    return (
+        f"series.length must be at least {least} for the task {recipe.task} with truth: robust, not "
+        f"{recipe.series.lengths[0]}: make it longer, or set truth: paper"
+    )
 
 
 OUT = "runs"
@@ -145,8 +179,16 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63), Shapes("generate")] = 0
     """The study's seed. A series depends only on it and on the series' id."""
     task: Annotated[TaskName, Shapes("generate")] = "single"
-    """The task of arXiv 2507.07439: `single` is about one series, `pair` about two. `package.module:TASK` or
-    `./file.py:TASK` is a task outside tsd."""
+    """The tasks of arXiv 2507.07439: `single` is about one series, `pair` about two. `rich` is `single` with
+    season, level shift, outliers and volatility. `package.module:TASK` or `./file.py:TASK` is a task outside
+    tsd."""
+    truth: Annotated[Truth, Shapes("generate")] = "robust"
+    """How the true trend and noise of a series are measured, for a built-in task. `robust`: a trend has a
+    direction only where its change is large and beyond what noise and cycles would do, and noise is what is left
+    around trend, season, shifts and bends. `paper`: the formulas of arXiv 2507.07439; not for `rich`."""
+    places: Annotated[PlaceNames, Shapes("generate")] = "quarters"
+    """Where the beginning of a series ends and its end begins, for a built-in task: at a `quarters` of its points
+    from either side, as in arXiv 2507.07439, or at `thirds`."""
     plugins: Annotated[tuple[str, ...], MACHINE] = ()
     """Modules, or paths of .py files, that add processes, policies, metrics or teachers. A relative path starts at
     the recipe's folder."""
@@ -166,7 +208,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _plugins_come_first(cls, value: Any) -> Any:
-        return _with_teachers(_with_plugins(value)) if isinstance(value, dict) else value
+        return _with_teachers(_with_definitions(_with_plugins(value))) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _the_task_measures_the_series(self) -> Self:
@@ -174,6 +216,12 @@ class Recipe(Section):
             require_measurable(self.task, self.series.lengths[0])
         except InputError as error:
             raise ValueError(str(error)) from error
+        return self
+
+    @model_validator(mode="after")
+    def _definitions_fit_the_task(self) -> Self:
+        if fault := _fault_of_definitions(self):
+            raise ValueError(fault)
         return self
 
     @model_validator(mode="after")
@@ -249,7 +297,8 @@ class Recipe(Section):
     @property
     def asks(self) -> Task:
         """The task object that `task` names. Its tables have columns for what the recipe uses of plugins."""
-        return _extended(self.task, tuple(added(self.series.mix)), self.evaluation.metrics)
+        defined = Definitions(self.truth, self.places)
+        return _extended(self.task, defined, tuple(added(self.series.mix)), self.evaluation.metrics)
 
     @property
     def outside(self) -> tuple[str, ...]:

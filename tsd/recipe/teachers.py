@@ -73,6 +73,7 @@ SHAPING = {
     "model",
     "revision",
     "modality",
+    "prompt",
     "choices",
     "structured",
     "temperature",
@@ -91,6 +92,9 @@ class ModelTeacher(Section):
     model with a short prompt of its own."""
     modality: Literal["image", "text", "both"] = "image"
     """Input modality: the plot, the values as text, or both."""
+    prompt: Literal["plain", "defined"] | None = None
+    """Whether the prompt defines each class. Default: `defined` with `truth: robust`, else `plain`. A locally
+    trained teacher is never told."""
     choices: bool = False
     """Restrict responses to the task's own phrasings (a schema of enums), for models that cannot phrase
     answers."""

@@ -5,7 +5,7 @@ In: a folder with a finished `series` dataset. Out: the page's path. Series are 
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -17,7 +17,7 @@ from tsd.recipe import PlotConfig, load, nearest
 from tsd.reporting.pages import template
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import fingerprint
-from tsd.tasks import TASKS, Task
+from tsd.tasks import Task, variants
 
 PAGE = "plots.html"
 MOST = 50_000  # series searched for those shown
@@ -64,7 +64,7 @@ def _open(run: str, trusted: bool) -> tuple[Task, datasets.Dataset]:
 
 def _tasks(run: str, trusted: bool) -> list[Task]:
     """The tasks whose series a folder may hold: the built-in ones, and the recipe's with its plugins."""
-    found = list(TASKS.values())
+    found = variants()
     for folder in (run, os.path.dirname(run)):  # the folder may be the dataset itself
         if os.path.isfile(f"{folder}/recipe.yaml"):
             found.append(load(f"{folder}/recipe.yaml", stored=True, trusted=trusted).asks)
@@ -148,6 +148,19 @@ def _card(task: Task, row: Row, picture: bytes) -> Row:
     }
 
 
+def _signed(form: str) -> Callable[[float], str]:
+    """Writes a number in a form with its sign."""
+    return lambda number: f"{number:{form}}".replace("-", "−")
+
+
+SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {  # title and form of measures, by either definition
+    "trend_delta": ("End − start", _signed("+.1f")),
+    "trend_change": ("Change, share of the range", _signed("+.0%")),
+    "noise_rms": ("Noise, RMS", "{:.2f}".format),
+    "noise": ("Noise", "{:.2f}".format),
+}
+
+
 def _process(row: Row) -> str:
     """The process and its parameters in words."""
     parameters = row["parameters"] if isinstance(row["parameters"], list) else [row["parameters"]]
@@ -162,8 +175,7 @@ def _measured(row: Row) -> list[tuple[str, str]]:
     """The measures of one series as (name, value) texts."""
     measures, values, truth = row["measures"], row["values"], row["truth"]
     return [
-        ("End − start", f"{measures['trend_delta']:+.1f}".replace("-", "−")),
-        ("Noise, RMS", f"{measures['noise_rms']:.2f}"),
+        *((title, shown(measures[name])) for name, (title, shown) in SHOWN.items() if name in measures),
         *(
             (facet, f"{truth[facet]}: {values[measures[arg]]} at {measures[arg]}")
             for facet, arg in (("maximum", "argmax"), ("minimum", "argmin"))

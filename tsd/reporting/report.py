@@ -19,7 +19,7 @@ from tsd.plots.figures import Figure
 from tsd.reporting.pages import percent, template
 from tsd.reporting.runs import Run, in_order, loss_of, mean_curve, students_of, text_counterparts
 from tsd.reporting.scaling_figure import BASELINE_NAMES, Baselines, Colours, Fits, draw, inline
-from tsd.storage.schemas import ALL_RIGHT, VALID
+from tsd.storage.schemas import ALL_RIGHT, CLOSE, STATED, VALID
 from tsd.tasks import Task
 
 MOST_TOLD = 4  # facets in the best student's line; with more, the exact match only
@@ -58,8 +58,8 @@ class Study:
     baselines: dict[str, dict[str, float]]
     """By facet and for the exact match, as returned by `tsd.evaluation.scoring.baselines`."""
     fits: dict[str, FittedLaw | str]
-    """By "loss" or the score whose error rate was fitted: the law, or a sentence why there is none. N is
-    parameters without embeddings, D is training examples."""
+    """The law, or a sentence why there is none, by "loss", "label_loss" or the score whose error rate was fitted.
+    N is parameters without embeddings, D is training examples."""
     samples: list[Sample]
     seconds: dict[str, float]
     """Wall-clock seconds by stage, in order."""
@@ -102,6 +102,7 @@ def write(study: Study) -> str:
         figures={name: inline(figure, name, colours) for name, figure in drawn.items()},
         colours=colours,
         facets=study.task.names,
+        definitions=study.task.definitions,
         scores=score_titles(study.task),
         baselines={
             kind: {score: found.get(kind) for score, found in study.baselines.items()} for kind in BASELINE_NAMES
@@ -113,6 +114,7 @@ def write(study: Study) -> str:
         not_stated=NOT_STATED,
         comparison=comparison,
         apart=_apart,
+        split_loss=any(run["label_loss"] is not None for run in runs),
         both_modalities=len({run["modality"] for run in runs}) > 1,
     )
 
@@ -139,7 +141,9 @@ def score_titles(task: Task) -> dict[str, str]:
     """Readable titles of a run's scores."""
     counted = {4: "four"}.get(len(task.names), str(len(task.names)))
     metrics = {name: name.replace("_", " ") for name in task.metrics}
-    return {**{name: name for name in task.names}, ALL_RIGHT: f"all {counted} right", VALID: "valid", **metrics}
+    numbers = {CLOSE: "stated numbers within 5 %", STATED: "with numbers"} if task.numbers else {}
+    facets = {name: name for name in task.names}
+    return {**facets, ALL_RIGHT: f"all {counted} right", VALID: "valid", **numbers, **metrics}
 
 
 def best(runs: pa.Table) -> Run:

@@ -4,8 +4,8 @@ The formulas are those of the code of arXiv 2507.07439, which is for 128 points.
 scale with the length: 20 of 128 points is a fraction, quarters stay quarters.
 """
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from math import ceil, floor
 from typing import Any, TypeAlias
 
@@ -13,16 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 Lengths: TypeAlias = int | npt.NDArray[np.int32]  # points per series: one number, or (batch,)
+Places: TypeAlias = tuple[float, float]  # fractions of a series between beginning, middle and end
 
 TOP = 99  # the largest value
 CHUNK = 2**17  # points measured at once: their float64 copy fits a core's cache
 TREND_MARGIN = 3.0  # value units between the means of the two ends
 NOISE_LEVELS = (2.0, 12.0)  # RMS of the residual in value units
 WINDOW = 20 / 128  # fraction of the series in the window at either end
-PLACES = (
-    32 / 128,
-    96 / 128,
-)  # an extremum before the first is at the beginning, after the second at the end
+# An extremum before the first fraction is at the beginning, after the second at the end.
+QUARTERS, THIRDS = (1 / 4, 3 / 4), (1 / 3, 2 / 3)
 
 # glibc returns freed blocks above a threshold to the system, and each new allocation then causes page faults.
 # Allocating and freeing one large block, without touching it, raises the threshold permanently (mallopt(3),
@@ -30,23 +29,41 @@ PLACES = (
 np.empty(2**24, np.uint8)
 
 
-def measure(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-    """Measure each series.
+def measure(values: npt.NDArray[np.uint8], places: Places = QUARTERS) -> dict[str, npt.NDArray[Any]]:
+    """Measure trend and noise of each series by the paper's formulas, and its extrema.
 
-    values: (batch, length) uint8, 0–99. Returns by name, (batch,) each:
+    values: (batch, length) uint8, 0–99. places: fractions of the series between its regions. Returns by name,
+    (batch,) each, what `extrema` does, and:
 
       trend_delta    float32, value units: mean of the last window minus mean of the first
       noise_rms      float32, value units: RMS of the residual of a cubic fit
+    """
+    return _in_chunks(partial(_measure, places=places), values)
+
+
+def extrema(values: npt.NDArray[np.uint8], places: Places = QUARTERS) -> dict[str, npt.NDArray[Any]]:
+    """Find the extrema of each series.
+
+    values: (batch, length) uint8, 0–99. places: fractions of the series between its regions. Returns by name,
+    (batch,) each:
+
       argmax, argmin int32: index of the first occurrence
       maximum_lead   float32, value units: distance of the extremum to the best value of the other two
       minimum_lead   regions, 0 if these reach it as well
     """
+    return _in_chunks(lambda some: _extrema(np.ascontiguousarray(some.T), places), values)
+
+
+def _in_chunks(
+    measured: Callable[[npt.NDArray[np.uint8]], dict[str, npt.NDArray[Any]]], values: npt.NDArray[np.uint8]
+) -> dict[str, npt.NDArray[Any]]:
+    """What a function returns for all series, called with as many at once as fit a core's cache."""
     rows = max(1, CHUNK // values.shape[1])
-    parts = [_measure(values[first : first + rows]) for first in range(0, max(1, len(values)), rows)]
+    parts = [measured(values[first : first + rows]) for first in range(0, max(1, len(values)), rows)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _measure(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
+def _measure(values: npt.NDArray[np.uint8], places: Places) -> dict[str, npt.NDArray[Any]]:
     """`measure` for series that fit the cache together. values: (batch, length) uint8."""
     length = values.shape[1]
     weights, norms = _weights(length)
@@ -56,21 +73,23 @@ def _measure(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
     sums = weights @ exact  # (polynomials + 1, batch); the last row is for the two ends
     # The residual is what the orthogonal polynomials of the cubic do not explain, so no fit is needed.
     energy = np.einsum("ij,ij->j", exact, exact) - np.einsum("ij,ij,i->j", sums[:-1], sums[:-1], 1 / norms)
-    # The smallest integers that hold a value and an index.
-    small = turned.astype(np.int16 if length < 256 else np.int32)
-    maximum, argmax = _peaks(small)
-    minimum, argmin = _peaks(TOP - small)
     return {
         "trend_delta": (sums[-1] / end_window(length)).astype(np.float32),
         "noise_rms": np.sqrt(np.maximum(energy, 0.0) / length).astype(np.float32),
-        "argmax": argmax,
-        "argmin": argmin,
-        "maximum_lead": maximum,
-        "minimum_lead": minimum,
+        **_extrema(turned, places),
     }
 
 
-def _peaks(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+def _extrema(turned: npt.NDArray[np.uint8], places: Places) -> dict[str, npt.NDArray[Any]]:
+    """`extrema` for series that fit the cache together. turned: (length, batch) uint8."""
+    # The smallest integers that hold a value and an index.
+    small = turned.astype(np.int16 if len(turned) < 256 else np.int32)
+    maximum, argmax = _peaks(small, places)
+    minimum, argmin = _peaks(TOP - small, places)
+    return {"argmax": argmax, "argmin": argmin, "maximum_lead": maximum, "minimum_lead": minimum}
+
+
+def _peaks(values: npt.NDArray[Any], places: Places) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """Lead of the maximum over the other regions, and its first index, (batch,) each.
 
     values: (length, batch), int16 or int32.
@@ -79,13 +98,27 @@ def _peaks(values: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], npt.NDArr
     bits = length.bit_length()
     # A key holds the value in its high bits and the earliness in its low bits: one maximum finds both.
     keys = (values << bits) + np.arange(length - 1, -1, -1, dtype=values.dtype)[:, None]
-    first, last = regions(length)
+    first, last = regions(length, places)
     parts = (keys[:first], keys[first:last], keys[last:])  # with four points, the last part is empty
     one, two, three = (part.max(axis=0, initial=-1) for part in parts)
     higher = np.maximum(one, two)
     best, second = np.maximum(higher, three), np.maximum(np.minimum(one, two), np.minimum(higher, three))
     lead = (best >> bits) - (second >> bits)
     return lead.astype(np.float32), (length - 1 - (best & ((1 << bits) - 1))).astype(np.int32)
+
+
+def levels(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+    """Levels of each series by name, (batch,) each in value units. values: (batch, length) uint8.
+
+    start, end: mean of the first and of the last window. maximum, minimum.
+    """
+    window = end_window(values.shape[1])
+    return {
+        "start": (values[:, :window].sum(axis=1, dtype=np.int64) / window).astype(np.float32),
+        "end": (values[:, -window:].sum(axis=1, dtype=np.int64) / window).astype(np.float32),
+        "maximum": values.max(axis=1).astype(np.float32),
+        "minimum": values.min(axis=1).astype(np.float32),
+    }
 
 
 def ends(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -107,9 +140,9 @@ def level(rms: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:
     return found
 
 
-def place(index: npt.NDArray[np.int32], length: Lengths) -> npt.NDArray[np.intp]:
+def place(index: npt.NDArray[np.int32], length: Lengths, places: Places = QUARTERS) -> npt.NDArray[np.intp]:
     """Position class of an index: 0 beginning, 1 middle, 2 end."""
-    found: npt.NDArray[np.intp] = np.where(index < PLACES[0] * length, 0, 1) + (index > PLACES[1] * length)
+    found: npt.NDArray[np.intp] = np.where(index < places[0] * length, 0, 1) + (index > places[1] * length)
     return found
 
 
@@ -139,9 +172,9 @@ def end_window(length: int) -> int:
     return max(1, round(WINDOW * length))
 
 
-def regions(length: int) -> tuple[int, int]:
+def regions(length: int, places: Places = QUARTERS) -> tuple[int, int]:
     """First index of the middle region and first index of the end region."""
-    return ceil(PLACES[0] * length), floor(PLACES[1] * length) + 1
+    return ceil(places[0] * length), floor(places[1] * length) + 1
 
 
 @cache  # fewer than a thousand lengths

@@ -13,6 +13,7 @@ from tsd.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 ALL_RIGHT, VALID = "all_right", "valid"
+CLOSE, STATED = "numbers_close", "numbers_stated"  # of the stated numbers those that are nearly right; of all
 
 EXAMPLES = pa.schema(
     [
@@ -72,12 +73,12 @@ def labels_type(facets: Sequence[str]) -> pa.DataType:
     return pa.struct([(facet, pa.string()) for facet in facets])
 
 
-def score_names(facets: Sequence[str], metrics: Sequence[str] = ()) -> tuple[str, ...]:
+def score_names(facets: Sequence[str], metrics: Sequence[str] = (), numbers: bool = False) -> tuple[str, ...]:
     """Return the names of a run's scores: accuracy per facet, exact match of all facets, the valid share, metrics.
 
-    metrics: names of metrics from plugins.
+    metrics: names of metrics from plugins. numbers: whether descriptions state numbers, which are scored as well.
     """
-    return (*facets, ALL_RIGHT, VALID, *metrics)
+    return (*facets, ALL_RIGHT, VALID, *((CLOSE, STATED) if numbers else ()), *metrics)
 
 
 def make_tables(
@@ -86,13 +87,17 @@ def make_tables(
     parameters: Sequence[str],
     curves: int,
     metrics: Sequence[str] = (),
+    numbers: Sequence[str] = (),
 ) -> Tables:
     """Return the table schemas of a task.
 
     facets: their names. measures: type of each measured value, by name. parameters: parameters of the generating
     processes, null if a series' process lacks one. curves: series per item; if there are several, each has its own
-    parameters. metrics: names of metrics from plugins, for the runs table.
+    parameters. metrics: names of metrics from plugins, for the runs table. numbers: names of the numbers that
+    descriptions state; without any, there are no columns for them.
     """
+    said = pa.struct([(name, pa.float32()) for name in numbers])
+    columns = [pa.field("numbers", said), pa.field("true_numbers", said)] if numbers else []
     labels = labels_type(facets)
     drawn = pa.struct([(name, pa.float32()) for name in parameters])
     if curves > 1:
@@ -148,9 +153,12 @@ def make_tables(
                 pa.field("text", pa.string(), nullable=False),
                 pa.field("labels", labels, nullable=False),
                 pa.field("truth", labels, nullable=False),
+                *columns,  # null where a number is not stated; the measured ones
             ]
         ),
-        runs=pa.schema([*RUN, *(pa.field(score, INTERVAL) for score in score_names(facets, metrics))]),
+        runs=pa.schema(
+            [*RUN, *(pa.field(score, INTERVAL) for score in score_names(facets, metrics, bool(numbers)))]
+        ),
     )
 
 
@@ -174,6 +182,8 @@ RUN = (
     pa.field("stopped_early", pa.bool_(), nullable=False),
     pa.field("seed", pa.int64(), nullable=False),
     pa.field("validation_loss", pa.float64(), nullable=False),
+    pa.field("label_loss", pa.float64()),  # of tokens that carry a label or number
+    pa.field("wording_loss", pa.float64()),  # of the others
     pa.field("train_seconds", pa.float64(), nullable=False),
     pa.field("decode_seconds", pa.float64()),
     pa.field("tokens_per_second", pa.float64(), nullable=False),

@@ -12,7 +12,7 @@ from tsd.errors import DataError
 from tsd.progress import Reporter
 from tsd.recipe import Recipe, to_yaml
 from tsd.storage import datasets, folders
-from tsd.storage.schemas import EXAMPLES, REJECTS, score_names
+from tsd.storage.schemas import EXAMPLES, REJECTS
 from tsd.study import identity, outcomes
 from tsd.training.runs import RunSpec
 
@@ -34,7 +34,8 @@ class StudyContext:
         self.series = series or f"{recipe.folder}/series"
         self.reporter = reporter
         self.tables = recipe.asks.tables
-        self.scores = score_names(recipe.asks.names, recipe.asks.metrics)
+        self.task = recipe.asks
+        self.scores = recipe.asks.scores
 
     def open(self, name: str) -> datasets.Dataset:
         """Open a table of the study. Raises StorageError if it is not finished."""

@@ -5,6 +5,7 @@ another version of the code, or from other data.
 """
 
 import importlib.util
+from dataclasses import asdict
 from typing import Any, Literal
 
 from tsd import curation, inference
@@ -159,3 +160,9 @@ def predictions_key(recipe: Recipe, run: RunSpec, series: datasets.Dataset) -> s
     asked = recipe.evaluation.model_dump(include={"series", "batch_size"})
     shaped = [recipe.asks.version, run.run_id, engine, computed, asked, recipe.max_new_tokens, inference.VERSION]
     return keys.digest(["predictions", *shaped, series.digest])
+
+
+def origin(recipe: Recipe, teacher: str) -> dict[str, str]:
+    """Where a student comes from, for its folder: study, recipe, teacher, and the definitions of its labels."""
+    found = {"study": recipe.name, "recipe": keys.digest(recipe.model_dump(mode="json")), "teacher": teacher}
+    return found | (asdict(recipe.asks.defined) if recipe.asks.defined else {})

@@ -7,7 +7,7 @@ rule-based descriptions of their true labels, by the same code as the students. 
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +25,10 @@ from tsd.plots import rasterised
 from tsd.progress import Reporter, Step
 from tsd.recipe import ModelTeacher, Recipe, Student, Training, TrainingConfig, to_yaml
 from tsd.recipe.stored import task_reference
-from tsd.storage import folders, keys
-from tsd.storage.schemas import ALL_RIGHT, VALID, score_names
-from tsd.study.identity import teacher_key
-from tsd.tasks import Task
+from tsd.storage import folders
+from tsd.storage.schemas import ALL_RIGHT, VALID
+from tsd.study.identity import origin, teacher_key
+from tsd.tasks import STYLES, Task, wording_of
 from tsd.training.runs import RunRecord, RunSpec
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from tsd.training.loop import Progress, WorkerContext
 
 OWN_SEED = 0x7EAC4E2  # added to the study's seed for the series that its local teacher is trained on
+ENOUGH = 8192  # descriptions that have every word and number
+TOLD = ("train", "validation")  # splits of series whose descriptions the teacher learns
 TEST = 1000  # number of series that the teacher is scored on
 LATEST = "latest.json"  # in the checkpoint folder: names the complete checkpoint
 TOGETHER = 8192  # series generated at once
@@ -114,7 +116,7 @@ def draw(recipe: Recipe, advance: Callable[[int], None] = lambda _: None) -> dic
     for first in range(0, total, TOGETHER):
         count = min(TOGETHER, total - first)
         table = generator.draw_table(recipe.asks, recipe.series, seed, first, count)
-        parts.append(table.select(["series_id", "values", "truth"]))
+        parts.append(table.select(["series_id", "values", "truth", "measures"]))
         advance(count)
     series, found, first = pa.concat_tables(parts), {}, 0
     for split, size in sizes.items():
@@ -135,17 +137,29 @@ def told(recipe: Recipe, series: dict[str, pa.Table]) -> tuple["PreTrainedTokeni
     from tsd.training.corpus import image_corpus
 
     task, longest = recipe.asks, settings(recipe).max_length
-    plain = [0] * len(task.phrasing_counts)  # the first sentence of each topic
-    said = {
-        split: [task.reply(truth, plain) for truth in series[split]["truth"].to_pylist()]
-        for split in ("train", "validation")
-    }
-    texts = [task.image_prompt, *sorted(set(said["train"]))]
+    styles = {split: [task.style(f"{split} {i}") for i in range(len(series[split]))] for split in TOLD}
+    said = {split: _replies(task, series[split], styles[split]) for split in TOLD}
+    texts = [*map(task.styled_prompt, _every_style(task)), *sorted(set(said["train"][:ENOUGH]))]
     tokenizer = build_tokenizer(texts * 2, longest, pictures=True)  # twice, so that all words are frequent
     return tokenizer, {
-        split: image_corpus(task, task.items(series[split]), replies, tokenizer, longest)
+        split: image_corpus(task, task.items(series[split]), replies, tokenizer, longest, styles[split])
         for split, replies in said.items()
     }
+
+
+def _replies(task: Task, series: pa.Table, styles: Sequence[Sequence[int]]) -> list[str]:
+    """What the teacher learns to say: the truth of each series in a style, or in first phrasings."""
+    truths = series["truth"].to_pylist()
+    if not task.numbers:
+        plain = [0] * len(task.phrasing_counts)
+        return [task.reply(truth, plain) for truth in truths]
+    choices = [list(map(wording_of, style)) for style in styles]
+    return list(map(task.describe, truths, task.stated(series), choices))
+
+
+def _every_style(task: Task) -> list[tuple[int, ...]]:
+    """Styles in which each number of one occurs."""
+    return [(style,) * len(task.style("")) for style in range(STYLES)] if task.numbers else [()]
 
 
 def _asked(recipe: Recipe) -> Training:
@@ -178,9 +192,9 @@ def _train(recipe: Recipe, folder: str, reporter: Reporter, tracker: "Tracker") 
     with reporter.stage("Score the teacher", TEST, "plots") as step:
         at_once = recipe.evaluation.batch_size
         predictions = predict(recipe.asks, model, tokenizer, series["test"], at_once, step.advance)
-    found = scoring.score(predictions)
-    scores = {name: found[name].as_dict() for name in score_names(recipe.asks.names)}
-    about = {"study": recipe.name, "recipe": keys.digest(recipe.model_dump(mode="json")), "teacher": "rules"}
+    found = scoring.score(predictions, recipe.asks)
+    scores = {name: each.as_dict() for name, each in found.items()}
+    about = origin(recipe, "rules")
     with tempfile.TemporaryDirectory() as local:
         from tsd.training.trainer import export
 
@@ -208,6 +222,7 @@ def _learn(
     """Return the trained model, its tokenizer and its record."""
     import torch
 
+    from tsd.training.label_tokens import label_tokens
     from tsd.training.loop import WorkerContext
     from tsd.training.trainer import learn
 
@@ -230,6 +245,7 @@ def _learn(
                 keep=course.keep,
                 tell=course.tell,
                 report=course.report,
+                labels=label_tokens(tokenizer, *recipe.asks.words),
             )
     finally:
         torch.set_num_threads(threads)
@@ -318,10 +334,10 @@ def predict(
     texts: list[str] = []
     for first in range(0, len(series), at_once):
         ink = rasterised.draw(task.items(series.slice(first, at_once)))
-        texts += describe(model, tokenizer, task, ink, task.reply_tokens)
+        styles = [task.style(f"test {i}") for i in range(first, first + len(ink))]
+        texts += describe(model, tokenizer, task, ink, task.reply_tokens, styles)
         advance(len(ink))
-    labels = pa.array([task.parse(text).labels for text in texts], task.tables.labels)
-    return pa.table({"series_id": series["series_id"], "labels": labels, "truth": series["truth"]})
+    return pa.table({"series_id": series["series_id"], **scoring.answers(task, series, texts)})
 
 
 def _say_scores(

@@ -49,7 +49,7 @@ def score_runs(
         if record != known:
             folders.write_json(f"{study.recipe.folder}/records", f"{run_id}.json", record.as_dict())
         said = study.predictions_of(run_id).read()
-        found = scoring.score(said)
+        found = scoring.score(said, study.task)
         for name in study.recipe.evaluation.metrics:
             found[name] = metrics.measure(name, METRICS[name].measure, said)
         scored = {name: found[name].as_dict() for name in study.scores}

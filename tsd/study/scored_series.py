@@ -15,7 +15,7 @@ def test_series(recipe: Recipe, series: datasets.Dataset) -> pa.Table:
     """
     wanted = recipe.evaluation.series
     found: list[pa.Table] = []
-    for rows in series.each_part(["series_id", "split", "values", "truth", "margins"]):
+    for rows in series.each_part(["series_id", "split", "values", "truth", "margins", "measures"]):
         found.append(rows.filter(pc.equal(rows["split"], "test")))
         if sum(map(len, found)) >= wanted:
             return pa.concat_tables(found).slice(0, wanted).combine_chunks()

@@ -22,7 +22,7 @@ from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, TOKENS, fingerprint
 from tsd.study import identity, provenance
 from tsd.study.findings import Checked, Finding
-from tsd.tasks import TASKS
+from tsd.tasks import variants
 from tsd.teachers.api.journal import ADDRESSES, FOLDER, Journal, parts_with_journals
 from tsd.teachers.api.journal_archive import ARCHIVE
 
@@ -269,7 +269,7 @@ def _schemas(name: str, recipe: Recipe | None) -> list[pa.Schema]:
     """Return the schemas that a table may have: one per task, and that of the recipe's plugins."""
     own = {"plots": PLOTS, "examples": EXAMPLES, "rejects": REJECTS, "tokens": TOKENS}
     first = name.partition("/")[0]
-    tasks = [*TASKS.values(), *([recipe.asks] if recipe else [])]
+    tasks = [*variants(), *([recipe.asks] if recipe else [])]
     return [own[first]] if first in own else [getattr(task.tables, first) for task in tasks]
 
 

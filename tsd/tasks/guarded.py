@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from tsd.errors import PluginError, plugin_error, source
+from tsd.tasks.facet import Facet
 from tsd.tasks.language import Reading
-from tsd.tasks.task import Facet, Task
+from tsd.tasks.task import Task
 
 
 @dataclass(frozen=True)

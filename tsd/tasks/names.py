@@ -1,30 +1,49 @@
 """Tasks by name: the built-in ones, and `module:TASK` for one outside tsd."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from itertools import product
+from typing import get_args
 
 from tsd.errors import HOW, InputError, PluginError, place, raised, trace
 from tsd.tasks import modules, usable
+from tsd.tasks.definitions import DEFAULT, Definitions, PlaceNames, Truth
 from tsd.tasks.guarded import guarded
-from tsd.tasks.pair import PAIR
-from tsd.tasks.single import SINGLE
+from tsd.tasks.pair import pair
+from tsd.tasks.rich import rich
+from tsd.tasks.single import single
 from tsd.tasks.task import Task
 from tsd.tasks.usable import require_usable
 
-TASKS = {task.name: task for task in (SINGLE, PAIR)}
+TASKS: Mapping[str, Callable[[Definitions], Task]] = {"single": single, "pair": pair, "rich": rich}
+
+
+def truths_of(task: str) -> tuple[Truth, ...]:
+    """By which truths a built-in task can label series."""
+    return ("robust",) if task == "rich" else get_args(Truth)
+
+
+def variants() -> list[Task]:
+    """The built-in tasks, by all definitions."""
+    return [
+        task(Definitions(truth, places))
+        for name, task in TASKS.items()
+        for truth, places in product(truths_of(name), get_args(PlaceNames))
+    ]
 
 
 @cache
-def named(name: str, folder: str = "") -> Task:
+def named(name: str, folder: str = "", defined: Definitions = DEFAULT) -> Task:
     """The task of this name: one of `TASKS`, or the object that `package.module:TASK` or `file.py:TASK` names.
 
     A task from outside is checked once, but for its measures (see `require_measurable`), and its functions at
-    every call. folder: where its file is looked for if the name has a digest, see `modules.found`. Raises
-    InputError if there is none of this name, or if it cannot be used.
+    every call. folder: where its file is looked for if the name has a digest, see `modules.found`. defined: by
+    which definitions a built-in task labels series. Raises InputError if there is none of this name, or if it
+    cannot be used.
     """
     if name in TASKS:
-        return TASKS[name]
+        return TASKS[name](defined)
     module, colon, attribute = name.rpartition(":")
     if not colon:
         raise InputError(f"there is no task {name!r}: name one of {', '.join(TASKS)}, or module:TASK")

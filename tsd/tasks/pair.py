@@ -1,13 +1,17 @@
 """The two-series task of arXiv 2507.07439: trend per third, noise, extrema, intersections, relative position."""
 
+from functools import cache, partial
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from tsd.series import truth
+from tsd.tasks.definitions import DEFAULT, Definitions
+from tsd.tasks.facet import Facet, Measures
 from tsd.tasks.language import read_intersections, read_position, read_thirds
-from tsd.tasks.single import DIRECTIONS, SINGLE, extremum_facet, noise_facet
-from tsd.tasks.task import Facet, Measures, Task
+from tsd.tasks.single import DIRECTIONS, extremum_facet, noise_facet
+from tsd.tasks.task import Task
 
 WHOSE = ("first", "second")
 THIRDS = ("beginning", "middle", "end")
@@ -23,11 +27,11 @@ THIRD_PHRASINGS = (
 CROSSING_PHRASINGS = ("Number of crossings: {}.", "The count of crossings is {}.")
 
 
-def measure(values: npt.NDArray[np.uint8]) -> Measures:
+def measure(values: npt.NDArray[np.uint8], defined: Definitions) -> Measures:
     """Measure each pair.
 
-    values: (batch, 2 × length) uint8. Returns by name, (batch,) each: the measures of `truth.measure` for either
-    series, prefixed; the delta of each third, as `truth.ends` measures it; `intersections`, int32, sign changes of
+    values: (batch, 2 × length) uint8. Returns by name, (batch,) each: what the definitions measure of either
+    series, prefixed, and of the trend of each of its thirds; `intersections`, int32, sign changes of
     first − second, ignoring points where they are equal; `above_share`, float32, the fraction of the unequal
     points at which the first is above, 0.5 if there are none.
     """
@@ -35,10 +39,11 @@ def measure(values: npt.NDArray[np.uint8]) -> Measures:
     found: Measures = {}
     for number, whose in enumerate(WHOSE):
         curve = np.ascontiguousarray(values[:, number * length : (number + 1) * length])
-        found |= {f"{whose}_{name}": column for name, column in truth.measure(curve).items()}
+        found |= {f"{whose}_{name}": column for name, column in defined.measure(curve).items()}
         edges = [round(length * third / 3) for third in range(4)]
         for third, low, high in zip(THIRDS, edges, edges[1:], strict=False):
-            found[f"{whose}_{third}_delta"] = truth.ends(curve[:, low:high])
+            ends = defined.ends(curve[:, low:high])
+            found |= {f"{whose}_{third}_{name}": column for name, column in ends.items()}
     sign = np.sign(values[:, :length].astype(np.int16) - values[:, length:])
     found["intersections"] = _sign_changes(sign)
     apart = np.count_nonzero(sign, axis=1)
@@ -56,8 +61,8 @@ def _sign_changes(sign: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:
     return changes
 
 
-def _third_facet(whose: str, third: str) -> Facet:
-    measured = f"{whose}_{third}_delta"
+def _third_facet(defined: Definitions, whose: str, third: str) -> Facet:
+    prefix = f"{whose}_{third}_"
     return Facet(
         f"{whose} trend {third}",
         DIRECTIONS,
@@ -65,65 +70,79 @@ def _third_facet(whose: str, third: str) -> Facet:
         question=f"whether the {whose} series is increasing, decreasing or flat in its {ORDINALS[third]} third",
         phrasings=tuple(phrasing.format(third=ORDINALS[third]) for phrasing in THIRD_PHRASINGS),
         read=lambda text: read_thirds(text)[third],
-        classify=lambda measures, _: truth.direction(measures[measured]),
-        margin=lambda measures: truth.distance(np.abs(measures[measured]), (truth.TREND_MARGIN,)),
-        tie=1.0,
+        classify=lambda measures, _: defined.trend(measures, prefix),
+        margin=lambda measures: defined.trend_margin(measures, prefix),
+        tie=defined.trend_tie,
+        definition=defined.trend_means,
     )
 
 
-PAIR = Task(
-    name="pair",
-    version="pair-1",
-    curves=2,
-    facets=(
-        *(
-            facet
-            for whose in WHOSE
-            for facet in (
-                *(_third_facet(whose, third) for third in THIRDS),
-                noise_facet(whose),
-                extremum_facet("maximum", whose),
-                extremum_facet("minimum", whose),
-            )
-        ),
-        Facet(
-            "intersections",
-            ("none", "one", "several"),
-            topic="intersections",
-            question="whether the two series cross: none, one or several times",
-            phrasings=CROSSING_PHRASINGS,
-            read=read_intersections,
-            classify=lambda measures, _: np.minimum(measures["intersections"], 2).astype(np.intp),
-        ),
-        Facet(
-            "position",
-            ("above", "below", "alternating"),
-            topic="position",
-            question="where the first series lies most of the time: above the second, below it, or alternating",
-            phrasings=(
-                "Relative to the second series, the first is {}.",
-                "The first series is {} most of the time.",
+@cache
+def pair(defined: Definitions = DEFAULT) -> Task:
+    """The two-series task with labels by these definitions."""
+    return Task(
+        name="pair",
+        version=f"pair-2-{defined.version}",
+        curves=2,
+        facets=(
+            *(
+                facet
+                for whose in WHOSE
+                for facet in (
+                    *(_third_facet(defined, whose, third) for third in THIRDS),
+                    noise_facet(defined, whose),
+                    extremum_facet(defined, "maximum", whose),
+                    extremum_facet(defined, "minimum", whose),
+                )
             ),
-            read=read_position,
-            classify=lambda measures, _: np.where(
-                measures["above_share"] > SHARES[1], 0, np.where(measures["above_share"] < SHARES[0], 1, 2)
+            Facet(
+                "intersections",
+                ("none", "one", "several"),
+                topic="intersections",
+                question="whether the two series cross: none, one or several times",
+                phrasings=CROSSING_PHRASINGS,
+                read=read_intersections,
+                classify=lambda measures, _: np.minimum(measures["intersections"], 2).astype(np.intp),
             ),
-            margin=lambda measures: truth.distance(measures["above_share"], SHARES),
-            tie=0.03,
+            Facet(
+                "position",
+                ("above", "below", "alternating"),
+                topic="position",
+                question="where the first series lies most of the time: above the second, below it, or "
+                "alternating",
+                phrasings=(
+                    "Relative to the second series, the first is {}.",
+                    "The first series is {} most of the time.",
+                ),
+                read=read_position,
+                classify=lambda measures, _: np.where(
+                    measures["above_share"] > SHARES[1], 0, np.where(measures["above_share"] < SHARES[0], 1, 2)
+                ),
+                margin=lambda measures: truth.distance(measures["above_share"], SHARES),
+                tie=0.03,
+            ),
         ),
-    ),
-    measure=measure,
-    measures={
-        **{f"{whose}_{name}": kind for whose in WHOSE for name, kind in SINGLE.measures.items()},
-        **{f"{whose}_{third}_delta": pa.float32() for whose in WHOSE for third in THIRDS},
-        "intersections": pa.int32(),
-        "above_share": pa.float32(),
-    },
-    shown=(
-        "You are shown two time series, first and second, of {length} integers between 0 and 99 each, "
-        "as a plot or as numbers, oldest first."
-    ),
-    asked="Describe the two series. First: {} Second: {}",
-    reply_tokens=200,
-    sheet=("position", "intersections"),
-)
+        measure=partial(measure, defined=defined),
+        measures={
+            **{f"{whose}_{name}": kind for whose in WHOSE for name, kind in defined.measures.items()},
+            **{
+                f"{whose}_{third}_{name}": kind
+                for whose in WHOSE
+                for third in THIRDS
+                for name, kind in defined.trend_measures.items()
+            },
+            "intersections": pa.int32(),
+            "above_share": pa.float32(),
+        },
+        shown=(
+            "You are shown two time series, first and second, of {length} integers between 0 and 99 each, "
+            "as a plot or as numbers, oldest first."
+        ),
+        asked="Describe the two series. First: {} Second: {}",
+        reply_tokens=200,
+        sheet=("position", "intersections"),
+        defined=defined,
+    )
+
+
+PAIR = pair()

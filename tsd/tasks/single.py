@@ -1,11 +1,18 @@
 """The one-series task of arXiv 2507.07439: trend, noise, and positions of the two extrema."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
-import pyarrow as pa
 
 from tsd.series import truth
+from tsd.tasks import sentences
+from tsd.tasks.definitions import DEFAULT, Definitions
+from tsd.tasks.facet import Facet, Number
 from tsd.tasks.language import read_extrema, read_noise, read_trend
-from tsd.tasks.task import Facet, Task
+from tsd.tasks.language.quantities import read_extremum_numbers, read_levels, read_size
+from tsd.tasks.task import Task
 
 DIRECTIONS = ("increasing", "decreasing", "flat")
 LEVELS = ("low", "medium", "high")
@@ -39,9 +46,25 @@ MINIMUM_PHRASINGS = (
 )
 
 
-def noise_facet(whose: str = "") -> Facet:
+def trend_facet(defined: Definitions) -> Facet:
+    """Direction of the series as a whole."""
+    return Facet(
+        "trend",
+        DIRECTIONS,
+        topic="trend",
+        question="whether the series is increasing, decreasing or flat overall",
+        phrasings=TREND_PHRASINGS,
+        read=read_trend,
+        classify=lambda measures, _: defined.trend(measures),
+        margin=defined.trend_margin,
+        tie=defined.trend_tie,
+        definition=defined.trend_means,
+    )
+
+
+def noise_facet(defined: Definitions, whose: str = "") -> Facet:
     """Noise level of the series, or of the "first" or "second" one."""
-    name, measured = _named(whose, "noise"), f"{whose}_noise_rms" if whose else "noise_rms"
+    name, prefix = _named(whose, "noise"), f"{whose}_" if whose else ""
     return Facet(
         name,
         LEVELS,
@@ -49,13 +72,14 @@ def noise_facet(whose: str = "") -> Facet:
         question=f"whether the noise intensity of the {_series(whose)} is low, medium or high",
         phrasings=NOISE_PHRASINGS,
         read=read_noise,
-        classify=lambda measures, _: truth.level(measures[measured]),
-        margin=lambda measures: truth.distance(measures[measured], truth.NOISE_LEVELS),
+        classify=lambda measures, _: defined.noise(measures, prefix),
+        margin=lambda measures: defined.noise_margin(measures, prefix),
         tie=0.3,
+        definition=defined.noise_means,
     )
 
 
-def extremum_facet(which: str, whose: str = "", given: str | None = None) -> Facet:
+def extremum_facet(defined: Definitions, which: str, whose: str = "", given: str | None = None) -> Facet:
     """Position of the "maximum" or "minimum" of the series, or of the "first" or "second" one.
 
     given: the facet of the conditional majority baseline, see `Facet.given`.
@@ -69,9 +93,12 @@ def extremum_facet(which: str, whose: str = "", given: str | None = None) -> Fac
         "at the beginning, in the middle or at the end",
         phrasings={"maximum": MAXIMUM_PHRASINGS, "minimum": MINIMUM_PHRASINGS}[which],
         read=lambda text: read_extrema(text)[which],
-        classify=lambda measures, length: truth.place(measures[f"{prefix}arg{which[:3]}"], length),
+        classify=lambda measures, length: truth.place(
+            measures[f"{prefix}arg{which[:3]}"], length, defined.borders
+        ),
         margin=lambda measures: measures[f"{prefix}{which}_lead"].astype(np.float32),
         tie=2.0,
+        definition=defined.places_mean,
         given=given,
     )
 
@@ -84,40 +111,75 @@ def _series(whose: str) -> str:
     return f"{whose} series" if whose else "series"
 
 
-SINGLE = Task(
-    name="single",
-    version="single-2",
-    curves=1,
-    facets=(
-        Facet(
-            "trend",
-            DIRECTIONS,
-            topic="trend",
-            question="whether the series is increasing, decreasing or flat overall",
-            phrasings=TREND_PHRASINGS,
-            read=read_trend,
-            classify=lambda measures, _: truth.direction(measures["trend_delta"]),
-            margin=lambda measures: truth.distance(np.abs(measures["trend_delta"]), (truth.TREND_MARGIN,)),
-            tie=1.0,
+def _varied(facet: Facet) -> Facet:
+    """A facet with varied sentences that state numbers of the series."""
+    return replace(facet, sentences=SENTENCES[facet.name], numbers=NUMBERS[facet.name])
+
+
+def _extremum_numbers(which: str) -> tuple[Number, ...]:
+    """Value and point of an extremum, and how many points there are."""
+    index = f"arg{which[:3]}"
+    return (
+        Number(
+            which,
+            "value",
+            lambda measures, _: measures[which],
+            lambda text: read_extremum_numbers(text)[which].value,
         ),
-        noise_facet(),
-        extremum_facet("maximum", given="trend"),
-        extremum_facet("minimum", given="trend"),
+        Number(
+            f"{which}_at",
+            "point",
+            lambda measures, _: measures[index] + 1,
+            lambda text: read_extremum_numbers(text)[which].point,
+        ),
+        Number("length", "point", lambda measures, length: np.broadcast_to(length, measures[index].shape)),
+    )
+
+
+SENTENCES = {
+    "trend": sentences.TREND,
+    "noise": sentences.NOISE,
+    "maximum": sentences.MAXIMUM,
+    "minimum": sentences.MINIMUM,
+}
+NUMBERS: Mapping[str, tuple[Number, ...]] = {
+    "trend": (
+        Number("start", "value", lambda measures, _: measures["start"], lambda text: read_levels(text).start),
+        Number("end", "value", lambda measures, _: measures["end"], lambda text: read_levels(text).end),
+        Number("change", "value", lambda measures, _: np.abs(measures["end"] - measures["start"])),
+        Number("level", "value", lambda measures, _: (measures["start"] + measures["end"]) / 2),
     ),
-    measure=truth.measure,
-    measures={
-        "trend_delta": pa.float32(),
-        "noise_rms": pa.float32(),
-        "argmax": pa.int32(),
-        "argmin": pa.int32(),
-        "maximum_lead": pa.float32(),
-        "minimum_lead": pa.float32(),
-    },
-    shown=(
-        "You are shown one time series of {length} integers between 0 and 99, "
-        "as a plot or as numbers, oldest first."
-    ),
-    asked="Describe the series: {}",
-    reply_tokens=80,
-    sheet=("trend", "noise"),
-)
+    "noise": (Number("noise", "value", lambda measures, _: measures["noise"], read_size, digits=1),),
+    "maximum": _extremum_numbers("maximum"),
+    "minimum": _extremum_numbers("minimum"),
+}
+
+
+@cache
+def single(defined: Definitions = DEFAULT) -> Task:
+    """The one-series task with labels by these definitions."""
+    facets = (
+        trend_facet(defined),
+        noise_facet(defined),
+        extremum_facet(defined, "maximum", given="trend"),
+        extremum_facet(defined, "minimum", given="trend"),
+    )
+    return Task(
+        name="single",
+        version=f"single-3-{defined.version}",
+        curves=1,
+        facets=facets if defined.truth == "paper" else tuple(map(_varied, facets)),
+        measure=defined.measure,
+        measures=defined.measures,
+        shown=(
+            "You are shown one time series of {length} integers between 0 and 99, "
+            "as a plot or as numbers, oldest first."
+        ),
+        asked="Describe the series: {}",
+        reply_tokens=80 if defined.truth == "paper" else 128,
+        sheet=("trend", "noise"),
+        defined=defined,
+    )
+
+
+SINGLE = single()

@@ -4,62 +4,18 @@ Everything that depends on the set of facets is derived from the task: truth and
 parsing, table schemas. To add a facet, add it to the tuple of its task.
 """
 
-import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import product
-from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tsd.errors import DataError
-from tsd.series.processes import SCALED, own_ranges
-from tsd.series.truth import Lengths
-from tsd.storage.schemas import Tables, labels_type, make_tables
-from tsd.tasks.language import Reading, normal, sentences, topics_of
-
-PARAMETERS = (*SCALED, "tau", *own_ranges())  # parameters of series; no process has all of them
-
-Labels: TypeAlias = dict[str, str | None]  # by facet, None if not stated
-Measures: TypeAlias = dict[str, npt.NDArray[Any]]  # by name, (batch,)
-
-
-@dataclass(frozen=True)
-class Facet:
-    """One question: its classes, and how it is measured, prompted, phrased and parsed."""
-
-    name: str
-    classes: tuple[str, ...]
-    topic: str
-    """The key of its text in a JSON response. Facets may share a topic."""
-    question: str
-    """The question in the teacher's prompt. It names every class."""
-    phrasings: tuple[str, ...]
-    """Sentences that state a label, with {} for the class. Each must parse back to its class."""
-    read: Callable[[str], Reading]
-    """Parses the label from the normalised text on its topic, see `tsd.tasks.language.normal`."""
-    classify: Callable[[Measures, Lengths], npt.NDArray[np.intp]]
-    """Measures and points per series -> indices into classes, (batch,)."""
-    margin: Callable[[Measures], npt.NDArray[np.float32]] | None = None
-    """Distance of the measure to the nearest class boundary, (batch,). None if the facet has no such distance."""
-    tie: float = 0.0
-    """A smaller margin is a near tie."""
-    given: str | None = None
-    """A facet of the same task that predicts this one, for the conditional majority baseline."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for classes or phrasings that no reply could state."""
-        for what, texts in (("classes", self.classes), ("phrasings", self.phrasings)):
-            if isinstance(texts, str) or not texts or not all(isinstance(one, str) and one for one in texts):
-                raise ValueError(f"{what} of the facet {self.name} must be a tuple of texts, not {texts!r}")
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"the facet {self.name} must have two or more different classes, not {self.classes}")
-        if lacking := [phrasing for phrasing in self.phrasings if "{}" not in phrasing]:
-            raise ValueError(f"the phrasing {lacking[0]!r} of the facet {self.name} has no {{}} for the class")
+from tsd.tasks.facet import Facet, Labels
+from tsd.tasks.language import NO_JSON, Reading, named_beside, normal, sentences, topics_of
+from tsd.tasks.measured import PARAMETERS
+from tsd.tasks.written import WrittenFacets
 
 
 @dataclass(frozen=True)
@@ -85,108 +41,11 @@ class Case:
     corrected: bool = False
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(WrittenFacets):
     """The questions to teacher and student about one item: one series, or several together."""
 
-    name: str
-    version: str
-    """Changes with anything that changes a prompt or a phrasing. Part of every key."""
-    curves: int
-    """Series per item. An item's values are those of its series, concatenated."""
-    facets: tuple[Facet, ...]
-    measure: Callable[[npt.NDArray[np.uint8]], Measures]
-    """Values of items, (batch, curves × length) uint8 -> measures."""
-    measures: Mapping[str, pa.DataType]
-    """Names and Arrow types of the measures."""
-    shown: str
-    """The first sentence of the teacher's prompt, with {length}."""
-    asked: str
-    """The prompt of a text student, with {} for each series."""
-    reply_tokens: int
-    """An upper bound on the tokens of its responses, in a vocabulary of whole words."""
-    sheet: tuple[str, str]
-    """Two facets for the layout of the gallery: rows and columns."""
-    parameters: tuple[str, ...] = PARAMETERS
-    """Columns of the series table for parameters of processes. A recipe adds those of processes from plugins."""
-    metrics: tuple[str, ...] = ()
-    """Columns of the runs table for metrics from plugins, named by a recipe."""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError if facets contradict each other."""
-        if not self.facets:
-            raise ValueError(f"the task {self.name} has no facets")
-        if twice := [name for name in self.names if self.names.count(name) > 1]:
-            raise ValueError(f"the task {self.name} has the facet {twice[0]!r} twice: leave one out, or rename it")
-        for topic in self.topics:
-            counts = {facet.name: len(facet.phrasings) for facet in self._of(topic)}
-            if len(set(counts.values())) > 1:
-                raise ValueError(
-                    f"facets of one topic must have equally many phrasings, and those of {topic!r} have "
-                    f"{', '.join(f'{name} {count}' for name, count in counts.items())}: change the phrasings, or "
-                    "give one of them a topic of its own"
-                )
-
-    @property
-    def unit(self) -> str:
-        """The plural noun for items."""
-        return "series" if self.curves == 1 else "pairs"
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The names of the facets, in order."""
-        return tuple(facet.name for facet in self.facets)
-
-    @cached_property
-    def classes(self) -> dict[str, tuple[str, ...]]:
-        """The classes of each facet."""
-        return {facet.name: facet.classes for facet in self.facets}
-
-    @cached_property
-    def topics(self) -> tuple[str, ...]:
-        """The keys of a JSON response, in order."""
-        return tuple(dict.fromkeys(facet.topic for facet in self.facets))
-
-    @cached_property
-    def phrasing_counts(self) -> tuple[int, ...]:
-        """The number of phrasings per topic."""
-        return tuple(len(self._of(topic)[0].phrasings) for topic in self.topics)
-
-    @cached_property
-    def tables(self) -> Tables:
-        """The schemas of the tables that hold this task's labels."""
-        return make_tables(self.names, self.measures, self.parameters, self.curves, self.metrics)
-
-    def classify(self, measures: Measures, length: Lengths) -> dict[str, npt.NDArray[np.intp]]:
-        """The class of every facet, as indices into its classes, (batch,) each. length: points per series."""
-        return {facet.name: facet.classify(measures, length) for facet in self.facets}
-
-    def truth(self, measures: Measures, length: Lengths) -> pa.StructArray:
-        """The label of every facet, as an Arrow struct array. length: points per series."""
-        classes = self.classify(measures, length)
-        named = [pa.array(names).take(pa.array(classes[facet])) for facet, names in self.classes.items()]
-        return pa.StructArray.from_arrays(named, fields=list(labels_type(self.names)))
-
-    def margins(self, measures: Measures) -> pa.StructArray:
-        """The margin of every facet, as an Arrow struct array of float32; null if a facet has none."""
-        rows = len(next(iter(measures.values())))
-        columns = [
-            pa.array(facet.margin(measures), pa.float32()) if facet.margin else pa.nulls(rows, pa.float32())
-            for facet in self.facets
-        ]
-        return pa.StructArray.from_arrays(columns, names=list(self.names))
-
-    def near_ties(self, measures: Measures) -> npt.NDArray[np.int64]:
-        """How ambiguous each item is, (batch,): a bit per near tie, the first facet's the highest; 0 for none."""
-        found = np.zeros(len(next(iter(measures.values()))), np.int64)
-        for facet in self.facets:
-            found *= 2
-            if facet.margin is not None:
-                found += facet.margin(measures) < facet.tie
-        return found
-
-    def teacher_prompt(self, length: int) -> str:
-        """The teacher's prompt for an item whose series have `length` points each."""
+    def teacher_prompt(self, length: int, defined: bool = False) -> str:
+        """The teacher's prompt for an item whose series have `length` points each. defined: with definitions."""
         lines = [
             self.shown.format(length=length),
             "Describe what you see with a JSON object that has exactly these keys:",
@@ -194,8 +53,15 @@ class Task:
         for topic in self.topics:
             questions = ", and ".join(facet.question for facet in self._of(topic))
             lines.append(f'"{topic}": {questions}.')
+        if defined and self.definitions:
+            by_text: dict[str, list[str]] = {}
+            for name, text in self.definitions.items():
+                by_text.setdefault(text, []).append(name)
+            lines += ["Definitions:", *(f"{', '.join(names)}: {text}." for text, names in by_text.items())]
         lines.append(
-            "Each holds a short sentence or two. Commit to one answer each. Reply with the JSON object alone."
+            "Each key holds a short sentence or two. Commit to one answer each. Reply with the JSON object alone."
+            if defined
+            else "Each holds a short sentence or two. Commit to one answer each. Reply with the JSON object alone."
         )
         return "\n".join(lines)
 
@@ -218,54 +84,31 @@ class Task:
         """The series in a prompt made by `student_prompt`."""
         return [np.fromstring(values, np.uint8, sep=" ") for values in re.findall(r"\d[\d ]*", prompt)]
 
-    def reply(self, labels: Mapping[str, object], choice: Sequence[int]) -> str:
-        """A JSON response that states the labels. choice: phrasing index per topic, below `phrasing_counts`.
+    def styled_prompt(self, style: Sequence[int]) -> str:
+        """The prompt of a locally trained teacher, which asks for a style."""
+        return " ".join([self.image_prompt, *map(str, style)])
 
-        Raises DataError for a missing or unknown label.
-        """
-        said = {
-            topic: " ".join(facet.phrasings[number].format(_known(facet, labels)) for facet in self._of(topic))
-            for topic, number in zip(self.topics, choice, strict=True)
+    def numbers_in(self, text: str) -> dict[str, float | None]:
+        """The numbers that a response states, by name; None for one that it does not."""
+        topics = {topic: normal(said) for topic, said in topics_of(text, self.topics)[0].items()}
+        return {
+            number.name: number.read(topics.get(facet.topic, ""))
+            for facet in self.facets
+            for number in facet.numbers
+            if number.read
         }
-        return json.dumps(said)
-
-    def restate(self, text: str, labels: Labels, topics: Collection[str], choice: Sequence[int]) -> str:
-        """A response with its text on some topics replaced by phrasings of these labels.
-
-        Text on other topics is unchanged. A label of None is left out. choice: phrasing index for each of the
-        task's topics, below `phrasing_counts`.
-        """
-        said, _ = topics_of(text, self.topics)
-        for topic, number in zip(self.topics, choice, strict=True):
-            if topic in topics:
-                stated = [facet for facet in self._of(topic) if labels[facet.name] is not None]
-                said[topic] = " ".join(facet.phrasings[number].format(_known(facet, labels)) for facet in stated)
-        return json.dumps({topic: said[topic] for topic in self.topics if topic in said})
-
-    def sentence(self, topic: str, labels: Labels) -> str:
-        """The labels of a topic's facets in their first phrasing."""
-        return " ".join(facet.phrasings[0].format(_known(facet, labels)) for facet in self._of(topic))
 
     def texts(self, text: str) -> dict[str, str]:
         """The original text of a response by topic, for the topics that it has."""
         return topics_of(text, self.topics)[0]
-
-    def statements(self, topic: str) -> list[str]:
-        """Every text on a topic that `reply` can produce."""
-        facets = self._of(topic)
-        said = product(*(facet.classes for facet in facets))
-        wordings = range(len(facets[0].phrasings))
-        return [
-            " ".join(facet.phrasings[i].format(name) for facet, name in zip(facets, labels, strict=True))
-            for labels in said
-            for i in wordings
-        ]
 
     def parse(self, text: str) -> Parsed:
         """Parse the labels of a response in any form. See `tsd.tasks.language` for the rules. Never raises."""
         topics, problem = topics_of(text, self.topics)
         texts = {topic: normal(topics.get(topic, "")) for topic in self.topics}
         readings = {facet.name: facet.read(texts[facet.topic]) for facet in self.facets}
+        if problem == NO_JSON and topics:
+            readings |= _read_beside(self.facets, text, readings)
         labels = {name: reading.label for name, reading in readings.items()}
         whys = [f"{name}: {reading.why}" for name, reading in readings.items() if reading.label is None]
         if not whys:
@@ -276,14 +119,13 @@ class Task:
         """A response as plain sentences."""
         return sentences(text, self.topics)
 
-    def _of(self, topic: str) -> list[Facet]:
-        """The facets of a topic, in order."""
-        return [facet for facet in self.facets if facet.topic == topic]
+
+def _read_beside(facets: Sequence[Facet], text: str, readings: Mapping[str, Reading]) -> dict[str, Reading]:
+    """Readings of facets on which their own sentences say nothing, from free sentences on other topics."""
+    silent = [facet for facet in facets if readings[facet.name].silent]
+    beside = {topic: normal(named_beside(text, topic)) for topic in {facet.topic for facet in silent}}
+    found = {facet.name: facet.read(beside[facet.topic]) for facet in silent}
+    return {name: reading for name, reading in found.items() if reading.label is not None}
 
 
-def _known(facet: Facet, labels: Mapping[str, object]) -> str:
-    """The label of a facet. Raises DataError if it is missing or not one of its classes."""
-    label = labels[facet.name]
-    if not isinstance(label, str) or label not in facet.classes:
-        raise DataError(f"{facet.name} is {label!r}, expected one of {', '.join(facet.classes)}")
-    return label
+__all__ = ["PARAMETERS", "Case", "Parsed", "Task"]

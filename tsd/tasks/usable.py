@@ -8,10 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tsd.storage.schemas import ALL_RIGHT, RUN, VALID
+from tsd.tasks.facet import Facet
 from tsd.tasks.language import normal, topic_of
-from tsd.tasks.task import Facet, Task
+from tsd.tasks.task import Task
 
-SERIES = 64  # on which it is tried
+SERIES = 128  # on which it is tried
 
 
 def require_usable(task: Task) -> None:

@@ -29,20 +29,22 @@ class Local:
         """folder: local folder of the model. Raises InputError if it holds no model."""
         self.config, self.task = config, task
         self.tokenizer, self.model = load_tokenizer(str(folder)), load_model(str(folder))
-        self.asked = len(image_prompt_tokens(task, self.tokenizer))
+        self.asked = len(image_prompt_tokens(task, self.tokenizer)) + len(task.style(""))
 
     def annotate(self, series: pa.Table) -> pa.Table:
         """series: the task's series table.
 
         Returns its annotations table; each row depends only on its own series.
         """
-        items = self.task.items(series)
+        items, made = self.task.items(series), keys(self.config, self.task, series)
+        styles = list(map(self.task.style, made))
         replies: list[Reply] = []
         for first in range(0, len(items), self.config.batch_size):
-            ink = rasterised.draw(items[first : first + self.config.batch_size])
-            said = describe(self.model, self.tokenizer, self.task, ink, self.config.max_tokens)
+            some = slice(first, first + self.config.batch_size)
+            ink = rasterised.draw(items[some])
+            said = describe(self.model, self.tokenizer, self.task, ink, self.config.max_tokens, styles[some])
             replies += map(self._reply, said)
-        return annotations(self.task, self.config.name, series, keys(self.config, self.task, series), replies)
+        return annotations(self.task, self.config.name, series, made, replies)
 
     def _reply(self, text: str) -> Reply:
         words = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])

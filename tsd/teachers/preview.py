@@ -21,7 +21,7 @@ from tsd.teachers.api.journal import Journal
 from tsd.teachers.api.limits import RateLimiter
 from tsd.teachers.api.live import OpenAIApi
 from tsd.teachers.api.worker import RateLimiterClient
-from tsd.teachers.prompts import Questions
+from tsd.teachers.prompts import Questions, prompt_text
 
 PAGE = "preview.html"
 
@@ -134,9 +134,10 @@ def _page(recipe: Recipe, series: pa.Table, annotations: pa.Table, pictures: lis
         for row, truth, picture in zip(rows, truths, shown, strict=True)
     ]
     length = len(series["values"][0]) // recipe.asks.curves
+    teacher = recipe.teacher
     asked = (
-        recipe.asks.image_prompt
-        if isinstance(recipe.teacher, ModelTeacher) and recipe.teacher.own
+        prompt_text(teacher, recipe.asks, length)
+        if isinstance(teacher, ModelTeacher)
         else recipe.asks.teacher_prompt(length)
     )
     return template("preview").render(

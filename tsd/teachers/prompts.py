@@ -64,14 +64,14 @@ class Questions:
             Question(
                 one,
                 key,
-                [{"role": "user", "content": self._content(curves, picture)}],
+                [{"role": "user", "content": self._content(curves, picture, key)}],
                 self.tokens(len(curves[0])),
             )
             for one, key, curves, picture in zip(ids, keys, items, pictures, strict=True)
         ]
 
-    def _content(self, curves: Sequence[Curve], picture: bytes | None) -> list[dict[str, Any]]:
-        text = self.task.image_prompt if self.teacher.own else self.task.teacher_prompt(len(curves[0]))
+    def _content(self, curves: Sequence[Curve], picture: bytes | None, key: str) -> list[dict[str, Any]]:
+        text = prompt_text(self.teacher, self.task, len(curves[0]), key)
         if self.teacher.modality != "image":
             names = ["The values"] if len(curves) == 1 else [f"The {name} series" for name in NAMES]
             lines = [f"{name}: {', '.join(map(str, curve))}" for name, curve in zip(names, curves, strict=True)]
@@ -86,8 +86,15 @@ class Questions:
 def text_tokens(teacher: ModelTeacher, task: Task, length: int) -> float:
     """Approximate number of text tokens in the prompt of a series of `length` points."""
     numbers = 0 if teacher.modality == "image" else length * task.curves
-    asked = task.image_prompt if teacher.own else task.teacher_prompt(length)
-    return len(asked) / LETTERS + TOKENS_A_NUMBER * numbers
+    return len(prompt_text(teacher, task, length)) / LETTERS + TOKENS_A_NUMBER * numbers
+
+
+def prompt_text(teacher: ModelTeacher, task: Task, length: int, key: str = "") -> str:
+    """The text of the prompt of a series of `length` points, without its values. key: of the request."""
+    if teacher.own:
+        return task.styled_prompt(task.style(key))
+    by_default = task.defined is not None and task.defined.truth == "robust"
+    return task.teacher_prompt(length, by_default if teacher.prompt is None else teacher.prompt == "defined")
 
 
 def image_tokens(teacher: ModelTeacher, plots: PlotConfig) -> float:

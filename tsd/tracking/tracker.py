@@ -79,7 +79,8 @@ class Tracker:
         run = str(record["run_id"])
         named = ["student", "parameters", "parameters_without_embeddings", "examples", "seed", "steps"]
         measured = ["validation_loss", "tokens", "supervised_tokens", "train_seconds", "tokens_per_second"]
-        measured += ["flops", *(name for name in ("flops_6nd", "utilisation") if record.get(name) is not None)]
+        maybe = ("label_loss", "wording_loss", "flops_6nd", "utilisation")
+        measured += ["flops", *(name for name in maybe if record.get(name) is not None)]
         if record.get("distilled_from"):
             named, measured = [*named, "distilled_from"], [*measured, "teacher_flops"]
         named = [*named, *(name for name in ("precision", "stopped_early") if record.get(name))]

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tsd.errors import DataError, InputError
-from tsd.models.chat import chat_tokens, encode, image_prompt_tokens, picture_place
+from tsd.models.chat import chat_tokens, encode, picture_place, styled_prompt_tokens
 from tsd.plots.rasterised import Curve, Pixels, draw
 from tsd.recipe import TrainingConfig
 from tsd.rng import BATCHES, generator
@@ -214,14 +214,17 @@ def image_corpus(
     completions: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
     max_length: int,
+    styles: Sequence[Sequence[int]] | None = None,
 ) -> Corpus:
     """`tokenise` for a vision student, from series and responses.
 
-    items: one or two series, (length,) uint8, per example. Raises DataError as `tokenise` does.
+    items: one or two series, (length,) uint8, per example. styles: of the responses, for a locally trained
+    teacher. Raises DataError as `tokenise` does.
     """
-    shown = image_prompt_tokens(task, tokenizer)
-    tokens, answers = joined([shown] * len(items), completions, tokenizer)
-    corpus = Corpus(tokens, answers, tokenizer.pad_token_id, Pictures(items, picture_place(shown, tokenizer)))
+    styled = [()] * len(items) if styles is None else styles
+    shown = styled_prompt_tokens(task, tokenizer, styled)
+    tokens, answers = joined(shown, completions, tokenizer)
+    corpus = Corpus(tokens, answers, tokenizer.pad_token_id, Pictures(items, picture_place(shown[0], tokenizer)))
     corpus.require_usable(max_length)
     return corpus
 

@@ -168,11 +168,34 @@ def _backward(
     return total
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """The mean loss over the supervised tokens of held-out examples, in nats a token."""
+
+    loss: float
+    """Of all of them."""
+    labels: float | None = None
+    """Of those that carry a label or a number; None if these are not known, or there are none."""
+    wording: float | None = None
+    """Of the others."""
+
+
 @torch.no_grad()
-def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: WorkerContext) -> float:
-    """The mean loss in nats over all supervised tokens of a corpus. Each worker evaluates its share."""
+def evaluate(
+    model: PreTrainedModel,
+    corpus: Corpus,
+    batch_size: int,
+    place: WorkerContext,
+    labels: npt.NDArray[np.bool_] | None = None,
+) -> HeldOut:
+    """The mean loss over all supervised tokens of a corpus. Each worker evaluates its share.
+
+    labels: which tokens of the vocabulary carry a label or a number, (vocabulary,).
+    """
     model.eval()
-    total = torch.zeros(1, dtype=torch.float64, device=place.device)
+    # Sum of the losses, sum of those of tokens with a label or number, and how many of these there are.
+    total = torch.zeros(3, dtype=torch.float64, device=place.device)
+    telling = None if labels is None else torch.from_numpy(labels).to(place.device)  # (vocabulary,)
     # Sorted by length against padding. All workers run the same number of batches, since all-gathers are
     # collective.
     order = np.argsort(corpus.lengths, kind="stable")
@@ -181,10 +204,22 @@ def evaluate(model: PreTrainedModel, corpus: Corpus, batch_size: int, place: Wor
         for first in range(0, len(order), stride):
             rows = order[first : first + stride][place.rank :: place.workers]
             weight = 1.0 if len(rows) else 0.0
-            total += weight * summed_loss(model, corpus, rows if len(rows) else order[:1], place.device).double()
+            rows = rows if len(rows) else order[:1]
+            packed = _can_pack(model, corpus) and wasted(corpus.lengths_of(rows)) > PADDING
+            answers = _packed_answers if packed else _padded_answers
+            logits, targets = answers(model, corpus, rows, place.device)  # (tokens, vocabulary), (tokens,)
+            losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none").double()  # (tokens,)
+            total[0] += weight * losses.sum()
+            if telling is not None:
+                carries = (targets >= 0) & telling[targets.clamp(min=0)]  # (tokens,)
+                total[1] += weight * losses[carries].sum()
+                total[2] += weight * carries.sum()
     if place.workers > 1:
         dist.all_reduce(total)
-    return float(total) / corpus.supervised_in(order)
+    supervised, (whole, told, carrying) = corpus.supervised_in(order), total.tolist()
+    if not 0 < carrying < supervised:
+        return HeldOut(whole / supervised)
+    return HeldOut(whole / supervised, told / carrying, (whole - told) / (supervised - carrying))
 
 
 def summed_loss(
@@ -202,8 +237,7 @@ def summed_loss(
     Raises TrainingError if packing is required but a model does not support it.
     """
     models = [model, distil.teacher] if distil else [model]
-    # Vision models, and models with unknown layers, cannot be packed.
-    unknown = [type(each).__name__ for each in models if not packable(each) or corpus.pictures]
+    unknown = [type(each).__name__ for each in models if not _can_pack(each, corpus)]
     if packing and unknown:
         raise TrainingError(f"{unknown[0]} cannot be packed: leave training.packing out")
     # Teacher and student use the same layout, so that their tokens are in the same order.
@@ -217,6 +251,11 @@ def summed_loss(
         teacher, _ = answers(distil.teacher, corpus, rows, device)
     supervised = targets >= 0  # (tokens,); padded rows have unsupervised tokens
     return distil.mixed(words, logits[supervised], teacher[supervised])
+
+
+def _can_pack(model: PreTrainedModel, corpus: Corpus) -> bool:
+    """Whether several examples can share a row: not with a vision model, nor one with unknown layers."""
+    return packable(model) and not corpus.pictures
 
 
 def _padded_answers(

@@ -86,6 +86,11 @@ class RunRecord:
     stopped_early: bool
     seed: int
     validation_loss: float
+    """Mean over the supervised tokens of held-out examples, in nats a token."""
+    label_loss: float | None
+    """The same over the tokens that carry a label or a number; None if the vocabulary has none."""
+    wording_loss: float | None
+    """The same over the other tokens."""
     train_seconds: float
     tokens_per_second: float
     utilisation: float

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,7 +17,16 @@ from tsd.recipe import Student, TrainingConfig
 from tsd.training.checkpoints import Checkpoints
 from tsd.training.corpus import Corpus
 from tsd.training.distillation import Distillation
-from tsd.training.loop import Progress, WorkerContext, evaluate, make_optimizer, matmul_peak, shard, train
+from tsd.training.loop import (
+    HeldOut,
+    Progress,
+    WorkerContext,
+    evaluate,
+    make_optimizer,
+    matmul_peak,
+    shard,
+    train,
+)
 from tsd.training.runs import RunRecord, RunSpec
 
 
@@ -32,6 +43,7 @@ def learn(
     tell: Callable[[Progress], None],
     report: Callable[[Progress], None],
     teacher: Distillation | None = None,
+    labels: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[PreTrainedModel, RunRecord, Progress]:
     """Train the student of a run and evaluate its held-out loss. Needs a process group.
 
@@ -39,6 +51,7 @@ def learn(
     started: start time of the run, from `time.perf_counter`.
     resume: loads the last checkpoint if there is one, and returns its progress.
     keep, tell: see `Checkpoints`. report: see `train`. teacher: for knowledge distillation.
+    labels: which tokens carry a label or a number, (vocabulary,), whose held-out loss is also kept apart.
     Returns the model, the record of the run (a row of the runs table without scores) and its final progress.
     """
     student = run.student
@@ -47,7 +60,7 @@ def learn(
     peak = matmul_peak(place.device)
     optimizer = make_optimizer(model, settings)
     progress = resume(model, optimizer)
-    held_out = partial(evaluate, model, corpora["validation"], settings.batch_size, place)
+    held_out = partial(evaluate, model, corpora["validation"], settings.batch_size, place, labels)
     ready = time.perf_counter() - started
     checkpoints: AbstractContextManager[Checkpoints] = Checkpoints(model, optimizer, place, keep, tell)
     with checkpoints as kept:
@@ -63,7 +76,7 @@ def learn(
             report=report,
             save=kept.save,
             distil=teacher,
-            held_out=held_out,
+            held_out=lambda: held_out().loss,
         )
     ends = _Ends(held_out(), float(corpora["train"].lengths.mean()), ready, peak * place.workers)
     return model, _record(run, model, progress, ends, teacher), progress
@@ -73,8 +86,7 @@ def learn(
 class _Ends:
     """What is known of a run besides its progress."""
 
-    loss: float
-    """Held-out loss, in nats."""
+    held_out: HeldOut
     length: float
     """Mean tokens of a training example."""
     ready: float
@@ -108,7 +120,9 @@ def _record(
         steps=progress.step,
         stopped_early=progress.stopped,
         seed=run.seed,
-        validation_loss=ends.loss,
+        validation_loss=ends.held_out.loss,
+        label_loss=ends.held_out.labels,
+        wording_loss=ends.held_out.wording,
         train_seconds=progress.seconds,
         tokens_per_second=progress.tokens / progress.seconds,
         utilisation=(own + (taught or 0.0)) / progress.seconds / ends.peak,

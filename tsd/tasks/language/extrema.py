@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+from tsd.tasks.language.numbers import place_numbers
+from tsd.tasks.language.phrases.extrema import EXTREMA
 from tsd.tasks.language.words import MAXIMUM, MINIMUM, NEGATION, NOT_MENTIONED, Reading
 
 PLACES = ("beginning", "middle", "end")
@@ -26,7 +28,7 @@ _WHOLE = (
     r"(?:series|period|data|dataset|plot|graph|chart|sequence|signal|timeline|timeframe|time|observations?|record"
     r"|range|interval|window|curve|axis|x-axis|line|span|measurements?|duration|trace)\b"
 )
-_COUPLED = r" ?(?:,? and|/|&|,? as well as) ?(?:the |its )?(?:global |overall |absolute )?"
+_COUPLED = r" ?(?:,? and(?: also)?|/|&|,? as well as) ?(?:the |its )?(?:global |overall |absolute )?"
 _EVENT = re.compile(
     # Matches without a group name are ignored: negated places, places of a part, coarse places, landmarks.
     rf"{NEGATION}(?: (?!and|but|while)[\w-]+){{0,4}}? {_PLACE}\b"
@@ -52,7 +54,21 @@ _ORDER = re.compile(rf"\b(?:(?P<maximum>{MAXIMUM})|(?P<minimum>{MINIMUM}))\b")
 
 @lru_cache(maxsize=1024)  # called twice per text, once per extremum
 def read_extrema(text: str) -> dict[str, Reading]:
-    """The stated position of the maximum and of the minimum. text: normalised, see `normal`."""
+    """The stated position of the maximum and of the minimum. text: normalised, see `normal`.
+
+    A place in words counts before one in numbers, "near the end, at point 90 of 128": whose places are words.
+    """
+    found = _read(text)
+    numbered = place_numbers(text)
+    if numbered == text:
+        return found
+    places = _read(numbered)
+    return {facet: places[facet] if reading.silent else reading for facet, reading in found.items()}
+
+
+def _read(text: str) -> dict[str, Reading]:
+    """`read_extrema` of places in words."""
+    text = EXTREMA.plain(text)
     events = [event.lastgroup for event in _EVENT.finditer(text) if event.lastgroup]
     if "respectively" in text:
         said = _in_order([event for event in events if event in PLACES], text)
@@ -70,7 +86,7 @@ def _one_place(places: set[str]) -> Reading:
     if len(places) == 1:
         return Reading(next(iter(places)))
     if not places:
-        return Reading(None, "no place is named")
+        return Reading(None, "no place is named", silent=True)
     return Reading(None, " and ".join(place for place in PLACES if place in places) + " are named")
 
 

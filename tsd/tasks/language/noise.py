@@ -1,7 +1,9 @@
 """Parse the noise level from sentences. See the package docstring for the rules."""
 
 import re
+from functools import lru_cache
 
+from tsd.tasks.language.phrases.noise import NOISE, RATIO, SCATTERED
 from tsd.tasks.language.words import NEGATION, NOT_MENTIONED, WAVERING, Reading, quote
 
 _LOW = r"low|minimal|little|small|minor|weak|slight|negligible|mild|faint|limited"
@@ -54,11 +56,13 @@ _HOW_NOISY = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)  # teachers repeat their sentences
 def read_noise(text: str) -> Reading:
     """The noise level stated for the noise, or for fluctuations if none is stated for the noise."""
     if not text:
         return NOT_MENTIONED
-    text = _NEGATED_LEVEL.sub(" ", _NO_NOISE.sub("noise is low", text))
+    whole = RATIO.plain(text)
+    text = _NEGATED_LEVEL.sub(" ", _NO_NOISE.sub("noise is low", whole))
     text = _OF_OTHERS.sub(" ", text)
     of_noise = _OF_FLUCTUATIONS.sub(" ", text)
     for patterns, said in (
@@ -70,7 +74,17 @@ def read_noise(text: str) -> Reading:
         found = [match for pattern in patterns for match in pattern.finditer(said)]
         if found:
             return _one_level(found, said)
-    return Reading(None, "no level is named")
+    return _by_phrases(whole)
+
+
+def _by_phrases(text: str) -> Reading:
+    """The level stated in other words, such as "jagged" and "large deviations"."""
+    levels = set(NOISE.meanings(text))
+    if not levels and "nois" not in text:
+        levels = set(SCATTERED.meanings(text))
+    if len(levels) > 1:
+        return Reading(None, f"{quote(text)} names {'two' if len(levels) == 2 else 'three'} levels")
+    return Reading(levels.pop()) if levels else Reading(None, "no level is named", silent=True)
 
 
 def _one_level(found: list[re.Match[str]], text: str) -> Reading:

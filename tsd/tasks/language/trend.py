@@ -4,25 +4,35 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 
+from tsd.tasks.language.numbers import movements
+from tsd.tasks.language.phrases.trend import TREND, TREND_IF_ALONE
 from tsd.tasks.language.words import DOWN, FILLER, FLAT, NEGATION, NOT_MENTIONED, UP, WAVERING, Reading, quote
 
 _DIRECTION = re.compile(rf"\b(?:(?P<increasing>{UP})|(?P<decreasing>{DOWN})|(?P<flat>{FLAT}))\b")
 _OVERALL = re.compile(
     r"\b(?:overall|general(?:ly)?|on the whole|as a whole|on average|net"
-    r"|mostly|mainly|largely|predominantly)\b"
+    r"|mostly|mainly|largely|predominantly|on balance|all in all|(?:main|dominant|underlying|prevailing) "
+    r"(?:trend|direction|tendency|movement))\b"
 )
 _BOTH_WAYS = (
     rf"(?:(?:{UP}) (?:n?or|and) (?:\w+ )??(?:{DOWN})"
     rf"|(?:{DOWN}) (?:n?or|and) (?:\w+ )??(?:{UP}))"
 )
+_HARDLY_ANY = r"\b(?:(?<!a )little|minimal|negligible|hardly|barely|scarcely)"
 _NO_TREND = re.compile(
-    rf"{NEGATION} {FILLER}(?:{_BOTH_WAYS}(?: (?:trend|direction|tendency))?|trend|direction|tendency"
-    rf"|(?:net )?changes?)\b(?P<phase> (?:at first|initially|until|at the (?:start|beginning)))?"
+    rf"(?:{NEGATION}|{_HARDLY_ANY}) {FILLER}(?:{_BOTH_WAYS}(?: (?:trend|direction|tendency|movement))?"
+    r"|trend|direction|tendency|slope|drift(?:s|ing)?|net changes?|(?P<change>changes?|movements?))\b"
+    r"(?P<phase> (?:at first|initially|until|at the (?:start|beginning)))?"
 )
+_NEGATES = re.compile(rf"{NEGATION}|{_HARDLY_ANY}|\bnon-")
 _MOVE = r"(?:rise|drop|dip|increase|decrease|fall|decline)"
+_NOISE = r"(?:noise|variance|variability|volatility|scatter|spread|amplitude)"
 _TREND_ASIDES = re.compile(
-    rf"\b(?:(?:{UP}|{DOWN}|{FLAT}) (?:in (?:the )?)?(?:{WAVERING}|noise|rate|pace|speed)"
+    rf"\b(?:(?:{UP}|{DOWN}|{FLAT}) (?:(?:in (?:the )?)?(?:{WAVERING}|noise|rate|pace|speed)"
+    r"|briefly|temporarily|momentarily)"
+    rf"|{_NOISE}(?: level| intensity)?(?: (?:that|which|is|are|also|\w+ly)){{0,3}} (?:{UP}|{DOWN}|{FLAT})"
     r"|(?:despite|in spite of|notwithstanding|except(?: for)?|apart from|aside from|regardless of)\b[^,.;]*"
+    r"|if\b[^,.;]*|(?:(?<=^)|(?<=[.;] ))(?:had|should|were) (?:the|it|this|they)\b[^,.;]*"
     r"|(?:occasional|brief|temporary|momentary|short-lived|sporadic|local) (?:[\w-]+ )?"
     rf"{_MOVE}s?(?: and {_MOVE}s?)?"
     r"|(?:minor|small|slight|some|few|several|sharp|sudden|frequent) (?:[\w-]+ )?"
@@ -30,20 +40,35 @@ _TREND_ASIDES = re.compile(
 )
 _NEGATED_TREND = re.compile(rf"(?:{NEGATION} {FILLER}|\bnon-)(?:{UP}|{DOWN}|{FLAT})\b")
 _EITHER_TREND = re.compile(
-    rf"\b(?:{UP}|{DOWN}|{FLAT})(?: trend)?(?: or |/)(?:\w+ )?(?:{UP}|{DOWN}|{FLAT})\b|\brevers(?:e|al)"
+    rf"\b(?:{UP}|{DOWN}|{FLAT})(?: trend)?(?: or |/)(?:\w+ )?(?:(?:could|might|may|is) )?(?:be )?(?:{UP}"
+    rf"|{DOWN}|{FLAT})\b"
+    r"|\brevers(?:e|al)"
 )
+_EITHER_MARKS = (" or ", "/", "revers")
 _OPENING = re.compile(r"(^|[.] )((?:overall|generally|in general|on the whole|on average|mostly)),")
 _SUCCESSION = re.compile(r"\b(?:then|followed by|before|until|after|afterwards|finally|subsequent\w*)\b")
 _PHASE = re.compile(r"[.,;]|\b(?:then|followed by|before|but|while|whereas|although|though|until|with)\b")
 
 
+@lru_cache(maxsize=1024)  # teachers repeat their sentences
 def read_trend(text: str) -> Reading:
     """The stated direction of the whole series. text: normalised, see `normal`."""
     if not text:
         return NOT_MENTIONED
-    text = _NO_TREND.sub(lambda said: " flat " if said["phase"] else " overall flat ", text)
-    text = _NEGATED_TREND.sub(" ", _TREND_ASIDES.sub(" ", text))
-    if either := _EITHER_TREND.search(text):
+    said = TREND.plain(movements(text))
+    reading = _direction_of(said)
+    return _direction_of(TREND_IF_ALONE.plain(said)) if reading.silent else reading
+
+
+def _direction_of(text: str) -> Reading:
+    """The direction stated in the words of `_DIRECTION` alone."""
+    negates = _NEGATES.search(text)  # most texts do not
+    if negates:
+        text = _NO_TREND.sub(_no_trend, text)
+    text = _TREND_ASIDES.sub(" ", text)
+    if negates:
+        text = _NEGATED_TREND.sub(" ", text)
+    if any(mark in text for mark in _EITHER_MARKS) and (either := _EITHER_TREND.search(text)):
         return Reading(None, f"{quote(either[0])} is no one direction")
     # "Overall, it rises" states the overall direction; in "Overall, it rises, then falls" neither phase is
     # overall.
@@ -55,6 +80,13 @@ def read_trend(text: str) -> Reading:
         if directions and _OVERALL.search(phase):
             overall |= directions
     return _one_direction(overall or named)
+
+
+def _no_trend(said: re.Match[str]) -> str:
+    """Flat, and overall so unless it is said of a phase, or of a movement ("rises without changes")."""
+    lead = said.string[max(0, said.start() - 5) : said.start()]
+    beside = said["change"] and (lead.endswith("with ") or said[0].startswith("without"))
+    return " flat " if said["phase"] or beside else " overall flat "
 
 
 _WHICH = (
@@ -121,5 +153,5 @@ def _one_direction(directions: set[str]) -> Reading:
     if len(moving) == 2:
         return Reading(None, "increasing and decreasing phases, neither said of the whole")
     if not directions:
-        return Reading(None, "no direction is named")
+        return Reading(None, "no direction is named", silent=True)
     return Reading((moving or directions).pop())

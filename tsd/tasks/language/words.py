@@ -9,9 +9,11 @@ class Reading:
 
     label: str | None
     why: str = ""
+    silent: bool = False
+    """Whether the text says nothing on the facet, and not two things or an unclear one."""
 
 
-NOT_MENTIONED = Reading(None, "not mentioned")
+NOT_MENTIONED = Reading(None, "not mentioned", silent=True)
 
 
 def normal(text: str) -> str:
@@ -45,7 +47,10 @@ NEGATION = (
 FILLER = (
     r"(?:(?:a|an|any|the|clear|overall|general|strong|significant|obvious|discernible|distinct|definite"
     r"|particular|consistent|pronounced|visible|apparent|evident|noticeable|marked|real|long-term|very|too|so|as"
-    r"|either|show|exhibit|display|have|follow|be|being|been|\w+ly) )*"
+    r"|substantial|major|meaningful|big|large|sustained|net|lasting|systematic|notable|much|considerable"
+    r"|persistent"
+    r"|either|show|exhibit|display|have|follow|see|observe|detect|find|look|appear|seem|signs?|evidence|of|to"
+    r"|be|being|been|\w+ly) )*"
 )
 WAVERING = r"(?:fluctuat|variab|variation|variance|volatil|oscillat|amplitude|deviation)\w*"
 

@@ -1,0 +1,49 @@
+"""Choose candidates so that the classes of many facets have their shares: too many facets to fill joint cells."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+ROUNDS = 16
+TIE = 1.1  # weight of a near tie of the first facet, beside classes too frequent by this fraction
+SHARES: Mapping[str, tuple[float, ...]] = {  # of kept series by facet and class; equal for facets not named
+    "trend": (0.35, 0.35, 0.30),
+    "noise": (0.32, 0.32, 0.36),
+    "season": (0.38, 0.31, 0.31),
+    "shift": (0.36, 0.32, 0.32),
+    "outlier": (0.42, 0.29, 0.29),
+    "volatility": (0.30, 0.26, 0.26, 0.18),
+}
+
+
+def balanced(
+    classes: Mapping[str, npt.NDArray[np.intp]],
+    counts: Mapping[str, int],
+    ties: npt.NDArray[np.int64],
+    count: int,
+) -> npt.NDArray[np.intp]:
+    """Choose candidates greedily, so that every class of every facet comes close to its share in `SHARES`.
+
+    In each of `ROUNDS` rounds, the same number of candidates is dropped: those with the largest sum, over the
+    facets, of how much more frequent than wanted their class is, as a fraction. Candidates with a rare class have
+    negative terms and stay. Facets are balanced one by one and not jointly: with eight of them there are more
+    combinations of classes than candidates.
+
+    classes: by facet, (candidates,) indices. counts: classes of each facet. ties: (candidates,), of
+    `Task.near_ties`; near ties are dropped earlier, those of the first facets before others. Returns `count`
+    indices, ascending.
+    """
+    sizes = [counts[name] for name in classes]
+    offsets = np.cumsum([0, *sizes[:-1]])
+    codes = np.stack(list(classes.values()), axis=1) + offsets  # (candidates, facets) into all classes
+    shares = [np.array(SHARES.get(name, (1.0,) * counts[name])) for name in classes]
+    wanted = np.concatenate([each / each.sum() for each in shares])
+    penalty = ties * (TIE / 2 ** (len(sizes) - 1))
+    left = np.arange(len(codes))
+    for remaining in np.linspace(len(codes), count, ROUNDS + 1).round().astype(int)[1:]:
+        here = codes[left]
+        found = np.bincount(here.reshape(-1), minlength=len(wanted)) / len(left)
+        score = (found / wanted)[here].sum(axis=1) + penalty[left]
+        left = left[np.sort(np.argsort(score, kind="stable")[:remaining])]
+    return left

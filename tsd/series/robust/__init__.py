@@ -1,0 +1,158 @@
+"""Robust truth of series: trend, noise, season, level shift, outlier and volatility, as numbers and class codes.
+
+`measure` takes millions of series of one length in blocks that a core's cache holds. Within a block, one table of
+waves and its residuals serve all facets. What disturbs a measure is taken off before it: the season before the
+shift is looked for, the shift before the outlier, and waves, season and shift before the noise.
+
+The numbers of a series depend on nothing but its values: not on the other series, their order or their type.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from tsd.series.robust import noise, outlier, season, shift, trend, volatility, waves
+
+__all__ = ["Measures", "measure"]
+
+BLOCK = 2**17  # points measured at once: float32 arrays of 512 kB
+LEAST_ROWS = 64  # series in a block; a multiple of what matrix kernels compute at once
+SHORTEST = 32  # points
+LEAST_RANGE = 12.0  # value units: on the fixed scale a smaller range counts as this one, whose quarter is 3 units
+
+
+@dataclass(frozen=True)
+class Measures:
+    """The truth of each series, (batch,) each. Sizes are in value units, places are indices of points.
+
+    trend              int8: −1 falling, 0 flat, +1 rising
+    trend_strength     float32: factor by which all thresholds could grow until the series is flat, signed
+    trend_change       float32: change of the line by the range of the series, signed
+    noise              float32: standard deviation around all that follows
+    noise_level        int8: 0 low, 1 medium, 2 high; from 2 and above 10 units
+    season             int8: 0 none, 1 weak, 2 strong
+    season_cycles      float32: cycles in the series, 0 without a season
+    season_height      float32: from trough to crest
+    shift              int8: −1 down, 0 none, +1 up
+    shift_place        int32: first point after the shift, −1 without one
+    shift_size         float32: second level minus first
+    outlier            int8: −1 a dip, 0 none, +1 a spike
+    outlier_place      int32: the largest one, −1 without one
+    outlier_size       float32: distance from what is around it
+    outlier_count      int8: how many there are of like size
+    volatility         int8: 0 steady, 1 growing, 2 shrinking, 3 bursts
+    volatility_place   int32: first point of the stretch that differs, −1 if steady
+    volatility_ratio   float32: standard deviation of the louder by that of the quieter stretch, 1 if steady
+    """
+
+    trend: npt.NDArray[np.int8]
+    trend_strength: npt.NDArray[np.float32]
+    trend_change: npt.NDArray[np.float32]
+    noise: npt.NDArray[np.float32]
+    noise_level: npt.NDArray[np.int8]
+    season: npt.NDArray[np.int8]
+    season_cycles: npt.NDArray[np.float32]
+    season_height: npt.NDArray[np.float32]
+    shift: npt.NDArray[np.int8]
+    shift_place: npt.NDArray[np.int32]
+    shift_size: npt.NDArray[np.float32]
+    outlier: npt.NDArray[np.int8]
+    outlier_place: npt.NDArray[np.int32]
+    outlier_size: npt.NDArray[np.float32]
+    outlier_count: npt.NDArray[np.int8]
+    volatility: npt.NDArray[np.int8]
+    volatility_place: npt.NDArray[np.int32]
+    volatility_ratio: npt.NDArray[np.float32]
+
+    @property
+    def trend_near_tie(self) -> npt.NDArray[np.bool_]:
+        """Whether a series is neither clearly directed nor clearly flat, (batch,)."""
+        return trend.near_tie(self.trend_strength)
+
+
+def measure(values: npt.NDArray[np.uint8] | npt.NDArray[np.floating]) -> Measures:
+    """Measure each series.
+
+    values: (batch, points), 0–99, of at least 32 points. Raises ValueError for another shape or for values that
+    are not finite.
+    """
+    if values.ndim != 2 or values.shape[1] < SHORTEST:
+        raise ValueError(f"series must be (batch, points) with {SHORTEST} points or more, and are {values.shape}")
+    batch, points = values.shape
+    rows = block_rows(points)
+    parts = []
+    for first in range(0, max(1, batch), rows):
+        # A block has always as many rows: a matrix product may round otherwise for another shape.
+        block = np.zeros((rows, points), np.float32)
+        some = values[first : first + rows]
+        block[: len(some)] = some
+        if not np.isfinite(block).all():
+            raise ValueError(
+                "series must be finite, and some values are not: fill or leave out missing ones first"
+            )
+        measured = _measure(block)
+        parts.append({field.name: getattr(measured, field.name)[: len(some)] for field in fields(Measures)})
+    return Measures(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def block_rows(points: int) -> int:
+    """Series in a block: 1,024 at 128 points."""
+    return max(LEAST_ROWS, BLOCK // points // LEAST_ROWS * LEAST_ROWS)
+
+
+def _measure(values: waves.Points) -> Measures:
+    """`measure` for one block. values: (rows, points) float32; changed."""
+    points = values.shape[1]
+    rows = np.arange(len(values))
+    low, high = values[rows, values.argmin(axis=1)], values[rows, values.argmax(axis=1)]  # faster than min and max
+    # Half the sum is exact for integers: on one scale a series and the same series higher up become equal.
+    values -= ((low + high) * np.float32(0.5))[:, None]
+    extent = np.maximum(high - low, LEAST_RANGE).astype(np.float64)
+    line, around_line = trend.fit_line(values)
+    first, around_wave = waves.take_off(
+        around_line, line.energy, waves.strongest(waves.spectrum(around_line), points)
+    )
+    once = waves.sum_of_squares(around_wave)
+    second, rest = waves.take_off(around_wave, once, waves.strongest(waves.spectrum(around_wave), points))
+    twice = waves.sum_of_squares(rest)
+    seasons = season.find(rest, line.slope, (first, second), (line.energy, once))
+    seasonal = seasons.found > season.NONE
+    # The trend is that of the series without its season, so the wave beside its line is the other one.
+    slope = line.slope - seasons.wave.tilt
+    beside = second.where(seasonal & ~seasons.second, first)
+    on_line, on_one, on_both = (waves.moments(each) for each in (around_line, around_wave, rest))
+    around = on_one.where(seasonal, on_line)
+    swapped = np.flatnonzero(seasons.second)
+    around.put(swapped, waves.moments(rest[swapped] + waves.curve(first.rows(swapped), points, straightened=True)))
+    around_beside = on_both.where(seasonal, on_one)
+    shifts, level = shift.find(values, seasons, extent, np.where(seasonal, twice, once))
+    shifted = np.flatnonzero(shifts.direction)
+    rest[shifted] = level[shifted] - shift.levels(shifts.place[shifted], level[shifted])
+    season.take_off_shape(rest, seasons)
+    trends = trend.find(values, slope, around, beside, around_beside, shifts.size.astype(np.float64), extent)
+    rough = noise.roughness(rest)
+    sizes = noise.sizes_of(rough)
+    deviation = noise.deviation(sizes)
+    outliers = outlier.find(rest, deviation, extent)
+    changes = volatility.find(rough, sizes[:, points // 2])
+    return Measures(
+        trend=trends.direction,
+        trend_strength=trends.strength,
+        trend_change=trends.change,
+        noise=deviation.astype(np.float32),
+        noise_level=noise.level(deviation),
+        season=seasons.found,
+        season_cycles=np.where(seasonal, seasons.wave.frequency, 0.0).astype(np.float32),
+        season_height=seasons.wave.height.astype(np.float32),
+        shift=shifts.direction,
+        shift_place=shifts.place,
+        shift_size=shifts.size,
+        outlier=outliers.direction,
+        outlier_place=outliers.place,
+        outlier_size=outliers.size,
+        outlier_count=outliers.count,
+        volatility=changes.kind,
+        volatility_place=changes.place,
+        volatility_ratio=changes.ratio,
+    )

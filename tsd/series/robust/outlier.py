@@ -1,0 +1,98 @@
+"""Outlier: a point, or two beside each other, far off what is around it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tsd.series.robust.waves import Column, Points
+
+SIDE = 4  # points on either side, of which the medians are taken
+SAME_AROUND = 0.5  # largest difference of the two medians, by the size of the outlier: else it is an edge
+LEAST_SIZE = 0.2  # of the series' range
+LEAST_UNITS = 3.0  # value units
+LEAST_DEVIATIONS = 5.0  # times 1.4826 · the median absolute value of all distances
+FLOOR = 1.0  # value units: the rounding of a smooth series
+CANDIDATE = 4.0  # noise deviations, which are less than those of the distances: most series end here
+ALIKE = 0.7  # size of a further one by the largest: then there are several
+SEVERAL = 3  # the most that are still outliers; more are the way that the series is
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """The outlier of each series, (batch,) each.
+
+    direction: +1 a spike, −1 a dip, 0 none. place: index of the largest one, −1 without one. size: its distance
+    from what is around it in value units. count: how many there are of like size and in the same direction.
+    """
+
+    direction: npt.NDArray[np.int8]
+    place: npt.NDArray[np.int32]
+    size: npt.NDArray[np.float32]
+    count: npt.NDArray[np.int8]
+
+
+def find(residual: Points, noise: Column, extent: Column) -> Outlier:
+    """Find the point that is farthest from its surroundings, and judge it.
+
+    residual: (batch, points), from line, waves and shift. noise: (batch,) standard deviation. extent: (batch,)
+    range of the series.
+
+    The Hampel identifier (Hampel 1974; Pearson 2002) with the point's own neighbourhood left out: the distance of
+    each point to the mean of the medians left and right of it, in units of the median of all distances.
+    """
+    batch = len(residual)
+    distance, gap = _distances(residual)
+    size = np.abs(distance)
+    largest = size.max(axis=1).astype(np.float64)
+    least = np.maximum(LEAST_SIZE * extent, LEAST_UNITS)
+    candidates = np.flatnonzero((largest >= least) & (largest >= CANDIDATE * noise))
+    direction, place = np.zeros(batch, np.int8), np.full(batch, -1, np.int32)
+    sizes, count = np.zeros(batch, np.float32), np.zeros(batch, np.int8)
+    if len(candidates):
+        chosen, many = _judge(distance[candidates], gap[candidates], least[candidates])
+        held = (many > 0) & (many <= SEVERAL)
+        rows = candidates[held]
+        place[rows], count[rows] = chosen[held], many[held]
+        found = distance[rows, chosen[held]]
+        direction[rows], sizes[rows] = np.sign(found), np.abs(found)
+    return Outlier(direction, place, sizes, count)
+
+
+def _distances(residual: Points) -> tuple[Points, Points]:
+    """Distance of each point to the mean of the medians on either side, and how far these are apart.
+
+    (batch, points) each. The series is mirrored at its ends.
+    """
+    batch, points = residual.shape
+    wide = np.empty((batch, points + 2 * SIDE), np.float32)
+    wide[:, SIDE:-SIDE] = residual
+    wide[:, :SIDE] = residual[:, SIDE:0:-1]
+    wide[:, -SIDE:] = residual[:, -2 : -SIDE - 2 : -1]
+    # The median of four is the mean of the larger minimum and the smaller maximum of its two pairs.
+    low, high = np.minimum(wide[:, :-1], wide[:, 1:]), np.maximum(wide[:, :-1], wide[:, 1:])
+    medians = np.maximum(low[:, :-2], low[:, 2:])  # (batch, points + 5): of four points from each on
+    medians += np.minimum(high[:, :-2], high[:, 2:])
+    medians *= np.float32(0.5)
+    left, right = medians[:, :points], medians[:, SIDE + 1 :]
+    gap = np.subtract(right, left)
+    around = np.add(left, right)
+    around *= np.float32(0.5)
+    return np.subtract(residual, around, out=around), np.abs(gap, out=gap)
+
+
+def _judge(distance: Points, gap: Points, least: Column) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int8]]:
+    """The index of the largest outlier of each series, and how many there are like it, 0 if none. (batch,)."""
+    size = np.abs(distance)
+    middle = np.sort(size, axis=1)[:, size.shape[1] // 2].astype(np.float64)
+    gate = np.maximum(LEAST_DEVIATIONS * np.maximum(1.4826 * middle, FLOOR), least)
+    # A point beside an edge is far from the mean of two different surroundings: it is none.
+    size[gap > SAME_AROUND * size] = 0
+    place = size.argmax(axis=1)
+    rows = np.arange(len(size))
+    top = size[rows, place].astype(np.float64)
+    alike = size >= (ALIKE * top).astype(np.float32)[:, None]
+    starts = alike[:, :1].sum(axis=1) + (alike[:, 1:] & ~alike[:, :-1]).sum(axis=1)  # neighbours count once
+    same = np.where(alike, np.sign(distance) == np.sign(distance[rows, place])[:, None], True).all(axis=1)
+    many = np.where((top >= gate) & same, starts, 0)
+    return place, np.minimum(many, 127).astype(np.int8)

@@ -1,0 +1,164 @@
+"""Season: a wave that keeps its frequency and phase through the series, and stands out of the noise around it."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tsd.series.robust.waves import (
+    NOTHING,
+    Column,
+    Points,
+    Wave,
+    curve,
+    moments,
+    persistence,
+    sum_of_squares,
+    take_off,
+    turns,
+    wave_table,
+)
+
+NONE, WEAK, STRONG = 0, 1, 2
+LEAST_CYCLES = 2.75  # fewer are a bend
+LEAST_SHARE = 0.25  # of the variance around the line
+SECOND_SHARE = 0.4  # of the variance around line and first wave, for the second one: it was chosen from more
+STRONG_SHARE = 0.5  # of the same: a season as large as all that it is mixed with
+ABOVE_BACKGROUND = 12.0  # times the power that autocorrelated noise has at this frequency
+SECOND_ABOVE = 30.0  # the same for the second wave
+LEAST_HEIGHT = 5.0  # value units from crest to trough: the rounding of a clean ramp has waves of one unit
+IN_PHASE = 0.9  # cosine between the two halves; also |sum| by sum of sizes for the three thirds
+LEAST_BALANCE = 0.15  # amplitude of the smaller half by that of the larger
+REVERSES = 2.3  # steepest slope of the season by that of the line; the teeth of a monotone staircase have 2
+WAVE_PARAMETERS = 8  # of a line and a wave whose frequency was searched for
+HARMONICS = (2, 3, 4, 5)
+FASTEST = 0.5  # cycles per point of a harmonic
+
+
+@dataclass(frozen=True)
+class Season:
+    """The season of each series, (batch,) each.
+
+    found: NONE, WEAK or STRONG. wave: its fundamental, zero where there is none. second: whether it is the second
+    wave that was taken off.
+    """
+
+    found: npt.NDArray[np.int8]
+    wave: Wave
+    second: npt.NDArray[np.bool_]
+
+
+def find(residual: Points, slope: Column, waves: tuple[Wave, Wave], energies: tuple[Column, Column]) -> Season:
+    """Judge the stronger of the two waves that has enough cycles.
+
+    residual: (batch, points), from the line and both waves. slope: (batch,) of the line. energies: sums of squares
+    around the line, and around line and first wave.
+
+    A harmonic test in the way of Fisher (1929) and Siegel (1980), against the spectrum of an AR(1) instead of a
+    flat one, as is usual for climate series (Mann and Lees 1996). The amplitudes of halves and thirds must agree
+    in phase, which waves of noise and quasi-cycles do not. And the season must go against the trend: a staircase
+    has none.
+    """
+    first, other = waves
+    points = residual.shape[1]
+    slow = (first.frequency < LEAST_CYCLES) | ~first.entered
+    second = other.entered & (other.frequency >= LEAST_CYCLES) & (slow | (other.energy > first.energy))
+    wave = other.where(second, first)
+    # Around the second wave the first one is off, around the first one only the line is.
+    around = np.where(second, energies[1], energies[0])
+    share = wave.energy / np.maximum(around, NOTHING * points)
+    steepest = np.pi / points * wave.frequency * wave.height
+    candidates = np.flatnonzero(
+        wave.entered
+        & (wave.frequency >= LEAST_CYCLES)
+        & (share >= np.where(second, SECOND_SHARE, LEAST_SHARE))
+        & (wave.height >= LEAST_HEIGHT)
+        & (steepest >= REVERSES * np.abs(slope - wave.tilt))
+    )
+    found = np.zeros(len(residual), np.int8)
+    if len(candidates):
+        chosen = wave.rows(candidates)
+        rest = residual[candidates]
+        loose = ~second[candidates] & other.entered[candidates]
+        rest[loose] += curve(other.rows(candidates[loose]), points, straightened=True)
+        above = np.where(second[candidates], SECOND_ABOVE, ABOVE_BACKGROUND)
+        held = (chosen.energy >= above * _background(rest, chosen)) & _in_phase(rest, chosen)
+        strong = share[candidates] >= STRONG_SHARE
+        found[candidates] = np.where(held, np.where(strong, STRONG, WEAK), NONE)
+    there = found > NONE
+    return Season(found, _kept(wave, there), second & there)
+
+
+def take_off_shape(residual: Points, season: Season) -> None:
+    """Take off, in place, what a season has beside its sine: growth in time and harmonics.
+
+    residual: (batch, points), from line and waves. This is the periodic component of a harmonic regression; STL
+    (Cleveland et al. 1990) smooths it from cycle to cycle instead, which needs a whole number of points a cycle.
+    """
+    rows = np.flatnonzero(season.found > NONE)
+    if not len(rows):
+        return
+    points = residual.shape[1]
+    rest, frequency = residual[rows], season.wave.frequency[rows]
+    time = wave_table(points).time
+    for part in turns(frequency, points):
+        part *= time
+        amplitude = np.vecdot(rest, part) / np.vecdot(part, part)
+        part *= amplitude[:, None]
+        rest -= part
+    for times in HARMONICS:
+        fast = np.flatnonzero(times * frequency < FASTEST * points)
+        if len(fast):
+            some = rest[fast]
+            rest[fast] = take_off(some, sum_of_squares(some), times * frequency[fast], least=0.0)[1]
+    residual[rows] = rest
+
+
+def _background(rest: Points, wave: Wave) -> Column:
+    """The power that an AR(1) like the rest, in variance and persistence, has at the frequency. (batch,)."""
+    points = rest.shape[1]
+    sums = moments(rest)
+    rho = persistence(sums, WAVE_PARAMETERS)
+    omega = 2 * np.pi / points * wave.frequency
+    variance = sums.energy / (points - WAVE_PARAMETERS)
+    density: Column = variance * (1 - rho**2) / (1 - 2 * rho * np.cos(omega) + rho**2)
+    return 2 * density  # of cosine and sine together
+
+
+def _in_phase(rest: Points, wave: Wave) -> npt.NDArray[np.bool_]:
+    """Whether halves and thirds of the series have the wave in one phase and in like amplitude. (batch,)."""
+    points = rest.shape[1]
+    cosine, sine = turns(wave.frequency, points)
+    whole = curve(wave, points)
+    whole += rest  # (batch, points): rest and wave
+    cosine *= whole
+    sine *= whole
+    # Six parts, the same backwards: the point in the middle of an odd number is left out.
+    half, cuts = points // 2, np.round(points // 2 / 3 * np.arange(3)).astype(np.intp)
+    back = np.concatenate([[0], half - cuts[:0:-1]])
+    early, late = (
+        np.add.reduceat(cosine[:, side], at, axis=1) + 1j * np.add.reduceat(sine[:, side], at, axis=1)
+        for side, at in ((slice(half), cuts), (slice(points - half, None), back))
+    )  # (batch, 3)
+    parts = np.hstack([early, late])
+    early, late = early.sum(axis=1), late.sum(axis=1)
+    small, large = np.sort(np.abs([early, late]), axis=0)
+    agreement = (early * late.conj()).real
+    thirds = parts[:, ::2] + parts[:, 1::2]
+    together, apart = np.abs(thirds.sum(axis=1)), np.abs(thirds).sum(axis=1)
+    held: npt.NDArray[np.bool_] = (
+        (agreement >= IN_PHASE * small * large) & (small >= LEAST_BALANCE * large) & (together >= IN_PHASE * apart)
+    )
+    return held
+
+
+def _kept(wave: Wave, there: npt.NDArray[np.bool_]) -> Wave:
+    """The wave where it is a season, zero elsewhere."""
+    return replace(
+        wave,
+        even=np.where(there, wave.even, 0.0),
+        odd=np.where(there, wave.odd, 0.0),
+        energy=np.where(there, wave.energy, 0.0),
+        lift=np.where(there, wave.lift, 0.0),
+        tilt=np.where(there, wave.tilt, 0.0),
+    )

@@ -1,0 +1,141 @@
+"""Level shift: the series has two levels, and goes from one to the other at once."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from tsd.series.robust.season import NONE, Season
+from tsd.series.robust.waves import (
+    NOTHING,
+    Column,
+    Points,
+    curve,
+    moments,
+    persistence,
+    spread,
+    sum_of_squares,
+    wave_table,
+)
+
+EDGE = 1 / 16  # fraction of the series at either end in which no shift is looked for; the window of the medians
+LEAST_EDGE, LARGEST_WINDOW = 4, 8  # points
+LEAST_SIZE = 0.2  # of the series' range
+BETTER_THAN_LINE = 0.8  # largest sum of squares around two levels, by that around a line
+ABRUPT = (0.7, 1.6)  # medians right after minus right before, by the difference of the levels
+LEAST_Z = 5.0  # standard errors of the difference, for autocorrelated noise
+MEANS = 2  # fitted parameters
+
+
+@dataclass(frozen=True)
+class Shift:
+    """The level shift of each series, (batch,) each.
+
+    direction: −1 down, 0 none, +1 up. place: index of the first point after it, −1 without one. size: difference
+    of the two levels in value units, 0 without one.
+    """
+
+    direction: npt.NDArray[np.int8]
+    place: npt.NDArray[np.int32]
+    size: npt.NDArray[np.float32]
+
+
+def find(values: Points, season: Season, extent: Column, around_wave: Column) -> tuple[Shift, Points]:
+    """Search the best split into two levels, and judge it.
+
+    values: (batch, points), centred. extent: (batch,) range of the series. around_wave: (batch,) sum of squares
+    around the line and the waves that the split competes with. Returns the shift and (batch, points) values
+    without season.
+
+    The split is the maximum of the CUSUM statistic, the least-squares estimate of one change in the mean (Hawkins
+    1977; the first split of binary segmentation, Scott and Knott 1974). It must explain more than a line and than
+    waves do, it must be abrupt, and it must be significant for AR(1) noise.
+    """
+    points = values.shape[1]
+    level = values.copy()
+    seasonal = np.flatnonzero(season.found > NONE)
+    if len(seasonal):
+        level[seasonal] -= curve(season.wave.rows(seasonal), points)
+    level -= level.mean(axis=1, keepdims=True)
+    energy = sum_of_squares(level)
+    score, first = _best_split(level)
+    explained = score**2
+    size = -score * np.sqrt(points / (first * (points - first)))
+    slope = np.vecdot(level, wave_table(points).time).astype(np.float64)
+    around_line = energy - slope**2 / spread(points)
+    rest = energy - explained
+    candidates = np.flatnonzero(
+        (explained > NOTHING * points)
+        & (np.abs(size) >= LEAST_SIZE * extent)
+        & (rest <= BETTER_THAN_LINE * around_line)
+        & (rest < around_wave)
+    )
+    some = level[candidates]
+    held = candidates[_abrupt(some, first[candidates], size[candidates])]
+    held = held[_significant(level[held], first[held], size[held])]
+    direction, place = np.zeros(len(values), np.int8), np.full(len(values), -1, np.int32)
+    kept = np.zeros(len(values), np.float32)
+    direction[held], place[held], kept[held] = np.sign(size[held]), first[held], size[held]
+    return Shift(direction, place, kept), level
+
+
+def levels(places: npt.NDArray[np.int32], level: Points) -> Points:
+    """The two means of each series, (batch, points). places: (batch,) first index of the second level."""
+    after = np.arange(level.shape[1]) >= places[:, None]
+    late = np.where(after, level, np.float32(0)).sum(axis=1) / after.sum(axis=1)
+    early = np.where(after, np.float32(0), level).sum(axis=1) / (~after).sum(axis=1)
+    both: Points = np.where(after, late[:, None], early[:, None]).astype(np.float32)
+    return both
+
+
+def edge(points: int) -> int:
+    """Points at either end in which no shift is looked for: 8 of 128."""
+    return max(LEAST_EDGE, round(EDGE * points))
+
+
+def _best_split(level: Points) -> tuple[Column, npt.NDArray[np.intp]]:
+    """The split that explains most: its CUSUM statistic, and the first index after it. (batch,) each.
+
+    level: (batch, points) of mean zero. The statistic is the root of the sum of squares that the split explains,
+    with the sign of the mean before it.
+    """
+    points = level.shape[1]
+    sums = np.cumsum(level, axis=1, dtype=np.float64)  # of each point and those before it
+    scores = sums[:, edge(points) - 1 : points - edge(points)]  # (batch, splits)
+    scores *= _split_weights(points)
+    best = np.abs(scores).argmax(axis=1)
+    return scores[np.arange(len(level)), best], best + edge(points)
+
+
+@lru_cache(maxsize=64)  # lengths
+def _split_weights(points: int) -> npt.NDArray[np.float64]:
+    """One by the standard error of the sum of the points before each split, (splits,)."""
+    before = np.arange(edge(points), points - edge(points) + 1)
+    weights: npt.NDArray[np.float64] = np.sqrt(points / (before * (points - before)))
+    return weights
+
+
+def _abrupt(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDArray[np.bool_]:
+    """Whether the medians right before and right after differ by about the whole size. (batch,)."""
+    window = min(LARGEST_WINDOW, edge(level.shape[1]))
+    near = first[:, None] + np.arange(-window, window)  # (batch, 2 · window)
+    around = np.take_along_axis(level, near, axis=1)
+    before, after = (np.sort(side, axis=1) for side in (around[:, :window], around[:, window:]))
+    middle = slice((window - 1) // 2, window // 2 + 1)  # one point, or two of an even number
+    jump = after[:, middle].mean(axis=1) - before[:, middle].mean(axis=1)
+    part = jump / size
+    held: npt.NDArray[np.bool_] = (part >= ABRUPT[0]) & (part <= ABRUPT[1])
+    return held
+
+
+def _significant(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDArray[np.bool_]:
+    """Whether the two means differ for autocorrelated noise: the variance of a mean is inflated. (batch,)."""
+    points = level.shape[1]
+    rest = level - levels(first.astype(np.int32), level)
+    sums = moments(rest)
+    rho = persistence(sums, MEANS)
+    variance = np.maximum(sums.energy / (points - MEANS), NOTHING) * (1 + rho) / (1 - rho)
+    error = np.sqrt(variance * points / (first * (points - first)))
+    held: npt.NDArray[np.bool_] = np.abs(size) >= LEAST_Z * error
+    return held

@@ -1,0 +1,246 @@
+"""Waves beside a straight line: spectrum, frequency, amplitude, and the residual without them.
+
+The frequency of a wave is its number of cycles in the series. Time is counted from the centre of the series, where
+a cosine is even and a sine is odd: then the two are orthogonal for any frequency, the cosine to the line's slope
+and the sine to its mean. So each fit is a closed form, and no system of equations is solved.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Points: TypeAlias = npt.NDArray[np.float32]  # (batch, points) in value units
+Column: TypeAlias = npt.NDArray[np.float64]  # (batch,)
+
+SPACING = 0.25  # cycles between frequencies of the table; the main lobe of a wave is two cycles wide
+SLOWEST = 1.0  # cycles; less than a cycle is a bend or a trend
+POINTS_PER_CYCLE = 3  # of the fastest wave
+ENTERS = 0.2  # least share of the variance that a wave must explain to be taken off
+NOTHING = 1e-3  # variance in squared value units below which there is nothing to explain
+
+
+@dataclass(frozen=True)
+class WaveTable:
+    """Cosines and sines of all frequencies, to be fitted beside a straight line.
+
+    frequencies (waves,) float64: from one spacing below `SLOWEST` to one above the fastest, so that each frequency
+                that is looked for has two neighbours
+    centred     (waves,) complex64: what turns a Fourier coefficient into that of time from the centre
+    norms       (2 · waves,) float32: one by the sum of squares beside a line, of each cosine and sine in turn
+    time        (points,) float32: from the centre, in points
+    """
+
+    frequencies: npt.NDArray[np.float64]
+    centred: npt.NDArray[np.complex64]
+    norms: npt.NDArray[np.float32]
+    time: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Wave:
+    """The best wave of each series beside a straight line, zero where it explains too little. (batch,) each.
+
+    frequency in cycles. even, odd: amplitudes of cosine and sine, in value units. energy: the sum of squares that
+    the wave explains. entered: whether it explains enough. lift, tilt: the level and the slope per point that the
+    wave has of its own, which the line must give back. tilt_variance: what the wave adds to the variance of the
+    slope, for residuals of unit variance.
+    """
+
+    frequency: Column
+    even: Column
+    odd: Column
+    energy: Column
+    entered: npt.NDArray[np.bool_]
+    lift: Column
+    tilt: Column
+    tilt_variance: Column
+
+    @property
+    def height(self) -> Column:
+        """From crest to trough, (batch,) in value units."""
+        return 2 * np.hypot(self.even, self.odd)
+
+    def where(self, which: npt.NDArray[np.bool_], other: "Wave") -> "Wave":
+        """This wave where `which`, the other one elsewhere."""
+        return Wave(**{name: np.where(which, column, vars(other)[name]) for name, column in vars(self).items()})
+
+    def rows(self, rows: npt.NDArray[np.intp]) -> "Wave":
+        """The waves of some of the series."""
+        return Wave(**{name: column[rows] for name, column in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums of a residual, (batch,) each: of squares, of products of neighbours, and its first and last point."""
+
+    points: int
+    energy: Column
+    lagged: Column
+    first: Column
+    last: Column
+
+    def where(self, which: npt.NDArray[np.bool_], other: "Moments") -> "Moments":
+        """Those of this residual where `which`, those of the other elsewhere."""
+        return Moments(
+            self.points,
+            np.where(which, self.energy, other.energy),
+            np.where(which, self.lagged, other.lagged),
+            np.where(which, self.first, other.first),
+            np.where(which, self.last, other.last),
+        )
+
+    def put(self, rows: npt.NDArray[np.intp], other: "Moments") -> None:
+        """Replace those of some series, in place. other: of these series."""
+        for name in ("energy", "lagged", "first", "last"):
+            getattr(self, name)[rows] = getattr(other, name)
+
+
+def spectrum(residual: Points) -> npt.NDArray[np.float32]:
+    """The sum of squares that each wave of the table explains, (batch, waves).
+
+    A periodogram by least squares (Lomb 1976), with the line fitted jointly: a residual has no line, so that its
+    products with the waves are those with the waves beside the line. residual: (batch, points), from a line.
+
+    By a Fourier transform of each row, padded with zeros. A matrix product would be as fast at 128 points, but its
+    sums depend on where in the matrix a row lies.
+    """
+    from scipy.fft import rfft  # slow import that processes which only read tables do not need
+
+    points = residual.shape[1]
+    table = wave_table(points)
+    first = round(table.frequencies[0] / SPACING)
+    whole = rfft(residual, round(points / SPACING), axis=1)
+    turned = whole[:, first : first + len(table.frequencies)] * table.centred  # (batch, waves) complex64
+    squares = turned.view(np.float32)  # (batch, 2 · waves)
+    np.square(squares, out=squares)
+    squares *= table.norms
+    power: npt.NDArray[np.float32] = squares[:, ::2] + squares[:, 1::2]
+    return power
+
+
+def strongest(power: npt.NDArray[np.float32], points: int) -> Column:
+    """The frequency of the highest peak, refined by the parabola through it and its neighbours. (batch,)."""
+    table = wave_table(points)
+    best = power[:, 1:-1].argmax(axis=1) + 1
+    rows = np.arange(len(power))
+    left, top, right = (power[rows, best + step].astype(np.float64) for step in (-1, 0, 1))
+    bend = np.minimum(left - 2 * top + right, -1e-12)
+    offset = np.clip(0.5 * (left - right) / bend, -0.5, 0.5)
+    refined: Column = np.maximum(table.frequencies[best] + SPACING * offset, SLOWEST)
+    return refined
+
+
+def take_off(residual: Points, energy: Column, frequency: Column, least: float = ENTERS) -> tuple[Wave, Points]:
+    """Fit a wave of given frequency beside a line, and return it with the residual of both.
+
+    residual: (batch, points), from a line. energy: (batch,) its sum of squares. least: share of the energy below
+    which a wave is not taken off.
+    """
+    points = residual.shape[1]
+    cosine, sine = turns(frequency, points)
+    level, slope, even_norm, odd_norm = overlaps(frequency, points)
+    # Near two points a cycle one of the two is hardly there.
+    even_norm, odd_norm = np.maximum(even_norm, 0.02 * points), np.maximum(odd_norm, 0.02 * points)
+    even = np.vecdot(residual, cosine) / even_norm
+    odd = np.vecdot(residual, sine) / odd_norm
+    explained = even**2 * even_norm + odd**2 * odd_norm
+    entered = explained >= np.maximum(least * energy, NOTHING * points)
+    even, odd = np.where(entered, even, 0.0), np.where(entered, odd, 0.0)
+    lift, tilt = even * level, odd * slope
+    cosine *= _column(even)
+    sine *= _column(odd)
+    cosine += sine
+    cosine -= _column(lift)
+    np.multiply(_column(tilt), wave_table(points).time, out=sine)
+    cosine -= sine
+    np.subtract(residual, cosine, out=cosine)
+    kept = np.where(entered, explained, 0.0)
+    variance = np.where(entered, slope**2 / odd_norm, 0.0)
+    return Wave(frequency, even, odd, kept, entered, lift, tilt, variance), cosine
+
+
+def turns(frequency: Column, points: int) -> tuple[Points, Points]:
+    """Cosine and sine of each frequency, (batch, points) each, counted from the centre of the series."""
+    angle = _column(2 * np.pi / points * frequency) * wave_table(points).time
+    return np.cos(angle), np.sin(angle)
+
+
+def curve(wave: Wave, points: int, straightened: bool = False) -> Points:
+    """The wave itself, (batch, points) in value units. straightened: without its own level and slope."""
+    cosine, sine = turns(wave.frequency, points)
+    cosine *= _column(wave.even)
+    sine *= _column(wave.odd)
+    cosine += sine
+    if straightened:
+        cosine -= _column(wave.lift)
+        cosine -= _column(wave.tilt) * wave_table(points).time
+    return cosine
+
+
+def overlaps(frequency: Column, points: int) -> tuple[Column, Column, Column, Column]:
+    """What waves share with a line: mean of the cosine, slope of the sine; norms without them. (batch,) each.
+
+    With ω = 2π · frequency / points, the sum of cos(ωt) over the centred points is sin(pω/2) / sin(ω/2),
+    Dirichlet's kernel; the sum of t · sin(ωt) is minus its derivative; and cos² and sin² are (1 ± cos 2ωt) / 2.
+    """
+    omega = 2 * np.pi / points * frequency
+    half, whole = omega / 2, points * omega / 2
+    kernel = np.sin(whole) / np.sin(half)
+    derivative = (points * np.cos(whole) - kernel * np.cos(half)) / (2 * np.sin(half))
+    double = np.sin(2 * whole) / np.sin(omega)
+    level, slope = kernel / points, -derivative / spread(points)
+    return (
+        level,
+        slope,
+        (points + double) / 2 - points * level**2,
+        (points - double) / 2 - spread(points) * slope**2,
+    )
+
+
+def spread(points: int) -> float:
+    """The sum of squares of the centred time."""
+    return points * (points**2 - 1) / 12
+
+
+@lru_cache(maxsize=64)  # lengths
+def wave_table(points: int) -> WaveTable:
+    """The table of a length."""
+    first, last = SLOWEST - SPACING, points / POINTS_PER_CYCLE + SPACING
+    frequencies: Column = np.arange(round(first / SPACING), int(last / SPACING) + 1).astype(np.float64) * SPACING
+    time = np.arange(points) - (points - 1) / 2
+    _, _, even, odd = overlaps(frequencies, points)
+    centred = np.exp(2j * np.pi / points * frequencies * time[-1])
+    norms = 1 / np.stack([even, odd], axis=1).ravel()
+    return WaveTable(frequencies, centred.astype(np.complex64), norms.astype(np.float32), time.astype(np.float32))
+
+
+def moments(residual: Points) -> Moments:
+    """What the tests need of residuals of mean zero. residual: (batch, points)."""
+    lagged = np.vecdot(residual[:, 1:], residual[:, :-1])
+    first, last = residual[:, 0].astype(np.float64), residual[:, -1].astype(np.float64)
+    return Moments(residual.shape[1], sum_of_squares(residual), lagged.astype(np.float64), first, last)
+
+
+def persistence(residual: Moments, used: int) -> Column:
+    """The autocorrelation at lag 1 of each residual, corrected for the parameters that were fitted, (batch,) 0–1.
+
+    A fit of a line lowers it by (2 + 4ρ) / points to first order (Kendall 1954, Tanaka 1984), and of `used`
+    parameters by (used + 2 · used · ρ) / points; this is solved for ρ.
+    """
+    points = residual.points
+    raw = residual.lagged / np.maximum(residual.energy, NOTHING * points)
+    return np.clip((points * raw + used) / (points - 2 * used), 0.0, 0.995)
+
+
+def sum_of_squares(residual: Points) -> Column:
+    """The sum of squares of each series, (batch,)."""
+    energy: Column = np.vecdot(residual, residual).astype(np.float64)
+    return energy
+
+
+def _column(numbers: Column) -> npt.NDArray[np.float32]:
+    """One number a series as (batch, 1) float32, to be combined with its points."""
+    return numbers.astype(np.float32)[:, None]
