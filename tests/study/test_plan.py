@@ -119,10 +119,10 @@ def test_an_api_teacher_shows_images_and_dollars_and_needs_no_key(tmp_path, monk
     out = capsys.readouterr().out
     assert "ask eyes-7b at 127.0.0.1 about 1,000 series" in out
     assert "1,000 images of 280 × 140 pixels, 50 image tokens each" in out
-    # a picture is 10 × 5 patches, the prompt about 600 letters of 4 a token; a reply 60 tokens
+    # a picture is 10 × 5 patches, the prompt with its definitions 1,100 letters of 4 a token; a reply 96 tokens
     text = _number(out, " text tokens in")
-    assert text == pytest.approx(1000 * 150, rel=0.1)
-    assert f"${((50_000 + text) * 2 + 60_000 * 10) / 1e6:,.2f}" in out
+    assert text == pytest.approx(1000 * 275, rel=0.1)
+    assert f"${((50_000 + text) * 2 + 96_000 * 10) / 1e6:,.2f}" in out
     assert "about 2 min 05 s" in out  # 1,000 requests, 32 in flight of 4 s
     assert "no key is sent" in out
     main(["annotate", str(recipe), "--dry-run", "--set", "teacher.base_url=https://api.openai.com/v1"])
@@ -180,7 +180,7 @@ def test_a_plan_with_an_engine_in_the_pipeline_names_its_gpus_and_no_price(tmp_p
     out = capsys.readouterr().out
     assert "ask eyes-72b inside the pipeline, on 2 × 4 GPUs, about 1,000 series" in out
     assert "1,000 images of 448 × 224 pixels, 128 image tokens each" in out
-    assert _number(out, " text tokens in") == pytest.approx(1000 * 150, rel=0.1)
+    assert _number(out, " text tokens in") == pytest.approx(1000 * 275, rel=0.1)
     assert "$" not in out
 
 

@@ -45,7 +45,7 @@ def explain(
         module = card["task"].rpartition(":")[0]
         if module and not trusted:
             trust.require([module], folder, model)
-        task = named(card["task"], folder, Definitions.of(card["about"]))
+        task = named(card["task"], folder, Definitions.of(card.get("about", {})))
         if task.curves > 1:
             raise InputError(
                 f"{model} was trained to read {task.curves} series at once: give a student of one series"

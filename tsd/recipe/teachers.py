@@ -115,8 +115,12 @@ class ModelTeacher(Section):
 
     @property
     def current_identity(self) -> dict[str, Any]:
-        """The settings that determine its responses. Excludes how fast and how often requests are sent."""
-        return self.model_dump(include={*SHAPING, *({"train"} if self.train else ())})
+        """The settings that determine its responses. Excludes how fast and how often requests are sent.
+
+        A prompt that is left to its default follows from the truth, which is in the keys of tables itself.
+        """
+        shaping = {*SHAPING, *({"train"} if self.train else ())} - ({"prompt"} if self.prompt is None else set())
+        return self.model_dump(include=shaping)
 
     @property
     def own(self) -> bool:
