@@ -96,7 +96,10 @@ AGREEMENT = {
     "real plots, season": 0.85,
     "TimeSeriesExam, trend": 0.97,
     "TRUCE synthetic, trend": 0.95,
+    "TRUCE synthetic, peak or trough": 0.95,
     "TRUCE stock, people's words": 0.86,
+    "TRUCE stock, maximum in people's words": 0.80,
+    "TRUCE stock, minimum in people's words": 0.80,
 }
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from measured import environment
 
 from tsd.series.robust import Measures, measure
+from tsd.tasks import PAPER, SINGLE, Definitions, single
 
 POINTS = 128  # to which short series are interpolated, as `tsd explain` does
 LONGEST = 1024  # real series are measured on their own points up to this many, and averaged down to it
@@ -35,6 +36,18 @@ DOWN = re.compile(r"decreas|declin|\bfall|\bdrop|downward|goes down|down ward|re
 FLAT = re.compile(
     r"\bflat|stagn|constant\b|consist[ae]nt\b|stable|level\b|the same|\beven|steady (through|line)|no change"
 )
+# A caption that gives one place to one extremum, and does not call it a small or a local one.
+EXTREMA = {
+    "maximum": re.compile(r"\b(max|maximum|highest|peak(s|ed)?)\b"),
+    "minimum": re.compile(r"\b(min|minimum|lowest|troughs?|bottoms? out)\b"),
+}
+PLACES = {
+    "beginning": re.compile(r"\b(beginn?ing|start|initial|begins|starts)\b"),
+    "middle": re.compile(r"\b(middle|cent(er|re)|halfway)\b"),
+    "end": re.compile(r"\b(end|ends|ending|endpoint)\b"),
+}
+LOCAL = re.compile(r"small|slight|tiny|minor|minuscule|mild|little|local|before|after|almost")
+THIRDS = single(Definitions("robust", "thirds"))
 
 
 def agreements(reference: Path) -> dict[str, float]:
@@ -47,6 +60,7 @@ def agreements(reference: Path) -> dict[str, float]:
         "TimeSeriesExam": _time_series_exam,
         "TRUCE synthetic": _truce_synthetic,
         "TRUCE stock": _truce_stock,
+        "pixtral": _pixtral,
         "real plots": _real_plots,
     }.items():
         try:
@@ -92,13 +106,20 @@ def _truce_synthetic(reference: Path) -> dict[str, float]:
     labels = [row["meta"]["label"]["labels"] for row in rows]
     directed = [row for row, label in zip(rows, labels, strict=True) if label < 8]
     signs = [1 if label < 4 else -1 for label in labels if label < 8]
-    return {"TRUCE synthetic, trend": _trend_agreement([row["series"] for row in directed], signs)}
+    found = {"TRUCE synthetic, trend": _trend_agreement([row["series"] for row in directed], signs)}
+    turning = [
+        (row["series"], "maximum" if label < 11 else "minimum", tuple(PLACES)[(label - 8) % 3])
+        for row, label in zip(rows, labels, strict=True)
+        if label >= 8
+    ]
+    return {**found, "TRUCE synthetic, peak or trough": float(np.mean([_lies(*one) for one in turning]))}
 
 
 def _truce_stock(reference: Path) -> dict[str, float]:
-    """Captions of stock series that say one direction of the whole, where no two contradict."""
+    """Captions of stock series that say one direction of the whole or one place, where no two contradict."""
     series, labels = [], []
-    for row in _truce(reference, "pilot16b"):
+    rows = _truce(reference, "pilot16b")
+    for row in rows:
         said = {sign for caption in row["annotations"] if (sign := _said(_text(caption))) is not None}
         if len(said) == 1:
             series.append(row["series"])
@@ -106,7 +127,52 @@ def _truce_stock(reference: Path) -> dict[str, float]:
     return {
         "TRUCE stock, people's words": _trend_agreement(series, labels),
         "TRUCE stock, series": len(labels),
+        **_extrema_agreement(rows),
     }
+
+
+def _extrema_agreement(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Captions that give one place to the maximum or minimum, against the place of the value, by thirds."""
+    right: dict[str, list[bool]] = {name: [] for name in EXTREMA}
+    for row in rows:
+        said = {found for caption in row["annotations"] if (found := _place_said(_text(caption))) is not None}
+        for name in EXTREMA:
+            places = [place for extremum, place in said if extremum == name]
+            if len(places) == 1:
+                right[name].append(_lies(row["series"], name, places[0]))
+    shares = {f"TRUCE stock, {name} in people's words": float(np.mean(each)) for name, each in right.items()}
+    return {**shares, **{f"TRUCE stock, series with a {name}": len(each) for name, each in right.items()}}
+
+
+def _place_said(caption: str) -> tuple[str, str] | None:
+    """The extremum that a caption speaks of and its place, or None."""
+    if LOCAL.search(caption):
+        return None
+    extrema = [name for name, words in EXTREMA.items() if words.search(caption)]
+    places = [name for name, words in PLACES.items() if words.search(caption)]
+    return (extrema[0], places[0]) if len(extrema) == len(places) == 1 else None
+
+
+def _lies(series: Sequence[float], extremum: str, place: str) -> bool:
+    """Whether the extremum of a series, interpolated, lies in that third."""
+    values = _scaled(_interpolated(np.asarray(series, np.float64)))[None]
+    return bool(THIRDS.truth(THIRDS.measure(values), POINTS)[0].as_py()[extremum] == place)
+
+
+def _pixtral(reference: Path) -> dict[str, float]:
+    """Replies of the paper's teacher by either truth; it says flat of few series, whatever they show."""
+    rows = [json.loads(line) for line in (reference / "pixtral_annotations.jsonl").read_text().splitlines()]
+    values = np.asarray([row["values"] for row in rows], np.uint8)
+    read = [SINGLE.parse(row["reply"]).labels for row in rows]
+    shares: dict[str, float] = {}
+    for truth, task in (("paper", single(PAPER)), ("robust", SINGLE)):
+        truths = task.truth(task.measure(values), values.shape[1]).to_pylist()
+        for facet in task.names:
+            pairs = [(said[facet], true[facet]) for said, true in zip(read, truths, strict=True) if said[facet]]
+            right = float(np.mean([said == true for said, true in pairs]))
+            shares[f"pixtral's replies, {facet}, {truth} truth"] = right
+    flat = [said["trend"] == "flat" for said in read if said["trend"]]
+    return {**shares, "pixtral's replies, share that says flat": float(np.mean(flat))}
 
 
 def _truce(reference: Path, name: str) -> list[dict[str, Any]]:
