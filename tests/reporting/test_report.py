@@ -82,6 +82,7 @@ def test_whatever_a_reply_a_label_or_a_fact_holds_is_shown_and_never_run() -> No
         teacher=evil,
         counts={**COUNTS, "rejects": [{"reason": evil, "rows": 1, "examples": [{**EXAMPLE, "text": evil}]}]},
         seconds={evil: 1.0},
+        cpu_seconds={evil: 1.0},
         facts={evil: evil},
         fits={"loss": evil},
     )
@@ -156,7 +157,11 @@ def test_a_run_that_was_not_decoded_is_shown_without_scores() -> None:
 
 
 def test_no_samples_no_fits_and_no_stages_leave_a_page_that_says_so() -> None:
-    page = read(replace(STUDY, samples=[], fits={}, seconds={}, counts=NOTHING, beside={}, facts={}, classes={}))
+    page = read(
+        replace(
+            STUDY, samples=[], fits={}, seconds={}, cpu_seconds={}, counts=NOTHING, beside={}, facts={}, classes={}
+        )
+    )
     assert "No sample was kept." in page.text
     assert "No law was fitted." in page.text
     assert "Nothing was rejected." in page.text
@@ -206,7 +211,8 @@ def test_laws_stand_with_their_intervals_and_what_their_runs_do_not_determine(pa
 
 def test_time_and_classes_are_shown_as_shares(page: Page) -> None:
     assert "80.0 % of 1 min 30 s was spent on training and decoding students." in page.text
-    assert ["Train", "", "1 min 12 s", "80.0 %"] in page.cells
+    assert ["Train", "", "1 min 12 s", "80.0 %", "141"] in page.cells
+    assert "175 in all" in page.text
     assert ["trend decreasing", "", "30.0 %"] in page.cells
 
 

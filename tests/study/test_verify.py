@@ -200,6 +200,7 @@ RECORD, ARCHIVED = f"records/{RUN}.json", "annotations/replies/part-00000000.jso
         ),
         (written("runs/manifest.json", b"\xff"), "runs", "manifest.json is damaged"),
         (written("timings.json", b"[]"), "timings.json", "timings.json is damaged"),
+        (written("cpu_seconds.json", b"[]"), "cpu_seconds.json", "cpu_seconds.json is damaged"),
         (written("undecoded.json", b"{"), "undecoded.json", "undecoded.json is damaged"),
         (written("annotations/replies/addresses.json", b"{}"), "annotations/replies/addresses.json", "addresses"),
     ],

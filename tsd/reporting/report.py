@@ -63,6 +63,8 @@ class Study:
     samples: list[Sample]
     seconds: dict[str, float]
     """Wall-clock seconds by stage, in order."""
+    cpu_seconds: dict[str, float]
+    """CPU seconds by stage, of all processes that the driver started."""
     useful_share: float
     """Fraction of the wall-clock time spent training or decoding students."""
     clear: dict[str, Clear]

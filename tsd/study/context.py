@@ -14,12 +14,15 @@ from tsd.recipe import Recipe, to_yaml
 from tsd.storage import datasets, folders
 from tsd.storage.schemas import EXAMPLES, REJECTS
 from tsd.study import identity, outcomes
+from tsd.study.cpu_time import metered
 from tsd.training.runs import RunSpec
 
 if TYPE_CHECKING:
     from tsd.tracking.tracker import Tracker
 
 T = TypeVar("T")
+TIMINGS = "timings.json"  # wall-clock seconds by stage
+CPU_SECONDS = "cpu_seconds.json"  # of this process and all that it started, by stage
 
 
 class StudyContext:
@@ -57,23 +60,24 @@ class StudyContext:
         return outcomes.failures(self.recipe, self.planned_runs())
 
     def timed(self, stage: str, work: Callable[[], T]) -> T:
-        """Run a stage and add its wall-clock seconds to `timings.json`, summed over all starts."""
+        """Run a stage and add its seconds to `timings.json` and `cpu_seconds.json`, summed over all starts."""
         started = time.monotonic()
-        try:
-            done = work()
-        finally:
-            self.spent(stage, time.monotonic() - started)
-        return done
+        with metered() as cpu_seconds:
+            try:
+                return work()
+            finally:
+                self.spent(stage, time.monotonic() - started)
+                self.spent(stage, cpu_seconds(), CPU_SECONDS)
 
-    def spent(self, stage: str, seconds: float) -> None:
-        """Add wall-clock seconds to a stage of `timings.json`."""
+    def spent(self, stage: str, seconds: float, file: str = TIMINGS) -> None:
+        """Add the seconds of a stage to those in a file of the study, by default wall-clock seconds."""
         try:
-            timings = folders.read_fields(self.recipe.folder, "timings.json") or {}
+            timings = folders.read_fields(self.recipe.folder, file) or {}
         except DataError:
-            self.reporter.say("  [yellow]timings.json was damaged:[/] the seconds of earlier starts are lost")
+            self.reporter.say(f"  [yellow]{file} was damaged:[/] the seconds of earlier starts are lost")
             timings = {}
         timings[stage] = timings.get(stage, 0.0) + seconds
-        folders.write_json(self.recipe.folder, "timings.json", timings)
+        folders.write_json(self.recipe.folder, file, timings)
 
     @cached_property
     def tracker(self) -> "Tracker":

@@ -26,7 +26,7 @@ from tsd.reporting import report as reporting
 from tsd.storage import datasets, folders, keys, manifests
 from tsd.storage.schemas import fingerprint
 from tsd.study import comparisons, identity, placement, provenance
-from tsd.study.context import StudyContext
+from tsd.study.context import CPU_SECONDS, TIMINGS, StudyContext
 from tsd.study.lost_parts import find_lost
 from tsd.study.plot_tables import plot_table
 from tsd.study.scored_series import test_series
@@ -146,7 +146,7 @@ def assemble(
     failed = study.failures()
     test = test_series(recipe, series)
     said = study.predictions_of(reporting.best(runs)["run_id"]).read()
-    seconds: dict[str, float] = folders.read_fields(recipe.folder, "timings.json") or {}
+    seconds: dict[str, float] = folders.read_fields(recipe.folder, TIMINGS) or {}
     known = comparisons.lookup(recipe, runs)
     return reporting.Study(
         title=recipe.name,
@@ -157,6 +157,7 @@ def assemble(
         fits=fits,
         samples=_samples(study, said, test, annotations),
         seconds=seconds,
+        cpu_seconds=folders.read_fields(recipe.folder, CPU_SECONDS) or {},
         useful_share=useful_share(recipe, runs, seconds, machines),
         clear=scoring.without_ties(recipe.asks, said, test),
         classes=series.about["classes"],

@@ -21,6 +21,7 @@ from tsd.recipe.loading import first_problem
 from tsd.storage import datasets, folders, manifests
 from tsd.storage.schemas import EXAMPLES, PLOTS, REJECTS, TOKENS, fingerprint
 from tsd.study import identity, provenance
+from tsd.study.context import CPU_SECONDS, TIMINGS
 from tsd.study.findings import Checked, Finding
 from tsd.tasks import variants
 from tsd.teachers.api.journal import ADDRESSES, FOLDER, Journal, parts_with_journals
@@ -384,7 +385,7 @@ def _check_pages(run: str, children: Collection[str]) -> Iterator[Checked]:
 
 def _check_json(run: str) -> Iterator[Checked]:
     replies = f"annotations/{FOLDER}"
-    files = [(name, dict) for name in ("timings.json", "failures.json", "undecoded.json")]
+    files = [(name, dict) for name in (TIMINGS, CPU_SECONDS, "failures.json", "undecoded.json")]
     for name, kind in (*files, (f"{replies}/{ADDRESSES}", list)):
         folder, _, file = f"{run}/{name}".rpartition("/")
         try:
