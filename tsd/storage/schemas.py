@@ -96,70 +96,100 @@ def make_tables(
     parameters. metrics: names of metrics from plugins, for the runs table. numbers: names of the numbers that
     descriptions state; without any, there are no columns for them.
     """
-    said = pa.struct([(name, pa.float32()) for name in numbers])
-    columns = [pa.field("numbers", said), pa.field("true_numbers", said)] if numbers else []
     labels = labels_type(facets)
-    drawn = pa.struct([(name, pa.float32()) for name in parameters])
-    if curves > 1:
-        drawn = pa.list_(drawn)
     return Tables(
         labels=labels,
-        series=pa.schema(
-            [
-                pa.field("series_id", pa.int64(), nullable=False),
-                pa.field("split", pa.string(), nullable=False),
-                pa.field("process", pa.string(), nullable=False),
-                pa.field("parameters", drawn, nullable=False),
-                pa.field("values", pa.list_(pa.uint8()), nullable=False),
-                pa.field("truth", labels, nullable=False),
-                pa.field("margins", pa.struct([(facet, pa.float32()) for facet in facets]), nullable=False),
-                pa.field("measures", pa.struct(list(measures.items())), nullable=False),
-            ]
-        ),
-        annotations=pa.schema(
-            [
-                pa.field("series_id", pa.int64(), nullable=False),
-                pa.field("teacher", pa.string(), nullable=False),
-                pa.field("request_key", pa.string(), nullable=False),
-                pa.field("status", pa.string(), nullable=False),
-                pa.field("text", pa.string()),
-                pa.field("thought", pa.string()),  # reasoning text; never used for training
-                pa.field("labels", labels, nullable=False),
-                pa.field("reason", pa.string()),
-                pa.field("model", pa.string()),  # that responded, as its server names it
-                pa.field("fingerprint", pa.string()),  # of the server's configuration, if reported
-                pa.field("attempts", pa.int32(), nullable=False),
-                pa.field("input_tokens", pa.int64(), nullable=False),
-                pa.field("output_tokens", pa.int64(), nullable=False),  # including reasoning
-                pa.field("thinking_tokens", pa.int64(), nullable=False),
-                pa.field("cost_usd", pa.float64(), nullable=False),
-                pa.field("latency_ms", pa.float64()),
-            ]
-        ),
-        verdicts=pa.schema(
-            [
-                pa.field("series_id", pa.int64(), nullable=False),
-                pa.field("split", pa.string(), nullable=False),
-                pa.field("series_key", pa.uint64(), nullable=False),
-                pa.field("reason", pa.string()),
-                pa.field("corrected", pa.string()),
-                pa.field("labels", labels, nullable=False),
-            ]
-        ),
-        predictions=pa.schema(
-            [
-                pa.field("run_id", pa.string(), nullable=False),
-                pa.field("series_id", pa.int64(), nullable=False),
-                pa.field("text", pa.string(), nullable=False),
-                pa.field("labels", labels, nullable=False),
-                pa.field("truth", labels, nullable=False),
-                *columns,  # null where a number is not stated; the measured ones
-            ]
-        ),
+        series=_series(labels, facets, measures, parameters, curves),
+        annotations=_annotations(labels),
+        verdicts=_verdicts(labels),
+        predictions=_predictions(labels, numbers),
         runs=pa.schema(
             [*RUN, *(pa.field(score, INTERVAL) for score in score_names(facets, metrics, bool(numbers)))]
         ),
     )
+
+
+def _series(
+    labels: pa.StructType,
+    facets: Sequence[str],
+    measures: Mapping[str, pa.DataType],
+    parameters: Sequence[str],
+    curves: int,
+) -> pa.Schema:
+    """What was drawn, and its truth."""
+    drawn = _floats(parameters)
+    if curves > 1:
+        drawn = pa.list_(drawn)
+    return pa.schema(
+        [
+            pa.field("series_id", pa.int64(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),
+            pa.field("process", pa.string(), nullable=False),
+            pa.field("parameters", drawn, nullable=False),
+            pa.field("values", pa.list_(pa.uint8()), nullable=False),
+            pa.field("truth", labels, nullable=False),
+            pa.field("margins", _floats(facets), nullable=False),
+            pa.field("measures", pa.struct(list(measures.items())), nullable=False),
+        ]
+    )
+
+
+def _annotations(labels: pa.StructType) -> pa.Schema:
+    """What a teacher replied, and what it took."""
+    return pa.schema(
+        [
+            pa.field("series_id", pa.int64(), nullable=False),
+            pa.field("teacher", pa.string(), nullable=False),
+            pa.field("request_key", pa.string(), nullable=False),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("text", pa.string()),
+            pa.field("thought", pa.string()),  # reasoning text; never used for training
+            pa.field("labels", labels, nullable=False),
+            pa.field("reason", pa.string()),
+            pa.field("model", pa.string()),  # that responded, as its server names it
+            pa.field("fingerprint", pa.string()),  # of the server's configuration, if reported
+            pa.field("attempts", pa.int32(), nullable=False),
+            pa.field("input_tokens", pa.int64(), nullable=False),
+            pa.field("output_tokens", pa.int64(), nullable=False),  # including reasoning
+            pa.field("thinking_tokens", pa.int64(), nullable=False),
+            pa.field("cost_usd", pa.float64(), nullable=False),
+            pa.field("latency_ms", pa.float64()),
+        ]
+    )
+
+
+def _verdicts(labels: pa.StructType) -> pa.Schema:
+    """What curation decided."""
+    return pa.schema(
+        [
+            pa.field("series_id", pa.int64(), nullable=False),
+            pa.field("split", pa.string(), nullable=False),
+            pa.field("series_key", pa.uint64(), nullable=False),
+            pa.field("reason", pa.string()),
+            pa.field("corrected", pa.string()),
+            pa.field("labels", labels, nullable=False),
+        ]
+    )
+
+
+def _predictions(labels: pa.StructType, numbers: Sequence[str]) -> pa.Schema:
+    """What a student said."""
+    said = _floats(numbers)
+    columns = [pa.field("numbers", said), pa.field("true_numbers", said)] if numbers else []
+    return pa.schema(
+        [
+            pa.field("run_id", pa.string(), nullable=False),
+            pa.field("series_id", pa.int64(), nullable=False),
+            pa.field("text", pa.string(), nullable=False),
+            pa.field("labels", labels, nullable=False),
+            pa.field("truth", labels, nullable=False),
+            *columns,  # null where a number is not stated; the measured ones
+        ]
+    )
+
+
+def _floats(names: Sequence[str]) -> pa.StructType:
+    return pa.struct([(name, pa.float32()) for name in names])
 
 
 # Fields of a run that do not depend on the task.
