@@ -33,9 +33,9 @@ def roughness(residual: Points) -> Points:
     half = len(rest) // 2
     width = len(rest)
     rough: Points = correlate1d(residual, rest[half], axis=1)
-    for i in range(half):
-        rough[:, i] = np.vecdot(residual[:, :width], rest[i].astype(np.float32))
-        rough[:, -1 - i] = np.vecdot(residual[:, -width:], rest[-1 - i].astype(np.float32))
+    ends = rest[:half].astype(np.float32)
+    rough[:, :half] = np.einsum("bi,ji->bj", residual[:, :width], ends)
+    rough[:, : -half - 1 : -1] = np.einsum("bi,ji->bj", residual[:, : -width - 1 : -1], ends)
     return rough
 
 
