@@ -1,6 +1,7 @@
 """Season: a wave that keeps its frequency and phase through the series, and stands out of the noise around it."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +12,12 @@ from tsd.series.robust.waves import (
     Points,
     Wave,
     curve,
+    fold,
+    half_turns,
     moments,
     persistence,
-    sum_of_squares,
-    take_off,
     turns,
+    unfold,
     wave_table,
 )
 
@@ -100,18 +102,35 @@ def take_off_shape(residual: Points, season: Season) -> None:
         return
     points = residual.shape[1]
     rest, frequency = residual[rows], season.wave.frequency[rows]
-    time = wave_table(points).time
-    for part in turns(frequency, points):
-        part *= time
-        amplitude = np.vecdot(rest, part) / np.vecdot(part, part)
-        part *= amplitude[:, None]
-        rest -= part
-    for times in HARMONICS:
-        fast = np.flatnonzero(times * frequency < FASTEST * points)
-        if len(fast):
-            some = rest[fast]
-            rest[fast] = take_off(some, sum_of_squares(some), times * frequency[fast], least=0.0)[1]
-    residual[rows] = rest
+    even, odd = fold(rest)
+    time = wave_table(points).time[-even.shape[1] :]
+    centre = points % 2 == 1
+    for times in (1, *HARMONICS):
+        there = times * frequency < FASTEST * points
+        if there.any():
+            cosine, sine = half_turns(times * frequency, points)
+            if times == 1:
+                cosine, sine = sine * time, cosine * time
+            _take_off_part(even, cosine, there, centre)
+            _take_off_part(odd, sine, there, centre)
+    residual[rows] = unfold(even, odd, points)
+
+
+def _take_off_part(part: Points, wave: Points, there: npt.NDArray[np.bool_], centre: bool) -> None:
+    """Take a wave off the even or the odd part of each series in place, as large as least squares say.
+
+    part, wave: (batch, half), of `fold`. there: (batch,) series that have such a wave. centre: whether the first
+    point is that in the centre, which counts once. Level and slope of the wave do not matter to what is local, and
+    stay.
+    """
+    product, norm = np.vecdot(part, wave), np.vecdot(wave, wave)
+    if centre:
+        product -= np.float32(0.5) * part[:, 0] * wave[:, 0]
+        norm -= np.float32(0.5) * wave[:, 0] ** 2
+    # Near two points a cycle one of the two is hardly there.
+    amplitude = product / np.maximum(norm, np.float32(0.02 * wave.shape[1]))
+    wave *= (amplitude * there)[:, None]
+    part -= wave
 
 
 def _background(rest: Points, wave: Wave) -> Column:
@@ -129,18 +148,17 @@ def _in_phase(rest: Points, wave: Wave) -> npt.NDArray[np.bool_]:
     """Whether halves and thirds of the series have the wave in one phase and in like amplitude. (batch,)."""
     points = rest.shape[1]
     cosine, sine = turns(wave.frequency, points)
-    whole = curve(wave, points)
+    whole = wave.even.astype(np.float32)[:, None] * cosine
+    whole += wave.odd.astype(np.float32)[:, None] * sine
     whole += rest  # (batch, points): rest and wave
-    cosine *= whole
-    sine *= whole
     # Six parts, the same backwards: the point in the middle of an odd number is left out.
-    half, cuts = points // 2, np.round(points // 2 / 3 * np.arange(3)).astype(np.intp)
-    back = np.concatenate([[0], half - cuts[:0:-1]])
-    early, late = (
-        np.add.reduceat(cosine[:, side], at, axis=1) + 1j * np.add.reduceat(sine[:, side], at, axis=1)
-        for side, at in ((slice(half), cuts), (slice(points - half, None), back))
-    )  # (batch, 3)
-    parts = np.hstack([early, late])
+    cuts = np.round(points // 2 / 3 * np.arange(4)).astype(np.intp)
+    spans = [*pairwise(cuts), *pairwise(points - cuts[::-1])]
+    parts = np.empty((len(rest), len(spans)), np.complex64)
+    for i, span in enumerate(slice(*each) for each in spans):
+        parts.real[:, i] = np.vecdot(cosine[:, span], whole[:, span])
+        parts.imag[:, i] = np.vecdot(sine[:, span], whole[:, span])
+    early, late = parts[:, :3], parts[:, 3:]
     early, late = early.sum(axis=1), late.sum(axis=1)
     small, large = np.sort(np.abs([early, late]), axis=0)
     agreement = (early * late.conj()).real

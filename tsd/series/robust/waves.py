@@ -194,19 +194,18 @@ def take_off(residual: Points, energy: Column, frequency: Column, least: float =
     which a wave is not taken off.
     """
     points = residual.shape[1]
-    cosine, sine = _half_turns(
-        frequency, points
-    )  # (batch, half): of the later half, as the earlier one mirrors it
-    half = cosine.shape[1]
-    late, early = residual[:, points - half :], residual[:, half - 1 :: -1]
+    cosine, sine = half_turns(frequency, points)
     level, slope, even_norm, odd_norm = overlaps(frequency, points)
     # Near two points a cycle one of the two is hardly there.
     even_norm, odd_norm = np.maximum(even_norm, 0.02 * points), np.maximum(odd_norm, 0.02 * points)
-    folded = late + early
+    half = cosine.shape[1]
+    late, early = residual[:, points - half :], residual[:, half - 1 :: -1]
+    part = late + early
+    even = np.vecdot(part, cosine)
     if points % 2:
-        folded[:, 0] *= np.float32(0.5)  # the point in the centre is in both halves
-    even = np.vecdot(folded, cosine) / even_norm
-    odd = np.vecdot(np.subtract(late, early, out=folded), sine) / odd_norm
+        even -= residual[:, half - 1]  # the point in the centre is in both halves
+    odd = np.vecdot(np.subtract(late, early, out=part), sine)
+    even, odd = even / even_norm, odd / odd_norm
     explained = even**2 * even_norm + odd**2 * odd_norm
     entered = explained >= np.maximum(least * energy, NOTHING * points)
     even, odd = np.where(entered, even, 0.0), np.where(entered, odd, 0.0)
@@ -214,9 +213,9 @@ def take_off(residual: Points, energy: Column, frequency: Column, least: float =
     cosine *= _column(even)
     cosine -= _column(lift)
     sine *= _column(odd)
-    sine -= np.multiply(_column(tilt), wave_table(points).time[points - half :], out=folded)
+    sine -= np.multiply(_column(tilt), wave_table(points).time[points - half :], out=part)
     rest = np.empty_like(residual)
-    np.subtract(early, np.subtract(cosine, sine, out=folded), out=rest[:, half - 1 :: -1])
+    np.subtract(early, np.subtract(cosine, sine, out=part), out=rest[:, half - 1 :: -1])
     cosine += sine
     np.subtract(late, cosine, out=rest[:, points - half :])
     kept = np.where(entered, explained, 0.0)
@@ -224,8 +223,28 @@ def take_off(residual: Points, energy: Column, frequency: Column, least: float =
     return Wave(frequency, even, odd, kept, entered, lift, tilt, variance), rest
 
 
-def _half_turns(frequency: Column, points: int) -> tuple[Points, Points]:
-    """Cosine and sine of each frequency in the later half of the series, (batch, half) each, see `turns`."""
+def fold(residual: Points) -> tuple[Points, Points]:
+    """The even and the odd part of each series around its centre, (batch, half) each, from the centre on."""
+    points = residual.shape[1]
+    half = (points + 1) // 2
+    late, early = residual[:, points - half :], residual[:, half - 1 :: -1]
+    even, odd = late + early, late - early
+    even *= np.float32(0.5)
+    odd *= np.float32(0.5)
+    return even, odd
+
+
+def unfold(even: Points, odd: Points, points: int) -> Points:
+    """The series, (batch, points), whose parts `fold` returns."""
+    half = even.shape[1]
+    series = np.empty((len(even), points), np.float32)
+    np.subtract(even, odd, out=series[:, half - 1 :: -1])
+    np.add(even, odd, out=series[:, points - half :])
+    return series
+
+
+def half_turns(frequency: Column, points: int) -> tuple[Points, Points]:
+    """Cosine and sine of each frequency in the later half of the series, (batch, half) each, as of `fold`."""
     half = (points + 1) // 2
     angle = _column(2 * np.pi / points * frequency) * wave_table(points).time[points - half :]
     sine = np.sin(angle)
@@ -234,7 +253,7 @@ def _half_turns(frequency: Column, points: int) -> tuple[Points, Points]:
 
 def turns(frequency: Column, points: int) -> tuple[Points, Points]:
     """Cosine and sine of each frequency, (batch, points) each, counted from the centre of the series."""
-    late_cosine, late_sine = _half_turns(frequency, points)
+    late_cosine, late_sine = half_turns(frequency, points)
     half = late_cosine.shape[1]
     cosine, sine = np.empty((2, len(frequency), points), np.float32)
     cosine[:, half - 1 :: -1], cosine[:, points - half :] = late_cosine, late_cosine
