@@ -1,11 +1,13 @@
 """Choose candidates so that the classes of many facets have their shares: too many facets to fill joint cells."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 
 ROUNDS = 16
+TOGETHER = 4  # facets
 TIE = 1.1  # weight of a near tie of the first facet, beside classes too frequent by this fraction
 SHARES: Mapping[str, tuple[float, ...]] = {  # of kept series by facet and class; equal for facets not named
     "trend": (0.35, 0.35, 0.30),
@@ -35,15 +37,38 @@ def balanced(
     indices, ascending.
     """
     sizes = [counts[name] for name in classes]
-    offsets = np.cumsum([0, *sizes[:-1]])
-    codes = np.stack(list(classes.values()), axis=1) + offsets  # (candidates, facets) into all classes
     shares = [np.array(SHARES.get(name, (1.0,) * counts[name])) for name in classes]
-    wanted = np.concatenate([each / each.sum() for each in shares])
+    wanted = [each / each.sum() for each in shares]
+    facets = list(classes.values())
     penalty = ties * (TIE / 2 ** (len(sizes) - 1))
-    left = np.arange(len(codes))
-    for remaining in np.linspace(len(codes), count, ROUNDS + 1).round().astype(int)[1:]:
-        here = codes[left]
-        found = np.bincount(here.reshape(-1), minlength=len(wanted)) / len(left)
-        score = (found / wanted)[here].sum(axis=1) + penalty[left]
-        left = left[np.sort(np.argsort(score, kind="stable")[:remaining])]
+    # A few facets together have one code: then a candidate's sum is looked up in few tables.
+    groups = [slice(first, first + TOGETHER) for first in range(0, len(sizes), TOGETHER)]
+    codes = [np.ravel_multi_index(facets[group], sizes[group]) for group in groups]
+    left = np.arange(len(penalty))
+    for remaining in np.linspace(len(penalty), count, ROUNDS + 1).round().astype(int)[1:]:
+        score = penalty[left]
+        for group, code in zip(groups, codes, strict=True):
+            score += _excess(code[left], sizes[group], wanted[group])
+        most = np.partition(score, remaining - 1)[remaining - 1]
+        spare = np.flatnonzero(score == most)[remaining - np.count_nonzero(score < most) :]
+        stays = score <= most
+        stays[spare] = False
+        left = left[stays]
     return left
+
+
+def _excess(
+    codes: npt.NDArray[np.intp], sizes: Sequence[int], wanted: Sequence[npt.NDArray[np.float64]]
+) -> npt.NDArray[np.float64]:
+    """How frequent the classes of each candidate are by how frequent they are wanted, summed over facets.
+
+    codes: (candidates,) indices into the table of all combinations of the facets' classes. sizes: classes of each
+    facet. wanted: share of each class, by facet. Returns (candidates,).
+    """
+    table = np.bincount(codes, minlength=prod(sizes)).reshape(sizes) / len(codes)
+    total = np.zeros(sizes)
+    for axis, shares in enumerate(wanted):
+        others = tuple(other for other in range(len(sizes)) if other != axis)
+        found = table.sum(axis=others)
+        total += np.expand_dims(found / shares, others)
+    return total.reshape(-1)[codes]
