@@ -1,12 +1,11 @@
 """Choose candidates so that the classes of many facets have their shares: too many facets to fill joint cells."""
 
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-ROUNDS = 16
+ROUNDS = 12
 TOGETHER = 4  # facets
 TIE = 1.1  # weight of a near tie of the first facet, beside classes too frequent by this fraction
 SHARES: Mapping[str, tuple[float, ...]] = {  # of kept series by facet and class; equal for facets not named
@@ -44,31 +43,20 @@ def balanced(
     # A few facets together have one code: then a candidate's sum is looked up in few tables.
     groups = [slice(first, first + TOGETHER) for first in range(0, len(sizes), TOGETHER)]
     codes = [np.ravel_multi_index(facets[group], sizes[group]) for group in groups]
+    classes_of = [np.indices(sizes[group]).reshape(len(sizes[group]), -1) for group in groups]
     left = np.arange(len(penalty))
     for remaining in np.linspace(len(penalty), count, ROUNDS + 1).round().astype(int)[1:]:
         score = penalty[left]
-        for group, code in zip(groups, codes, strict=True):
-            score += _excess(code[left], sizes[group], wanted[group])
+        for group, code, combined in zip(groups, codes, classes_of, strict=True):
+            here = code[left]
+            found = np.bincount(here, minlength=combined.shape[1])
+            excess = np.zeros(len(found))  # by combination of classes
+            for shares, of in zip(wanted[group], combined, strict=True):
+                excess += (np.bincount(of, found) / (len(left) * shares))[of]
+            score += excess[here]
         most = np.partition(score, remaining - 1)[remaining - 1]
         spare = np.flatnonzero(score == most)[remaining - np.count_nonzero(score < most) :]
         stays = score <= most
         stays[spare] = False
         left = left[stays]
     return left
-
-
-def _excess(
-    codes: npt.NDArray[np.intp], sizes: Sequence[int], wanted: Sequence[npt.NDArray[np.float64]]
-) -> npt.NDArray[np.float64]:
-    """How frequent the classes of each candidate are by how frequent they are wanted, summed over facets.
-
-    codes: (candidates,) indices into the table of all combinations of the facets' classes. sizes: classes of each
-    facet. wanted: share of each class, by facet. Returns (candidates,).
-    """
-    table = np.bincount(codes, minlength=prod(sizes)).reshape(sizes) / len(codes)
-    total = np.zeros(sizes)
-    for axis, shares in enumerate(wanted):
-        others = tuple(other for other in range(len(sizes)) if other != axis)
-        found = table.sum(axis=others)
-        total += np.expand_dims(found / shares, others)
-    return total.reshape(-1)[codes]

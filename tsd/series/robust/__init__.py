@@ -97,8 +97,8 @@ def columns(values: npt.NDArray[np.uint8] | npt.NDArray[np.floating], names: Col
     for first in range(0, max(1, batch), rows):
         some = values[first : first + rows]
         # Whole numbers of what kernels compute at once: else the last rows might be rounded in another way.
-        block = np.zeros((max(1, -(-len(some) // LEAST_ROWS)) * LEAST_ROWS, points), np.float32)
-        block[: len(some)] = some
+        block = np.empty((max(1, -(-len(some) // LEAST_ROWS)) * LEAST_ROWS, points), np.float32)
+        block[: len(some)], block[len(some) :] = some, 0
         if values.dtype.kind == "f" and not np.isfinite(block).all():
             raise ValueError(
                 "series must be finite, and some values are not: fill or leave out missing ones first"
@@ -138,7 +138,7 @@ def _structure(values: waves.Points, extent: waves.Column) -> tuple[Columns, wav
     some, without = waves.take_strongest(around_wave[entered], once[entered])
     second, rest, twice = some.among(len(values), entered), around_wave.copy(), once.copy()
     rest[entered], twice[entered] = without, waves.sum_of_squares(without)
-    seasons = season.find(rest, line.slope, (first, second), (line.energy, once))
+    seasons = season.find((around_wave, rest), line.slope, (first, second), (line.energy, once))
     seasonal = seasons.found > season.NONE
     # The trend is that of the series without its season, so the wave beside its line is the other one.
     beside = second.where(seasonal & ~seasons.second, first)
@@ -147,11 +147,10 @@ def _structure(values: waves.Points, extent: waves.Column) -> tuple[Columns, wav
     these, swapped = np.flatnonzero(seasonal), np.flatnonzero(seasons.second)
     around_beside.put(these, waves.moments(rest[these], twice[these]))
     around.put(swapped, waves.moments(rest[swapped] + waves.curve(first.rows(swapped), points, straightened=True)))
-    shifts, level = shift.find(values, seasons, extent, np.where(seasonal, twice, once))
+    shifts, around_levels = shift.find(values, seasons, extent, np.where(seasonal, twice, once))
     size = shifts.size.astype(np.float64)
     trends = trend.find(values, line.slope - seasons.wave.tilt, around, beside, around_beside, size, extent)
-    shifted = np.flatnonzero(shifts.direction)
-    rest[shifted] = level[shifted] - shift.levels(shifts.place[shifted], size[shifted], points)
+    rest[np.flatnonzero(shifts.direction)] = around_levels
     season.take_off_shape(rest, seasons)
     return {
         "trend": trends.direction,

@@ -11,7 +11,6 @@ from tsd.series.robust.waves import (
     Column,
     Points,
     Wave,
-    curve,
     fold,
     half_turns,
     moments,
@@ -50,11 +49,13 @@ class Season:
     second: npt.NDArray[np.bool_]
 
 
-def find(residual: Points, slope: Column, waves: tuple[Wave, Wave], energies: tuple[Column, Column]) -> Season:
+def find(
+    residuals: tuple[Points, Points], slope: Column, waves: tuple[Wave, Wave], energies: tuple[Column, Column]
+) -> Season:
     """Judge the stronger of the two waves that has enough cycles.
 
-    residual: (batch, points), from the line and both waves. slope: (batch,) of the line. energies: sums of squares
-    around the line, and around line and first wave.
+    residuals: (batch, points) each, around line and first wave, and around line and both. slope: (batch,) of the
+    line. energies: sums of squares around the line, and around line and first wave.
 
     A harmonic test in the way of Fisher (1929) and Siegel (1980), against the spectrum of an AR(1) instead of a
     flat one, as is usual for climate series (Mann and Lees 1996). The amplitudes of halves and thirds must agree
@@ -62,7 +63,7 @@ def find(residual: Points, slope: Column, waves: tuple[Wave, Wave], energies: tu
     has none.
     """
     first, other = waves
-    points = residual.shape[1]
+    batch, points = residuals[0].shape
     slow = (first.frequency < LEAST_CYCLES) | ~first.entered
     second = other.entered & (other.frequency >= LEAST_CYCLES) & (slow | (other.energy > first.energy))
     wave = other.where(second, first)
@@ -77,12 +78,11 @@ def find(residual: Points, slope: Column, waves: tuple[Wave, Wave], energies: tu
         & (wave.height >= LEAST_HEIGHT)
         & (steepest >= REVERSES * np.abs(slope - wave.tilt))
     )
-    found = np.zeros(len(residual), np.int8)
+    found = np.zeros(batch, np.int8)
     if len(candidates):
         chosen = wave.rows(candidates)
-        rest = residual[candidates]
-        loose = ~second[candidates] & other.entered[candidates]
-        rest[loose] += curve(other.rows(candidates[loose]), points, straightened=True)
+        rest, twice = residuals[0][candidates], np.flatnonzero(second[candidates])
+        rest[twice] = residuals[1][candidates[twice]]
         above = np.where(second[candidates], SECOND_ABOVE, ABOVE_BACKGROUND)
         held = (chosen.energy >= above * _background(rest, chosen)) & _in_phase(rest, chosen)
         strong = share[candidates] >= STRONG_SHARE
@@ -105,23 +105,25 @@ def take_off_shape(residual: Points, season: Season) -> None:
     even, odd = fold(rest)
     time = wave_table(points).time[-even.shape[1] :]
     centre = points % 2 == 1
-    for times in (1, *HARMONICS):
+    cosine, sine = half_turns(frequency, points)
+    _take_off_part(even, sine * time, 1.0, centre)
+    _take_off_part(odd, cosine * time, 1.0, centre)
+    # cos kx is 2 cos x · cos (k − 1)x − cos (k − 2)x, and sin kx alike.
+    twice, before = 2 * cosine, (np.ones_like(cosine), np.zeros_like(sine))
+    for times in HARMONICS:
+        before, (cosine, sine) = (cosine, sine), (twice * cosine - before[0], twice * sine - before[1])
         there = times * frequency < FASTEST * points
-        if there.any():
-            cosine, sine = half_turns(times * frequency, points)
-            if times == 1:
-                cosine, sine = sine * time, cosine * time
-            _take_off_part(even, cosine, there, centre)
-            _take_off_part(odd, sine, there, centre)
+        _take_off_part(even, cosine, there, centre)
+        _take_off_part(odd, sine, there, centre)
     residual[rows] = unfold(even, odd, points)
 
 
-def _take_off_part(part: Points, wave: Points, there: npt.NDArray[np.bool_], centre: bool) -> None:
+def _take_off_part(part: Points, wave: Points, there: npt.NDArray[np.bool_] | float, centre: bool) -> None:
     """Take a wave off the even or the odd part of each series in place, as large as least squares say.
 
-    part, wave: (batch, half), of `fold`. there: (batch,) series that have such a wave. centre: whether the first
-    point is that in the centre, which counts once. Level and slope of the wave do not matter to what is local, and
-    stay.
+    part, wave: (batch, half), of `fold`. there: (batch,) 1 for series that have such a wave, else 0. centre:
+    whether the first point is that in the centre, which counts once. Level and slope of the wave do not matter to
+    what is local, and stay.
     """
     product, norm = np.vecdot(part, wave), np.vecdot(wave, wave)
     if centre:
@@ -129,8 +131,7 @@ def _take_off_part(part: Points, wave: Points, there: npt.NDArray[np.bool_], cen
         norm -= np.float32(0.5) * wave[:, 0] ** 2
     # Near two points a cycle one of the two is hardly there.
     amplitude = product / np.maximum(norm, np.float32(0.02 * wave.shape[1]))
-    wave *= (amplitude * there)[:, None]
-    part -= wave
+    part -= wave * (amplitude * there).astype(np.float32)[:, None]
 
 
 def _background(rest: Points, wave: Wave) -> Column:

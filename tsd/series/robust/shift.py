@@ -47,8 +47,8 @@ def find(values: Points, season: Season, extent: Column, around_wave: Column) ->
     """Search the best split into two levels, and judge it.
 
     values: (batch, points), of mean zero. extent: (batch,) range of the series. around_wave: (batch,) sum of
-    squares around the line and the waves that the split competes with. Returns the shift and (batch, points)
-    values without season.
+    squares around the line and the waves that the split competes with. Returns the shift, and
+    what is left of the series that have one around the two levels, (shifts, points), without season.
 
     The split is the maximum of the CUSUM statistic, the least-squares estimate of one change in the mean (Hawkins
     1977; the first split of binary segmentation, Scott and Knott 1974). It must explain more than a line and than
@@ -74,12 +74,14 @@ def find(values: Points, season: Season, extent: Column, around_wave: Column) ->
     size = -score * np.sqrt(points / (first * (points - first)))
     near = np.flatnonzero(np.abs(size) >= LEAST_SIZE * extent[candidates])
     near = near[_abrupt(level[candidates[near]], first[near], size[near])]
-    near = near[_significant(level[candidates[near]], first[near], size[near])]
+    around = level[candidates[near]] - levels(first[near], size[near], points)
+    significant = _significant(around, first[near], size[near])
+    near, around = near[significant], around[significant]
     held = candidates[near]
     direction, place = np.zeros(len(values), np.int8), np.full(len(values), -1, np.int32)
     kept = np.zeros(len(values), np.float32)
     direction[held], place[held], kept[held] = np.sign(size[near]), first[near], size[near]
-    return Shift(direction, place, kept), level
+    return Shift(direction, place, kept), around
 
 
 def levels(places: npt.NDArray[np.integer], size: Column, points: int) -> Points:
@@ -153,10 +155,12 @@ def _abrupt(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDA
     return held
 
 
-def _significant(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDArray[np.bool_]:
-    """Whether the two means differ for autocorrelated noise: the variance of a mean is inflated. (batch,)."""
-    points = level.shape[1]
-    rest = level - levels(first, size, points)
+def _significant(rest: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDArray[np.bool_]:
+    """Whether two means differ for autocorrelated noise: the variance of a mean is inflated. (batch,).
+
+    rest: (batch, points), around the two means.
+    """
+    points = rest.shape[1]
     sums = moments(rest)
     rho = persistence(sums, MEANS)
     variance = np.maximum(sums.energy / (points - MEANS), NOTHING) * (1 + rho) / (1 - rho)
