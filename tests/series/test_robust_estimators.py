@@ -155,7 +155,8 @@ def test_the_best_split_is_that_of_trying_them_all(points: int) -> None:
 @pytest.mark.parametrize("points", LENGTHS)
 def test_distances_are_those_to_the_medians_of_both_sides(points: int) -> None:
     values = walks(points)
-    distance, gap = outlier._distances(values)
+    distance, medians = outlier._distances(values)
+    gap = outlier._gaps(medians)
     wide = np.pad(values, ((0, 0), (4, 4)), mode="reflect")
     for point in range(0, points, 7):
         left = np.median(wide[:, point : point + 4], axis=1)
