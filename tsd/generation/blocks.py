@@ -68,12 +68,13 @@ class Block:
 def draw_block(task: Task, config: SeriesConfig, seed: int, block: int, stream: int = SERIES) -> Block:
     """Generate the series of one block: generate candidates, measure them, keep `BLOCK` with balanced classes.
 
+    The robust truth costs more than a series: candidates that would hardly be kept are left out before it.
+
     stream: of the random numbers, one of `tsd.rng`.
     """
     rng = generator(seed, stream, block)
     plans = _plan(task, config, rng, ceil(BLOCK * config.oversampling))
     candidates = [_realise(task, config, rng, plan) for plan in plans]
-    # The robust truth costs more than a series: those that would not be kept are left out before it is measured.
     if task.defined is not None and task.defined.truth == "robust" and not task.added:
         share = (1 + MEASURED * (config.oversampling - 1)) / config.oversampling
         candidates = [_screened(drawn, share, task.defined.borders) for drawn in candidates]

@@ -98,13 +98,16 @@ def _judge(distance: Points, gap: Points, least: Column) -> tuple[npt.NDArray[np
     # A point beside an edge is far from the mean of two different surroundings: it is none.
     size *= gap <= SAME_AROUND * size
     place = size.argmax(axis=1)
-    rows = np.arange(len(size))
-    top = size[rows, place]
-    signed = size
-    np.copysign(size, distance, out=signed)
-    signed *= np.sign(distance[rows, place])[:, None]
+    top = size[np.arange(len(size)), place]
+    many = np.zeros(len(size), np.int8)
+    rows = np.flatnonzero(top >= gate)
+    top, distance = top[rows], distance[rows]
+    signed = np.copysign(size[rows], distance)
+    signed *= np.sign(distance[np.arange(len(rows)), place[rows]])[:, None]
     alike = signed >= (ALIKE * top)[:, None]
-    starts = alike.sum(axis=1) - (alike[:, 1:] & alike[:, :-1]).sum(axis=1)  # neighbours count once
+    begins = alike.copy()
+    begins[:, 1:] &= ~alike[:, :-1]  # neighbours count once
+    starts = np.bincount(np.nonzero(begins)[0], minlength=len(rows))
     same = signed.min(axis=1) > -ALIKE * top
-    many = np.where((top >= gate) & same, starts, 0)
-    return place, np.minimum(many, 127).astype(np.int8)
+    many[rows] = np.where(same, np.minimum(starts, 127), 0)
+    return place, many

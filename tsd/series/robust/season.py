@@ -84,9 +84,10 @@ def find(
         rest, twice = residuals[0][candidates], np.flatnonzero(second[candidates])
         rest[twice] = residuals[1][candidates[twice]]
         above = np.where(second[candidates], SECOND_ABOVE, ABOVE_BACKGROUND)
-        held = (chosen.energy >= above * _background(rest, chosen)) & _in_phase(rest, chosen)
-        strong = share[candidates] >= STRONG_SHARE
-        found[candidates] = np.where(held, np.where(strong, STRONG, WEAK), NONE)
+        held = np.flatnonzero(chosen.energy >= above * _background(rest, chosen))
+        held = held[_in_phase(rest[held], chosen.rows(held))]
+        strong = share[candidates[held]] >= STRONG_SHARE
+        found[candidates[held]] = np.where(strong, STRONG, WEAK)
     there = found > NONE
     return Season(found, _kept(wave, there), second & there)
 
