@@ -85,9 +85,10 @@ def _distances(residual: Points) -> tuple[Points, Points]:
 def _gaps(medians: Points) -> Points:
     """How far the medians on both sides of each point are apart, (batch, points). medians: of `_distances`."""
     points = medians.shape[1] - SIDE - 1
-    gaps = medians[:, SIDE + 1 :] - medians[:, :points]
+    gaps: Points = medians[:, SIDE + 1 :] - medians[:, :points]
     gaps *= np.float32(0.5)
-    return np.abs(gaps, out=gaps)
+    np.abs(gaps, out=gaps)
+    return gaps
 
 
 def _judge(distance: Points, gap: Points, least: Column) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int8]]:
