@@ -1,12 +1,15 @@
 """How fast series are drawn with their truth, and how even their classes are, on the laptop recipe.
 
-Rates are for one core, as medians of one run in which the works take turns, beside the rate at which numpy alone
-draws as many normals. Balance is that of 100,000 series. Writes series.json beside itself. Half a minute.
+Rates are for one core, by CPU time, as medians of one run in which the works take turns, beside the rate at which
+numpy alone draws as many normals: of the paper's truth, and of the robust truth for the tasks `single` and `rich`.
+Balance is that of 100,000 series with the paper's truth. Writes series.json beside itself. Half a minute.
 
     OMP_NUM_THREADS=1 python benchmarks/series.py
 """
 
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +21,9 @@ from tsd.generation.blocks import draw_block
 from tsd.generation.generator import BLOCK, draw_table
 from tsd.recipe import SeriesConfig, load
 from tsd.series.truth import NOISE_LEVELS, TREND_MARGIN
-from tsd.tasks import SINGLE
+from tsd.tasks import PAPER, RICH, SINGLE, Task, single
 
+PAPERS, ROBUST = single(PAPER), {"single": SINGLE, "rich": RICH}
 BLOCKS, REPEATS, LENGTH = 8, 15, 128
 BALANCED = 100_000
 # The shares of near ties that the generator with one process had, on 20,480 series of the laptop recipe.
@@ -29,11 +33,11 @@ TIES_BEFORE = {"trend": 0.1348, "noise at 2": 0.0250, "noise at 12": 0.0743, "ma
 def main() -> None:
     """Measure both and write the tables."""
     options = parser(__doc__).parse_args()
-    config = load("laptop").series
+    config = load("laptop", ["truth=paper"]).series
     rates = measure_rates(config)
     normals, plain = rates["numpy's normals"], rates["OU process, no candidates to spare"]
     show("Rates", [{"work": name, "series/s": rate, "of normals": rate / normals} for name, rate in rates.items()])
-    table = draw_table(SINGLE, config, 0, 0, BALANCED)
+    table = draw_table(PAPERS, config, 0, 0, BALANCED)
     balance = measure_balance(table)
     shares = [share for facet in balance["classes"].values() for share in facet.values()]
     given = max(balance["place given trend"].values())
@@ -44,6 +48,12 @@ def main() -> None:
             Bound("OU process without spare candidates, of the rate of normals", plain / normals, least=0.4),
             Bound("default mix, of the rate of normals", rates["default mix"] / normals, least=0.25),
             Bound("truth alone, series/s", rates["truth alone"], least=1e6),
+            *(
+                Bound(
+                    f"robust truth, task {name}, of the rate of normals", rates[f"robust, {name}"] / normals, 0.1
+                )
+                for name in ROBUST
+            ),
             Bound("smallest class", min(shares), least=0.25),
             Bound("largest class", max(shares), most=0.42),
             Bound("place given trend", given, most=0.55),
@@ -62,18 +72,26 @@ def measure_rates(config: SeriesConfig) -> dict[str, float]:
     ou = config.model_copy(update={"mix": {"linear": 1.0}, "own_range": 0.0})
     values = np.random.default_rng(1).integers(0, 100, (count, LENGTH), dtype=np.uint8)
     generator = np.random.default_rng(0)
+    recipes = {name: load("laptop", [f"task={name}"]).series for name in ROBUST}
     works: dict[str, Callable[[], object]] = {
         "numpy's normals": lambda: generator.standard_normal((count, LENGTH), dtype=np.float32),
-        "OU process": lambda: [draw_block(SINGLE, ou, 0, block) for block in range(BLOCKS)],
-        "OU process, no candidates to spare": lambda: [
-            draw_block(SINGLE, ou.model_copy(update={"oversampling": 1.0}), 0, block) for block in range(BLOCKS)
-        ],
-        "default mix": lambda: [draw_block(SINGLE, config, 0, block) for block in range(BLOCKS)],
-        "OU process, as a table": lambda: draw_table(SINGLE, ou, 0, 0, count),
-        "default mix, as a table": lambda: draw_table(SINGLE, config, 0, 0, count),
-        "truth alone": lambda: SINGLE.classify(SINGLE.measure(values), LENGTH),
+        "OU process": partial(_draw, PAPERS, ou, BLOCKS),
+        "OU process, no candidates to spare": partial(
+            _draw, PAPERS, ou.model_copy(update={"oversampling": 1.0}), BLOCKS
+        ),
+        "default mix": partial(_draw, PAPERS, config, BLOCKS),
+        "OU process, as a table": lambda: draw_table(PAPERS, ou, 0, 0, count),
+        "default mix, as a table": lambda: draw_table(PAPERS, config, 0, 0, count),
+        "truth alone": lambda: PAPERS.classify(PAPERS.measure(values), LENGTH),
+        **{f"robust, {name}": partial(_draw, task, recipes[name], BLOCKS) for name, task in ROBUST.items()},
     }
-    return {name: count / seconds for name, seconds in medians(works, REPEATS).items()}
+    return {name: count / seconds for name, seconds in medians(works, REPEATS, time.process_time).items()}
+
+
+def _draw(task: Task, config: SeriesConfig, blocks: int) -> None:
+    """Draw the first blocks."""
+    for block in range(blocks):
+        draw_block(task, config, 0, block)
 
 
 def measure_balance(table: pa.Table) -> dict[str, Any]:
@@ -81,20 +99,20 @@ def measure_balance(table: pa.Table) -> dict[str, Any]:
     truth = table["truth"].combine_chunks()
     classes = {
         facet: np.select([np.asarray(truth.field(facet)) == name for name in names], range(len(names)))
-        for facet, names in SINGLE.classes.items()
+        for facet, names in PAPERS.classes.items()
     }
-    found = baselines(SINGLE, table)
+    found = baselines(PAPERS, table)
     given = {place: found[place]["given"] for place in ("maximum", "minimum")}
     trend, noise = classes["trend"], classes["noise"]
     joint = {
-        name: {SINGLE.classes["noise"][k]: float(((trend == i) & (noise == k)).mean()) for k in range(3)}
-        for i, name in enumerate(SINGLE.classes["trend"])
+        name: {PAPERS.classes["noise"][k]: float(((trend == i) & (noise == k)).mean()) for k in range(3)}
+        for i, name in enumerate(PAPERS.classes["trend"])
     }
     places = {
         name: np.histogram2d(classes["maximum"][trend == i], classes["minimum"][trend == i], [[0, 1, 2, 3]] * 2)[0]
-        for i, name in enumerate(SINGLE.classes["trend"])
+        for i, name in enumerate(PAPERS.classes["trend"])
     }
-    show("Classes", [{"facet": facet, **_shares(row)} for facet, row in class_table(SINGLE, table).items()])
+    show("Classes", [{"facet": facet, **_shares(row)} for facet, row in class_table(PAPERS, table).items()])
     show("Trend × noise", [{"trend": name, **row} for name, row in joint.items()])
     show(
         "Maximum × minimum given the trend",
@@ -102,15 +120,15 @@ def measure_balance(table: pa.Table) -> dict[str, Any]:
             {
                 "trend": name,
                 "maximum": place,
-                **dict(zip(SINGLE.classes["minimum"], row / cells.sum(), strict=True)),
+                **dict(zip(PAPERS.classes["minimum"], row / cells.sum(), strict=True)),
             }
             for name, cells in places.items()
-            for place, row in zip(SINGLE.classes["maximum"], cells, strict=True)
+            for place, row in zip(PAPERS.classes["maximum"], cells, strict=True)
         ],
     )
     return {
         "series": len(table),
-        "classes": class_table(SINGLE, table),
+        "classes": class_table(PAPERS, table),
         "place given trend": given,
         "trend and noise": joint,
         "maximum and minimum given the trend": {

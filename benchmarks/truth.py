@@ -44,7 +44,7 @@ from truth_labels import agreements
 from tsd.generation.generator import draw_table
 from tsd.recipe import load
 from tsd.series.robust import Measures, measure
-from tsd.tasks import SINGLE
+from tsd.tasks import PAPER, SINGLE, single
 
 POINTS, COUNT, SEED = 128, 2000, 20261130
 OTHERS = {32: 2000, 64: 2000, 256: 1000, 1024: 256}  # points: series a case, for information
@@ -282,7 +282,7 @@ def measure_cost() -> Rates:
     generator = np.random.default_rng(0)
     works: Mapping[str, Callable[[], object]] = {
         "numpy's normals": lambda: generator.standard_normal(values.shape, dtype=np.float32),
-        "paper's truth": lambda: SINGLE.measure(values),
+        "paper's truth": lambda: single(PAPER).measure(values),
         "robust truth": lambda: measure(values),
     }
     return {name: RATED / seconds for name, seconds in medians(dict(works), REPEATS, time.process_time).items()}

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from hypothesis import strategies as st
 from support.drawn import points
 
 from tsd.evaluation.scoring import baselines, class_table
-from tsd.generation.blocks import draw_block, even_out
+from tsd.generation.blocks import Drawn, _plan, _realise, _screened, draw_block, even_out
 from tsd.generation.generator import BLOCK, draw_table, split_of
 from tsd.recipe import Recipe, SeriesConfig
+from tsd.rng import SERIES, generator
 from tsd.series.processes import PROCESSES, own_ranges
+from tsd.series.truth import QUARTERS, extrema, place
 from tsd.storage.schemas import SPLITS
-from tsd.tasks import PARAMETERS, SINGLE
+from tsd.tasks import PAPER, PARAMETERS, RICH, SINGLE, Measures, Task, single
 
 SHORT = SeriesConfig(length=32)
 ROWS = 3 * BLOCK
@@ -175,6 +178,39 @@ def test_the_cells_are_filled_to_one_level_with_their_earliest_candidates(
 def test_without_candidates_to_spare_all_are_kept() -> None:
     block = draw_block(SINGLE, SHORT.model_copy(update={"oversampling": 1.0}), 0, 0)
     assert len(block.lengths) == BLOCK
+
+
+@pytest.mark.parametrize(
+    ("task", "measured"), [(SINGLE, 1.25), (single(PAPER), 2.0), (RICH, 2.0)], ids=["single", "paper", "rich"]
+)
+def test_a_quarter_of_the_spare_candidates_of_single_is_measured_and_all_of_other_tasks(
+    task: Task, measured: float
+) -> None:
+    counted: list[int] = []
+
+    def measure(values: npt.NDArray[np.uint8]) -> Measures:
+        counted.append(len(values))
+        return task.measure(values)
+
+    config = SHORT.model_copy(update={"oversampling": 2.0})
+    spied = draw_block(replace(task, measure=measure), config, 0, 0)
+    assert counted == [measured * BLOCK]
+    assert np.array_equal(spied.values, draw_block(task, config, 0, 0).values)
+
+
+def test_candidates_are_screened_to_the_same_number_of_each_stratum() -> None:
+    (plan,) = _plan(SINGLE, SHORT, generator(3, SERIES, 0), 2000)
+    drawn = _realise(SINGLE, SHORT, generator(3, SERIES, 1), plan)
+    kept = _screened(drawn, 0.5, QUARTERS)
+    assert kept.values.shape == (1000, 32)
+    rows = {tuple(row) for row in drawn.values.tolist()}
+    assert all(tuple(row) in rows for row in kept.values.tolist())
+
+    def unevenness(some: Drawn) -> float:
+        peaks = place(extrema(some.values)["argmax"], 32) * 3 + some.plan.targets.trend
+        return float(np.bincount(peaks, minlength=9).std() / len(peaks))
+
+    assert unevenness(kept) < 0.7 * unevenness(drawn)
 
 
 def test_the_more_candidates_the_more_even_are_the_joint_cells() -> None:

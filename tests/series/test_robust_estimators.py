@@ -9,7 +9,7 @@ from scipy.signal import savgol_coeffs, savgol_filter
 from scipy.stats import kendalltau, theilslopes
 from support.many_kinds import scaled
 
-from tsd.series.robust import measure, noise, outlier, shift, trend, volatility, waves
+from tsd.series.robust import exact, measure, noise, outlier, shift, trend, volatility, waves
 
 LENGTHS = (32, 47, 64, 128, 200, 1024)
 
@@ -30,10 +30,12 @@ def test_the_spectrum_is_what_least_squares_with_a_line_explains(points: int) ->
     power, table = waves.spectrum(residual), waves.wave_table(points)
     time = np.arange(points)
     for i in range(1, len(table.frequencies), max(1, len(table.frequencies) // 9)):
-        angle = 2 * np.pi * table.frequencies[i] * time / points
-        design = np.stack([np.ones(points), time, np.cos(angle), np.sin(angle)], axis=1)
-        left = np.linalg.lstsq(design, residual.T.astype(np.float64))[1]
-        assert power[:, i] == pytest.approx(line.energy - left, rel=1e-3, abs=1e-3 * line.energy.max())
+        between = waves._between(residual, np.full(len(residual), i))
+        for found, further in ((power[:, i], 0.0), (between, waves.SPACING)):
+            angle = 2 * np.pi * (table.frequencies[i] + further) * time / points
+            design = np.stack([np.ones(points), time, np.cos(angle), np.sin(angle)], axis=1)
+            left = np.linalg.lstsq(design, residual.T.astype(np.float64))[1]
+            assert found == pytest.approx(line.energy - left, rel=1e-3, abs=1e-3 * line.energy.max())
 
 
 @pytest.mark.parametrize("points", LENGTHS)
@@ -57,7 +59,24 @@ def test_a_wave_is_taken_off_as_least_squares_with_a_line_does(points: int) -> N
 def test_the_frequency_of_a_clean_sine_is_found_between_those_of_the_table(cycles: float, phase: float) -> None:
     values = np.sin(2 * np.pi * (cycles * np.arange(128) / 128 + phase))[None].astype(np.float32) * 40
     residual = trend.fit_line(values)[1]
-    assert waves.strongest(waves.spectrum(residual), 128)[0] == pytest.approx(cycles, abs=0.03)
+    frequency, power = waves.strongest(residual)
+    assert frequency[0] == pytest.approx(cycles, abs=0.03)
+    assert power[0] == pytest.approx(waves.sum_of_squares(residual)[0], rel=0.02)
+
+
+def test_no_wave_is_fitted_where_the_strongest_explains_too_little() -> None:
+    rng = np.random.default_rng(9)
+    values = 10 * rng.standard_normal((400, 128)).astype(np.float32)
+    values[::2] += 20 * np.sin(2 * np.pi * 7.3 * np.arange(128) / 128).astype(np.float32)
+    line, residual = trend.fit_line(values)
+    wave, rest = waves.take_strongest(residual, line.energy)
+    frequency, _ = waves.strongest(residual)
+    each, around = waves.take_off(residual, line.energy, frequency)
+    assert wave.entered.tolist() == each.entered.tolist()
+    assert wave.entered[::2].all()
+    assert wave.entered.mean() < 0.6
+    assert rest == pytest.approx(around, abs=1e-4)
+    assert np.array_equal(wave.energy, each.energy)
 
 
 @pytest.mark.parametrize("points", LENGTHS)
@@ -122,7 +141,7 @@ def test_of_noisy_ramps_the_slope_is_near_that_of_theil_and_sen_and_the_directio
 @pytest.mark.parametrize("points", LENGTHS)
 def test_the_best_split_is_that_of_trying_them_all(points: int) -> None:
     values = walks(points)
-    score, first = shift._best_split(values)
+    score, first = shift._best_split(shift._cusum(values))
     edge = shift.edge(points)
     for i, series in enumerate(values.astype(np.float64)):
         left = [
@@ -136,7 +155,8 @@ def test_the_best_split_is_that_of_trying_them_all(points: int) -> None:
 @pytest.mark.parametrize("points", LENGTHS)
 def test_distances_are_those_to_the_medians_of_both_sides(points: int) -> None:
     values = walks(points)
-    distance, gap = outlier._distances(values)
+    distance, medians = outlier._distances(values)
+    gap = outlier._gaps(medians)
     wide = np.pad(values, ((0, 0), (4, 4)), mode="reflect")
     for point in range(0, points, 7):
         left = np.median(wide[:, point : point + 4], axis=1)
@@ -156,6 +176,22 @@ def test_a_contrast_is_the_difference_of_two_means_by_its_standard_error() -> No
         rest = np.setdiff1d(np.arange(100), inside)
         error = np.sqrt(1 / len(inside) + 1 / len(rest))
         expected = (sizes[inside].mean() - sizes[rest].mean()) / error
-        assert sums @ contrasts.weights[:, i] / volatility.WEIGHT == pytest.approx(
-            expected * contrasts.factor[i], abs=1e-4
-        )
+        scores, unit = contrasts.weights.product(sums[None].astype(np.float32))
+        assert scores[0, i] * unit[0] == pytest.approx(expected * contrasts.factor[i], abs=1e-2)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200))
+def test_a_product_of_rounded_factors_is_near_the_plain_one_and_the_same_in_any_row(
+    seed: int, points: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = (rng.standard_normal((70, points)) * 10.0 ** rng.uniform(-3, 3, (70, 1))).astype(np.float32)
+    table = rng.standard_normal((points, 30))
+    held = exact.weights(table)
+    sums, unit = held.product(rows)
+    length = np.linalg.norm(rows, axis=1)[:, None] * np.linalg.norm(table, axis=0).max()
+    assert (np.abs(sums * unit[:, None] - rows @ table) <= 0.001 * np.sqrt(points) * length).all()
+    order = rng.permutation(70)[: rng.integers(1, 70)]
+    again, units = held.product(rows[order])
+    assert np.array_equal(again, sums[order])
+    assert np.array_equal(units, unit[order])

@@ -17,9 +17,9 @@ from tsd.series.truth import TOP, Places
 
 SHARES = {  # of candidates, by class; a process may have some structure of its own, and noise hides some
     "season": (0.28, 0.36, 0.36),  # none, weak, strong
-    "shift": (0.16, 0.42, 0.42),  # none, up, down
-    "outlier": (0.14, 0.43, 0.43),  # none, spike, dip
-    "volatility": (0.12, 0.33, 0.33, 0.22),  # steady, growing, shrinking, bursts
+    "shift": (0.12, 0.44, 0.44),  # none, up, down
+    "outlier": (0.08, 0.46, 0.46),  # none, spike, dip
+    "volatility": (0.03, 0.34, 0.34, 0.29),  # steady, growing, shrinking, bursts
 }
 NONE, WEAK, UP, SPIKE = 0, 1, 1, 1
 STEADY, GROWING, SHRINKING, BURSTS = 0, 1, 2, 3

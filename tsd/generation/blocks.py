@@ -33,13 +33,14 @@ from tsd.series.processes import (
     own_ranges,
     processes_of,
 )
-from tsd.series.truth import QUARTERS, TOP
+from tsd.series.truth import QUARTERS, TOP, Places, extrema, place
 from tsd.tasks import Task
 
 VERSION = "mix-1"  # part of the dataset's key; change it with anything that changes a byte
 BLOCK = 1024  # series per generator; part of the definition of a series, not a tuning parameter
 STRIP = 64  # points transposed at once
 STRIDE = 797  # a prime; visits candidates in an order unrelated to theirs
+MEASURED = 0.25  # fraction of spare candidates whose robust truth is measured
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -67,12 +68,17 @@ class Block:
 def draw_block(task: Task, config: SeriesConfig, seed: int, block: int, stream: int = SERIES) -> Block:
     """Generate the series of one block: generate candidates, measure them, keep `BLOCK` with balanced classes.
 
+    The robust truth costs more than a series: candidates that would hardly be kept are left out before it.
+
     stream: of the random numbers, one of `tsd.rng`.
     """
     rng = generator(seed, stream, block)
-    candidates = _plan(task, config, rng, ceil(BLOCK * config.oversampling))
-    groups = [_realise(task, config, rng, plan) for plan in candidates]
-    return _keep(task, groups)
+    plans = _plan(task, config, rng, ceil(BLOCK * config.oversampling))
+    candidates = [_realise(task, config, rng, plan) for plan in plans]
+    if task.defined is not None and task.defined.truth == "robust" and not task.added:
+        share = (1 + MEASURED * (config.oversampling - 1)) / config.oversampling
+        candidates = [_screened(drawn, share, task.defined.borders) for drawn in candidates]
+    return _keep(task, [_measured(task, drawn) for drawn in candidates])
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,13 @@ class Plan:
     process: npt.NDArray[np.intp]  # index into `processes_of` the mix, ascending
     targets: Targets
     added: Added | None  # structure that the task asks about
+
+    def rows(self, these: npt.NDArray[np.intp]) -> "Plan":
+        """The plan of some of the candidates."""
+        targets = Targets(**{name: column[these] for name, column in vars(self.targets).items()})
+        return Plan(
+            self.length, self.place[these], self.process[these], targets, self.added and self.added.rows(these)
+        )
 
 
 def _plan(task: Task, config: SeriesConfig, rng: np.random.Generator, count: int) -> list[Plan]:
@@ -109,12 +122,10 @@ def _plan(task: Task, config: SeriesConfig, rng: np.random.Generator, count: int
         wanted, targets = added.fitted(drawn, rng, targets, np.array(list(processes))[process])
     if len(config.lengths) == 1:
         return [Plan(config.lengths[0], place, process, targets, wanted)]
-    plans = []
-    for i in np.unique(length):
-        these = np.flatnonzero(length == i)
-        chosen = Targets(**{name: column[these] for name, column in vars(targets).items()})
-        plans.append(Plan(config.lengths[i], place[these], process[these], chosen, wanted and wanted.rows(these)))
-    return plans
+    return [
+        Plan(config.lengths[i], place, process, targets, wanted).rows(np.flatnonzero(length == i))
+        for i in np.unique(length)
+    ]
 
 
 def _lattice(rng: np.random.Generator, count: int, dimensions: int) -> npt.NDArray[np.float64]:
@@ -135,18 +146,24 @@ def stratum(shares: npt.NDArray[np.float64], uniform: npt.NDArray[np.float64]) -
 
 
 @dataclass(frozen=True)
-class Group:
-    """Generated and measured candidates of one length. values: (batch, length) uint8; the rest (batch,) each."""
+class Drawn:
+    """Generated candidates of one length. values: (batch, length) uint8; parameters: (batch,) each."""
 
     plan: Plan
     values: npt.NDArray[np.uint8]
     parameters: Columns
+
+
+@dataclass(frozen=True)
+class Group(Drawn):
+    """Candidates with their measures and classes, (batch,) each."""
+
     measures: Columns
     classes: Columns
 
 
-def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: Plan) -> Group:
-    """Generate the parameters and points of the candidates, and measure them."""
+def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: Plan) -> Drawn:
+    """Generate the parameters and points of the candidates."""
     length, batch = plan.length, len(plan.place)
     own, swings = plan.targets.own_range, plan.targets.swings
     time = np.linspace(0, 1, length, dtype=np.float32)[:, None]  # (length, 1)
@@ -182,15 +199,38 @@ def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: P
     for name in SCALED:
         sizes[name] = sizes[name] * scale
     sizes["swing"] = np.where(swings, sizes["swing"], np.float32(np.nan))
-    measures = task.measure(values.T)
-    return Group(plan, _by_series(values), {**sizes, **special}, measures, task.classify(measures, length))
+    return Drawn(plan, values.T, {**sizes, **special})
+
+
+def _screened(drawn: Drawn, share: float, places: Places) -> Drawn:
+    """Keep a share of the candidates, the same from each stratum as far as there are as many.
+
+    Strata are the targets of trend and noise, and the places of the extrema, which are measured at little cost.
+    """
+    batch, length = drawn.values.shape
+    found = extrema(drawn.values, places)
+    at = [place(found[name], length, places) for name in ("argmax", "argmin")]
+    cells = np.ravel_multi_index([drawn.plan.targets.trend, drawn.plan.targets.noise, *at], (3, 3, 3, 3))
+    preferred = np.argsort(np.arange(batch) * STRIDE % batch, kind="stable")
+    kept = np.sort(preferred[even_out(cells[preferred], ceil(share * batch))])
+    parameters = {name: column[kept] for name, column in drawn.parameters.items()}
+    return Drawn(drawn.plan.rows(kept), _by_series(drawn.values)[kept], parameters)
+
+
+def _measured(task: Task, drawn: Drawn) -> Group:
+    """Measure candidates."""
+    measures = task.measure(drawn.values)
+    classes = task.classify(measures, drawn.plan.length)
+    return Group(drawn.plan, _by_series(drawn.values), drawn.parameters, measures, classes)
 
 
 def _by_series(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Transpose (length, batch) to (batch, length) in strips of points, which stay in a core's cache."""
-    turned = np.empty(values.shape[::-1], np.uint8)
-    for first in range(0, len(values), STRIP):
-        turned[:, first : first + STRIP] = values[first : first + STRIP].T
+    """The values, (batch, length), series after series: transposed in strips of points, which a cache holds."""
+    if values.flags.c_contiguous:
+        return values
+    turned = np.empty(values.shape, np.uint8)
+    for first in range(0, values.shape[1], STRIP):
+        turned[:, first : first + STRIP] = values[:, first : first + STRIP]
     return turned
 
 

@@ -113,9 +113,11 @@ def levels(values: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
     start, end: mean of the first and of the last window. maximum, minimum.
     """
     window = end_window(values.shape[1])
+    ones = np.ones(window, np.float32)
+    first, last = (np.vecdot(some.astype(np.float32), ones) for some in (values[:, :window], values[:, -window:]))
     return {
-        "start": (values[:, :window].sum(axis=1, dtype=np.int64) / window).astype(np.float32),
-        "end": (values[:, -window:].sum(axis=1, dtype=np.int64) / window).astype(np.float32),
+        "start": first / np.float32(window),  # sums of so small integers are exact
+        "end": last / np.float32(window),
         "maximum": values.max(axis=1).astype(np.float32),
         "minimum": values.min(axis=1).astype(np.float32),
     }

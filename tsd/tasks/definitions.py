@@ -86,9 +86,8 @@ class Definitions:
         """
         if self.truth == "paper":
             return paper.measure(values, self.borders)
-        found = robust.measure(values)
         return {
-            **{name: getattr(found, name) for name in (*ROBUST_TREND, "noise", *beside)},
+            **robust.columns(values, (*ROBUST_TREND, "noise", *beside)),
             **paper.levels(values),
             **paper.extrema(values, self.borders),
         }
@@ -97,8 +96,7 @@ class Definitions:
         """What `trend` needs of each series, by name, (batch,) each. values: (batch, length) uint8."""
         if self.truth == "paper":
             return {"trend_delta": paper.ends(values)}
-        found = robust.measure(values)
-        return {name: getattr(found, name) for name in ROBUST_TREND}
+        return robust.columns(values, tuple(ROBUST_TREND))
 
     @property
     def trend_measures(self) -> dict[str, pa.DataType]:

@@ -26,16 +26,23 @@ def roughness(residual: Points) -> Points:
     Savitzky and Golay 1964, with polynomials of the last points at the ends (Gorry 1990). residual: (batch,
     points), from the waves.
     """
-    from scipy.ndimage import correlate1d  # slow import that processes which only read tables do not need
-
-    points = residual.shape[1]
-    rest = _residual_weights(window(points))
-    half = len(rest) // 2
+    rest = _residual_weights(window(residual.shape[1]))
     width = len(rest)
-    rough: Points = correlate1d(residual, rest[half], axis=1)
-    for i in range(half):
-        rough[:, i] = np.vecdot(residual[:, :width], rest[i].astype(np.float32))
-        rough[:, -1 - i] = np.vecdot(residual[:, -width:], rest[-1 - i].astype(np.float32))
+    half = width // 2
+    middle = rest[half].astype(np.float32)
+    # All series in a row, which numpy takes in one run; what they take from their neighbours is replaced below.
+    flat, rough = residual.reshape(-1), np.empty(residual.shape, np.float32)
+    inner = rough.reshape(-1)[half : flat.size - half]
+    np.multiply(flat[half : flat.size - half], middle[half], out=inner)
+    both = np.empty_like(inner)
+    for lag in range(1, half + 1):
+        early, late = flat[half - lag : flat.size - half - lag], flat[half + lag : flat.size - half + lag]
+        np.add(early, late, out=both)
+        both *= middle[half + lag]
+        inner += both
+    ends = rest[:half].astype(np.float32)
+    rough[:, :half] = np.einsum("bi,ji->bj", residual[:, :width], ends)
+    rough[:, : -half - 1 : -1] = np.einsum("bi,ji->bj", residual[:, : -width - 1 : -1], ends)
     return rough
 
 

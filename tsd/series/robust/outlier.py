@@ -42,15 +42,15 @@ def find(residual: Points, noise: Column, extent: Column) -> Outlier:
     each point to the mean of the medians left and right of it, in units of the median of all distances.
     """
     batch = len(residual)
-    distance, gap = _distances(residual)
-    size = np.abs(distance)
-    largest = size.max(axis=1).astype(np.float64)
+    distance, medians = _distances(residual)
+    rows, size = np.arange(batch), np.abs(distance)
+    largest = size[rows, size.argmax(axis=1)].astype(np.float64)  # faster than max
     least = np.maximum(LEAST_SIZE * extent, LEAST_UNITS)
     candidates = np.flatnonzero((largest >= least) & (largest >= CANDIDATE * noise))
     direction, place = np.zeros(batch, np.int8), np.full(batch, -1, np.int32)
     sizes, count = np.zeros(batch, np.float32), np.zeros(batch, np.int8)
     if len(candidates):
-        chosen, many = _judge(distance[candidates], gap[candidates], least[candidates])
+        chosen, many = _judge(distance[candidates], _gaps(medians[candidates]), least[candidates])
         held = (many > 0) & (many <= SEVERAL)
         rows = candidates[held]
         place[rows], count[rows] = chosen[held], many[held]
@@ -60,25 +60,35 @@ def find(residual: Points, noise: Column, extent: Column) -> Outlier:
 
 
 def _distances(residual: Points) -> tuple[Points, Points]:
-    """Distance of each point to the mean of the medians on either side, and how far these are apart.
+    """Distance of each point to the mean of the medians on either side, (batch, points), and these medians.
 
-    (batch, points) each. The series is mirrored at its ends.
+    The medians, (batch, points + SIDE + 1), are doubled, each of `SIDE` points from one on, the first of
+    which are mirrored before the series.
     """
     batch, points = residual.shape
     wide = np.empty((batch, points + 2 * SIDE), np.float32)
     wide[:, SIDE:-SIDE] = residual
     wide[:, :SIDE] = residual[:, SIDE:0:-1]
     wide[:, -SIDE:] = residual[:, -2 : -SIDE - 2 : -1]
+    # All series in a row, which numpy takes in one run; no median that is used has points of two of them.
+    flat, medians = wide.reshape(-1), np.empty_like(wide)
     # The median of four is the mean of the larger minimum and the smaller maximum of its two pairs.
-    low, high = np.minimum(wide[:, :-1], wide[:, 1:]), np.maximum(wide[:, :-1], wide[:, 1:])
-    medians = np.maximum(low[:, :-2], low[:, 2:])  # (batch, points + 5): of four points from each on
-    medians += np.minimum(high[:, :-2], high[:, 2:])
-    medians *= np.float32(0.5)
-    left, right = medians[:, :points], medians[:, SIDE + 1 :]
-    gap = np.subtract(right, left)
-    around = np.add(left, right)
-    around *= np.float32(0.5)
-    return np.subtract(residual, around, out=around), np.abs(gap, out=gap)
+    low, high = np.minimum(flat[:-1], flat[1:]), np.maximum(flat[:-1], flat[1:])
+    inner = medians.reshape(-1)[:-3]
+    np.maximum(low[:-2], low[2:], out=inner)
+    inner += np.minimum(high[:-2], high[2:], out=high[:-2])
+    around = np.add(medians[:, :points], medians[:, SIDE + 1 : points + SIDE + 1])
+    around *= np.float32(0.25)
+    return np.subtract(residual, around, out=around), medians[:, : points + SIDE + 1]
+
+
+def _gaps(medians: Points) -> Points:
+    """How far the medians on both sides of each point are apart, (batch, points). medians: of `_distances`."""
+    points = medians.shape[1] - SIDE - 1
+    gaps: Points = medians[:, SIDE + 1 :] - medians[:, :points]
+    gaps *= np.float32(0.5)
+    np.abs(gaps, out=gaps)
+    return gaps
 
 
 def _judge(distance: Points, gap: Points, least: Column) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int8]]:
@@ -87,12 +97,18 @@ def _judge(distance: Points, gap: Points, least: Column) -> tuple[npt.NDArray[np
     middle = np.sort(size, axis=1)[:, size.shape[1] // 2].astype(np.float64)
     gate = np.maximum(LEAST_DEVIATIONS * np.maximum(1.4826 * middle, FLOOR), least)
     # A point beside an edge is far from the mean of two different surroundings: it is none.
-    size[gap > SAME_AROUND * size] = 0
+    size *= gap <= SAME_AROUND * size
     place = size.argmax(axis=1)
-    rows = np.arange(len(size))
-    top = size[rows, place].astype(np.float64)
-    alike = size >= (ALIKE * top).astype(np.float32)[:, None]
-    starts = alike[:, :1].sum(axis=1) + (alike[:, 1:] & ~alike[:, :-1]).sum(axis=1)  # neighbours count once
-    same = np.where(alike, np.sign(distance) == np.sign(distance[rows, place])[:, None], True).all(axis=1)
-    many = np.where((top >= gate) & same, starts, 0)
-    return place, np.minimum(many, 127).astype(np.int8)
+    top = size[np.arange(len(size)), place]
+    many = np.zeros(len(size), np.int8)
+    rows = np.flatnonzero(top >= gate)
+    top, distance = top[rows], distance[rows]
+    signed = np.copysign(size[rows], distance)
+    signed *= np.sign(distance[np.arange(len(rows)), place[rows]])[:, None]
+    alike = signed >= (ALIKE * top)[:, None]
+    begins = alike.copy()
+    begins[:, 1:] &= ~alike[:, :-1]  # neighbours count once
+    starts = np.bincount(np.nonzero(begins)[0], minlength=len(rows))
+    same = signed.min(axis=1) > -ALIKE * top
+    many[rows] = np.where(same, np.minimum(starts, 127), 0)
+    return place, many

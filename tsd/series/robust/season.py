@@ -1,6 +1,7 @@
 """Season: a wave that keeps its frequency and phase through the series, and stands out of the noise around it."""
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +11,12 @@ from tsd.series.robust.waves import (
     Column,
     Points,
     Wave,
-    curve,
+    fold,
+    half_turns,
     moments,
     persistence,
-    sum_of_squares,
-    take_off,
     turns,
+    unfold,
     wave_table,
 )
 
@@ -48,11 +49,13 @@ class Season:
     second: npt.NDArray[np.bool_]
 
 
-def find(residual: Points, slope: Column, waves: tuple[Wave, Wave], energies: tuple[Column, Column]) -> Season:
+def find(
+    residuals: tuple[Points, Points], slope: Column, waves: tuple[Wave, Wave], energies: tuple[Column, Column]
+) -> Season:
     """Judge the stronger of the two waves that has enough cycles.
 
-    residual: (batch, points), from the line and both waves. slope: (batch,) of the line. energies: sums of squares
-    around the line, and around line and first wave.
+    residuals: (batch, points) each, around line and first wave, and around line and both. slope: (batch,) of the
+    line. energies: sums of squares around the line, and around line and first wave.
 
     A harmonic test in the way of Fisher (1929) and Siegel (1980), against the spectrum of an AR(1) instead of a
     flat one, as is usual for climate series (Mann and Lees 1996). The amplitudes of halves and thirds must agree
@@ -60,7 +63,7 @@ def find(residual: Points, slope: Column, waves: tuple[Wave, Wave], energies: tu
     has none.
     """
     first, other = waves
-    points = residual.shape[1]
+    batch, points = residuals[0].shape
     slow = (first.frequency < LEAST_CYCLES) | ~first.entered
     second = other.entered & (other.frequency >= LEAST_CYCLES) & (slow | (other.energy > first.energy))
     wave = other.where(second, first)
@@ -75,16 +78,16 @@ def find(residual: Points, slope: Column, waves: tuple[Wave, Wave], energies: tu
         & (wave.height >= LEAST_HEIGHT)
         & (steepest >= REVERSES * np.abs(slope - wave.tilt))
     )
-    found = np.zeros(len(residual), np.int8)
+    found = np.zeros(batch, np.int8)
     if len(candidates):
         chosen = wave.rows(candidates)
-        rest = residual[candidates]
-        loose = ~second[candidates] & other.entered[candidates]
-        rest[loose] += curve(other.rows(candidates[loose]), points, straightened=True)
+        rest, twice = residuals[0][candidates], np.flatnonzero(second[candidates])
+        rest[twice] = residuals[1][candidates[twice]]
         above = np.where(second[candidates], SECOND_ABOVE, ABOVE_BACKGROUND)
-        held = (chosen.energy >= above * _background(rest, chosen)) & _in_phase(rest, chosen)
-        strong = share[candidates] >= STRONG_SHARE
-        found[candidates] = np.where(held, np.where(strong, STRONG, WEAK), NONE)
+        held = np.flatnonzero(chosen.energy >= above * _background(rest, chosen))
+        held = held[_in_phase(rest[held], chosen.rows(held))]
+        strong = share[candidates[held]] >= STRONG_SHARE
+        found[candidates[held]] = np.where(strong, STRONG, WEAK)
     there = found > NONE
     return Season(found, _kept(wave, there), second & there)
 
@@ -100,18 +103,36 @@ def take_off_shape(residual: Points, season: Season) -> None:
         return
     points = residual.shape[1]
     rest, frequency = residual[rows], season.wave.frequency[rows]
-    time = wave_table(points).time
-    for part in turns(frequency, points):
-        part *= time
-        amplitude = np.vecdot(rest, part) / np.vecdot(part, part)
-        part *= amplitude[:, None]
-        rest -= part
+    even, odd = fold(rest)
+    time = wave_table(points).time[-even.shape[1] :]
+    centre = points % 2 == 1
+    cosine, sine = half_turns(frequency, points)
+    _take_off_part(even, sine * time, 1.0, centre)
+    _take_off_part(odd, cosine * time, 1.0, centre)
+    # cos kx is 2 cos x · cos (k − 1)x − cos (k − 2)x, and sin kx alike.
+    twice, before = 2 * cosine, (np.ones_like(cosine), np.zeros_like(sine))
     for times in HARMONICS:
-        fast = np.flatnonzero(times * frequency < FASTEST * points)
-        if len(fast):
-            some = rest[fast]
-            rest[fast] = take_off(some, sum_of_squares(some), times * frequency[fast], least=0.0)[1]
-    residual[rows] = rest
+        before, (cosine, sine) = (cosine, sine), (twice * cosine - before[0], twice * sine - before[1])
+        there = times * frequency < FASTEST * points
+        _take_off_part(even, cosine, there, centre)
+        _take_off_part(odd, sine, there, centre)
+    residual[rows] = unfold(even, odd, points)
+
+
+def _take_off_part(part: Points, wave: Points, there: npt.NDArray[np.bool_] | float, centre: bool) -> None:
+    """Take a wave off the even or the odd part of each series in place, as large as least squares say.
+
+    part, wave: (batch, half), of `fold`. there: (batch,) 1 for series that have such a wave, else 0. centre:
+    whether the first point is that in the centre, which counts once. Level and slope of the wave do not matter to
+    what is local, and stay.
+    """
+    product, norm = np.vecdot(part, wave), np.vecdot(wave, wave)
+    if centre:
+        product -= np.float32(0.5) * part[:, 0] * wave[:, 0]
+        norm -= np.float32(0.5) * wave[:, 0] ** 2
+    # Near two points a cycle one of the two is hardly there.
+    amplitude = product / np.maximum(norm, np.float32(0.02 * wave.shape[1]))
+    part -= wave * (amplitude * there).astype(np.float32)[:, None]
 
 
 def _background(rest: Points, wave: Wave) -> Column:
@@ -129,18 +150,17 @@ def _in_phase(rest: Points, wave: Wave) -> npt.NDArray[np.bool_]:
     """Whether halves and thirds of the series have the wave in one phase and in like amplitude. (batch,)."""
     points = rest.shape[1]
     cosine, sine = turns(wave.frequency, points)
-    whole = curve(wave, points)
+    whole = wave.even.astype(np.float32)[:, None] * cosine
+    whole += wave.odd.astype(np.float32)[:, None] * sine
     whole += rest  # (batch, points): rest and wave
-    cosine *= whole
-    sine *= whole
     # Six parts, the same backwards: the point in the middle of an odd number is left out.
-    half, cuts = points // 2, np.round(points // 2 / 3 * np.arange(3)).astype(np.intp)
-    back = np.concatenate([[0], half - cuts[:0:-1]])
-    early, late = (
-        np.add.reduceat(cosine[:, side], at, axis=1) + 1j * np.add.reduceat(sine[:, side], at, axis=1)
-        for side, at in ((slice(half), cuts), (slice(points - half, None), back))
-    )  # (batch, 3)
-    parts = np.hstack([early, late])
+    cuts = np.round(points // 2 / 3 * np.arange(4)).astype(np.intp)
+    spans = [*pairwise(cuts), *pairwise(points - cuts[::-1])]
+    parts = np.empty((len(rest), len(spans)), np.complex64)
+    for i, span in enumerate(slice(*each) for each in spans):
+        parts.real[:, i] = np.vecdot(cosine[:, span], whole[:, span])
+        parts.imag[:, i] = np.vecdot(sine[:, span], whole[:, span])
+    early, late = parts[:, :3], parts[:, 3:]
     early, late = early.sum(axis=1), late.sum(axis=1)
     small, large = np.sort(np.abs([early, late]), axis=0)
     agreement = (early * late.conj()).real

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ BETTER_THAN_LINE = 0.8  # largest sum of squares around two levels, by that arou
 ABRUPT = (0.7, 1.6)  # medians right after minus right before, by the difference of the levels
 LEAST_Z = 5.0  # standard errors of the difference, for autocorrelated noise
 MEANS = 2  # fitted parameters
+GROUP = 8  # points
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ class Shift:
 def find(values: Points, season: Season, extent: Column, around_wave: Column) -> tuple[Shift, Points]:
     """Search the best split into two levels, and judge it.
 
-    values: (batch, points), centred. extent: (batch,) range of the series. around_wave: (batch,) sum of squares
-    around the line and the waves that the split competes with. Returns the shift and (batch, points) values
-    without season.
+    values: (batch, points), of mean zero. extent: (batch,) range of the series. around_wave: (batch,) sum of
+    squares around the line and the waves that the split competes with. Returns the shift, and
+    what is left of the series that have one around the two levels, (shifts, points), without season.
 
     The split is the maximum of the CUSUM statistic, the least-squares estimate of one change in the mean (Hawkins
     1977; the first split of binary segmentation, Scott and Knott 1974). It must explain more than a line and than
@@ -56,36 +58,41 @@ def find(values: Points, season: Season, extent: Column, around_wave: Column) ->
     level = values.copy()
     seasonal = np.flatnonzero(season.found > NONE)
     if len(seasonal):
-        level[seasonal] -= curve(season.wave.rows(seasonal), points)
-    level -= level.mean(axis=1, keepdims=True)
+        some = level[seasonal] - curve(season.wave.rows(seasonal), points)
+        level[seasonal] = some - some.mean(axis=1, keepdims=True)
     energy = sum_of_squares(level)
-    score, first = _best_split(level)
-    explained = score**2
-    size = -score * np.sqrt(points / (first * (points - first)))
+    cusum = _cusum(level)
+    most = np.maximum(cusum.max(axis=(0, 1)), -cusum.min(axis=(0, 1)))
+    explained = most.astype(np.float64) ** 2
     slope = np.vecdot(level, wave_table(points).time).astype(np.float64)
     around_line = energy - slope**2 / spread(points)
     rest = energy - explained
     candidates = np.flatnonzero(
-        (explained > NOTHING * points)
-        & (np.abs(size) >= LEAST_SIZE * extent)
-        & (rest <= BETTER_THAN_LINE * around_line)
-        & (rest < around_wave)
+        (explained > NOTHING * points) & (rest <= BETTER_THAN_LINE * around_line) & (rest < around_wave)
     )
-    some = level[candidates]
-    held = candidates[_abrupt(some, first[candidates], size[candidates])]
-    held = held[_significant(level[held], first[held], size[held])]
+    score, first = _best_split(cusum[:, :, candidates])
+    size = -score * np.sqrt(points / (first * (points - first)))
+    near = np.flatnonzero(np.abs(size) >= LEAST_SIZE * extent[candidates])
+    near = near[_abrupt(level[candidates[near]], first[near], size[near])]
+    around = level[candidates[near]] - levels(first[near], size[near], points)
+    significant = _significant(around, first[near], size[near])
+    near, around = near[significant], around[significant]
+    held = candidates[near]
     direction, place = np.zeros(len(values), np.int8), np.full(len(values), -1, np.int32)
     kept = np.zeros(len(values), np.float32)
-    direction[held], place[held], kept[held] = np.sign(size[held]), first[held], size[held]
-    return Shift(direction, place, kept), level
+    direction[held], place[held], kept[held] = np.sign(size[near]), first[near], size[near]
+    return Shift(direction, place, kept), around
 
 
-def levels(places: npt.NDArray[np.int32], level: Points) -> Points:
-    """The two means of each series, (batch, points). places: (batch,) first index of the second level."""
-    after = np.arange(level.shape[1]) >= places[:, None]
-    late = np.where(after, level, np.float32(0)).sum(axis=1) / after.sum(axis=1)
-    early = np.where(after, np.float32(0), level).sum(axis=1) / (~after).sum(axis=1)
-    both: Points = np.where(after, late[:, None], early[:, None]).astype(np.float32)
+def levels(places: npt.NDArray[np.integer], size: Column, points: int) -> Points:
+    """The two means of each series of mean zero, (batch, points).
+
+    places: (batch,) first index of the second level. size: (batch,) second minus first.
+    """
+    late = (size * places / points).astype(np.float32)
+    after = np.arange(points) >= places[:, None]
+    both: Points = after * size.astype(np.float32)[:, None]
+    both += (late - size.astype(np.float32))[:, None]
     return both
 
 
@@ -94,26 +101,45 @@ def edge(points: int) -> int:
     return max(LEAST_EDGE, round(EDGE * points))
 
 
-def _best_split(level: Points) -> tuple[Column, npt.NDArray[np.intp]]:
-    """The split that explains most: its CUSUM statistic, and the first index after it. (batch,) each.
+def _cusum(level: Points) -> Points:
+    """The CUSUM statistic of each split, (GROUP, groups, batch): of that before point `GROUP` · group + place + 1.
 
     level: (batch, points) of mean zero. The statistic is the root of the sum of squares that the split explains,
-    with the sign of the mean before it.
+    with the sign of the mean before it; 0 near the ends. Points are added in groups, each time for all series at
+    once: `cumsum` waits for one sum after another.
     """
-    points = level.shape[1]
-    sums = np.cumsum(level, axis=1, dtype=np.float64)  # of each point and those before it
-    scores = sums[:, edge(points) - 1 : points - edge(points)]  # (batch, splits)
-    scores *= _split_weights(points)
+    batch, points = level.shape
+    weights = _split_weights(points)
+    groups, whole = weights.shape[1], points // GROUP
+    sums = np.zeros((GROUP, groups, batch), np.float32)
+    by_series = sums.transpose(2, 1, 0)
+    by_series[:, :whole] = level[:, : whole * GROUP].reshape(batch, whole, GROUP)
+    by_series[:, whole:, : points % GROUP] = level[:, None, whole * GROUP :]
+    for before, now in pairwise(sums):
+        now += before
+    totals = sums[-1]
+    for before, now in pairwise(totals):
+        now += before
+    sums[:-1, 1:] += totals[:-1]
+    sums *= weights
+    return sums
+
+
+def _best_split(cusum: Points) -> tuple[Column, npt.NDArray[np.intp]]:
+    """The statistic of the split that explains most, and the first index after it. (batch,) each."""
+    scores = cusum.transpose(2, 1, 0).reshape(cusum.shape[2], cusum.shape[0] * cusum.shape[1])  # (batch, points)
     best = np.abs(scores).argmax(axis=1)
-    return scores[np.arange(len(level)), best], best + edge(points)
+    return scores[np.arange(len(scores)), best].astype(np.float64), best + 1
 
 
 @lru_cache(maxsize=64)  # lengths
-def _split_weights(points: int) -> npt.NDArray[np.float64]:
-    """One by the standard error of the sum of the points before each split, (splits,)."""
+def _split_weights(points: int) -> npt.NDArray[np.float32]:
+    """One by the standard error of the sum before each split, (GROUP, groups, 1); 0 near the ends."""
+    groups = -(-points // GROUP)
+    weights = np.zeros(groups * GROUP, np.float32)
     before = np.arange(edge(points), points - edge(points) + 1)
-    weights: npt.NDArray[np.float64] = np.sqrt(points / (before * (points - before)))
-    return weights
+    weights[before - 1] = np.sqrt(points / (before * (points - before)))
+    return np.ascontiguousarray(weights.reshape(groups, GROUP).T)[:, :, None]
 
 
 def _abrupt(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDArray[np.bool_]:
@@ -129,10 +155,12 @@ def _abrupt(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDA
     return held
 
 
-def _significant(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDArray[np.bool_]:
-    """Whether the two means differ for autocorrelated noise: the variance of a mean is inflated. (batch,)."""
-    points = level.shape[1]
-    rest = level - levels(first.astype(np.int32), level)
+def _significant(rest: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDArray[np.bool_]:
+    """Whether two means differ for autocorrelated noise: the variance of a mean is inflated. (batch,).
+
+    rest: (batch, points), around the two means.
+    """
+    points = rest.shape[1]
     sums = moments(rest)
     rho = persistence(sums, MEANS)
     variance = np.maximum(sums.energy / (points - MEANS), NOTHING) * (1 + rho) / (1 - rho)

@@ -56,11 +56,13 @@ class Line:
 
 
 def fit_line(values: Points) -> tuple[Line, Points]:
-    """The line of each series, and its residual (batch, points). values: (batch, points)."""
-    time = wave_table(values.shape[1]).time
-    slope = np.vecdot(values, time) / np.float32(spread(values.shape[1]))
-    residual = values - values.mean(axis=1, keepdims=True)
-    residual -= slope[:, None] * time
+    """The line of each series, and its residual (batch, points). values: (batch, points), get the mean zero."""
+    points = values.shape[1]
+    time = wave_table(points).time
+    slope = np.vecdot(values, time) / np.float32(spread(points))
+    values -= (np.vecdot(values, np.ones(points, np.float32)) / np.float32(points))[:, None]
+    residual = slope[:, None] * time
+    np.subtract(values, residual, out=residual)
     return Line(slope.astype(np.float64), sum_of_squares(residual)), residual
 
 
@@ -169,5 +171,8 @@ def _slope_t(slope: Column, wave: Wave, residual: Moments) -> Column:
 def _ends(values: Points) -> Column:
     """Mean of the last window minus mean of the first, (batch,) in value units."""
     window = max(1, round(ENDS * values.shape[1]))
-    ends: Column = (values[:, -window:].mean(axis=1) - values[:, :window].mean(axis=1)).astype(np.float64)
+    weights = np.zeros(values.shape[1], np.float32)
+    weights[-window:] = 1
+    weights[:window] -= 1
+    ends: Column = np.vecdot(values, weights).astype(np.float64) / window
     return ends

@@ -6,6 +6,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from tsd.series.robust import exact
 from tsd.series.robust.noise import memory
 from tsd.series.robust.waves import Points
 
@@ -20,10 +21,7 @@ WITHIN = 0.85  # weight of a stretch within the series, which has two changes to
 LEAST_RATIO = 1.6  # mean size in the louder by that in the quieter stretch
 LEAST_UNITS = 1.6  # mean size in the louder stretch in value units, of a standard deviation of 2
 ROUNDING = 0.25  # value units: mean size of what rounding to integers leaves, the least that counts as noise
-
-
-UNIT = 2.0**-10  # value units that sums of sizes are multiples of
-WEIGHT = 2.0**20
+UNIT = 2.0**-6  # value units that sizes are multiples of
 
 
 @dataclass(frozen=True)
@@ -46,16 +44,17 @@ class Contrasts:
 
     first, last (stretches,) parts: first of the stretch and first after it. weights (parts, stretches):
     the mean of the stretch minus the mean of the rest, of sums by parts, by its standard error for unit variance;
-    less within the series; integers, of `WEIGHT` to the unit. factor (stretches,): how much less. inside
-    (stretches,): points of the stretch. starts (parts,): first point of each part.
+    less within the series. factor (stretches,): how much less. inside (stretches,): points of the stretch. starts
+    (parts,): first point of each part. parts (points, parts) float32: 1 where a point is in a part, else 0.
     """
 
     first: npt.NDArray[np.intp]
     last: npt.NDArray[np.intp]
-    weights: npt.NDArray[np.float64]
+    weights: exact.Weights
     factor: npt.NDArray[np.float64]
     inside: npt.NDArray[np.intp]
     starts: npt.NDArray[np.intp]
+    parts: npt.NDArray[np.float32]
 
 
 def find(rough: Points, medians: npt.NDArray[np.float32]) -> Volatility:
@@ -71,16 +70,14 @@ def find(rough: Points, medians: npt.NDArray[np.float32]) -> Volatility:
     contrasts = _contrasts(points)
     sizes = np.abs(rough)
     np.minimum(sizes, (LARGEST * np.maximum(medians, np.float32(FLOOR)))[:, None], out=sizes)
-    sums = np.add.reduceat(sizes, contrasts.starts, axis=1, dtype=np.float64)  # (batch, parts)
-    # Rounded to integers of a small unit, sums are exact in any order: else they would depend on where in the
-    # matrix a row lies.
-    sums *= 1 / UNIT
-    np.rint(sums, out=sums)
-    scores = sums @ contrasts.weights  # (batch, stretches)
+    sizes *= np.float32(1 / UNIT)
+    np.rint(sizes, out=sizes)
+    sums = sizes @ contrasts.parts  # (batch, parts): of integers, exact in any order
+    scores, unit = contrasts.weights.product(sums)  # (batch, stretches)
     best = np.abs(scores).argmax(axis=1)
     rows = np.arange(len(rough))
-    score = scores[rows, best] * (UNIT / WEIGHT)
-    mean = np.maximum(sums.sum(axis=1) * UNIT / points, 1e-6)
+    score = scores[rows, best] * unit * UNIT
+    mean = np.maximum(sums.sum(axis=1, dtype=np.float64) * UNIT / points, 1e-6)
     inside = contrasts.inside[best]
     outside = points - inside
     difference = score / contrasts.factor[best] * np.sqrt(points / (inside * outside))
@@ -121,4 +118,7 @@ def _contrasts(points: int) -> Contrasts:
     rho = memory(points)
     correlation = (np.sqrt(1 - rho**2) + rho * np.arcsin(rho) - 1) / (np.pi / 2 - 1)
     factor = np.where(last == parts, 1.0, WITHIN) / np.sqrt(1 + 2 * correlation.sum())
-    return Contrasts(first, last, np.rint(weights * factor * WEIGHT), factor, inside, starts[:-1])
+    point = np.arange(points)[:, None]
+    parts_of = (point >= starts[:-1]) & (point < starts[1:])  # (points, parts)
+    held = exact.weights(weights * factor)
+    return Contrasts(first, last, held, factor, inside, starts[:-1], parts_of.astype(np.float32))

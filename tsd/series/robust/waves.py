@@ -15,27 +15,32 @@ import numpy.typing as npt
 Points: TypeAlias = npt.NDArray[np.float32]  # (batch, points) in value units
 Column: TypeAlias = npt.NDArray[np.float64]  # (batch,)
 
-SPACING = 0.25  # cycles between frequencies of the table; the main lobe of a wave is two cycles wide
+COARSE = 0.5  # cycles between frequencies of the table; the main lobe of a wave is two cycles wide
+SPACING = 0.25  # cycles between the frequencies around the highest one of the table
 SLOWEST = 1.0  # cycles; less than a cycle is a bend or a trend
 POINTS_PER_CYCLE = 3  # of the fastest wave
 ENTERS = 0.2  # least share of the variance that a wave must explain to be taken off
+NEARLY = 0.95  # of that share: the peak of a spectrum is known about as well before the wave is fitted
+ROWS = 256  # series transformed at once, which a core's cache holds
 NOTHING = 1e-3  # variance in squared value units below which there is nothing to explain
 
 
 @dataclass(frozen=True)
 class WaveTable:
-    """Cosines and sines of all frequencies, to be fitted beside a straight line.
+    """Cosines and sines of some frequencies, to be fitted beside a straight line.
 
-    frequencies (waves,) float64: from one spacing below `SLOWEST` to one above the fastest, so that each frequency
-                that is looked for has two neighbours
+    frequencies (waves,) float64: every half cycle, from half a cycle below `SLOWEST` to half a cycle above the
+                fastest, so that each frequency that is looked for has two neighbours
     centred     (waves,) complex64: what turns a Fourier coefficient into that of time from the centre
     norms       (2 · waves,) float32: one by the sum of squares beside a line, of each cosine and sine in turn
+    between     (2, waves, points) float32: those of a quarter of a cycle more, of unit norm beside a line
     time        (points,) float32: from the centre, in points
     """
 
     frequencies: npt.NDArray[np.float64]
     centred: npt.NDArray[np.complex64]
     norms: npt.NDArray[np.float32]
+    between: Points
     time: npt.NDArray[np.float32]
 
 
@@ -71,6 +76,14 @@ class Wave:
         """The waves of some of the series."""
         return Wave(**{name: column[rows] for name, column in vars(self).items()})
 
+    def among(self, batch: int, rows: npt.NDArray[np.intp]) -> "Wave":
+        """These waves in the rows of a larger batch, in which the other series have none."""
+        wider = {name: np.zeros(batch, column.dtype) for name, column in vars(self).items()}
+        wider["frequency"] += SLOWEST
+        for name, column in vars(self).items():
+            wider[name][rows] = column
+        return Wave(**wider)
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -98,39 +111,80 @@ class Moments:
             getattr(self, name)[rows] = getattr(other, name)
 
 
+def take_strongest(residual: Points, energy: Column) -> tuple[Wave, Points]:
+    """Fit the strongest wave of each series beside a line, and return it with the residual of both.
+
+    residual: (batch, points), from a line. energy: (batch,) its sum of squares.
+    """
+    batch, points = residual.shape
+    frequency, power = strongest(residual)
+    rows = np.flatnonzero(power >= NEARLY * np.maximum(ENTERS * energy, NOTHING * points))
+    wave, rest = take_off(residual[rows], energy[rows], frequency[rows])
+    around = residual.copy()
+    around[rows] = rest
+    return wave.among(batch, rows), around
+
+
+def strongest(residual: Points) -> tuple[Column, Column]:
+    """The frequency of the highest peak of the spectrum, and the sum of squares that it explains. (batch,) each.
+
+    residual: (batch, points), from a line. The peak is that of the frequencies of the table, then that of the
+    frequencies every `SPACING` around it, refined by the parabola through it and its neighbours.
+    """
+    points = residual.shape[1]
+    table = wave_table(points)
+    power = spectrum(residual)
+    best = power[:, 1:-1].argmax(axis=1) + 1
+    rows = np.arange(len(power))
+    before, after = _between(residual, best - 1), _between(residual, best)
+    around = np.stack(
+        [power[rows, best - 1], before, power[rows, best], after, power[rows, best + 1]], dtype=np.float64
+    )
+    step = around[1:4].argmax(axis=0)  # of the five, the highest of the inner ones
+    left, top, right = around[step, rows], around[step + 1, rows], around[step + 2, rows]
+    bend = np.minimum(left - 2 * top + right, -1e-12)
+    offset = np.clip(0.5 * (left - right) / bend, -0.5, 0.5)
+    refined = table.frequencies[best] + SPACING * (step - 1 + offset)
+    return np.maximum(refined, SLOWEST), top - 0.25 * (left - right) * offset
+
+
 def spectrum(residual: Points) -> npt.NDArray[np.float32]:
     """The sum of squares that each wave of the table explains, (batch, waves).
 
     A periodogram by least squares (Lomb 1976), with the line fitted jointly: a residual has no line, so that its
     products with the waves are those with the waves beside the line. residual: (batch, points), from a line.
 
-    By a Fourier transform of each row, padded with zeros. A matrix product would be as fast at 128 points, but its
-    sums depend on where in the matrix a row lies.
+    By a Fourier transform of each row, padded with as many zeros. A matrix product would be as fast at 128 points,
+    but its sums depend on where in the matrix a row lies.
     """
     from scipy.fft import rfft  # slow import that processes which only read tables do not need
 
-    points = residual.shape[1]
+    batch, points = residual.shape
     table = wave_table(points)
-    first = round(table.frequencies[0] / SPACING)
-    whole = rfft(residual, round(points / SPACING), axis=1)
-    turned = whole[:, first : first + len(table.frequencies)] * table.centred  # (batch, waves) complex64
-    squares = turned.view(np.float32)  # (batch, 2 · waves)
-    np.square(squares, out=squares)
-    squares *= table.norms
-    power: npt.NDArray[np.float32] = squares[:, ::2] + squares[:, 1::2]
+    first = round(table.frequencies[0] / COARSE)
+    power = np.empty((batch, len(table.frequencies)), np.float32)
+    for start in range(0, batch, ROWS):
+        some = residual[start : start + ROWS]
+        padded = np.zeros((len(some), round(points / COARSE)), np.float32)
+        padded[:, :points] = some
+        whole = rfft(padded, axis=1)
+        turned = whole[:, first : first + len(table.frequencies)] * table.centred  # (rows, waves) complex64
+        squares = turned.view(np.float32)  # (rows, 2 · waves)
+        np.multiply(squares, squares, out=squares)
+        squares *= table.norms
+        np.add(squares[:, ::2], squares[:, 1::2], out=power[start : start + ROWS])
     return power
 
 
-def strongest(power: npt.NDArray[np.float32], points: int) -> Column:
-    """The frequency of the highest peak, refined by the parabola through it and its neighbours. (batch,)."""
-    table = wave_table(points)
-    best = power[:, 1:-1].argmax(axis=1) + 1
-    rows = np.arange(len(power))
-    left, top, right = (power[rows, best + step].astype(np.float64) for step in (-1, 0, 1))
-    bend = np.minimum(left - 2 * top + right, -1e-12)
-    offset = np.clip(0.5 * (left - right) / bend, -0.5, 0.5)
-    refined: Column = np.maximum(table.frequencies[best] + SPACING * offset, SLOWEST)
-    return refined
+def _between(residual: Points, which: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    """The sum of squares that a wave explains a quarter of a cycle above one of the table, (batch,).
+
+    which: (batch,) indices into the table.
+    """
+    cosines, sines = wave_table(residual.shape[1]).between
+    even, odd = np.vecdot(residual, cosines[which]), np.vecdot(residual, sines[which])
+    power: npt.NDArray[np.float32] = even * even + odd * odd
+    return power
 
 
 def take_off(residual: Points, energy: Column, frequency: Column, least: float = ENTERS) -> tuple[Wave, Points]:
@@ -140,32 +194,72 @@ def take_off(residual: Points, energy: Column, frequency: Column, least: float =
     which a wave is not taken off.
     """
     points = residual.shape[1]
-    cosine, sine = turns(frequency, points)
+    cosine, sine = half_turns(frequency, points)
     level, slope, even_norm, odd_norm = overlaps(frequency, points)
     # Near two points a cycle one of the two is hardly there.
     even_norm, odd_norm = np.maximum(even_norm, 0.02 * points), np.maximum(odd_norm, 0.02 * points)
-    even = np.vecdot(residual, cosine) / even_norm
-    odd = np.vecdot(residual, sine) / odd_norm
+    half = cosine.shape[1]
+    late, early = residual[:, points - half :], residual[:, half - 1 :: -1]
+    part = late + early
+    even = np.vecdot(part, cosine)
+    if points % 2:
+        even -= residual[:, half - 1]  # the point in the centre is in both halves
+    odd = np.vecdot(np.subtract(late, early, out=part), sine)
+    even, odd = even / even_norm, odd / odd_norm
     explained = even**2 * even_norm + odd**2 * odd_norm
     entered = explained >= np.maximum(least * energy, NOTHING * points)
     even, odd = np.where(entered, even, 0.0), np.where(entered, odd, 0.0)
     lift, tilt = even * level, odd * slope
     cosine *= _column(even)
-    sine *= _column(odd)
-    cosine += sine
     cosine -= _column(lift)
-    np.multiply(_column(tilt), wave_table(points).time, out=sine)
-    cosine -= sine
-    np.subtract(residual, cosine, out=cosine)
+    sine *= _column(odd)
+    sine -= np.multiply(_column(tilt), wave_table(points).time[points - half :], out=part)
+    rest = np.empty_like(residual)
+    np.subtract(early, np.subtract(cosine, sine, out=part), out=rest[:, half - 1 :: -1])
+    cosine += sine
+    np.subtract(late, cosine, out=rest[:, points - half :])
     kept = np.where(entered, explained, 0.0)
     variance = np.where(entered, slope**2 / odd_norm, 0.0)
-    return Wave(frequency, even, odd, kept, entered, lift, tilt, variance), cosine
+    return Wave(frequency, even, odd, kept, entered, lift, tilt, variance), rest
+
+
+def fold(residual: Points) -> tuple[Points, Points]:
+    """The even and the odd part of each series around its centre, (batch, half) each, from the centre on."""
+    points = residual.shape[1]
+    half = (points + 1) // 2
+    late, early = residual[:, points - half :], residual[:, half - 1 :: -1]
+    even, odd = late + early, late - early
+    even *= np.float32(0.5)
+    odd *= np.float32(0.5)
+    return even, odd
+
+
+def unfold(even: Points, odd: Points, points: int) -> Points:
+    """The series, (batch, points), whose parts `fold` returns."""
+    half = even.shape[1]
+    series = np.empty((len(even), points), np.float32)
+    np.subtract(even, odd, out=series[:, half - 1 :: -1])
+    np.add(even, odd, out=series[:, points - half :])
+    return series
+
+
+def half_turns(frequency: Column, points: int) -> tuple[Points, Points]:
+    """Cosine and sine of each frequency in the later half of the series, (batch, half) each, as of `fold`."""
+    half = (points + 1) // 2
+    angle = _column(2 * np.pi / points * frequency) * wave_table(points).time[points - half :]
+    sine = np.sin(angle)
+    return np.cos(angle, out=angle), sine
 
 
 def turns(frequency: Column, points: int) -> tuple[Points, Points]:
     """Cosine and sine of each frequency, (batch, points) each, counted from the centre of the series."""
-    angle = _column(2 * np.pi / points * frequency) * wave_table(points).time
-    return np.cos(angle), np.sin(angle)
+    late_cosine, late_sine = half_turns(frequency, points)
+    half = late_cosine.shape[1]
+    cosine, sine = np.empty((2, len(frequency), points), np.float32)
+    cosine[:, half - 1 :: -1], cosine[:, points - half :] = late_cosine, late_cosine
+    np.negative(late_sine, out=sine[:, half - 1 :: -1])
+    sine[:, points - half :] = late_sine
+    return cosine, sine
 
 
 def curve(wave: Wave, points: int, straightened: bool = False) -> Points:
@@ -188,9 +282,10 @@ def overlaps(frequency: Column, points: int) -> tuple[Column, Column, Column, Co
     """
     omega = 2 * np.pi / points * frequency
     half, whole = omega / 2, points * omega / 2
-    kernel = np.sin(whole) / np.sin(half)
-    derivative = (points * np.cos(whole) - kernel * np.cos(half)) / (2 * np.sin(half))
-    double = np.sin(2 * whole) / np.sin(omega)
+    sine, cosine, sines, cosines = np.sin(half), np.cos(half), np.sin(whole), np.cos(whole)
+    kernel = sines / sine
+    derivative = (points * cosines - kernel * cosine) / (2 * sine)
+    double = kernel * cosines / cosine
     level, slope = kernel / points, -derivative / spread(points)
     return (
         level,
@@ -205,23 +300,33 @@ def spread(points: int) -> float:
     return points * (points**2 - 1) / 12
 
 
-@lru_cache(maxsize=64)  # lengths
+@lru_cache(maxsize=8)  # lengths, of up to 6 MB each
 def wave_table(points: int) -> WaveTable:
     """The table of a length."""
-    first, last = SLOWEST - SPACING, points / POINTS_PER_CYCLE + SPACING
-    frequencies: Column = np.arange(round(first / SPACING), int(last / SPACING) + 1).astype(np.float64) * SPACING
+    first, last = SLOWEST - COARSE, points / POINTS_PER_CYCLE + COARSE
+    frequencies: Column = np.arange(round(first / COARSE), int(last / COARSE) + 1).astype(np.float64) * COARSE
     time = np.arange(points) - (points - 1) / 2
     _, _, even, odd = overlaps(frequencies, points)
     centred = np.exp(2j * np.pi / points * frequencies * time[-1])
     norms = 1 / np.stack([even, odd], axis=1).ravel()
-    return WaveTable(frequencies, centred.astype(np.complex64), norms.astype(np.float32), time.astype(np.float32))
+    _, _, even, odd = overlaps(frequencies + SPACING, points)
+    angle = np.outer(2 * np.pi / points * (frequencies + SPACING), time)
+    between = np.stack([np.cos(angle) / np.sqrt(even)[:, None], np.sin(angle) / np.sqrt(odd)[:, None]])
+    return WaveTable(
+        frequencies,
+        centred.astype(np.complex64),
+        norms.astype(np.float32),
+        between.astype(np.float32),
+        time.astype(np.float32),
+    )
 
 
-def moments(residual: Points) -> Moments:
-    """What the tests need of residuals of mean zero. residual: (batch, points)."""
+def moments(residual: Points, energy: Column | None = None) -> Moments:
+    """What the tests need of residuals of mean zero. residual: (batch, points). energy: their sum of squares."""
+    energy = sum_of_squares(residual) if energy is None else energy.copy()
     lagged = np.vecdot(residual[:, 1:], residual[:, :-1])
     first, last = residual[:, 0].astype(np.float64), residual[:, -1].astype(np.float64)
-    return Moments(residual.shape[1], sum_of_squares(residual), lagged.astype(np.float64), first, last)
+    return Moments(residual.shape[1], energy, lagged.astype(np.float64), first, last)
 
 
 def persistence(residual: Moments, used: int) -> Column:
