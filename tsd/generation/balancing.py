@@ -13,7 +13,8 @@ SHARES: Mapping[str, tuple[float, ...]] = {  # of kept series by facet and class
     "season": (0.38, 0.31, 0.31),
     "shift": (0.36, 0.32, 0.32),
     "outlier": (0.42, 0.29, 0.29),
-    "volatility": (0.30, 0.26, 0.26, 0.18),
+    "volatility": (0.38, 0.31, 0.31),
+    "reversion": (0.5, 0.5),
 }
 
 

@@ -1,4 +1,4 @@
-"""Robust truth of series: trend, noise, season, level shift, outlier and volatility, as numbers and class codes.
+"""Robust truth of series: trend, noise, season, level shift, outlier, volatility, reversion; numbers and codes.
 
 `measure` takes millions of series of one length in blocks that a core's cache holds. Within a block, one table of
 waves and its residuals serve all facets. What disturbs a measure is taken off before it: the season before the
@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from tsd.series.robust import noise, outlier, season, shift, trend, volatility, waves
+from tsd.series.robust import noise, outlier, reversion, season, shift, trend, volatility, waves
 
 __all__ = ["Measures", "measure"]
 
@@ -41,9 +41,11 @@ class Measures:
     outlier_place      int32: the largest one, −1 without one
     outlier_size       float32: distance from what is around it
     outlier_count      int8: how many there are of like size
-    volatility         int8: 0 steady, 1 growing, 2 shrinking, 3 bursts
-    volatility_place   int32: first point of the stretch that differs, −1 if steady
+    volatility         int8: 0 steady, 1 growing, 2 shrinking
+    volatility_place   int32: first point of the stretch to the end that differs, −1 if steady
     volatility_ratio   float32: standard deviation of the louder by that of the quieter stretch, 1 if steady
+    reversion          int8: 0 fast, 1 slow
+    reversion_memory   float32: autocorrelation at lag 1 around all that, 0–1; from .5 on it is slow
     """
 
     trend: npt.NDArray[np.int8]
@@ -64,6 +66,8 @@ class Measures:
     volatility: npt.NDArray[np.int8]
     volatility_place: npt.NDArray[np.int32]
     volatility_ratio: npt.NDArray[np.float32]
+    reversion: npt.NDArray[np.int8]
+    reversion_memory: npt.NDArray[np.float32]
 
     @property
     def trend_near_tie(self) -> npt.NDArray[np.bool_]:
@@ -136,6 +140,7 @@ def _measure(values: waves.Points) -> Measures:
     deviation = noise.deviation(sizes)
     outliers = outlier.find(rest, deviation, extent)
     changes = volatility.find(rough, sizes[:, points // 2])
+    returns = reversion.find(rest, deviation)
     return Measures(
         trend=trends.direction,
         trend_strength=trends.strength,
@@ -155,4 +160,6 @@ def _measure(values: waves.Points) -> Measures:
         volatility=changes.kind,
         volatility_place=changes.place,
         volatility_ratio=changes.ratio,
+        reversion=returns.speed,
+        reversion_memory=returns.memory,
     )

@@ -1,0 +1,46 @@
+"""Reversion: how fast a series returns to its mean, which is what trend, cycles, season and shift leave."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tsd.series.robust.waves import NOTHING, Column, Points, sum_of_squares
+
+FAST, SLOW = 0, 1
+BORDER = 0.5  # autocorrelation at lag 1 from which on it is slow: that of an AR(1) with a half-life of one point
+TIE = 0.1  # distance of the autocorrelation to the border below which a series is a near tie
+LARGEST = 4.0  # noise deviations: distances above this many count as this many, so that edges and outliers do not
+FLOOR = 0.5  # value units: least deviation for that
+ROUNDING = 1 / 12  # variance that rounding to integers adds (Sheppard 1898)
+PARAMETERS = 8  # of the line and two waves that were fitted
+
+
+@dataclass(frozen=True)
+class Reversion:
+    """The reversion of each series, (batch,) each.
+
+    speed: FAST or SLOW. memory: autocorrelation at lag 1, 0–1: the share of a distance to the mean that is left a
+    point later.
+    """
+
+    speed: npt.NDArray[np.int8]
+    memory: npt.NDArray[np.float32]
+
+
+def find(residual: Points, noise: Column) -> Reversion:
+    """Judge how much of its distance to the mean a series keeps from point to point.
+
+    residual: (batch, points), from line, waves, season and shift. noise: (batch,) standard deviation.
+
+    The coefficient of an AR(1) by least squares, without the variance of rounding, which is that of an ARMA(1, 1)
+    with a known moving-average part; corrected for the parameters that were fitted (Kendall 1954, Tanaka 1984).
+    Distances are cut at a multiple of the noise as in Huber's estimator (1964).
+    """
+    points = residual.shape[1]
+    most = (LARGEST * np.maximum(noise, FLOOR)).astype(np.float32)[:, None]
+    near = np.clip(residual, -most, most)
+    energy = np.maximum(sum_of_squares(near) - ROUNDING * points, NOTHING * points)
+    raw = np.vecdot(near[:, 1:], near[:, :-1]).astype(np.float64) / energy
+    memory = np.clip((points * raw + PARAMETERS) / (points - 2 * PARAMETERS), 0.0, 1.0).astype(np.float32)
+    return Reversion(np.where(memory < BORDER, FAST, SLOW).astype(np.int8), memory)
