@@ -28,7 +28,7 @@ def balanced(
 
     In each of `ROUNDS` rounds, the same number of candidates is dropped: those with the largest sum, over the
     facets, of how much more frequent than wanted their class is, as a fraction. Candidates with a rare class have
-    negative terms and stay. Facets are balanced one by one and not jointly: with eight of them there are more
+    negative terms and stay. Facets are balanced one by one and not jointly: with nine of them there are more
     combinations of classes than candidates.
 
     classes: by facet, (candidates,) indices. counts: classes of each facet. ties: (candidates,), of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 def _reversion(adverb: str, adjective: str) -> tuple[str, ...]:
     """Templates that state a speed. adverb, adjective: alternatives."""
     return (
-        f"[The values|They] return to their mean [{adverb}].",
+        f"[The values|Its values] return to their mean [{adverb}].",
         f"[The series|It] reverts [to its mean |][{adverb}].",
         f"[The mean reversion|The return to the mean|The reversion] is [{adjective}].",
         f"[The series|It] has [{adjective}] [mean reversion|reversion].",
@@ -25,6 +25,6 @@ REVERSION: Mapping[str, tuple[str, ...]] = {
         *_reversion("slowly|only slowly", "slow|sluggish"),
         "A deviation from the mean [lasts|persists][ for] [several|many] points.",
         "Deviations [persist|linger|are persistent].",
-        "[The values|They] [stay|remain] on one side of the mean for [several|many] points.",
+        "[The values|Its values] [stay|remain] on one side of the mean for [several|many] points.",
     ),
 }

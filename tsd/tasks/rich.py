@@ -92,7 +92,7 @@ REVERSION = Facet(
     "reversion",
     ("fast", "slow"),
     topic="reversion",
-    question="whether the values return to their mean (the trend with all cycles) fast, within about a point, or slow",
+    question="whether values off the course of trend and cycles return to it fast, within a point, or slow",
     phrasings=("Reversion: {}.", "Mean reversion: {}.", "The mean reversion is {}.", "Speed of reversion: {}."),
     read=read_reversion,
     classify=lambda measures, _: measures["reversion"].astype(np.intp),

@@ -133,6 +133,8 @@ def _measure(values: waves.Points) -> Measures:
     shifts, level = shift.find(values, seasons, extent, np.where(seasonal, twice, once))
     shifted = np.flatnonzero(shifts.direction)
     rest[shifted] = level[shifted] - shift.levels(shifts.place[shifted], level[shifted])
+    fitted = first.entered.astype(np.intp) + second.entered
+    fitted[shifted] = seasonal[shifted]
     season.take_off_shape(rest, seasons)
     trends = trend.find(values, slope, around, beside, around_beside, shifts.size.astype(np.float64), extent)
     rough = noise.roughness(rest)
@@ -140,7 +142,7 @@ def _measure(values: waves.Points) -> Measures:
     deviation = noise.deviation(sizes)
     outliers = outlier.find(rest, deviation, extent)
     changes = volatility.find(rough, sizes[:, points // 2])
-    returns = reversion.find(rest, deviation)
+    returns = reversion.find(rest, deviation, fitted)
     return Measures(
         trend=trends.direction,
         trend_strength=trends.strength,

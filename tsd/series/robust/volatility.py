@@ -31,9 +31,9 @@ WEIGHT = 2.0**20
 class Volatility:
     """The change of volatility of each series, (batch,) each.
 
-    kind: STEADY, GROWING, SHRINKING, or BURSTS if they are looked for. place: index of the first point of the louder
-    stretch where it grows and in bursts, of the quieter one where it shrinks; −1 if steady. ratio: standard deviation of the louder
-    by that of the quieter stretch, 1 if steady.
+    kind: STEADY, GROWING, SHRINKING, or BURSTS if they are looked for. place: index of the first point of the
+    louder stretch where it grows and in bursts, of the quieter one where it shrinks; −1 if steady. ratio: standard
+    deviation of the louder by that of the quieter stretch, 1 if steady.
     """
 
     kind: npt.NDArray[np.int8]
@@ -65,7 +65,7 @@ def find(rough: Points, medians: npt.NDArray[np.float32], bursts: bool = False) 
     """Search the stretches to the end for the one whose residuals differ most in size from the rest, and judge it.
 
     rough: (batch, points), of `tsd.series.robust.noise.roughness`. medians: (batch,) of its sizes. bursts: search
-    the stretches within the series as well. No label depends on them: `benchmarks/facet_repeats.py` has the reason.
+    the stretches within the series as well, of which no label depends: `benchmarks/facet_repeats.py` says why.
 
     A change of variance by cumulative sums, as of squares by Inclán and Tiao (1994), of sizes instead of squares,
     which heavy tails move less; and over both ends of a stretch, circular binary segmentation (Olshen et al.

@@ -10,10 +10,12 @@ _LASTS = r"(?:persist|last|linger|remain|stay|hold|take|go on|continue)(?:s|ed|i
 _SPEEDS = {
     "fast": r"fast|quick(?:ly)?|rapid(?:ly)?|swift(?:ly)?|prompt(?:ly)?|immediate(?:ly)?|at once|instant(?:ly)?"
     r"|(?:within|after|in) (?:about )?(?:an?|one|a single) (?:point|step)|(?:an?|one) (?:point|step) later"
-    r"|(?:unrelated|uncorrelated|independent|memoryless)|short memory|strong mean reversion|strongly mean.revert\w*",
-    "slow": rf"slow(?:ly)?|sluggish(?:ly)?|gradual(?:ly)?|{_LASTS} (?:\w+ )?for {_MANY}|(?:over|after|across) {_MANY}"
-    rf"|{_LASTS} (?:on|to) (?:one|the same) side|(?:persist|linger)(?:s|ing)?|persisten(?:t|ce)|persistently"
-    r"|(?:auto|serially )?correlated|long memory|weak mean reversion|weakly mean.revert\w*|takes long|wander(?:s|ing)?",
+    r"|unrelated|uncorrelated|independent|memoryless|short memory|strong mean reversion"
+    r"|strongly mean.revert\w*",
+    "slow": rf"slow(?:ly)?|sluggish(?:ly)?|gradual(?:ly)?|{_LASTS} (?:\w+ )?for {_MANY}"
+    rf"|(?:over|after|across) {_MANY}|{_LASTS} (?:on|to) (?:one|the same) side"
+    r"|(?:persist|linger|wander)(?:s|ing)?|persisten(?:t|ce)|persistently|(?:auto|serially )?correlated"
+    r"|long memory|weak mean reversion|weakly mean.revert\w*|takes long",
 }
 _FILL = (
     r"(?:(?:very|too|so|particularly|really|especially|an?|any|the|its|show|shows|have|has|be|to|mean|returns?"
