@@ -224,6 +224,9 @@ def repeat_table() -> Rows:
     values = (series.first, series.second)
     found = [measure(each) for each in values]
     speeds, drawn = ("fast", "slow", "none"), (series.half_life > BORDER).astype(np.intp)
+    other = twice(KEPT, designed=True)
+    both = tuple(each["reversion"] for each in other.classes)
+    rows.append(_repeats("reversion, any half-life drawn", speeds[:2], both, other.ties["reversion"]))
     rows.append(_repeats("reversion and half-life drawn", speeds[:2], (series.classes[0]["reversion"], drawn)))
     three = [np.where(returns(each), m.reversion, 2) for each, m in zip(values, found, strict=True)]
     rows.append(_repeats(f"{LEFT_OUT}: reversion with none", speeds, three))

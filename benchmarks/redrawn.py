@@ -20,7 +20,7 @@ from tsd.recipe.series import OF_RICH
 from tsd.rng import SERIES, generator
 from tsd.series import processes
 from tsd.series.processes import PROCESSES, Array, Own, Process, Span, student_t
-from tsd.tasks import RICH
+from tsd.tasks import RICH, Task
 
 SEED = 20261130
 MORE = {"accelerating": 0.75, "bent": 0.75, "bursts": 1.0}  # weights beside those of the mix of `rich`
@@ -43,13 +43,18 @@ class Twice:
     half_life: npt.NDArray[np.float64]
 
 
-def twice(count: int, more: bool = False) -> Twice:
-    """Blocks of series of `rich` as they are kept with their first noise. more: with the processes of `MORE`."""
+def twice(count: int, more: bool = False, designed: bool = False) -> Twice:
+    """Blocks of series of `rich` as they are kept with their first noise.
+
+    more: with the processes of `MORE`. designed: with mean-reversion times as designed, of any length.
+    """
+    task = replace(RICH, added=RICH.added[:-1]) if designed else RICH
+    assert RICH.added[-1] == "reversion"
     config = SeriesConfig.model_validate(OF_RICH)
     if more:
         _add_processes()
         config = config.model_copy(update={"mix": {**config.mix, **MORE}})
-    parts = [_block(config, block) for block in range(ceil(count / blocks.BLOCK))]
+    parts = [_block(task, config, block) for block in range(ceil(count / blocks.BLOCK))]
 
     def joined(columns: list[Any]) -> Any:
         if isinstance(columns[0], Mapping):
@@ -61,9 +66,9 @@ def twice(count: int, more: bool = False) -> Twice:
     return Twice(classes=tuple(both), **others)
 
 
-def _block(config: SeriesConfig, block: int) -> Twice:
+def _block(task: Task, config: SeriesConfig, block: int) -> Twice:
     """The kept series of one block, with their noise drawn twice."""
-    first, second = (_candidates(config, block, draw) for draw in (0, 1))
+    first, second = (_candidates(task, config, block, draw) for draw in (0, 1))
     counts = {name: len(names) for name, names in RICH.classes.items()}
     kept = balanced(first.classes, counts, RICH.near_ties(first.measures), blocks.BLOCK)
     added = first.plan.added
@@ -91,14 +96,14 @@ class _NoiseApart(np.random.Generator):
         return self.noise.standard_normal(*arguments, **named)
 
 
-def _candidates(config: SeriesConfig, block: int, draw: int) -> blocks.Group:
+def _candidates(task: Task, config: SeriesConfig, block: int, draw: int) -> blocks.Group:
     """The candidates of a block. Parameters and curves are the same for each `draw`, shocks are not.
 
     What the generator adds to a series is as large as the range of its path asks for, so that it may differ a
     little between draws.
     """
     rng = generator(SEED, SERIES, block)
-    (plan,) = blocks._plan(RICH, config, rng, ceil(blocks.BLOCK * config.oversampling))
+    (plan,) = blocks._plan(task, config, rng, ceil(blocks.BLOCK * config.oversampling))
     noise = np.random.default_rng([SEED, block, draw])
 
     def apart(seeding: np.random.Generator) -> np.random.Generator:
@@ -109,7 +114,7 @@ def _candidates(config: SeriesConfig, block: int, draw: int) -> blocks.Group:
 
     tails = {"student_t": replace(PROCESSES["student_t"], curve=heavy)}
     with patch.object(blocks, "fast_generator", apart), patch.dict(PROCESSES, tails):
-        return blocks._realise(RICH, config, rng, plan)
+        return blocks._realise(task, config, rng, plan)
 
 
 # ---- Processes of classes that are left out

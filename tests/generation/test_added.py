@@ -65,7 +65,6 @@ def test_each_class_is_found_beside_each_of_another_facet_but_for_those_that_exc
         ("season", "outlier"),
         ("outlier", "volatility"),
         ("noise", "shift"),
-        ("noise", "reversion"),
         ("reversion", "season"),
         ("reversion", "volatility"),
     ):
@@ -73,6 +72,15 @@ def test_each_class_is_found_beside_each_of_another_facet_but_for_those_that_exc
         for a in RICH.classes[first]:
             for b in RICH.classes[second]:
                 assert found[a, b] >= 0.005 * len(rows), (first, a, second, b)
+
+
+def test_reversion_is_fast_or_slow_but_where_high_noise_fills_the_range(many: pa.Table) -> None:
+    rows = many["truth"].to_pylist()
+    found = Counter((row["noise"], row["reversion"]) for row in rows)
+    for level in ("low", "medium"):
+        for speed in ("fast", "slow"):
+            assert found[level, speed] >= 0.03 * len(rows), (level, speed)
+    assert found["high", "fast"] > 10 * found["high", "slow"]
 
 
 def test_outliers_and_shifts_lie_anywhere(many: pa.Table) -> None:

@@ -23,7 +23,7 @@ REVERSION: Mapping[str, tuple[str, ...]] = {
     ),
     "slow": (
         *_reversion("slowly|only slowly", "slow|sluggish"),
-        "A deviation from the mean [lasts|persists][ for] [several|many] points.",
+        "A deviation from the mean [lasts for|lasts|persists for] [several|many] points.",
         "Deviations [persist|linger|are persistent].",
         "[The values|Its values] [stay|remain] on one side of the mean for [several|many] points.",
     ),

@@ -12,7 +12,7 @@ _SPEEDS = {
     r"|(?:within|after|in) (?:about )?(?:an?|one|a single) (?:point|step)|(?:an?|one) (?:point|step) later"
     r"|unrelated|uncorrelated|independent|memoryless|short memory|strong mean reversion"
     r"|strongly mean.revert\w*",
-    "slow": rf"slow(?:ly)?|sluggish(?:ly)?|gradual(?:ly)?|{_LASTS} (?:\w+ )?for {_MANY}"
+    "slow": rf"slow(?:ly)?|sluggish(?:ly)?|gradual(?:ly)?|{_LASTS} (?:(?!for)\w+ )?(?:for )?{_MANY}"
     rf"|(?:over|after|across) {_MANY}|{_LASTS} (?:on|to) (?:one|the same) side"
     r"|(?:persist|linger|wander)(?:s|ing)?|persisten(?:t|ce)|persistently|(?:auto|serially )?correlated"
     r"|long memory|weak mean reversion|weakly mean.revert\w*|takes long",
