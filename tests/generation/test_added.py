@@ -43,9 +43,9 @@ def test_a_recipe_of_the_task_has_its_defaults() -> None:
 
 def test_every_class_of_every_facet_has_its_share(many: pa.Table) -> None:
     for facet, shares in class_table(RICH, many).items():
-        least = 0.16 if facet == "volatility" else 0.2
+        least, most = (0.4, 0.6) if facet == "reversion" else (0.2, 0.47)
         for name, share in shares.items():
-            assert least <= share <= 0.47, f"{facet} {name} {share:.3f}"
+            assert least <= share <= most, f"{facet} {name} {share:.3f}"
 
 
 def test_few_series_are_near_ties(many: pa.Table) -> None:
@@ -65,11 +65,22 @@ def test_each_class_is_found_beside_each_of_another_facet_but_for_those_that_exc
         ("season", "outlier"),
         ("outlier", "volatility"),
         ("noise", "shift"),
+        ("reversion", "season"),
+        ("reversion", "volatility"),
     ):
         found = Counter((row[first], row[second]) for row in rows)
         for a in RICH.classes[first]:
             for b in RICH.classes[second]:
                 assert found[a, b] >= 0.005 * len(rows), (first, a, second, b)
+
+
+def test_reversion_is_fast_or_slow_but_where_high_noise_fills_the_range(many: pa.Table) -> None:
+    rows = many["truth"].to_pylist()
+    found = Counter((row["noise"], row["reversion"]) for row in rows)
+    for level in ("low", "medium"):
+        for speed in ("fast", "slow"):
+            assert found[level, speed] >= 0.03 * len(rows), (level, speed)
+    assert found["high", "fast"] > 10 * found["high", "slow"]
 
 
 def test_outliers_and_shifts_lie_anywhere(many: pa.Table) -> None:

@@ -47,9 +47,9 @@ def test_the_laptop_recipe_has_three_sizes_three_train_sizes_and_a_free_teacher(
     assert recipe.evaluation.series >= 1000
 
 
-def test_the_rich_recipe_is_the_laptop_s_with_eight_facets_and_its_own_series() -> None:
+def test_the_rich_recipe_is_the_laptop_s_with_nine_facets_and_its_own_series() -> None:
     recipe, laptop = load("rich"), load("laptop")
-    assert len(recipe.asks.facets) == 2 * len(laptop.asks.facets)
+    assert (len(recipe.asks.facets), len(laptop.asks.facets)) == (9, 4)
     assert recipe.students == laptop.students
     assert recipe.series.mix != laptop.series.mix
     assert recipe.series.count * recipe.series.split[0] > max(recipe.students.train_sizes)

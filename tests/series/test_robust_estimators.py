@@ -165,11 +165,12 @@ def test_distances_are_those_to_the_medians_of_both_sides(points: int) -> None:
         assert gap[:, point] == pytest.approx(np.abs(right - left), abs=1e-3)
 
 
-def test_a_contrast_is_the_difference_of_two_means_by_its_standard_error() -> None:
-    contrasts = volatility._contrasts(100)
+@pytest.mark.parametrize("bursts", [False, True])
+def test_a_contrast_is_the_difference_of_two_means_by_its_standard_error(bursts: bool) -> None:
+    contrasts = volatility._contrasts(100, bursts)
     sizes = np.random.default_rng(7).uniform(0, 1, 100)
     sums = np.add.reduceat(sizes, contrasts.starts)
-    for i in range(0, len(contrasts.first), 17):
+    for i in range(0, len(contrasts.first), 5):
         start = contrasts.starts[contrasts.first[i]]
         stop = 100 if contrasts.last[i] == len(contrasts.starts) else contrasts.starts[contrasts.last[i]]
         inside = np.arange(100)[start:stop]

@@ -16,7 +16,14 @@ from tsd.evaluation.scoring import answers, score
 from tsd.series import robust
 from tsd.storage.schemas import CLOSE
 from tsd.tasks import PAPER, RICH, SINGLE, Definitions, rich, variants
-from tsd.tasks.language import normal, read_outlier, read_season, read_shift, read_volatility
+from tsd.tasks.language import (
+    normal,
+    read_outlier,
+    read_reversion,
+    read_season,
+    read_shift,
+    read_volatility,
+)
 from tsd.tasks.usable import require_measurable, require_usable
 
 OWN = RICH.facets[len(SINGLE.facets) :]
@@ -29,7 +36,7 @@ TIME = np.arange(128)
 
 
 def wordings() -> Iterator[tuple[str, str, str, str]]:
-    """Facet, topic, class and text of every wording of the four facets, with its slots."""
+    """Facet, topic, class and text of every wording of the five facets, with its slots."""
     for facet in OWN:
         for name, found in RICH.wordings[facet.name].items():
             for template in found.templates:
@@ -74,7 +81,11 @@ def test_structure_of_each_kind_is_labelled_and_noise_alone_has_none() -> None:
     loud = 1 + 3 * (TIME >= 64)
     assert labels_of(50 + (noisy(3) - 50) * loud)["volatility"] == "growing"
     assert labels_of(50 + (noisy(3) - 50) * loud[::-1])["volatility"] == "shrinking"
-    assert labels_of(50 + (noisy(3) - 50) * (1 + 4 * (abs(TIME - 60) < 14)))["volatility"] == "bursts"
+    assert labels_of(50 + (noisy(3) - 50) * (1 + 4 * (abs(TIME - 60) < 14)))["volatility"] == "steady"
+    assert labels_of(noisy(4))["reversion"] == "fast"
+    slow = np.convolve(noisy(4, 1) - 50, 0.8 ** np.arange(40))[:128]
+    assert labels_of(50 + slow)["reversion"] == "slow"
+    assert labels_of(30 + slow + step)["reversion"] == "slow"
 
 
 def test_numbers_are_those_of_the_structure() -> None:
@@ -89,10 +100,11 @@ def test_numbers_are_those_of_the_structure() -> None:
 
 
 def test_the_codes_of_the_robust_truth_are_the_indices_of_the_classes() -> None:
-    season, volatility = OWN[0], OWN[3]
+    season, volatility, reversion = OWN[0], OWN[3], OWN[4]
     codes = robust.season.NONE, robust.season.WEAK, robust.season.STRONG
     assert [season.classes[code] for code in codes] == ["none", "weak", "strong"]
     named = {name: getattr(robust.volatility, name.upper()) for name in volatility.classes}
+    assert [reversion.classes[code] for code in (robust.reversion.FAST, robust.reversion.SLOW)] == ["fast", "slow"]
     assert {name: volatility.classes[code] for name, code in named.items()} == {name: name for name in named}
 
 
@@ -100,8 +112,8 @@ def test_the_task_can_be_used_and_has_no_variant_by_the_paper_s_truth() -> None:
     require_usable(RICH)
     require_measurable(RICH, robust.SHORTEST)
     assert [task.version for task in variants() if task.name == "rich"] == [
-        "rich-1-robust-quarters",
-        "rich-1-robust-thirds",
+        "rich-2-robust-quarters",
+        "rich-2-robust-thirds",
     ]
     with pytest.raises(InputError, match="the task rich has no paper truth"):
         rich(PAPER)
@@ -235,6 +247,7 @@ def test_an_outlier_is_read_where_its_kind_is_stated(sentence: str, label: str |
         ("Neither growing nor shrinking.", "steady"),
         ("It does not grow or shrink.", "steady"),
         ("It is steady, without bursts.", "steady"),
+        ("There are no bursts; the fluctuations grow.", "growing"),
         ("Volatility increases over time.", "growing"),
         ("The volatility steadily increases.", "growing"),
         ("The size of the fluctuations grows.", "growing"),
@@ -242,8 +255,9 @@ def test_an_outlier_is_read_where_its_kind_is_stated(sentence: str, label: str |
         ("The fluctuations get smaller over time.", "shrinking"),
         ("The noise calms down.", "shrinking"),
         ("It is less volatile at the end.", "shrinking"),
-        ("There are bursts of volatility.", "bursts"),
-        ("Volatility clusters.", "bursts"),
+        ("There are bursts of volatility.", None),
+        ("Volatility clusters.", None),
+        ("It grows in bursts.", None),
         ("The volatility is not constant.", None),
         ("The volatility does not increase.", None),
         ("No bursts.", None),
@@ -256,6 +270,37 @@ def test_an_outlier_is_read_where_its_kind_is_stated(sentence: str, label: str |
 )
 def test_volatility_is_read_where_its_course_is_stated(sentence: str, label: str | None) -> None:
     assert read_volatility(normal(sentence)).label == label
+
+
+@pytest.mark.parametrize(
+    ("sentence", "label"),
+    [
+        ("Mean reversion: fast", "fast"),
+        ("It quickly returns to its mean.", "fast"),
+        ("Each shock is gone within one point.", "fast"),
+        ("Successive values around the trend are uncorrelated.", "fast"),
+        ("The deviations have no memory.", "fast"),
+        ("Deviations do not persist.", "fast"),
+        ("The series isn't persistent.", "fast"),
+        ("It reverts to the mean immediately.", "fast"),
+        ("Not slow but fast.", "fast"),
+        ("It reverts slowly to the mean.", "slow"),
+        ("The reversion is very sluggish.", "slow"),
+        ("Deviations persist for many points.", "slow"),
+        ("The series wanders around its mean.", "slow"),
+        ("It is strongly autocorrelated.", "slow"),
+        ("The series stays above its mean for several points at a time; the reversion is slow.", "slow"),
+        ("The reversion is gradual.", "slow"),
+        ("It does not return quickly.", None),
+        ("Reversion is not slow.", None),
+        ("It is neither fast nor slow.", None),
+        ("Fast at first, then slow.", None),
+        ("The series returns to its mean.", None),  # how fast?
+        ("", None),
+    ],
+)
+def test_reversion_is_read_where_its_speed_is_stated(sentence: str, label: str | None) -> None:
+    assert read_reversion(normal(sentence)).label == label
 
 
 def test_numbers_of_steps_and_cycles_are_read_and_those_of_other_things_are_not() -> None:

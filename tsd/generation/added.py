@@ -1,4 +1,4 @@
-"""Structure that is added to series of any process: seasons, level shifts, spikes and dips, changes of volatility.
+"""Structure that is added to series of any process: seasons, shifts, spikes and dips, volatility, reversion.
 
 In: wanted classes of each series, and its path around its mean. Out: points with the structure, in value units.
 The actual classes are measured on the integers afterwards. Random numbers come from the block's generator.
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsd.generation.parameters import HIGH, Floats, Targets
+from tsd.generation.reversion import AS_DESIGNED, FAST, retimed
 from tsd.generation.visible import noise_of
 from tsd.series.processes import Array
 from tsd.series.truth import TOP, Places
@@ -19,10 +20,11 @@ SHARES = {  # of candidates, by class; a process may have some structure of its 
     "season": (0.28, 0.36, 0.36),  # none, weak, strong
     "shift": (0.12, 0.44, 0.44),  # none, up, down
     "outlier": (0.08, 0.46, 0.46),  # none, spike, dip
-    "volatility": (0.03, 0.34, 0.34, 0.29),  # steady, growing, shrinking, bursts
+    "volatility": (0.08, 0.46, 0.46),  # steady, growing, shrinking
+    "reversion": (0.0, 0.40, 0.60),  # as designed, fast, slow
 }
 NONE, WEAK, UP, SPIKE = 0, 1, 1, 1
-STEADY, GROWING, SHRINKING, BURSTS = 0, 1, 2, 3
+STEADY, GROWING, SHRINKING = 0, 1, 2
 ABRUPT = ("piecewise", "switching", "shift")  # processes whose bends and jumps hide a further shift
 FLAT = 2  # index of a trend
 
@@ -43,22 +45,24 @@ LOUDEST = 30.0  # value units of noise in the louder stretch, unless the ratio w
 LEAST_LOUD, LEAST_QUIET = 2.7, 0.8  # value units of noise in the louder stretch, and anywhere if there is one
 FILL = (0.2, 0.8)  # part of the free range that structure takes on the common scale
 BODY, BESIDE_SHIFT = 0.55, 0.25  # of the range for drift and swing, if anything is added beside, or a shift is
-LONE, STILL, WEAKER = (
+LONE, STILL, WEAKER, NERVOUS = (
     0.75,
     0.5,
     0.75,
-)  # fractions of series of high noise that get no outlier, steady noise, and at most a weak season
+    0.8,
+)  # fractions of series of high noise that get no outlier, steady noise, at most a weak season, fast reversion
 ALONG = 0.12  # fraction of series with a shift that drift in its direction as well
 
 
 @dataclass(frozen=True)
 class Added:
-    """Wanted classes of each series, (batch,) each, as indices into the classes of the facets."""
+    """Wanted classes of each series, (batch,) each: indices into the classes of the facets, but for reversion."""
 
     season: npt.NDArray[np.intp]
     shift: npt.NDArray[np.intp]
     outlier: npt.NDArray[np.intp]
     volatility: npt.NDArray[np.intp]
+    reversion: npt.NDArray[np.intp]
 
     def rows(self, these: npt.NDArray[np.intp]) -> "Added":
         """Those of some series."""
@@ -83,18 +87,20 @@ def fitted(
 
     names: (batch,) of processes. A series whose process jumps or bends gets no shift. One with a shift drifts in
     its direction or not at all, since a shift is a trend as well. High noise fills the range: it leaves little
-    room for outliers, louder stretches and large seasons.
+    room for outliers, louder stretches, large seasons and slow paths.
     """
-    along, lone, still, weaker = rng.random((4, len(names)))
+    along, lone, still, weaker, nervous = rng.random((5, len(names)))
     full = targets.noise == HIGH
     outlier = np.where(full & (lone < LONE), NONE, added.outlier)
     volatility = np.where(full & (still < STILL), STEADY, added.volatility)
     season = np.where(full & (weaker < WEAKER), np.minimum(added.season, WEAK), added.season)
+    asked = added.reversion > AS_DESIGNED
+    reversion = np.where(full & asked & (nervous < NERVOUS), FAST, added.reversion)
     shift = np.where(np.isin(names, ABRUPT), NONE, added.shift)
     trend = np.where(shift > NONE, np.where(along < ALONG, shift - 1, FLAT), targets.trend)
     more = (season > WEAK) | (shift > NONE) | (outlier > NONE)
     room = TOP * np.where(shift > NONE, BESIDE_SHIFT, np.where(more, BODY, 1.0))
-    return Added(season, shift, outlier, volatility), replace(targets, trend=trend, room=room)
+    return Added(season, shift, outlier, volatility, reversion), replace(targets, trend=trend, room=room)
 
 
 @dataclass(frozen=True)
@@ -109,10 +115,11 @@ class Path:
 def modulate(added: Added, rng: np.random.Generator, shocks: Array, time: Array, sizes: dict[str, Floats]) -> Path:
     """Make shocks louder in a part of each series that is not steady, in place.
 
-    shocks: (length, batch). time: (length, 1) from 0 to 1. sizes: parameters by name, (batch,) each; sigma is made
-    larger where the path would be too quiet for its changes to be seen.
+    shocks: (length, batch). time: (length, 1) from 0 to 1. sizes: parameters by name, (batch,) each; tau becomes
+    that of the wanted reversion, and sigma larger where the path would be too quiet for its changes to be seen.
     """
     kind, batch = added.volatility, len(added.volatility)
+    sizes |= retimed(added.reversion, rng, sizes, len(shocks))
     noise = noise_of(sizes["sigma"], sizes["tau"], len(shocks))
     changes = kind != STEADY
     factor = np.where(changes, np.maximum(LEAST_QUIET / noise, 1.0), 1.0)
@@ -120,16 +127,12 @@ def modulate(added: Added, rng: np.random.Generator, shocks: Array, time: Array,
     more = max(1.0, np.sqrt(USUAL / len(shocks)))  # a change of fewer points is seen if it is larger
     ratio = np.maximum(more * rng.uniform(*LOUDER, batch), LEAST_LOUD / noise)
     ratio = np.minimum(ratio, np.maximum(more * LEAST_LOUDER, LOUDEST / noise))
-    width = np.where(kind == BURSTS, 0.02, rng.uniform(0.01, 0.4, batch))
+    width = rng.uniform(0.01, 0.4, batch)
     first, last = rng.uniform(0.36, 0.68, (2, batch))
-    start = np.where(kind == GROWING, first, np.where(kind == SHRINKING, -1.0, rng.uniform(0.16, 0.6, batch)))
-    end = np.where(
-        kind == GROWING, 2.0, np.where(kind == SHRINKING, 1 - last, start + rng.uniform(0.16, 0.26, batch))
-    )
-    quiet = ratio ** np.where(
-        kind == BURSTS, -0.15, -0.35
-    )  # so that the level of noise is about that of steady shocks
-    rise, fall = ((at - width * (kind != BURSTS) / 2) / width for at in (start, end))
+    start = np.where(kind == GROWING, first, -1.0)
+    end = np.where(kind == SHRINKING, 1 - last, 2.0)
+    quiet = ratio**-0.35  # so that the level of noise is about that of steady shocks
+    rise, fall = ((at - width / 2) / width for at in (start, end))
     speed = (1 / width).astype(np.float32) * time  # (length, batch)
     profile = np.clip(speed - rise.astype(np.float32), np.float32(0), np.float32(1))
     profile -= np.clip(speed - fall.astype(np.float32), np.float32(0), np.float32(1))

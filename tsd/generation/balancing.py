@@ -14,7 +14,8 @@ SHARES: Mapping[str, tuple[float, ...]] = {  # of kept series by facet and class
     "season": (0.38, 0.31, 0.31),
     "shift": (0.36, 0.32, 0.32),
     "outlier": (0.42, 0.29, 0.29),
-    "volatility": (0.30, 0.26, 0.26, 0.18),
+    "volatility": (0.38, 0.31, 0.31),
+    "reversion": (0.5, 0.5),
 }
 
 
@@ -28,7 +29,7 @@ def balanced(
 
     In each of `ROUNDS` rounds, the same number of candidates is dropped: those with the largest sum, over the
     facets, of how much more frequent than wanted their class is, as a fraction. Candidates with a rare class have
-    negative terms and stay. Facets are balanced one by one and not jointly: with eight of them there are more
+    negative terms and stay. Facets are balanced one by one and not jointly: with nine of them there are more
     combinations of classes than candidates.
 
     classes: by facet, (candidates,) indices. counts: classes of each facet. ties: (candidates,), of

@@ -26,7 +26,8 @@ OF_PAPERS_TRUTH: Mapping[str, Any] = {
     "own_drift": (0.05, 0.4),
 }
 
-# Those of the task `rich`: more room for seasons, shifts, outliers and changes of volatility, which are added.
+# Those of the task `rich`: more room for seasons, shifts, outliers and changes of volatility, which are added. The
+# reversion that is wanted changes tau.
 OF_RICH: Mapping[str, Any] = {
     "oversampling": 1.25,
     "mix": {

@@ -180,8 +180,8 @@ class Recipe(Section):
     """The study's seed. A series depends only on it and on the series' id."""
     task: Annotated[TaskName, Shapes("generate")] = "single"
     """The tasks of arXiv 2507.07439: `single` is about one series, `pair` about two. `rich` is `single` with
-    season, level shift, outliers and volatility. `package.module:TASK` or `./file.py:TASK` is a task outside
-    tsd."""
+    season, level shift, outliers, volatility and reversion. `package.module:TASK` or `./file.py:TASK` is a task
+    outside tsd."""
     truth: Annotated[Truth, Shapes("generate")] = "robust"
     """How the true trend and noise of a series are measured, for a built-in task. `robust`: a trend has a
     direction only where its change is large and beyond what noise and cycles would do, and noise is what is left

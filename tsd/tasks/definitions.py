@@ -31,6 +31,8 @@ STRUCTURE: Mapping[str, pa.DataType] = {  # what the robust truth measures besid
     "volatility": pa.int8(),
     "volatility_place": pa.int32(),
     "volatility_ratio": pa.float32(),
+    "reversion": pa.int8(),
+    "reversion_memory": pa.float32(),
 }
 
 

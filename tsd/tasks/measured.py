@@ -16,7 +16,13 @@ from tsd.tasks.definitions import Definitions
 from tsd.tasks.facet import Facet, Measures, Number
 
 PARAMETERS = (*SCALED, "tau", *own_ranges())  # parameters of series; no process has all of them
-STRUCTURES = ("season", "shift", "outlier", "volatility")  # that series may be given, see `tsd.generation.added`
+STRUCTURES = (
+    "season",
+    "shift",
+    "outlier",
+    "volatility",
+    "reversion",
+)  # that series may be given, see `tsd.generation.added`
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The one-series task of all that the robust truth measures: `single`, and four facets of its structure."""
+"""The one-series task of all that the robust truth measures: `single`, and five facets of its structure."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tsd.errors import InputError
-from tsd.series.robust import outlier, season, shift, volatility
+from tsd.series.robust import outlier, reversion, season, shift, volatility
+from tsd.tasks import reversion_sentences
 from tsd.tasks import structure_sentences as sentences
 from tsd.tasks.definitions import DEFAULT, STRUCTURE, Definitions
 from tsd.tasks.facet import Facet, Number
-from tsd.tasks.language import read_outlier, read_season, read_shift, read_volatility
+from tsd.tasks.language import read_outlier, read_reversion, read_season, read_shift, read_volatility
 from tsd.tasks.language.quantities import read_cycles, read_point, read_step
 from tsd.tasks.single import single
 from tsd.tasks.task import Task
@@ -70,9 +71,9 @@ OUTLIER = Facet(
 )
 VOLATILITY = Facet(
     "volatility",
-    ("steady", "growing", "shrinking", "bursts"),
+    ("steady", "growing", "shrinking"),
     topic="volatility",
-    question="whether the size of the fluctuations is steady, growing, shrinking or larger in bursts",
+    question="whether the size of the fluctuations is steady, growing or shrinking",
     phrasings=(
         "Volatility: {}.",
         "The volatility: {}.",
@@ -82,12 +83,28 @@ VOLATILITY = Facet(
     read=read_volatility,
     classify=lambda measures, _: measures["volatility"].astype(np.intp),
     definition=(
-        f"steady unless the noise of a stretch is at least {volatility.LEAST_RATIO:g} times that of the rest: "
-        "growing or shrinking if one of them reaches to the end, bursts if it lies within"
+        f"growing or shrinking if the noise from some point on is at least {volatility.LEAST_RATIO:g} times that "
+        "before it, or that before it as many times the noise from there on; otherwise steady"
     ),
     sentences=sentences.VOLATILITY,
 )
-FACETS = (SEASON, SHIFT, OUTLIER, VOLATILITY)
+REVERSION = Facet(
+    "reversion",
+    ("fast", "slow"),
+    topic="reversion",
+    question="whether values off the course of trend and cycles return to it fast, within a point, or slow",
+    phrasings=("Reversion: {}.", "Mean reversion: {}.", "The mean reversion is {}.", "Speed of reversion: {}."),
+    read=read_reversion,
+    classify=lambda measures, _: measures["reversion"].astype(np.intp),
+    margin=lambda measures: np.abs(measures["reversion_memory"] - np.float32(reversion.BORDER)),
+    tie=reversion.TIE,
+    definition=(
+        "fast if what trend, cycles and shifts leave halves its distance to the mean within a point, that is, if "
+        f"its autocorrelation at lag 1 is below {reversion.BORDER:g}; otherwise slow"
+    ),
+    sentences=reversion_sentences.REVERSION,
+)
+FACETS = (SEASON, SHIFT, OUTLIER, VOLATILITY, REVERSION)
 
 
 def _signed(directions: npt.NDArray[np.int8]) -> npt.NDArray[np.intp]:
@@ -97,18 +114,18 @@ def _signed(directions: npt.NDArray[np.int8]) -> npt.NDArray[np.intp]:
 
 @cache
 def rich(defined: Definitions = DEFAULT) -> Task:
-    """The task `single` and four facets more. Raises InputError for the paper's truth, which has none of them."""
+    """The task `single` and five facets more. Raises InputError for the paper's truth, which has none of them."""
     if defined.truth != "robust":
         raise InputError(f"the task rich has no {defined.truth} truth: leave truth out, or name another task")
     base = single(defined)
     return replace(
         base,
         name="rich",
-        version=f"rich-1-{defined.version}",
+        version=f"rich-2-{defined.version}",
         facets=(*base.facets, *FACETS),
         measure=partial(defined.measure, beside=tuple(STRUCTURE)),
         measures={**defined.measures, **STRUCTURE},
-        reply_tokens=192,
+        reply_tokens=208,
         added=tuple(facet.name for facet in FACETS),
     )
 

@@ -109,12 +109,4 @@ VOLATILITY: Mapping[str, tuple[str, ...]] = {
         "[There is|It shows] shrinking volatility.",
         "The fluctuations [shrink|are shrinking][ over time| towards the end|].",
     ),
-    "bursts": (
-        "The volatility comes in bursts.",
-        "[There are|It has|It shows] bursts of [volatility|large fluctuations].",
-        "[The series|It] fluctuates in bursts.",
-        "The fluctuations [come|appear] in bursts.",
-        "[Bursts|Clusters] of volatility [interrupt|break] [the series|calmer stretches].",
-        "[Its|The] volatility [occurs|shows] in bursts.",
-    ),
 }

@@ -1,4 +1,4 @@
-"""Robust truth of series: trend, noise, season, level shift, outlier and volatility, as numbers and class codes.
+"""Robust truth of series: trend, noise, season, level shift, outlier, volatility, reversion; numbers and codes.
 
 `measure` takes millions of series of one length in blocks that a core's cache holds. Within a block, one table of
 waves and its residuals serve all facets. What disturbs a measure is taken off before it: the season before the
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tsd.series.robust import noise, outlier, season, shift, trend, volatility, waves
+from tsd.series.robust import noise, outlier, reversion, season, shift, trend, volatility, waves
 
 __all__ = ["Measures", "columns", "measure"]
 
@@ -45,9 +45,11 @@ class Measures:
     outlier_place      int32: the largest one, −1 without one
     outlier_size       float32: distance from what is around it
     outlier_count      int8: how many there are of like size
-    volatility         int8: 0 steady, 1 growing, 2 shrinking, 3 bursts
-    volatility_place   int32: first point of the stretch that differs, −1 if steady
+    volatility         int8: 0 steady, 1 growing, 2 shrinking
+    volatility_place   int32: first point of the stretch to the end that differs, −1 if steady
     volatility_ratio   float32: standard deviation of the louder by that of the quieter stretch, 1 if steady
+    reversion          int8: 0 fast, 1 slow
+    reversion_memory   float32: autocorrelation at lag 1 around all that, 0–1; from .5 on it is slow
     """
 
     trend: npt.NDArray[np.int8]
@@ -68,6 +70,8 @@ class Measures:
     volatility: npt.NDArray[np.int8]
     volatility_place: npt.NDArray[np.int32]
     volatility_ratio: npt.NDArray[np.float32]
+    reversion: npt.NDArray[np.int8]
+    reversion_memory: npt.NDArray[np.float32]
 
     @property
     def trend_near_tie(self) -> npt.NDArray[np.bool_]:
@@ -120,12 +124,12 @@ def _measure(values: waves.Points, names: Collection[str]) -> Columns:
     # Half the sum is exact for integers: on one scale a series and the same series higher up become equal.
     values -= ((low + high) * np.float32(0.5))[:, None]
     extent = np.maximum(high - low, LEAST_RANGE).astype(np.float64)
-    found, rest = _structure(values, extent)
-    return found if found.keys() >= set(names) else {**found, **_left(rest, extent, names)}
+    found, rest, fitted = _structure(values, extent)
+    return found if found.keys() >= set(names) else {**found, **_left(rest, extent, fitted, names)}
 
 
-def _structure(values: waves.Points, extent: waves.Column) -> tuple[Columns, waves.Points]:
-    """Trend, season and shift, and what is left around line, waves, season and shift, (rows, points).
+def _structure(values: waves.Points, extent: waves.Column) -> tuple[Columns, waves.Points, npt.NDArray[np.intp]]:
+    """Trend, season and shift; what is left around line, waves, season and shift, (rows, points); waves, (rows,).
 
     values: (rows, points) float32; changed. extent: (rows,) range of the series.
     """
@@ -150,23 +154,35 @@ def _structure(values: waves.Points, extent: waves.Column) -> tuple[Columns, wav
     shifts, around_levels = shift.find(values, seasons, extent, np.where(seasonal, twice, once))
     size = shifts.size.astype(np.float64)
     trends = trend.find(values, line.slope - seasons.wave.tilt, around, beside, around_beside, size, extent)
-    rest[np.flatnonzero(shifts.direction)] = around_levels
+    shifted = np.flatnonzero(shifts.direction)
+    rest[shifted] = around_levels
+    fitted = first.entered.astype(np.intp) + second.entered
+    fitted[shifted] = seasonal[shifted]
     season.take_off_shape(rest, seasons)
-    return {
-        "trend": trends.direction,
-        "trend_strength": trends.strength,
-        "trend_change": trends.change,
-        "season": seasons.found,
-        "season_cycles": np.where(seasonal, seasons.wave.frequency, 0.0).astype(np.float32),
-        "season_height": seasons.wave.height.astype(np.float32),
-        "shift": shifts.direction,
-        "shift_place": shifts.place,
-        "shift_size": shifts.size,
-    }, rest
+    return (
+        {
+            "trend": trends.direction,
+            "trend_strength": trends.strength,
+            "trend_change": trends.change,
+            "season": seasons.found,
+            "season_cycles": np.where(seasonal, seasons.wave.frequency, 0.0).astype(np.float32),
+            "season_height": seasons.wave.height.astype(np.float32),
+            "shift": shifts.direction,
+            "shift_place": shifts.place,
+            "shift_size": shifts.size,
+        },
+        rest,
+        fitted,
+    )
 
 
-def _left(rest: waves.Points, extent: waves.Column, names: Collection[str]) -> Columns:
-    """Noise, and of outliers and volatility what is named. rest, extent: of `_structure`."""
+def _left(
+    rest: waves.Points, extent: waves.Column, fitted: npt.NDArray[np.intp], names: Collection[str]
+) -> Columns:
+    """Noise, and of outliers, volatility and reversion what is named.
+
+    rest, extent: of `_structure`. fitted: (rows,) how many waves were taken off.
+    """
     rough = noise.roughness(rest)
     sizes = noise.sizes_of(rough)
     deviation = noise.deviation(sizes)
@@ -186,4 +202,7 @@ def _left(rest: waves.Points, extent: waves.Column, names: Collection[str]) -> C
             "volatility_place": changes.place,
             "volatility_ratio": changes.ratio,
         }
+    if any(name.startswith("reversion") for name in names):
+        returns = reversion.find(rest, deviation, fitted)
+        found |= {"reversion": returns.speed, "reversion_memory": returns.memory}
     return found

@@ -26,7 +26,8 @@ Rules
   season     weak or strong, or denied: "no clear seasonality" is none, "no strong season" states nothing
   shift      the direction of a shift of the level; "neither up nor down" is none, "no upward shift" is not stated
   outlier    a spike or a dip; "no spikes or dips" is none, "no spikes" states nothing; both are not stated
-  volatility one course; "no change of volatility" is steady, "not constant" states nothing
+  volatility one course; "no change of volatility" is steady, "not constant" and bursts state nothing
+  reversion  one speed; "not fast" states nothing, "no memory" is fast
 """
 
 from tsd.tasks.language.extrema import read_extrema
@@ -41,6 +42,7 @@ from tsd.tasks.language.forms import (
 )
 from tsd.tasks.language.noise import read_noise
 from tsd.tasks.language.pairs import read_intersections, read_position
+from tsd.tasks.language.reversion import read_reversion
 from tsd.tasks.language.structure import read_outlier, read_season, read_shift, read_volatility
 from tsd.tasks.language.trend import read_thirds, read_trend
 from tsd.tasks.language.words import Reading, normal
@@ -56,6 +58,7 @@ __all__ = [
     "read_noise",
     "read_outlier",
     "read_position",
+    "read_reversion",
     "read_season",
     "read_shift",
     "read_thirds",

@@ -164,7 +164,6 @@ _COURSES = {
     "shrinking": rf"{_BECOMES} {_LESS}|shrink(?:s|ing)?|shrunk|decreas(?:es|ed|ing)|declin(?:es|ed|ing)"
     r"|fall(?:s|ing)|narrow(?:s|ed|ing)|diminish(?:es|ed|ing)|(?:calms?|calming|dies|dying) down|fad(?:es|ing)"
     rf"|{_LESS} (?:towards|at|near|in) the (?:end|second half|last \w+)",
-    "bursts": r"bursts?|bursty|clusters?|clustered|(?:volatile|turbulent|loud) (?:phases?|episodes?)",
     "steady": r"steady|steadily|constant|stable|uniform|unchanged|evenly|homogeneous|equally \w+"
     r"|keeps? (?:its|their|the) (?:same )?size|the same",
 }
@@ -173,7 +172,9 @@ _NO_CHANGE = _denial(_CHANGES)
 _CHANGE_COURSES = {name: words for name, words in _COURSES.items() if name != "steady"}
 _GROW, _SHRINK = rf"(?:{_COURSES['growing']}|grow|increase)", rf"(?:{_COURSES['shrinking']}|shrink|decrease)"
 _BOTH_WAYS = re.compile(rf"{_DENIED}{_FILL}(?:{_GROW} n?or {_FILL}{_SHRINK}|{_SHRINK} n?or {_FILL}{_GROW})\b")
-_COURSE, _NO_COURSE = _terms(_COURSES), _negated(_COURSES)
+_BURSTS = r"bursts?|bursty|clusters?|clustered|(?:volatile|turbulent|loud) (?:phases?|episodes?)"
+_COURSE, _NO_COURSE = _terms(_COURSES), _negated(_COURSES | {"bursts": _BURSTS})
+_IN_BURSTS = re.compile(rf"\b(?:{_BURSTS})\b")
 _STEADY_CHANGE = re.compile(
     rf"\b(?:steadily|constantly|evenly|steady|constant) (?={'|'.join(_CHANGE_COURSES.values())})"
 )
@@ -181,8 +182,11 @@ _STEADY_CHANGE = re.compile(
 
 @lru_cache(maxsize=1024)
 def read_volatility(text: str) -> Reading:
-    """The course of the volatility that a text states: steady, growing, shrinking or bursts."""
+    """The course of the volatility that a text states: steady, growing or shrinking; bursts are none of them."""
     if not text:
         return NOT_MENTIONED
     rest = _STEADY_CHANGE.sub("", _BOTH_WAYS.sub(" steady ", _NO_CHANGE.sub(" steady ", text)))
-    return _one(_names(_COURSE, _NO_COURSE.sub(" ", rest)), text, "course of the volatility")
+    rest = _NO_COURSE.sub(" ", rest)
+    if _IN_BURSTS.search(rest):
+        return Reading(None, f"{quote(text)} names bursts")
+    return _one(_names(_COURSE, rest), text, "course of the volatility")
