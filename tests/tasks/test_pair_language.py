@@ -1,8 +1,9 @@
 """What people and models write on two series, third by third: trends, crossings and relative position.
 
 The readers of crossings and position were written with `sentences_pair_dev.jsonl` in view, which grew with them.
-Of `sentences_pair_held_out.jsonl`, which was only scored, they first read 86 % of the statements right and 2 %
-wrongly.
+`sentences_pair_held_out.jsonl`, by the same author, was written before and only scored: at first 86 % of its
+statements were read right and 3 wrongly. `sentences_pair_late.jsonl` was written afterwards: 85 % right and 6
+wrongly, and what it showed was then corrected.
 """
 
 import json
@@ -51,7 +52,11 @@ def score(name: str) -> tuple[int, int, int, int]:
 
 @pytest.mark.parametrize(
     ("name", "least", "share", "most"),
-    [("sentences_pair_dev.jsonl", 200, 0.92, 0.005), ("sentences_pair_held_out.jsonl", 50, 0.88, 0.03)],
+    [
+        ("sentences_pair_dev.jsonl", 200, 0.92, 0),
+        ("sentences_pair_held_out.jsonl", 50, 0.9, 0.01),
+        ("sentences_pair_late.jsonl", 40, 0.88, 0.01),
+    ],
 )
 def test_sentences_are_read_or_left_unread_and_hardly_ever_misread(
     name: str, least: int, share: float, most: float
@@ -146,6 +151,7 @@ def test_the_direction_of_a_third_is_read_from_the_clause_that_names_it(text: st
         ("one series crosses the other", "."),
         ("there are few crossings", "."),
         ("they may cross once", "."),
+        ("they do not cross very often", "."),
         ("the first crossing is seen", "."),
         ("the first series crosses its mean twice", "."),
     ],
@@ -186,6 +192,7 @@ def test_the_crossings_of_a_third_are_counted_as_they_are_said(text: str, label:
         ("the first is above the second only at its peak", "."),
         ("the first rises above the second", "."),
         ("the first trends lower", "."),
+        ("the first crosses the second from below", "."),
         ("the first has a higher maximum than the second", "."),
         ("the first is above the second's minimum", "."),
         ("the noise of the first is higher than that of the second", "."),
@@ -217,6 +224,9 @@ def test_the_series_that_is_named_before_the_word_is_the_one_that_lies_there(tex
         ("Except for one crossing at the end, they never cross.", "nno", "..."),
         ("They cross once in the middle, and nowhere else.", "non", "..."),
         ("They only cross in the middle.", "n.n", "..."),
+        ("Their only crossing is in the middle.", "non", "..."),
+        ("The only crossing in the first third is near its end.", "o..", "..."),
+        ("Only one crossing in the first third.", "o..", "..."),
         ("They cross twice at the start and never again.", "snn", "..."),
         ("They never cross. At the end they cross once.", "..o", "..."),
         ("The first is above. At the end it is below.", "...", "..b"),

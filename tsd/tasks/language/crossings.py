@@ -56,6 +56,8 @@ _VAGUE = re.compile(
     rf"|or(?! (?:{_CROSS}|touch\w*|overlap\w*|meet\w*|in\b|at\b)\b)"
     r"|(?:about|around)"
     r"|(?:zero|one|two|[012])(?: to | ?[-\u2013] ?)(?:one|two|three|\d))\b"
+    rf"|{NEGATION} (?:\w+ ){{0,3}}?{_CROSSES} (?:(?:very|too|that|so) )?"
+    r"(?:often|frequently|much|many|a lot)\b"
     rf"|{NEGATION} (?:\w+ ){{0,3}}?(?:just|only|exactly|merely|once|twice|{_ONE}|{_SEVERAL})\b"
 )
 _COUNTS = {
@@ -79,7 +81,7 @@ _COUNTS = {
     ),
 }
 _ARTICLE = re.compile(
-    r"\b(?:a|the|their) (?:(?!(?:no|first|second|third|next|last|final)\b)\w+ )?"
+    r"\b(?:an?|the|their) (?:(?!(?:no|first|second|third|next|last|final)\b)\w+ )?"
     r"(?:crossing|intersection)(?: point)?(?!\w|s\b)(?! or\b)"
 )
 _DO_SO = (
@@ -109,7 +111,8 @@ _ANOTHER_LINE = re.compile(  # what a series may cross beside the other one
     rf"\b{_CROSS} (?:its|their|zero|the (?:value|level|mean|median|average|axis|threshold|base|mid|zero|x\b))"
 )
 _ONLY_ONE = re.compile(
-    rf"\b(?:only|sole|lone) (?:\w+ )?{_CROSSING}\b|\b(?:the|their) (?:single|one) {_CROSSING}\b"
+    rf"(?:the|their|its) (?:only|sole|lone|single|one) (?:\w+ )?{_CROSSING}"
+    r"(?: (?:is|lies|occurs|happens|comes|falls|takes place|is found))?"
 )
 _ALL_OF_THEM = re.compile(rf"\b(?:all|both|every|each)(?: of)?(?: the| these| their)? {_CROSSING}\b")
 _NONE_BESIDE = re.compile(rf"\bnone\b.*\b(?:once|twice|{_ONE}|{_SEVERAL})(?!\w)")
@@ -128,7 +131,7 @@ def read_intersections(text: str) -> dict[str, Reading]:
         elif _ABOUT.search(said) or _ANOTHER_TOPIC.search(said):
             about = False
             continue
-        elif (about and _COUNT.search(said)) or said in ("no", "not"):
+        elif (about and _COUNT.search(said)) or said in ("no", "not", "not at all"):
             reading = _count_alone(said)
         else:
             continue
@@ -148,7 +151,11 @@ def _completes(before: Said, statement: Statement, reading: Reading) -> bool:
 
 def _of(statement: Statement, said: str, reading: Reading) -> Said:
     """A statement with the count that it states for its thirds, or for the whole, and elsewhere."""
-    only = statement.only or _ALL_OF_THEM.search(said) or (statement.thirds and _ONLY_ONE.search(said))
+    only = (
+        statement.only
+        or _ALL_OF_THEM.search(said)
+        or (statement.thirds and not statement.leads and _ONLY_ONE.fullmatch(said))
+    )
     elsewhere = "none" if only and not {"x", "u"} & set(statement.other) and reading.label != "none" else None
     if "o" in statement.other and reading.label != "none":
         return Said(statement, Reading(None, "the place is left open"), elsewhere)

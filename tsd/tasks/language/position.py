@@ -34,7 +34,10 @@ _VERBS = (
     ),
     (re.compile(r"\b(?:has )?(?:dropped|fallen|sunk|slipped|gone) (?=below|under|beneath)"), "is "),
     (re.compile(r"\b(?:has )?(?:risen|climbed|moved|gone) (?=above)"), "is "),
-    (re.compile(rf"\bthe (?P<where>higher|lower|upper) (?:one|{_SERIES})\b"), r"\g<where>"),
+    (
+        re.compile(rf"\bthe (?P<where>higher|lower|upper) (?:of the two|(?:one|{_SERIES})(?: of the two)?)\b"),
+        r"\g<where>",
+    ),
     (re.compile(r"\bupper\b"), "higher"),
 )
 _HEDGE = r"(?:sometimes|at times|partly|now|half the time|occasionally)"
@@ -67,6 +70,7 @@ _MOSTLY = re.compile(
 )
 _OPEN = re.compile(
     r"\b(?:rare(?:ly)?|seldom|hardly|barely|scarcely|sometimes|occasional(?:ly)?|often|intermittent(?:ly)?|few|parts?"
+    r"|from (?:above|below|under|beneath)"
     r"|partly|partial(?:ly)?|only (?:at|in|for|near|on|when|while|during|around)"
     r"|until|till|after|before|last|eventually|once|when(?:ever)?"
     r"|swap\w*|switch\w*|revers\w*|overt(?:ak\w+|ook)|trad\w+ places|chang\w+ (?:places|sides)"
@@ -89,7 +93,9 @@ _OF_ANOTHER_THING = re.compile(
     r"\b(?:max\w*|min\w*|peaks?|troughs?|noise|amplitude|variance|variability|slope|trend|spread|range|rate|gap|distance"
     r"|difference)(?: \w+)? (?:of|between) "
 )
-_SUBJECTS = re.compile(r"\b(?P<name>first|second)\b")
+_SUBJECTS = re.compile(
+    r"(?:(?:and|but|so|then|here|there|now|while|clearly|both|the|values?|level|of) )*(?P<name>first|second)\b"
+)
 _ELLIPSIS = re.compile(
     rf"^(?:it |which |that )?(?:(?:is|are|lies|stays|remains|runs|sits|being|ends up) )?"
     r"(?P<how>(?:\w+ly |well |far |just |still |back )*)"
@@ -133,7 +139,7 @@ def read_position(text: str) -> dict[str, Reading]:
         said = _MOSTLY.sub(" ", statement.said)
         mostly = said != statement.said
         said = " ".join(_TRAILING.sub("", _APART.sub(" ", said).rpartition(": ")[2]).split())
-        named = _SUBJECTS.search(said)
+        named = _SUBJECTS.match(said)
         subject = named["name"] if named and not _ELLIPSIS.match(said) else subject
         if _WHERE.search(said) or _TURN.search(said) or _CHANGES.search(said):
             about = True

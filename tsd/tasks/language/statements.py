@@ -14,8 +14,9 @@ from tsd.tasks.language.words import NOT_MENTIONED, Reading
 THIRDS = {"1": "beginning", "2": "middle", "3": "end"}
 
 _SENTENCE = re.compile(r"[.;](?=\s|$)")
-_JOINT = re.compile(
-    r"(,|\s[\u2013\u2014-]\s|\b(?:and|then|but|while|whilst|whereas|although|though|yet|with|where|before|so)\b)"
+_JOINT = re.compile(  # not in "takes turns with the second"
+    r"(,|\s[\u2013\u2014-]\s|\b(?:and|then|but|while|whilst|whereas|although|though|yet|where|before|so"
+    r"|with(?! (?:the )?(?:first|second|other)(?: series| one)?\s*(?:@|[.,;]|$)))\b)"
 )
 _TOKEN = re.compile(r"@(?P<thirds>[123]+)|@(?P<other>[trnxo])")
 _LEADS = re.compile(r"[\s:,]*(?:(?:in|at|for|both|n?either) +)*@[123]")

@@ -22,7 +22,7 @@ _ALL = (
 _OF_ALL = rf"(?: of {_ALL})?"
 _NOT_EXCEPT = r"(?<!apart )(?<!aside )(?<!other )"  # "apart from", "other than"
 _AT = (
-    r"(?:(?:right |just |even )?(?:in|at|during|over|within|for|near|throughout|around|about|towards?"
+    r"(?:(?:right |just |even )?(?:in|at|during|over|within|for|near|throughout|around|about|towards?|through"
     r"|close to|on|of) )?"
 )
 _THE = r"(?:(?:the|its|their|this|that) )?(?:very )?"
@@ -132,7 +132,7 @@ _LANDMARKS = _rules(
     ),
     (
         rf"{_NOT_EXCEPT}"
-        r"\b(?:until|till|before|after|outside|unlike|between|from|by|than|to|since|past|beyond|into|through|like"
+        r"\b(?:until|till|before|after|outside|unlike|between|from|by|than|to|since|past|beyond|into|like"
         r"|up to|as in|compared (?:with|to)|(?:start|beginning|middle|end|half|part|border|boundary|turn) of)"
         rf"(?: (?:in|at|during|of|over|the|its|start|beginning|end))* (?:{_ANY} )(?:third|part|section)s?\b",
         " @x ",
