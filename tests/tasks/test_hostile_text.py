@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsd.tasks import SINGLE
+from tsd.tasks import PAIR, SINGLE
 
 fragments = st.sampled_from(
     [
@@ -92,4 +92,24 @@ def test_any_json_value_under_a_key_is_read_without_an_error(reply: dict[str, ob
 def test_hostile_text_of_50_kilobytes_is_read_within_seconds(text: str) -> None:
     started = time.perf_counter()
     assert set(SINGLE.parse(text).labels) == set(SINGLE.classes)
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "none, ",
+        "one and ",
+        "in the first third ",
+        "the first and ",
+        "never again ",
+        "above the second ",
+        "a ",
+        "the ",
+    ],
+)
+def test_hostile_text_on_two_series_is_read_within_seconds(text: str) -> None:
+    said = text * (50_000 // len(text))
+    started = time.perf_counter()
+    assert set(PAIR.parse(json.dumps({"intersections": said, "position": said})).labels) == set(PAIR.classes)
     assert time.perf_counter() - started < 5

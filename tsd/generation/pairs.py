@@ -1,40 +1,31 @@
-"""Pairs of series that intersect never, once or several times, in equal shares."""
+"""Pairs of series that cross never, once or several times in each third, in shares as equal as they can be.
 
+Both series of a pair are drawn like any other. Then each is compressed to a part of 0–99, and the first is shifted
+over the second: a layout. Crossings, relative position and noise depend on it. `LAYOUTS` random ones are tried for
+each pair, and the pairs of a block choose in turn, each the layout whose classes are the furthest below their
+share so far: see `_chosen`. The classes of a third are tied. A series that is above throughout does not cross, and
+one crossing leaves it alternating only if it is near the middle.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tsd.generation.blocks import BLOCK, Block, draw_block, stratum
+from tsd.generation.blocks import BLOCK, Block, draw_block
 from tsd.recipe import SeriesConfig
 from tsd.rng import PAIRS, PARTNERS, generator
 from tsd.series.processes import SCALED
 from tsd.series.truth import TOP
 from tsd.tasks.definitions import DEFAULT, Definitions
-from tsd.tasks.pair import SHARES
+from tsd.tasks.pair import POSITION_TIE, SHARES, crossings_of, position_of, thirds
 from tsd.tasks.single import single
 
-OFFSETS = 24  # vertical offsets tried per pair
-
-
-class Wish(NamedTuple):
-    """Target of a pair: number of intersections (2 for several), and position of the first series."""
-
-    crossings: int
-    position: int | None  # 0 above, 1 below, 2 alternating; None for any
-    share: float
-    heights: tuple[float, float]  # range of each series' height as a fraction of 0–99
-
-
-WISHES = (
-    Wish(0, 0, 1 / 6, (0.3, 0.6)),
-    Wish(0, 1, 1 / 6, (0.3, 0.6)),
-    Wish(1, None, 1 / 3, (0.4, 0.9)),
-    Wish(2, 2, 1 / 6, (0.6, 1.0)),
-    Wish(2, 0, 1 / 12, (0.6, 0.9)),
-    Wish(2, 1, 1 / 12, (0.6, 0.9)),
-)
+LAYOUTS = 48  # tried per pair
+HEIGHTS = (0.3, 1.0)  # range of a series' height as a fraction of 0–99
+CLASSES = 3  # of each facet that a layout decides
+TIE = 3.0  # a near tie of a position counts like a class of which so many pairs too many were chosen
 
 Floats = npt.NDArray[np.float32]
 
@@ -53,24 +44,22 @@ class PairBlock:
 def draw_pairs(config: SeriesConfig, seed: int, block: int, defined: Definitions = DEFAULT) -> PairBlock:
     """Generate one block of pairs. Both series have the recipe's single length.
 
-    defined: by which definitions the series of a block are balanced before they are paired.
+    defined: by which definitions the series of a block are balanced before they are paired, and their noise in the
+    pair.
     """
     rng = generator(seed, PAIRS, block)
     task = single(defined)
     series = draw_block(task, config, seed, block), draw_block(task, config, seed, block, PARTNERS)
-    targets = stratum(np.array([wish.share for wish in WISHES]), rng.permutation(BLOCK) / BLOCK)
-    low, high = np.array([wish.heights for wish in WISHES])[targets].T
-    heights = rng.uniform(low, high, (2, BLOCK)).astype(np.float32)  # (2, BLOCK)
-    squeezed = [
-        one.values.reshape(BLOCK, -1) * height[:, None] for one, height in zip(series, heights, strict=True)
-    ]
-    room = TOP * (1 - heights)
-    offset = _offset(rng, targets, squeezed[0] - squeezed[1], room)
+    heights, offset = _layouts(rng, series, defined)
+    room = TOP * (1 - heights)  # (2, BLOCK) how far each series can be shifted
     # The first series is shifted up by `offset` relative to the second; both stay within 0–99.
     lowest, highest = np.maximum(offset, 0), np.minimum(room[0], room[1] + offset)
     first = lowest + (highest - lowest) * rng.random(BLOCK, np.float32)
     floors = np.stack([first, first - offset])
-    values = [np.rint(one + floor[:, None]) for one, floor in zip(squeezed, floors, strict=True)]
+    values = [
+        np.rint(one.values.reshape(BLOCK, -1) * height[:, None] + floor[:, None])
+        for one, height, floor in zip(series, heights, floors, strict=True)
+    ]
     laid = tuple(_laid(*each) for each in zip(series, heights, floors, strict=True))
     return PairBlock(np.hstack(values).astype(np.uint8), (laid[0], laid[1]))
 
@@ -81,23 +70,63 @@ def _laid(block: Block, height: Floats, floor: Floats) -> Block:
     return replace(block, parameters={**block.parameters, **squeezed, "level": squeezed["level"] + floor})
 
 
-def _offset(rng: np.random.Generator, targets: npt.NDArray[np.intp], apart: Floats, room: Floats) -> Floats:
-    """Vertical offset of the first series over the second, (BLOCK,), that meets the target if any tried does.
+def _layouts(rng: np.random.Generator, series: Sequence[Block], defined: Definitions) -> tuple[Floats, Floats]:
+    """The layout of each pair: heights, (2, BLOCK), and the first series' offset over the second, (BLOCK,)."""
+    heights = rng.uniform(*HEIGHTS, (LAYOUTS, 2, BLOCK)).astype(np.float32)
+    room = TOP * (1 - heights)
+    strata = (np.arange(LAYOUTS)[:, None] + rng.random((LAYOUTS, BLOCK))) / LAYOUTS
+    offsets = (-room[:, 1] + room.sum(axis=1) * strata).astype(np.float32)  # (LAYOUTS, BLOCK)
+    values = [block.values.reshape(BLOCK, -1).astype(np.float32) for block in series]
+    noises = [
+        {name: each for name, each in block.measures.items() if name.startswith("noise")} for block in series
+    ]
+    tried, ties = [], []
+    for height, offset in zip(heights, offsets, strict=True):
+        apart = values[0] * height[0][:, None] - values[1] * height[1][:, None] + offset[:, None]
+        related, tie = _relation(apart)
+        noise = [
+            defined.noise({name: each * scale for name, each in measures.items()})
+            for measures, scale in zip(noises, height, strict=True)
+        ]
+        tried.append(np.stack([*related, *noise], axis=1))
+        ties.append(tie)
+    chosen = _chosen(np.stack(tried, axis=1), np.stack(ties, axis=1) + rng.random((BLOCK, LAYOUTS)) / 8)
+    pairs = np.arange(BLOCK)
+    return heights[chosen, :, pairs].T, offsets[chosen, pairs]
 
-    wishes: (BLOCK,) index into WISHES. apart: (BLOCK, length) first minus second before shifting. room: (2, BLOCK)
-    how far each series can be shifted.
+
+def _relation(apart: Floats) -> tuple[list[npt.NDArray[np.intp]], npt.NDArray[np.float64]]:
+    """The classes of crossings and position in each third, (BLOCK,) each, and the penalty for near ties, (BLOCK,).
+
+    apart: (BLOCK, length) first minus second before rounding, when hardly any points are equal. This is faster
+    than `tsd.tasks.pair.relation`.
     """
-    crossings = np.array([wish.crossings for wish in WISHES])[targets]
-    position = np.array([-1 if wish.position is None else wish.position for wish in WISHES])[targets]
-    # tried: (OFFSETS, BLOCK)
-    tried = -room[1] + (room[0] + room[1]) * (np.arange(OFFSETS)[:, None] + rng.random(BLOCK)) / OFFSETS
-    fits = np.empty(tried.shape, np.bool_)
-    for fit, lifted in zip(fits, tried, strict=True):
-        above = apart + lifted[:, None].astype(np.float32) > 0
-        crossed = np.minimum(np.count_nonzero(above[:, 1:] != above[:, :-1], axis=1), 2)
-        share = above.mean(axis=1)
-        lies = np.where(share > SHARES[1], 0, np.where(share < SHARES[0], 1, 2))
-        fit[:] = (crossed == crossings) & ((position < 0) | (lies == position))
-    chosen = np.argmax(fits + rng.random(fits.shape), axis=0)
-    offset: Floats = tried[chosen, np.arange(BLOCK)].astype(np.float32)
-    return offset
+    above = apart > 0
+    changed = np.zeros_like(above)
+    np.not_equal(above[:, 1:], above[:, :-1], out=changed[:, 1:])
+    found, ties = [], np.zeros(len(apart))
+    for points in thirds(apart.shape[1]).values():
+        share = above[:, points].mean(axis=1)
+        found += [crossings_of(np.count_nonzero(changed[:, points], axis=1)), position_of(share)]
+        ties += TIE * (np.abs(share[:, None] - SHARES).min(axis=1) < POSITION_TIE)
+    return found, ties
+
+
+def _chosen(classes: npt.NDArray[np.intp], penalty: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """The layout that each pair chooses, (BLOCK,), so that the classes of every facet are about equally frequent.
+
+    Each pair takes the one with the largest sum, over the facets, of how many pairs its class lacks to an equal
+    share of those before it: greedy minimisation of a quadratic imbalance, as max-weight scheduling (Tassiulas and
+    Ephremides 1992). A class that is hard to get lacks more and more, until the others give way.
+
+    classes: (BLOCK, LAYOUTS, facets). penalty: (BLOCK, LAYOUTS) taken off the sum.
+    """
+    facets = classes.shape[2]
+    codes = classes + CLASSES * np.arange(facets)  # into all classes
+    lacks = np.zeros(CLASSES * facets)
+    chosen = np.empty(len(codes), np.intp)
+    for pair, (options, cost) in enumerate(zip(codes, penalty, strict=True)):
+        chosen[pair] = best = np.argmax(lacks[options].sum(axis=1) - cost)
+        lacks += 1 / CLASSES
+        lacks[options[best]] -= 1
+    return chosen

@@ -1,6 +1,10 @@
-"""The two-series task of arXiv 2507.07439: trend per third, noise, extrema, intersections, relative position."""
+"""The two-series task of arXiv 2507.07439: noise and extrema of two series, and their relation third by third.
+
+For each third: the trend of either series, how often they cross, and which of them lies above.
+"""
 
 from functools import cache, partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +20,10 @@ from tsd.tasks.task import Task
 WHOSE = ("first", "second")
 THIRDS = ("beginning", "middle", "end")
 ORDINALS = {"beginning": "first", "middle": "middle", "end": "last"}
-SHARES = (1 / 3, 2 / 3)  # limits of the fraction of points at which the first series is above
+CROSSINGS = ("none", "one", "several")
+POSITIONS = ("above", "below", "alternating")
+SHARES = (1 / 3, 2 / 3)  # limits of the fraction of points of a third at which the first series is above
+POSITION_TIE = 0.03  # a fraction closer to a limit is a near tie: about one point of 43
 
 THIRD_PHRASINGS = (
     "The {third} third is {{}}.",
@@ -24,41 +31,74 @@ THIRD_PHRASINGS = (
     "The trend of the {third} third is {{}}.",
 )
 # "several times", "one time", "none": the label's word is where the classes diverge.
-CROSSING_PHRASINGS = ("Number of crossings: {}.", "The count of crossings is {}.")
+CROSSING_PHRASINGS = (
+    "In the {third} third, the number of crossings is {{}}.",
+    "Crossings in the {third} third: {{}}.",
+)
+POSITION_PHRASINGS = (
+    "In the {third} third, the first series is {{}}.",
+    "The first series is {{}} in the {third} third.",
+)
 
 
 def measure(values: npt.NDArray[np.uint8], defined: Definitions) -> Measures:
     """Measure each pair.
 
     values: (batch, 2 × length) uint8. Returns by name, (batch,) each: what the definitions measure of either
-    series, prefixed, and of the trend of each of its thirds; `intersections`, int32, sign changes of
-    first − second, ignoring points where they are equal; `above_share`, float32, the fraction of the unequal
-    points at which the first is above, 0.5 if there are none.
+    series, prefixed; and of each third, prefixed, what they measure of the trend of either series, and what
+    `relation` does.
     """
     length = values.shape[1] // 2
     found: Measures = {}
     for number, whose in enumerate(WHOSE):
         curve = np.ascontiguousarray(values[:, number * length : (number + 1) * length])
         found |= {f"{whose}_{name}": column for name, column in defined.measure(curve).items()}
-        edges = [round(length * third / 3) for third in range(4)]
-        for third, low, high in zip(THIRDS, edges, edges[1:], strict=False):
-            ends = defined.ends(curve[:, low:high])
+        for third, points in thirds(length).items():
+            ends = defined.ends(curve[:, points])
             found |= {f"{whose}_{third}_{name}": column for name, column in ends.items()}
-    sign = np.sign(values[:, :length].astype(np.int16) - values[:, length:])
-    found["intersections"] = _sign_changes(sign)
-    apart = np.count_nonzero(sign, axis=1)
-    above = np.count_nonzero(sign > 0, axis=1)
-    found["above_share"] = np.where(apart > 0, above / np.maximum(apart, 1), 0.5).astype(np.float32)
-    return found
+    return found | relation(values[:, :length].astype(np.int16) - values[:, length:])
 
 
-def _sign_changes(sign: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:
-    """Sign changes per row of (batch, length) −1, 0, 1, ignoring zeros: (batch,)."""
+def thirds(length: int) -> dict[str, slice]:
+    """The points of each third of a series by name."""
+    edges = [round(length * third / 3) for third in range(4)]
+    return {third: slice(*ends) for third, ends in zip(THIRDS, pairwise(edges), strict=True)}
+
+
+def relation(apart: npt.NDArray[np.int16]) -> Measures:
+    """Measure how often two series cross and which of them lies above, in each third.
+
+    apart: (batch, length) first minus second. Returns by name, prefixed by the third, (batch,) each:
+
+      intersections  int32: sign changes, ignoring points where the series are equal. Each counts once, in the
+                     third of the first point with the new sign, also if the old sign is of another third
+      above_share    float32: fraction of the third's unequal points at which the first is above, 0.5 if none is
+    """
+    sign = np.sign(apart)
     last = np.where(sign != 0, np.arange(sign.shape[1]), -1)
     np.maximum.accumulate(last, axis=1, out=last)  # index of the last nonzero sign, −1 before the first
     held = np.where(last >= 0, np.take_along_axis(sign, np.maximum(last, 0), axis=1), 0)
-    changes: npt.NDArray[np.int32] = np.count_nonzero(held[:, 1:] * held[:, :-1] < 0, axis=1).astype(np.int32)
-    return changes
+    changes = np.zeros(sign.shape, np.bool_)
+    changes[:, 1:] = held[:, 1:] * held[:, :-1] < 0
+    found: Measures = {}
+    for third, points in thirds(sign.shape[1]).items():
+        unequal = np.count_nonzero(sign[:, points], axis=1)
+        above = np.count_nonzero(sign[:, points] > 0, axis=1)
+        share = np.where(unequal > 0, above / np.maximum(unequal, 1), 0.5)
+        found[f"{third}_intersections"] = np.count_nonzero(changes[:, points], axis=1).astype(np.int32)
+        found[f"{third}_above_share"] = share.astype(np.float32)
+    return found
+
+
+def crossings_of(count: npt.NDArray[np.integer]) -> npt.NDArray[np.intp]:
+    """The class of a number of crossings, an index into `CROSSINGS`. count: (batch,)."""
+    found: npt.NDArray[np.intp] = np.minimum(count, 2).astype(np.intp)
+    return found
+
+
+def position_of(share: npt.NDArray[np.floating]) -> npt.NDArray[np.intp]:
+    """The class of a fraction of points at which the first is above, an index into `POSITIONS`. (batch,)."""
+    return np.where(share > SHARES[1], 0, np.where(share < SHARES[0], 1, 2))
 
 
 def _third_facet(defined: Definitions, whose: str, third: str) -> Facet:
@@ -77,12 +117,48 @@ def _third_facet(defined: Definitions, whose: str, third: str) -> Facet:
     )
 
 
+def _crossings_facet(third: str) -> Facet:
+    return Facet(
+        f"intersections {third}",
+        CROSSINGS,
+        topic="intersections",
+        question=f"how often the two series cross in their {ORDINALS[third]} third: none, one or several times",
+        phrasings=tuple(phrasing.format(third=ORDINALS[third]) for phrasing in CROSSING_PHRASINGS),
+        read=lambda text: read_intersections(text)[third],
+        classify=lambda measures, _: crossings_of(measures[f"{third}_intersections"]),
+        definition=(
+            "how often the other series becomes the higher one: none, one, or several for two or more; a crossing "
+            "on the border of two thirds counts in the later one"
+        ),
+    )
+
+
+def _position_facet(third: str) -> Facet:
+    share = f"{third}_above_share"
+    return Facet(
+        f"position {third}",
+        POSITIONS,
+        topic="position",
+        question=f"where the first series lies most of the time in their {ORDINALS[third]} third: above the "
+        "second, below it, or alternating",
+        phrasings=tuple(phrasing.format(third=ORDINALS[third]) for phrasing in POSITION_PHRASINGS),
+        read=lambda text: read_position(text)[third],
+        classify=lambda measures, _: position_of(measures[share]),
+        margin=lambda measures: truth.distance(measures[share], SHARES),
+        tie=POSITION_TIE,
+        definition=(
+            "above or below if the first series lies so at more than two thirds of the points of that third, not "
+            "counting those where the series are equal; otherwise alternating"
+        ),
+    )
+
+
 @cache
 def pair(defined: Definitions = DEFAULT) -> Task:
     """The two-series task with labels by these definitions."""
     return Task(
         name="pair",
-        version=f"pair-2-{defined.version}",
+        version=f"pair-3-{defined.version}",
         curves=2,
         facets=(
             *(
@@ -95,32 +171,8 @@ def pair(defined: Definitions = DEFAULT) -> Task:
                     extremum_facet(defined, "minimum", whose),
                 )
             ),
-            Facet(
-                "intersections",
-                ("none", "one", "several"),
-                topic="intersections",
-                question="whether the two series cross: none, one or several times",
-                phrasings=CROSSING_PHRASINGS,
-                read=read_intersections,
-                classify=lambda measures, _: np.minimum(measures["intersections"], 2).astype(np.intp),
-            ),
-            Facet(
-                "position",
-                ("above", "below", "alternating"),
-                topic="position",
-                question="where the first series lies most of the time: above the second, below it, or "
-                "alternating",
-                phrasings=(
-                    "Relative to the second series, the first is {}.",
-                    "The first series is {} most of the time.",
-                ),
-                read=read_position,
-                classify=lambda measures, _: np.where(
-                    measures["above_share"] > SHARES[1], 0, np.where(measures["above_share"] < SHARES[0], 1, 2)
-                ),
-                margin=lambda measures: truth.distance(measures["above_share"], SHARES),
-                tie=0.03,
-            ),
+            *(_crossings_facet(third) for third in THIRDS),
+            *(_position_facet(third) for third in THIRDS),
         ),
         measure=partial(measure, defined=defined),
         measures={
@@ -131,16 +183,19 @@ def pair(defined: Definitions = DEFAULT) -> Task:
                 for third in THIRDS
                 for name, kind in defined.trend_measures.items()
             },
-            "intersections": pa.int32(),
-            "above_share": pa.float32(),
+            **{
+                f"{third}_{name}": kind
+                for third in THIRDS
+                for name, kind in (("intersections", pa.int32()), ("above_share", pa.float32()))
+            },
         },
         shown=(
             "You are shown two time series, first and second, of {length} integers between 0 and 99 each, "
             "as a plot or as numbers, oldest first."
         ),
         asked="Describe the two series. First: {} Second: {}",
-        reply_tokens=200,
-        sheet=("position", "intersections"),
+        reply_tokens=256,
+        sheet=("position middle", "intersections middle"),
         defined=defined,
     )
 

@@ -20,9 +20,13 @@ Rules
              place; "both" and "maximum and minimum" share it; local extrema and "the end of the rise" are ignored
   places     two for one extremum ("between the beginning and the middle") are not stated; nor are halves, thirds
   numbers    per cent and fractions of the way are places, an index only with the length ("index 120 of 128")
-  crossings  never, once or more; two counts, no count, "at least", "almost", "once or twice" are not stated
-  position   which of two series is above the other, or that they alternate; both ways, "not", "rarely",
-             "at first", "rises above" and "above 50" are not stated
+  crossings  of each third: never, once or more; two counts, no count, "at least once", "almost", "once or twice"
+             and crossings of anything but the other series are not stated
+  position   of each third: which of two series is above the other, or that they alternate; both ways, "not",
+             "rarely", "rises above" and "above 50" are not stated
+  the whole  "never", "above" and "in every third" hold for each third; a count of the whole, "most of the time"
+             and "they alternate" for none. "Nowhere else", "except", "only" and "never again" hold for the others.
+             "Until", "before", "between" thirds, halves and numbers of points are no thirds
   season     weak or strong, or denied: "no clear seasonality" is none, "no strong season" states nothing
   shift      the direction of a shift of the level; "neither up nor down" is none, "no upward shift" is not stated
   outlier    a spike or a dip; "no spikes or dips" is none, "no spikes" states nothing; both are not stated
@@ -30,6 +34,7 @@ Rules
   reversion  one speed; "not fast" states nothing, "no memory" is fast
 """
 
+from tsd.tasks.language.crossings import read_intersections
 from tsd.tasks.language.extrema import read_extrema
 from tsd.tasks.language.forms import (
     NO_JSON,
@@ -41,7 +46,7 @@ from tsd.tasks.language.forms import (
     topics_of,
 )
 from tsd.tasks.language.noise import read_noise
-from tsd.tasks.language.pairs import read_intersections, read_position
+from tsd.tasks.language.position import read_position
 from tsd.tasks.language.reversion import read_reversion
 from tsd.tasks.language.structure import read_outlier, read_season, read_shift, read_volatility
 from tsd.tasks.language.trend import read_thirds, read_trend
