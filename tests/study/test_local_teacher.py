@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tsd.tasks import SINGLE
 from tsd.training import checkpoints
 from tsd.training.loop import Progress
 
-PICTURES = 2400
+PICTURES = 8000
 
 
 def recipe(folder: Path, *changes: str) -> Recipe:
@@ -70,7 +71,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, str]:
 def test_it_is_kept_with_its_scores_and_tracked_as_a_run_of_the_study(once: tuple[Recipe, str]) -> None:
     asked, printed = once
     assert f"{PICTURES:,} plots" in printed
-    assert "valid 100.0%" in printed
+    assert float(re.findall(r"valid ([\d.]+)%", printed)[0]) > 90  # of sentences that vary
     assert "| score | share right |" in Path(asked.folder, "teacher/README.md").read_text()
     assert not Path(asked.folder, "teacher-checkpoints").exists()
     client = MlflowClient(asked.tracking.uri)

@@ -12,7 +12,7 @@ import pytest
 from tsd.curation import about, curate
 from tsd.curation import review as reviewing
 from tsd.recipe import CurationConfig, load
-from tsd.tasks import SINGLE
+from tsd.tasks import PAPER, SINGLE, single
 from tsd.teachers import Reply, annotations, request_keys
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "pixtral_annotations.jsonl"
@@ -27,6 +27,7 @@ Umeb Uleb Umem Umeb Umeb Umeb Umeb Dlbe Dmbe U-eb Dmbm Dmbe Umeb Uleb Umeb Umeb 
 Dmbe Dmbe Dmbe Dmbe Umeb Umeb Dmbm Dmbe Umeb Umeb Dmme Umeb Dmbm Umeb Dlbe Dmbe Dmbe Umbm Dlbe Dmbe
 Dlbe Umeb Dmbe Umeb Dmbe Dlbe Ummm Umeb Umeb Umeb Umeb Dmbm Dmbe Dhbm Umeb Umeb Uhmb Dmbe Dmbe Dlbe
 """
+PAPERS = single(PAPER)  # the definitions of those who published the replies
 INITIALS = {facet.name: {name[0]: name for name in facet.classes} for facet in SINGLE.facets}
 INITIALS["trend"] = {"U": "increasing", "D": "decreasing", "F": "flat"}
 
@@ -48,7 +49,7 @@ def replies(real_replies: list[dict[str, Any]]) -> tuple[pa.Table, pa.Table]:
             "series_id": pa.array([row["index"] for row in real_replies], pa.int64()),
             "split": ["train"] * len(real_replies),
             "values": pa.array(list(values), pa.list_(pa.uint8())),
-            "truth": SINGLE.truth(SINGLE.measure(values), np.full(len(real_replies), values.shape[1], np.int32)),
+            "truth": PAPERS.truth(PAPERS.measure(values), np.full(len(real_replies), values.shape[1], np.int32)),
         }
     )
     said = [Reply(row["reply"]) for row in real_replies]

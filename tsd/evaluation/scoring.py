@@ -86,7 +86,8 @@ def _numbers(predictions: pa.Table, task: Task) -> dict[str, Interval]:
     )  # (rows, numbers), NaN if not stated
     stated = ~np.isnan(off)
     close = off[stated] <= NEAR
-    return {CLOSE: accuracy(close), STATED: accuracy(stated.any(axis=1))}
+    near = accuracy(close) if len(close) else proportion(0, len(off))  # who states no number states none closely
+    return {CLOSE: near, STATED: accuracy(stated.any(axis=1))}
 
 
 def recalls(task: Task, predictions: pa.Table) -> dict[str, dict[str, Interval]]:

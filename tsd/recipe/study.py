@@ -21,6 +21,7 @@ from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig
 from tsd.series.processes import added, own_ranges
 from tsd.storage.schemas import SPLITS
 from tsd.tasks import (
+    DEFAULT,
     TASKS,
     Definitions,
     PlaceNames,
@@ -149,7 +150,8 @@ def _with_plugins(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _fault_of_definitions(recipe: "Recipe") -> str | None:
     """Why the definitions of labels do not fit the task or the length of the series; None if they do."""
-    named = [field for field in ("truth", "places") if field in recipe.model_fields_set]
+    # A printed recipe names the defaults, whatever its task.
+    named = [field for field in ("truth", "places") if getattr(recipe, field) != getattr(DEFAULT, field)]
     if recipe.task not in TASKS:
         return f"{named[0]}: the task {recipe.asks.name} has its own definitions: leave it out" if named else None
     if recipe.truth not in truths_of(recipe.task):

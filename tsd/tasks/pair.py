@@ -200,4 +200,4 @@ def pair(defined: Definitions = DEFAULT) -> Task:
     )
 
 
-PAIR = pair()
+PAIR = pair(DEFAULT)

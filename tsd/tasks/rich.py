@@ -130,4 +130,4 @@ def rich(defined: Definitions = DEFAULT) -> Task:
     )
 
 
-RICH = rich()
+RICH = rich(DEFAULT)

@@ -182,4 +182,4 @@ def single(defined: Definitions = DEFAULT) -> Task:
     )
 
 
-SINGLE = single()
+SINGLE = single(DEFAULT)

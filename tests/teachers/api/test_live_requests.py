@@ -28,7 +28,7 @@ def test_the_request_shows_the_plot_in_the_recipes_size_and_asks_the_teachers_pr
     (body,) = server.bodies
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("seer", 0.25, 99)
     text, picture = body["messages"][0]["content"]
-    assert text["text"] == SINGLE.teacher_prompt(128)
+    assert text["text"] == SINGLE.teacher_prompt(128, defined=True)
     head, _, data = picture["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
     image = Image.open(io.BytesIO(base64.b64decode(data)))
