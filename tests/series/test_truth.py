@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tsd.series.truth import measure, polynomials, regions
-from tsd.tasks import SINGLE
+from tsd.tasks import PAPER, single
 
+PAPERS = single(PAPER)
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference" / "pixtral_annotations.jsonl"
 SWAP = {"increasing": "decreasing", "decreasing": "increasing", "flat": "flat"}
 LENGTHS = (32, 128, 1000)
@@ -24,7 +25,7 @@ values_0_to_99 = st.sampled_from(LENGTHS).flatmap(lambda n: arrays(np.uint8, n, 
 def truth_of(values: npt.ArrayLike) -> dict[str, str]:
     """The labels of one series."""
     batch = np.asarray(values, np.uint8)[None]
-    (labels,) = SINGLE.truth(measure(batch), batch.shape[1]).to_pylist()
+    (labels,) = PAPERS.truth(measure(batch), batch.shape[1]).to_pylist()
     return dict(labels)
 
 
@@ -88,8 +89,8 @@ def test_a_rise_of_exactly_three_is_still_flat(step: int, trend: str) -> None:
 @pytest.mark.parametrize(("rms", "noise"), [(1.999, "low"), (2.0, "medium"), (12.0, "medium"), (12.001, "high")])
 def test_noise_of_exactly_two_and_of_exactly_twelve_is_medium(rms: float, noise: str) -> None:
     one = {name: np.zeros(1, np.int32) for name in ("trend_delta", "argmax", "argmin")}
-    (found,) = SINGLE.classify({**one, "noise_rms": np.array([rms], np.float32)}, 128)["noise"]
-    assert SINGLE.classes["noise"][found] == noise
+    (found,) = PAPERS.classify({**one, "noise_rms": np.array([rms], np.float32)}, 128)["noise"]
+    assert PAPERS.classes["noise"][found] == noise
 
 
 @given(values_0_to_99)

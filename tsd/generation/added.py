@@ -18,8 +18,8 @@ from tsd.series.truth import TOP, Places
 
 SHARES = {  # of candidates, by class; a process may have some structure of its own, and noise hides some
     "season": (0.28, 0.36, 0.36),  # none, weak, strong
-    "shift": (0.12, 0.44, 0.44),  # none, up, down
-    "outlier": (0.08, 0.46, 0.46),  # none, spike, dip
+    "shift": (0.08, 0.46, 0.46),  # none, up, down
+    "outlier": (0.04, 0.48, 0.48),  # none, spike, dip
     "volatility": (0.08, 0.46, 0.46),  # steady, growing, shrinking
     "reversion": (0.0, 0.40, 0.60),  # as designed, fast, slow
 }
@@ -46,8 +46,8 @@ LEAST_LOUD, LEAST_QUIET = 2.7, 0.8  # value units of noise in the louder stretch
 FILL = (0.2, 0.8)  # part of the free range that structure takes on the common scale
 BODY, BESIDE_SHIFT = 0.55, 0.25  # of the range for drift and swing, if anything is added beside, or a shift is
 LONE, STILL, WEAKER, NERVOUS = (
-    0.75,
-    0.5,
+    0.73,
+    0.3,
     0.75,
     0.8,
 )  # fractions of series of high noise that get no outlier, steady noise, at most a weak season, fast reversion

@@ -5,17 +5,21 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+STRIDE = 797  # a prime; visits candidates in an order unrelated to theirs
 ROUNDS = 12
 TOGETHER = 4  # facets
-TIE = 1.1  # weight of a near tie of the first facet, beside classes too frequent by this fraction
+TIE = 0.95  # weight of a near tie of the first facet, beside classes too frequent by this fraction
+LATER = 0.85  # weight of a near tie of each further facet, of that of the facet before
+EXPECTED = "expected"  # how many extrema lie where the trend has them: balanced beside the facets
 SHARES: Mapping[str, tuple[float, ...]] = {  # of kept series by facet and class; equal for facets not named
     "trend": (0.35, 0.35, 0.30),
-    "noise": (0.32, 0.32, 0.36),
+    "noise": (0.32, 0.31, 0.37),
     "season": (0.38, 0.31, 0.31),
-    "shift": (0.36, 0.32, 0.32),
-    "outlier": (0.42, 0.29, 0.29),
-    "volatility": (0.38, 0.31, 0.31),
+    "shift": (0.34, 0.33, 0.33),
+    "outlier": (0.40, 0.30, 0.30),
+    "volatility": (0.32, 0.34, 0.34),
     "reversion": (0.5, 0.5),
+    EXPECTED: (0.46, 0.31, 0.23),
 }
 
 
@@ -30,17 +34,22 @@ def balanced(
     In each of `ROUNDS` rounds, the same number of candidates is dropped: those with the largest sum, over the
     facets, of how much more frequent than wanted their class is, as a fraction. Candidates with a rare class have
     negative terms and stay. Facets are balanced one by one and not jointly: with nine of them there are more
-    combinations of classes than candidates.
+    combinations of classes than candidates. Where the trend has the extrema is balanced as one more facet.
 
     classes: by facet, (candidates,) indices. counts: classes of each facet. ties: (candidates,), of
     `Task.near_ties`; near ties are dropped earlier, those of the first facets before others. Returns `count`
     indices, ascending.
     """
+    penalty = np.zeros(len(ties))
+    for bit in range(len(classes)):  # the first facet's is the highest
+        penalty += TIE * LATER ** (len(classes) - 1 - bit) * (ties >> bit & 1)
+    if classes.keys() >= {"trend", "maximum", "minimum"}:
+        classes = {**classes, EXPECTED: expected(classes["trend"], classes["maximum"], classes["minimum"])}
+        counts = {**counts, EXPECTED: 3}
     sizes = [counts[name] for name in classes]
     shares = [np.array(SHARES.get(name, (1.0,) * counts[name])) for name in classes]
     wanted = [each / each.sum() for each in shares]
     facets = list(classes.values())
-    penalty = ties * (TIE / 2 ** (len(sizes) - 1))
     # A few facets together have one code: then a candidate's sum is looked up in few tables.
     groups = [slice(first, first + TOGETHER) for first in range(0, len(sizes), TOGETHER)]
     codes = [np.ravel_multi_index(facets[group], sizes[group]) for group in groups]
@@ -61,3 +70,34 @@ def balanced(
         stays[spare] = False
         left = left[stays]
     return left
+
+
+def expected(
+    trend: npt.NDArray[np.intp], maximum: npt.NDArray[np.intp], minimum: npt.NDArray[np.intp]
+) -> npt.NDArray[np.intp]:
+    """How many extrema lie at the end of the series where a trend has them, (batch,): 0–2, none if it is flat.
+
+    trend, maximum, minimum: (batch,) classes. Balanced as a facet of its own, so that the trend does not tell
+    where the extrema are.
+    """
+    highest, lowest = np.array([[2, 0], [0, 2], [-1, -1]])[trend].T
+    found: npt.NDArray[np.intp] = (maximum == highest).astype(np.intp) + (minimum == lowest)
+    return found
+
+
+def even_out(
+    cells: npt.NDArray[np.intp], count: int, weights: npt.NDArray[np.uint16] | None = None
+) -> npt.NDArray[np.intp]:
+    """Stratified subsampling: fill every stratum to the same level, with its first candidates.
+
+    cells: (candidates,) stratum of each candidate, preferred candidates first. weights: (candidates,) small whole
+    numbers, the same within a stratum; one of twice the weight is filled to half the level. Returns `count`
+    indices, ascending. Places that remain go to the first candidates of the larger strata.
+    """
+    by_cell = np.argsort(cells, kind="stable")
+    sizes = np.bincount(cells)
+    rank: npt.NDArray[np.unsignedinteger] = np.empty(len(cells), np.uint16)
+    rank[by_cell] = np.arange(len(cells)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    if weights is not None:
+        rank = rank * weights.astype(np.uint32)
+    return np.sort(np.argsort(rank, kind="stable")[:count])

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from tsd.errors import PluginError, plugin_error, source
 from tsd.generation import added, parameters, visible
 from tsd.generation.added import Added
-from tsd.generation.balancing import balanced
+from tsd.generation.balancing import STRIDE, balanced, even_out
 from tsd.generation.parameters import Targets
+from tsd.generation.screening import DIRECTED, WEIGHTS, screened
 from tsd.recipe import SeriesConfig
 from tsd.rng import SERIES, fast_generator, generator
 from tsd.series.processes import (
@@ -33,13 +34,12 @@ from tsd.series.processes import (
     own_ranges,
     processes_of,
 )
-from tsd.series.truth import QUARTERS, TOP, Places, extrema, place
+from tsd.series.truth import QUARTERS, TOP, Places
 from tsd.tasks import Task
 
 VERSION = "mix-1"  # part of the dataset's key; change it with anything that changes a byte
 BLOCK = 1024  # series per generator; part of the definition of a series, not a tuning parameter
 STRIP = 64  # points transposed at once
-STRIDE = 797  # a prime; visits candidates in an order unrelated to theirs
 MEASURED = 0.25  # fraction of spare candidates whose robust truth is measured
 
 Columns = dict[str, npt.NDArray[Any]]
@@ -75,10 +75,16 @@ def draw_block(task: Task, config: SeriesConfig, seed: int, block: int, stream: 
     rng = generator(seed, stream, block)
     plans = _plan(task, config, rng, ceil(BLOCK * config.oversampling))
     candidates = [_realise(task, config, rng, plan) for plan in plans]
-    if task.defined is not None and task.defined.truth == "robust" and not task.added:
+    if _screens(task) and task.defined:
         share = (1 + MEASURED * (config.oversampling - 1)) / config.oversampling
         candidates = [_screened(drawn, share, task.defined.borders) for drawn in candidates]
     return _keep(task, [_measured(task, drawn) for drawn in candidates])
+
+
+def _screens(task: Task) -> bool:
+    """Whether few of a task's candidates are measured: those of the robust truth, without added structure."""
+    robust = task.defined is not None and task.defined.truth == "robust"
+    return robust and not task.added and task.classes.keys() >= set(DIRECTED)
 
 
 @dataclass(frozen=True)
@@ -203,16 +209,8 @@ def _realise(task: Task, config: SeriesConfig, rng: np.random.Generator, plan: P
 
 
 def _screened(drawn: Drawn, share: float, places: Places) -> Drawn:
-    """Keep a share of the candidates, the same from each stratum as far as there are as many.
-
-    Strata are the targets of trend and noise, and the places of the extrema, which are measured at little cost.
-    """
-    batch, length = drawn.values.shape
-    found = extrema(drawn.values, places)
-    at = [place(found[name], length, places) for name in ("argmax", "argmin")]
-    cells = np.ravel_multi_index([drawn.plan.targets.trend, drawn.plan.targets.noise, *at], (3, 3, 3, 3))
-    preferred = np.argsort(np.arange(batch) * STRIDE % batch, kind="stable")
-    kept = np.sort(preferred[even_out(cells[preferred], ceil(share * batch))])
+    """A share of the candidates, see `tsd.generation.screening`."""
+    kept = screened(drawn.values, drawn.plan.targets.noise, share, places)
     parameters = {name: column[kept] for name, column in drawn.parameters.items()}
     return Drawn(drawn.plan.rows(kept), _by_series(drawn.values)[kept], parameters)
 
@@ -290,7 +288,8 @@ def _keep(task: Task, groups: list[Group]) -> Block:
         # Near ties are dropped first. The order of the others is unrelated to their index; otherwise the end of a
         # block would be less balanced.
         preferred = np.lexsort((np.arange(len(order)) * STRIDE % len(order), ties))
-        kept = order[np.sort(preferred[even_out(cells[preferred], BLOCK)])]
+        weights = WEIGHTS[tuple(classes[name][preferred] for name in DIRECTED)] if _screens(task) else None
+        kept = order[np.sort(preferred[even_out(cells[preferred], BLOCK, weights)])]
 
     def together(columns: list[Columns]) -> Columns:
         return {name: np.concatenate([each[name] for each in columns])[kept] for name in columns[0]}
@@ -312,16 +311,3 @@ def _padded(values: npt.NDArray[np.uint8], length: int) -> npt.NDArray[np.uint8]
     """Pad (batch, points) with zeros to (batch, length)."""
     missing = length - values.shape[1]
     return np.pad(values, ((0, 0), (0, missing))) if missing else values
-
-
-def even_out(cells: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.intp]:
-    """Stratified subsampling: fill every stratum to the same level, with its first candidates.
-
-    cells: (candidates,) stratum of each candidate, preferred candidates first. Returns `count` indices, ascending.
-    Places that remain go to the first candidates of the larger strata.
-    """
-    by_cell = np.argsort(cells, kind="stable")
-    sizes = np.bincount(cells)
-    rank = np.empty(len(cells), np.uint16)
-    rank[by_cell] = np.arange(len(cells)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(np.argsort(rank, kind="stable")[:count])

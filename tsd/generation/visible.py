@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tsd.generation.parameters import (
-    FLAT_TAU,
     GRID,
     HIGH,
     LOG_TAU,
@@ -29,8 +28,13 @@ from tsd.series.robust import noise
 from tsd.series.truth import TOP
 
 HALF = 0.5  # of a swing's height, by which it widens the range of a series that drifts
-WIDER = 1.5  # drift beside a swing that fills the range, by another drift
-FAST = (-0.4, 0.4)  # part of the range of log tau used for noisy series that drift
+USUAL = 128  # points; of longer series, high noise reverts faster, so that it still fits the range
+FASTER = 1.5  # power of the length by which it does
+# Part of the range of log tau used for flat series. A path that reverts within a few tenths of the series has
+# extrema at its ends without a slope between them.
+FLAT_TAU = (-1.2, 0.2)
+FAST = (-0.4, 0.4)  # that for noisy series that drift
+FASTEST = (-1.0, 0.1)  # that for series of high noise: the longer the memory, the wider the range of as much noise
 
 
 def design(config: SeriesConfig, rng: np.random.Generator, targets: Targets, curve: Array) -> dict[str, Floats]:
@@ -39,19 +43,21 @@ def design(config: SeriesConfig, rng: np.random.Generator, targets: Targets, cur
     As `tsd.generation.parameters.design`, whose arguments it takes.
     """
     length, batch = len(curve), len(targets.trend)
-    shape, own, sign = size_up(curve), targets.own_range, SIGNS[targets.trend]
+    shape, own = size_up(curve), targets.own_range
+    # Without a curve only the path could have a trend, and one that wanders is seldom clear.
+    sign = np.where(shape.constant, 0.0, SIGNS[targets.trend])
     still = own & ~targets.swings & ((sign == 0) | shape.constant) & (targets.room == TOP)
     level = np.where(still, HIGH, targets.noise)
     wanted = np.exp(between(np.log(config.noise_rms), level, rng.random(batch)))
     part = np.abs(sign) * rng.uniform(*config.own_drift, batch)  # of the range, that the drift covers
-    part = np.where(own & targets.swings, WIDER * part, part)
-    log_share = _log_tau(config, rng, targets, level, sign == 0)
+    log_share = _log_tau(config, rng, level, sign == 0, length)
     tau = np.exp(log_share) * length
-    # Approximate range of a normal path: 2 √(2 ln n) for n independent points.
-    per_sigma = 2 * np.sqrt(2 * np.log1p(length / (2 * tau + 1)))
+    # Approximate range of a normal path: 2 √(2 ln n) for n independent points, which white noise stays below.
+    memory = 2 * tau + 1
+    per_sigma = 2 * np.sqrt(2 * np.log1p(length / memory)) - 1 / memory
     sigma = np.minimum(wanted / at_log_tau(log_share, roughness(length)), TOP * (1 - part) / per_sigma)
     span = per_sigma * sigma
-    drift, swing = _structure(config, rng, targets, shape, span, part)
+    drift, swing = _structure(config, rng, targets, shape, sign, span, part)
     mean = shape.curve * np.where(targets.swings, swing, drift) + shape.line * np.where(targets.swings, drift, 0.0)
     low, high = mean.min(axis=0), mean.max(axis=0)
     free = np.clip((TOP - (high - low) - span) / 2, 0.0, config.off_centre)
@@ -67,37 +73,47 @@ def design(config: SeriesConfig, rng: np.random.Generator, targets: Targets, cur
 def _log_tau(
     config: SeriesConfig,
     rng: np.random.Generator,
-    targets: Targets,
     level: npt.NDArray[np.intp],
     flat: npt.NDArray[np.bool_],
+    length: int,
 ) -> Floats:
     """The logarithm of the mean-reversion time by the length, (batch,).
 
     level: (batch,) of the noise. flat: (batch,) series revert faster, so that the path does not wander.
     """
-    speed = rng.random(len(level))
-    speed = np.where(flat, FLAT_TAU[0] + speed * (FLAT_TAU[1] - FLAT_TAU[0]), speed)
-    speed = np.where(~flat & (level > 0), FAST[0] + speed * (FAST[1] - FAST[0]), speed)
-    return between(np.log(config.tau), level, speed)
+    fraction = rng.random(len(level))
+    speed = np.where(flat, FLAT_TAU[0] + fraction * (FLAT_TAU[1] - FLAT_TAU[0]), fraction)
+    speed = np.where(~flat & (level > 0), FAST[0] + fraction * (FAST[1] - FAST[0]), speed)
+    speed = np.where(level == HIGH, FASTEST[0] + fraction * (FASTEST[1] - FASTEST[0]), speed)
+    longer = max(0.0, np.log(length / USUAL))
+    return between(np.log(config.tau), level, speed) - np.where(level == HIGH, FASTER * longer, 0.0)
 
 
 def _structure(
-    config: SeriesConfig, rng: np.random.Generator, targets: Targets, shape: Shape, span: Floats, part: Floats
+    config: SeriesConfig,
+    rng: np.random.Generator,
+    targets: Targets,
+    shape: Shape,
+    sign: Floats,
+    span: Floats,
+    part: Floats,
 ) -> tuple[Floats, Floats]:
     """Sizes of drift and swing, (batch,) each, in value units.
 
     span: (batch,) range of the path around the mean. part: (batch,) of the series' range, that the drift covers.
     """
-    batch, own, sign = len(span), targets.own_range, SIGNS[targets.trend]
+    batch, own = len(span), targets.own_range
     room = np.maximum(targets.room - span, 0.0)
     height = np.where(own, room, np.minimum(room, rng.uniform(*config.swing, batch)))
     height = np.where(targets.swings, height, 0.0)
     beside = span + HALF * height
-    rise = np.where(own, room * part, np.maximum(part / (1 - part) * beside, rng.uniform(*config.drift, batch)))
+    # A swing that fills the range widens it by HALF of the drift.
+    filling = TOP * part / (1 - HALF * part)
+    rise = np.where(own, filling, np.maximum(part / (1 - part) * beside, rng.uniform(*config.drift, batch)))
     rise = np.abs(sign) * np.minimum(rise, room)
     height = np.minimum(height, room - HALF * rise)
     swing = height / shape.height
-    filled = np.where(own, room * rng.uniform(*OWN_FILL, batch), rise) / shape.height
+    filled = np.where(own, np.maximum(room * rng.uniform(*OWN_FILL, batch), TOP * part), rise) / shape.height
     # With a swing, the drift compensates for the difference between the swing's two ends.
     drift = np.where(
         targets.swings,

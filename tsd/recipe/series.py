@@ -34,9 +34,10 @@ OF_RICH: Mapping[str, Any] = {
         **{"linear": 1.5, "fixed": 1.0, "saturating": 0.75, "piecewise": 0.75, "switching": 0.4, "shift": 0.5},
         **{"season": 1.0, "student_t": 0.6, "volatile": 0.6},
     },
-    "trend_shares": (0.43, 0.43, 0.14),
-    "noise_shares": (0.31, 0.17, 0.52),
-    "own_noise_shares": (0.31, 0.17, 0.52),
+    "trend_shares": (0.36, 0.36, 0.28),
+    "noise_shares": (0.33, 0.13, 0.54),
+    "own_trend_shares": (0.36, 0.36, 0.28),
+    "own_noise_shares": (0.33, 0.13, 0.54),
     "noise_rms": ((0.4, 1.6), (2.5, 8.5), (11.8, 16.0)),
     "tau": ((0.2, 0.8), (0.016, 0.31), (0.0008, 0.008)),  # high noise that does not wander leaves room
 }
@@ -60,27 +61,27 @@ class SeriesConfig(Section):
     oversampling: Annotated[float, Field(ge=1, le=10)] = 1.65
     """Candidates generated per series kept. More candidates give more balanced classes and take longer. With the
     robust truth, of the task `single`, a quarter of the spare ones is measured in full."""
-    trend_shares: Shares = (0.41, 0.41, 0.18)
+    trend_shares: Shares = (0.39, 0.39, 0.22)
     """Fractions of series generated with a rising, a falling and no drift. Noise moves some of the last to the
     others."""
-    noise_shares: Shares = (0.36, 0.28, 0.36)
+    noise_shares: Shares = (0.36, 0.25, 0.39)
     """Fractions of series generated with low, medium and high noise."""
-    own_trend_shares: Shares = (0.43, 0.43, 0.14)
+    own_trend_shares: Shares = (0.41, 0.41, 0.18)
     """trend_shares of min-max scaled series."""
-    own_noise_shares: Shares = (0.32, 0.28, 0.40)
+    own_noise_shares: Shares = (0.32, 0.25, 0.43)
     """noise_shares of min-max scaled series. Scaling makes flat series noisier than they were generated."""
-    noise_rms: tuple[Range, Range, Range] = ((0.4, 1.7), (2.5, 8.5), (10.8, 14.5))
+    noise_rms: tuple[Range, Range, Range] = ((0.4, 1.7), (2.5, 8.5), (11.7, 14.5))
     """Ranges of the RMS of the noise for low, medium and high noise, in value units: around all structure, or of a
     cubic fit with `truth: paper`."""
     tau: tuple[Range, Range, Range] = ((0.2, 0.8), (0.016, 0.31), (0.0055, 0.031))
     """Ranges of the mean-reversion time for low, medium and high noise, as a fraction of the length. Slow
     reversion at low noise lets the path wander, so that the trend does not determine the extrema."""
-    drift: tuple[Size, Size] = (8.0, 40.0)
+    drift: tuple[Size, Size] = (8.0, 24.0)
     """Range of the drift from first to last point, in value units. A larger one is taken where `own_drift` needs
     it."""
     drift_per_spread: Size = 1.0
     """Additional drift per value unit by which noise alone separates the two ends; with `truth: paper` only."""
-    own_drift: tuple[Share, Share] = (0.27, 0.40)
+    own_drift: tuple[Share, Share] = (0.31, 0.43)
     """Range of the drift as a fraction of the series' range. With `truth: paper`, that of min-max scaled series,
     as a fraction of the range left by the noise."""
     swing: tuple[Size, Size] = (8.0, 40.0)
