@@ -224,7 +224,7 @@ def test_an_unruly_server_leaves_every_row_accounted_for_and_asks_nobody_twice(
 ) -> None:
     monkeypatch.setattr("tsd.teachers.api.live_outages.PING_SECONDS", 20.0)
     server.answer, server.latency = unruly(0.2), 0.005
-    asked = ask(series.slice(0, 600), in_flight=32, retries=6, timeout=2, usd_per_million_input=1.0)
+    asked = ask(series.slice(0, 600), in_flight=32, retries=6, timeout=5, usd_per_million_input=1.0)
     assert asked.table["series_id"].to_pylist() == list(range(600))
     statuses = asked.table["status"].to_pylist()
     assert set(statuses) <= {"ok", "invalid", "refused"}
