@@ -66,7 +66,7 @@ def test_the_facet_is_balanced_and_stated_in_every_example(
     for row in truth.values():
         spread = max(row["values"]) - min(row["values"])
         assert row["measures"]["spread"] == spread
-        assert (row["truth"]["range"] == "wide") == (spread >= 60)
+        assert (row["truth"]["range"] == "wide") == (spread >= 70)
     examples = curated[0].to_pylist()
     assert len(examples) > 300
     for example in examples:
