@@ -89,9 +89,9 @@ def test_the_policy_rejects_long_replies_with_its_name(
 ) -> None:
     examples, rejects, _ = curated
     reasons = rejects["reason"].to_pylist()
-    assert reasons.count("brief: more than 31 words") > 20
+    assert reasons.count("brief: more than 46 words") > 20
     words = [len(" ".join(mine.asks.sentences(text)).split()) for text in examples["completion"].to_pylist()]
-    assert max(words) <= 31
+    assert max(words) <= 46
 
 
 def test_the_metric_stands_in_the_runs_table_with_an_interval(
@@ -140,7 +140,7 @@ def test_the_teacher_describes_each_series_in_its_own_words(mine: Recipe, series
 def test_the_recipe_is_printed_with_its_settings_and_loads_again(folder: Path, tmp_path: Path) -> None:
     recipe = load(str(folder / "mine.yaml"), ["teacher.kind=terse", f"out={folder}/runs"])
     text = commented(recipe)
-    for said in ("# Maximum number of words in a response.", "most_words: 31\n", "phrasing: 0  # default"):
+    for said in ("# Maximum number of words in a response.", "most_words: 46\n", "phrasing: 0  # default"):
         assert said in text
     (tmp_path / "again.yaml").write_text(text)
     assert load(str(tmp_path / "again.yaml")) == recipe
@@ -248,6 +248,6 @@ def test_workers_of_ray_make_the_same_tables(mine: Recipe, series: pa.Table, fol
     examples = datasets.open_dataset(f"{mine.folder}/examples", EXAMPLES).read()
     rejects = datasets.open_dataset(f"{mine.folder}/rejects", REJECTS).read()
     assert all("range" in json.loads(text) for text in examples["completion"].to_pylist())
-    assert "brief: more than 31 words" in rejects["reason"].to_pylist()
+    assert "brief: more than 46 words" in rejects["reason"].to_pylist()
     said = run([*TSD, "verify", mine.folder, "--trust-code"], cpus=SHARED)
     assert "damaged" not in said
