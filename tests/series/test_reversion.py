@@ -5,6 +5,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.tsa.ar_model import AutoReg
 from support.many_kinds import scaled
 
 from tsd.generation import reversion as generated
@@ -64,11 +65,10 @@ def test_a_series_that_never_leaves_its_course_reverts_fast(kind: str, points: i
 
 
 def test_statsmodels_finds_the_same_memory() -> None:
-    ar_model = pytest.importorskip("statsmodels.tsa.ar_model")
     rest = (8 * paths(2, 20, 500)).astype(np.float32)
     found = reversion.find(rest, np.full(20, 100.0), np.zeros(20, np.intp))
     for memory, row in zip(found.memory, rest, strict=True):
-        assert memory == pytest.approx(ar_model.AutoReg(row, 1, trend="n").fit().params[0], abs=0.02)
+        assert memory == pytest.approx(AutoReg(row, 1, trend="n").fit().params[0], abs=0.02)
 
 
 # ---- Generated
