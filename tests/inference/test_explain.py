@@ -27,8 +27,9 @@ def students_folder(tmp_path_factory):
     from tsd.recipe import Student
 
     folder = tmp_path_factory.mktemp("students")
-    labels = {"trend": "increasing", "noise": "low", "maximum": "end", "minimum": "beginning"}
-    prompt, reply = SINGLE.student_prompt(RAMP), SINGLE.reply(labels, (0, 0, 0))
+    extrema = "The maximum lies at the end. The minimum lies at the beginning."
+    reply = json.dumps({"trend": "It rises from 5 to 94.", "noise": "The noise is low.", "extrema": extrema})
+    prompt = SINGLE.student_prompt(RAMP)
     tokenizer = build_tokenizer([prompt, reply] * 2, 512)
     model = students.build(Student(name="0.03M"), tokenizer, 0, 512)
     students.export(model, tokenizer, folder / "untrained", {"length": LENGTH, "task": "single"})
@@ -262,17 +263,19 @@ def test_a_damaged_student_is_called_damaged(refused, ramp, tmp_path, students_f
 def test_a_student_that_learned_an_answer_gives_it_in_sentences(ramp, students_folder, capsys):
     main(["explain", str(ramp), "--model", str(students_folder / "trained")])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert all(line.endswith(".") for line in lines[:4])
     assert lines[4] == "(column 'level', 32 rows in file order, there is no column of times)"
+    assert lines[5] == "(numbers in the description are on 0–99, and points are those of 32)"
 
 
 def test_json_states_the_labels_and_what_was_done(ramp, students_folder, capsys):
     main(["explain", str(ramp), "--model", str(students_folder / "trained"), "--json"])
     answer = json.loads(capsys.readouterr().out)
-    assert set(answer) == {"column", "rows", "time", "changes", "labels", "sentences", "not_stated"}
+    assert set(answer) == {"column", "rows", "time", "changes", "labels", "numbers", "sentences", "not_stated"}
     assert answer["labels"] == {"trend": "increasing", "noise": "low", "maximum": "end", "minimum": "beginning"}
-    assert (answer["column"], answer["rows"], answer["changes"]) == ("level", LENGTH, [])
+    assert answer["numbers"] == {"start": 5, "end": 94}
+    assert (answer["column"], answer["rows"], len(answer["changes"])) == ("level", LENGTH, 1)
     assert answer["time"] is None
     assert answer["not_stated"] is None
 

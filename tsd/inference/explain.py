@@ -57,7 +57,10 @@ def explain(
         text = _ask(folder, model, task, values)
     parsed = task.parse(text)
     said = task.sentences(text) if any(parsed.labels.values()) else []
+    numbers = {name: number for name, number in task.numbers_in(text).items() if number is not None}
     changes = [*measured.changes, *resized]
+    if numbers:
+        changes.append(f"numbers in the description are on 0–{TOP}, and points are those of {length}")
     if as_json:
         answer = {
             "column": measured.name,
@@ -65,6 +68,7 @@ def explain(
             "time": measured.time,
             "changes": changes,
             "labels": parsed.labels,
+            "numbers": numbers,
             "sentences": said,
             "not_stated": parsed.reason,
         }
