@@ -2,17 +2,20 @@
 
 Rates are for one core, by CPU time, as medians of one run in which the works take turns, beside the rate at which
 numpy alone draws as many normals: of the paper's truth, and of the robust truth for the tasks `single` and `rich`.
-Balance is that of 100,000 series with the paper's truth. Writes series.json beside itself. Half a minute.
+Balance is that of 100,000 series with the paper's truth, and of 20,480 with the robust truth of either task; of
+these, it also prints how many directed series change by less than two standard errors from end to end. Writes
+series.json beside itself. A minute.
 
     OMP_NUM_THREADS=1 python benchmarks/series.py
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from measured import Bound, finish, medians, parser, show
 
@@ -25,7 +28,8 @@ from tsd.tasks import PAPER, RICH, SINGLE, Task, single
 
 PAPERS, ROBUST = single(PAPER), {"single": SINGLE, "rich": RICH}
 BLOCKS, REPEATS, LENGTH = 8, 15, 128
-BALANCED = 100_000
+BALANCED, ROBUSTLY = 100_000, 20_480
+ENDS, CUBIC = 20, 3  # points in the window at either end; degree of the curve around which the error is taken
 # The shares of near ties that the generator with one process had, on 20,480 series of the laptop recipe.
 TIES_BEFORE = {"trend": 0.1348, "noise at 2": 0.0250, "noise at 12": 0.0743, "maximum": 0.3052, "minimum": 0.3037}
 
@@ -41,9 +45,10 @@ def main() -> None:
     balance = measure_balance(table)
     shares = [share for facet in balance["classes"].values() for share in facet.values()]
     given = max(balance["place given trend"].values())
+    robust = {name: robust_balance(name) for name in ROBUST}
     finish(
         __file__,
-        {"rates": rates, "balance": balance},
+        {"rates": rates, "balance": balance, "robust": robust},
         [
             Bound("OU process without spare candidates, of the rate of normals", plain / normals, least=0.4),
             Bound("default mix, of the rate of normals", rates["default mix"] / normals, least=0.25),
@@ -61,6 +66,7 @@ def main() -> None:
                 Bound(f"near ties, {name}", share, most=TIES_BEFORE[name])
                 for name, share in balance["near ties"].items()
             ),
+            *(bound for name, found in robust.items() for bound in _robust_bounds(name, found)),
         ],
         options.check,
     )
@@ -136,6 +142,56 @@ def measure_balance(table: pa.Table) -> dict[str, Any]:
         },
         "near ties": near_ties(table),
     }
+
+
+def robust_balance(name: str) -> dict[str, Any]:
+    """Classes, what the trend gives away, near ties, and directed series within two standard errors."""
+    recipe = load("laptop", [f"task={name}"])
+    table = draw_table(recipe.asks, recipe.series, 0, 0, ROBUSTLY)
+    classes, found = class_table(recipe.asks, table), baselines(recipe.asks, table)
+    show(f"Robust truth, task {name}", [{"facet": facet, **_shares(row)} for facet, row in classes.items()])
+    measures = {measure: column.to_numpy() for measure, column in zip(*_columns(table), strict=True)}
+    values = np.stack(table["values"].to_numpy()).astype(np.float64)
+    directed = np.asarray(table["truth"].combine_chunks().field("trend")) != "flat"
+    return {
+        "series": len(table),
+        "classes": classes,
+        "place given trend": {place: found[place]["given"] for place in ("maximum", "minimum")},
+        "near ties": {
+            facet.name: float((facet.margin(measures) < facet.tie).mean())
+            for facet in recipe.asks.facets
+            if facet.margin
+        },
+        "directed, within two standard errors": {
+            kind: float((apart[directed] < 2).mean()) for kind, apart in _errors_apart(values).items()
+        },
+    }
+
+
+def _errors_apart(values: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+    """The difference between the means of the ends by its standard error around a cubic, (series,).
+
+    The error is that of independent noise, or that of AR(1) noise.
+    """
+    basis = np.polynomial.legendre.legvander(np.linspace(-1, 1, values.shape[1]), CUBIC)
+    around = values - (values @ np.linalg.pinv(basis).T) @ basis.T
+    energy = (around**2).sum(axis=1)
+    rho = (around[:, 1:] * around[:, :-1]).sum(axis=1) / energy
+    error = np.sqrt(energy / (values.shape[1] - CUBIC - 1) * 2 / ENDS)
+    apart = np.abs(values[:, -ENDS:].mean(axis=1) - values[:, :ENDS].mean(axis=1)) / error
+    return {"independent": apart, "AR(1)": apart / np.sqrt((1 + rho) / (1 - rho))}
+
+
+def _robust_bounds(name: str, found: dict[str, Any]) -> Iterator[Bound]:
+    """What the corpus of the default recipe promises, for three classes and for fewer."""
+    for facet, shares in found["classes"].items():
+        least, most = (0.3, 0.7) if len(shares) == 2 else (0.2, 0.45)
+        yield Bound(f"{name}: smallest class of {facet}", min(shares.values()), least=least)
+        yield Bound(f"{name}: largest class of {facet}", max(shares.values()), most=most)
+    yield Bound(f"{name}: place given trend", max(found["place given trend"].values()), most=0.55)
+    yield Bound(f"{name}: near ties of the trend", found["near ties"]["trend"], most=0.1)
+    within = found["directed, within two standard errors"]["independent"]
+    yield Bound(f"{name}: directed within two standard errors", within, most=0.02)
 
 
 def near_ties(table: pa.Table) -> dict[str, float]:
