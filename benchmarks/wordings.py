@@ -155,7 +155,7 @@ def learn(
         **accuracies,
         "all": float(right.all(1).mean()),
         "label loss": loss.labels,
-        "wording": loss.wording,
+        "wording loss": loss.wording,
     }, right
 
 
