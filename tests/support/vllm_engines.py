@@ -60,7 +60,7 @@ def status_of(engine: psutil.Process, path: str) -> int:
 
 
 def requests_at(server: psutil.Process) -> int:
-    """How many connections a server has: one for each request that it answers."""
+    """How many connections a server has: one for each request under way, and those that its client keeps."""
     with suppress(psutil.Error):
         return sum(one.status == psutil.CONN_ESTABLISHED for one in server.net_connections("tcp"))
     return 0
