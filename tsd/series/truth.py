@@ -82,22 +82,26 @@ def _measure(values: npt.NDArray[np.uint8], places: Places) -> dict[str, npt.NDA
 
 def _extrema(turned: npt.NDArray[np.uint8], places: Places) -> dict[str, npt.NDArray[Any]]:
     """`extrema` for series that fit the cache together. turned: (length, batch) uint8."""
-    # The smallest integers that hold a value and an index.
-    small = turned.astype(np.int16 if len(turned) < 256 else np.int32)
-    maximum, argmax = _peaks(small, places)
-    minimum, argmin = _peaks(TOP - small, places)
+    length, bits = len(turned), len(turned).bit_length()
+    # A key holds the value in its high bits and the earliness in its low bits: one maximum finds both. The
+    # smallest integers that hold a key.
+    keys: npt.NDArray[Any] = turned.astype(np.int16 if length < 256 else np.int32)
+    early = np.arange(length - 1, -1, -1, dtype=keys.dtype)[:, None]
+    keys <<= bits
+    keys += early
+    maximum, argmax = _peaks(keys, places)
+    np.subtract((TOP << bits) + 2 * early, keys, out=keys)  # of TOP minus the value, as early
+    minimum, argmin = _peaks(keys, places)
     return {"argmax": argmax, "argmin": argmin, "maximum_lead": maximum, "minimum_lead": minimum}
 
 
-def _peaks(values: npt.NDArray[Any], places: Places) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+def _peaks(keys: npt.NDArray[Any], places: Places) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """Lead of the maximum over the other regions, and its first index, (batch,) each.
 
-    values: (length, batch), int16 or int32.
+    keys: (length, batch), int16 or int32, of `_extrema`.
     """
-    length = len(values)
+    length = len(keys)
     bits = length.bit_length()
-    # A key holds the value in its high bits and the earliness in its low bits: one maximum finds both.
-    keys = (values << bits) + np.arange(length - 1, -1, -1, dtype=values.dtype)[:, None]
     first, last = regions(length, places)
     parts = (keys[:first], keys[first:last], keys[last:])  # with four points, the last part is empty
     one, two, three = (part.max(axis=0, initial=-1) for part in parts)

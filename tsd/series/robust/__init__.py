@@ -135,19 +135,22 @@ def _structure(values: waves.Points, extent: waves.Column) -> tuple[Columns, wav
     """
     points = values.shape[1]
     line, around_line = trend.fit_line(values)
-    first, around_wave = waves.take_strongest(around_line, line.energy)
+    around = waves.moments(around_line, line.energy)
+    first = waves.take_strongest(around_line, line.energy)
+    around_wave = around_line  # in place
     once = waves.sum_of_squares(around_wave)
     # Where no first wave enters there is no second one: the strongest would be the same.
     entered = np.flatnonzero(first.entered)
-    some, without = waves.take_strongest(around_wave[entered], once[entered])
-    second, rest, twice = some.among(len(values), entered), around_wave.copy(), once.copy()
+    without = around_wave[entered]
+    second = waves.take_strongest(without, once[entered]).among(len(values), entered)
+    rest, twice = around_wave.copy(), once.copy()
     rest[entered], twice[entered] = without, waves.sum_of_squares(without)
     seasons = season.find((around_wave, rest), line.slope, (first, second), (line.energy, once))
     seasonal = seasons.found > season.NONE
     # The trend is that of the series without its season, so the wave beside its line is the other one.
     beside = second.where(seasonal & ~seasons.second, first)
     around_beside = waves.moments(around_wave, once)
-    around = around_beside.where(seasonal, waves.moments(around_line, line.energy))
+    around = around_beside.where(seasonal, around)
     these, swapped = np.flatnonzero(seasonal), np.flatnonzero(seasons.second)
     around_beside.put(these, waves.moments(rest[these], twice[these]))
     around.put(swapped, waves.moments(rest[swapped] + waves.curve(first.rows(swapped), points, straightened=True)))

@@ -41,7 +41,8 @@ def find(residual: Points, noise: Column, fitted: npt.NDArray[np.intp]) -> Rever
     """
     points = residual.shape[1]
     most = (LARGEST * np.maximum(noise, FLOOR)).astype(np.float32)[:, None]
-    near = np.clip(residual, -most, most)
+    near = np.minimum(residual, most)
+    np.maximum(near, -most, out=near)  # with bounds by series, faster than clip
     rounded = ROUNDING * points
     energy = sum_of_squares(near) - rounded
     raw = np.vecdot(near[:, 1:], near[:, :-1]).astype(np.float64) / np.maximum(energy, rounded)

@@ -1,6 +1,6 @@
 """Season: a wave that keeps its frequency and phase through the series, and stands out of the noise around it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -13,9 +13,9 @@ from tsd.series.robust.waves import (
     Wave,
     fold,
     half_turns,
+    halves,
     moments,
     persistence,
-    turns,
     unfold,
     wave_table,
 )
@@ -70,12 +70,13 @@ def find(
     # Around the second wave the first one is off, around the first one only the line is.
     around = np.where(second, energies[1], energies[0])
     share = wave.energy / np.maximum(around, NOTHING * points)
-    steepest = np.pi / points * wave.frequency * wave.height
+    height = wave.height
+    steepest = np.pi / points * wave.frequency * height
     candidates = np.flatnonzero(
         wave.entered
         & (wave.frequency >= LEAST_CYCLES)
         & (share >= np.where(second, SECOND_SHARE, LEAST_SHARE))
-        & (wave.height >= LEAST_HEIGHT)
+        & (height >= LEAST_HEIGHT)
         & (steepest >= REVERSES * np.abs(slope - wave.tilt))
     )
     found = np.zeros(batch, np.int8)
@@ -103,36 +104,32 @@ def take_off_shape(residual: Points, season: Season) -> None:
         return
     points = residual.shape[1]
     rest, frequency = residual[rows], season.wave.frequency[rows]
-    even, odd = fold(rest)
-    time = wave_table(points).time[-even.shape[1] :]
-    centre = points % 2 == 1
-    cosine, sine = half_turns(frequency, points)
-    _take_off_part(even, sine * time, 1.0, centre)
-    _take_off_part(odd, cosine * time, 1.0, centre)
+    parts = fold(rest)  # (2, seasonal, half)
+    time = wave_table(points).time[-parts.shape[2] :]
+    turns = half_turns(frequency, points)
+    _take_off_parts(parts, turns[::-1] * time, 1.0, points)
     # cos kx is 2 cos x · cos (k − 1)x − cos (k − 2)x, and sin kx alike.
-    twice, before = 2 * cosine, (np.ones_like(cosine), np.zeros_like(sine))
+    twice, before = 2 * turns[0], np.zeros_like(turns)
+    before[0] = 1
     for times in HARMONICS:
-        before, (cosine, sine) = (cosine, sine), (twice * cosine - before[0], twice * sine - before[1])
-        there = times * frequency < FASTEST * points
-        _take_off_part(even, cosine, there, centre)
-        _take_off_part(odd, sine, there, centre)
-    residual[rows] = unfold(even, odd, points)
+        before, turns = turns, np.subtract(twice * turns, before, out=before)
+        _take_off_parts(parts, turns, times * frequency < FASTEST * points, points)
+    residual[rows] = unfold(parts[0], parts[1], points)
 
 
-def _take_off_part(part: Points, wave: Points, there: npt.NDArray[np.bool_] | float, centre: bool) -> None:
-    """Take a wave off the even or the odd part of each series in place, as large as least squares say.
+def _take_off_parts(parts: Points, waves: Points, there: npt.NDArray[np.bool_] | float, points: int) -> None:
+    """Take a wave off the even and one off the odd part of each series in place, as large as least squares say.
 
-    part, wave: (batch, half), of `fold`. there: (batch,) 1 for series that have such a wave, else 0. centre:
-    whether the first point is that in the centre, which counts once. Level and slope of the wave do not matter to
-    what is local, and stay.
+    parts, waves: (2, batch, half), of `fold`. there: (batch,) 1 for series that have such waves, else 0. Level and
+    slope of a wave do not matter to what is local, and stay.
     """
-    product, norm = np.vecdot(part, wave), np.vecdot(wave, wave)
-    if centre:
-        product -= np.float32(0.5) * part[:, 0] * wave[:, 0]
-        norm -= np.float32(0.5) * wave[:, 0] ** 2
+    product, norm = np.vecdot(parts, waves), np.vecdot(waves, waves)
+    if points % 2:  # the first point is that in the centre, which counts once
+        product -= np.float32(0.5) * parts[..., 0] * waves[..., 0]
+        norm -= np.float32(0.5) * waves[..., 0] ** 2
     # Near two points a cycle one of the two is hardly there.
-    amplitude = product / np.maximum(norm, np.float32(0.02 * wave.shape[1]))
-    part -= wave * (amplitude * there).astype(np.float32)[:, None]
+    amplitude = product / np.maximum(norm, np.float32(0.02 * waves.shape[2]))
+    parts -= waves * (amplitude * there)[..., None]
 
 
 def _background(rest: Points, wave: Wave) -> Column:
@@ -149,23 +146,25 @@ def _background(rest: Points, wave: Wave) -> Column:
 def _in_phase(rest: Points, wave: Wave) -> npt.NDArray[np.bool_]:
     """Whether halves and thirds of the series have the wave in one phase and in like amplitude. (batch,)."""
     points = rest.shape[1]
-    cosine, sine = turns(wave.frequency, points)
-    whole = wave.even.astype(np.float32)[:, None] * cosine
-    whole += wave.odd.astype(np.float32)[:, None] * sine
-    whole += rest  # (batch, points): rest and wave
-    # Six parts, the same backwards: the point in the middle of an odd number is left out.
-    cuts = np.round(points // 2 / 3 * np.arange(4)).astype(np.intp)
-    spans = [*pairwise(cuts), *pairwise(points - cuts[::-1])]
-    parts = np.empty((len(rest), len(spans)), np.complex64)
-    for i, span in enumerate(slice(*each) for each in spans):
-        parts.real[:, i] = np.vecdot(cosine[:, span], whole[:, span])
-        parts.imag[:, i] = np.vecdot(sine[:, span], whole[:, span])
-    early, late = parts[:, :3], parts[:, 3:]
-    early, late = early.sum(axis=1), late.sum(axis=1)
+    turns = half_turns(wave.frequency, points)
+    even, odd = turns * wave.columns[1:3, :, None].astype(np.float32)
+    late, early = halves(rest)
+    whole = np.stack([early + even, late + even])  # (2, batch, half): rest and wave
+    whole[0] -= odd
+    whole[1] += odd
+    # Three parts of each half, from the centre on: the point in the middle of an odd number is left out.
+    cuts = turns.shape[2] - np.round(points // 2 / 3 * np.arange(3, -1, -1)).astype(np.intp)
+    parts = np.empty((3, 2, len(rest)), np.complex64)
+    for part, cut in zip(parts, pairwise(cuts), strict=True):
+        span = np.s_[..., slice(*cut)]
+        part.real, part.imag = np.vecdot(turns[:, None][span], whole[span])
+    parts[:, 0].imag *= -1  # a sine is negative before the centre
+    early, late = parts.sum(axis=0)
     small, large = np.sort(np.abs([early, late]), axis=0)
     agreement = (early * late.conj()).real
-    thirds = parts[:, ::2] + parts[:, 1::2]
-    together, apart = np.abs(thirds.sum(axis=1)), np.abs(thirds).sum(axis=1)
+    inner, middle, outer = parts
+    thirds = np.array([outer[0] + middle[0], inner[0] + inner[1], middle[1] + outer[1]])
+    together, apart = np.abs(thirds.sum(axis=0)), np.abs(thirds).sum(axis=0)
     held: npt.NDArray[np.bool_] = (
         (agreement >= IN_PHASE * small * large) & (small >= LEAST_BALANCE * large) & (together >= IN_PHASE * apart)
     )
@@ -174,11 +173,6 @@ def _in_phase(rest: Points, wave: Wave) -> npt.NDArray[np.bool_]:
 
 def _kept(wave: Wave, there: npt.NDArray[np.bool_]) -> Wave:
     """The wave where it is a season, zero elsewhere."""
-    return replace(
-        wave,
-        even=np.where(there, wave.even, 0.0),
-        odd=np.where(there, wave.odd, 0.0),
-        energy=np.where(there, wave.energy, 0.0),
-        lift=np.where(there, wave.lift, 0.0),
-        tilt=np.where(there, wave.tilt, 0.0),
-    )
+    columns = wave.columns * there
+    columns[0] = wave.frequency
+    return Wave(columns)

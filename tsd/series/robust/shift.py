@@ -58,8 +58,10 @@ def find(values: Points, season: Season, extent: Column, around_wave: Column) ->
     level = values.copy()
     seasonal = np.flatnonzero(season.found > NONE)
     if len(seasonal):
-        some = level[seasonal] - curve(season.wave.rows(seasonal), points)
-        level[seasonal] = some - some.mean(axis=1, keepdims=True)
+        some = level[seasonal]
+        some -= curve(season.wave.rows(seasonal), points)
+        some -= some.mean(axis=1, keepdims=True)
+        level[seasonal] = some
     energy = sum_of_squares(level)
     cusum = _cusum(level)
     most = np.maximum(cusum.max(axis=(0, 1)), -cusum.min(axis=(0, 1)))
@@ -74,7 +76,8 @@ def find(values: Points, season: Season, extent: Column, around_wave: Column) ->
     size = -score * np.sqrt(points / (first * (points - first)))
     near = np.flatnonzero(np.abs(size) >= LEAST_SIZE * extent[candidates])
     near = near[_abrupt(level[candidates[near]], first[near], size[near])]
-    around = level[candidates[near]] - levels(first[near], size[near], points)
+    around = level[candidates[near]]
+    around -= levels(first[near], size[near], points)
     significant = _significant(around, first[near], size[near])
     near, around = near[significant], around[significant]
     held = candidates[near]
@@ -146,11 +149,11 @@ def _abrupt(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDA
     """Whether the medians right before and right after differ by about the whole size. (batch,)."""
     window = min(LARGEST_WINDOW, edge(level.shape[1]))
     near = first[:, None] + np.arange(-window, window)  # (batch, 2 · window)
-    around = np.take_along_axis(level, near, axis=1)
-    before, after = (np.sort(side, axis=1) for side in (around[:, :window], around[:, window:]))
+    sides = np.take_along_axis(level, near, axis=1).reshape(len(level), 2, window)
+    sides.sort(axis=2)
     middle = slice((window - 1) // 2, window // 2 + 1)  # one point, or two of an even number
-    jump = after[:, middle].mean(axis=1) - before[:, middle].mean(axis=1)
-    part = jump / size
+    before, after = sides[:, :, middle].mean(axis=2).T
+    part = (after - before) / size
     held: npt.NDArray[np.bool_] = (part >= ABRUPT[0]) & (part <= ABRUPT[1])
     return held
 

@@ -128,15 +128,17 @@ def perron_yabu(slope: Column, residual: Moments) -> Column:
     points = residual.points
     rho = persistence(residual, LINE_PARAMETERS)
     rho = np.where(rho > 1 - 1 / np.sqrt(points), 1.0, rho)
-    back = Moments(points, residual.energy, residual.lagged, residual.last, residual.first)
-    forward, backward = _quasi_differenced_t(slope, rho, residual), _quasi_differenced_t(-slope, rho, back)
-    return (forward - backward) / 2
+    # Each series twice, (2, batch): as it is, and backwards, where first and last point change places.
+    both = Moments(points, np.stack([residual.sums, residual.sums[[0, 1, 3, 2]]], axis=1))
+    forward, backward = _quasi_differenced_t(np.stack([slope, -slope]), rho, both)
+    t: Column = (forward - backward) / 2
+    return t
 
 
 def _quasi_differenced_t(line: Column, rho: Column, residual: Moments) -> Column:
-    """The t of the slope after quasi-differences, (batch,). The sums are closed, as a line leaves no slope.
+    """The t of the slope after quasi-differences, (2, batch). The sums are closed, as a line leaves no slope.
 
-    line, rho: (batch,), the slope by least squares, and the factor.
+    line: (2, batch), the slope by least squares. rho: (batch,), the factor. residual: of (2, batch).
     """
     points, first, last = residual.points, residual.first, residual.last
     start, end = -(points - 1) / 2, (points - 1) / 2  # centred time of the two
@@ -160,9 +162,8 @@ def _quasi_differenced_t(line: Column, rho: Column, residual: Moments) -> Column
 def _slope_t(slope: Column, wave: Wave, residual: Moments) -> Column:
     """The t of the slope beside the wave, its variance inflated for AR(1) noise, (batch,)."""
     points = residual.points
-    without, beside = (persistence(residual, used) for used in (LINE_PARAMETERS, WAVE_PARAMETERS))
-    rho = np.where(wave.entered, beside, without)
     used = np.where(wave.entered, WAVE_PARAMETERS, LINE_PARAMETERS)
+    rho = persistence(residual, used)
     variance = np.maximum(residual.energy / (points - used), NOTHING) * (1 + rho) / (1 - rho)
     t: Column = slope / np.sqrt(variance * (1 / spread(points) + wave.tilt_variance))
     return t

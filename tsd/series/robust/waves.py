@@ -21,7 +21,7 @@ SLOWEST = 1.0  # cycles; less than a cycle is a bend or a trend
 POINTS_PER_CYCLE = 3  # of the fastest wave
 ENTERS = 0.2  # least share of the variance that a wave must explain to be taken off
 NEARLY = 0.95  # of that share: the peak of a spectrum is known about as well before the wave is fitted
-ROWS = 256  # series transformed at once, which a core's cache holds
+ROWS = 128  # series transformed at once, which a core's cache holds
 NOTHING = 1e-3  # variance in squared value units below which there is nothing to explain
 
 
@@ -49,19 +49,47 @@ class Wave:
     """The best wave of each series beside a straight line, zero where it explains too little. (batch,) each.
 
     frequency in cycles. even, odd: amplitudes of cosine and sine, in value units. energy: the sum of squares that
-    the wave explains. entered: whether it explains enough. lift, tilt: the level and the slope per point that the
-    wave has of its own, which the line must give back. tilt_variance: what the wave adds to the variance of the
-    slope, for residuals of unit variance.
+    the wave explains. lift, tilt: the level and the slope per point that the wave has of its own, which the line
+    must give back. tilt_variance: what the wave adds to the variance of the slope, for residuals of unit variance.
+
+    columns: (7, batch), all of these in this order. In one array the waves of some series are chosen by one call.
     """
 
-    frequency: Column
-    even: Column
-    odd: Column
-    energy: Column
-    entered: npt.NDArray[np.bool_]
-    lift: Column
-    tilt: Column
-    tilt_variance: Column
+    columns: npt.NDArray[np.float64]
+
+    @property
+    def frequency(self) -> Column:
+        return _row(self.columns, 0)
+
+    @property
+    def even(self) -> Column:
+        return _row(self.columns, 1)
+
+    @property
+    def odd(self) -> Column:
+        return _row(self.columns, 2)
+
+    @property
+    def energy(self) -> Column:
+        return _row(self.columns, 3)
+
+    @property
+    def lift(self) -> Column:
+        return _row(self.columns, 4)
+
+    @property
+    def tilt(self) -> Column:
+        return _row(self.columns, 5)
+
+    @property
+    def tilt_variance(self) -> Column:
+        return _row(self.columns, 6)
+
+    @property
+    def entered(self) -> npt.NDArray[np.bool_]:
+        """Whether it explains enough, (batch,)."""
+        explains: npt.NDArray[np.bool_] = self.energy > 0
+        return explains
 
     @property
     def height(self) -> Column:
@@ -70,59 +98,70 @@ class Wave:
 
     def where(self, which: npt.NDArray[np.bool_], other: "Wave") -> "Wave":
         """This wave where `which`, the other one elsewhere."""
-        return Wave(**{name: np.where(which, column, vars(other)[name]) for name, column in vars(self).items()})
+        return Wave(np.where(which, self.columns, other.columns))
 
     def rows(self, rows: npt.NDArray[np.intp]) -> "Wave":
         """The waves of some of the series."""
-        return Wave(**{name: column[rows] for name, column in vars(self).items()})
+        return Wave(self.columns[:, rows])
 
     def among(self, batch: int, rows: npt.NDArray[np.intp]) -> "Wave":
         """These waves in the rows of a larger batch, in which the other series have none."""
-        wider = {name: np.zeros(batch, column.dtype) for name, column in vars(self).items()}
-        wider["frequency"] += SLOWEST
-        for name, column in vars(self).items():
-            wider[name][rows] = column
-        return Wave(**wider)
+        wider = np.zeros((len(self.columns), batch))
+        wider[0] = SLOWEST
+        wider[:, rows] = self.columns
+        return Wave(wider)
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums of a residual, (batch,) each: of squares, of products of neighbours, and its first and last point."""
+    """Sums of a residual, (batch,) each: of squares, of products of neighbours, and its first and last point.
+
+    sums: (4, batch), all of these in this order.
+    """
 
     points: int
-    energy: Column
-    lagged: Column
-    first: Column
-    last: Column
+    sums: npt.NDArray[np.float64]
+
+    @property
+    def energy(self) -> Column:
+        return _row(self.sums, 0)
+
+    @property
+    def lagged(self) -> Column:
+        return _row(self.sums, 1)
+
+    @property
+    def first(self) -> Column:
+        return _row(self.sums, 2)
+
+    @property
+    def last(self) -> Column:
+        return _row(self.sums, 3)
 
     def where(self, which: npt.NDArray[np.bool_], other: "Moments") -> "Moments":
         """Those of this residual where `which`, those of the other elsewhere."""
-        return Moments(
-            self.points,
-            np.where(which, self.energy, other.energy),
-            np.where(which, self.lagged, other.lagged),
-            np.where(which, self.first, other.first),
-            np.where(which, self.last, other.last),
-        )
+        return Moments(self.points, np.where(which, self.sums, other.sums))
 
     def put(self, rows: npt.NDArray[np.intp], other: "Moments") -> None:
         """Replace those of some series, in place. other: of these series."""
-        for name in ("energy", "lagged", "first", "last"):
-            getattr(self, name)[rows] = getattr(other, name)
+        self.sums[:, rows] = other.sums
 
 
-def take_strongest(residual: Points, energy: Column) -> tuple[Wave, Points]:
-    """Fit the strongest wave of each series beside a line, and return it with the residual of both.
+def _row(columns: npt.NDArray[np.float64], index: int) -> Column:
+    row: Column = columns[index]
+    return row
 
-    residual: (batch, points), from a line. energy: (batch,) its sum of squares.
+
+def take_strongest(residual: Points, energy: Column) -> Wave:
+    """Fit the strongest wave of each series beside a line, and take it off in place.
+
+    residual: (batch, points), from a line; becomes that of both. energy: (batch,) its sum of squares.
     """
     batch, points = residual.shape
     frequency, power = strongest(residual)
     rows = np.flatnonzero(power >= NEARLY * np.maximum(ENTERS * energy, NOTHING * points))
-    wave, rest = take_off(residual[rows], energy[rows], frequency[rows])
-    around = residual.copy()
-    around[rows] = rest
-    return wave.among(batch, rows), around
+    wave, residual[rows] = take_off(residual[rows], energy[rows], frequency[rows])
+    return wave.among(batch, rows)
 
 
 def strongest(residual: Points) -> tuple[Column, Column]:
@@ -163,11 +202,11 @@ def spectrum(residual: Points) -> npt.NDArray[np.float32]:
     table = wave_table(points)
     first = round(table.frequencies[0] / COARSE)
     power = np.empty((batch, len(table.frequencies)), np.float32)
+    padded = np.zeros((min(batch, ROWS), round(points / COARSE)), np.float32)
     for start in range(0, batch, ROWS):
         some = residual[start : start + ROWS]
-        padded = np.zeros((len(some), round(points / COARSE)), np.float32)
-        padded[:, :points] = some
-        whole = rfft(padded, axis=1)
+        padded[: len(some), :points] = some
+        whole = rfft(padded[: len(some)], axis=1)
         turned = whole[:, first : first + len(table.frequencies)] * table.centred  # (rows, waves) complex64
         squares = turned.view(np.float32)  # (rows, 2 · waves)
         np.multiply(squares, squares, out=squares)
@@ -199,7 +238,7 @@ def take_off(residual: Points, energy: Column, frequency: Column, least: float =
     # Near two points a cycle one of the two is hardly there.
     even_norm, odd_norm = np.maximum(even_norm, 0.02 * points), np.maximum(odd_norm, 0.02 * points)
     half = cosine.shape[1]
-    late, early = residual[:, points - half :], residual[:, half - 1 :: -1]
+    late, early = halves(residual)
     part = late + early
     even = np.vecdot(part, cosine)
     if points % 2:
@@ -220,18 +259,28 @@ def take_off(residual: Points, energy: Column, frequency: Column, least: float =
     np.subtract(late, cosine, out=rest[:, points - half :])
     kept = np.where(entered, explained, 0.0)
     variance = np.where(entered, slope**2 / odd_norm, 0.0)
-    return Wave(frequency, even, odd, kept, entered, lift, tilt, variance), rest
+    return Wave(np.array([frequency, even, odd, kept, lift, tilt, variance])), rest
 
 
-def fold(residual: Points) -> tuple[Points, Points]:
-    """The even and the odd part of each series around its centre, (batch, half) each, from the centre on."""
+def fold(residual: Points) -> Points:
+    """The even and the odd part of each series around its centre, (2, batch, half), from the centre on."""
+    late, early = halves(residual)
+    parts = np.empty((2, *early.shape), np.float32)
+    np.add(late, early, out=parts[0])
+    np.subtract(late, early, out=parts[1])
+    parts *= np.float32(0.5)
+    return parts
+
+
+def halves(residual: Points) -> tuple[Points, Points]:
+    """The later half of each series and the earlier one backwards, (batch, half) each, from the centre on.
+
+    An odd number of points has the one in the centre in both. The earlier half is a copy: numpy takes several
+    times as long for what runs backwards.
+    """
     points = residual.shape[1]
     half = (points + 1) // 2
-    late, early = residual[:, points - half :], residual[:, half - 1 :: -1]
-    even, odd = late + early, late - early
-    even *= np.float32(0.5)
-    odd *= np.float32(0.5)
-    return even, odd
+    return residual[:, points - half :], np.ascontiguousarray(residual[:, half - 1 :: -1])
 
 
 def unfold(even: Points, odd: Points, points: int) -> Points:
@@ -243,35 +292,26 @@ def unfold(even: Points, odd: Points, points: int) -> Points:
     return series
 
 
-def half_turns(frequency: Column, points: int) -> tuple[Points, Points]:
-    """Cosine and sine of each frequency in the later half of the series, (batch, half) each, as of `fold`."""
+def half_turns(frequency: Column, points: int) -> Points:
+    """Cosine and sine of each frequency in the later half of the series, (2, batch, half), as of `fold`."""
     half = (points + 1) // 2
     angle = _column(2 * np.pi / points * frequency) * wave_table(points).time[points - half :]
-    sine = np.sin(angle)
-    return np.cos(angle, out=angle), sine
-
-
-def turns(frequency: Column, points: int) -> tuple[Points, Points]:
-    """Cosine and sine of each frequency, (batch, points) each, counted from the centre of the series."""
-    late_cosine, late_sine = half_turns(frequency, points)
-    half = late_cosine.shape[1]
-    cosine, sine = np.empty((2, len(frequency), points), np.float32)
-    cosine[:, half - 1 :: -1], cosine[:, points - half :] = late_cosine, late_cosine
-    np.negative(late_sine, out=sine[:, half - 1 :: -1])
-    sine[:, points - half :] = late_sine
-    return cosine, sine
+    both = np.empty((2, *angle.shape), np.float32)
+    np.cos(angle, out=both[0])
+    np.sin(angle, out=both[1])
+    return both
 
 
 def curve(wave: Wave, points: int, straightened: bool = False) -> Points:
     """The wave itself, (batch, points) in value units. straightened: without its own level and slope."""
-    cosine, sine = turns(wave.frequency, points)
+    cosine, sine = half_turns(wave.frequency, points)
     cosine *= _column(wave.even)
     sine *= _column(wave.odd)
-    cosine += sine
+    series = unfold(cosine, sine, points)
     if straightened:
-        cosine -= _column(wave.lift)
-        cosine -= _column(wave.tilt) * wave_table(points).time
-    return cosine
+        series -= _column(wave.lift)
+        series -= _column(wave.tilt) * wave_table(points).time
+    return series
 
 
 def overlaps(frequency: Column, points: int) -> tuple[Column, Column, Column, Column]:
@@ -323,13 +363,12 @@ def wave_table(points: int) -> WaveTable:
 
 def moments(residual: Points, energy: Column | None = None) -> Moments:
     """What the tests need of residuals of mean zero. residual: (batch, points). energy: their sum of squares."""
-    energy = sum_of_squares(residual) if energy is None else energy.copy()
+    energy = sum_of_squares(residual) if energy is None else energy
     lagged = np.vecdot(residual[:, 1:], residual[:, :-1])
-    first, last = residual[:, 0].astype(np.float64), residual[:, -1].astype(np.float64)
-    return Moments(residual.shape[1], energy, lagged.astype(np.float64), first, last)
+    return Moments(residual.shape[1], np.array([energy, lagged, residual[:, 0], residual[:, -1]]))
 
 
-def persistence(residual: Moments, used: int) -> Column:
+def persistence(residual: Moments, used: int | npt.NDArray[np.integer]) -> Column:
     """The autocorrelation at lag 1 of each residual, corrected for the parameters that were fitted, (batch,) 0–1.
 
     A fit of a line lowers it by (2 + 4ρ) / points to first order (Kendall 1954, Tanaka 1984), and of `used`
