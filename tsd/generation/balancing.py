@@ -1,6 +1,8 @@
 """Choose candidates so that the classes of many facets have their shares: too many facets to fill joint cells."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,23 +55,44 @@ def balanced(
     # A few facets together have one code: then a candidate's sum is looked up in few tables.
     groups = [slice(first, first + TOGETHER) for first in range(0, len(sizes), TOGETHER)]
     codes = [np.ravel_multi_index(facets[group], sizes[group]) for group in groups]
-    classes_of = [np.indices(sizes[group]).reshape(len(sizes[group]), -1) for group in groups]
+    tables = [_Combined.of(sizes[group], wanted[group]) for group in groups]
     left = np.arange(len(penalty))
     for remaining in np.linspace(len(penalty), count, ROUNDS + 1).round().astype(int)[1:]:
         score = penalty[left]
-        for group, code, combined in zip(groups, codes, classes_of, strict=True):
+        for code, combined in zip(codes, tables, strict=True):
             here = code[left]
-            found = np.bincount(here, minlength=combined.shape[1])
-            excess = np.zeros(len(found))  # by combination of classes
-            for shares, of in zip(wanted[group], combined, strict=True):
-                excess += (np.bincount(of, found) / (len(left) * shares))[of]
-            score += excess[here]
-        most = np.partition(score, remaining - 1)[remaining - 1]
-        spare = np.flatnonzero(score == most)[remaining - np.count_nonzero(score < most) :]
-        stays = score <= most
-        stays[spare] = False
-        left = left[stays]
+            score += combined.excess(here)[here]
+        left = left[_least(score, remaining)]
     return left
+
+
+@dataclass(frozen=True)
+class _Combined:
+    """The combinations of classes of a few facets, whose classes are numbered from one facet to the next.
+
+    index: (facets, combinations) class of each facet. member: (combinations, classes) 1 where a combination has a
+    class, else 0. wanted: (classes,) shares.
+    """
+
+    index: npt.NDArray[np.intp]
+    member: npt.NDArray[np.float64]
+    wanted: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, sizes: list[int], wanted: list[npt.NDArray[np.float64]]) -> "_Combined":
+        """sizes, wanted: number of classes of each facet, and their shares."""
+        before = np.cumsum([0, *sizes[:-1]])[:, None]
+        index = np.indices(sizes).reshape(len(sizes), -1) + before
+        return cls(index, np.eye(sum(sizes))[index].sum(axis=0), np.concatenate(wanted))
+
+    def excess(self, codes: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """How much more frequent than wanted the classes of each combination are, summed over the facets.
+
+        codes: (candidates,) combination of each.
+        """
+        found = np.bincount(codes, minlength=len(self.member)) @ self.member  # whole numbers: exact in any order
+        excess: npt.NDArray[np.float64] = (found / (len(codes) * self.wanted))[self.index].sum(axis=0)
+        return excess
 
 
 def expected(
@@ -100,4 +123,13 @@ def even_out(
     rank[by_cell] = np.arange(len(cells)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     if weights is not None:
         rank = rank * weights.astype(np.uint32)
-    return np.sort(np.argsort(rank, kind="stable")[:count])
+    return _least(rank, count)
+
+
+def _least(score: npt.NDArray[Any], count: int) -> npt.NDArray[np.intp]:
+    """Indices of the `count` least scores, ascending; of equal ones the first."""
+    most = np.partition(score, count - 1)[count - 1]
+    stays = score <= most
+    ties = np.flatnonzero(score == most)
+    stays[ties[len(ties) - (np.count_nonzero(stays) - count) :]] = False
+    return np.flatnonzero(stays)

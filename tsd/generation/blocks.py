@@ -9,6 +9,7 @@ balanced classes.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from math import ceil
 from typing import Any
 
@@ -212,7 +213,7 @@ def _screened(drawn: Drawn, share: float, places: Places) -> Drawn:
     """A share of the candidates, see `tsd.generation.screening`."""
     kept = screened(drawn.values, drawn.plan.targets.noise, share, places)
     parameters = {name: column[kept] for name, column in drawn.parameters.items()}
-    return Drawn(drawn.plan.rows(kept), _by_series(drawn.values)[kept], parameters)
+    return Drawn(drawn.plan.rows(kept), drawn.values.T[:, kept].T, parameters)  # point after point, as it was
 
 
 def _measured(task: Task, drawn: Drawn) -> Group:
@@ -237,13 +238,15 @@ def _curves(
 ) -> tuple[Array, Columns]:
     """The mean curve of each series, (length, batch), and the parameters of its process. May change the shocks."""
     curve, processes = np.empty_like(shocks), processes_of(config.mix)
-    special = {name: np.full(len(process), np.nan, np.float32) for name in own_ranges(processes)}
-    for i, (title, kind) in enumerate(processes.items()):
-        these = slice(*np.searchsorted(process, [i, i + 1]))
+    names = own_ranges(processes)
+    special = dict(zip(names, np.full((len(names), len(process)), np.nan, np.float32), strict=True))
+    bounds = np.searchsorted(process, np.arange(len(processes) + 1))
+    for (title, kind), span in zip(processes.items(), pairwise(bounds), strict=True):
+        these = slice(*span)
         if these.start == these.stop:
             continue
-        for name, span in kind.ranges.items():
-            special[name][these] = rng.uniform(*config.ranges.get(name, span[:2]), these.stop - these.start)
+        for name, range_ in kind.ranges.items():
+            special[name][these] = rng.uniform(*config.ranges.get(name, range_[:2]), these.stop - these.start)
         own = {name: special[name][these] for name in kind.ranges}
         draw: Curve = kind.curve if title in PROCESSES else partial(_checked, title, kind)
         curve[:, these] = draw(own, time, shocks[:, these], rng)
@@ -292,11 +295,11 @@ def _keep(task: Task, groups: list[Group]) -> Block:
         kept = order[np.sort(preferred[even_out(cells[preferred], BLOCK, weights)])]
 
     def together(columns: list[Columns]) -> Columns:
-        return {name: np.concatenate([each[name] for each in columns])[kept] for name in columns[0]}
+        return {name: _joined([each[name] for each in columns])[kept] for name in columns[0]}
 
     lengths = np.concatenate([np.full(len(group.values), group.plan.length, np.int32) for group in groups])[kept]
     longest = max(group.plan.length for group in groups)
-    values = np.concatenate([_padded(group.values, longest) for group in groups])[kept]
+    values = _joined([_padded(group.values, longest) for group in groups])[kept]
     return Block(
         values=values.reshape(-1) if len(groups) == 1 else values[np.arange(longest) < lengths[:, None]],
         lengths=lengths,
@@ -305,6 +308,11 @@ def _keep(task: Task, groups: list[Group]) -> Block:
         measures=together([group.measures for group in groups]),
         classes=together([group.classes for group in groups]),
     )
+
+
+def _joined(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """The parts one after another; a single one, as with one length, is not copied."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _padded(values: npt.NDArray[np.uint8], length: int) -> npt.NDArray[np.uint8]:

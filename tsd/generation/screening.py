@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tsd.generation.balancing import STRIDE, even_out
 from tsd.series.robust.trend import BIG, BIG_ENDS, ENDS
-from tsd.series.truth import Places, extrema, place
+from tsd.series.truth import Places, regions
 
 LOOKED_AT = 64  # points of each series that decide whether it seems to have a trend
 CLEAR = (0.45, 1.5)  # size of a trend below which a series seems flat, and from which it seems to have a direction
@@ -34,9 +34,12 @@ def screened(
     values: (batch, length) uint8. noise: (batch,) wanted classes. Returns indices, ascending.
     """
     batch, length = values.shape
-    found = extrema(values, places)
-    highest, lowest = (place(found[name], length, places) for name in ("argmax", "argmin"))
-    kind = seeming(values, *(values[np.arange(batch), found[name]] for name in ("argmin", "argmax")))
+    parts = np.split(values, regions(length, places), axis=1)
+    high, low = np.array([(part.max(axis=1), part.min(axis=1)) for part in parts]).swapaxes(
+        0, 1
+    )  # (3, batch) each
+    highest, lowest = high.argmax(axis=0), low.argmin(axis=0)  # of equal ones the first
+    kind = seeming(values, low.min(axis=0), high.max(axis=0))
     unclear = kind == UNCLEAR
     highest, lowest = np.where(unclear, 0, highest), np.where(unclear, 0, lowest)
     cells = np.ravel_multi_index([kind, noise, highest, lowest], (4, 3, 3, 3))
@@ -66,4 +69,5 @@ def seeming(
     change = line * np.float32(2 * (points - 1) / np.square(time).sum() / BIG) / extent
     apart *= np.float32(1 / (window * BIG_ENDS)) / extent
     size = np.where(change * apart > 0, np.minimum(np.abs(change), np.abs(apart)), 0)
-    return np.select([size < CLEAR[0], size < CLEAR[1], change > 0], [FLAT, UNCLEAR, RISING], FALLING)
+    directed = np.where(change > 0, RISING, FALLING)
+    return np.where(size < CLEAR[0], FLAT, np.where(size < CLEAR[1], UNCLEAR, directed))
