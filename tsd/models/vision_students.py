@@ -33,12 +33,12 @@ class Size:
     learning_rate: float
 
 
-# Parameters without token embeddings: 31,108 · 102,040 · 301,744 · 1,005,088. Within 1 % of the text students of
+# Parameters without token embeddings: 31,108 · 102,040 · 302,000 · 1,005,088. Within 1 % of the text students of
 # the same name.
 SCRATCH = {
     "0.03M": Size(24, 40, 2, 1, 12, 44, 1, 1, learning_rate=4e-3),
     "0.1M": Size(48, 112, 2, 1, 24, 40, 2, 2, learning_rate=4e-3),
-    "0.3M": Size(64, 232, 2, 1, 48, 192, 2, 1, learning_rate=3e-3),
+    "0.3M": Size(64, 190, 2, 2, 48, 192, 2, 1, learning_rate=3e-3),
     "1M": Size(96, 304, 3, 3, 96, 272, 2, 6, learning_rate=1.5e-3),
 }
 
