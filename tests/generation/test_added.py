@@ -141,9 +141,9 @@ BEFORE = {  # ranges with which the paper's series were drawn before those of th
     "own_drift": (0.27, 0.40),
 }
 BYTES: dict[str, tuple[Task, dict[str, Any], str]] = {  # those of the paper as before structure could be added
-    "single": (SINGLE, {}, "809abba8a95877e7"),
+    "single": (SINGLE, {}, "948ac50c9743ac9f"),
     "paper": (single(PAPER), BEFORE, "092c7b4f72920d1c"),
-    "pair": (PAIR, {}, "7e4a069b10ed6cf4"),
+    "pair": (PAIR, {}, "a7d8e5cb8ea1204b"),
 }
 
 

@@ -421,3 +421,10 @@ def test_on_the_one_scale_few_series_are_cut_off(many: pa.Table) -> None:
     one_scale = values[(values.min(axis=1) > 0) | (values.max(axis=1) < 99)]
     at_an_end = (one_scale == 0).sum(axis=1) + (one_scale == 99).sum(axis=1)
     assert (at_an_end > 3).mean() < 0.02
+
+
+def test_some_series_have_no_noise_and_next_to_none_is_constant(many: pa.Table) -> None:
+    values = np.stack(many["values"].to_numpy(zero_copy_only=False))
+    still = (np.diff(values.astype(int), axis=1) == 0).mean(axis=1)
+    assert 0.01 <= (still > 0.6).mean() <= 0.1  # as a clean step or a slow ramp has it
+    assert (values.max(axis=1) == values.min(axis=1)).mean() <= 0.001

@@ -77,7 +77,7 @@ def test_a_teachers_identity_has_the_names_of_the_first_version(modality: str, v
 @pytest.mark.parametrize(
     ("override", "key"),
     [
-        ("teacher.batch_size=256", "25fd17a85b48fad0"),
+        ("teacher.train={size: 0.3M, pictures: 60000, learning_rate: 0.0035}", "25fd17a85b48fad0"),
         (f"{API}image}}", "884cc20ce16ded41"),
         (f"{API}text}}", "2dfd801f1e2935e8"),
         (f"{API}both}}", "45cab31452db3c1b"),

@@ -19,7 +19,7 @@ from tsd.tasks import SINGLE
 from tsd.training import checkpoints
 from tsd.training.loop import Progress
 
-PICTURES = 8000
+PICTURES = 12_000
 
 
 def recipe(folder: Path, *changes: str) -> Recipe:

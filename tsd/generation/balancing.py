@@ -21,7 +21,7 @@ SHARES: Mapping[str, tuple[float, ...]] = {  # of kept series by facet and class
     "outlier": (0.40, 0.30, 0.30),
     "volatility": (0.32, 0.34, 0.34),
     "reversion": (0.5, 0.5),
-    EXPECTED: (0.46, 0.31, 0.23),
+    EXPECTED: (0.50, 0.29, 0.21),
 }
 
 

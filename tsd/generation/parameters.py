@@ -15,7 +15,7 @@ from tsd.series.truth import TOP, end_window, polynomials
 
 Floats = npt.NDArray[np.float64]
 SIGNS = np.array([1.0, -1.0, 0.0])  # of an increasing, a decreasing and a flat series
-HIGH = 2  # index of high noise
+LOW, HIGH = 0, 2  # indices of low and of high noise
 COARSE = 16  # points at which a curve is evaluated for its size
 FLAT_TAU = (-0.4, 0.5)  # part of the range of log tau used for flat series
 LOG_TAU, GRID = (-7.0, 1.5), 100  # range of log(tau / length) and number of the tabulated stationary factors

@@ -12,6 +12,7 @@ from tsd.generation.parameters import (
     GRID,
     HIGH,
     LOG_TAU,
+    LOW,
     OWN_FILL,
     SIGNS,
     Floats,
@@ -34,6 +35,7 @@ FASTER = 1.5  # power of the length by which it does
 # extrema at its ends without a slope between them.
 FLAT_TAU = (-1.2, 0.2)
 FAST = (-0.4, 0.4)  # that for noisy series that drift
+CLEAN, LITTLE = 0.15, 0.05  # share of the series of low noise that have only a little of it: rounded, none
 FASTEST = (-1.0, 0.1)  # that for series of high noise: the longer the memory, the wider the range of as much noise
 
 
@@ -46,9 +48,10 @@ def design(config: SeriesConfig, rng: np.random.Generator, targets: Targets, cur
     shape, own = size_up(curve), targets.own_range
     # Without a curve only the path could have a trend, and one that wanders is seldom clear.
     sign = np.where(shape.constant, 0.0, SIGNS[targets.trend])
-    still = own & ~targets.swings & ((sign == 0) | shape.constant) & (targets.room == TOP)
-    level = np.where(still, HIGH, targets.noise)
+    still = ~targets.swings & ((sign == 0) | shape.constant) & (targets.room == TOP)  # nothing but the path moves
+    level = np.where(own & still, HIGH, targets.noise)
     wanted = np.exp(between(np.log(config.noise_rms), level, rng.random(batch)))
+    wanted[(level == LOW) & ~still & (rng.random(batch) < CLEAN)] *= LITTLE
     part = np.abs(sign) * rng.uniform(*config.own_drift, batch)  # of the range, that the drift covers
     log_share = _log_tau(config, rng, level, sign == 0, length)
     tau = np.exp(log_share) * length

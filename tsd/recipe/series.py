@@ -70,7 +70,7 @@ class SeriesConfig(Section):
     """trend_shares of min-max scaled series."""
     own_noise_shares: Shares = (0.32, 0.25, 0.43)
     """noise_shares of min-max scaled series. Scaling makes flat series noisier than they were generated."""
-    noise_rms: tuple[Range, Range, Range] = ((0.4, 1.7), (2.5, 8.5), (11.7, 14.5))
+    noise_rms: tuple[Range, Range, Range] = ((0.4, 1.7), (2.5, 8.0), (12.0, 14.5))
     """Ranges of the RMS of the noise for low, medium and high noise, in value units: around all structure, or of a
     cubic fit with `truth: paper`."""
     tau: tuple[Range, Range, Range] = ((0.2, 0.8), (0.016, 0.31), (0.0055, 0.031))

@@ -10,7 +10,7 @@ from tsd.recipe.section import Section
 from tsd.storage.keys import digest
 
 VERSION: Final = (
-    2  # raise it with whatever changes weights: tokenizer, architectures, initialisation, training loop
+    3  # raise it with whatever changes weights: tokenizer, architectures, initialisation, training loop
 )
 Precision = Literal["float32", "bfloat16"]
 LATE = ("ready_seconds", "decode_seconds")
