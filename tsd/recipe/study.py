@@ -8,7 +8,7 @@ from functools import cache
 from math import prod
 from typing import Annotated, Any, Self, SupportsIndex
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tsd.errors import InputError, RecipeError
 from tsd.recipe.additions import TEACHERS
@@ -51,7 +51,10 @@ def _folder_name(name: Any) -> Any:
     return name
 
 
-def _known_task(name: str) -> str:
+def _known_task(name: object) -> str:
+    """The name of a task, with the absolute path of its file. Raises ValueError if there is none of this name."""
+    if not isinstance(name, str):
+        raise ValueError(f"name one of {', '.join(TASKS)}, or module:TASK")
     if is_module(name):  # it is not loaded here: a stored recipe may come from someone else
         raise ValueError(f"a module needs the name of its task, such as {name}:TASK")
     if ":" not in name and name not in TASKS:
@@ -155,7 +158,9 @@ def _fault_of_definitions(recipe: "Recipe") -> str | None:
     if recipe.task not in TASKS:
         return f"{named[0]}: the task {recipe.asks.name} has its own definitions: leave it out" if named else None
     if recipe.truth not in truths_of(recipe.task):
-        return f"truth: the task {recipe.task} has no {recipe.truth} truth: leave truth out, or name another task"
+        return (
+            f"truth: the task {recipe.task} has no {recipe.truth} truth: set truth: robust, or name another task"
+        )
     least = (3 if recipe.task == "pair" else 1) * Definitions(recipe.truth, recipe.places).shortest
     if recipe.series.lengths[0] >= least:
         return None
@@ -166,7 +171,7 @@ def _fault_of_definitions(recipe: "Recipe") -> str | None:
 
 
 OUT = "runs"
-TaskName = Annotated[str, AfterValidator(_known_task)]
+TaskName = Annotated[str, BeforeValidator(_known_task)]
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=NAME), BeforeValidator(_folder_name)]
 
