@@ -16,6 +16,11 @@ def test_a_card_names_one_length_or_several(tmp_path: Path) -> None:
         assert read_metadata(str(tmp_path)).length == read
 
 
+def test_an_empty_name_is_no_folder() -> None:
+    with pytest.raises(InputError, match="--model is empty"):
+        read_metadata("")
+
+
 @pytest.mark.parametrize(
     ("card", "named"),
     [

@@ -64,6 +64,8 @@ def read_metadata(path: str, model: str | None = None) -> Metadata:
     model: the user's name for the folder, if `path` is a copy.
     """
     model = model or path
+    if not model:
+        raise InputError(f"--model is empty: {GIVE}")
     folder = Path(path)
     if not folder.is_dir():
         what = "is a file and not a model folder" if folder.exists() else "does not exist"

@@ -14,7 +14,7 @@ from tsd.errors import InputError, RecipeError
 from tsd.recipe.additions import TEACHERS
 from tsd.recipe.curation import CurationConfig
 from tsd.recipe.section import EVERY, MACHINE, Section, Shapes, Uri, nearest
-from tsd.recipe.series import OF_PAPERS_TRUTH, OF_RICH, PlotConfig, SeriesConfig
+from tsd.recipe.series import PlotConfig, SeriesConfig, defaults_by
 from tsd.recipe.teacher_kinds import Teacher
 from tsd.recipe.teachers import ModelTeacher, RulesTeacher
 from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
@@ -134,7 +134,7 @@ def _with_teachers(fields: dict[str, Any]) -> dict[str, Any]:
 def _with_definitions(fields: dict[str, Any]) -> dict[str, Any]:
     """Fill in the defaults of the series that depend on the task, or on how their truth is measured."""
     series = fields.get("series", {})
-    usual = OF_RICH if fields.get("task") == "rich" else OF_PAPERS_TRUTH if fields.get("truth") == "paper" else {}
+    usual = defaults_by(fields.get("task"), fields.get("truth"))
     return {**fields, "series": {**usual, **series}} if usual and isinstance(series, dict) else fields
 
 
@@ -194,8 +194,8 @@ class Recipe(Section):
     direction only where its change is large and beyond what noise and cycles would do, and noise is what is left
     around trend, season, shifts and bends. `paper`: the formulas of arXiv 2507.07439; not for `rich`."""
     places: Annotated[PlaceNames, Shapes("generate")] = "quarters"
-    """Where the beginning of a series ends and its end begins, for a built-in task: at a `quarters` of its points
-    from either side, as in arXiv 2507.07439, or at `thirds`."""
+    """What is called the beginning and the end of a series, for a built-in task: the first and the last quarter of
+    its points (`quarters`), as in arXiv 2507.07439, or the first and the last third (`thirds`)."""
     plugins: Annotated[tuple[str, ...], MACHINE] = ()
     """Modules, or paths of .py files, that add processes, policies, metrics or teachers. A relative path starts at
     the recipe's folder."""
