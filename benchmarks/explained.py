@@ -46,8 +46,10 @@ SHAPES: dict[str, tuple[Signal, dict[str, str]]] = {
 def main() -> None:
     """Describe each shape, draw it, hold the labels against what a person would say."""
     options = parser(__doc__)
-    options.add_argument("student", help="the folder of a student")
+    options.add_argument("student", nargs="?", help="the folder of a student")
     asked = options.parse_args()
+    if asked.student is None:
+        options.error("name the folder of a student, such as runs/laptop/students/NAME")
     matplotlib.use("Agg")
     figure, axes = pyplot.subplots(1, len(SHAPES), figsize=(3 * len(SHAPES), 3.6))
     bounds, said = [], {}

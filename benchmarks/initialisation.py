@@ -31,7 +31,7 @@ def main() -> None:
     """Train from each start and write the table."""
     parser(__doc__).parse_args()
     torch.set_num_threads(1)
-    recipe = load("laptop", ["teacher={kind: rules}", "series.count=13000"])
+    recipe = load("laptop", ["truth=paper", "teacher={kind: rules}", "series.count=13000"])
     series, examples, tokenizer = lessons(recipe, recipe.series.count)
     rows = {
         split: corpus.tokenise(corpus.select([examples], split, count), tokenizer, 2048)

@@ -1,4 +1,6 @@
-"""How frequent the classes of the task `pair` are in the default corpus, and how they are tied.
+"""How frequent the classes of the task `pair` are, and how they are tied.
+
+Of the default corpus, by either truth:
 
     python benchmarks/pairs.py [--pairs 8192] [--check]
 

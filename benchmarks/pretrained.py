@@ -72,8 +72,10 @@ def read(replies: Path) -> pa.Table:
     """The training pairs that curation keeps of a teacher's replies."""
     from tsd.curation import curate
     from tsd.recipe import CurationConfig
-    from tsd.tasks import SINGLE
+    from tsd.tasks import PAPER, single
     from tsd.teachers import Reply, annotations, request_keys
+
+    task = single(PAPER)
 
     rows = [json.loads(line) for line in replies.read_text().splitlines()]
     values = np.array([row["values"] for row in rows], np.uint8)  # (rows, points)
@@ -83,12 +85,12 @@ def read(replies: Path) -> pa.Table:
             "series_id": pa.array(range(len(rows)), pa.int64()),
             "split": ["train"] * len(rows),
             "values": pa.array(list(values), pa.list_(pa.uint8())),
-            "truth": SINGLE.truth(SINGLE.measure(values), lengths),
+            "truth": task.truth(task.measure(values), lengths),
         }
     )
-    keys = request_keys(SINGLE, "pretrained", series)
-    said = annotations(SINGLE, "teacher", series, keys, [Reply(row["reply"]) for row in rows])
-    return curate(SINGLE, said, series, CurationConfig())[0]
+    keys = request_keys(task, "pretrained", series)
+    said = annotations(task, "teacher", series, keys, [Reply(row["reply"]) for row in rows])
+    return curate(task, said, series, CurationConfig())[0]
 
 
 def learn(source: str, examples: pa.Table) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -192,8 +192,9 @@ def explain(
     Rows are sorted by time. Separators, decimal signs, units, totals and codes for missing values are detected,
     and every change is reported. An ambiguous file is refused, and the message names the option that decides.
 
-    By default, a trend is a change of a quarter of the range beyond noise and cycles, and noise is what is left
-    around trend, cycles, level shifts and slow bends. The student's README.md has its own definitions.
+    By default, a trend is a change of a quarter of the range beyond noise and cycles, noise is what is left
+    around trend, cycles, level shifts and slow bends, and beginning and end are quarters of the points. The
+    student's README.md has its own definitions. Numbers are on the scale 0-99 to which the series is mapped.
     """
     from tsd.inference import explain as explaining
     from tsd.measurements import Hints
@@ -218,11 +219,12 @@ def look(
 
     Example: tsd look runs/laptop --plots
     """
-    if not plots:
-        raise InputError("tsd look needs an option: --plots writes a page of the series as a teacher sees them")
-    from tsd.reporting.gallery import show_plots
+    from tsd.reporting import gallery
 
-    print(show_plots(run, out, per_class, style, trust_code))
+    gallery.require_there(run)
+    if not plots:
+        raise InputError("tsd look needs an option: --plots writes a page of its series as a teacher sees them")
+    print(gallery.show_plots(run, out, per_class, style, trust_code))
 
 
 @app.command()
@@ -345,7 +347,7 @@ def _stage(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. Exit code: 2 for an error that the user can fix, 1 for another one, 130 if stopped."""
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     _calm_surroundings()
     try:
         code = app(arguments, standalone_mode=False)
@@ -390,10 +392,6 @@ def _leave(message: str, code: int) -> None:
     for line in message.splitlines():
         print(f"tsd: {line}", file=sys.stderr)
     sys.exit(code)
-
-
-def _stop(*_: Any) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

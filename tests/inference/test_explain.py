@@ -266,7 +266,7 @@ def test_a_student_that_learned_an_answer_gives_it_in_sentences(ramp, students_f
     assert len(lines) == 6
     assert all(line.endswith(".") for line in lines[:4])
     assert lines[4] == "(column 'level', 32 rows in file order, there is no column of times)"
-    assert lines[5] == "(numbers in the description are on 0–99, and points are those of 32)"
+    assert lines[5] == "(numbers in the description are on 0–99)"
 
 
 def test_json_states_the_labels_and_what_was_done(ramp, students_folder, capsys):

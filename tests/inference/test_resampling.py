@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from support.ramp import LENGTH
 
-from tsd.inference.explain import _averaged, fit_to_student, fitting_length, read_card
+from tsd.inference.explain import _averaged, fit_to_student, fitting_length, units_of
 from tsd.series.truth import TOP
+from tsd.tasks import RICH
 
 SERIES = arrays(np.float64, st.integers(2, 400), elements=st.floats(0, 99, allow_subnormal=False))
 
@@ -70,8 +71,23 @@ def test_of_several_lengths_the_longest_is_read_that_needs_no_point_made_up(poin
     assert fitting_length([1000, 32, 128], points) == length
 
 
-def test_a_card_names_one_length_or_several(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    for said, read in ((128, [128]), ([64, 256], [64, 256])):
-        (tmp_path / "tsd.json").write_text(json.dumps({"length": said, "task": "single"}))
-        assert read_card(str(tmp_path))["length"] == read
+@pytest.mark.parametrize(
+    ("reply", "note"),
+    [
+        ("It stays flat, around a level of 50.", "numbers in the description are on 0–99"),
+        ("It is flat: the change of 2 is within the noise.", "numbers in the description are on 0–99"),
+        ("The noise is low, about 3 units.", "numbers in the description are on 0–99"),
+        ("The level jumps up by 20.", "numbers in the description are on 0–99"),
+        (
+            "The peak of 93 lies at the end, at point 120 of 128.",
+            "numbers in the description are on 0–99, and points are those of 128",
+        ),
+        ("The maximum lies at the end, at point 120 of 128.", "points in the description are those of 128"),
+        ("The season is strong, with about 7.5 cycles.", None),
+        ("The trend is flat.", None),
+    ],
+)
+def test_a_description_with_numbers_says_that_they_are_not_those_of_the_file(reply, note):
+    said = json.dumps(dict.fromkeys(RICH.topics, reply))
+    numbers = {name: number for name, number in RICH.numbers_in(said).items() if number is not None}
+    assert units_of([reply], numbers, RICH, 128) == ([note] if note else [])

@@ -142,6 +142,8 @@ def test_a_quote_that_swallows_rows_is_refused_and_one_around_a_text_is_said(wri
         ("2024-01-01,10.0\n2024-01-02,11.0\n2024-01-03,12.0\n", "add a header line"),
         ("<html><body>404</body></html>", "HTML"),
         ('[{"a": 1}]', "JSON"),
+        ("[0, 3, 6]", "JSON"),
+        ('["a",\n "b"]\n', "JSON"),
         (b"PK\x03\x04 a workbook", "save the sheet"),
         (b"\x1f\x8b\x08 cut", "damaged"),
         (b"PAR1 cut", "damaged Parquet file"),

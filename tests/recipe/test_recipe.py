@@ -9,6 +9,9 @@ from support.recipe_texts import RULES, complaint, written
 
 from tsd.errors import RecipeError
 from tsd.recipe import ApiTeacher, LocalTeacher, RulesTeacher, load, names, to_yaml
+from tsd.teachers.prompts import prompt_text
+
+ROOT = Path(__file__).parents[2]
 
 # ---- Right ones
 
@@ -72,6 +75,24 @@ def test_the_paper_recipe_has_the_adapters_and_the_rate_of_the_released_notebook
     assert student.lora is not None
     assert (student.lora.r, student.lora.alpha, student.lora.targets) == (4, 32, ("q_proj", "v_proj"))
     assert student.learning_rate == 2e-4
+
+
+def test_the_paper_recipe_has_the_paper_s_truth_and_a_prompt_without_definitions() -> None:
+    recipe, default = load("paper"), load("paper", ["truth=robust"])
+    assert (recipe.truth, recipe.places, recipe.teacher.prompt) == ("paper", "quarters", "plain")
+    assert set(recipe.asks.measures) >= {"trend_delta", "noise_rms"}
+    assert "Definitions:" not in prompt_text(recipe.teacher, recipe.asks, 128)
+    assert recipe.series.noise_rms != default.series.noise_rms  # its classes are balanced for the cubic fit
+    assert recipe.series == load("laptop", ["truth=paper"]).series.model_copy(
+        update={name: getattr(recipe.series, name) for name in ("count", "blocks_per_part", "mix", "own_range")}
+    )
+
+
+@pytest.mark.parametrize("study", sorted((ROOT / "docs" / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_study_of_past_figures_names_the_truth_that_they_were_measured_by(study: Path) -> None:
+    recipe = load(str(study))
+    assert recipe.truth == "paper"
+    assert recipe.asks.measures.keys() >= {"trend_delta", "noise_rms"}
 
 
 # ---- extends

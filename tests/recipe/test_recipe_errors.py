@@ -100,6 +100,14 @@ WRONG_SETS = {
     "a teacher whose name is no folder's": ("teachers={a/b: {}}", ["teachers", "a/b"]),
     "a name with a slash": ("name=a/b", ["name", "'a/b'"]),
     "a seed below nothing": ("seed=-1", ["seed", "-1", "0"]),
+    "an unknown truth": ("truth=Robust", ["truth is 'Robust'", "'paper' or 'robust'"]),
+    "unknown places": ("places=fifths", ["places is 'fifths'", "'quarters' or 'thirds'"]),
+    "a task without a name": ("task=", ["task is None: name one of single, pair, rich, or module:TASK"]),
+    "an unknown prompt": ("teacher.prompt=define", ["teacher.prompt is 'define'", "'plain' or 'defined'"]),
+    "a section that is none": ("evaluation=fast", ["evaluation is 'fast': must be a section of keys"]),
+    "a teacher that is none": ("teacher=rules", ["teacher is 'rules': must be a section of keys"]),
+    "teachers that are a list": ("teachers=[a]", ["teachers is ['a']: must be a section of keys"]),
+    "a list that is none": ("evaluation.metrics=close", ["evaluation.metrics is 'close': must be a list"]),
     "an override without a value": ("series.count", ["series.count", "expected a.b=value"]),
     "an override into a value": ("series.count.x=1", ["series.count.x", "count is a value"]),
     "a date that no calendar has": ("series.count=2024-99-99", ["series.count", "2024-99-99"]),
@@ -109,7 +117,7 @@ WRONG_SETS = {
 
 def test_the_task_rich_has_no_truth_of_the_paper() -> None:
     said = complaint("rich", "truth=paper")
-    assert "truth: the task rich has no paper truth: leave truth out" in said
+    assert "truth: the task rich has no paper truth: set truth: robust" in said
     said = complaint("laptop", "task=rich", "truth=paper")
     assert "the task rich has no paper truth" in said
 

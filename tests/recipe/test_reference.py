@@ -134,3 +134,13 @@ def test_comments_describe_every_key_once_and_mark_what_is_a_default() -> None:
     assert text.count("# Name in tables and folders.") == 1
     assert text.count("name: 0.1M\n") == 1
     assert max(map(len, (line for line in text.splitlines() if line.strip().startswith("#")))) < 110
+
+
+@pytest.mark.parametrize("name", names())
+def test_comments_mark_the_defaults_that_a_task_or_a_truth_has(name: str) -> None:
+    given = yaml.safe_load((ROOT / "tsd" / "recipes" / f"{name}.yaml").read_text()).get("series", {})
+    lines = reference.commented(load(name)).split("\nseries:\n")[1].split("\nplots:")[0].splitlines()
+    marked = {line.split(":")[0].strip() for line in lines if line.endswith("# default")}
+    written = {line.split(":")[0].strip() for line in lines if not line.lstrip().startswith("#")}
+    assert written - marked <= {*given, "count", "blocks_per_part"}
+    assert marked >= {"noise_rms", "oversampling", "drift"}

@@ -86,7 +86,9 @@ def test_what_cannot_be_shown_is_said_in_one_line(
     datasets.commit(str(other), SINGLE.tables.annotations, "key", 1, {})
     for arguments, named in (
         ([run], "--plots"),
-        ([tmp_path / "nowhere", "--plots"], "nowhere holds no finished series"),
+        ([tmp_path / "nowhere", "--plots"], "nowhere does not exist"),
+        ([tmp_path / "nowhere"], "nowhere does not exist"),
+        ([tmp_path, "--plots"], "holds no finished series"),
         (["nothing://x", "--plots"], "nothing://x/series cannot be read"),
         ([other, "--plots"], "holds another table"),
         ([run, "--plots", "--style", "papr"], "did you mean 'paper'?"),

@@ -5,23 +5,24 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from tsd import measurements
 from tsd.errors import InputError
+from tsd.inference.metadata import GIVE, read_metadata
 from tsd.plots.rasterised import draw
 from tsd.series.truth import TOP
 from tsd.storage import folders
-from tsd.tasks import TASKS, Definitions, Task, named, trust
+from tsd.tasks import Task, named, trust
 
 MAX_NEW_TOKENS = 128  # more for tasks whose replies are longer
+NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?")
 NO_ANSWER = "The student's reply cannot be parsed: it may need more training."
-GIVE = "give a student's folder, such as runs/laptop/students/NAME"
 
 
 def explain(
@@ -41,26 +42,24 @@ def explain(
     cannot be read, or a file that is ambiguous.
     """
     with _at_hand(model) as folder:
-        card = read_card(folder, model)
-        module = card["task"].rpartition(":")[0]
+        card = read_metadata(folder, model)
+        module = card.task.rpartition(":")[0]
         if module and not trusted:
             trust.require([module], folder, model)
-        task = named(card["task"], folder, Definitions.of(card.get("about", {})))
+        task = named(card.task, folder, card.defined)
         if task.curves > 1:
             raise InputError(
                 f"{model} was trained to read {task.curves} series at once: give a student of one series"
             )
         measured = measurements.read(file, column, hints)
-        length = fitting_length(card["length"], min(measured.rows, len(measured.values)))
+        length = fitting_length(card.length, min(measured.rows, len(measured.values)))
         values, resized = fit_to_student(measured.values, length)
         # The model is loaded last, so that errors in the file are reported at once.
         text = _ask(folder, model, task, values)
     parsed = task.parse(text)
     said = task.sentences(text) if any(parsed.labels.values()) else []
     numbers = {name: number for name, number in task.numbers_in(text).items() if number is not None}
-    changes = [*measured.changes, *resized]
-    if numbers:
-        changes.append(f"numbers in the description are on 0–{TOP}, and points are those of {length}")
+    changes = [*measured.changes, *resized, *units_of(said, numbers, task, length)]
     if as_json:
         answer = {
             "column": measured.name,
@@ -78,6 +77,22 @@ def explain(
     return "\n".join([*(said or [NO_ANSWER]), *(f"({note})" for note in notes)]), bool(said)
 
 
+def units_of(said: Sequence[str], numbers: Mapping[str, float], task: Task, length: int) -> list[str]:
+    """A sentence on the units of the numbers in a description, which are not those of the file; none without any.
+
+    said: its sentences. numbers: those that were read, by name. length: points that the student was given.
+    """
+    units = {number.name: number.unit for facet in task.facets for number in facet.numbers}
+    points = [number for name, number in numbers.items() if units[name] == "point"]
+    cycles = [number for name, number in numbers.items() if units[name] == "cycles"]
+    text = re.sub(rf"(?<=\d) (?:out )?of {length}\b", "", " ".join(said))  # "point 88 of 128"
+    # What is not known to be a point or cycles counts as a value, also where no reader looks for it.
+    values = Counter(map(float, NUMBER.findall(text))) - Counter(points + cycles)
+    if not values:
+        return [f"points in the description are those of {length}"] if points else []
+    return [f"numbers in the description are on 0–{TOP}{f', and points are those of {length}' if points else ''}"]
+
+
 @contextlib.contextmanager
 def _at_hand(model: str) -> Iterator[str]:
     """The path of a model folder. One behind a URI is downloaded for the duration of the context."""
@@ -92,36 +107,6 @@ def _at_hand(model: str) -> Iterator[str]:
         except (OSError, ValueError) as error:  # wrong credentials, no network, unknown storage scheme
             raise InputError(f"{model} cannot be fetched: {str(error).splitlines()[0]}") from None
         yield folder
-
-
-def read_card(path: str, model: str | None = None) -> dict[str, Any]:
-    """The model metadata of a student's folder (`tsd.json`). Raises InputError if the folder holds no student.
-
-    model: the user's name for the folder, if `path` is a copy.
-    """
-    model = model or path
-    folder = Path(path)
-    if not folder.is_dir():
-        what = "is a file and not a model folder" if folder.exists() else "does not exist"
-        raise InputError(f"{model} {what}: {GIVE}")
-    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
-        hint = f": name one of the {len(inner)} in it, such as {model.rstrip('/')}/{inner[0]}" if inner else ""
-        raise InputError(f"{model} is not a model folder, it has no config.json{hint}")
-    card = folder / "tsd.json"
-    if not card.is_file():
-        raise InputError(
-            f"{model} was not trained by tsd, since it has no tsd.json with the length of its series: {GIVE}"
-        )
-    try:
-        read: dict[str, Any] = json.loads(card.read_text())
-        read["length"] = [int(length) for length in np.atleast_1d(read["length"])]
-        known = ":" in read["task"] or read["task"] in TASKS
-        if not read["length"] or min(read["length"]) < 2 or not known:
-            raise ValueError
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{model}/tsd.json is damaged: train or copy the student again") from None
-    return read
 
 
 def fitting_length(lengths: Sequence[int], points: int) -> int:

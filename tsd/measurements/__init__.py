@@ -233,7 +233,7 @@ def _require_plain(table: Table, column: Numbers, index: int) -> None:
     name = table.names[index]
     if table.names.count(name) > 1:
         raise InputError(f"{table.file} has {table.names.count(name)} columns named {name!r}: rename all but one")
-    wrong = np.flatnonzero(column.wrong | (np.abs(column.values) >= series.LARGEST))
+    wrong = np.flatnonzero(column.wrong)
     if len(wrong):
         more = f" (and {len(wrong) - 1:,} more such rows)" if len(wrong) > 1 else ""
         cell = str(table.cells[index][int(wrong[0])])
@@ -254,4 +254,8 @@ def _require_plain(table: Table, column: Numbers, index: int) -> None:
 def _likewise(table: Table, column: Numbers, index: int) -> str:
     """What most cells of the column are, for the message about a cell that is another kind of number."""
     wrong = table.cells[index].filter(pl.Series(column.wrong))
-    return " like the others (they have another unit or decimal sign)" if numbers.is_number(str(wrong[0])) else ""
+    if not numbers.is_number(str(wrong[0])):
+        return ""
+    if numbers.is_too_large(str(wrong[0])):
+        return f" below {numbers.LARGEST:g}"
+    return " like the others (they have another unit or decimal sign)"

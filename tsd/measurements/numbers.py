@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 POINT, COMMA = ".", ","
+LARGEST = 1e300  # sums of a million such values still fit a float64
 
 
 def words(text: str) -> frozenset[str]:
@@ -96,6 +97,14 @@ def is_number(cell: str) -> bool:
     return bool(ONE_CELL.fullmatch(cell))
 
 
+def is_too_large(cell: str) -> bool:
+    """Whether a cell is a number, as programs write them, of which no sums can be taken."""
+    try:
+        return abs(float(cell)) >= LARGEST
+    except ValueError:
+        return False
+
+
 def is_bare_number(cell: str) -> bool:
     """Whether a cell is a number without a unit."""
     return bool(BARE.fullmatch(cell))
@@ -112,7 +121,9 @@ def read(cells: pl.Series, decimal: str | None) -> Numbers:
     if decimal is None and not any(map(is_number, sample)):
         return Numbers(np.full(len(cells), np.nan), ~missing, missing, None)
     plain = cells.cast(pl.Float64, strict=False)
-    if decimal is None and plain.is_finite().sum() == len(given):  # fast path for numbers as programs write them
+    if decimal is None and (plain.abs() < LARGEST).sum() == len(
+        given
+    ):  # fast path for numbers as programs write them
         dotted = bool(given.str.contains(".", literal=True).any())
         if not dotted or bool(given.str.contains(r"\.(\d{0,2}|\d{4,})([eE].*)?$").any()):
             values = plain.fill_null(np.nan).to_numpy()
@@ -197,7 +208,7 @@ def _with(cells: pl.Series, parts: pl.DataFrame, decimal: str) -> Numbers:
     )
     minus = (parts["sign"] == "-") | (parts["second"] == "-") | brackets
     values = pl.select(pl.when(minus).then(-values).otherwise(values)).to_series()
-    good = (fits.fill_null(False) & values.is_finite().fill_null(False)).to_numpy()
+    good = (fits.fill_null(False) & (values.abs() < LARGEST).fill_null(False)).to_numpy()
     missing = cells.is_null().to_numpy()
     good, notes = _one_unit(parts, good)
     groups_used = bool((grouped.fill_null(False).to_numpy() & good).any())

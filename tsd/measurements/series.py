@@ -14,7 +14,6 @@ from tsd.measurements.numbers import words
 from tsd.measurements.table import Table
 from tsd.measurements.text import MOST_ROWS
 
-LARGEST = 1e300  # sums of a million such values still fit a float64
 FILLED = 0.05  # maximum fraction of rows that may be interpolated
 ONE_OF = 10  # in this many rows, one may be interpolated regardless of the fraction
 # Common sentinel values of loggers and file formats for "no value".

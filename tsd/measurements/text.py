@@ -4,6 +4,7 @@ Cells are interpreted by `numbers` and `times`.
 """
 
 import gzip
+import re
 import shutil
 import tempfile
 import zlib
@@ -54,6 +55,8 @@ def _at_hand(file: str) -> Iterator[Path]:
     """The path of a file. One behind a URI is downloaded for the duration of the context."""
     if "://" not in file:
         path = Path(file)
+        if not file:
+            raise InputError("the name of the file is empty: give the path of a CSV file")
         if not path.is_file():
             what = "is a folder and not a CSV file" if path.is_dir() else "does not exist"
             raise InputError(f"{file} {what}: give the path of a CSV file")
@@ -95,7 +98,8 @@ def _text_table(file: str, source: BinaryIO, notes: list[str]) -> Table:
     """The cells of a text file."""
     text = _decoded(file, source, notes)
     start = text[:200].lstrip().lower()
-    if start.startswith(("<!doctype", "<html", "<?xml", "{", "[{", "[[")):
+    is_list = re.match(r'\[\s*(-?\d|"|null)', start) and text.rstrip().endswith("]")  # of plain values
+    if is_list or start.startswith(("<!doctype", "<html", "<?xml", "{", "[{", "[[")):
         raise InputError(f"{file} is {'JSON' if start[0] in '[{' else 'HTML or XML'} and not CSV: save it as CSV")
     lines = text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return parse_table(file, Lines(lines), notes)

@@ -19,6 +19,11 @@ from tsd.recipe.study import Recipe, located
 from tsd.recipe.teacher_kinds import kinds
 from tsd.tasks import is_module, modules, tasks_of
 
+NO_SECTION = "must be a section of keys, such as {key: value}"
+SHAPES = {  # what YAML calls the shapes for which pydantic has Python's names
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), NO_SECTION),
+    "tuple_type": "must be a list, such as [a, b]",
+}
 WHOLE = ("mix",)  # mappings that are replaced as a whole, not merged
 
 
@@ -268,7 +273,7 @@ def _complaint(problem: ErrorDetails) -> str:
         return f"{place} is missing"
     # A URI is rejected for the password in it, which a message must not repeat.
     shown = "" if isinstance(given, Mapping | BaseModel) or "://" in str(given) else f" is {given!r}:"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = SHAPES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     said = f"{place}{shown or ':'} " if place else ""  # errors that span sections name the fields themselves
     return f"{said}{message[0].lower()}{message[1:]}"
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import yaml
 
 from tsd.recipe.section import EVERY, Section
+from tsd.recipe.series import SeriesConfig, defaults_by
 from tsd.recipe.study import Recipe
 from tsd.recipe.teacher_kinds import TEACHERS
 from tsd.storage import folders
@@ -239,12 +240,23 @@ def commented(recipe: Recipe) -> str:
 
     Loading it gives the same recipe. A kind of section that occurs several times is described once.
     """
-    return "\n".join(_lines(recipe, recipe.model_dump(mode="json"), set())) + "\n"
+    usual: dict[type[Section], Mapping[str, Any]] = {SeriesConfig: defaults_by(recipe.task, recipe.truth)}
+    return "\n".join(_lines(recipe, recipe.model_dump(mode="json"), set(), usual)) + "\n"
 
 
-def _lines(section: Section, values: Mapping[str, Any], told: set[type[Section]]) -> Iterator[str]:
-    """The lines of one section. values: as written. told: the kinds of sections that were described before."""
+def _lines(
+    section: Section,
+    values: Mapping[str, Any],
+    told: set[type[Section]],
+    usual: Mapping[type[Section], Mapping[str, Any]],
+) -> Iterator[str]:
+    """The lines of one section.
+
+    values: as written. told: the kinds of sections that were described before. usual: defaults of kinds of
+    sections that depend on other keys.
+    """
     new = type(section) not in told
+    defaults = usual.get(type(section), {})
     told.add(type(section))
     for name, field in type(section).model_fields.items():
         if name not in values:  # it follows from another key
@@ -252,27 +264,31 @@ def _lines(section: Section, values: Mapping[str, Any], told: set[type[Section]]
         value = getattr(section, name)
         if new and (about := field.description or (type(value).__doc__ if isinstance(value, Section) else "")):
             yield from textwrap.wrap(" ".join(about.split()), WIDTH, initial_indent="# ", subsequent_indent="# ")
-        inner = list(_nested(value, values[name], told))
+        inner = list(_nested(value, values[name], told, usual))
         if inner:
             yield f"{name}:"
             yield from (f"  {line}" for line in inner)
         else:
-            yield f"{name}: {_flow(values[name])}" + ("  # default" if value == field.default else "")
+            yield f"{name}: {_flow(values[name])}" + (
+                "  # default" if value == defaults.get(name, field.default) else ""
+            )
 
 
-def _nested(value: Any, written: Any, told: set[type[Section]]) -> Iterator[str]:
+def _nested(
+    value: Any, written: Any, told: set[type[Section]], usual: Mapping[type[Section], Mapping[str, Any]]
+) -> Iterator[str]:
     """The lines of a section, or of a mapping or list of sections; none for other values."""
     if isinstance(value, Section):
-        yield from _lines(value, written, told)
+        yield from _lines(value, written, told, usual)
     elif isinstance(value, Mapping) and any(isinstance(one, Section) for one in value.values()):
         for name, one in value.items():
-            inner = list(_lines(one, written[name], told))
+            inner = list(_lines(one, written[name], told, usual))
             yield f"{name}:" if inner else f"{name}: {{}}"
             yield from (f"  {line}" for line in inner)
     elif isinstance(value, tuple) and any(isinstance(one, Section) for one in value):
         for one, each in zip(value, written, strict=True):
             yield "-"
-            yield from (f"  {line}" for line in _lines(one, each, told))
+            yield from (f"  {line}" for line in _lines(one, each, told, usual))
 
 
 def _flow(value: Any) -> str:

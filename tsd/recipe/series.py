@@ -43,8 +43,14 @@ OF_RICH: Mapping[str, Any] = {
 }
 
 
+def defaults_by(task: object, truth: object) -> Mapping[str, Any]:
+    """The defaults, by field, that a task and a truth have in place of those of SeriesConfig."""
+    return OF_RICH if task == "rich" else OF_PAPERS_TRUTH if truth == "paper" else {}
+
+
 class SeriesConfig(Section):
-    """Which series are generated. The defaults give balanced classes; see docs/decisions.md."""
+    """Which series are generated. The defaults give balanced classes, so that others hold with `truth: paper` and
+    with `task: rich`: `tsd recipes show` prints them."""
 
     count: Annotated[int, Field(gt=0, le=10**10)] = 12_500
     """Number of series over all splits."""

@@ -8,13 +8,13 @@ from functools import cache
 from math import prod
 from typing import Annotated, Any, Self, SupportsIndex
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from tsd.errors import InputError, RecipeError
 from tsd.recipe.additions import TEACHERS
 from tsd.recipe.curation import CurationConfig
 from tsd.recipe.section import EVERY, MACHINE, Section, Shapes, Uri, nearest
-from tsd.recipe.series import OF_PAPERS_TRUTH, OF_RICH, PlotConfig, SeriesConfig
+from tsd.recipe.series import PlotConfig, SeriesConfig, defaults_by
 from tsd.recipe.teacher_kinds import Teacher
 from tsd.recipe.teachers import ModelTeacher, RulesTeacher
 from tsd.recipe.training import EvaluationConfig, StudentsConfig, TrackingConfig, TrainingConfig
@@ -51,7 +51,10 @@ def _folder_name(name: Any) -> Any:
     return name
 
 
-def _known_task(name: str) -> str:
+def _known_task(name: object) -> str:
+    """The name of a task, with the absolute path of its file. Raises ValueError if there is none of this name."""
+    if not isinstance(name, str):
+        raise ValueError(f"name one of {', '.join(TASKS)}, or module:TASK")
     if is_module(name):  # it is not loaded here: a stored recipe may come from someone else
         raise ValueError(f"a module needs the name of its task, such as {name}:TASK")
     if ":" not in name and name not in TASKS:
@@ -131,7 +134,7 @@ def _with_teachers(fields: dict[str, Any]) -> dict[str, Any]:
 def _with_definitions(fields: dict[str, Any]) -> dict[str, Any]:
     """Fill in the defaults of the series that depend on the task, or on how their truth is measured."""
     series = fields.get("series", {})
-    usual = OF_RICH if fields.get("task") == "rich" else OF_PAPERS_TRUTH if fields.get("truth") == "paper" else {}
+    usual = defaults_by(fields.get("task"), fields.get("truth"))
     return {**fields, "series": {**usual, **series}} if usual and isinstance(series, dict) else fields
 
 
@@ -155,7 +158,9 @@ def _fault_of_definitions(recipe: "Recipe") -> str | None:
     if recipe.task not in TASKS:
         return f"{named[0]}: the task {recipe.asks.name} has its own definitions: leave it out" if named else None
     if recipe.truth not in truths_of(recipe.task):
-        return f"truth: the task {recipe.task} has no {recipe.truth} truth: leave truth out, or name another task"
+        return (
+            f"truth: the task {recipe.task} has no {recipe.truth} truth: set truth: robust, or name another task"
+        )
     least = (3 if recipe.task == "pair" else 1) * Definitions(recipe.truth, recipe.places).shortest
     if recipe.series.lengths[0] >= least:
         return None
@@ -166,7 +171,7 @@ def _fault_of_definitions(recipe: "Recipe") -> str | None:
 
 
 OUT = "runs"
-TaskName = Annotated[str, AfterValidator(_known_task)]
+TaskName = Annotated[str, BeforeValidator(_known_task)]
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 Name = Annotated[str, Field(pattern=NAME), BeforeValidator(_folder_name)]
 
@@ -189,8 +194,8 @@ class Recipe(Section):
     direction only where its change is large and beyond what noise and cycles would do, and noise is what is left
     around trend, season, shifts and bends. `paper`: the formulas of arXiv 2507.07439; not for `rich`."""
     places: Annotated[PlaceNames, Shapes("generate")] = "quarters"
-    """Where the beginning of a series ends and its end begins, for a built-in task: at a `quarters` of its points
-    from either side, as in arXiv 2507.07439, or at `thirds`."""
+    """What is called the beginning and the end of a series, for a built-in task: the first and the last quarter of
+    its points (`quarters`), as in arXiv 2507.07439, or the first and the last third (`thirds`)."""
     plugins: Annotated[tuple[str, ...], MACHINE] = ()
     """Modules, or paths of .py files, that add processes, policies, metrics or teachers. A relative path starts at
     the recipe's folder."""

@@ -36,6 +36,7 @@ def show_plots(
     RecipeError if the recipe names modules that may not be run.
     """
     run = run.rstrip("/")
+    require_there(run)
     task, series = _open(run, trusted)
     config, seed = _config(run, style, trusted)
     chosen, counts = _choose(task, series, per_class)
@@ -44,6 +45,12 @@ def show_plots(
     folder, _, name = place.rpartition("/")
     folders.write_bytes(folder or ".", name, page.encode())
     return place
+
+
+def require_there(run: str) -> None:
+    """Raise InputError if a run folder on this machine does not exist."""
+    if "://" not in run and not os.path.exists(run):
+        raise InputError(f"{run} does not exist: name a run folder such as runs/laptop")
 
 
 def _open(run: str, trusted: bool) -> tuple[Task, datasets.Dataset]:

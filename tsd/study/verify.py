@@ -8,6 +8,7 @@ of the runs table has a record, a student and predictions. Files that nothing el
 damaged.
 """
 
+import os
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
@@ -66,7 +67,10 @@ def check(run: str, trusted: bool = False) -> Iterator[Checked]:
     with folders.access_errors(run):
         begun = any(_begun(run, name) for row in ORDER for name in row)
     if not begun:
-        raise StorageError(f"{run} holds no study: name a folder such as runs/laptop")
+        missing = "://" not in run and not os.path.exists(run)
+        raise StorageError(
+            f"{run} {'does not exist' if missing else 'holds no study'}: name a folder such as runs/laptop"
+        )
     yield from _check_study(run, trusted)
 
 
