@@ -134,6 +134,54 @@ def pulse(rng: np.random.Generator, count: int, points: int) -> Array:
     return signs(rng, count) * ((time >= at) & (time < at + 0.25)) + 0.05 * white(rng, count, points)
 
 
+def square(rng: np.random.Generator, count: int, points: int) -> Array:
+    """Two levels in turn, 3 to 12 cycles of any phase."""
+    return (_phases(rng, count, points) < 0.5).astype(np.float64)
+
+
+def sawtooth(rng: np.random.Generator, count: int, points: int) -> Array:
+    """A slow rise or fall and a jump back, 3 to 12 cycles of any phase."""
+    return signs(rng, count) * _phases(rng, count, points)
+
+
+def pulses(rng: np.random.Generator, count: int, points: int) -> Array:
+    """A tenth of each cycle higher than the rest, 3 to 12 cycles of any phase."""
+    return (_phases(rng, count, points) < 0.1).astype(np.float64)
+
+
+def _phases(rng: np.random.Generator, count: int, points: int) -> Array:
+    """The fraction of its cycle that each point is at, for 3 to 12 cycles."""
+    phases: Array = (rng.uniform(3, 12, (count, 1)) * clock(points) + rng.uniform(0, 1, (count, 1))) % 1
+    return phases
+
+
+def ramp_and_season(rng: np.random.Generator, count: int, points: int) -> Array:
+    """A ramp and a season of three cycles, a third higher than the ramp."""
+    return ramp(rng, count, points) + waves(rng, np.full(count, 3.0), points) * 4 / 3
+
+
+def transition(over: int) -> Signal:
+    """A step that takes `over` points, in the middle fifth, with a little noise."""
+
+    def draw(rng: np.random.Generator, count: int, points: int) -> Array:
+        at = rng.integers(round(0.4 * points), round(0.6 * points), (count, 1))
+        rise = np.clip((np.arange(points) - at) / (over + 1), 0, 1)
+        return signs(rng, count) * rise + 0.06 * white(rng, count, points)
+
+    return draw
+
+
+def late_step(points_after: int) -> Signal:
+    """A step so many points before the end, or after the beginning, with a little noise."""
+
+    def draw(rng: np.random.Generator, count: int, points: int) -> Array:
+        near_end = np.arange(points) >= points - points_after
+        either = np.where(rng.random((count, 1)) < 0.5, near_end, near_end[::-1])
+        return signs(rng, count) * either + 0.06 * white(rng, count, points)
+
+    return draw
+
+
 def nothing(rng: np.random.Generator, count: int, points: int) -> Array:
     """No signal: with noise, white noise."""
     return np.zeros((count, points))

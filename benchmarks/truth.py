@@ -21,20 +21,26 @@ from known_series import (
     autoregressive,
     directed,
     large_step,
+    late_step,
     louder,
     noisy,
     nothing,
     pulse,
+    pulses,
     ramp,
+    ramp_and_season,
     ramp_and_waves,
     saturating,
+    sawtooth,
     scaled,
     shifted,
     sine,
     spiked,
+    square,
     staircase,
     step,
     step_and_season,
+    transition,
     uniform,
     white,
 )
@@ -55,6 +61,9 @@ SINES: dict[str, Signal] = {
     **{f"sine {cycles:g}": sine(cycles, cycles) for cycles in (1, 1.5, 2, 4.5)},
     "sine 1–15": sine(1, 15),
 }
+SHAPES: dict[str, Signal] = {"square": square, "sawtooth": sawtooth}  # seasons that are no sines
+ON_THE_WAY = (1, 3, 8)  # points between two levels
+NEAR_END = (1, 2, 3, 5, 7)  # points of the shorter level
 WHOLE = (3, 4, 5, 6, 8, 10, 12, 15, 20)
 
 Case = Callable[[np.random.Generator, int, int], Known]
@@ -148,10 +157,13 @@ def trend_rates(points: int, count: int) -> Rates:
         ("ramp", ramp, (*NOISES, 0.5)),
         ("step", step, (0.0, 0.05, 0.2)),
         ("saturating", saturating, (0.0, 0.1)),
+        ("ramp and season", ramp_and_season, (0.0, 0.1)),
     ):
         for noise in noises:
             known, found = found_in(partial(directed, signal=signal, share=noise), points, count)
             rates[f"trend: {name} + {noise:.0%}, right"] = float((found.trend == known.sign).mean())
+    for name, signal in SHAPES.items():
+        rates[f"trend: {name}, directed"] = share(signal, points, count, lambda m: m.trend != 0)
     rates["trend: ramp + two waves, directed"] = share(ramp_and_waves, points, count, lambda m: m.trend != 0)
     return rates
 
@@ -165,7 +177,9 @@ def noise_rates(points: int, count: int) -> Rates:
         "saturating": saturating,
         "sine 1–12": sine(1, 12),
         "sine 12–20": sine(12, 20),
+        **{f"{name} 3–12": signal for name, signal in SHAPES.items()},
     }
+    rates["noise: pulses 3–12, low"] = share(pulses, points, count, lambda m: m.noise_level == 0)
     for name, signal in smooth.items():
         rates[f"noise: {name}, low"] = share(signal, points, count, lambda m: m.noise_level == 0)
     for name, signal in {"nothing": nothing, **smooth, "sine 2": sine(2, 2), "sine 4.5": sine(4.5, 4.5)}.items():
@@ -223,6 +237,7 @@ def shift_rates(points: int, count: int) -> Rates:
         "saturating": saturating,
         "staircase": staircase,
         "pulse": pulse,
+        **{f"{least} points from an end": late_step(least) for least in NEAR_END},
     }.items():
         rates[f"shift: {name}, found"] = share(signal, points, count, lambda m: m.shift != 0)
     for size in (2.0, 3.0, 5.0):
@@ -244,6 +259,8 @@ def outlier_rates(points: int, count: int) -> Rates:
         "sine 1–15": sine(1, 15),
         "ramp + 10 %": noisy(ramp, 0.1),
         "step + 10 %": noisy(step, 0.1),
+        **{f"step over {over}": transition(over) for over in ON_THE_WAY},
+        **{f"step {least} from an end": late_step(least) for least in NEAR_END if least > 2},
     }.items():
         rates[f"outlier: {name}, found"] = share(signal, points, count, lambda m: m.outlier != 0)
     for name, size, below in (
@@ -266,6 +283,7 @@ def volatility_rates(points: int, count: int) -> Rates:
         "AR(1) .8": autoregressive(0.8),
         "step + 10 %": noisy(step, 0.1),
         "sine 1–15 + 10 %": noisy(sine(1, 15), 0.1),
+        **{f"step {least} from an end": late_step(least) for least in NEAR_END},
     }.items():
         rates[f"volatility: {name}, found"] = share(signal, points, count, lambda m: m.volatility != 0)
     for times, at in ((2.0, 0.5), (3.0, 0.5), (3.0, 0.3), (3.0, 0.7)):
@@ -306,8 +324,11 @@ def bounds_of(rates: Rates) -> list[Bound]:
         most("trend: sines + 10 % directed", 0.025, *(name.replace(",", " + 10 %,") for name in clean)),
         least("trend: ramps to 30 % right", 0.99, *(f"trend: ramp + {noise:.0%}, right" for noise in NOISES)),
         least("trend: steps right", 0.99, *(f"trend: step + {noise:.0%}, right" for noise in (0.0, 0.05, 0.2))),
+        least("trend: ramps under a season", 0.99, *(f"trend: ramp and season + {n}%, right" for n in (0, 10))),
+        most("trend: clean shapes directed", 0.005, *(f"trend: {name}, directed" for name in SHAPES)),
         least("noise: white high", 0.99, "noise: white, high"),
         least("noise: clean low", 0.99, *(f"noise: {name}, low" for name in ("ramp", "step", "sine 1–12"))),
+        least("noise: clean shapes low", 0.95, *(f"noise: {name} 3–12, low" for name in SHAPES)),
         least("noise: sines of 12–20 low", 0.95, "noise: sine 12–20, low"),
         least("noise: within a fifth", 0.9, *(name for name in rates if name.endswith("within 20 %"))),
         most("season: white", 0.003, "season: white, found"),
@@ -318,13 +339,18 @@ def bounds_of(rates: Rates) -> list[Bound]:
         most("shift: white", 0.005, "shift: white, found"),
         most("shift: sines", 0.005, "shift: sine 1–15, found"),
         most("shift: ramps", 0.005, *(f"shift: ramp + {noise:.0%}, found" for noise in NOISES)),
+        least("shift: near an end", 0.98, *(f"shift: {near} points from an end, found" for near in (5, 7))),
+        most("shift: at an end", 0.005, *(f"shift: {near} points from an end, found" for near in (1, 2, 3))),
         least("shift: 3 sd", 0.92, "shift: 3 sd, found"),
         least("shift: 5 sd", 0.98, "shift: 5 sd, found"),
         least("shift: place", 0.95, *(f"shift: {size} sd, place within 2 points" for size in (3, 5))),
         most("outlier: white", 0.005, "outlier: white, found"),
+        most("outlier: on the way", 0.01, *(f"outlier: step over {over}, found" for over in ON_THE_WAY)),
+        most("outlier: near an end", 0.005, *(f"outlier: step {near} from an end, found" for near in (3, 5, 7))),
         least("outlier: 8 sd", 0.95, "outlier: 8 sd, found"),
         least("outlier: 8 sd on a shift", 0.90, "outlier: 8 sd on a shift, found"),
         most("volatility: white", 0.02, "volatility: white, found"),
+        most("volatility: near an end", 0.01, *(f"volatility: step {near} from an end, found" for near in (5, 7))),
         least("volatility: × 3 at half", 0.97, "volatility: × 3 at 0.5, found"),
         least("volatility: × 3 at .3 and .7", 0.75, *(f"volatility: × 3 at {at}, found" for at in (0.3, 0.7))),
     ]

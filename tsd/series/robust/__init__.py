@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from tsd.series.robust import noise, outlier, reversion, season, shift, trend, volatility, waves
+from tsd.series.robust import noise, outlier, phase, reversion, season, shift, trend, volatility, waves
 
 __all__ = ["Measures", "columns", "measure"]
 
@@ -23,6 +23,7 @@ Columns: TypeAlias = dict[str, npt.NDArray[Any]]  # measures by name, (batch,) e
 BLOCK = 2**18  # points measured at once: with fewer, the calls of numpy cost more than caches save
 LEAST_ROWS = 64  # series in a block; a multiple of what matrix kernels compute at once
 SHORTEST = 32  # points
+TOP = 99.0  # the largest value
 LEAST_RANGE = 12.0  # value units: on the fixed scale a smaller range counts as this one, whose quarter is 3 units
 
 
@@ -85,8 +86,8 @@ NAMES = tuple(field.name for field in fields(Measures))
 def measure(values: npt.NDArray[np.uint8] | npt.NDArray[np.floating]) -> Measures:
     """Measure each series.
 
-    values: (batch, points), 0–99, of at least 32 points. Raises ValueError for another shape or for values that
-    are not finite.
+    values: (batch, points), 0–99, of at least 32 points. Raises ValueError for another shape, for numbers that are
+    not real or not finite, and for values below 0 or above 99: noise levels and least sizes are on this scale.
     """
     return Measures(**columns(values, NAMES))
 
@@ -95,6 +96,8 @@ def columns(values: npt.NDArray[np.uint8] | npt.NDArray[np.floating], names: Col
     """The measures of these names, as `measure`; it spends no time on facets of which none is named."""
     if values.ndim != 2 or values.shape[1] < SHORTEST:
         raise ValueError(f"series must be (batch, points) with {SHORTEST} points or more, and are {values.shape}")
+    if values.dtype.kind not in "buif":
+        raise ValueError(f"series must be real numbers, and are {values.dtype}: convert them first")
     batch, points = values.shape
     rows = block_rows(points)
     parts = []
@@ -102,11 +105,8 @@ def columns(values: npt.NDArray[np.uint8] | npt.NDArray[np.floating], names: Col
         some = values[first : first + rows]
         # Whole numbers of what kernels compute at once: else the last rows might be rounded in another way.
         block = np.empty((max(1, -(-len(some) // LEAST_ROWS)) * LEAST_ROWS, points), np.float32)
-        block[: len(some)], block[len(some) :] = some, 0
-        if values.dtype.kind == "f" and not np.isfinite(block).all():
-            raise ValueError(
-                "series must be finite, and some values are not: fill or leave out missing ones first"
-            )
+        with np.errstate(over="ignore"):  # to infinity, which is refused
+            block[: len(some)], block[len(some) :] = some, 0
         measured = _measure(block, names)
         parts.append({name: measured[name][: len(some)] for name in names})
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
@@ -121,15 +121,39 @@ def _measure(values: waves.Points, names: Collection[str]) -> Columns:
     """`columns` for one block. values: (rows, points) float32; changed."""
     rows = np.arange(len(values))
     low, high = values[rows, values.argmin(axis=1)], values[rows, values.argmax(axis=1)]  # faster than min and max
+    _check(low.min(), high.max())
     # Half the sum is exact for integers: on one scale a series and the same series higher up become equal.
     values -= ((low + high) * np.float32(0.5))[:, None]
     extent = np.maximum(high - low, LEAST_RANGE).astype(np.float64)
-    found, rest, fitted = _structure(values, extent)
-    return found if found.keys() >= set(names) else {**found, **_left(rest, extent, fitted, names)}
+    found, rest = _structure(values, extent)
+    return found if found.keys() >= set(names) else {**found, **_left(rest, extent, names)}
 
 
-def _structure(values: waves.Points, extent: waves.Column) -> tuple[Columns, waves.Points, npt.NDArray[np.intp]]:
-    """Trend, season and shift; what is left around line, waves, season and shift, (rows, points); waves, (rows,).
+def _check(lowest: np.float32, highest: np.float32) -> None:
+    """Raise ValueError unless all values are on the scale. Both are NaN if one of them is."""
+    if lowest >= 0 and highest <= TOP:
+        return
+    if not np.isfinite([lowest, highest]).all():
+        raise ValueError("series must be finite, and some values are not: fill or leave out missing ones first")
+    raise ValueError(f"series must be 0–99, and values are from {lowest:g} to {highest:g}: scale them first")
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What is left around line, waves, season and shift.
+
+    residual: (rows, points). fitted: (rows,) how many waves were taken off. shift: of each row. cycles: rows whose
+    season is more than a sine.
+    """
+
+    residual: waves.Points
+    fitted: npt.NDArray[np.intp]
+    shift: shift.Shift
+    cycles: phase.Cycles
+
+
+def _structure(values: waves.Points, extent: waves.Column) -> tuple[Columns, Rest]:
+    """Trend, season and shift, and what is left.
 
     values: (rows, points) float32; changed. extent: (rows,) range of the series.
     """
@@ -156,12 +180,17 @@ def _structure(values: waves.Points, extent: waves.Column) -> tuple[Columns, wav
     around.put(swapped, waves.moments(rest[swapped] + waves.curve(first.rows(swapped), points, straightened=True)))
     shifts, around_levels = shift.find(values, seasons, extent, np.where(seasonal, twice, once))
     size = shifts.size.astype(np.float64)
-    trends = trend.find(values, line.slope - seasons.wave.tilt, around, beside, around_beside, size, extent)
+    trends = trend.find(
+        values, line.slope - seasons.wave.tilt, seasons.wave, around, beside, around_beside, size, extent
+    )
     shifted = np.flatnonzero(shifts.direction)
     rest[shifted] = around_levels
     fitted = first.entered.astype(np.intp) + second.entered
     fitted[shifted] = seasonal[shifted]
-    season.take_off_shape(rest, seasons)
+    faster = (beside.frequency > seasons.wave.frequency) & (shifts.direction == 0)
+    cycles = season.take_off_shape(rest, seasons, beside.energy * faster)
+    _put_back(cycles, seasons.wave, np.ones_like(faster))
+    _put_back(cycles, beside, faster)
     return (
         {
             "trend": trends.direction,
@@ -174,24 +203,26 @@ def _structure(values: waves.Points, extent: waves.Column) -> tuple[Columns, wav
             "shift_place": shifts.place,
             "shift_size": shifts.size,
         },
-        rest,
-        fitted,
+        Rest(rest, fitted, shifts, cycles),
     )
 
 
-def _left(
-    rest: waves.Points, extent: waves.Column, fitted: npt.NDArray[np.intp], names: Collection[str]
-) -> Columns:
-    """Noise, and of outliers, volatility and reversion what is named.
+def _put_back(cycles: phase.Cycles, wave: waves.Wave, which: npt.NDArray[np.bool_]) -> None:
+    """Add a wave to the cycles that it is a part of, in place, for the rows of the block where `which` holds."""
+    some = np.flatnonzero(which[cycles.rows])
+    if len(some):
+        cycles.values[some] += waves.curve(wave.rows(cycles.rows[some]), cycles.values.shape[1])
 
-    rest, extent: of `_structure`. fitted: (rows,) how many waves were taken off.
-    """
-    rough = noise.roughness(rest)
+
+def _left(rest: Rest, extent: waves.Column, names: Collection[str]) -> Columns:
+    """Noise, and of outliers, volatility and reversion what is named. rest, extent: of `_structure`."""
+    rough = noise.roughness(rest.residual)
     sizes = noise.sizes_of(rough)
     deviation = noise.deviation(sizes)
-    found: Columns = {"noise": deviation.astype(np.float32), "noise_level": noise.level(deviation)}
+    beside_shape = phase.beside_shape(deviation, rest.cycles)
+    found: Columns = {"noise": beside_shape.astype(np.float32), "noise_level": noise.level(beside_shape)}
     if any(name.startswith("outlier") for name in names):
-        outliers = outlier.find(rest, deviation, extent)
+        outliers = outlier.find(rest.residual, deviation, rest.shift, extent)
         found |= {
             "outlier": outliers.direction,
             "outlier_place": outliers.place,
@@ -199,13 +230,13 @@ def _left(
             "outlier_count": outliers.count,
         }
     if any(name.startswith("volatility") for name in names):
-        changes = volatility.find(rough, sizes[:, rest.shape[1] // 2])
+        changes = volatility.find(rough, sizes[:, rough.shape[1] // 2])
         found |= {
             "volatility": changes.kind,
             "volatility_place": changes.place,
             "volatility_ratio": changes.ratio,
         }
     if any(name.startswith("reversion") for name in names):
-        returns = reversion.find(rest, deviation, fitted)
+        returns = reversion.find(rest.residual, deviation, rest.fitted)
         found |= {"reversion": returns.speed, "reversion_memory": returns.memory}
     return found

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tsd.series.robust.shift import Shift
 from tsd.series.robust.waves import Column, Points
 
 SIDE = 4  # points on either side, of which the medians are taken
 SAME_AROUND = 0.5  # largest difference of the two medians, by the size of the outlier: else it is an edge
+RETURNS = (
+    0.5  # of its size, that the series leaves and comes back on both sides: else it is a point of a rise or fall
+)
+WITHIN = 2  # points, in which it does
 LEAST_SIZE = 0.2  # of the series' range
 LEAST_UNITS = 3.0  # value units
 LEAST_DEVIATIONS = 5.0  # times 1.4826 · the median absolute value of all distances
@@ -32,11 +37,11 @@ class Outlier:
     count: npt.NDArray[np.int8]
 
 
-def find(residual: Points, noise: Column, extent: Column) -> Outlier:
+def find(residual: Points, noise: Column, shift: Shift, extent: Column) -> Outlier:
     """Find the point that is farthest from its surroundings, and judge it.
 
-    residual: (batch, points), from line, waves and shift. noise: (batch,) standard deviation. extent: (batch,)
-    range of the series.
+    residual: (batch, points), from line, waves and shift. noise: (batch,) standard deviation. shift: what was
+    taken off. extent: (batch,) range of the series.
 
     The Hampel identifier (Hampel 1974; Pearson 2002) with the point's own neighbourhood left out: the distance of
     each point to the mean of the medians left and right of it, in units of the median of all distances.
@@ -50,7 +55,16 @@ def find(residual: Points, noise: Column, extent: Column) -> Outlier:
     direction, place = np.zeros(batch, np.int8), np.full(batch, -1, np.int32)
     sizes, count = np.zeros(batch, np.float32), np.zeros(batch, np.int8)
     if len(candidates):
-        chosen, many = _judge(distance[candidates], _gaps(medians[candidates]), least[candidates])
+        size, gate = _sizes(size[candidates], _gaps(medians[candidates]), least[candidates])
+        chosen, top = _largest(size)
+        far = np.flatnonzero(top >= gate)
+        candidates, gate, chosen, top = candidates[far], gate[far], chosen[far], top[far]
+        off = np.copysign(size[far], distance[candidates])
+        around = _with_shift(residual, shift, candidates, chosen[:, None])
+        again = np.flatnonzero(~_returns(around, off[np.arange(len(off)), chosen][:, None])[:, 0])
+        if len(again):
+            off[again], chosen[again], top[again] = _next(residual, shift, candidates[again], off[again])
+        many = _count(off, chosen, top, gate)
         held = (many > 0) & (many <= SEVERAL)
         rows = candidates[held]
         place[rows], count[rows] = chosen[held], many[held]
@@ -91,24 +105,75 @@ def _gaps(medians: Points) -> Points:
     return gaps
 
 
-def _judge(distance: Points, gap: Points, least: Column) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int8]]:
-    """The index of the largest outlier of each series, and how many there are like it, 0 if none. (batch,)."""
-    size = np.abs(distance)
+def _sizes(size: Points, gap: Points, least: Column) -> tuple[Points, Column]:
+    """The sizes of distances, (batch, points), 0 beside edges; and the least of an outlier, (batch,)."""
     middle = np.sort(size, axis=1)[:, size.shape[1] // 2].astype(np.float64)
     gate = np.maximum(LEAST_DEVIATIONS * np.maximum(1.4826 * middle, FLOOR), least)
     # A point beside an edge is far from the mean of two different surroundings: it is none.
-    size *= gap <= SAME_AROUND * size
+    return size * (gap <= SAME_AROUND * size), gate
+
+
+def _largest(size: Points) -> tuple[npt.NDArray[np.intp], Points]:
+    """Index and size of the largest of each row, (batch,) each."""
     place = size.argmax(axis=1)
-    top = size[np.arange(len(size)), place]
-    many = np.zeros(len(size), np.int8)
+    return place, size[np.arange(len(size)), place]
+
+
+def _with_shift(
+    residual: Points, shift: Shift, rows: npt.NDArray[np.intp], places: npt.NDArray[np.intp]
+) -> Points:
+    """Points of some series and those around them, with the level shift put back.
+
+    places: (rows, some), or (1, some) of all of them. Returns (2 · WITHIN + 1, rows, some); before the first point
+    the series is mirrored, and after the last.
+    """
+    last = residual.shape[1] - 1
+    near = places + np.arange(-WITHIN, WITHIN + 1)[:, None, None]
+    near = last - np.abs(last - np.abs(near))
+    after = near >= shift.place[rows][:, None]
+    level: Points = residual[rows[:, None], near] + shift.size[rows][:, None] * after
+    return level
+
+
+def _returns(around: Points, distance: Points) -> npt.NDArray[np.bool_]:
+    """Whether the series was elsewhere soon before each point and is back there soon after it, (rows, some).
+
+    around: of `_with_shift`. distance: (rows, some) of the point from what is around it. A point halfway between
+    two levels is far from one of them, but from there the series goes on to the other.
+    """
+    before, here, after = around[:WITHIN], around[WITHIN], around[WITHIN + 1 :]
+    rise = here - np.maximum(before.min(axis=0), after.min(axis=0))
+    fall = np.minimum(before.max(axis=0), after.max(axis=0)) - here
+    back: npt.NDArray[np.bool_] = np.where(distance > 0, rise, fall) >= RETURNS * np.abs(distance)
+    return back
+
+
+def _next(
+    residual: Points, shift: Shift, rows: npt.NDArray[np.intp], off: Points
+) -> tuple[Points, npt.NDArray[np.intp], Points]:
+    """The distances that count, (rows, points), and index and size of the largest from which the series is back.
+
+    off: (rows, points), of series whose largest distance is on the way from one level to another. The shift
+    explains all such points; without one, they say how the series is.
+    """
+    back = _returns(_with_shift(residual, shift, rows, np.arange(off.shape[1])[None]), off)
+    place, top = _largest(np.abs(off) * back)
+    return off * (back | (shift.direction[rows] == 0)[:, None]), place, top
+
+
+def _count(off: Points, place: npt.NDArray[np.intp], top: Points, gate: Column) -> npt.NDArray[np.int8]:
+    """How many outliers like the largest there are, (batch,): 0 if none.
+
+    off: (batch, points) distances. place, top: (batch,) index and size of the largest. gate: (batch,) least size.
+    """
+    many = np.zeros(len(off), np.int8)
     rows = np.flatnonzero(top >= gate)
-    top, distance = top[rows], distance[rows]
-    signed = np.copysign(size[rows], distance)
-    signed *= np.sign(distance[np.arange(len(rows)), place[rows]])[:, None]
+    top, signed = top[rows], off[rows]
+    signed *= np.sign(signed[np.arange(len(rows)), place[rows]])[:, None]
     alike = signed >= (ALIKE * top)[:, None]
     begins = alike.copy()
     begins[:, 1:] &= ~alike[:, :-1]  # neighbours count once
     starts = np.bincount(np.nonzero(begins)[0], minlength=len(rows))
     same = signed.min(axis=1) > -ALIKE * top
     many[rows] = np.where(same, np.minimum(starts, 127), 0)
-    return place, many
+    return many

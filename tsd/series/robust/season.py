@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from tsd.series.robust.phase import Cycles
 from tsd.series.robust.waves import (
     NOTHING,
     Column,
@@ -34,6 +35,7 @@ REVERSES = 2.3  # steepest slope of the season by that of the line; the teeth of
 WAVE_PARAMETERS = 8  # of a line and a wave whose frequency was searched for
 HARMONICS = (2, 3, 4, 5)
 FASTEST = 0.5  # cycles per point of a harmonic
+SHAPED = 4.0  # mean square that each part of the harmonics explains, by that of what is left
 
 
 @dataclass(frozen=True)
@@ -93,28 +95,35 @@ def find(
     return Season(found, _kept(wave, there), second & there)
 
 
-def take_off_shape(residual: Points, season: Season) -> None:
+def take_off_shape(residual: Points, season: Season, faster: Column) -> Cycles:
     """Take off, in place, what a season has beside its sine: growth in time and harmonics.
 
-    residual: (batch, points), from line and waves. This is the periodic component of a harmonic regression; STL
+    residual: (batch, points), from line and waves. faster: (batch,) sum of squares that a faster wave explained.
+    Returns the series in which these and the harmonics explain more than noise would, with what was left of them
+    around line and waves. This is the periodic component of a harmonic regression; STL
     (Cleveland et al. 1990) smooths it from cycle to cycle instead, which needs a whole number of points a cycle.
     """
-    rows = np.flatnonzero(season.found > NONE)
-    if not len(rows):
-        return
     points = residual.shape[1]
+    rows = np.flatnonzero(season.found > NONE)
     rest, frequency = residual[rows], season.wave.frequency[rows]
     parts = fold(rest)  # (2, seasonal, half)
     time = wave_table(points).time[-parts.shape[2] :]
     turns = half_turns(frequency, points)
     _take_off_parts(parts, turns[::-1] * time, 1.0, points)
+    smooth = np.vecdot(parts, parts).sum(axis=0)
     # cos kx is 2 cos x · cos (k − 1)x − cos (k − 2)x, and sin kx alike.
     twice, before = 2 * turns[0], np.zeros_like(turns)
     before[0] = 1
     for times in HARMONICS:
         before, turns = turns, np.subtract(twice * turns, before, out=before)
         _take_off_parts(parts, turns, times * frequency < FASTEST * points, points)
+    left = np.vecdot(parts, parts).sum(axis=0)
     residual[rows] = unfold(parts[0], parts[1], points)
+    free = 2 * len(HARMONICS)
+    # The parts have half the sum of squares of the series.
+    explained = smooth - left + faster[rows] / 2
+    shaped = np.flatnonzero(explained * (points - free) >= SHAPED * free * left)
+    return Cycles(rows[shaped], rest[shaped], frequency[shaped])
 
 
 def _take_off_parts(parts: Points, waves: Points, there: npt.NDArray[np.bool_] | float, points: int) -> None:

@@ -20,8 +20,9 @@ from tsd.series.robust.waves import (
     wave_table,
 )
 
-EDGE = 1 / 16  # fraction of the series at either end in which no shift is looked for; the window of the medians
-LEAST_EDGE, LARGEST_WINDOW = 4, 8  # points
+EDGE = 1 / 32  # fraction of the series at either end in which no shift is looked for
+LEAST_EDGE = 4  # points; also the window of the medians for a shift near an end
+WINDOW, LARGEST_WINDOW = 1 / 16, 8  # fraction of the series, and points, of the medians on either side
 LEAST_SIZE = 0.2  # of the series' range
 BETTER_THAN_LINE = 0.8  # largest sum of squares around two levels, by that around a line
 ABRUPT = (0.7, 1.6)  # medians right after minus right before, by the difference of the levels
@@ -73,6 +74,8 @@ def find(values: Points, season: Season, extent: Column, around_wave: Column) ->
         (explained > NOTHING * points) & (rest <= BETTER_THAN_LINE * around_line) & (rest < around_wave)
     )
     score, first = _best_split(cusum[:, :, candidates])
+    inner = _inner(level, candidates, score, first)
+    candidates, score, first = candidates[inner], score[inner], first[inner]
     size = -score * np.sqrt(points / (first * (points - first)))
     near = np.flatnonzero(np.abs(size) >= LEAST_SIZE * extent[candidates])
     near = near[_abrupt(level[candidates[near]], first[near], size[near])]
@@ -100,8 +103,31 @@ def levels(places: npt.NDArray[np.integer], size: Column, points: int) -> Points
 
 
 def edge(points: int) -> int:
-    """Points at either end in which no shift is looked for: 8 of 128."""
+    """Points at either end in which no shift is looked for: 4 of 128."""
     return max(LEAST_EDGE, round(EDGE * points))
+
+
+def _inner(
+    level: Points, candidates: npt.NDArray[np.intp], score: Column, first: npt.NDArray[np.intp]
+) -> npt.NDArray[np.bool_]:
+    """Whether no split still nearer to the end explains more than the best one, (candidates,).
+
+    Else the best one only borders on an end segment, and its two levels are not those of the series. level:
+    (batch, points) of mean zero. score, first: (candidates,), of `_best_split`.
+    """
+    points = level.shape[1]
+    least = edge(points)
+    held = np.ones(len(candidates), np.bool_)
+    count = np.arange(1, least)
+    for at, outer in ((least, level[:, : least - 1]), (points - least, level[:, : points - least : -1])):
+        rows = np.flatnonzero(first == at)
+        if not len(rows):
+            continue
+        beyond = outer[candidates[rows]].cumsum(axis=1, dtype=np.float64) * np.sqrt(
+            points / (count * (points - count))
+        )
+        held[rows] &= np.abs(beyond).max(axis=1, initial=0) <= np.abs(score[rows])
+    return held
 
 
 def _cusum(level: Points) -> Points:
@@ -147,15 +173,27 @@ def _split_weights(points: int) -> npt.NDArray[np.float32]:
 
 def _abrupt(level: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDArray[np.bool_]:
     """Whether the medians right before and right after differ by about the whole size. (batch,)."""
-    window = min(LARGEST_WINDOW, edge(level.shape[1]))
+    points = level.shape[1]
+    widest = min(LARGEST_WINDOW, max(LEAST_EDGE, round(WINDOW * points)))
+    room = np.minimum(first, points - first) >= widest
+    held = np.zeros(len(level), np.bool_)
+    for rows, window in ((np.flatnonzero(room), widest), (np.flatnonzero(~room), LEAST_EDGE)):
+        if not len(rows):
+            continue
+        part = _difference_of_medians(level[rows], first[rows], window) / size[rows]
+        held[rows] = (part >= ABRUPT[0]) & (part <= ABRUPT[1])
+    return held
+
+
+def _difference_of_medians(level: Points, first: npt.NDArray[np.intp], window: int) -> Column:
+    """The median of the points right after the split minus that of those right before, (batch,)."""
     near = first[:, None] + np.arange(-window, window)  # (batch, 2 · window)
     sides = np.take_along_axis(level, near, axis=1).reshape(len(level), 2, window)
     sides.sort(axis=2)
     middle = slice((window - 1) // 2, window // 2 + 1)  # one point, or two of an even number
     before, after = sides[:, :, middle].mean(axis=2).T
-    part = (after - before) / size
-    held: npt.NDArray[np.bool_] = (part >= ABRUPT[0]) & (part <= ABRUPT[1])
-    return held
+    difference: Column = (after - before).astype(np.float64)
+    return difference
 
 
 def _significant(rest: Points, first: npt.NDArray[np.intp], size: Column) -> npt.NDArray[np.bool_]:

@@ -69,6 +69,7 @@ def fit_line(values: Points) -> tuple[Line, Points]:
 def find(
     values: Points,
     alone: Column,
+    season: Wave,
     around_line: Moments,
     wave: Wave,
     around_wave: Moments,
@@ -78,7 +79,7 @@ def find(
     """Judge the direction of each series.
 
     values: (batch, points), centred. alone: (batch,) slope of the line without a wave,
-    of the series without its season. around_line, around_wave: sums of the
+    of the series without its season. season: its wave, zero without one. around_line, around_wave: sums of the
     residuals of this line, and of line and wave. shift: (batch,) size of a level shift, signed. extent: (batch,)
     range of the series.
 
@@ -93,7 +94,7 @@ def find(
     agree = alone * beside > 0
     slope = np.where(agree, np.where(np.abs(beside) < np.abs(alone), beside, alone), 0.0)
     change = slope * (points - 1) / extent
-    ends = _ends(values) / extent
+    ends = _ends(values, season) / extent
     agree &= change * ends > 0
     size, apart = np.where(agree, np.abs(change), 0.0), np.where(agree, np.abs(ends), 0.0)
     t = np.abs(_slope_t(beside, wave, around_wave))
@@ -169,11 +170,17 @@ def _slope_t(slope: Column, wave: Wave, residual: Moments) -> Column:
     return t
 
 
-def _ends(values: Points) -> Column:
-    """Mean of the last window minus mean of the first, (batch,) in value units."""
-    window = max(1, round(ENDS * values.shape[1]))
-    weights = np.zeros(values.shape[1], np.float32)
+def _ends(values: Points, season: Wave) -> Column:
+    """Mean of the last window minus mean of the first, without the season, (batch,) in value units."""
+    points = values.shape[1]
+    window = max(1, round(ENDS * points))
+    weights = np.zeros(points, np.float32)
     weights[-window:] = 1
     weights[:window] -= 1
     ends: Column = np.vecdot(values, weights).astype(np.float64) / window
+    # Only the sine differs between the ends. Its sum over a window is its value at the centre times a kernel.
+    rows = np.flatnonzero(season.odd)
+    half = np.pi / points * season.frequency[rows]
+    mean = np.sin((points - window) * half) * np.sin(window * half) / (window * np.sin(half))
+    ends[rows] -= 2 * season.odd[rows] * mean
     return ends
