@@ -36,17 +36,10 @@ Rules
 
 from tsd.tasks.language.crossings import read_intersections
 from tsd.tasks.language.extrema import read_extrema
-from tsd.tasks.language.forms import (
-    NO_JSON,
-    entangled,
-    named_beside,
-    sentences,
-    topic_of,
-    topics_in,
-    topics_of,
-)
+from tsd.tasks.language.forms import NO_JSON, sentences, topic_of, topics_in, topics_of
 from tsd.tasks.language.noise import read_noise
 from tsd.tasks.language.position import read_position
+from tsd.tasks.language.prose import entangled, named_beside
 from tsd.tasks.language.reversion import read_reversion
 from tsd.tasks.language.structure import read_outlier, read_season, read_shift, read_volatility
 from tsd.tasks.language.trend import read_thirds, read_trend

@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 
-from tsd.tasks.language.words import NEGATION, NOT_MENTIONED, Reading, quote
+from tsd.tasks.language.words import NEGATION, NOT_MENTIONED, Reading, plain, quote
 
 _MANY = r"(?:several|many|multiple|dozens of|a number of|a long time|long|some time)"
 _LASTS = r"(?:persist|last|linger|remain|stay|hold|take|go on|continue)(?:s|ed|ing)?"
@@ -26,6 +26,7 @@ _NO_MEMORY = re.compile(
     r"|(?:auto|serially )?correlated)\b"
 )
 _NEGATED = re.compile(rf"{NEGATION} {_FILL}(?:{'|'.join(_SPEEDS.values())})\b")
+_THAN = re.compile(rf"\bthan (?:{'|'.join(_SPEEDS.values())})\b")
 _SPEED = re.compile("|".join(rf"\b(?P<{name}>{words})\b" for name, words in _SPEEDS.items()))
 
 
@@ -34,7 +35,7 @@ def read_reversion(text: str) -> Reading:
     """The speed of the return to the mean that a text states: fast or slow."""
     if not text:
         return NOT_MENTIONED
-    rest = _NEGATED.sub(" ", _NO_MEMORY.sub(" memoryless ", text))
+    rest = _NEGATED.sub(" ", _NO_MEMORY.sub(" memoryless ", _THAN.sub(" ", plain(text))))
     named = list(dict.fromkeys(found.lastgroup or "" for found in _SPEED.finditer(rest)))
     if len(named) == 1:
         return Reading(named[0])

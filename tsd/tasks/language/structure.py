@@ -8,15 +8,17 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from tsd.tasks.language.words import NEGATION, NOT_MENTIONED, Reading, quote
+from tsd.tasks.language.words import NEGATION, NOT_MENTIONED, Reading, plain, quote
 
 # Words between a negation and what it denies. None of them is an amount: "no strong season" denies no season.
-_FILL = (
-    r"(?:(?:an?|any|the|its|clear|clearly|obvious|discernible|distinct|definite|visible|visibly|apparent|evident"
+# Each word is matched in one way only (atomic groups), so that many of them take no exponential time.
+_FILL_WORDS = (
+    r"(?:an?|any|the|its|clear|clearly|obvious|discernible|distinct|definite|visible|visibly|apparent|evident"
     r"|noticeable|recogni[sz]able|detectable|real|true|regular|overall|single|isolated|abrupt|sudden|sharp|permanent"
     r"|lasting|show|shows|exhibit|display|have|has|contain|see|observe|detect|find|signs?|evidence|hint|trace|kind"
-    r"|sort|of|to|be|appear|seem|in|it|at all|such|actual) )*"
+    r"|sort|of|to|be|appear|seem|in|it|at all|such|actual)"
 )
+_FILL = rf"(?>{_FILL_WORDS} )*"
 _DENIED = rf"(?:{NEGATION}|\bfree (?:of|from)) "
 _NONE = re.compile(r"(?:^|(?<=[.,;:] )|(?<=\bis )|(?<=\bare ))(?:none|absent|missing|n/a|nothing)\b(?! of)")
 _AND = r"(?:,? (?:n?or|and) )"
@@ -35,7 +37,7 @@ def _terms(classes: Mapping[str, str]) -> re.Pattern[str]:
 def _negated(classes: Mapping[str, str]) -> re.Pattern[str]:
     """A pattern for classes that are denied: "not strong", "neither growing nor shrinking"."""
     words = "|".join(classes.values())
-    fill = rf"{_FILL}(?:(?:very|too|so|particularly|really|especially|\w+ly) )*"
+    fill = rf"(?>(?:{_FILL_WORDS}|very|too|so|\w+ly) )*"
     return re.compile(rf"{_DENIED}{fill}(?:{words})\b(?:{_AND}{fill}(?:{words})\b)*")
 
 
@@ -80,7 +82,7 @@ def read_season(text: str) -> Reading:
     """The strength of the season that a text states: none, weak or strong."""
     if not text:
         return NOT_MENTIONED
-    rest = _NO_STRENGTH.sub(" ", _STRENGTH_OF_OTHERS.sub(" ", text))
+    rest = _NO_STRENGTH.sub(" ", _STRENGTH_OF_OTHERS.sub(" ", plain(text)))
     denied = bool(_NO_SEASON.search(rest) or _UNSEASONAL.search(rest) or _NONE.search(rest))
     rest = _NO_SEASON.sub(" ", rest)
     return _one([*(["none"] if denied else []), *_names(_STRENGTH, rest)], text, "strength of a season")
@@ -108,6 +110,11 @@ _SAME_LEVEL = re.compile(
 )
 _DIRECTION, _NO_DIRECTION = _terms(_DIRECTIONS), _negated(_DIRECTIONS)
 _NO_DIRECTED_SHIFT = re.compile(rf"{_DENIED}{_FILL}(?:{'|'.join(_DIRECTIONS.values())}) (?:{_SHIFT})\b")
+_LEVEL_BEFORE = re.compile(  # what was, and what else drops: "from the lower level", "a drop of noise"
+    r"\bfrom (?:the|an?|its) (?:lower|higher|upper)(?: level)?\b|\b(?:lower|higher) (?:\w+ )?before\b"
+    r"|\b(?:drops?|falls?|rises?|increases?|decreases?) (?:of|in) (?:the )?"
+    r"(?:noise|volatility|variance|amplitude)\b"
+)
 _SMALLER = re.compile(rf"{_DENIED}(?:\w+ )?(?:large|big|major|strong|significant|substantial) (?:{_SHIFT})\b")
 
 
@@ -116,7 +123,7 @@ def read_shift(text: str) -> Reading:
     """The direction of the level shift that a text states: none, up or down."""
     if not text:
         return NOT_MENTIONED
-    rest = _SMALLER.sub(" ", text)
+    rest = _LEVEL_BEFORE.sub(" ", _SMALLER.sub(" ", plain(text)))
     denied = bool(_NO_SHIFT.search(rest) or _SAME_LEVEL.search(rest) or _NONE.search(rest))
     rest = _NO_DIRECTION.sub(" ", _NO_DIRECTED_SHIFT.sub(" ", _NO_SHIFT.sub(" ", rest)))
     return _one([*(["none"] if denied else []), *_names(_DIRECTION, rest)], text, "direction of a shift")
@@ -146,8 +153,9 @@ def read_outlier(text: str) -> Reading:
     """The kind of outlier that a text states: none, spike or dip."""
     if not text:
         return NOT_MENTIONED
-    denied = bool(_NO_OUTLIER.search(text) or _NONE.search(text))
-    rest = _NO_KIND.sub(" ", _NO_OUTLIER.sub(" ", text))
+    said = plain(text)
+    denied = bool(_NO_OUTLIER.search(said) or _NONE.search(said))
+    rest = _NO_KIND.sub(" ", _NO_OUTLIER.sub(" ", said))
     return _one([*(["none"] if denied else []), *_names(_KIND, rest)], text, "kind of outlier")
 
 
@@ -174,6 +182,8 @@ _GROW, _SHRINK = rf"(?:{_COURSES['growing']}|grow|increase)", rf"(?:{_COURSES['s
 _BOTH_WAYS = re.compile(rf"{_DENIED}{_FILL}(?:{_GROW} n?or {_FILL}{_SHRINK}|{_SHRINK} n?or {_FILL}{_GROW})\b")
 _BURSTS = r"bursts?|bursty|clusters?|clustered|(?:volatile|turbulent|loud) (?:phases?|episodes?)"
 _COURSE, _NO_COURSE = _terms(_COURSES), _negated(_COURSES | {"bursts": _BURSTS})
+_LESS_STEADY = re.compile(r"\b(?:less|more) (?:steady|constant|stable|uniform|homogeneous)\b")
+_UNRESOLVED = re.compile(r"\b(?:n?either|nor)\b")
 _IN_BURSTS = re.compile(rf"\b(?:{_BURSTS})\b")
 _STEADY_CHANGE = re.compile(
     rf"\b(?:steadily|constantly|evenly|steady|constant) (?={'|'.join(_CHANGE_COURSES.values())})"
@@ -185,8 +195,10 @@ def read_volatility(text: str) -> Reading:
     """The course of the volatility that a text states: steady, growing or shrinking; bursts are none of them."""
     if not text:
         return NOT_MENTIONED
-    rest = _STEADY_CHANGE.sub("", _BOTH_WAYS.sub(" steady ", _NO_CHANGE.sub(" steady ", text)))
-    rest = _NO_COURSE.sub(" ", rest)
+    rest = _STEADY_CHANGE.sub("", _BOTH_WAYS.sub(" steady ", _NO_CHANGE.sub(" steady ", plain(text))))
+    rest = _NO_COURSE.sub(" ", _LESS_STEADY.sub(" ", rest))
+    if _UNRESOLVED.search(rest):
+        return Reading(None, f"{quote(text)} denies courses")
     if _IN_BURSTS.search(rest):
         return Reading(None, f"{quote(text)} names bursts")
     return _one(_names(_COURSE, rest), text, "course of the volatility")

@@ -85,7 +85,15 @@ _WORDINGS = _rules(
         r"\g<at> \g<the>\g<a> third\g<j> the ",
     ),
 )
+_ALL_BUT = (
+    r"\b(?:in )?(?:all|every|each)(?: of)?(?: the)?(?: three)? thirds?"
+    r" (?:but|except|save)(?: for)?(?: in)? (?:the )?"
+)
 _WHOLES = _rules(
+    *(
+        (rf"{_ALL_BUT}{_WHICH[which]}(?: (?:one|third))?\b", f" @{others} ")
+        for which, others in (("1", "23"), ("2", "13"), ("3", "12"))
+    ),
     (
         r"\b(?:in )?(?:none|neither) of (?:the |its |their )?(?:three )?thirds\b|\b(?:in )?no third\b",
         " never @123 ",

@@ -92,7 +92,8 @@ TREND = Phrases(
         (
             rf"(?:{_GO} )?(?:up and down|ups and downs|down and up|back and forth)",
             r"(?:with|despite|plus|save for|apart from|besides|after|before|and|but for|except for) (?:only )?"
-            rf"(?:an?|one|the|some|two|several|a few) (?:[\w-]+ ){{0,2}}{_EVENT}s?",
+            rf"(?:an?|one|the|some|two|several|a few) (?:[\w-]+ ){{0,2}}{_EVENT}s?"
+            r"(?: (?:up|down)(?:wards?)?)?",
         ),
     ),
     (
