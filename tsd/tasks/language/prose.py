@@ -14,7 +14,7 @@ from tsd.tasks.language.phrases.extrema import EXTREMA, SUBJECTS
 from tsd.tasks.language.phrases.noise import NOISE_HEAD
 from tsd.tasks.language.phrases.structure import STRUCTURE, STRUCTURE_TOPICS
 from tsd.tasks.language.phrases.trend import TREND, TREND_IF_ALONE
-from tsd.tasks.language.words import DOWN, FLAT, MAXIMUM, MINIMUM, NEGATION, UP, telling
+from tsd.tasks.language.words import DOWN, FLAT, MAXIMUM, MINIMUM, NEGATION, PLAIN, UP, telling
 
 PROSE_TOPICS = frozenset({"trend", "noise", "extrema"})  # told apart in any free sentence on one series
 RELATIONS = ("intersections", "position")  # of two series
@@ -90,7 +90,7 @@ def _stretches(text: str, known: frozenset[str]) -> tuple[_Stretch, ...]:
 
     None if the known topics are not those of one series, or of two.
     """
-    sentences = telling(_SENTENCE_END.split(_COLON.sub(": ", _MARKUP.sub("", text))))
+    sentences = telling(_SENTENCE_END.split(_COLON.sub(": ", _MARKUP.sub("", text.translate(PLAIN)))))
     if known <= PROSE_TOPICS | STRUCTURE_TOPICS:
         structure = known & STRUCTURE_TOPICS
         return tuple(stretch for sentence in sentences for stretch in _stretches_of(sentence, structure))

@@ -10,15 +10,17 @@ _LASTS = r"(?:persist|last|linger|remain|stay|hold|take|go on|continue)(?:s|ed|i
 _SPEEDS = {
     "fast": r"fast|quick(?:ly)?|rapid(?:ly)?|swift(?:ly)?|prompt(?:ly)?|immediate(?:ly)?|at once|instant(?:ly)?"
     r"|(?:within|after|in) (?:about )?(?:an?|one|a single) (?:point|step)|(?:an?|one) (?:point|step) later"
+    r"|half-life of (?:under|less than|below) (?:an?|one|1)\b"
     r"|unrelated|uncorrelated|independent|memoryless|short memory|strong mean reversion"
     r"|strongly mean.revert\w*",
     "slow": rf"slow(?:ly)?|sluggish(?:ly)?|gradual(?:ly)?|{_LASTS} (?:(?!for)\w+ )?(?:for )?{_MANY}"
     rf"|(?:over|after|across) {_MANY}|{_LASTS} (?:on|to) (?:one|the same) side"
     r"|(?:persist|linger|wander)(?:s|ing)?|persisten(?:t|ce)|persistently|(?:auto|serially )?correlated"
-    r"|long memory|weak mean reversion|weakly mean.revert\w*|takes long",
+    r"|half-life of (?:about )?(?:[2-9]|\d\d+|several|many)(?![.\d])|takes its time"
+    r"|(?:strong|high|marked) autocorrelation|long memory|weak mean reversion|weakly mean.revert\w*|takes long",
 }
 _FILL = (
-    r"(?:(?:very|too|so|particularly|really|especially|an?|any|the|its|show|shows|have|has|be|to|mean|returns?"
+    r"(?:(?:very|too|so|particularly|really|especially|an?|any|the|its|show|shows|have|has|be|to|mean|returns?|signs?|evidence|of|clear"
     r"|reverts?|die|out|fade|decay) )*"
 )
 _NO_MEMORY = re.compile(

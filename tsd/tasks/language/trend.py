@@ -7,6 +7,7 @@ from functools import lru_cache
 from tsd.tasks.language.numbers import movements
 from tsd.tasks.language.phrases.trend import TREND, TREND_IF_ALONE
 from tsd.tasks.language.words import (
+    COMES_BACK,
     DOWN,
     FILLER,
     FLAT,
@@ -39,7 +40,8 @@ _NEGATES = re.compile(rf"{NEGATION}|{_HARDLY_ANY}|\bnon-")
 _MOVE = r"(?:rise|drop|dip|increase|decrease|fall|decline|spike|jump|surge|bump|blip)"
 _NOISE = r"(?:noise|variance|variability|volatility|scatter|spread|amplitude)"
 _TREND_ASIDES = re.compile(
-    rf"\b(?:(?:{UP}|{DOWN}|{FLAT}) (?:(?:in (?:the )?)?(?:{WAVERING}|noise|rate|pace|speed)"
+    rf"\b(?:(?<!or )(?:less|more) (?:steady|{FLAT})"
+    rf"|(?:{UP}|{DOWN}|{FLAT}) (?:(?:(?:in|of) (?:the )?)?(?:{WAVERING}|noise|rate|pace|speed)"
     r"|briefly|temporarily|momentarily)"
     rf"|{_NOISE}(?: level| intensity)?(?: (?:that|which|is|are|also|\w+ly)){{0,3}} (?:{UP}|{DOWN}|{FLAT})"
     r"|(?:despite|in spite of|notwithstanding|except(?: for)?|apart from|aside from|regardless of)\b[^,.;]*"
@@ -52,10 +54,6 @@ _TREND_ASIDES = re.compile(
 )
 _NEGATED_TREND = re.compile(
     rf"(?:(?:{NEGATION}|\b(?:hardly|barely|scarcely)) {FILLER}|\bnon-)(?:{UP}|{DOWN}|{FLAT})\b"
-)
-_COMES_BACK = re.compile(  # an event, and no trend: "shoots up and comes right back"
-    r"(?<!never )(?<!not )(?<!n't )\b"
-    r"(?:com|go|fall|drop|snap)(?:es|s|ing)? (?:right|straight|promptly) back(?! (?:up|down))\b"
 )
 _EITHER_TREND = re.compile(
     rf"\b(?:{UP}|{DOWN}|{FLAT})(?: trend)?(?: or |/)(?:\w+ )?(?:(?:could|might|may|is) )?(?:be )?(?:{UP}"
@@ -80,7 +78,7 @@ def read_trend(text: str) -> Reading:
 
 def _direction_of(text: str) -> Reading:
     """The direction stated in the words of `_DIRECTION` alone."""
-    if _COMES_BACK.search(text):
+    if COMES_BACK.search(text):
         return Reading(None, "what comes right back is no trend")
     negates = _NEGATES.search(text)  # most texts do not
     if negates:

@@ -22,16 +22,17 @@ NOT_MENTIONED = Reading(None, "not mentioned", silent=True)
 MOST_WORDS = 120  # of a sentence
 MOST_CHARACTERS = 1_000  # of a sentence
 LONGEST_TEXT = 10_000  # characters of a text on one topic
+PLAIN = str.maketrans("\u2019\u2212", "'-")  # apostrophe, minus sign
 _SENTENCE_END = re.compile(r"(?<=[.!?]) ")
 _NO = re.compile(r"(?:no|nope|not|hardly)\b", re.IGNORECASE)
 
 
 def normal(text: str) -> str:
-    """Normalise text: lower case, single spaces, straight apostrophes, line breaks as sentence ends.
+    """Normalise text: lower case, single spaces, plain apostrophes and minus signs, line breaks as sentence ends.
 
     Sentences that state nothing are left out, see `telling`. A text above `LONGEST_TEXT` characters is empty.
     """
-    lines = (" ".join(line.split()) for line in text.lower().replace("\u2019", "'").splitlines())
+    lines = (" ".join(line.split()) for line in text.lower().translate(PLAIN).splitlines())
     told = (" ".join(telling(_SENTENCE_END.split(line))) for line in lines)
     said = ". ".join(line.rstrip(".") for line in told if line)
     return said if len(said) <= LONGEST_TEXT else ""
@@ -61,6 +62,10 @@ def plain(text: str) -> str:
     return _MIGHT.sub(" ", " ".join(kept))
 
 
+COMES_BACK = re.compile(  # an event, and no trend: "shoots up and comes right back"
+    r"(?<!never )(?<!not )(?<!n't )\b"
+    r"(?:com|go|fall|drop|snap)(?:es|s|ing)? (?:right|straight|promptly) back(?! (?:up|down))\b"
+)
 _STOPPED = r"(?:stop(?:s|ped)?|ceas(?:es?|ed)|quits?|gives up)"
 _FALSE = r"(?:false|untrue|incorrect|wrong|not true|not the case)"
 _CEASED = re.compile(

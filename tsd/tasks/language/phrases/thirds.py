@@ -240,10 +240,23 @@ _THREE = tuple(
 _BETWEEN = re.compile(r"(?:, (?:and )?|,? and )")
 
 
+_THREE_COUNTS = rf"(?P<one>{_COUNT}), (?P<two>{_COUNT}),? and (?P<three>{_COUNT})"
+_OF_THE_THREE = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"\b{_THREE_COUNTS} (?:crossings?|intersections?) in the three thirds\b",
+        rf"\b(?:the )?(?:numbers? of )?(?:crossings|intersections) in the three thirds (?:is|are)"
+        rf" {_THREE_COUNTS}\b",
+    )
+)
+
+
 def marked(text: str) -> str:
     """The text with a token for each place. text: normalised, see `normal`."""
     said = text
     named = "third" in text
+    for pattern in _OF_THE_THREE if named else ():
+        said = pattern.sub(r"\g<one> @1, \g<two> @2, \g<three> @3", said)
     if _NEGATES.search(text):
         said = _NO_OTHER.sub("no @r ", _NOT_AGAIN.sub(_not_again, said))
     for pattern, token in (*_WORDINGS, *_WHOLES, *_LANDMARKS, *_PLACES, *(_ORDINALS if named else ())):
