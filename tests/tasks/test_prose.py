@@ -92,6 +92,9 @@ def test_a_flat_trend_with_its_reason_is_read_from_prose() -> None:
         ("The noise is low and the volatility steady.", {"noise": "low", "volatility": "steady"}),
         ("The maximum is at the end, after a jump to a higher level.", {"maximum": "end", "shift": "up"}),
         ("Its standard deviation is 3.", {}),
+        ("After the jump the noise is higher.", {}),
+        ("The trend is not affected by the spike.", {}),
+        ("The maximum of the wave grows from cycle to cycle.", {}),
     ],
 )
 def test_prose_on_the_structure_of_a_series_is_read_by_its_readers(text: str, labels: dict[str, str]) -> None:

@@ -8,8 +8,8 @@ Rules
              from the others: the noise in "a smooth climb"
   structure  prose on season, shift, outlier, volatility or reversion says nothing on trend, noise and extrema; a
              piece that names two of them states both where it denies them, and else none
-  two        prose on two series is read in sentences that name crossings, a position, or one of the series;
-  series     "it rises in the first third" belongs to neither
+  pairs      prose on two series is read in sentences that name crossings, a position, or one of the series; "it
+             rises in the first third" belongs to neither
   length     sentences above 120 words or 1,000 characters are no statements and are left out; a text above 10,000
              characters on one topic is not read. Any text at all is read within seconds
   doubt      not read: what has ceased ("no longer rises"), would or might be, is denied twice or called false,

@@ -12,7 +12,7 @@ from functools import lru_cache
 from tsd.tasks.language.numbers import movements
 from tsd.tasks.language.phrases.extrema import EXTREMA, SUBJECTS
 from tsd.tasks.language.phrases.noise import NOISE_HEAD
-from tsd.tasks.language.phrases.structure import STRUCTURE, STRUCTURE_TOPICS
+from tsd.tasks.language.phrases.structure import MENTIONED, STRUCTURE, STRUCTURE_TOPICS
 from tsd.tasks.language.phrases.trend import TREND, TREND_IF_ALONE
 from tsd.tasks.language.words import DOWN, FLAT, MAXIMUM, MINIMUM, NEGATION, PLAIN, UP, telling
 
@@ -134,7 +134,9 @@ def _assigned(named: list[str], said: str, structure: Collection[str]) -> Iterat
 def _topics_named(piece: str, structure: Collection[str]) -> list[str]:
     """The topics that a piece names, the one that it is about first. structure: known topics of the structure."""
     plain = piece.lower().strip()
-    first = [found.lastgroup for found in STRUCTURE.finditer(plain) if found.lastgroup in structure]
+    first = [
+        found.lastgroup for found in STRUCTURE.finditer(MENTIONED.sub(" ", plain)) if found.lastgroup in structure
+    ]
     heads = [head.lastgroup for head in _HEAD.finditer(piece) if head.lastgroup]
     if "nois" in plain:
         heads.insert(0, "noise")

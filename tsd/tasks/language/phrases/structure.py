@@ -24,3 +24,7 @@ STRUCTURE = re.compile(
     r"|successive deviations))\b",
 )
 STRUCTURE_TOPICS = frozenset(STRUCTURE.groupindex)
+MENTIONED = re.compile(  # and not stated: "after the jump the noise is higher"
+    r"\b(?:after|before|until|since|following|by|despite) (?:the|this|that) (?:[\w-]+ ){0,2}?"
+    r"(?:shift|jump|step|spike|dip|outlier|anomaly|season|cycle)s?\b"
+)
