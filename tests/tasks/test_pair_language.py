@@ -3,7 +3,8 @@
 The readers of crossings and position were written with `sentences_pair_dev.jsonl` in view, which grew with them.
 `sentences_pair_held_out.jsonl`, by the same author, was written before and only scored: at first 86 % of its
 statements were read right and 3 wrongly. `sentences_pair_late.jsonl` was written afterwards: 85 % right and 6
-wrongly, and what it showed was then corrected.
+wrongly, and what it showed was then corrected. A reviewer's sentences, half in each of the
+first two sets, had been seen before the reader was corrected after them.
 """
 
 import json

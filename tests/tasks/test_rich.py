@@ -28,7 +28,7 @@ from tsd.tasks.usable import require_measurable, require_usable
 
 OWN = RICH.facets[len(SINGLE.facets) :]
 NUMBERS = {
-    **{"start": "20", "end": "71", "change": "3", "level": "50", "noise": "5.2", "maximum": "93", "minimum": "4"},
+    **{"start": "20", "end": "71", "change": "3", "mean": "50", "noise": "5.2", "maximum": "93", "minimum": "4"},
     **{"maximum_at": "40", "minimum_at": "90", "length": "128"},
     **{"cycles": "4.3", "shift_at": "64", "shift_size": "23", "outlier_at": "7", "outlier_size": "41"},
 }
@@ -112,8 +112,8 @@ def test_the_task_can_be_used_and_has_no_variant_by_the_paper_s_truth() -> None:
     require_usable(RICH)
     require_measurable(RICH, robust.SHORTEST)
     assert [task.version for task in variants() if task.name == "rich"] == [
-        "rich-2-robust-quarters",
-        "rich-2-robust-thirds",
+        "rich-3-robust-quarters",
+        "rich-3-robust-thirds",
     ]
     with pytest.raises(InputError, match="the task rich has no paper truth"):
         rich(PAPER)

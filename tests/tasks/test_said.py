@@ -32,7 +32,7 @@ def numbers(task: Task, facet: str, name: str, rng: random.Random) -> dict[str, 
     start, end = (high, low) if name == "decreasing" else (low, high)
     point = rng.randint(*PLACES[task.version].get(name, (1, 128)))
     return {
-        **{"start": str(start), "end": str(end), "change": "3", "level": "50"},
+        **{"start": str(start), "end": str(end), "change": "3", "mean": "50"},
         **{"noise": f"{rng.uniform(*LEVEL.get(name, (0, 30))):.1f}", "maximum": "93", "minimum": "4"},
         **{"maximum_at": str(point), "minimum_at": str(point), "length": "128"},
     }

@@ -4,6 +4,10 @@ The reader was written with `sentences_dev.jsonl` in view. `sentences_held_out.j
 set, split at random; it was only scored. Two further sets were written after the reader, in other styles: 89 % and
 80 % of their statements were read right at first sight, one of each wrongly. What they showed to be missing was
 then added. The first of them is now part of `sentences_dev.jsonl`, the second is `sentences_late.jsonl`.
+
+A reviewer wrote sentences to mislead the reader: of 316 with 302 statements it read 36 wrongly and missed 96. They
+were split in half at random and added to both sets, and those on the structure and on two series to
+`sentences_rich_*.jsonl` and `sentences_pair_*.jsonl`. All of them had been seen when the reader was corrected.
 """
 
 import json
@@ -11,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tsd.tasks import SINGLE
+from tsd.tasks import RICH, SINGLE, Task
 
 HERE = Path(__file__).parent
 RAW = Path(__file__).parents[3] / "shared" / "reference" / "its_icml2025" / "saved_data_even.jsonl"
@@ -20,12 +24,12 @@ START, MID, END = SINGLE.classes["maximum"]
 Stated = dict[str, str]
 
 
-def stated(text: str) -> Stated:
+def stated(text: str, task: Task = SINGLE) -> Stated:
     """The labels that are read, by facet, without those that are not stated."""
-    return {facet: label for facet, label in SINGLE.parse(text).labels.items() if label is not None}
+    return {facet: label for facet, label in task.parse(text).labels.items() if label is not None}
 
 
-def score(name: str) -> tuple[int, int, int, int]:
+def score(name: str, task: Task = SINGLE) -> tuple[int, int, int, int]:
     """Sentences, statements in them, how many of these are read right, and how many labels are read wrongly.
 
     Wrong is another label than the stated one, and any label of a facet that is not stated.
@@ -33,7 +37,7 @@ def score(name: str) -> tuple[int, int, int, int]:
     rows = [json.loads(line) for line in (HERE / name).read_text().splitlines()]
     statements = right = wrong = 0
     for row in rows:
-        read, labels = stated(row["text"]), row["labels"]
+        read, labels = stated(row["text"], task), row["labels"]
         statements += len(labels)
         right += sum(read.get(facet) == label for facet, label in labels.items())
         wrong += sum(labels.get(facet) != label for facet, label in read.items())
@@ -49,6 +53,69 @@ def test_at_least_90_in_100_statements_are_read_right_and_at_most_1_wrongly(name
     assert sentences >= least
     assert right / statements >= 0.9, (right, statements)
     assert wrong / statements <= 0.01, (wrong, statements)
+
+
+@pytest.mark.parametrize(("part", "share"), [("dev", 0.8), ("held_out", 0.7)])
+def test_no_sentence_on_the_structure_that_is_meant_to_mislead_is_read_wrongly(part: str, share: float) -> None:
+    sentences, statements, right, wrong = score(f"sentences_rich_{part}.jsonl", RICH)
+    assert sentences >= 40
+    assert right / statements >= share, (right, statements)
+    assert wrong == 0
+
+
+@pytest.mark.parametrize(
+    ("topic", "sentence"),
+    [
+        ("trend", "It no longer rises."),
+        ("trend", "The values do not rise any more."),
+        ("trend", "It ceases to increase."),
+        ("trend", "It stops rising early on and stays flat."),
+        ("trend", "It fails to rise."),
+        ("trend", "It refused to fall."),
+        ("trend", "It would be flat if it weren't for the rise at the end."),
+        ("trend", "It might be rising."),
+        ("trend", "I would not call it flat."),
+        ("trend", "It is false that the series falls."),
+        ("trend", "An absence of any upward movement."),
+        ("trend", "A barely perceptible rise."),
+        ("trend", "Upward trend? No."),
+        ("trend", "It jumps up and comes straight back."),
+        ("trend", "The values rise by 0 units."),
+        ("noise", "The line is far from smooth."),
+        ("noise", "Low-frequency noise dominates."),
+        ("noise", "The noise is no longer low."),
+        ("extrema", "The maximum is at the opposite end."),
+        ("season", "It is not without seasonality."),
+        ("season", "It is no longer seasonal."),
+        ("shift", "A drop of noise at point 50."),
+        ("shift", "It was lower before point 60."),
+        ("shift", "It jumps from the upper level to another one."),
+        ("volatility", "The volatility is no longer steady."),
+        ("volatility", "It becomes less steady."),
+        ("outlier", "It would be a spike."),
+        ("reversion", "It no longer returns quickly."),
+    ],
+)
+def test_what_has_ceased_is_doubted_or_is_said_of_something_else_states_nothing(topic: str, sentence: str) -> None:
+    assert stated(json.dumps({topic: sentence}), RICH) == {}
+    assert stated(sentence, RICH) == {}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "label"),
+    [
+        ("It never stops rising.", UP),
+        ("The series does not stop increasing.", UP),
+        ("It looks like it might be rising, but it is actually flat.", FLAT),
+        ("Hardly a rising series, if anything it falls.", DOWN),
+        ("Is it rising? Yes, clearly.", UP),
+        ("It shoots up and never comes back.", UP),
+        ("Flat with a brief spike upward.", FLAT),
+        ("Values went from \u22125 to \u221240.", DOWN),
+    ],
+)
+def test_what_is_said_plainly_beside_a_doubt_is_read(sentence: str, label: str) -> None:
+    assert stated(sentence) == {"trend": label}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,13 @@ PlaceNames: TypeAlias = Literal["quarters", "thirds"]
 
 BORDERS: Mapping[PlaceNames, paper.Places] = {"quarters": paper.QUARTERS, "thirds": paper.THIRDS}
 TREND_TIES = {"paper": 1.0, "robust": robust.trend.TIE}  # margins below which a trend is a near tie
-LEVELS = ("start", "end", "maximum", "minimum")  # measured beside the robust truth, to be stated in sentences
+LEVELS = (
+    "start",
+    "end",
+    "mean",
+    "maximum",
+    "minimum",
+)  # measured beside the robust truth, to be stated in sentences
 ROBUST_TREND = {"trend_strength": pa.float32(), "trend_change": pa.float32()}
 STRUCTURE: Mapping[str, pa.DataType] = {  # what the robust truth measures beside the task `single`
     "season": pa.int8(),
@@ -91,6 +97,7 @@ class Definitions:
         return {
             **robust.columns(values, (*ROBUST_TREND, "noise", *beside)),
             **paper.levels(values),
+            "mean": values.mean(axis=1, dtype=np.float32),
             **paper.extrema(values, self.borders),
         }
 

@@ -37,6 +37,9 @@ class Number:
     """Reads the number from the normalised text on its facet's topic. None for one that is not scored."""
     digits: int = 0
     """Decimals with which it is stated."""
+    holds: Callable[[Measures, Lengths], npt.NDArray[np.bool_]] | None = None
+    """Measures and points per series -> whether what sentences say with it is true, (batch,). None if it is for
+    every series. Where it is not, sentences leave the number out."""
 
 
 @dataclass(frozen=True)

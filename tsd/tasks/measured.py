@@ -145,10 +145,20 @@ class MeasuredFacets:
 
     def true_numbers(self, series: pa.Table) -> dict[str, npt.NDArray[np.floating]]:
         """The numbers of each row of a series table by name, (batch,) each."""
+        measured = self._measured(series)
+        return {number.name: number.true(*measured) for number in self.numbers}
+
+    def holding_numbers(self, series: pa.Table) -> dict[str, npt.NDArray[np.bool_]]:
+        """For each number that need not hold, see `Number.holds`, whether it does in each row, (batch,) each."""
+        measured = self._measured(series)
+        return {number.name: number.holds(*measured) for number in self.numbers if number.holds}
+
+    def _measured(self, series: pa.Table) -> tuple[Measures, npt.NDArray[np.int32]]:
+        """The measures of a series table by name, and the points per series, (batch,) each."""
         column = series["measures"].combine_chunks()
         measures = {name: column.field(name).to_numpy(zero_copy_only=False) for name in self.measures}
         points = pc.list_value_length(series["values"]).to_numpy() // self.curves
-        return {number.name: number.true(measures, points.astype(np.int32)) for number in self.numbers}
+        return measures, points.astype(np.int32)
 
     @cached_property
     def definitions(self) -> dict[str, str]:

@@ -158,7 +158,7 @@ def pair(defined: Definitions = DEFAULT) -> Task:
     """The two-series task with labels by these definitions."""
     return Task(
         name="pair",
-        version=f"pair-3-{defined.version}",
+        version=f"pair-4-{defined.version}",
         curves=2,
         facets=(
             *(

@@ -121,7 +121,7 @@ def rich(defined: Definitions = DEFAULT) -> Task:
     return replace(
         base,
         name="rich",
-        version=f"rich-2-{defined.version}",
+        version=f"rich-3-{defined.version}",
         facets=(*base.facets, *FACETS),
         measure=partial(defined.measure, beside=tuple(STRUCTURE)),
         measures={**defined.measures, **STRUCTURE},

@@ -41,7 +41,7 @@ TREND: Mapping[str, tuple[str, ...]] = {
         "[The overall trend|The trend] is flat[: the change of {change} is within the noise|].",
         "[There is|It shows] no [overall|clear] upward or downward trend.",
         "[Over time the values|From start to end the values] [stay level|remain stable].",
-        "[The series|It] is [flat|stable] [overall|as a whole][, around a level of {level}|].",
+        "[The series|It] is [flat|stable] [overall|as a whole][, around a mean of {mean}|].",
     ),
 }
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from tsd.series import truth
+from tsd.series.truth import Lengths
 from tsd.tasks import sentences
 from tsd.tasks.definitions import DEFAULT, Definitions
-from tsd.tasks.facet import Facet, Number
+from tsd.tasks.facet import Facet, Measures, Number
 from tsd.tasks.language import read_extrema, read_noise, read_trend
 from tsd.tasks.language.quantities import read_extremum_numbers, read_levels, read_size
 from tsd.tasks.task import Task
@@ -17,6 +19,7 @@ from tsd.tasks.task import Task
 DIRECTIONS = ("increasing", "decreasing", "flat")
 LEVELS = ("low", "medium", "high")
 PLACES = ("beginning", "middle", "end")
+LEAST_CHANGE = 1.0  # in value units; a smaller one is not called a change
 
 # In all phrasings the classes diverge at the label's own word. No "an" before "increasing" and no "in" before
 # "middle" reveals the label or splits the decision in two; small students then learn from fewer examples.
@@ -136,6 +139,19 @@ def _extremum_numbers(which: str) -> tuple[Number, ...]:
     )
 
 
+def _change(measures: Measures) -> npt.NDArray[np.floating]:
+    """The change from start to end, (batch,), without its sign."""
+    found: npt.NDArray[np.floating] = np.abs(measures["end"] - measures["start"])
+    return found
+
+
+def _within_noise(measures: Measures, _: Lengths) -> npt.NDArray[np.bool_]:
+    """Where a change, of at least the one unit that is stated, is at most the noise's standard deviation."""
+    change = _change(measures)
+    found: npt.NDArray[np.bool_] = (change >= LEAST_CHANGE) & (change <= measures["noise"])
+    return found
+
+
 SENTENCES = {
     "trend": sentences.TREND,
     "noise": sentences.NOISE,
@@ -146,8 +162,8 @@ NUMBERS: Mapping[str, tuple[Number, ...]] = {
     "trend": (
         Number("start", "value", lambda measures, _: measures["start"], lambda text: read_levels(text).start),
         Number("end", "value", lambda measures, _: measures["end"], lambda text: read_levels(text).end),
-        Number("change", "value", lambda measures, _: np.abs(measures["end"] - measures["start"])),
-        Number("level", "value", lambda measures, _: (measures["start"] + measures["end"]) / 2),
+        Number("change", "value", lambda measures, _: _change(measures), holds=_within_noise),
+        Number("mean", "value", lambda measures, _: measures["mean"]),
     ),
     "noise": (Number("noise", "value", lambda measures, _: measures["noise"], read_size, digits=1),),
     "maximum": _extremum_numbers("maximum"),
@@ -166,7 +182,7 @@ def single(defined: Definitions = DEFAULT) -> Task:
     )
     return Task(
         name="single",
-        version=f"single-3-{defined.version}",
+        version=f"single-4-{defined.version}",
         curves=1,
         facets=facets if defined.truth == "paper" else tuple(map(_varied, facets)),
         measure=defined.measure,

@@ -12,7 +12,7 @@ def _season(strength: str) -> tuple[str, ...]:
         f"[The series|It] has a [{strength}] seasonal pattern{CYCLES}.",
         f"The season is [{strength}][: about {{cycles}} cycles|, with {{cycles}} cycles|].",
         f"[The series|It] shows [{strength}] seasonality[ over about {{cycles}} cycles|].",
-        f"A [{strength}] [cycle|season] repeats [about |]{{cycles}} times.",
+        f"A [{strength}] [wave|season] goes through [about |]{{cycles}} cycles.",
         f"[Its|The] seasonality is [{strength}]{CYCLES}.",
     )
 

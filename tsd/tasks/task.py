@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from tsd.tasks.facet import Facet, Labels
+from tsd.tasks.facet import Labels
 from tsd.tasks.language import NO_JSON, Reading, named_beside, normal, sentences, topics_of
 from tsd.tasks.measured import PARAMETERS
 from tsd.tasks.written import WrittenFacets
@@ -108,24 +108,24 @@ class Task(WrittenFacets):
         texts = {topic: normal(topics.get(topic, "")) for topic in self.topics}
         readings = {facet.name: facet.read(texts[facet.topic]) for facet in self.facets}
         if problem == NO_JSON and topics:
-            readings |= _read_beside(self.facets, text, readings)
+            readings |= self._read_beside(text, readings)
         labels = {name: reading.label for name, reading in readings.items()}
         whys = [f"{name}: {reading.why}" for name, reading in readings.items() if reading.label is None]
         if not whys:
             return Parsed(labels, None)
         return Parsed(labels, "; ".join([problem, *whys] if problem else whys))
 
+    def _read_beside(self, text: str, readings: Mapping[str, Reading]) -> dict[str, Reading]:
+        """Readings of facets on which their own sentences say nothing, from free sentences on other topics."""
+        silent = [facet for facet in self.facets if readings[facet.name].silent]
+        topics = {facet.topic for facet in silent}
+        beside = {topic: normal(named_beside(text, topic, self.topics)) for topic in topics}
+        found = {facet.name: facet.read(beside[facet.topic]) for facet in silent}
+        return {name: reading for name, reading in found.items() if reading.label is not None}
+
     def sentences(self, text: str) -> list[str]:
         """A response as plain sentences."""
         return sentences(text, self.topics)
-
-
-def _read_beside(facets: Sequence[Facet], text: str, readings: Mapping[str, Reading]) -> dict[str, Reading]:
-    """Readings of facets on which their own sentences say nothing, from free sentences on other topics."""
-    silent = [facet for facet in facets if readings[facet.name].silent]
-    beside = {topic: normal(named_beside(text, topic)) for topic in {facet.topic for facet in silent}}
-    found = {facet.name: facet.read(beside[facet.topic]) for facet in silent}
-    return {name: reading for name, reading in found.items() if reading.label is not None}
 
 
 __all__ = ["PARAMETERS", "Case", "Parsed", "Task"]

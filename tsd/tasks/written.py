@@ -15,6 +15,7 @@ from tsd.tasks.language.wording import Wordings, telling_words
 from tsd.tasks.measured import MeasuredFacets
 
 _SLOT = re.compile(r"\{(\w+)\}")
+_ONE_UNIT = re.compile(r"(?<![\d.])1 units\b")
 
 
 class WrittenFacets(MeasuredFacets):
@@ -61,28 +62,34 @@ class WrittenFacets(MeasuredFacets):
     def describe(self, labels: Mapping[str, object], numbers: Mapping[str, str], choice: Sequence[int]) -> str:
         """A JSON response that states the labels in varied sentences, some with numbers.
 
-        numbers: the text of each number by its name; without those of a facet, it is stated in its phrasings.
+        numbers: the text of each number by its name; without those of a facet, it is stated in its phrasings. One
+        that need not hold, see `Number.holds`, may lack: its facet's sentences then do without it.
         choice: any whole number for each facet, which selects the wording; see also `wording_of`.
         Raises DataError for a missing or unknown label.
         """
         said: dict[str, list[str]] = {topic: [] for topic in self.topics}
         for facet, number in zip(self.facets, choice, strict=True):
             label = known_label(facet, labels)
-            if all(one.name in numbers for one in facet.numbers):
+            lacking = {one.name: one for one in facet.numbers if one.name not in numbers}
+            if all(one.holds for one in lacking.values()):
                 wordings = self.wordings[facet.name][label]
-                text = wordings.text(number % wordings.count)
-                said[facet.topic].append(_SLOT.sub(lambda slot: numbers[slot[1]], text))
+                text = _SLOT.sub(lambda slot: numbers[slot[1]], wordings.text(number % wordings.count, lacking))
+                said[facet.topic].append(_ONE_UNIT.sub("1 unit", text))
             else:
                 said[facet.topic].append(facet.phrasings[number % len(facet.phrasings)].format(label))
         return json.dumps({topic: " ".join(texts) for topic, texts in said.items()})
 
     def stated(self, series: pa.Table) -> list[dict[str, str]]:
-        """The numbers of each row of a series table as texts, by name."""
+        """The numbers of each row of a series table as texts, by name, without those that do not hold."""
+        holding = self.holding_numbers(series)
         texts = {
             number.name: [f"{each:.{number.digits}f}" for each in true.tolist()]
             for number, true in zip(self.numbers, self.true_numbers(series).values(), strict=True)
         }
-        return [{name: column[row] for name, column in texts.items()} for row in range(len(series))]
+        return [
+            {name: column[row] for name, column in texts.items() if name not in holding or holding[name][row]}
+            for row in range(len(series))
+        ]
 
     def restate(self, text: str, labels: Labels, topics: Collection[str], choice: Sequence[int]) -> str:
         """A response with its text on some topics replaced by phrasings of these labels.
@@ -92,7 +99,7 @@ class WrittenFacets(MeasuredFacets):
         """
         said, problem = topics_of(text, self.topics)
         if problem == NO_JSON and said:  # free sentences on one topic may name another
-            topics = {*topics, *entangled(text, topics)}
+            topics = {*topics, *entangled(text, topics, self.topics)}
         for topic, number in zip(self.topics, choice, strict=True):
             if topic in topics:
                 stated = [facet for facet in self._of(topic) if labels[facet.name] is not None]

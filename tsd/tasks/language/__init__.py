@@ -6,6 +6,14 @@ Rules
   form       a JSON object, fenced or within prose; complete pairs of a broken one; else free sentences. A piece
              of prose is on the topic that it names first. A facet on which its own pieces say nothing is read
              from the others: the noise in "a smooth climb"
+  structure  prose on season, shift, outlier, volatility or reversion says nothing on trend, noise and extrema; a
+             piece that names two of them states both where it denies them, and else none
+  pairs      prose on two series is read in sentences that name crossings, a position, or one of the series; "it
+             rises in the first third" belongs to neither
+  length     sentences above 120 words or 1,000 characters are no statements and are left out; a text above 10,000
+             characters on one topic is not read. Any text at all is read within seconds
+  doubt      not read: what has ceased ("no longer rises"), would or might be, is denied twice or called false,
+             and questions that are answered with no
   phrases    what people write for a reader's own words ("heads south", "jagged", "far right"), in a table for
              each facet, `tsd.tasks.language.phrases`. Weaker words count only alone: "the rise weakens" is a rise
   trend      a direction word ("rises", "downward", "stable"); "no clear trend" and "neither rising nor falling"
@@ -36,17 +44,10 @@ Rules
 
 from tsd.tasks.language.crossings import read_intersections
 from tsd.tasks.language.extrema import read_extrema
-from tsd.tasks.language.forms import (
-    NO_JSON,
-    entangled,
-    named_beside,
-    sentences,
-    topic_of,
-    topics_in,
-    topics_of,
-)
+from tsd.tasks.language.forms import NO_JSON, sentences, topic_of, topics_in, topics_of
 from tsd.tasks.language.noise import read_noise
 from tsd.tasks.language.position import read_position
+from tsd.tasks.language.prose import entangled, named_beside
 from tsd.tasks.language.reversion import read_reversion
 from tsd.tasks.language.structure import read_outlier, read_season, read_shift, read_volatility
 from tsd.tasks.language.trend import read_thirds, read_trend

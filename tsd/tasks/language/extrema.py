@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from tsd.tasks.language.numbers import place_numbers
 from tsd.tasks.language.phrases.extrema import EXTREMA
-from tsd.tasks.language.words import MAXIMUM, MINIMUM, NEGATION, NOT_MENTIONED, Reading
+from tsd.tasks.language.words import MAXIMUM, MINIMUM, NEGATION, NOT_MENTIONED, Reading, plain
 
 PLACES = ("beginning", "middle", "end")
 
@@ -34,6 +34,7 @@ _EVENT = re.compile(
     rf"{NEGATION}(?: (?!and|but|while)[\w-]+){{0,4}}? {_PLACE}\b"
     rf"|\b(?:{_PLACE}(?: (?:part|portion|section|segment|phase))? of (?!{_WHOLE})[\w-]+(?: [\w-]+)?"
     r"|(?:first|second|last|latter|former|final) (?:half|third|two thirds)"
+    r"|(?:opposite|other|wrong) (?:end|side|edge)"
     rf"|(?<!just )(?<!shortly )(?<!slightly )(?<!right )(?:after|past|beyond|before) the (?:{_MIDDLE})"
     rf"|(?:before|after|than|following) (?:the|its|this|that) (?:\w+ )?(?:{MAXIMUM}|{MINIMUM})"
     r"(?! (?:at|in|near|towards?|around|is))"
@@ -68,7 +69,7 @@ def read_extrema(text: str) -> dict[str, Reading]:
 
 def _read(text: str) -> dict[str, Reading]:
     """`read_extrema` of places in words."""
-    text = EXTREMA.plain(text)
+    text = EXTREMA.plain(plain(text))
     events = [event.lastgroup for event in _EVENT.finditer(text) if event.lastgroup]
     if "respectively" in text:
         said = _in_order([event for event in events if event in PLACES], text)

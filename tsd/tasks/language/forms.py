@@ -2,18 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
-from tsd.tasks.language.numbers import movements
-from tsd.tasks.language.phrases.extrema import EXTREMA, SUBJECTS
-from tsd.tasks.language.phrases.noise import NOISE_HEAD
-from tsd.tasks.language.phrases.trend import TREND, TREND_IF_ALONE
-from tsd.tasks.language.words import DOWN, FLAT, MAXIMUM, MINIMUM, UP
+from tsd.tasks.language.prose import from_prose
 
-PROSE_TOPICS = frozenset({"trend", "noise", "extrema"})  # topics by which free sentences can be told apart
 NO_JSON = "not a JSON object"
 _BROKEN_JSON = "not a whole JSON object"
 
@@ -42,7 +35,7 @@ def topics_of(text: str, known: Collection[str]) -> tuple[dict[str, str], str | 
             return topics, None
     if topics := _by_topic(_PAIR.findall(text), known):
         return topics, _BROKEN_JSON
-    return _from_prose(text) if set(known) <= PROSE_TOPICS else {}, NO_JSON
+    return from_prose(text, known), NO_JSON
 
 
 def topics_in(value: Mapping[str, object], known: Collection[str]) -> set[str]:
@@ -110,99 +103,3 @@ def _plain(value: object, depth: int = 0) -> str:
     if isinstance(value, dict) and depth < 4:
         return "\n".join(f"{key.replace('_', ' ')}: {_plain(item, depth + 1)}" for key, item in value.items())
     return str(value) if isinstance(value, int | float) else ""
-
-
-# ---- Prose: each piece of a sentence is assigned to the topic that it names
-
-_PIECE = re.compile(r"([,;]|\s[/|–—]\s|\b(?:and|with|while|whereas|but|whose)\b)", re.IGNORECASE)
-_MARKUP = re.compile(r"[*#`]+")
-_COLON = re.compile(r":\s+")
-_HEAD = re.compile(
-    rf"\b(?:(?:around|about|along|after|before) (?:the|this|an?|its) (?:[\w-]+ ){{0,2}}(?:trend|peak)\w*"
-    rf"|(?P<extrema>extrem(?:a|um)|{MAXIMUM}|{MINIMUM})|(?P<trend>trend\w*|{UP}|{DOWN}|{FLAT}))\b",
-    re.IGNORECASE,
-)
-_LONGEST = 1_000  # characters of a piece that is searched for phrases, so that hostile text is fast
-_SUBORDINATE = re.compile(r"\s*(?:after|before|following|until|despite|where|which|when)\b", re.IGNORECASE)
-_WITH_NOISE = re.compile(  # where noise is not the subject: "a rise marred by noise", "a noise-free rise"
-    r"\b(?:by|of|with|amid|under|in|despite) (?:[\w-]+ ){0,3}noise\b|\bnoise-", re.IGNORECASE
-)
-_OF_A_MOVEMENT = re.compile(  # "at the end of the rise" does not say that the series rises
-    r"\b(?:of|after|before|during|following|until|by|from|to|since) (?:the|this|that|an?|its|each|every) "
-    rf"(?:(?!it\b|they\b|the\b)[\w-]+ ){{0,2}}(?:{UP}|{DOWN}|{FLAT})\b",
-    re.IGNORECASE,
-)
-
-
-@dataclass(frozen=True)
-class _Stretch:
-    """Successive pieces of a sentence on one topic, and the other topics that they name as well."""
-
-    topic: str
-    said: str
-    beside: frozenset[str]
-
-
-@lru_cache(maxsize=1)  # asked for again where a facet is not stated
-def _stretches(text: str) -> tuple[_Stretch, ...]:
-    """Split free sentences by topic. A piece that names no topic is assigned to the topic before it."""
-    sentences = _SENTENCE_END.split(_COLON.sub(": ", _MARKUP.sub("", text)))
-    return tuple(stretch for sentence in sentences for stretch in _stretches_of(sentence))
-
-
-def _stretches_of(sentence: str) -> Iterator[_Stretch]:
-    said = ""
-    named: list[str] = []  # the topics of the stretch so far
-    parts = _PIECE.split(sentence)
-    for joint, piece in zip(["", *parts[1::2]], parts[::2], strict=True):
-        names = _topics_named(piece)
-        if named and names and names[0] != named[0]:
-            yield _Stretch(named[0], said, frozenset(named) - {named[0]})
-            said, named = piece, names
-        else:
-            said, named = said + joint + piece if said else piece, named + names
-    named = named or _topics_named(said)  # as in "starts low, ends high"
-    if named:
-        yield _Stretch(named[0], said, frozenset(named) - {named[0]})
-
-
-def _from_prose(text: str) -> dict[str, str]:
-    """Text by topic from free sentences."""
-    topics: dict[str, list[str]] = {}
-    for stretch in _stretches(text):
-        topics.setdefault(stretch.topic, []).append(stretch.said)
-    return {topic: "\n".join(said) for topic, said in topics.items()}
-
-
-def named_beside(text: str, topic: str) -> str:
-    """What free sentences say on a topic in stretches on another topic: the noise in "a smooth climb"."""
-    said = []
-    for stretch in _stretches(text):
-        of_noise = stretch.topic == "noise" and "noise" in _WITH_NOISE.sub(" ", stretch.said).lower()
-        if topic in stretch.beside and not of_noise:
-            said.append(stretch.said)
-    found = "\n".join(said)
-    return _OF_A_MOVEMENT.sub(" ", found) if topic == "trend" else found
-
-
-def entangled(text: str, topics: Collection[str]) -> set[str]:
-    """The topics of free sentences whose text also names one of these topics."""
-    return {stretch.topic for stretch in _stretches(text) if stretch.beside.intersection(topics)}
-
-
-def _topics_named(piece: str) -> list[str]:
-    """The topics that a piece names, the one that it is about first."""
-    plain = piece.lower().strip()
-    heads = [head.lastgroup for head in _HEAD.finditer(piece) if head.lastgroup]
-    if "nois" in plain:
-        heads.insert(0, "noise")
-    if len(piece) < _LONGEST and (heads or not _SUBORDINATE.match(piece)):
-        heads += [topic for topic, names in _PHRASES if names(plain)]
-    return list(dict.fromkeys(heads))
-
-
-_PHRASES: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    ("extrema", lambda piece: EXTREMA.has(piece, SUBJECTS)),
-    ("noise", lambda piece: NOISE_HEAD.search(piece) is not None),
-    ("trend", lambda piece: TREND.has(piece) or TREND_IF_ALONE.has(piece) or movements(piece) != piece),
-)

@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 
 from tsd.tasks.language.phrases.noise import NOISE, RATIO, SCATTERED
-from tsd.tasks.language.words import NEGATION, NOT_MENTIONED, WAVERING, Reading, quote
+from tsd.tasks.language.words import NEGATION, NOT_MENTIONED, WAVERING, Reading, plain, quote
 
 _LOW = r"low|minimal|little|small|minor|weak|slight|negligible|mild|faint|limited"
 _HIGH = r"high|large|strong|heavy|significant|considerable|substantial|severe|intense|pronounced"
@@ -37,6 +37,8 @@ _NO_NOISE = re.compile(
     r"\b(?:no|without|free of|(?:hardly|barely|scarcely) any) "
     r"(?:(?:any|visible|noticeable|significant|apparent|discernible|real) )?noise\b"
     r"|\bnoise(?:-| )?(?:free|less)\b"
+    r"|\bnoise (?:is|was) (?:absent|missing|invisible|nowhere(?: to be seen)?"
+    r"|not (?:visible|present|noticeable))\b"
 )
 _SAID_OF_NOISE = re.compile(
     rf"\b{_AMOUNT} (?:(?:amount|level|degree|intensity)s? of )?"
@@ -61,7 +63,7 @@ def read_noise(text: str) -> Reading:
     """The noise level stated for the noise, or for fluctuations if none is stated for the noise."""
     if not text:
         return NOT_MENTIONED
-    whole = RATIO.plain(text)
+    whole = RATIO.plain(plain(text))
     text = _NEGATED_LEVEL.sub(" ", _NO_NOISE.sub("noise is low", whole))
     text = _OF_OTHERS.sub(" ", text)
     of_noise = _OF_FLUCTUATIONS.sub(" ", text)

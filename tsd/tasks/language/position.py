@@ -19,6 +19,8 @@ _LEAD = re.compile(
     r"(?: (?:series|one))?\b,?"
 )
 _VERBS = (
+    (re.compile(r"\b(first|second)(?: series)? ?> ?(?=(?:the )?(?:first|second)\b)"), r"\1 is above the "),
+    (re.compile(r"\b(first|second)(?: series)? ?< ?(?=(?:the )?(?:first|second)\b)"), r"\1 is below the "),
     (
         re.compile(r"\bnever (?:once )?(?:falls|drops|dips|goes|gets|sinks|comes) (?:below|under|beneath)\b"),
         "is above",

@@ -6,7 +6,19 @@ from functools import lru_cache
 
 from tsd.tasks.language.numbers import movements
 from tsd.tasks.language.phrases.trend import TREND, TREND_IF_ALONE
-from tsd.tasks.language.words import DOWN, FILLER, FLAT, NEGATION, NOT_MENTIONED, UP, WAVERING, Reading, quote
+from tsd.tasks.language.words import (
+    COMES_BACK,
+    DOWN,
+    FILLER,
+    FLAT,
+    NEGATION,
+    NOT_MENTIONED,
+    UP,
+    WAVERING,
+    Reading,
+    plain,
+    quote,
+)
 
 _DIRECTION = re.compile(rf"\b(?:(?P<increasing>{UP})|(?P<decreasing>{DOWN})|(?P<flat>{FLAT}))\b")
 _OVERALL = re.compile(
@@ -25,20 +37,24 @@ _NO_TREND = re.compile(
     r"(?P<phase> (?:at first|initially|until|at the (?:start|beginning)))?"
 )
 _NEGATES = re.compile(rf"{NEGATION}|{_HARDLY_ANY}|\bnon-")
-_MOVE = r"(?:rise|drop|dip|increase|decrease|fall|decline)"
+_MOVE = r"(?:rise|drop|dip|increase|decrease|fall|decline|spike|jump|surge|bump|blip)"
 _NOISE = r"(?:noise|variance|variability|volatility|scatter|spread|amplitude)"
 _TREND_ASIDES = re.compile(
-    rf"\b(?:(?:{UP}|{DOWN}|{FLAT}) (?:(?:in (?:the )?)?(?:{WAVERING}|noise|rate|pace|speed)"
+    rf"\b(?:(?<!or )(?:less|more) (?:steady|{FLAT})"
+    rf"|(?:{UP}|{DOWN}|{FLAT}) (?:(?:(?:in|of) (?:the )?)?(?:{WAVERING}|noise|rate|pace|speed)"
     r"|briefly|temporarily|momentarily)"
     rf"|{_NOISE}(?: level| intensity)?(?: (?:that|which|is|are|also|\w+ly)){{0,3}} (?:{UP}|{DOWN}|{FLAT})"
     r"|(?:despite|in spite of|notwithstanding|except(?: for)?|apart from|aside from|regardless of)\b[^,.;]*"
     r"|if\b[^,.;]*|(?:(?<=^)|(?<=[.;] ))(?:had|should|were) (?:the|it|this|they)\b[^,.;]*"
     r"|(?:occasional|brief|temporary|momentary|short-lived|sporadic|local) (?:[\w-]+ )?"
-    rf"{_MOVE}s?(?: and {_MOVE}s?)?"
+    rf"{_MOVE}s?(?: and {_MOVE}s?)?(?: (?:up|down)(?:wards?)?)?"
+    rf"|(?:{UP}|{DOWN}) by (?:about |only )?0(?:\.0+)?(?![.\d])"
     r"|(?:minor|small|slight|some|few|several|sharp|sudden|frequent) (?:[\w-]+ )?"
     rf"{_MOVE}s(?: and {_MOVE}s)?)\b"
 )
-_NEGATED_TREND = re.compile(rf"(?:{NEGATION} {FILLER}|\bnon-)(?:{UP}|{DOWN}|{FLAT})\b")
+_NEGATED_TREND = re.compile(
+    rf"(?:(?:{NEGATION}|\b(?:hardly|barely|scarcely)) {FILLER}|\bnon-)(?:{UP}|{DOWN}|{FLAT})\b"
+)
 _EITHER_TREND = re.compile(
     rf"\b(?:{UP}|{DOWN}|{FLAT})(?: trend)?(?: or |/)(?:\w+ )?(?:(?:could|might|may|is) )?(?:be )?(?:{UP}"
     rf"|{DOWN}|{FLAT})\b"
@@ -55,13 +71,15 @@ def read_trend(text: str) -> Reading:
     """The stated direction of the whole series. text: normalised, see `normal`."""
     if not text:
         return NOT_MENTIONED
-    said = TREND.plain(movements(text))
+    said = TREND.plain(movements(plain(text).replace("if anything", "")))
     reading = _direction_of(said)
     return _direction_of(TREND_IF_ALONE.plain(said)) if reading.silent else reading
 
 
 def _direction_of(text: str) -> Reading:
     """The direction stated in the words of `_DIRECTION` alone."""
+    if COMES_BACK.search(text):
+        return Reading(None, "what comes right back is no trend")
     negates = _NEGATES.search(text)  # most texts do not
     if negates:
         text = _NO_TREND.sub(_no_trend, text)

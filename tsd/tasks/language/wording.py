@@ -5,7 +5,7 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -47,12 +47,17 @@ class Wording:
         """The names of its slots, in any wording; "" is that of the class."""
         return frozenset(_SLOT.findall(self.template))
 
-    def text(self, number: int) -> str:
-        """One wording, with its slots. number: below `count`, a mixed radix over the alternatives."""
+    def text(self, number: int, without: Collection[str] = ()) -> str:
+        """One wording, with its slots. number: below `count`, a mixed radix over the alternatives.
+
+        without: slots that are avoided, by the next alternative that has none of them, where there is one.
+        """
         said = []
         for alternatives in self.parts:
             number, which = divmod(number, len(alternatives))
-            said.append(alternatives[which])
+            others = (*alternatives[which:], *alternatives[:which])
+            free = (one for one in others if not set(_SLOT.findall(one)) & set(without))
+            said.append(next(free, alternatives[which]) if without else alternatives[which])
         return "".join(said)
 
 
@@ -72,11 +77,11 @@ class Wordings:
         """A number that `text` can choose below: a multiple of the number of templates."""
         return len(self.templates) * max(template.count for template in self.templates)
 
-    def text(self, number: int) -> str:
-        """One wording of one template. number: below `count`."""
+    def text(self, number: int, without: Collection[str] = ()) -> str:
+        """One wording of one template. number: below `count`. without: slots that are avoided."""
         number, which = divmod(number, len(self.templates))
         template = self.templates[which]
-        return template.text(number % template.count)
+        return template.text(number % template.count, without)
 
     @cached_property
     def words(self) -> frozenset[str]:

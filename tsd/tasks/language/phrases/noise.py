@@ -82,7 +82,9 @@ NOISE = Phrases(
     (
         "",
         (
-            rf"{NOT} (?:(?:an?|the|that|very|so|too|at all|\w+ly) )*(?:{ROUGH}|{SMOOTH}|much|{_LITTLE}"
+            r"(?:low|high|mid)-?(?: )?frequency noise(?: \w+)?",  # a kind of noise, and no level
+            rf"(?:{NOT}|far from|anything but) (?:(?:an?|the|that|very|so|too|at all|\w+ly) )*"
+            rf"(?:{ROUGH}|{SMOOTH}|much|{_LITTLE}"
             rf"|{_GREAT}|{_MEDIUM})",
             r"(?:more|less|increasingly|become|becomes|became|becoming|gets?|getting|turns?|grows?) (?:\w+ )?"
             rf"(?:{ROUGH}|{SMOOTH})",

@@ -85,7 +85,15 @@ _WORDINGS = _rules(
         r"\g<at> \g<the>\g<a> third\g<j> the ",
     ),
 )
+_ALL_BUT = (
+    r"\b(?:in )?(?:all|every|each)(?: of)?(?: the)?(?: three)? thirds?"
+    r" (?:but|except|save)(?: for)?(?: in)? (?:the )?"
+)
 _WHOLES = _rules(
+    *(
+        (rf"{_ALL_BUT}{_WHICH[which]}(?: (?:one|third))?\b", f" @{others} ")
+        for which, others in (("1", "23"), ("2", "13"), ("3", "12"))
+    ),
     (
         r"\b(?:in )?(?:none|neither) of (?:the |its |their )?(?:three )?thirds\b|\b(?:in )?no third\b",
         " never @123 ",
@@ -232,10 +240,23 @@ _THREE = tuple(
 _BETWEEN = re.compile(r"(?:, (?:and )?|,? and )")
 
 
+_THREE_COUNTS = rf"(?P<one>{_COUNT}), (?P<two>{_COUNT}),? and (?P<three>{_COUNT})"
+_OF_THE_THREE = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"\b{_THREE_COUNTS} (?:crossings?|intersections?) in the three thirds\b",
+        rf"\b(?:the )?(?:numbers? of )?(?:crossings|intersections) in the three thirds (?:is|are)"
+        rf" {_THREE_COUNTS}\b",
+    )
+)
+
+
 def marked(text: str) -> str:
     """The text with a token for each place. text: normalised, see `normal`."""
     said = text
     named = "third" in text
+    for pattern in _OF_THE_THREE if named else ():
+        said = pattern.sub(r"\g<one> @1, \g<two> @2, \g<three> @3", said)
     if _NEGATES.search(text):
         said = _NO_OTHER.sub("no @r ", _NOT_AGAIN.sub(_not_again, said))
     for pattern, token in (*_WORDINGS, *_WHOLES, *_LANDMARKS, *_PLACES, *(_ORDINALS if named else ())):

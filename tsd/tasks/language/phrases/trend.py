@@ -92,7 +92,8 @@ TREND = Phrases(
         (
             rf"(?:{_GO} )?(?:up and down|ups and downs|down and up|back and forth)",
             r"(?:with|despite|plus|save for|apart from|besides|after|before|and|but for|except for) (?:only )?"
-            rf"(?:an?|one|the|some|two|several|a few) (?:[\w-]+ ){{0,2}}{_EVENT}s?",
+            rf"(?:an?|one|the|some|two|several|a few) (?:[\w-]+ ){{0,2}}{_EVENT}s?"
+            r"(?: (?:up|down)(?:wards?)?)?",
         ),
     ),
     (
@@ -210,7 +211,8 @@ TREND_IF_ALONE = Phrases(
             one_of("slump downswing downslope lowering shrinkage weakened faded eases easing eased"),
             one_of("halves halved deflates"),
             r"(?:lose|loses|lost|losing) (?:\w+ )?(?:height|ground|value|level)",
-            r"(?:gets?|getting|becomes?|becoming) (?:\w+ly )?(?:smaller|lower|less)",
+            r"(?:gets?|getting|becomes?|becoming) (?:\w+ly )?"
+            r"(?:smaller|lower|less(?! (?!and |with |over |towards |until )))",
             r"(?:smaller|lower|less) and (?:smaller|lower|less)",
             r"(?:smaller|lower) (?:numbers |values |ones )?(?:later|towards the end|with time)",
             r"negative (?:drift|slope|gradient|direction|movement)|slope ?[:=] ?negative",
