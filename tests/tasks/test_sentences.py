@@ -76,6 +76,7 @@ def test_no_sentence_on_the_structure_that_is_meant_to_mislead_is_read_wrongly(p
         ("trend", "It might be rising."),
         ("trend", "I would not call it flat."),
         ("trend", "It is false that the series falls."),
+        ("trend", "It isn't true that it is flat."),
         ("trend", "An absence of any upward movement."),
         ("trend", "A barely perceptible rise."),
         ("trend", "Upward trend? No."),

@@ -33,9 +33,14 @@ def normal(text: str) -> str:
     Sentences that state nothing are left out, see `telling`. A text above `LONGEST_TEXT` characters is empty.
     """
     lines = (" ".join(line.split()) for line in text.lower().translate(PLAIN).splitlines())
-    told = (" ".join(telling(_SENTENCE_END.split(line))) for line in lines)
+    told = (line if _is_short(line) else " ".join(telling(_SENTENCE_END.split(line))) for line in lines)
     said = ". ".join(line.rstrip(".") for line in told if line)
     return said if len(said) <= LONGEST_TEXT else ""
+
+
+def _is_short(line: str) -> bool:
+    """Whether every sentence of a line is told, as of most lines: it is short, and without a question."""
+    return len(line) < 2 * MOST_WORDS and "?" not in line
 
 
 def telling(sentences: list[str]) -> Iterator[str]:
@@ -56,7 +61,7 @@ def plain(text: str) -> str:
     Left out are sentences on what has ceased ("no longer rises"), would be, is denied twice ("not without") or
     is called false, and clauses on what might be.
     """
-    if not _DOUBT.search(text):  # as most texts
+    if _CUES.isdisjoint(text.split()) or not _DOUBT.search(text):  # as most texts
         return text
     kept = (part for part in _SENTENCE_END.split(text) if not _CEASED.search(part))
     return _MIGHT.sub(" ", " ".join(kept))
@@ -74,10 +79,18 @@ _CEASED = re.compile(
     r"|(?:has|have|had) (?:ended|stopped|ceased|come to an end)"
     r"|would(?:n't| not)|would (?:have been|be|rise|fall|increase|decrease|look|remain|stay)"
     r"|if it (?:weren't|were not|wasn't|was not)|were it not for"
-    rf"|(?:it|that)(?: is|'s| would be) {_FALSE}"
+    rf"|(?:it|that)(?: is|'s| would be) {_FALSE}|isn't (?:true|the case)"
     r"|(?:no|not|never) (?:a |any )?(?:without|lack of|absence of|free of|devoid of))\b"
 )
 _MIGHT = re.compile(r"\b(?:it|they|that|this|which|the \w+) (?:\w+ly )?(?:might|may|could) [^,.;]*")
+_CUES = frozenset(  # words, one of which is in every doubt; much faster to look for
+    (
+        *("longer", "any", "anymore", "anymore.", "anymore,", "stop", "stops", "stopped", "cease", "ceases"),
+        *("ceased", "quit", "quits", "gives", "has", "have", "had", "would", "wouldn't", "if", "were", "false"),
+        *("false.", "false,", "untrue", "untrue.", "incorrect", "incorrect.", "wrong", "wrong.", "true", "true."),
+        *("case", "case.", "without", "lack", "absence", "free", "devoid", "might", "may", "could"),
+    )
+)
 _DOUBT = re.compile(rf"{_CEASED.pattern}|\b(?:might|may|could)\b")
 
 
